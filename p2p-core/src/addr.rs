@@ -1,0 +1,160 @@
+//! Addresses that say what they mean.
+//!
+//! Behind NATs one socket has three addresses. A bare [`SocketAddr`] in a signature invites mixing them up,
+//! so each has its own type.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Family {
+    /// Internet Protocol version 4.
+    V4,
+    /// Internet Protocol version 6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address. An IPv4-mapped IPv6 address counts as IPv4.
+    pub fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+macro_rules! meaning {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub SocketAddr);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+meaning! {
+    /// An address on one of our own interfaces: what `bind` takes.
+    Local
+}
+meaning! {
+    /// What a server outside sees of a [`Local`] address (RFC 8489: server-reflexive).
+    Mapped
+}
+meaning! {
+    /// An address on a TURN server that stands for us (RFC 8656).
+    Relayed
+}
+
+/// How far an IP address reaches.
+///
+/// The door against signals that name third parties: what is [`Reach::Nowhere`] is never dialled, and what
+/// is narrower than [`Reach::Global`] only when there is a reason to think the peer is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reach {
+    /// Unspecified, "this network", multicast, reserved, broadcast: nobody can be dialled there.
+    Nowhere,
+    /// This machine (127.0.0.0/8, ::1).
+    Loopback,
+    /// This link (169.254.0.0/16, fe80::/10).
+    Link,
+    /// This site: RFC 1918, RFC 6598 (carrier NAT), unique local IPv6 (RFC 4193).
+    Site,
+    /// The Internet.
+    Global,
+}
+
+impl Reach {
+    /// The reach of `ip`, after unwrapping an IPv4-mapped IPv6 address.
+    pub fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Self::of_v4(ip),
+            IpAddr::V6(ip) => Self::of_v6(ip),
+        }
+    }
+
+    fn of_v4(ip: Ipv4Addr) -> Self {
+        let [a, b, ..] = ip.octets();
+        if ip.is_loopback() {
+            Self::Loopback
+        } else if ip.is_link_local() {
+            Self::Link
+        } else if ip.is_private() || (a == 100 && b & 0xc0 == 64) {
+            Self::Site
+        } else if a == 0 || a >= 224 {
+            Self::Nowhere
+        } else {
+            Self::Global
+        }
+    }
+
+    fn of_v6(ip: Ipv6Addr) -> Self {
+        if ip.is_loopback() {
+            Self::Loopback
+        } else if ip.is_unicast_link_local() {
+            Self::Link
+        } else if ip.is_unique_local() {
+            Self::Site
+        } else if ip.is_unspecified() || ip.is_multicast() {
+            Self::Nowhere
+        } else {
+            Self::Global
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reach_by_the_registries() {
+        for (ip, reach) in [
+            ("0.0.0.0", Reach::Nowhere),
+            ("0.1.2.3", Reach::Nowhere),
+            ("224.0.0.251", Reach::Nowhere),
+            ("255.255.255.255", Reach::Nowhere),
+            ("ff02::1", Reach::Nowhere),
+            ("::", Reach::Nowhere),
+            ("127.0.0.53", Reach::Loopback),
+            ("::1", Reach::Loopback),
+            ("::ffff:127.0.0.1", Reach::Loopback),
+            ("169.254.169.254", Reach::Link),
+            ("fe80::1", Reach::Link),
+            ("10.0.0.1", Reach::Site),
+            ("172.31.255.1", Reach::Site),
+            ("192.168.1.1", Reach::Site),
+            ("100.64.0.1", Reach::Site),
+            ("100.127.255.255", Reach::Site),
+            ("fd00::1", Reach::Site),
+            ("100.128.0.1", Reach::Global),
+            ("203.0.113.9", Reach::Global),
+            ("2001:db8::1", Reach::Global),
+        ] {
+            assert_eq!(Reach::of(ip.parse().unwrap()), reach, "{ip}");
+        }
+    }
+
+    #[test]
+    fn a_mapped_address_belongs_to_its_real_family() {
+        assert_eq!(Family::of("::ffff:1.2.3.4".parse().unwrap()), Family::V4);
+        assert_eq!(Family::of("2001:db8::1".parse().unwrap()), Family::V6);
+    }
+}

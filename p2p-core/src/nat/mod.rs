@@ -1,0 +1,210 @@
+//! What is known of a NAT, in two vocabularies.
+//!
+//! The words of RFC 4787 and RFC 5382 (mapping × filtering) say what a NAT does; the words of the original
+//! P2PD (seven types × five deltas) say what that means for a peer who wants to hit the next port. Both are
+//! kept per transport: many NATs treat TCP and UDP differently.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The seven types of RFC 3489, as the original counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum NatType {
+    /// No NAT, no firewall.
+    Open,
+    /// No translation, but a stateful firewall.
+    SymmetricFirewall,
+    /// Endpoint-independent mapping and filtering.
+    FullCone,
+    /// Endpoint-independent mapping, address-dependent filtering.
+    Restricted,
+    /// Endpoint-independent mapping, address- and port-dependent filtering.
+    PortRestricted,
+    /// The mapping depends on the destination.
+    Symmetric,
+    /// Nothing passes.
+    Blocked,
+}
+
+impl NatType {
+    /// All of them, from friendly to hostile.
+    pub const ALL: [Self; 7] = [
+        Self::Open,
+        Self::SymmetricFirewall,
+        Self::FullCone,
+        Self::Restricted,
+        Self::PortRestricted,
+        Self::Symmetric,
+        Self::Blocked,
+    ];
+}
+
+impl fmt::Display for NatType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::SymmetricFirewall => "symmetric-firewall",
+            Self::FullCone => "full-cone",
+            Self::Restricted => "restricted",
+            Self::PortRestricted => "port-restricted",
+            Self::Symmetric => "symmetric",
+            Self::Blocked => "blocked",
+        })
+    }
+}
+
+/// How the mapped port of the next mapping follows from what is known, as the original counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum DeltaKind {
+    /// Mapped port = local port.
+    Equal,
+    /// The mapped port moves as the local port moves.
+    Preserving,
+    /// Each new mapping is the last one plus the value, whatever the local port.
+    Independent,
+    /// The last one plus the value, but only while the local port moves by one.
+    Dependent,
+    /// Nothing follows.
+    Random,
+}
+
+impl DeltaKind {
+    /// All of them, from predictable to not.
+    pub const ALL: [Self; 5] = [
+        Self::Equal,
+        Self::Preserving,
+        Self::Independent,
+        Self::Dependent,
+        Self::Random,
+    ];
+}
+
+impl fmt::Display for DeltaKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Equal => "equal",
+            Self::Preserving => "preserving",
+            Self::Independent => "independent",
+            Self::Dependent => "dependent",
+            Self::Random => "random",
+        })
+    }
+}
+
+/// A delta and its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Delta {
+    /// What the next mapped port follows.
+    pub kind: DeltaKind,
+    /// The step, in ports; negative when the NAT counts down. Zero where the kind has none.
+    pub value: i16,
+}
+
+/// Does a mapping change with the destination? (RFC 4787, section 4.1; RFC 5382, section 4.1.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Mapping {
+    /// One mapping for all destinations.
+    EndpointIndependent,
+    /// One for each destination address.
+    AddressDependent,
+    /// One for each destination address and port.
+    AddressAndPortDependent,
+}
+
+/// Who may send inbound through a mapping? (RFC 4787, section 5; RFC 5382, section 4.2.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Filtering {
+    /// Anyone.
+    EndpointIndependent,
+    /// Addresses we have sent to.
+    AddressDependent,
+    /// Addresses and ports we have sent to.
+    AddressAndPortDependent,
+}
+
+/// What a NAT answers when a SYN arrives that it will not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum SynAnswer {
+    /// Nothing: RFC 5382, REQ-4, at least for six seconds.
+    Silence,
+    /// A TCP RST: the dialler is refused.
+    Reset,
+    /// An ICMP error: the dialler is aborted.
+    Icmp,
+}
+
+/// A range of ports, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PortRange {
+    /// The lowest port.
+    pub first: u16,
+    /// The highest port, not below `first`.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// Ports `first` to `last`, or `None` when they are the wrong way round.
+    pub fn new(first: u16, last: u16) -> Option<Self> {
+        (first <= last).then_some(Self { first, last })
+    }
+
+    /// How many ports: 1 … 65,536.
+    pub fn size(&self) -> u32 {
+        u32::from(self.last.saturating_sub(self.first)) + 1
+    }
+
+    /// Whether `port` is one of them.
+    pub fn contains(&self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
+/// What is known of a NAT for one transport. `None` is "not known", never "no".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NatFacts {
+    /// The type, in the original's words.
+    pub nat: Option<NatType>,
+    /// How mapped ports follow each other.
+    pub delta: Option<Delta>,
+    /// Mapping behaviour.
+    pub mapping: Option<Mapping>,
+    /// Filtering behaviour.
+    pub filtering: Option<Filtering>,
+    /// The answer to an unsolicited SYN.
+    pub syn: Option<SynAnswer>,
+    /// Whether a mapped address works from the inside (RFC 4787, section 6).
+    pub hairpin: Option<bool>,
+    /// The ports this NAT gives out, when it does not use all of them.
+    pub range: Option<PortRange>,
+    /// The block of ports this host was given, on a carrier NAT that hands out blocks.
+    pub block: Option<PortRange>,
+    /// New mappings a second made by others behind the same NAT.
+    pub rate: Option<u16>,
+}
+
+/// What is known of the NAT in front of one interface, for each transport.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Nat {
+    /// Measured over TCP.
+    pub tcp: NatFacts,
+    /// Measured over UDP.
+    pub udp: NatFacts,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_knows_its_size() {
+        assert_eq!(
+            PortRange::new(0, u16::MAX).map(|range| range.size()),
+            Some(65_536)
+        );
+        assert_eq!(PortRange::new(5, 5).map(|range| range.size()), Some(1));
+        assert_eq!(PortRange::new(6, 5), None);
+        assert!(PortRange { first: 10, last: 20 }.contains(20));
+        assert!(!PortRange { first: 10, last: 20 }.contains(21));
+    }
+}

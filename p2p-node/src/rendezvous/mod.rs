@@ -1,0 +1,1 @@
+//! A rendezvous in one process: MQTT broker, STUN server.
