@@ -14,7 +14,10 @@
 //! Every stay in a state but `Resting` and `Closed` is bounded, every message has an end, and after each CONNACK
 //! the subscription is made again and all that was not acknowledged is sent again.
 
+mod allowance;
+mod dialect;
 mod error;
+mod output;
 mod packet;
 mod queue;
 
@@ -28,9 +31,12 @@ use bytes::Bytes;
 use tracing::{debug, trace};
 
 pub use error::{FailReason, LinkError, PublishError};
+pub use output::{Act, Counters, Event, Subscribers};
 pub use packet::{ConnAck, Connect, ConnectCode, Login, Packet, Protocol};
 
 use crate::{Backoff, Deadline, Machine, Output, Seed};
+use allowance::Allowance;
+use dialect::Dialect;
 use queue::{Next, Queue};
 
 /// Name resolution, TCP and TLS together may take this long.
@@ -79,103 +85,6 @@ pub struct Config {
     pub protocol: Option<Protocol>,
 }
 
-/// An effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// Connect to the broker, with TLS if there is any, then call [`Link::handle_connected`] or
-    /// [`Link::handle_lost`]. Packets will be in this version.
-    Dial(Protocol),
-    /// Send this on the connection.
-    Send(Packet),
-    /// Give up the dial, or close the connection after what was sent. Nothing more is expected of it.
-    HangUp,
-}
-
-/// Who got a message, as far as the broker says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subscribers {
-    /// At least one. Concluded only from brokers that have said [`Subscribers::Nobody`] in other cases.
-    Someone,
-    /// Nobody is subscribed: the peer is not there.
-    Nobody,
-    /// The broker does not say: MQTT 3.1.1, or an MQTT 5 broker that never told.
-    Unknown,
-}
-
-/// A decision for the owner to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Subscribed: messages arrive from now on.
-    Up,
-    /// No session: a dial failed or a session ended.
-    Down {
-        /// Why.
-        reason: LinkError,
-        /// How long until the next dial.
-        retry_in: Duration,
-    },
-    /// The broker has taken a message.
-    Delivered {
-        /// Which.
-        ticket: u64,
-        /// Whether somebody gets it.
-        subscribers: Subscribers,
-    },
-    /// A message did not get through, as far as we know.
-    Failed {
-        /// Which.
-        ticket: u64,
-        /// Why.
-        reason: FailReason,
-    },
-    /// A message for us.
-    Received {
-        /// What it says.
-        payload: Bytes,
-    },
-}
-
-/// What a link has seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Dials.
-    pub dials: u64,
-    /// Failed dials and lost sessions.
-    pub losses: u64,
-    /// Messages sent, without repeats.
-    pub sent: u64,
-    /// Messages sent again.
-    pub resent: u64,
-    /// Messages received and passed on.
-    pub received: u64,
-    /// Messages received and dropped: too many.
-    pub flooded: u64,
-    /// Packets that made no sense when they came, and acknowledgements of nothing.
-    pub strange: u64,
-}
-
-/// Which version the next connection speaks.
-#[derive(Clone, Copy, Debug)]
-enum Dialect {
-    Pinned(Protocol),
-    Newest,
-    /// MQTT 5 did not work. Remembered over sessions only if the broker said so itself: a connection that was
-    /// dropped may have been dropped for another reason.
-    Older {
-        remember: bool,
-    },
-}
-
-impl Dialect {
-    fn protocol(self) -> Protocol {
-        match self {
-            Self::Pinned(protocol) => protocol,
-            Self::Newest => Protocol::V5,
-            Self::Older { .. } => Protocol::V311,
-        }
-    }
-}
-
 #[derive(Debug)]
 enum State {
     Resting {
@@ -210,29 +119,6 @@ struct Session {
     pong_until: Option<Instant>,
 }
 
-/// A token bucket at the door of incoming messages.
-#[derive(Debug)]
-struct Allowance {
-    left: u32,
-    counted: Instant,
-}
-
-impl Allowance {
-    fn take(&mut self, now: Instant) -> bool {
-        let each = Duration::from_secs(1) / RECEIVE_RATE;
-        let earned = now.saturating_duration_since(self.counted).as_millis() / each.as_millis();
-        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-        if earned >= RECEIVE_BURST - self.left {
-            self.left = RECEIVE_BURST;
-            self.counted = self.counted.max(now);
-        } else {
-            self.left += earned;
-            self.counted += each * earned;
-        }
-        self.left.checked_sub(1).map(|left| self.left = left).is_some()
-    }
-}
-
 /// The session with one broker: see the [module](self).
 #[derive(Debug)]
 pub struct Link {
@@ -263,10 +149,7 @@ impl Link {
             pauses: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             long_pauses: Backoff::new(LONGEST_PAUSE, LONGEST_PAUSE),
             queue: Queue::default(),
-            allowance: Allowance {
-                left: RECEIVE_BURST,
-                counted: now,
-            },
+            allowance: Allowance::new(now),
             tells_nobody: false,
             out: VecDeque::new(),
             counters: Counters::default(),
