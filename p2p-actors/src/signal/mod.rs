@@ -17,7 +17,7 @@ mod tls;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use actix::{Actor, Message, Recipient};
@@ -122,6 +122,7 @@ pub fn open(config: ChannelConfig, owner: Recipient<FromChannel>) -> Channel {
                 door,
                 publish: actor.clone().recipient(),
                 close: actor.recipient(),
+                closed: AtomicBool::new(false),
             }
         }
         Broker::Memory(broker) => {
@@ -131,6 +132,7 @@ pub fn open(config: ChannelConfig, owner: Recipient<FromChannel>) -> Channel {
                 door,
                 publish: actor.clone().recipient(),
                 close: actor.recipient(),
+                closed: AtomicBool::new(false),
             }
         }
     }
@@ -143,6 +145,7 @@ pub struct Channel {
     door: Door,
     publish: Recipient<Publish>,
     close: Recipient<Close>,
+    closed: AtomicBool,
 }
 
 impl Channel {
@@ -163,7 +166,7 @@ impl Channel {
         payload: Bytes,
         until: Instant,
     ) -> Result<(), PublishError> {
-        if !self.publish.connected() {
+        if self.closed.load(Ordering::Relaxed) || !self.publish.connected() {
             return Err(PublishError::Closed);
         }
         if !self.door.enter() {
@@ -180,7 +183,9 @@ impl Channel {
 
     /// Says farewell to the broker, for a second at most, and ends the channel. What was not delivered fails.
     pub fn close(&self) {
-        self.close.do_send(Close);
+        if !self.closed.swap(true, Ordering::Relaxed) {
+            self.close.do_send(Close);
+        }
     }
 }
 
