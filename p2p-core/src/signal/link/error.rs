@@ -105,6 +105,9 @@ pub enum PublishError {
 /// Why a message that was taken did not get through, as far as we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FailReason {
+    /// It was not taken at the door. Said by drivers that hand messages over without waiting.
+    #[error("the message was not taken: {0}")]
+    NotTaken(PublishError),
     /// No session with the broker before the message expired.
     #[error("no connection to the broker in time")]
     NoConnection,
