@@ -12,6 +12,10 @@ use crate::Seed;
 /// One message to somebody whose key is known, which shows the sender's key to the receiver only.
 pub(crate) const X: &str = "Noise_X_25519_ChaChaPoly_BLAKE2s";
 
+/// A handshake with somebody whose key is known, in one round trip; it shows the caller's key to the called one
+/// only.
+pub(crate) const IK: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
+
 /// What a handshake adds to a message of pattern [`X`]: an ephemeral key, a sealed static key, a tag.
 pub(crate) const X_OVERHEAD: usize = 32 + (32 + 16) + 16;
 

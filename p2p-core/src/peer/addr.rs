@@ -38,19 +38,13 @@ pub struct Contents {
 impl Contents {
     fn check(&self) -> Result<(), AddrError> {
         if self.brokers.len() > PeerAddr::MOST_BROKERS {
-            return Err(AddrError::TooManyBrokers {
-                count: self.brokers.len(),
-            });
+            return Err(AddrError::TooManyBrokers { count: self.brokers.len() });
         }
         if self.interfaces.len() > PeerAddr::MOST_INTERFACES {
-            return Err(AddrError::TooManyInterfaces {
-                count: self.interfaces.len(),
-            });
+            return Err(AddrError::TooManyInterfaces { count: self.interfaces.len() });
         }
         for (index, interface) in self.interfaces.iter().enumerate() {
-            interface
-                .check()
-                .map_err(|reason| AddrError::Interface { index, reason })?;
+            interface.check().map_err(|reason| AddrError::Interface { index, reason })?;
         }
         Ok(())
     }
@@ -176,11 +170,7 @@ impl PeerAddr {
         bytes.extend_from_slice(&packed);
         let signature = identity.sign(&signed_message(&bytes));
         bytes.extend_from_slice(&signature);
-        Ok(Self {
-            id,
-            contents: Arc::new(contents),
-            bytes: bytes.into(),
-        })
+        Ok(Self { id, contents: Arc::new(contents), bytes: bytes.into() })
     }
 
     /// Whose it is.
@@ -241,27 +231,16 @@ impl PeerAddr {
             return Err(AddrError::Cut { there, needed });
         }
         if there > needed {
-            return Err(AddrError::Trailing {
-                extra: there - needed,
-            });
+            return Err(AddrError::Trailing { extra: there - needed });
         }
         let Some((statement, signature)) = bytes.split_last_chunk().filter(|_| there >= shortest) else {
-            return Err(AddrError::Cut {
-                there,
-                needed: shortest,
-            });
+            return Err(AddrError::Cut { there, needed: shortest });
         };
-        let (id, packed) = statement[HEADER..]
-            .split_first_chunk::<ID>()
-            .expect("not shorter than the shortest");
+        let (id, packed) =
+            statement[HEADER..].split_first_chunk::<ID>().expect("not shorter than the shortest");
         let id = PeerId::from_bytes(*id).map_err(|_| AddrError::Key)?;
-        id.verify(&signed_message(statement), signature)
-            .map_err(|_| AddrError::Signature)?;
-        Ok(Self {
-            id,
-            contents: Arc::new(unpack(packed)?),
-            bytes: Bytes::copy_from_slice(bytes),
-        })
+        id.verify(&signed_message(statement), signature).map_err(|_| AddrError::Signature)?;
+        Ok(Self { id, contents: Arc::new(unpack(packed)?), bytes: Bytes::copy_from_slice(bytes) })
     }
 }
 
@@ -331,9 +310,7 @@ impl<'de> Deserialize<'de> for PeerAddr {
         }
 
         if deserializer.is_human_readable() {
-            String::deserialize(deserializer)?
-                .parse()
-                .map_err(D::Error::custom)
+            String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
         } else {
             deserializer.deserialize_bytes(Packed)
         }

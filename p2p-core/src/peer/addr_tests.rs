@@ -16,10 +16,7 @@ fn identity(number: u64) -> Identity {
 fn interface() -> InterfaceAddr {
     let facts = NatFacts {
         nat: Some(NatType::PortRestricted),
-        delta: Some(Delta {
-            kind: DeltaKind::Equal,
-            value: 0,
-        }),
+        delta: Some(Delta { kind: DeltaKind::Equal, value: 0 }),
         mapping: Some(Mapping::EndpointIndependent),
         filtering: Some(Filtering::AddressAndPortDependent),
         syn: Some(SynAnswer::Silence),
@@ -33,10 +30,7 @@ fn interface() -> InterfaceAddr {
         external: Some("203.0.113.9".parse().unwrap()),
         listen: 40_123,
         mapped: Some(40_123),
-        nat: Nat {
-            tcp: facts,
-            udp: facts,
-        },
+        nat: Nat { tcp: facts, udp: facts },
     }
 }
 
@@ -95,42 +89,25 @@ fn it_says_what_was_signed() {
 fn a_realistic_one_is_a_few_hundred_characters() {
     let addr = addr();
     assert!(addr.to_bytes().len() <= 280, "{} bytes", addr.to_bytes().len());
-    assert!(
-        addr.to_string().len() <= 460,
-        "{} characters",
-        addr.to_string().len()
-    );
-    assert!(
-        addr.to_string()
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-    );
+    assert!(addr.to_string().len() <= 460, "{} characters", addr.to_string().len());
+    assert!(addr.to_string().bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()));
 }
 
 #[test]
 fn later_statements_of_the_same_peer_are_newer() {
-    let later = Contents {
-        issued: UnixTime::from_secs(1_800_000_001),
-        ..contents()
-    };
+    let later = Contents { issued: UnixTime::from_secs(1_800_000_001), ..contents() };
     let newer = PeerAddr::sign(&identity(1), later.clone()).unwrap();
     assert!(newer.is_newer_than(&addr()));
     assert!(!addr().is_newer_than(&newer));
     assert!(!addr().is_newer_than(&addr()));
-    assert!(
-        !PeerAddr::sign(&identity(2), later)
-            .unwrap()
-            .is_newer_than(&addr())
-    );
+    assert!(!PeerAddr::sign(&identity(2), later).unwrap().is_newer_than(&addr()));
 }
 
 #[test]
 fn copied_with_wrapping_indent_and_capitals_it_is_the_same() {
     let text = addr().to_string();
-    let wrapped: Vec<&str> = (0..text.len())
-        .step_by(60)
-        .map(|at| &text[at..text.len().min(at + 60)])
-        .collect();
+    let wrapped: Vec<&str> =
+        (0..text.len()).step_by(60).map(|at| &text[at..text.len().min(at + 60)]).collect();
     assert_eq!(format!("\n  {}\r\n", wrapped.join("\r\n\t ")).parse(), Ok(addr()));
     assert_eq!(text.to_uppercase().parse(), Ok(addr()));
     assert_eq!(format!("\u{a0}{text}\u{2003}").parse(), Ok(addr()));
@@ -159,35 +136,21 @@ fn bounds_hold_when_signing_and_when_reading() {
         error
     };
     let broker = |number: usize| format!("mqtt://b{number}").parse().unwrap();
-    let many = Contents {
-        brokers: (0..9).map(broker).collect(),
-        ..contents()
-    };
+    let many = Contents { brokers: (0..9).map(broker).collect(), ..contents() };
     assert_eq!(both(many), AddrError::TooManyBrokers { count: 9 });
-    let many = Contents {
-        interfaces: vec![interface(); 17],
-        ..contents()
-    };
+    let many = Contents { interfaces: vec![interface(); 17], ..contents() };
     assert_eq!(both(many), AddrError::TooManyInterfaces { count: 17 });
     let mut unsound = contents();
     unsound.interfaces[1].prefix = 129;
     assert!(matches!(both(unsound), AddrError::Interface { index: 1, .. }));
     let long = |number: usize| {
         let label = "x".repeat(60);
-        format!("mqtt://{label}.{label}.{label}.{label}.b{number}")
-            .parse()
-            .unwrap()
+        format!("mqtt://{label}.{label}.{label}.{label}.b{number}").parse().unwrap()
     };
-    let big = Contents {
-        brokers: (0..8).map(long).collect(),
-        ..contents()
-    };
+    let big = Contents { brokers: (0..8).map(long).collect(), ..contents() };
     assert!(matches!(both(big), AddrError::TooBig { .. }));
-    let full = Contents {
-        brokers: (0..8).map(broker).collect(),
-        interfaces: vec![interface(); 16],
-        ..contents()
-    };
+    let full =
+        Contents { brokers: (0..8).map(broker).collect(), interfaces: vec![interface(); 16], ..contents() };
     assert_eq!(sign(full.clone()).unwrap().contents(), &full);
     assert_eq!(read(&full), sign(full));
 }
@@ -195,11 +158,7 @@ fn bounds_hold_when_signing_and_when_reading() {
 #[test]
 fn signed_nonsense_is_the_signers_fault() {
     let packed = postcard::to_stdvec(&contents()).unwrap();
-    assert_eq!(
-        PeerAddr::from_bytes(&forge(&packed)),
-        Ok(addr()),
-        "the forge works"
-    );
+    assert_eq!(PeerAddr::from_bytes(&forge(&packed)), Ok(addr()), "the forge works");
     let followed = [packed.as_slice(), &[0]].concat();
     let cut = &packed[..packed.len() - 1];
     // "No brokers", but the zero is written in two bytes.
@@ -223,14 +182,8 @@ fn other_versions_keys_and_sizes_are_told_apart() {
     assert!(matches!(with(1, 5), AddrError::Cut { .. }));
     assert!(matches!(with(1, 0), AddrError::Trailing { .. }));
     assert_eq!(with(bytes.len() - 1, 0xff), AddrError::Signature);
-    assert_eq!(
-        PeerAddr::from_bytes(&[0; 2_049]),
-        Err(AddrError::TooBig { len: 2_049 })
-    );
-    assert!(matches!(
-        PeerAddr::from_bytes(&[1, 0, 0]),
-        Err(AddrError::Cut { needed: 99, .. })
-    ));
+    assert_eq!(PeerAddr::from_bytes(&[0; 2_049]), Err(AddrError::TooBig { len: 2_049 }));
+    assert!(matches!(PeerAddr::from_bytes(&[1, 0, 0]), Err(AddrError::Cut { needed: 99, .. })));
     let mut weak = forge(&[0, 0, 0, 0]);
     weak[3..35].fill(0);
     assert_eq!(PeerAddr::from_bytes(&weak), Err(AddrError::Key));
@@ -251,10 +204,7 @@ fn any_ip(is_v4: bool) -> BoxedStrategy<IpAddr> {
     if is_v4 {
         any::<Ipv4Addr>().prop_map(IpAddr::V4).boxed()
     } else {
-        any::<Ipv6Addr>()
-            .prop_map(IpAddr::V6)
-            .prop_filter("canonical", |ip| *ip == ip.to_canonical())
-            .boxed()
+        any::<Ipv6Addr>().prop_map(IpAddr::V6).prop_filter("canonical", |ip| *ip == ip.to_canonical()).boxed()
     }
 }
 

@@ -227,9 +227,7 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
 }
 
 fn parse_host(text: &str, scheme: Scheme) -> Result<Host, BrokerUrlError> {
-    let wrong = || BrokerUrlError::Host {
-        host: text.to_owned(),
-    };
+    let wrong = || BrokerUrlError::Host { host: text.to_owned() };
     if scheme != Scheme::Memory {
         if let Some(inside) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
             return inside.parse().map(Host::V6).map_err(|_| wrong());
@@ -238,11 +236,7 @@ fn parse_host(text: &str, scheme: Scheme) -> Result<Host, BrokerUrlError> {
             return Ok(Host::V4(ip));
         }
         // RFC 1123, section 2.1: a last label of digits only is never a name, so this is an address gone wrong.
-        if text
-            .rsplit('.')
-            .next()
-            .is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()))
-        {
+        if text.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit())) {
             return Err(wrong());
         }
     }
@@ -258,9 +252,7 @@ fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
         && !label.starts_with('-')
         && !label.ends_with('-')
-        && label
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 fn parse_port(text: Option<&str>, scheme: Scheme) -> Result<Option<u16>, BrokerUrlError> {
@@ -273,16 +265,11 @@ fn parse_port(text: Option<&str>, scheme: Scheme) -> Result<Option<u16>, BrokerU
         .ok()
         .filter(|port| *port != 0 && is_number && scheme != Scheme::Memory)
         .map(Some)
-        .ok_or_else(|| BrokerUrlError::Port {
-            port: text.to_owned(),
-            scheme,
-        })
+        .ok_or_else(|| BrokerUrlError::Port { port: text.to_owned(), scheme })
 }
 
 fn parse_rest(text: &str, scheme: Scheme) -> Result<Option<MqttVersion>, BrokerUrlError> {
-    let wrong = || BrokerUrlError::Rest {
-        rest: text.to_owned(),
-    };
+    let wrong = || BrokerUrlError::Rest { rest: text.to_owned() };
     let version = match text.strip_prefix('/').unwrap_or(text) {
         "" => return Ok(None),
         "?v=3" => MqttVersion::V3,
@@ -303,8 +290,6 @@ impl Serialize for BrokerUrl {
 
 impl<'de> Deserialize<'de> for BrokerUrl {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(D::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }

@@ -44,15 +44,7 @@ fn there_is_one_spelling_of_each() {
 
 #[test]
 fn each_mistake_is_named() {
-    for text in [
-        "",
-        "host",
-        "host:1883",
-        "http://host",
-        "tcp://host:1883",
-        "mqtt:host",
-        "://",
-    ] {
+    for text in ["", "host", "host:1883", "http://host", "tcp://host:1883", "mqtt:host", "://"] {
         assert!(matches!(error(text), BrokerUrlError::Scheme { .. }), "{text}");
     }
     for text in [
@@ -72,53 +64,22 @@ fn each_mistake_is_named() {
         "memory://",
         "memory://[::1]",
     ] {
-        assert!(
-            matches!(error(text), BrokerUrlError::Host { .. }),
-            "{text}: {:?}",
-            error(text)
-        );
+        assert!(matches!(error(text), BrokerUrlError::Host { .. }), "{text}: {:?}", error(text));
     }
-    for text in [
-        "mqtt://h:",
-        "mqtt://h:0",
-        "mqtt://h:65536",
-        "mqtt://h:+1",
-        "mqtt://h:1:2",
-        "memory://h:1",
-    ] {
-        assert!(
-            matches!(error(text), BrokerUrlError::Port { .. }),
-            "{text}: {:?}",
-            error(text)
-        );
+    for text in ["mqtt://h:", "mqtt://h:0", "mqtt://h:65536", "mqtt://h:+1", "mqtt://h:1:2", "memory://h:1"] {
+        assert!(matches!(error(text), BrokerUrlError::Port { .. }), "{text}: {:?}", error(text));
     }
-    for text in [
-        "mqtt://h/x",
-        "mqtt://h?v=4",
-        "mqtt://h?v=3&v=5",
-        "mqtt://h#x",
-        "memory://h?v=5",
-        "mqtt://h//",
-    ] {
-        assert!(
-            matches!(error(text), BrokerUrlError::Rest { .. }),
-            "{text}: {:?}",
-            error(text)
-        );
+    for text in
+        ["mqtt://h/x", "mqtt://h?v=4", "mqtt://h?v=3&v=5", "mqtt://h#x", "memory://h?v=5", "mqtt://h//"]
+    {
+        assert!(matches!(error(text), BrokerUrlError::Rest { .. }), "{text}: {:?}", error(text));
     }
-    assert!(matches!(
-        error(&format!("mqtt://{}", "a".repeat(300))),
-        BrokerUrlError::TooLong { len: 307 }
-    ));
+    assert!(matches!(error(&format!("mqtt://{}", "a".repeat(300))), BrokerUrlError::TooLong { len: 307 }));
 }
 
 #[test]
 fn a_password_is_refused_and_not_repeated() {
-    for text in [
-        "mqtt://me:hunter2@host",
-        "me:hunter2@host",
-        "mqtt://host/hunter2@",
-    ] {
+    for text in ["mqtt://me:hunter2@host", "me:hunter2@host", "mqtt://host/hunter2@"] {
         assert_eq!(error(text), BrokerUrlError::Credentials);
         assert!(!error(text).to_string().contains("hunter2"));
         assert!(error(text).to_string().contains("configuration"));
@@ -127,9 +88,8 @@ fn a_password_is_refused_and_not_repeated() {
 
 #[test]
 fn the_longest_fits() {
-    let host = [&"a".repeat(63), &"b".repeat(63), &"c".repeat(63), &"d".repeat(61)]
-        .map(String::as_str)
-        .join(".");
+    let host =
+        [&"a".repeat(63), &"b".repeat(63), &"c".repeat(63), &"d".repeat(61)].map(String::as_str).join(".");
     let longest = format!("mqtts://{host}:65535?v=5");
     assert_eq!(host.len(), 253);
     assert_eq!(url(&longest).to_string(), longest);

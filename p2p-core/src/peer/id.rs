@@ -68,9 +68,7 @@ impl PeerId {
     /// # Errors
     /// [`SignatureError`] when it did not.
     pub fn verify(&self, message: &[u8], signature: &[u8; 64]) -> Result<(), SignatureError> {
-        self.key()
-            .verify_strict(message, &Signature::from_bytes(signature))
-            .map_err(|_| SignatureError)
+        self.key().verify_strict(message, &Signature::from_bytes(signature)).map_err(|_| SignatureError)
     }
 
     /// The X25519 public key that belongs to this id (RFC 7748, the map of section 4.1).
@@ -131,9 +129,7 @@ impl Serialize for PeerId {
 impl<'de> Deserialize<'de> for PeerId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         if deserializer.is_human_readable() {
-            String::deserialize(deserializer)?
-                .parse()
-                .map_err(D::Error::custom)
+            String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
         } else {
             Self::from_bytes(<[u8; 32]>::deserialize(deserializer)?).map_err(D::Error::custom)
         }
@@ -177,10 +173,7 @@ mod tests {
             y
         };
         assert!(PeerId::from_bytes(canonical).is_ok());
-        assert!(
-            VerifyingKey::from_bytes(&not_canonical).is_ok(),
-            "dalek takes it, we must not"
-        );
+        assert!(VerifyingKey::from_bytes(&not_canonical).is_ok(), "dalek takes it, we must not");
         for bad in [order_1, order_4, not_canonical, off_the_curve] {
             assert_eq!(PeerId::from_bytes(bad), Err(IdError::Key), "{bad:02x?}");
         }
@@ -200,20 +193,11 @@ mod tests {
         let text = id(1).to_string();
         assert_eq!(text.len(), 64);
         assert_eq!(text.to_uppercase().parse(), Ok(id(1)));
-        assert_eq!(
-            format!(" {}\n\t{} \r\n", &text[..20], &text[20..]).parse(),
-            Ok(id(1))
-        );
+        assert_eq!(format!(" {}\n\t{} \r\n", &text[..20], &text[20..]).parse(), Ok(id(1)));
         let secret = Identity::generate(&mut Seed::from_u64(1)).to_text();
         let error = secret.parse::<PeerId>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "no peer id: this is a secret key, but a peer id is needed here"
-        );
-        assert!(matches!(
-            "hello".parse::<PeerId>(),
-            Err(IdError::Text(TextError::Foreign { .. }))
-        ));
+        assert_eq!(error.to_string(), "no peer id: this is a secret key, but a peer id is needed here");
+        assert!(matches!("hello".parse::<PeerId>(), Err(IdError::Text(TextError::Foreign { .. }))));
         assert!(matches!(
             text.replacen('a', "0", 1).parse::<PeerId>(),
             Err(IdError::Text(TextError::Character { found: '0', .. }))

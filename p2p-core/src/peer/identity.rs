@@ -86,9 +86,7 @@ mod tests {
     #[test]
     fn the_first_vector_of_rfc_8032() {
         let hex = data_encoding::HEXLOWER;
-        let secret = hex
-            .decode(b"9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
-            .unwrap();
+        let secret = hex.decode(b"9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60").unwrap();
         let identity = Identity::from_bytes(secret.try_into().unwrap());
         assert_eq!(
             hex.encode(identity.id().as_bytes()),
@@ -108,10 +106,7 @@ mod tests {
         assert_eq!(shown, format!("Identity({})", identity.id().short()));
         assert!(!identity.to_text().contains(&identity.id().short()));
         let error = identity.id().to_string().parse::<Identity>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "no secret key: this is a peer id, but a secret key is needed here"
-        );
+        assert_eq!(error.to_string(), "no secret key: this is a peer id, but a secret key is needed here");
     }
 
     proptest! {

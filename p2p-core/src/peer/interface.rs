@@ -108,10 +108,7 @@ mod brief {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Nat, D::Error> {
         let (tcp, udp) = <(Option<NatFacts>, Option<NatFacts>)>::deserialize(deserializer)?;
-        Ok(Nat {
-            tcp: tcp.unwrap_or_default(),
-            udp: udp.unwrap_or_default(),
-        })
+        Ok(Nat { tcp: tcp.unwrap_or_default(), udp: udp.unwrap_or_default() })
     }
 }
 
@@ -143,24 +140,11 @@ mod tests {
     fn targets_follow_what_is_known() {
         let local = Some("192.168.1.7:40000".to_owned());
         let mut addr = behind_nat();
-        assert_eq!(
-            targets(addr),
-            (local.clone(), None),
-            "the external port is a guess"
-        );
-        addr.nat.tcp.delta = Some(Delta {
-            kind: DeltaKind::Equal,
-            value: 0,
-        });
-        assert_eq!(
-            targets(addr),
-            (local.clone(), Some("203.0.113.9:40000".to_owned()))
-        );
+        assert_eq!(targets(addr), (local.clone(), None), "the external port is a guess");
+        addr.nat.tcp.delta = Some(Delta { kind: DeltaKind::Equal, value: 0 });
+        assert_eq!(targets(addr), (local.clone(), Some("203.0.113.9:40000".to_owned())));
         addr.mapped = Some(5_000);
-        assert_eq!(
-            targets(addr),
-            (local.clone(), Some("203.0.113.9:5000".to_owned()))
-        );
+        assert_eq!(targets(addr), (local.clone(), Some("203.0.113.9:5000".to_owned())));
         addr.listen = 0;
         assert_eq!(targets(addr), (None, None), "it does not listen");
         addr = behind_nat();

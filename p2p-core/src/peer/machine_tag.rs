@@ -21,10 +21,7 @@ impl MachineTag {
     /// The tag of this machine, under a new salt.
     pub fn new(machine_id: &[u8], seed: &mut Seed) -> Self {
         let salt = seed.array();
-        Self {
-            salt,
-            tag: tag(&salt, machine_id),
-        }
+        Self { salt, tag: tag(&salt, machine_id) }
     }
 
     /// Whether it was made on the machine of this id.
@@ -51,10 +48,7 @@ mod tests {
     #[test]
     fn neighbours_know_and_strangers_cannot_link() {
         let mut seed = Seed::from_u64(1);
-        let (one, two) = (
-            MachineTag::new(b"here", &mut seed),
-            MachineTag::new(b"here", &mut seed),
-        );
+        let (one, two) = (MachineTag::new(b"here", &mut seed), MachineTag::new(b"here", &mut seed));
         assert!(one.is(b"here") && two.is(b"here"));
         assert!(!one.is(b"there") && !one.is(b""));
         assert_ne!(one.tag, two.tag);

@@ -63,21 +63,10 @@ pub(super) struct Form {
     size: fn(&[u8]) -> Option<usize>,
 }
 
-pub(super) const ADDRESS: Form = Form {
-    prefix: "p2p1",
-    noun: "a peer address",
-    size: super::addr::announced_size,
-};
-pub(super) const ID: Form = Form {
-    prefix: "p2pid1",
-    noun: "a peer id",
-    size: |_| Some(32),
-};
-pub(super) const SECRET: Form = Form {
-    prefix: "p2psk1",
-    noun: "a secret key",
-    size: |_| Some(32),
-};
+pub(super) const ADDRESS: Form =
+    Form { prefix: "p2p1", noun: "a peer address", size: super::addr::announced_size };
+pub(super) const ID: Form = Form { prefix: "p2pid1", noun: "a peer id", size: |_| Some(32) };
+pub(super) const SECRET: Form = Form { prefix: "p2psk1", noun: "a secret key", size: |_| Some(32) };
 
 /// Lower-case base32 without padding.
 pub(super) fn base32(bytes: &[u8]) -> String {
@@ -111,11 +100,7 @@ impl Form {
             return Err(TextError::TooLong { len: text.len() });
         }
         let mut bare = Zeroizing::new(String::with_capacity(text.len()));
-        bare.extend(
-            text.chars()
-                .filter(|c| !c.is_whitespace())
-                .map(|c| c.to_ascii_lowercase()),
-        );
+        bare.extend(text.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_ascii_lowercase()));
         let Some(symbols) = bare.strip_prefix(self.prefix) else {
             return Err(self.mistaken(&bare));
         };
@@ -133,35 +118,21 @@ impl Form {
     }
 
     fn is_whole(&self, checked: &[u8]) -> bool {
-        checked
-            .split_last_chunk::<CRC_SIZE>()
-            .is_some_and(|(bytes, crc)| *crc == self.checksum(bytes))
+        checked.split_last_chunk::<CRC_SIZE>().is_some_and(|(bytes, crc)| *crc == self.checksum(bytes))
     }
 
     fn is_cut(&self, symbols: &str) -> bool {
         // Eight symbols are five bytes; a last, broken group is of no use here.
         let groups = &symbols.as_bytes()[..symbols.len() / 8 * 8];
-        let head = BASE32_NOPAD
-            .decode(groups)
-            .map(Zeroizing::new)
-            .unwrap_or_default();
+        let head = BASE32_NOPAD.decode(groups).map(Zeroizing::new).unwrap_or_default();
         let there = symbols.len() * 5 / 8;
         (self.size)(&head).is_none_or(|size| there < size + CRC_SIZE)
     }
 
     fn mistaken(&self, bare: &str) -> TextError {
-        match [&SECRET, &ID, &ADDRESS]
-            .into_iter()
-            .find(|form| bare.starts_with(form.prefix))
-        {
-            Some(form) => TextError::Mistaken {
-                found: form.noun,
-                wanted: self.noun,
-            },
-            None => TextError::Foreign {
-                wanted: self.noun,
-                prefix: self.prefix,
-            },
+        match [&SECRET, &ID, &ADDRESS].into_iter().find(|form| bare.starts_with(form.prefix)) {
+            Some(form) => TextError::Mistaken { found: form.noun, wanted: self.noun },
+            None => TextError::Foreign { wanted: self.noun, prefix: self.prefix },
         }
     }
 

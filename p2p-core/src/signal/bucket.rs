@@ -47,10 +47,7 @@ mod tests {
 
     #[test]
     fn a_burst_then_the_rate() {
-        let rate = Rate {
-            per_second: 10,
-            burst: 5,
-        };
+        let rate = Rate { per_second: 10, burst: 5 };
         let mut bucket = Bucket::new(epoch());
         let mut take = |at: u64| bucket.take(rate, epoch() + Duration::from_millis(at));
         assert_eq!((0..100).filter(|_| take(0)).count(), 5);
@@ -58,11 +55,7 @@ mod tests {
         assert!(take(100));
         assert!(!take(100));
         assert_eq!((0..1_000).filter(|at| take(101 + at)).count(), 10);
-        assert_eq!(
-            (0..100).filter(|_| take(60_000)).count(),
-            5,
-            "it holds no more than a burst"
-        );
+        assert_eq!((0..100).filter(|_| take(60_000)).count(), 5, "it holds no more than a burst");
         assert!(!take(59_000), "an older now gives nothing away");
     }
 }

@@ -55,14 +55,8 @@ impl Default for InboxLimits {
     fn default() -> Self {
         Self {
             skew: CLOCK_SKEW,
-            channel: Rate {
-                per_second: 50,
-                burst: 100,
-            },
-            sender: Rate {
-                per_second: 10,
-                burst: 40,
-            },
+            channel: Rate { per_second: 50, burst: 100 },
+            sender: Rate { per_second: 10, burst: 40 },
             most_senders: 1_024,
             most_seen: 4_096,
         }
@@ -337,10 +331,7 @@ impl Machine for Inbox {
 
     fn poll_output(&mut self) -> Output<Infallible, InboxEvent> {
         match &mut self.state {
-            State::Listening(memory) => memory
-                .events
-                .pop_front()
-                .map_or(Output::Wait(None), Output::Event),
+            State::Listening(memory) => memory.events.pop_front().map_or(Output::Wait(None), Output::Event),
             State::Closed => Output::Wait(None),
         }
     }
@@ -383,10 +374,7 @@ impl Doors<'_> {
                 return false;
             }
         }
-        channels
-            .entry(channel)
-            .or_insert_with(|| Bucket::new(now))
-            .take(self.limits.channel, now)
+        channels.entry(channel).or_insert_with(|| Bucket::new(now)).take(self.limits.channel, now)
     }
 
     /// The doors for somebody we know the name of.
@@ -395,10 +383,7 @@ impl Doors<'_> {
         if signal.from == self.own {
             return Err(Refused::Own);
         }
-        if self
-            .allowed
-            .is_some_and(|allowed| !allowed.contains(&signal.from))
-        {
+        if self.allowed.is_some_and(|allowed| !allowed.contains(&signal.from)) {
             return Err(Refused::NotAllowed);
         }
         if signal.expires < signal.issued || signal.expires.since(signal.issued) > MOST_TTL {

@@ -47,10 +47,7 @@ fn clock() -> Clock {
 
 /// A clock that is this many seconds ahead (or, negative, behind).
 fn clock_off(secs: i64) -> Clock {
-    Clock::new(
-        start(),
-        UnixTime::from_secs(1_800_000_000u64.checked_add_signed(secs).unwrap()),
-    )
+    Clock::new(start(), UnixTime::from_secs(1_800_000_000u64.checked_add_signed(secs).unwrap()))
 }
 
 fn after(secs: f64) -> Instant {
@@ -69,9 +66,7 @@ fn scribe(number: u64) -> Scribe {
 }
 
 fn write(scribe: &mut Scribe, now: Instant) -> Bytes {
-    scribe
-        .write(id(RECEIVER), AttemptId([7; 16]), Body::AskAddr, TTL, now)
-        .unwrap()
+    scribe.write(id(RECEIVER), AttemptId([7; 16]), Body::AskAddr, TTL, now).unwrap()
 }
 
 /// A signal as somebody who keeps no rules would make it.
@@ -86,21 +81,11 @@ fn forge(number: u64, seq: u64, issued: UnixTime, ttl: Duration) -> Bytes {
         sender: address(number),
         body: Body::Bye,
     };
-    seal(
-        &identity(number),
-        &id(RECEIVER),
-        &signal,
-        &mut Seed::from_u64(seq),
-    )
-    .unwrap()
+    seal(&identity(number), &id(RECEIVER), &signal, &mut Seed::from_u64(seq)).unwrap()
 }
 
 fn inbox_with(limits: InboxLimits) -> Inbox {
-    let config = InboxConfig {
-        identity: identity(RECEIVER),
-        clock: clock(),
-        limits,
-    };
+    let config = InboxConfig { identity: identity(RECEIVER), clock: clock(), limits };
     Inbox::new(config, Seed::from_u64(1), start())
 }
 
@@ -114,15 +99,10 @@ fn hear(inbox: &mut Inbox, channel: u32, bytes: &[u8], now: Instant) -> Option<S
     let mut drained = drain(inbox);
     assert_eq!(drained.wait, None);
     assert!(drained.events.len() <= 1);
-    drained.events.pop().map(
-        |InboxEvent::Signal {
-             signal,
-             channel: from,
-         }| {
-            assert_eq!(from, channel);
-            *signal
-        },
-    )
+    drained.events.pop().map(|InboxEvent::Signal { signal, channel: from }| {
+        assert_eq!(from, channel);
+        *signal
+    })
 }
 
 /// Everything that was counted, dropped or not.
@@ -137,18 +117,12 @@ fn the_same_over_three_brokers_is_heard_once() {
     let (mut inbox, mut alice) = (inbox(), scribe(1));
     let bytes = write(&mut alice, start());
     let heard = hear(&mut inbox, 2, &bytes, after(0.1)).unwrap();
-    assert_eq!(
-        (heard.from, heard.to, heard.body),
-        (id(1), id(RECEIVER), Body::AskAddr)
-    );
+    assert_eq!((heard.from, heard.to, heard.body), (id(1), id(RECEIVER), Body::AskAddr));
     assert_eq!(heard.sender, address(1));
     assert_eq!(hear(&mut inbox, 1, &bytes, after(0.1)), None);
     assert_eq!(hear(&mut inbox, 3, &bytes, after(0.3)), None);
     let counters = inbox.counters();
-    assert_eq!(
-        (counters.delivered, counters.duplicate, total(counters)),
-        (1, 2, 3)
-    );
+    assert_eq!((counters.delivered, counters.duplicate, total(counters)), (1, 2, 3));
 }
 
 #[test]
@@ -165,11 +139,7 @@ fn sealed_anew_it_is_still_a_replay() {
 
 #[test]
 fn a_replay_after_eviction_is_stale() {
-    let mut inbox = inbox_with(InboxLimits {
-        most_senders: 2,
-        most_seen: 1,
-        ..InboxLimits::default()
-    });
+    let mut inbox = inbox_with(InboxLimits { most_senders: 2, most_seen: 1, ..InboxLimits::default() });
     let mut alice = scribe(1);
     let old = write(&mut alice, after(1.0));
     assert!(hear(&mut inbox, 0, &old, after(1.0)).is_some());
@@ -177,28 +147,17 @@ fn a_replay_after_eviction_is_stale() {
         let now = after(number as f64);
         assert!(hear(&mut inbox, 0, &write(&mut scribe(number), now), now).is_some());
     }
-    assert_eq!(
-        hear(&mut inbox, 0, &old, after(5.0)),
-        None,
-        "Alice is forgotten, her words are not"
-    );
+    assert_eq!(hear(&mut inbox, 0, &old, after(5.0)), None, "Alice is forgotten, her words are not");
     assert_eq!(inbox.counters().stale, 1);
     // A stranger who wrote before Alice's last word might be a forgotten one too.
-    assert_eq!(
-        hear(&mut inbox, 0, &write(&mut scribe(9), after(0.5)), after(5.0)),
-        None
-    );
+    assert_eq!(hear(&mut inbox, 0, &write(&mut scribe(9), after(0.5)), after(5.0)), None);
     assert_eq!(inbox.counters().stale, 2);
     assert!(hear(&mut inbox, 0, &write(&mut alice, after(5.0)), after(5.0)).is_some());
 }
 
 #[test]
 fn who_has_nothing_alive_is_forgotten_without_a_trace() {
-    let mut inbox = inbox_with(InboxLimits {
-        most_senders: 2,
-        most_seen: 1,
-        ..InboxLimits::default()
-    });
+    let mut inbox = inbox_with(InboxLimits { most_senders: 2, most_seen: 1, ..InboxLimits::default() });
     let old = write(&mut scribe(1), start());
     assert!(hear(&mut inbox, 0, &old, start()).is_some());
     assert!(hear(&mut inbox, 0, &write(&mut scribe(2), start()), start()).is_some());
@@ -211,11 +170,7 @@ fn who_has_nothing_alive_is_forgotten_without_a_trace() {
 
     inbox.handle_clock(clock_off(-90), now);
     hear(&mut inbox, 0, &slow, now);
-    assert_eq!(
-        hear(&mut inbox, 0, &old, now),
-        None,
-        "time that steps back revives nothing"
-    );
+    assert_eq!(hear(&mut inbox, 0, &old, now), None, "time that steps back revives nothing");
     assert_eq!(inbox.counters().stale, 1);
 }
 
@@ -241,10 +196,7 @@ fn a_flood_costs_little_and_stops_nobody_else() {
     let counters = *inbox.counters();
     assert_eq!(counters.size, 5_000);
     assert!(counters.broken <= 151, "opened {} in a second", counters.broken);
-    assert!(
-        counters.channel_rate + counters.duplicate >= 7_349,
-        "{counters:?}"
-    );
+    assert!(counters.channel_rate + counters.duplicate >= 7_349, "{counters:?}");
     assert_eq!(total(&counters), 12_500);
 
     // The flooded channel brings a good signal: not opened, and so not spoilt for the other channel.
@@ -266,25 +218,13 @@ fn ever_new_channels_have_no_budget_of_their_own() {
         dice.fill(&mut bytes[1..]);
         hear(&mut inbox, channel, &bytes, start());
     }
-    assert_eq!(
-        (inbox.counters().broken, inbox.counters().channel_rate),
-        (64, 436)
-    );
-    assert!(
-        hear(&mut inbox, 9_999, &write(&mut scribe(1), start()), after(1.0)).is_some(),
-        "rested"
-    );
+    assert_eq!((inbox.counters().broken, inbox.counters().channel_rate), (64, 436));
+    assert!(hear(&mut inbox, 9_999, &write(&mut scribe(1), start()), after(1.0)).is_some(), "rested");
 }
 
 #[test]
 fn clocks_may_differ_by_a_minute_and_no_more() {
-    for (secs, heard) in [
-        (-61 - 30, false),
-        (-59 - 30, true),
-        (0, true),
-        (59, true),
-        (61, false),
-    ] {
+    for (secs, heard) in [(-61 - 30, false), (-59 - 30, true), (0, true), (59, true), (61, false)] {
         let mut inbox = inbox_with(InboxLimits::default());
         // Late enough that nothing is from before the inbox was made.
         let now = after(1_000.0);
@@ -300,10 +240,7 @@ fn clocks_may_differ_by_a_minute_and_no_more() {
 fn after_a_suspend_the_clock_is_put_right() {
     let mut inbox = inbox();
     let mut alice = scribe_with(1, clock_off(7_200));
-    assert_eq!(
-        hear(&mut inbox, 0, &write(&mut alice, after(1.0)), after(1.0)),
-        None
-    );
+    assert_eq!(hear(&mut inbox, 0, &write(&mut alice, after(1.0)), after(1.0)), None);
     assert_eq!(inbox.counters().early, 1);
     inbox.handle_clock(clock_off(7_200), after(2.0));
     assert!(hear(&mut inbox, 0, &write(&mut alice, after(2.0)), after(2.0)).is_some());
@@ -314,15 +251,7 @@ fn no_signal_lives_long_or_backwards() {
     let mut inbox = inbox();
     let issued = clock().unix(start());
     assert!(hear(&mut inbox, 0, &forge(1, 1, issued, MOST_TTL), start()).is_some());
-    assert_eq!(
-        hear(
-            &mut inbox,
-            0,
-            &forge(1, 2, issued, MOST_TTL + Duration::from_micros(1)),
-            start()
-        ),
-        None
-    );
+    assert_eq!(hear(&mut inbox, 0, &forge(1, 2, issued, MOST_TTL + Duration::from_micros(1)), start()), None);
     let mut backwards = open(&identity(RECEIVER), &forge(1, 3, issued, TTL)).unwrap();
     backwards.expires = issued.before(Duration::from_micros(1));
     let bytes = seal(&identity(1), &id(RECEIVER), &backwards, &mut Seed::from_u64(3)).unwrap();
@@ -333,13 +262,8 @@ fn no_signal_lives_long_or_backwards() {
 #[test]
 fn a_new_life_does_not_repeat_the_old_one() {
     let (mut inbox, mut alice) = (inbox(), scribe(1));
-    let before = alice.write(
-        id(RECEIVER),
-        AttemptId([1; 16]),
-        Body::Bye,
-        MOST_TTL,
-        start() - Duration::from_secs(61),
-    );
+    let before =
+        alice.write(id(RECEIVER), AttemptId([1; 16]), Body::Bye, MOST_TTL, start() - Duration::from_secs(61));
     assert_eq!(hear(&mut inbox, 0, &before.unwrap(), start()), None);
     assert_eq!(inbox.counters().stale, 1);
     // But whose clock is slow, or who just missed us, is heard.
@@ -351,9 +275,7 @@ fn a_new_life_does_not_repeat_the_old_one() {
 fn overtaken_is_not_lost_but_far_behind_is() {
     let mut inbox = inbox();
     let mut alice = scribe(1);
-    let all: Vec<Bytes> = (0..WINDOW + 2)
-        .map(|nth| write(&mut alice, after(nth as f64 * 0.2)))
-        .collect();
+    let all: Vec<Bytes> = (0..WINDOW + 2).map(|nth| write(&mut alice, after(nth as f64 * 0.2))).collect();
     let now = |nth: usize| after(20.0 + nth as f64 * 0.1);
     for (nth, bytes) in all.iter().enumerate().skip(2) {
         assert!(hear(&mut inbox, 0, bytes, now(nth)).is_some());
@@ -380,22 +302,11 @@ fn strangers_and_echoes_are_dropped() {
     let mut inbox = inbox();
     inbox.set_allowed(Some(BTreeSet::from([id(1)])));
     assert!(hear(&mut inbox, 0, &write(&mut scribe(1), start()), start()).is_some());
-    assert_eq!(
-        hear(&mut inbox, 0, &write(&mut scribe(2), start()), start()),
-        None
-    );
+    assert_eq!(hear(&mut inbox, 0, &write(&mut scribe(2), start()), start()), None);
     assert_eq!(inbox.counters().not_allowed, 1);
     inbox.set_allowed(None);
     assert!(hear(&mut inbox, 0, &write(&mut scribe(2), after(1.0)), after(1.0)).is_some());
-    assert_eq!(
-        hear(
-            &mut inbox,
-            0,
-            &forge(RECEIVER, 1, clock().unix(start()), TTL),
-            start()
-        ),
-        None
-    );
+    assert_eq!(hear(&mut inbox, 0, &forge(RECEIVER, 1, clock().unix(start()), TTL), start()), None);
     assert_eq!(inbox.counters().own, 1);
 }
 
@@ -404,48 +315,26 @@ fn sealed_lies_and_later_versions_have_their_counters() {
     let mut inbox = inbox();
     let mut seed = Seed::from_u64(4);
     let mut seal = |plain: Vec<u8>| seal_bytes(&identity(9), &id(RECEIVER), plain, &mut seed).unwrap();
-    let alices = open(&identity(RECEIVER), &write(&mut scribe(1), start()))
-        .unwrap()
-        .to_bytes();
+    let alices = open(&identity(RECEIVER), &write(&mut scribe(1), start())).unwrap().to_bytes();
     let mut later = alices.clone();
     later[4] = 2;
     let mut unknown = alices.clone();
     unknown[5] = 1;
-    for bytes in [
-        seal(alices),
-        seal(later),
-        seal(unknown),
-        seal(b"hello, this is Bob".to_vec()),
-    ] {
+    for bytes in [seal(alices), seal(later), seal(unknown), seal(b"hello, this is Bob".to_vec())] {
         assert_eq!(hear(&mut inbox, 0, &bytes, start()), None);
     }
     let mut envelope = write(&mut scribe(1), start()).to_vec();
     envelope[0] = 2;
     assert_eq!(hear(&mut inbox, 0, &envelope, start()), None);
     let counters = inbox.counters();
-    assert_eq!(
-        (
-            counters.forged,
-            counters.version,
-            counters.malformed,
-            total(counters)
-        ),
-        (1, 3, 1, 5)
-    );
+    assert_eq!((counters.forged, counters.version, counters.malformed, total(counters)), (1, 3, 1, 5));
 }
 
 #[test]
 fn an_owner_who_does_not_poll_loses_signals_not_memory() {
     let limits = InboxLimits::default();
-    let plenty = Rate {
-        per_second: 1_000,
-        burst: 1_000,
-    };
-    let mut inbox = inbox_with(InboxLimits {
-        channel: plenty,
-        sender: plenty,
-        ..limits
-    });
+    let plenty = Rate { per_second: 1_000, burst: 1_000 };
+    let mut inbox = inbox_with(InboxLimits { channel: plenty, sender: plenty, ..limits });
     let mut alice = scribe(1);
     for _ in 0..300 {
         inbox.handle_sealed(0, &write(&mut alice, start()), start());
@@ -472,13 +361,7 @@ fn numbers_rise_through_pauses_and_restarts() {
 fn a_scribe_refuses_what_nobody_would_take() {
     let mut alice = Scribe::new(identity(1), clock(), Seed::from_u64(1));
     let write = |alice: &mut Scribe, to: u64, ttl: Duration| {
-        alice.write(
-            id(to),
-            AttemptId::new(&mut Seed::from_u64(1)),
-            Body::Bye,
-            ttl,
-            start(),
-        )
+        alice.write(id(to), AttemptId::new(&mut Seed::from_u64(1)), Body::Bye, ttl, start())
     };
     assert_eq!(write(&mut alice, 2, TTL), Err(WriteError::NoAddress));
     assert_eq!(alice.set_address(address(2)), Err(WriteError::NotOurs));
@@ -505,11 +388,7 @@ static CORPUS: LazyLock<Vec<Bytes>> = LazyLock::new(|| {
 });
 
 fn cramped() -> InboxLimits {
-    InboxLimits {
-        most_senders: 2,
-        most_seen: 2,
-        ..InboxLimits::default()
-    }
+    InboxLimits { most_senders: 2, most_seen: 2, ..InboxLimits::default() }
 }
 
 proptest! {
@@ -542,11 +421,7 @@ impl Subject for Disturbed {
         let config = InboxConfig {
             identity: identity(RECEIVER),
             clock: clock(),
-            limits: if seed.chance(0.5) {
-                cramped()
-            } else {
-                InboxLimits::default()
-            },
+            limits: if seed.chance(0.5) { cramped() } else { InboxLimits::default() },
         };
         Inbox::new(config, seed, now)
     }

@@ -87,24 +87,11 @@ pub struct Config {
 
 #[derive(Debug)]
 enum State {
-    Resting {
-        until: Instant,
-    },
-    Dialling {
-        until: Instant,
-    },
-    Greeting {
-        until: Instant,
-    },
-    Subscribing {
-        id: u16,
-        until: Instant,
-        session: Session,
-    },
-    Up {
-        since: Instant,
-        session: Session,
-    },
+    Resting { until: Instant },
+    Dialling { until: Instant },
+    Greeting { until: Instant },
+    Subscribing { id: u16, until: Instant, session: Session },
+    Up { since: Instant, session: Session },
     Closed,
 }
 
@@ -221,9 +208,7 @@ impl Link {
             max_packet: MAX_PACKET,
         };
         self.act(Act::Send(Packet::Connect(connect)));
-        self.state = State::Greeting {
-            until: now + ANSWER_TIMEOUT,
-        };
+        self.state = State::Greeting { until: now + ANSWER_TIMEOUT };
     }
 
     /// The dial failed or the connection ended. Nothing more comes from it.
@@ -244,19 +229,11 @@ impl Link {
         trace!(?packet, "from the broker");
         match (packet, &self.state) {
             (Packet::ConnAck(ack), State::Greeting { .. }) => self.on_conn_ack(ack, now),
-            (
-                Packet::SubAck { id, code },
-                State::Subscribing {
-                    id: ours, session, ..
-                },
-            ) if id == *ours => {
+            (Packet::SubAck { id, code }, State::Subscribing { id: ours, session, .. }) if id == *ours => {
                 if code >= 0x80 {
                     self.give_up(LinkError::SubscriptionRefused(code), now);
                 } else {
-                    self.state = State::Up {
-                        since: now,
-                        session: *session,
-                    };
+                    self.state = State::Up { since: now, session: *session };
                     self.event(Event::Up);
                 }
             }
@@ -311,10 +288,7 @@ impl Link {
         }
         self.state = State::Closed;
         for ticket in self.queue.clear() {
-            self.event(Event::Failed {
-                ticket,
-                reason: FailReason::Closed,
-            });
+            self.event(Event::Failed { ticket, reason: FailReason::Closed });
         }
     }
 
@@ -364,11 +338,7 @@ impl Link {
         let id = self.queue.free_id();
         let topic = self.config.topic.clone();
         self.act(Act::Send(Packet::Subscribe { id, topic }));
-        self.state = State::Subscribing {
-            id,
-            until: now + ANSWER_TIMEOUT,
-            session,
-        };
+        self.state = State::Subscribing { id, until: now + ANSWER_TIMEOUT, session };
         self.pump(now);
     }
 
@@ -380,10 +350,7 @@ impl Link {
         self.tells_nobody |= reason == NO_MATCHING_SUBSCRIBERS;
         if let Some(ticket) = ticket {
             let event = if reason >= 0x80 {
-                Event::Failed {
-                    ticket,
-                    reason: FailReason::Refused(reason),
-                }
+                Event::Failed { ticket, reason: FailReason::Refused(reason) }
             } else {
                 let subscribers = match reason {
                     NO_MATCHING_SUBSCRIBERS => Subscribers::Nobody,
@@ -406,32 +373,16 @@ impl Link {
 
     /// Sends what may be sent.
     fn pump(&mut self, now: Instant) {
-        let Some(&mut Session {
-            window, max_packet, ..
-        }) = self.session()
-        else {
+        let Some(&mut Session { window, max_packet, .. }) = self.session() else {
             return;
         };
         while let Some(next) = self.queue.next(window, max_packet, now) {
             match next {
-                Next::TooLarge(ticket) => self.event(Event::Failed {
-                    ticket,
-                    reason: FailReason::TooLarge,
-                }),
-                Next::Send {
-                    id,
-                    dup,
-                    topic,
-                    payload,
-                } => {
+                Next::TooLarge(ticket) => self.event(Event::Failed { ticket, reason: FailReason::TooLarge }),
+                Next::Send { id, dup, topic, payload } => {
                     self.counters.sent += u64::from(!dup);
                     self.counters.resent += u64::from(dup);
-                    self.act(Act::Send(Packet::Publish {
-                        topic,
-                        payload,
-                        id: Some(id),
-                        dup,
-                    }));
+                    self.act(Act::Send(Packet::Publish { topic, payload, id: Some(id), dup }));
                 }
             }
         }
@@ -440,9 +391,7 @@ impl Link {
     fn dial(&mut self, now: Instant) {
         self.counters.dials += 1;
         self.act(Act::Dial(self.dialect.protocol()));
-        self.state = State::Dialling {
-            until: now + DIAL_TIMEOUT,
-        };
+        self.state = State::Dialling { until: now + DIAL_TIMEOUT };
     }
 
     fn give_up(&mut self, reason: LinkError, now: Instant) {
@@ -460,28 +409,18 @@ impl Link {
         if let Dialect::Older { remember: false } = self.dialect {
             self.dialect = Dialect::Newest;
         }
-        let pauses = if reason.is_lasting() {
-            &mut self.long_pauses
-        } else {
-            &mut self.pauses
-        };
+        let pauses = if reason.is_lasting() { &mut self.long_pauses } else { &mut self.pauses };
         let retry_in = pauses.fail(&mut self.seed);
         debug!(%reason, ?retry_in, "no session");
         self.counters.losses += 1;
         self.queue.suspend();
-        self.state = State::Resting {
-            until: now + retry_in,
-        };
+        self.state = State::Resting { until: now + retry_in };
         self.event(Event::Down { reason, retry_in });
     }
 
     fn expire(&mut self, now: Instant) {
         while let Some((ticket, sent)) = self.queue.expire(now) {
-            let reason = if sent {
-                FailReason::NoAnswer
-            } else {
-                FailReason::NoConnection
-            };
+            let reason = if sent { FailReason::NoAnswer } else { FailReason::NoConnection };
             self.event(Event::Failed { ticket, reason });
         }
     }
@@ -552,9 +491,7 @@ impl Machine for Link {
     }
 
     fn poll_output(&mut self) -> Output<Act, Event> {
-        self.out
-            .pop_front()
-            .unwrap_or_else(|| Output::Wait(self.deadline()))
+        self.out.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
     }
 }
 

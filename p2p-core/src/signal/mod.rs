@@ -17,6 +17,7 @@ mod scribe;
 mod seal;
 mod seen;
 mod senders;
+mod tally;
 mod wire;
 
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use inbox::{Inbox, InboxConfig, InboxCounters, InboxEvent, InboxLimits};
 pub use message::{AttemptId, Body, DialMe, Punch, Reason, Refusal, Relay, Signal};
 pub use scribe::{Scribe, WriteError};
 pub use seal::{MOST_SEALED, OpenError, SIZES, SealError, open, seal};
+pub use tally::{BrokerTrouble, Delivery, Tally};
 pub use wire::WireError;
 
 /// The longest time a signal may be meant to last: 5 minutes. It bounds how long a replay must be remembered.

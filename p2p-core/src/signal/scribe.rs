@@ -51,13 +51,7 @@ pub enum WriteError {
 impl Scribe {
     /// A scribe for `identity`.
     pub fn new(identity: Identity, clock: Clock, seed: Seed) -> Self {
-        Self {
-            identity,
-            clock,
-            seed,
-            address: None,
-            last: 0,
-        }
+        Self { identity, clock, seed, address: None, last: 0 }
     }
 
     /// Where this node is from now on.
@@ -104,16 +98,7 @@ impl Scribe {
         }
         let issued = self.clock.unix(now);
         let seq = issued.0.max(self.last.saturating_add(1));
-        let signal = Signal {
-            from,
-            to,
-            attempt,
-            seq,
-            issued,
-            expires: issued.after(ttl),
-            sender,
-            body,
-        };
+        let signal = Signal { from, to, attempt, seq, issued, expires: issued.after(ttl), sender, body };
         let sealed = seal(&self.identity, &to, &signal, &mut self.seed)?;
         self.last = seq;
         tracing::trace!(to = %to.short(), %attempt, seq, body = signal.body.name(), "wrote a signal");

@@ -111,10 +111,7 @@ pub(super) fn seal_bytes(
     seed: &mut Seed,
 ) -> Result<Bytes, SealError> {
     let len = plain.len();
-    let size = SIZES
-        .into_iter()
-        .find(|size| len + OVERHEAD <= *size)
-        .ok_or(SealError::TooBig { len })?;
+    let size = SIZES.into_iter().find(|size| len + OVERHEAD <= *size).ok_or(SealError::TooBig { len })?;
     plain.resize(size - OVERHEAD, 0);
     let mut sealed = vec![0; size];
     sealed[0] = VERSION;
@@ -153,9 +150,7 @@ pub fn open(identity: &Identity, sealed: &[u8]) -> Result<Signal, OpenError> {
         .and_then(|builder| builder.prologue(&prologue(&ours))?.build_responder())
         .expect("the key has 32 bytes");
     let mut plain = vec![0; sealed.len()];
-    let len = handshake
-        .read_message(&sealed[1..], &mut plain)
-        .map_err(|_| OpenError::Broken)?;
+    let len = handshake.read_message(&sealed[1..], &mut plain).map_err(|_| OpenError::Broken)?;
     plain.truncate(len);
     let (message, padding) = plain.split_at(wire::announced_size(&plain)?);
     if padding.iter().any(|byte| *byte != 0) {

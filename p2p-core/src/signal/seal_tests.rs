@@ -22,11 +22,7 @@ fn address(number: u64, brokers: usize, interfaces: usize) -> PeerAddr {
         mapped: Some(40_000),
         nat: Nat::default(),
     };
-    let broker = |number: usize| {
-        format!("mqtts://{}{number}.example.org", "b".repeat(20))
-            .parse()
-            .unwrap()
-    };
+    let broker = |number: usize| format!("mqtts://{}{number}.example.org", "b".repeat(20)).parse().unwrap();
     let contents = Contents {
         brokers: (0..brokers).map(broker).collect(),
         machine: None,
@@ -64,9 +60,7 @@ fn bodies() -> [Body; 7] {
 
 fn sealed(body: Body) -> Vec<u8> {
     let signal = signal(body);
-    seal(&identity(1), &signal.to, &signal, &mut Seed::from_u64(3))
-        .unwrap()
-        .to_vec()
+    seal(&identity(1), &signal.to, &signal, &mut Seed::from_u64(3)).unwrap().to_vec()
 }
 
 /// What peer 2 makes of a plaintext that peer 1 sealed to it.
@@ -129,28 +123,13 @@ fn misuse_is_named() {
     let mut seed = Seed::from_u64(3);
     let said = signal(Body::Bye);
     let two = said.to;
-    assert_eq!(
-        seal(&identity(9), &two, &said, &mut seed),
-        Err(SealError::NotOurs)
-    );
-    assert_eq!(
-        seal(&identity(1), &identity(3).id(), &said, &mut seed),
-        Err(SealError::Receiver)
-    );
-    let foreign = Signal {
-        sender: address(9, 1, 1),
-        ..said
-    };
-    assert_eq!(
-        seal(&identity(1), &two, &foreign, &mut seed),
-        Err(SealError::NotOurs)
-    );
+    assert_eq!(seal(&identity(9), &two, &said, &mut seed), Err(SealError::NotOurs));
+    assert_eq!(seal(&identity(1), &identity(3).id(), &said, &mut seed), Err(SealError::Receiver));
+    let foreign = Signal { sender: address(9, 1, 1), ..said };
+    assert_eq!(seal(&identity(1), &two, &foreign, &mut seed), Err(SealError::NotOurs));
     assert!(seal_bytes(&identity(1), &two, vec![0; 3_999], &mut seed).is_ok());
     let error = seal_bytes(&identity(1), &two, vec![0; 4_000], &mut seed).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "a signal of 4000 bytes is too big to be sealed: 3999 at most"
-    );
+    assert_eq!(error.to_string(), "a signal of 4000 bytes is too big to be sealed: 3999 at most");
 }
 
 #[test]
@@ -164,29 +143,15 @@ fn each_kind_of_nonsense_is_told_apart() {
     assert_eq!(with(0, b'P'), OpenError::Wire(WireError::Magic));
     assert_eq!(with(4, 2), OpenError::Wire(WireError::Version { version: 2 }));
     assert_eq!(with(5, 1), OpenError::Wire(WireError::Kind { kind: 263 }));
-    assert_eq!(
-        with(6, 1),
-        OpenError::Wire(WireError::Malformed),
-        "a DialMe needs a byte more"
-    );
+    assert_eq!(with(6, 1), OpenError::Wire(WireError::Malformed), "a DialMe needs a byte more");
     assert!(matches!(with(7, 0xff), OpenError::Wire(WireError::Cut { .. })));
-    assert_eq!(
-        with(wire.len() - 1, 0),
-        OpenError::Wire(WireError::Malformed),
-        "the address is damaged"
-    );
+    assert_eq!(with(wire.len() - 1, 0), OpenError::Wire(WireError::Malformed), "the address is damaged");
     assert_eq!(opened([&wire[..], &[0, 1]].concat()), Err(OpenError::Padding));
     assert!(opened(wire.clone()).is_ok());
 
     let followed = [&wire[..], &[0]].concat();
-    assert_eq!(
-        Signal::from_bytes(&followed),
-        Err(WireError::Trailing { extra: 1 })
-    );
-    assert!(matches!(
-        Signal::from_bytes(&wire[..8]),
-        Err(WireError::Cut { there: 8, needed: 9 })
-    ));
+    assert_eq!(Signal::from_bytes(&followed), Err(WireError::Trailing { extra: 1 }));
+    assert!(matches!(Signal::from_bytes(&wire[..8]), Err(WireError::Cut { there: 8, needed: 9 })));
     let mut longer = signal(Body::AskAddr).to_bytes();
     let len = u16::from_be_bytes([longer[7], longer[8]]) + 1;
     longer[7..9].copy_from_slice(&len.to_be_bytes());
@@ -207,31 +172,21 @@ fn the_envelope_is_checked_first() {
 /// Nobody changes the format by accident.
 #[test]
 fn the_bytes_are_what_they_always_were() {
-    let contents = Contents {
-        brokers: Vec::new(),
-        machine: None,
-        interfaces: Vec::new(),
-        issued: UnixTime(1),
-    };
+    let contents =
+        Contents { brokers: Vec::new(), machine: None, interfaces: Vec::new(), issued: UnixTime(1) };
     let said = Signal {
         sender: PeerAddr::sign(&identity(1), contents).unwrap(),
         seq: 3,
         issued: UnixTime(1),
         expires: UnixTime(2),
-        ..signal(Body::Refuse(Refusal {
-            reason: Reason::Other(9),
-        }))
+        ..signal(Body::Refuse(Refusal { reason: Reason::Other(9) }))
     };
     let bytes = said.to_bytes();
     let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
     assert_eq!(hex(&bytes[..9]), "70327053010006009c");
     assert_eq!(bytes[9..41], *identity(2).id().as_bytes());
     assert_eq!(hex(&bytes[41..60]), format!("{}030102", "07".repeat(16)));
-    assert_eq!(
-        hex(&bytes[60..64]),
-        "67010064",
-        "103 bytes follow, version 1, 100 follow"
-    );
+    assert_eq!(hex(&bytes[60..64]), "67010064", "103 bytes follow, version 1, 100 follow");
     assert_eq!(bytes[64..96], *identity(1).id().as_bytes());
     assert_eq!(hex(&bytes[96..100]), "00000001");
     assert_eq!(hex(&bytes[164..]), "09");

@@ -20,12 +20,7 @@ pub(super) struct Seen {
 impl Seen {
     /// Remembers the last `most`.
     pub(super) fn new(key: [u8; 32], most: usize) -> Self {
-        Self {
-            key,
-            most,
-            set: BTreeSet::new(),
-            order: VecDeque::new(),
-        }
+        Self { key, most, set: BTreeSet::new(), order: VecDeque::new() }
     }
 
     pub(super) fn hash(&self, bytes: &[u8]) -> u64 {

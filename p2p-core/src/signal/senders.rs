@@ -76,12 +76,7 @@ pub(super) struct Senders {
 
 impl Senders {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self {
-            bounds,
-            all: BTreeMap::new(),
-            mark: UnixTime(0),
-            spent: UnixTime(0),
-        }
+        Self { bounds, all: BTreeMap::new(), mark: UnixTime(0), spent: UnixTime(0) }
     }
 
     /// Takes a signal, once.

@@ -116,10 +116,7 @@ fn unpack_all<T: DeserializeOwned>(packed: &[u8]) -> Result<T, WireError> {
 pub(super) fn announced_size(bytes: &[u8]) -> Result<usize, WireError> {
     let there = bytes.len();
     let Some(&[a, b, c, d, version, _, _, high, low]) = bytes.first_chunk::<HEADER>() else {
-        return Err(WireError::Cut {
-            there,
-            needed: HEADER,
-        });
+        return Err(WireError::Cut { there, needed: HEADER });
     };
     if [a, b, c, d] != MAGIC {
         return Err(WireError::Magic);
@@ -137,14 +134,7 @@ pub(super) fn announced_size(bytes: &[u8]) -> Result<usize, WireError> {
 impl Signal {
     /// The binary form, in the clear.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut packed = pack(&(
-            self.to,
-            self.attempt,
-            self.seq,
-            self.issued,
-            self.expires,
-            &self.sender,
-        ));
+        let mut packed = pack(&(self.to, self.attempt, self.seq, self.issued, self.expires, &self.sender));
         packed.extend(self.body.pack());
         let len = u16::try_from(packed.len()).expect("an address has 2 KiB at most, a body less");
         let mut bytes = Vec::with_capacity(HEADER + packed.len());
@@ -164,9 +154,7 @@ impl Signal {
         type Common = (PeerId, AttemptId, u64, UnixTime, UnixTime, PeerAddr);
         let needed = announced_size(bytes)?;
         if bytes.len() > needed {
-            return Err(WireError::Trailing {
-                extra: bytes.len() - needed,
-            });
+            return Err(WireError::Trailing { extra: bytes.len() - needed });
         }
         let kind = u16::from_be_bytes([bytes[5], bytes[6]]);
         let (common, rest) =

@@ -13,10 +13,7 @@ pub(super) struct Allowance {
 
 impl Allowance {
     pub(super) fn new(now: Instant) -> Self {
-        Self {
-            left: RECEIVE_BURST,
-            counted: now,
-        }
+        Self { left: RECEIVE_BURST, counted: now }
     }
 
     pub(super) fn take(&mut self, now: Instant) -> bool {

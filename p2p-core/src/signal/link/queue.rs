@@ -30,12 +30,7 @@ struct Flight {
 
 /// What became of the oldest message that may be sent now.
 pub(super) enum Next {
-    Send {
-        id: u16,
-        dup: bool,
-        topic: String,
-        payload: Bytes,
-    },
+    Send { id: u16, dup: bool, topic: String, payload: Bytes },
     TooLarge(u64),
 }
 
@@ -64,16 +59,7 @@ impl Queue {
 
     pub(super) fn push(&mut self, ticket: u64, topic: String, payload: Bytes, until: Instant) {
         self.bytes += topic.len() + payload.len();
-        self.messages.insert(
-            self.arrivals,
-            Message {
-                ticket,
-                topic,
-                payload,
-                until,
-                id: None,
-            },
-        );
+        self.messages.insert(self.arrivals, Message { ticket, topic, payload, until, id: None });
         self.arrivals += 1;
     }
 
@@ -113,20 +99,12 @@ impl Queue {
         let before = message.id;
         let (topic, payload) = (message.topic.clone(), message.payload.clone());
         let id = before.unwrap_or_else(|| self.free_id());
-        let flight = Flight {
-            message: Some(arrival),
-            sent: Some(now),
-        };
+        let flight = Flight { message: Some(arrival), sent: Some(now) };
         self.flights.insert(id, flight);
         if let Some(message) = self.messages.get_mut(&arrival) {
             message.id = Some(id);
         }
-        Some(Next::Send {
-            id,
-            dup: before.is_some(),
-            topic,
-            payload,
-        })
+        Some(Next::Send { id, dup: before.is_some(), topic, payload })
     }
 
     /// The broker acknowledged `id`. `Err` when nothing with this identifier is on its way; `Ok(None)` when its
@@ -170,10 +148,7 @@ impl Queue {
     pub(super) fn clear(&mut self) -> Vec<u64> {
         self.flights.clear();
         self.bytes = 0;
-        std::mem::take(&mut self.messages)
-            .into_values()
-            .map(|message| message.ticket)
-            .collect()
+        std::mem::take(&mut self.messages).into_values().map(|message| message.ticket).collect()
     }
 
     /// When the next message expires.

@@ -14,11 +14,7 @@ use crate::sim::laws::{Drained, Subject, drain};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn config() -> Config {
-    Config {
-        topic: "p2p/me".into(),
-        login: None,
-        protocol: None,
-    }
+    Config { topic: "p2p/me".into(), login: None, protocol: None }
 }
 
 fn conn_ack(code: ConnectCode) -> Packet {
@@ -39,10 +35,7 @@ impl Subject for Anything {
 
     fn new(mut seed: Seed, now: Instant) -> Link {
         let config = Config {
-            protocol: seed
-                .pick(&[None, Some(Protocol::V5), Some(Protocol::V311)])
-                .copied()
-                .flatten(),
+            protocol: seed.pick(&[None, Some(Protocol::V5), Some(Protocol::V311)]).copied().flatten(),
             ..config()
         };
         let mut link = Link::new(config, seed.fork("link"), now);
@@ -58,11 +51,7 @@ impl Subject for Anything {
 
     fn disturb(link: &mut Link, dice: &mut Seed, now: Instant) {
         let small = |dice: &mut Seed| dice.below(4) as u16;
-        let code = |dice: &mut Seed| {
-            dice.pick(&[0, 1, 0x10, 0x80, 0x87, 0x8e, 255])
-                .copied()
-                .unwrap_or(0)
-        };
+        let code = |dice: &mut Seed| dice.pick(&[0, 1, 0x10, 0x80, 0x87, 0x8e, 255]).copied().unwrap_or(0);
         match dice.below(12) {
             0 => link.handle_connected(now),
             1 if dice.chance(0.3) => link.handle_lost(LinkError::Lost("reset".into()), now),
@@ -78,35 +67,14 @@ impl Subject for Anything {
                 let ack = ConnAck {
                     code: dice.pick(&codes).copied().unwrap_or(ConnectCode::NotAuthorised),
                     session_present: dice.chance(0.5),
-                    receive_max: dice
-                        .pick(&[None, Some(0), Some(1), Some(u16::MAX)])
-                        .copied()
-                        .flatten(),
-                    max_packet: dice
-                        .pick(&[None, Some(0), Some(40), Some(u32::MAX)])
-                        .copied()
-                        .flatten(),
-                    keep_alive: dice
-                        .pick(&[None, Some(0), Some(5), Some(u16::MAX)])
-                        .copied()
-                        .flatten(),
+                    receive_max: dice.pick(&[None, Some(0), Some(1), Some(u16::MAX)]).copied().flatten(),
+                    max_packet: dice.pick(&[None, Some(0), Some(40), Some(u32::MAX)]).copied().flatten(),
+                    keep_alive: dice.pick(&[None, Some(0), Some(5), Some(u16::MAX)]).copied().flatten(),
                 };
                 link.handle_packet(Packet::ConnAck(ack), now);
             }
-            3 => link.handle_packet(
-                Packet::SubAck {
-                    id: small(dice),
-                    code: code(dice),
-                },
-                now,
-            ),
-            4 => link.handle_packet(
-                Packet::PubAck {
-                    id: small(dice),
-                    reason: code(dice),
-                },
-                now,
-            ),
+            3 => link.handle_packet(Packet::SubAck { id: small(dice), code: code(dice) }, now),
+            4 => link.handle_packet(Packet::PubAck { id: small(dice), reason: code(dice) }, now),
             5 if dice.chance(0.1) => link.handle_packet(Packet::Disconnect { reason: code(dice) }, now),
             6 => link.handle_packet(Packet::PingResp, now),
             7 => link.handle_packet(Packet::PingReq, now),
@@ -176,13 +144,7 @@ impl Story {
 
     fn publish(&mut self, ticket: u64, lives: Duration) -> Drained<Act, Event> {
         let until = self.now + lives;
-        let taken = self.link.publish(
-            ticket,
-            "p2p/you".into(),
-            Bytes::from_static(b"hi"),
-            until,
-            self.now,
-        );
+        let taken = self.link.publish(ticket, "p2p/you".into(), Bytes::from_static(b"hi"), until, self.now);
         assert_eq!(taken, Ok(()));
         drain(&mut self.link)
     }
@@ -209,9 +171,7 @@ fn accepted() -> ConnAck {
 
 fn published(drained: &Drained<Act, Event>) -> Vec<(u16, bool)> {
     let ids = drained.acts.iter().filter_map(|act| match act {
-        Act::Send(Packet::Publish {
-            id: Some(id), dup, ..
-        }) => Some((*id, *dup)),
+        Act::Send(Packet::Publish { id: Some(id), dup, .. }) => Some((*id, *dup)),
         _ => None,
     });
     ids.collect()
@@ -226,14 +186,8 @@ fn down(drained: &Drained<Act, Event>) -> (LinkError, Duration) {
 
 #[test]
 fn it_dials_greets_subscribes_and_is_up() {
-    let login = Login {
-        user: "u".into(),
-        password: "secret".into(),
-    };
-    let (mut story, first) = Story::new(Config {
-        login: Some(login.clone()),
-        ..config()
-    });
+    let login = Login { user: "u".into(), password: "secret".into() };
+    let (mut story, first) = Story::new(Config { login: Some(login.clone()), ..config() });
     assert_eq!(first.acts, [Act::Dial(Protocol::V5)]);
     let hello = story.connect();
     let [Act::Send(Packet::Connect(connect))] = &hello.acts[..] else {
@@ -243,27 +197,17 @@ fn it_dials_greets_subscribes_and_is_up() {
     assert!((1..=23).contains(&connect.client_id.len()));
     assert!(!format!("{connect:?}").contains("secret"), "a password shows");
     let subscribing = story.packet(conn_ack(ConnectCode::Accepted));
-    let subscribe = Packet::Subscribe {
-        id: 1,
-        topic: "p2p/me".into(),
-    };
+    let subscribe = Packet::Subscribe { id: 1, topic: "p2p/me".into() };
     assert_eq!(subscribing.acts, [Act::Send(subscribe)]);
     assert!(!story.link.is_up());
-    assert_eq!(
-        story.packet(Packet::SubAck { id: 1, code: 1 }).events,
-        [Event::Up]
-    );
+    assert_eq!(story.packet(Packet::SubAck { id: 1, code: 1 }).events, [Event::Up]);
     assert!(story.link.is_up());
 }
 
 #[test]
 fn it_learns_whether_the_broker_tells_that_nobody_listens() {
     let mut story = Story::up(accepted());
-    let told = [
-        (0, Subscribers::Unknown),
-        (0x10, Subscribers::Nobody),
-        (0, Subscribers::Someone),
-    ];
+    let told = [(0, Subscribers::Unknown), (0x10, Subscribers::Nobody), (0, Subscribers::Someone)];
     for (ticket, (reason, subscribers)) in (1..).zip(told) {
         let [(id, false)] = published(&story.publish(ticket, SECOND))[..] else {
             panic!("not sent at once");
@@ -272,14 +216,8 @@ fn it_learns_whether_the_broker_tells_that_nobody_listens() {
         assert_eq!(delivered, [Event::Delivered { ticket, subscribers }]);
     }
     story.publish(9, SECOND);
-    let refused = Event::Failed {
-        ticket: 9,
-        reason: FailReason::Refused(0x87),
-    };
-    assert_eq!(
-        story.packet(Packet::PubAck { id: 5, reason: 0x87 }).events,
-        [refused]
-    );
+    let refused = Event::Failed { ticket: 9, reason: FailReason::Refused(0x87) };
+    assert_eq!(story.packet(Packet::PubAck { id: 5, reason: 0x87 }).events, [refused]);
 }
 
 #[test]
@@ -296,20 +234,11 @@ fn a_broker_that_restarts_in_mid_publish_gets_it_again() {
     assert_eq!(story.wake().acts, [Act::Dial(Protocol::V5)]);
     story.connect();
     let again = story.packet(conn_ack(ConnectCode::Accepted));
-    assert!(
-        matches!(again.acts[0], Act::Send(Packet::Subscribe { .. })),
-        "{again:?}"
-    );
+    assert!(matches!(again.acts[0], Act::Send(Packet::Subscribe { .. })), "{again:?}");
     assert_eq!(published(&again), [(id, true)]);
     let delivered = story.packet(Packet::PubAck { id, reason: 0 });
-    assert!(matches!(
-        delivered.events[..],
-        [Event::Delivered { ticket: 7, .. }]
-    ));
-    assert!(
-        story.packet(Packet::PubAck { id, reason: 0 }).is_quiet(),
-        "a repeated acknowledgement"
-    );
+    assert!(matches!(delivered.events[..], [Event::Delivered { ticket: 7, .. }]));
+    assert!(story.packet(Packet::PubAck { id, reason: 0 }).is_quiet(), "a repeated acknowledgement");
     assert_eq!(story.link.counters().strange, 1);
 }
 
@@ -345,10 +274,7 @@ fn pauses_grow_and_a_steady_session_makes_them_short_again() {
     let id = 1;
     story.packet(Packet::SubAck { id, code: 0 });
     let short_lived = down(&story.lost()).1;
-    assert!(
-        short_lived >= 30 * SECOND,
-        "a session that falls at once proves nothing"
-    );
+    assert!(short_lived >= 30 * SECOND, "a session that falls at once proves nothing");
     story.wake();
     story.connect();
     story.packet(conn_ack(ConnectCode::Accepted));
@@ -383,20 +309,13 @@ fn a_hello_answered_by_a_hang_up_is_tried_once_in_the_old_version() {
     assert_eq!(dropped.acts, [Act::Dial(Protocol::V311)]);
     story.connect();
     assert!(matches!(down(&story.lost()).0, LinkError::Lost(_)));
-    assert_eq!(
-        story.wake().acts,
-        [Act::Dial(Protocol::V5)],
-        "it was not the version"
-    );
+    assert_eq!(story.wake().acts, [Act::Dial(Protocol::V5)], "it was not the version");
 }
 
 #[test]
 fn a_pinned_version_never_falls_back() {
     for protocol in [Protocol::V5, Protocol::V311] {
-        let (mut story, first) = Story::new(Config {
-            protocol: Some(protocol),
-            ..config()
-        });
+        let (mut story, first) = Story::new(Config { protocol: Some(protocol), ..config() });
         assert_eq!(first.acts, [Act::Dial(protocol)]);
         story.connect();
         let refused = story.packet(conn_ack(ConnectCode::BadProtocol));
@@ -409,10 +328,9 @@ fn a_pinned_version_never_falls_back() {
 
 #[test]
 fn what_only_a_person_can_mend_is_told_at_once_and_tried_seldom() {
-    for (code, error) in [
-        (ConnectCode::BadLogin, LinkError::BadLogin),
-        (ConnectCode::NotAuthorised, LinkError::NotAuthorised),
-    ] {
+    for (code, error) in
+        [(ConnectCode::BadLogin, LinkError::BadLogin), (ConnectCode::NotAuthorised, LinkError::NotAuthorised)]
+    {
         let (mut story, _) = Story::new(config());
         story.connect();
         let refused = story.packet(conn_ack(code));
@@ -430,22 +348,14 @@ fn what_only_a_person_can_mend_is_told_at_once_and_tried_seldom() {
 
 #[test]
 fn an_absurd_receive_maximum_means_one_at_a_time() {
-    let mut story = Story::up(ConnAck {
-        receive_max: Some(0),
-        ..accepted()
-    });
+    let mut story = Story::up(ConnAck { receive_max: Some(0), ..accepted() });
     assert_eq!(published(&story.publish(1, SECOND)), [(2, false)]);
     assert!(story.publish(2, SECOND).is_quiet());
     let next = story.packet(Packet::PubAck { id: 2, reason: 0 });
     assert_eq!(published(&next), [(3, false)]);
-    let many = Story::up(ConnAck {
-        receive_max: Some(u16::MAX),
-        ..accepted()
-    });
+    let many = Story::up(ConnAck { receive_max: Some(u16::MAX), ..accepted() });
     let mut story = many;
-    let sent: usize = (0..40)
-        .map(|ticket| published(&story.publish(ticket, SECOND)).len())
-        .sum();
+    let sent: usize = (0..40).map(|ticket| published(&story.publish(ticket, SECOND)).len()).sum();
     assert_eq!(sent, usize::from(WINDOW));
 }
 
@@ -470,10 +380,7 @@ fn every_message_has_an_end() {
     let reason = FailReason::Closed;
     let closed = drain(&mut story.link);
     assert_eq!(closed.events, [Event::Failed { ticket: 3, reason }]);
-    assert_eq!(
-        closed.acts,
-        [Act::Send(Packet::Disconnect { reason: 0 }), Act::HangUp]
-    );
+    assert_eq!(closed.acts, [Act::Send(Packet::Disconnect { reason: 0 }), Act::HangUp]);
 }
 
 #[test]
@@ -487,10 +394,7 @@ fn a_broker_that_stops_acknowledging_is_left() {
 
 #[test]
 fn the_heart_beats_and_stops() {
-    let mut story = Story::up(ConnAck {
-        keep_alive: Some(20),
-        ..accepted()
-    });
+    let mut story = Story::up(ConnAck { keep_alive: Some(20), ..accepted() });
     let start = story.now;
     assert_eq!(story.wake().acts, [Act::Send(Packet::PingReq)]);
     assert_eq!(story.now - start, 15 * SECOND);
@@ -507,41 +411,28 @@ fn the_door_is_bounded() {
     let (mut story, _) = Story::new(config());
     let now = story.now;
     let mut publish = |ticket, topic: &str, size: usize, until| {
-        story
-            .link
-            .publish(ticket, topic.into(), vec![0; size].into(), until, now)
+        story.link.publish(ticket, topic.into(), vec![0; size].into(), until, now)
     };
     for topic in ["", "a/+", "#", "a\0"] {
         assert_eq!(publish(0, topic, 1, now + SECOND), Err(PublishError::BadTopic));
     }
     let most = MAX_PACKET as usize;
     let size = most + 11;
-    assert_eq!(
-        publish(0, "t", most, now + SECOND),
-        Err(PublishError::TooLarge { size, most })
-    );
+    assert_eq!(publish(0, "t", most, now + SECOND), Err(PublishError::TooLarge { size, most }));
     assert_eq!(publish(0, "t", 1, now), Err(PublishError::TooLate));
     for ticket in 0..MAX_QUEUED as u64 {
         assert_eq!(publish(ticket, "t", 1, now + SECOND), Ok(()));
         let again = publish(ticket, "t", 1, now + SECOND);
-        assert!(matches!(
-            again,
-            Err(PublishError::TicketInUse | PublishError::QueueFull)
-        ));
+        assert!(matches!(again, Err(PublishError::TicketInUse | PublishError::QueueFull)));
     }
     assert_eq!(publish(99, "t", 1, now + SECOND), Err(PublishError::QueueFull));
     story.link.close(now);
-    assert_eq!(
-        story.link.publish(1, "t".into(), Bytes::new(), now + SECOND, now),
-        Err(PublishError::Closed)
-    );
+    assert_eq!(story.link.publish(1, "t".into(), Bytes::new(), now + SECOND, now), Err(PublishError::Closed));
 
     let (mut story, _) = Story::new(config());
     let big = Bytes::from(vec![0; 16_000]);
     let taken = (0..64).take_while(|ticket| {
-        let publish = story
-            .link
-            .publish(*ticket, "t".into(), big.clone(), now + SECOND, now);
+        let publish = story.link.publish(*ticket, "t".into(), big.clone(), now + SECOND, now);
         publish == Ok(())
     });
     assert_eq!(taken.count(), MAX_QUEUED_BYTES / 16_001, "bytes are bounded too");
@@ -552,21 +443,13 @@ fn what_the_broker_finds_too_large_is_never_sent() {
     let (mut story, _) = Story::new(config());
     story.publish(1, SECOND);
     story.connect();
-    let ack = ConnAck {
-        max_packet: Some(12),
-        ..accepted()
-    };
+    let ack = ConnAck { max_packet: Some(12), ..accepted() };
     let begun = story.packet(Packet::ConnAck(ack));
     let reason = FailReason::TooLarge;
     assert_eq!(begun.events, [Event::Failed { ticket: 1, reason }]);
     assert!(published(&begun).is_empty());
-    let again = story.link.publish(
-        2,
-        "p2p/you".into(),
-        Bytes::from_static(b"hi"),
-        story.now + SECOND,
-        story.now,
-    );
+    let again =
+        story.link.publish(2, "p2p/you".into(), Bytes::from_static(b"hi"), story.now + SECOND, story.now);
     assert_eq!(again, Err(PublishError::TooLarge { size: 19, most: 12 }));
 }
 

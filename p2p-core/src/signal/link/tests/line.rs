@@ -33,22 +33,14 @@ fn whatever_the_line_does_each_message_ends_once_and_truthfully() {
                     Act::Send(Packet::Connect(_)) => Some(conn_ack(ConnectCode::Accepted)),
                     Act::Send(Packet::Subscribe { id, .. }) => Some(Packet::SubAck { id, code: 1 }),
                     Act::Send(Packet::PingReq) => Some(Packet::PingResp),
-                    Act::Send(Packet::Publish {
-                        payload,
-                        id: Some(id),
-                        ..
-                    }) => {
+                    Act::Send(Packet::Publish { payload, id: Some(id), .. }) => {
                         let ticket = payload.as_ref().try_into().map(u64::from_be_bytes);
                         seen.insert(ticket.expect("eight bytes"));
                         Some(Packet::PubAck { id, reason: 0 }).filter(|_| dice.chance(0.9))
                     }
                     Act::Send(other) => panic!("{other:?}"),
                 };
-                for answer in answer
-                    .into_iter()
-                    .cycle()
-                    .take(if dice.chance(0.2) { 2 } else { 1 })
-                {
+                for answer in answer.into_iter().cycle().take(if dice.chance(0.2) { 2 } else { 1 }) {
                     stamp += 1;
                     let late = dice.up_to(Duration::from_millis(2_500));
                     line.insert((story.now + late, stamp), answer);
@@ -57,10 +49,7 @@ fn whatever_the_line_does_each_message_ends_once_and_truthfully() {
             for event in drained.events {
                 match event {
                     Event::Delivered { ticket, .. } => {
-                        assert!(
-                            open.remove(&ticket).is_some(),
-                            "two ends for {ticket} in world {world}"
-                        );
+                        assert!(open.remove(&ticket).is_some(), "two ends for {ticket} in world {world}");
                         assert!(seen.contains(&ticket), "delivered, but the broker never saw it");
                         delivered += 1;
                     }
@@ -72,18 +61,11 @@ fn whatever_the_line_does_each_message_ends_once_and_truthfully() {
                     Event::Up | Event::Down { .. } | Event::Received { .. } => {}
                 }
             }
-            assert!(
-                open.values().all(|until| *until >= story.now),
-                "outlived its end in world {world}"
-            );
+            assert!(open.values().all(|until| *until >= story.now), "outlived its end in world {world}");
             let answer = line.first_key_value().map(|((at, _), _)| *at);
             let wait = drained.wait.map(|deadline| deadline.at);
             let tick = story.now + dice.up_to(Duration::from_millis(400));
-            let next = [answer, wait, Some(tick)]
-                .into_iter()
-                .flatten()
-                .min()
-                .expect("a tick");
+            let next = [answer, wait, Some(tick)].into_iter().flatten().min().expect("a tick");
             story.now = next.max(story.now);
             if wait == Some(next) {
                 story.link.handle_timeout(story.now);
@@ -94,17 +76,11 @@ fn whatever_the_line_does_each_message_ends_once_and_truthfully() {
                 }
             } else if dice.chance(0.04) {
                 line.clear();
-                story
-                    .link
-                    .handle_lost(LinkError::Lost("restart".into()), story.now);
+                story.link.handle_lost(LinkError::Lost("restart".into()), story.now);
             } else {
                 let until = story.now + SECOND + dice.up_to(Duration::from_secs(20));
                 let payload = Bytes::copy_from_slice(&u64::to_be_bytes(tickets));
-                if story
-                    .link
-                    .publish(tickets, "p2p/you".into(), payload, until, story.now)
-                    .is_ok()
-                {
+                if story.link.publish(tickets, "p2p/you".into(), payload, until, story.now).is_ok() {
                     open.insert(tickets, until);
                 }
                 tickets += 1;
@@ -117,8 +93,5 @@ fn whatever_the_line_does_each_message_ends_once_and_truthfully() {
         assert_eq!(ends.count(), open.len(), "the last ones end too");
         resent += story.link.counters().resent;
     }
-    assert!(
-        delivered > 10_000 && failed > 100 && resent > 1_000,
-        "{delivered} {failed} {resent}"
-    );
+    assert!(delivered > 10_000 && failed > 100 && resent > 1_000, "{delivered} {failed} {resent}");
 }
