@@ -5,7 +5,7 @@
 mod stories;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -37,7 +37,9 @@ fn binary(name: &str) -> Option<PathBuf> {
             !required,
             "{name} is required (P2P_LAB=require) and not on this machine"
         );
-        eprintln!("SKIPPED: there is no {name} on this machine");
+        // Past the capture of the test harness, so that a skipped test is seen.
+        let skipped = writeln!(std::io::stderr(), "SKIPPED: there is no {name} on this machine");
+        skipped.expect("stderr takes a line");
     }
     found
 }

@@ -192,4 +192,20 @@ mod tests {
         let refused = connect([closed].into(), &Bind::default()).await.unwrap_err();
         assert!(matches!(refused, LinkError::Unreachable(_)), "{refused}");
     }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn it_leaves_from_where_it_is_told() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bind = Bind {
+            address: Some("127.0.0.5".parse().unwrap()),
+            device: Some("lo".into()),
+        };
+        let stream = connect([listener.local_addr().unwrap()].into(), &bind)
+            .await
+            .unwrap();
+        let (_, from) = listener.accept().await.unwrap();
+        assert_eq!(from.ip(), bind.address.unwrap());
+        assert_eq!(SockRef::from(&stream).device().unwrap().unwrap(), b"lo");
+    }
 }

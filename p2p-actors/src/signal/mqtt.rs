@@ -115,6 +115,8 @@ impl Mqtt {
 
     fn stop_when_closed(&mut self, ctx: &mut Context<Self>) {
         if self.closing && self.farewells == 0 {
+            let counters = self.driven.machine().counters();
+            debug!(channel = self.channel, ?counters, "channel closed");
             ctx.stop();
         }
     }
