@@ -201,8 +201,8 @@ fn authority(folder: &Path, name: &str) -> CertifiedIssuer<'static, KeyPair> {
     authority
 }
 
-#[test]
-fn tls_with_the_right_authority_only() {
+/// One with TLS, and the files of its folder: `right.pem` and `wrong.pem` are authorities.
+fn secure() -> Option<Mosquitto> {
     let folder = TempDir::new().unwrap();
     let right = authority(folder.path(), "right");
     authority(folder.path(), "wrong");
@@ -212,39 +212,45 @@ fn tls_with_the_right_authority_only() {
     fs::write(folder.path().join("server.pem"), certificate.pem()).unwrap();
     fs::write(folder.path().join("server.key"), key.serialize_pem()).unwrap();
     fs::write(folder.path().join("empty.pem"), "nothing here").unwrap();
-    let pem = |name: &str| folder.path().join(name).with_extension("pem");
-    let [right, wrong, empty, missing] = ["right", "wrong", "empty", "missing"].map(pem);
     let lines = "allow_anonymous true\ncertfile {}/server.pem\nkeyfile {}/server.key";
-    let Some(mosquitto) = Mosquitto::start(folder, lines) else {
-        return;
-    };
-    let trusting = |ca_file: Option<PathBuf>, host: &str| Endpoint {
-        host: host.into(),
+    Mosquitto::start(folder, lines)
+}
+
+/// The endpoint of [`secure`], trusting the authority in this file.
+fn trusting(mosquitto: &Mosquitto, ca_file: &str) -> Endpoint {
+    let ca_file = Some(mosquitto.folder.path().join(ca_file));
+    Endpoint {
         tls: Some(Tls { ca_file }),
         ..endpoint(mosquitto.port)
-    };
+    }
+}
+
+#[test]
+fn tls_with_the_right_authority_only() {
+    let Some(mosquitto) = secure() else { return };
     tell(async {
         for host in ["127.0.0.1", "localhost"] {
-            let endpoint = trusting(Some(right.clone()), host);
+            let mut endpoint = trusting(&mosquitto, "right.pem");
+            endpoint.host = host.into();
             stories::two_talk(Broker::Mqtt(endpoint)).await;
         }
-        let error = Party::on("a", &trusting(Some(wrong), "127.0.0.1")).down().await;
+        let error = Party::on("a", &trusting(&mosquitto, "wrong.pem")).down().await;
         assert!(matches!(error, LinkError::Certificate(_)), "{error}");
         assert!(error.is_lasting());
-        for unusable in [empty, missing] {
-            let error = Party::on("a", &trusting(Some(unusable), "127.0.0.1"))
-                .down()
-                .await;
+        for unusable in ["empty.pem", "missing.pem"] {
+            let error = Party::on("a", &trusting(&mosquitto, unusable)).down().await;
             assert!(matches!(error, LinkError::Configuration(_)), "{error}");
         }
         // The platform's authorities do not know ours, or there are none.
-        let error = Party::on("a", &trusting(None, "127.0.0.1")).down().await;
+        let mut endpoint = trusting(&mosquitto, "");
+        endpoint.tls = Some(Tls::default());
+        let error = Party::on("a", &endpoint).down().await;
         assert!(
             matches!(error, LinkError::Certificate(_) | LinkError::Configuration(_)),
             "{error}"
         );
         // Plain into a TLS port: the broker hangs up.
-        let error = Party::on("a", &endpoint(mosquitto.port)).down().await;
+        let error = Party::on("a", &stories::endpoint(mosquitto.port)).down().await;
         assert!(!error.is_lasting(), "{error}");
     });
 }
@@ -269,12 +275,24 @@ fn tls_to_a_plain_port_is_told_as_such() {
 
 #[test]
 fn killed_and_restarted_in_mid_run() {
-    let Some(mut mosquitto) = Mosquitto::plain() else {
+    let Some(mosquitto) = Mosquitto::plain() else {
         return;
     };
+    let endpoint = endpoint(mosquitto.port);
+    kill_and_restart(mosquitto, &endpoint);
+}
+
+#[test]
+fn killed_and_restarted_in_mid_run_with_tls() {
+    let Some(mosquitto) = secure() else { return };
+    let endpoint = trusting(&mosquitto, "right.pem");
+    kill_and_restart(mosquitto, &endpoint);
+}
+
+fn kill_and_restart(mut mosquitto: Mosquitto, endpoint: &Endpoint) {
     tell(async {
-        let mut alice = Party::new("alice", mosquitto.broker());
-        let mut bob = Party::new("bob", mosquitto.broker());
+        let mut alice = Party::on("alice", endpoint);
+        let mut bob = Party::on("bob", endpoint);
         alice.up().await;
         bob.up().await;
         // It takes a message and dies before it acknowledges.

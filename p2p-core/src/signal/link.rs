@@ -32,7 +32,7 @@ use tracing::{debug, trace};
 
 pub use error::{FailReason, LinkError, PublishError};
 pub use output::{Act, Counters, Event, Subscribers};
-pub use packet::{ConnAck, Connect, ConnectCode, Login, Packet, Protocol};
+pub use packet::{ConnAck, Connect, ConnectCode, Login, Packet, Protocol, admit};
 
 use crate::{Backoff, Deadline, Machine, Output, Seed};
 use allowance::Allowance;
@@ -173,13 +173,9 @@ impl Link {
             State::Closed => return Err(PublishError::Closed),
             State::Subscribing { session, .. } | State::Up { session, .. } => session.max_packet,
             _ => MAX_PACKET,
-        } as usize;
-        let size = packet::publish_size(&topic, &payload);
-        if topic.is_empty() || topic.contains(['+', '#', '\0']) || topic.len() > usize::from(u16::MAX) {
-            return Err(PublishError::BadTopic);
-        } else if size > most {
-            return Err(PublishError::TooLarge { size, most });
-        } else if until <= now {
+        };
+        packet::admit(&topic, &payload, most)?;
+        if until <= now {
             return Err(PublishError::TooLate);
         } else if self.queue.len() >= MAX_QUEUED
             || self.queue.bytes() + topic.len() + payload.len() > MAX_QUEUED_BYTES
