@@ -162,6 +162,18 @@ fn one_that_sends_too_much_at_once() {
 }
 
 #[test]
+fn a_login_that_fits_no_packet_is_our_fault() {
+    tell(async {
+        let (_listener, port) = listen().await;
+        let mut endpoint = endpoint(port);
+        endpoint.login = stories::login(&"long".repeat(MAX_PACKET as usize));
+        let error = Party::on("alice", &endpoint).down().await;
+        assert!(matches!(error, LinkError::Configuration(_)), "{error}");
+        assert!(error.is_lasting());
+    });
+}
+
+#[test]
 fn a_broker_of_one_version_refuses_the_other_pin() {
     tell(async {
         let (listener, port) = listen().await;

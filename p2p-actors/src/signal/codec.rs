@@ -32,8 +32,12 @@ const UNSPECIFIED_ERROR: u8 = 0x80;
 pub(crate) enum CodecError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// What came is not MQTT: the broker's fault.
     #[error("{0}")]
     Malformed(String),
+    /// What should go does not fit: too long a topic, user name or password.
+    #[error("{0}")]
+    Unsendable(String),
 }
 
 impl From<CodecError> for LinkError {
@@ -41,12 +45,17 @@ impl From<CodecError> for LinkError {
         match error {
             CodecError::Io(error) => Self::Lost(error.to_string()),
             CodecError::Malformed(what) => Self::Malformed(what),
+            CodecError::Unsendable(what) => Self::Configuration(what),
         }
     }
 }
 
 fn malformed(what: impl ToString) -> CodecError {
     CodecError::Malformed(what.to_string())
+}
+
+fn unsendable(what: impl ToString) -> CodecError {
+    CodecError::Unsendable(what.to_string())
 }
 
 /// The codec of a client, for one connection in one protocol version.
@@ -114,8 +123,10 @@ impl Encoder<Packet> for Codec {
         match self.protocol {
             Protocol::V311 => into_v4(packet)?
                 .write(dst, MAX_PACKET as usize)
-                .map_err(malformed)?,
-            Protocol::V5 => into_v5(packet)?.write(dst, Some(MAX_PACKET)).map_err(malformed)?,
+                .map_err(unsendable)?,
+            Protocol::V5 => into_v5(packet)?
+                .write(dst, Some(MAX_PACKET))
+                .map_err(unsendable)?,
         };
         Ok(())
     }
@@ -360,7 +371,7 @@ fn into_v5(packet: Packet) -> Result<v5::Packet, CodecError> {
 }
 
 fn not_ours(packet: &Packet) -> CodecError {
-    malformed(format!("a client does not send {packet:?}"))
+    unsendable(format!("a client does not send {packet:?}"))
 }
 
 #[cfg(test)]

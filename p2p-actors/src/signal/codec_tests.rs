@@ -155,7 +155,7 @@ fn too_large_is_refused_before_it_is_read() {
             id: Some(1),
             dup: false,
         };
-        assert!(matches!(encode(protocol, packet), Err(CodecError::Malformed(_))));
+        assert!(matches!(encode(protocol, packet), Err(CodecError::Unsendable(_))));
     }
 }
 
