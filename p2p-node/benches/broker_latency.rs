@@ -15,8 +15,10 @@ use p2p_core::signal::link::Protocol;
 use p2p_node::rendezvous::broker::{Broker, Options};
 use stories::{Party, endpoint, pinned, tell};
 
-const WARM_UP: usize = 200;
-const MESSAGES: usize = 2_000;
+const WARM_UP: usize = 50;
+const MESSAGES: usize = 500;
+/// Signals are rare, and a channel drops what comes faster than it should: no more than 100 a second.
+const PAUSE: Duration = Duration::from_millis(10);
 
 async fn measure(name: &str, broker: Signalling) {
     let mut alice = Party::new("alice", broker.clone());
@@ -33,6 +35,7 @@ async fn measure(name: &str, broker: Signalling) {
         bob.received().await;
         times.push(start.elapsed());
         alice.ended(ticket).await.expect("acknowledged");
+        tokio::time::sleep(PAUSE).await;
     }
     let mut times = times.split_off(WARM_UP);
     times.sort();
@@ -70,7 +73,7 @@ fn mosquitto(nodelay: bool) -> Option<(Child, tempfile::NamedTempFile, Endpoint)
 }
 
 fn main() {
-    println!("publish to deliver, QoS 1, one at a time, {MESSAGES} messages, loopback:");
+    println!("publish to deliver, QoS 1, one every 10 ms, {MESSAGES} messages, loopback:");
     tell(measure("in memory", Signalling::Memory(MemoryBroker::new())));
     // On a runtime of its own, as in a rendezvous.
     let runtime = tokio::runtime::Builder::new_multi_thread()
