@@ -28,10 +28,7 @@ async fn measure(name: &str, broker: Signalling) {
     let mut times = Vec::new();
     for _ in 0..WARM_UP + MESSAGES {
         let start = Instant::now();
-        let ticket = alice.publish(
-            "bob",
-            "a signal of the usual length is about four hundred bytes, sealed",
-        );
+        let ticket = alice.publish("bob", "a signal of the usual length is about four hundred bytes, sealed");
         bob.received().await;
         times.push(start.elapsed());
         alice.ended(ticket).await.expect("acknowledged");
@@ -40,12 +37,7 @@ async fn measure(name: &str, broker: Signalling) {
     let mut times = times.split_off(WARM_UP);
     times.sort();
     let at = |share: f64| times[(share * (times.len() - 1) as f64) as usize].as_secs_f64() * 1e3;
-    println!(
-        "{name:28} p50 {:.3} ms, p90 {:.3} ms, p99 {:.3} ms",
-        at(0.5),
-        at(0.9),
-        at(0.99)
-    );
+    println!("{name:28} p50 {:.3} ms, p90 {:.3} ms, p99 {:.3} ms", at(0.5), at(0.9), at(0.99));
 }
 
 async fn measure_both(name: &str, endpoint: &Endpoint) {
@@ -82,9 +74,7 @@ fn main() {
         .build()
         .expect("a runtime");
     let any = "127.0.0.1:0".parse().expect("an address");
-    let broker = runtime
-        .block_on(Broker::start(&[any], Options::default()))
-        .expect("the broker starts");
+    let broker = runtime.block_on(Broker::start(&[any], Options::default())).expect("the broker starts");
     let embedded = endpoint(broker.local_addrs()[0].port());
     tell(measure_both("embedded", &embedded));
     runtime.block_on(broker.shutdown());
@@ -94,11 +84,7 @@ fn main() {
             println!("mosquitto: not on this machine");
             return;
         };
-        let name = if nodelay {
-            "mosquitto"
-        } else {
-            "mosquitto, its Nagle on"
-        };
+        let name = if nodelay { "mosquitto" } else { "mosquitto, its Nagle on" };
         tell(measure_both(name, &endpoint));
         // It may have ended already.
         let _ = process.kill();

@@ -45,10 +45,7 @@ fn it_does_not_say_that_nobody_is_there() {
 #[test]
 fn only_the_right_password_opens() {
     tell(async {
-        let options = Options {
-            login: login("right"),
-            ..Options::default()
-        };
+        let options = Options { login: login("right"), ..Options::default() };
         let (_broker, endpoint) = start(options).await;
         for protocol in [Protocol::V311, Protocol::V5] {
             stories::only_the_right_password_opens(pinned(&endpoint, protocol)).await;
@@ -74,19 +71,13 @@ fn tls_on_a_port_of_its_own() {
     fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     tell(async {
         let options = Options {
-            tls: Some(ServerTls {
-                listen: vec![ANY],
-                certificate: certificate.clone(),
-                key,
-            }),
+            tls: Some(ServerTls { listen: vec![ANY], certificate: certificate.clone(), key }),
             ..Options::default()
         };
         let (broker, plain) = start(options).await;
         let secure = Endpoint {
             port: broker.tls_addrs()[0].port(),
-            tls: Some(Tls {
-                ca_file: Some(certificate),
-            }),
+            tls: Some(Tls { ca_file: Some(certificate) }),
             ..plain.clone()
         };
         stories::two_talk(Signalling::Mqtt(secure)).await;
@@ -157,10 +148,7 @@ async fn bare(endpoint: &Endpoint, id: u8) -> TcpStream {
 /// Subscribes at QoS 1; gives the reason code.
 async fn subscribe(stream: &mut TcpStream, filter: &str) -> u8 {
     let length = filter.len() as u8;
-    stream
-        .write_all(&[0x82, 6 + length, 0, 1, 0, 0, length])
-        .await
-        .unwrap();
+    stream.write_all(&[0x82, 6 + length, 0, 1, 0, 0, length]).await.unwrap();
     stream.write_all(filter.as_bytes()).await.unwrap();
     stream.write_all(&[1]).await.unwrap();
     let (kind, answer) = read_packet(stream).await;
@@ -196,17 +184,10 @@ fn nothing_of_the_publisher_is_passed_on_and_nothing_is_retained() {
         let mut reader = bare(&endpoint, b'r').await;
         assert_eq!(subscribe(&mut reader, "t").await, 1);
         let mut writer = bare(&endpoint, b'w').await;
-        writer
-            .write_all(b"\x32\x08\x00\x01t\x00\x07\x00hi")
-            .await
-            .unwrap();
+        writer.write_all(b"\x32\x08\x00\x01t\x00\x07\x00hi").await.unwrap();
         let (kind, body) = read_packet(&mut reader).await;
         assert_eq!(kind, 0x32);
-        assert_eq!(
-            (&body[..3], &body[5..]),
-            (&b"\x00\x01t"[..], &b"\x00hi"[..]),
-            "no properties"
-        );
+        assert_eq!((&body[..3], &body[5..]), (&b"\x00\x01t"[..], &b"\x00hi"[..]), "no properties");
         // A retained message reaches who is there, and nobody who comes later.
         writer.write_all(b"\x31\x05\x00\x01t\x00!").await.unwrap();
         let (kind, body) = read_packet(&mut reader).await;
@@ -214,11 +195,7 @@ fn nothing_of_the_publisher_is_passed_on_and_nothing_is_retained() {
         let mut late = bare(&endpoint, b'l').await;
         assert_eq!(subscribe(&mut late, "t").await, 1);
         late.write_all(b"\xc0\x00").await.unwrap();
-        assert_eq!(
-            read_packet(&mut late).await.0,
-            0xd0,
-            "the answer to the ping comes next"
-        );
+        assert_eq!(read_packet(&mut late).await.0, 0xd0, "the answer to the ping comes next");
     });
 }
 

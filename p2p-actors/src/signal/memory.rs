@@ -93,14 +93,7 @@ impl Memory {
         owner: Recipient<FromChannel>,
         door: Door,
     ) -> Self {
-        Self {
-            channel,
-            broker,
-            topic,
-            owner,
-            door,
-            unread: Door::default(),
-        }
+        Self { channel, broker, topic, owner, door, unread: Door::default() }
     }
 
     fn tell(&self, what: Event) {
@@ -113,10 +106,7 @@ impl Actor for Memory {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let subscriber = Subscriber {
-            channel: ctx.address().recipient(),
-            unread: self.unread.clone(),
-        };
+        let subscriber = Subscriber { channel: ctx.address().recipient(), unread: self.unread.clone() };
         self.broker.subscribe(&self.topic, subscriber);
         self.tell(Event::Up);
     }
@@ -140,10 +130,7 @@ impl Handler<Publish> for Memory {
             admitted => admitted,
         };
         self.tell(match admitted {
-            Err(error) => Event::Failed {
-                ticket,
-                reason: FailReason::NotTaken(error),
-            },
+            Err(error) => Event::Failed { ticket, reason: FailReason::NotTaken(error) },
             Ok(()) => Event::Delivered {
                 ticket,
                 subscribers: self.broker.publish(&message.topic, &message.payload),

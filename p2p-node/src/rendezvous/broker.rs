@@ -59,11 +59,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            max_clients: 1_000,
-            login: None,
-            tls: None,
-        }
+        Self { max_clients: 1_000, login: None, tls: None }
     }
 }
 
@@ -128,25 +124,16 @@ impl Broker {
         let tls_listen = options.tls.as_ref().map_or(&[][..], |tls| &tls.listen);
         let tls_addrs = choose(tls_listen)?;
         let gate = Arc::new(Gate {
-            login: options
-                .login
-                .as_ref()
-                .map(|login| fingerprint(&login.user, login.password.as_bytes())),
+            login: options.login.as_ref().map(|login| fingerprint(&login.user, login.password.as_bytes())),
         });
         let config = config(&local_addrs, &tls_addrs, options, gate.clone());
         let refused = |error: mqtt5::MqttError| BrokerError::Options(error.to_string());
-        let mut broker = MqttBroker::with_config(config)
-            .await
-            .map_err(refused)?
-            .with_auth_provider(gate);
+        let mut broker = MqttBroker::with_config(config).await.map_err(refused)?.with_auth_provider(gate);
         // The broker only logs an address it could not have, as long as it has another.
         let asked = listen.iter().chain(tls_listen);
         for (asked, address) in asked.zip(local_addrs.iter().chain(&tls_addrs)) {
             if TcpListener::bind(address).is_ok() {
-                return Err(BrokerError::Listen {
-                    address: *asked,
-                    source: io::ErrorKind::AddrInUse.into(),
-                });
+                return Err(BrokerError::Listen { address: *asked, source: io::ErrorKind::AddrInUse.into() });
             }
         }
         let stop = Stop(broker.shutdown_handle());
@@ -156,12 +143,7 @@ impl Broker {
                 warn!(%error, "the broker ended");
             }
         });
-        let broker = Self {
-            local_addrs,
-            tls_addrs,
-            stop,
-            running: Some(running),
-        };
+        let broker = Self { local_addrs, tls_addrs, stop, running: Some(running) };
         ready
             .wait_for(|ready| *ready)
             .await
@@ -230,11 +212,7 @@ fn config(local: &[SocketAddr], tls: &[SocketAddr], options: &Options, gate: Arc
         .with_session_expiry(Duration::ZERO)
         .with_sys_topics_enabled(false)
         .with_event_handler(gate)
-        .with_storage(
-            StorageConfig::new()
-                .with_backend(StorageBackend::Memory)
-                .with_persistence(false),
-        );
+        .with_storage(StorageConfig::new().with_backend(StorageBackend::Memory).with_persistence(false));
     config.wildcard_subscription_available = false;
     config.shared_subscription_available = false;
     config.subscription_identifier_available = false;
