@@ -141,7 +141,8 @@ pub enum Act {
 pub enum Event {
     /// A server answered.
     Answer(Answer),
-    /// All have answered, failed or were spared. Comes once.
+    /// All known so far have answered, failed or were spared; everything that came of them. Comes again when
+    /// servers were added since.
     Done(Report),
 }
 
@@ -164,6 +165,7 @@ struct Asking {
 /// What is counted for UDP and TCP apart.
 #[derive(Debug, Default)]
 struct Lane {
+    asked: usize,
     answers: usize,
     next_hedge: Option<Instant>,
     give_up: Option<Instant>,
@@ -179,7 +181,9 @@ pub struct Query {
     seed: Seed,
     asking: Vec<Asking>,
     lanes: [Lane; 2],
-    report: Option<Report>,
+    report: Report,
+    is_reported: bool,
+    is_closed: bool,
     counters: Counters,
     out: VecDeque<Output<Act, Event>>,
 }
@@ -198,32 +202,38 @@ impl Query {
         if config.servers.len() > MOST_SERVERS {
             return Err(TooManyServers(config.servers.len()));
         }
-        let mut asking: Vec<Asking> = Vec::new();
-        for server in std::mem::take(&mut config.servers) {
-            if asking.iter().all(|known| known.server != server) {
-                asking.push(Asking {
-                    server,
-                    state: State::Unasked,
-                    is_open: false,
-                });
-            }
-        }
+        let servers = std::mem::take(&mut config.servers);
         let mut query = Self {
             config,
             seed,
-            asking,
+            asking: Vec::new(),
             lanes: Default::default(),
-            report: Some(Report::default()),
+            report: Report::default(),
+            is_reported: false,
+            is_closed: false,
             counters: Counters::default(),
             out: VecDeque::new(),
         };
-        for transport in [Transport::Udp, Transport::Tcp] {
-            for _ in 0..query.config.at_once.max(1) {
-                query.ask_next(transport, now);
-            }
+        for server in servers {
+            query.add(server, now);
         }
         query.settle(now);
         Ok(query)
+    }
+
+    /// One more server is known: a name was resolved. One that is known already changes nothing.
+    ///
+    /// # Errors
+    /// When there are [`MOST_SERVERS`] already.
+    pub fn handle_server(&mut self, server: Server, now: Instant) -> Result<(), TooManyServers> {
+        if self.asking.len() >= MOST_SERVERS {
+            return Err(TooManyServers(self.asking.len() + 1));
+        }
+        if !self.is_closed {
+            self.add(server, now);
+            self.settle(now);
+        }
+        Ok(())
     }
 
     /// A datagram came on the socket this query sends from.
@@ -294,10 +304,10 @@ impl Query {
         self.settle(now);
     }
 
-    /// Stops asking and closes every connection. There is no report.
+    /// Stops asking and closes every connection. There is no report any more.
     pub fn close(&mut self, _now: Instant) {
         self.out.clear();
-        self.report = None;
+        self.is_closed = true;
         self.lanes = Default::default();
         for asking in &mut self.asking {
             asking.state = State::Finished;
@@ -319,10 +329,33 @@ impl Query {
         &mut self.lanes[transport as usize]
     }
 
+    fn add(&mut self, server: Server, now: Instant) {
+        if self.asking.iter().any(|known| known.server == server) {
+            return;
+        }
+        self.asking.push(Asking {
+            server,
+            state: State::Unasked,
+            is_open: false,
+        });
+        self.is_reported = false;
+        let (at_once, hedge) = (self.config.at_once.max(1), self.hedge(now));
+        let lane = self.lane(server.transport);
+        if lane.asked < at_once {
+            self.ask_next(server.transport, now);
+        } else {
+            lane.next_hedge = lane.next_hedge.or(Some(hedge));
+        }
+    }
+
+    fn hedge(&self, now: Instant) -> Instant {
+        now + self.config.hedge.clamp(MIN_PAUSE, MAX_PAUSE)
+    }
+
     /// Asks the next server of this transport, unless enough have answered.
     fn ask_next(&mut self, transport: Transport, now: Instant) {
         let enough = self.config.enough.max(1);
-        let hedge = now + self.config.hedge.clamp(MIN_PAUSE, MAX_PAUSE);
+        let hedge = self.hedge(now);
         let lane = self.lane(transport);
         lane.next_hedge = None;
         if lane.answers >= enough {
@@ -336,7 +369,9 @@ impl Query {
             return;
         };
         let more = unasked.next().is_some();
-        self.lane(transport).next_hedge = more.then_some(hedge);
+        let lane = self.lane(transport);
+        lane.asked += 1;
+        lane.next_hedge = more.then_some(hedge);
         match transport {
             Transport::Udp => self.begin(index, now),
             Transport::Tcp => {
@@ -403,9 +438,7 @@ impl Query {
             rtt,
         };
         self.out.push_back(Output::Event(Event::Answer(answer)));
-        if let Some(report) = &mut self.report {
-            report.answers.push(answer);
-        }
+        self.report.answers.push(answer);
         let hold = self.config.hold;
         self.finish(index, hold);
         let (enough, patience) = (self.config.enough.max(1), self.config.patience);
@@ -420,9 +453,7 @@ impl Query {
     fn fail(&mut self, index: usize, failure: Failure, now: Instant) {
         let server = self.asking[index].server;
         tracing::debug!(server = %server.address, transport = %server.transport, %failure, "STUN server failed");
-        if let Some(report) = &mut self.report {
-            report.failures.push((server, failure));
-        }
+        self.report.failures.push((server, failure));
         self.finish(index, false);
         self.ask_next(server.transport, now);
     }
@@ -465,12 +496,16 @@ impl Query {
             .asking
             .iter()
             .all(|asking| matches!(asking.state, State::Finished));
-        if is_over {
-            self.lanes = Default::default();
-            if let Some(mut report) = self.report.take() {
-                report.counters = self.counters;
-                self.out.push_back(Output::Event(Event::Done(report)));
-            }
+        if !is_over || self.is_closed {
+            return;
+        }
+        for lane in &mut self.lanes {
+            (lane.next_hedge, lane.give_up) = (None, None);
+        }
+        if !std::mem::replace(&mut self.is_reported, true) {
+            self.report.counters = self.counters;
+            self.out
+                .push_back(Output::Event(Event::Done(self.report.clone())));
         }
     }
 

@@ -269,6 +269,31 @@ fn a_server_of_the_other_family_cannot_have_seen_us() {
     ));
 }
 
+#[test]
+fn a_server_known_later_is_asked_later() {
+    let now = epoch();
+    let mut query = Query::new(config(&[]), Seed::from_u64(1), now).unwrap();
+    assert_eq!(drain(&mut query).events, [Event::Done(Report::default())]);
+    query.handle_server(udp(1), now).unwrap();
+    query.handle_server(udp(1), now).unwrap();
+    let asked = drain(&mut query);
+    assert!(matches!(asked.acts[..], [Act::SendUdp { .. }]), "{asked:?}");
+    query.handle_unreachable(at(1), io::ErrorKind::HostUnreachable, now);
+    let Drained { events, wait, .. } = drain(&mut query);
+    assert!(matches!(&events[..], [Event::Done(report)] if report.failures.len() == 1));
+    assert_eq!(wait, None);
+    for last in 2..=MOST_SERVERS as u8 {
+        query.handle_server(udp(last), now).unwrap();
+    }
+    assert!(query.handle_server(udp(255), now).is_err());
+    // Four in all are asked at once, the one that failed among them.
+    let asked = drain(&mut query);
+    assert_eq!(asked.acts.len(), 3, "{asked:?}");
+    assert_eq!(asked.wait.unwrap().at, now + Duration::from_millis(100));
+    query.close(now);
+    query.handle_server(tcp(1), now).unwrap_err();
+}
+
 struct Asking;
 
 impl Subject for Asking {
@@ -310,7 +335,10 @@ impl Subject for Asking {
             let at = dice.below(reply.len() as u64) as usize;
             reply[at] ^= 1 << dice.below(8);
         }
-        match dice.below(6) {
+        match dice.below(7) {
+            6 => {
+                let _ = query.handle_server(if dice.chance(0.5) { udp(9) } else { tcp(9) }, now);
+            }
             0 | 1 => query.handle_datagram(server, &reply, now),
             2 => query.handle_tcp_open(server, now),
             3 => query.handle_tcp_data(server, &reply[..dice.below(33) as usize], now),
