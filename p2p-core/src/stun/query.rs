@@ -141,6 +141,8 @@ pub enum Act {
 pub enum Event {
     /// A server answered.
     Answer(Answer),
+    /// A server will not, and why.
+    Failure(Server, Failure),
     /// All known so far have answered, failed or were spared; everything that came of them. Comes again when
     /// servers were added since.
     Done(Report),
@@ -453,6 +455,8 @@ impl Query {
     fn fail(&mut self, index: usize, failure: Failure, now: Instant) {
         let server = self.asking[index].server;
         tracing::debug!(server = %server.address, transport = %server.transport, %failure, "STUN server failed");
+        let event = Event::Failure(server, failure.clone());
+        self.out.push_back(Output::Event(event));
         self.report.failures.push((server, failure));
         self.finish(index, false);
         self.ask_next(server.transport, now);
