@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
-use super::external::{Again, Ask, External, FromExternal, Stop};
+use super::external::{Again, Anew, Ask, External, FromExternal, Stop};
 use super::facts::{Evidence, InterfaceFacts, Outcome, StunServer, agreed};
 use super::listen::{Accepted, accept};
 use super::resolve::resolve;
@@ -133,12 +133,9 @@ impl Interface {
         self.places.insert(address, place);
     }
 
-    /// Asks every server anew, each as soon as its name is resolved.
+    /// Asks every server, each as soon as its name is resolved.
     fn ask(&mut self, ctx: &mut Context<Self>) {
         self.round += 1;
-        for place in self.places.values() {
-            place.external.do_send(Again);
-        }
         let servers: BTreeSet<StunServer> = self.config.stun.iter().cloned().collect();
         self.resolving = servers.len();
         let round = self.round;
@@ -154,10 +151,17 @@ impl Interface {
             });
             ctx.spawn(resolving);
         }
-        let later = ctx.run_later(self.config.refresh, |actor, ctx| actor.ask(ctx));
+        let later = ctx.run_later(self.config.refresh, Self::ask_again);
         if let Some(earlier) = self.refresh.replace(later) {
             ctx.cancel_future(earlier);
         }
+    }
+
+    fn ask_again(&mut self, ctx: &mut Context<Self>) {
+        for place in self.places.values() {
+            place.external.do_send(Again);
+        }
+        self.ask(ctx);
     }
 
     fn on_resolved(&mut self, server: StunServer, found: Result<Vec<SocketAddr>, String>) {
@@ -338,6 +342,9 @@ impl Handler<Update> for Interface {
 
     fn handle(&mut self, Update(nic): Update, ctx: &mut Context<Self>) {
         self.config.nic = nic;
+        for place in self.places.values() {
+            place.external.do_send(Anew);
+        }
         self.settle(ctx);
         self.tell();
         self.ask(ctx);
@@ -355,7 +362,7 @@ impl Handler<Refresh> for Interface {
     type Result = ();
 
     fn handle(&mut self, _: Refresh, ctx: &mut Context<Self>) {
-        self.ask(ctx);
+        self.ask_again(ctx);
     }
 }
 

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context as Task, Poll, ready};
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, WeakRecipient,
-    WrapFuture,
+    Actor, ActorContext, ActorFuture, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle,
+    WeakRecipient, WrapFuture,
 };
 use p2p_core::Seed;
 use p2p_core::stun::query::{Act, Event};
@@ -41,10 +43,17 @@ impl Message for Ask {
     type Result = ();
 }
 
-/// Forgets everything and begins anew, with no server yet.
+/// Asks again over the connections there are, and whoever is named by [`Ask`].
 pub(super) struct Again;
 
 impl Message for Again {
+    type Result = ();
+}
+
+/// Closes every connection and begins anew, with no server yet: the network is another.
+pub(super) struct Anew;
+
+impl Message for Anew {
     type Result = ();
 }
 
@@ -56,10 +65,13 @@ impl Message for Stop {
 }
 
 /// A connection to a server.
-struct Link {
-    /// Dialling or reading: the future that waits for the socket.
-    waiting: SpawnHandle,
-    stream: Option<Rc<TcpStream>>,
+enum Link {
+    Dialling(SpawnHandle),
+    /// Only here: taken out of the map it is closed at once, and its port is free to dial from again.
+    Open {
+        number: u64,
+        stream: TcpStream,
+    },
 }
 
 /// Drives a [`Query`] over sockets of one local address. The TCP ones go out from the port listened on, so that
@@ -71,6 +83,8 @@ pub(super) struct External {
     driven: Driven<Query>,
     udp: Option<Rc<UdpSocket>>,
     links: BTreeMap<SocketAddr, Link>,
+    /// Connections made so far.
+    opened: u64,
 }
 
 fn query(seed: &mut Seed) -> Query {
@@ -91,6 +105,7 @@ impl External {
             owner,
             udp: udp.ok().map(Rc::new),
             links: BTreeMap::new(),
+            opened: 0,
         }
     }
 
@@ -138,57 +153,31 @@ impl External {
     fn open(&mut self, server: SocketAddr, ctx: &mut Context<Self>) {
         let local = self.local;
         let dialling = async move { bind::dial(local, server, None).await };
-        let waiting = ctx.spawn(dialling.into_actor(self).map(move |dialled, actor, ctx| {
-            let query = actor.driven.machine();
+        let dialling = ctx.spawn(dialling.into_actor(self).map(move |dialled, actor, ctx| {
             match dialled {
-                Ok(stream) => {
-                    query.handle_tcp_open(server, now());
-                    // Its end must not leave the port in TIME_WAIT towards this server: it is asked again.
-                    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-                    actor.read(server, Rc::new(stream), ctx);
-                }
+                Ok(stream) => actor.stand(server, stream, ctx),
                 Err(error) => actor.lose(server, Some(error.kind())),
             }
             turn(actor, ctx);
         }));
-        self.links.insert(server, Link { waiting, stream: None });
+        self.links.insert(server, Link::Dialling(dialling));
     }
 
-    fn read(&mut self, server: SocketAddr, stream: Rc<TcpStream>, ctx: &mut Context<Self>) {
-        let reading = Rc::clone(&stream);
-        let reading = async move {
-            let mut buffer = vec![0; 1_024];
-            loop {
-                reading.readable().await?;
-                match reading.try_read(&mut buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    read => return read.map(|length| (buffer, length)),
-                }
-            }
-        };
-        let again = Rc::clone(&stream);
-        let waiting =
-            ctx.spawn(reading.into_actor(self).map(move |read: io::Result<(Vec<u8>, usize)>, actor, ctx| {
-                match read {
-                    Ok((_, 0)) => actor.lose(server, None),
-                    Ok((buffer, length)) => {
-                        // First the next read, so that the machine can stop it.
-                        actor.read(server, again, ctx);
-                        let query = actor.driven.machine();
-                        query.handle_tcp_data(server, &buffer[..length], now());
-                    }
-                    Err(error) => actor.lose(server, Some(error.kind())),
-                }
-                turn(actor, ctx);
-            }));
-        let stream = Some(stream);
-        self.links.insert(server, Link { waiting, stream });
+    fn stand(&mut self, server: SocketAddr, stream: TcpStream, ctx: &mut Context<Self>) {
+        // Its end must not leave the port in TIME_WAIT towards this server: it is asked again.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        self.opened += 1;
+        let number = self.opened;
+        self.links.insert(server, Link::Open { number, stream });
+        ctx.spawn(Read { server, number });
+        self.driven.machine().handle_tcp_open(server, now());
     }
 
     fn write(&mut self, server: SocketAddr, bytes: &[u8]) {
-        let stream = self.links.get(&server).and_then(|link| link.stream.as_ref());
-        let written =
-            stream.map_or(Err(io::ErrorKind::NotConnected.into()), |stream| stream.try_write(bytes));
+        let written = match self.links.get(&server) {
+            Some(Link::Open { stream, .. }) => stream.try_write(bytes),
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        };
         // A request of twenty bytes always fits the empty buffer of a new connection.
         match written {
             Ok(length) if length == bytes.len() => {}
@@ -207,6 +196,46 @@ impl External {
     fn close(&mut self, ctx: &mut Context<Self>) {
         self.driven.machine().close(now());
         turn(self, ctx);
+    }
+}
+
+/// Reads one connection until it ends or is taken away.
+struct Read {
+    server: SocketAddr,
+    number: u64,
+}
+
+impl ActorFuture<External> for Read {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        actor: &mut External,
+        ctx: &mut Context<External>,
+        task: &mut Task<'_>,
+    ) -> Poll<()> {
+        let mut buffer = [0; 1_024];
+        loop {
+            let read = match actor.links.get(&self.server) {
+                Some(Link::Open { number, stream }) if *number == self.number => {
+                    match ready!(stream.poll_read_ready(task)) {
+                        Ok(()) => stream.try_read(&mut buffer),
+                        Err(error) => Err(error),
+                    }
+                }
+                _ => return Poll::Ready(()),
+            };
+            match read {
+                Ok(0) => actor.lose(self.server, None),
+                Ok(length) => {
+                    let query = actor.driven.machine();
+                    query.handle_tcp_data(self.server, &buffer[..length], now());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => actor.lose(self.server, Some(error.kind())),
+            }
+            turn(actor, ctx);
+        }
     }
 }
 
@@ -232,8 +261,8 @@ impl Drives for External {
             Act::OpenTcp { server } => self.open(server, ctx),
             Act::SendTcp { server, bytes } => self.write(server, &bytes),
             Act::CloseTcp { server } => {
-                if let Some(link) = self.links.remove(&server) {
-                    ctx.cancel_future(link.waiting);
+                if let Some(Link::Dialling(dialling)) = self.links.remove(&server) {
+                    ctx.cancel_future(dialling);
                 }
             }
         }
@@ -264,6 +293,15 @@ impl Handler<Again> for External {
     type Result = ();
 
     fn handle(&mut self, _: Again, ctx: &mut Context<Self>) {
+        self.driven.machine().handle_again(now());
+        turn(self, ctx);
+    }
+}
+
+impl Handler<Anew> for External {
+    type Result = ();
+
+    fn handle(&mut self, _: Anew, ctx: &mut Context<Self>) {
         self.close(ctx);
         *self.driven.machine() = query(&mut self.seed);
         turn(self, ctx);

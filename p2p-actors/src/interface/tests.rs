@@ -90,8 +90,8 @@ fn named(address: SocketAddr) -> StunServer {
     StunServer { host: address.ip().to_string(), port: address.port() }
 }
 
-/// Whom a server has seen over TCP.
-type Seen = Rc<RefCell<Vec<SocketAddr>>>;
+/// Who asked a server over TCP, and over which connection of it.
+type Seen = Rc<RefCell<Vec<(SocketAddr, usize)>>>;
 
 /// A STUN server on loopback, over UDP and TCP, for as long as the `LocalSet` lives.
 async fn serve(ip: &str) -> (SocketAddr, Seen) {
@@ -114,14 +114,15 @@ async fn serve(ip: &str) -> (SocketAddr, Seen) {
     let seen = Seen::default();
     let record = Rc::clone(&seen);
     spawn_local(async move {
-        loop {
+        for number in 1.. {
             let (mut stream, from) = tcp.accept().await.unwrap();
-            record.borrow_mut().push(from);
+            let record = Rc::clone(&record);
             spawn_local(async move {
                 let (mut framer, mut buffer) = (Framer::default(), [0; 1_500]);
                 while let Ok(length @ 1..) = stream.read(&mut buffer).await {
                     if let Ok(Some(message)) = framer.feed(&mut &buffer[..length]) {
                         let reply = responder.respond(&message, from, here, Transport::Tcp).unwrap();
+                        record.borrow_mut().push((from, number));
                         stream.write_all(&reply.bytes).await.unwrap();
                     }
                 }
@@ -201,14 +202,20 @@ fn asked_again_it_goes_out_from_the_same_port() {
         config.families = vec![Family::V4];
         let (handle, mut told) = begin(config);
         let facts = told.facts(all_mapped).await;
-        for times in 2..5 {
-            handle.refresh();
+        let here = SocketAddr::new(facts[0].local, facts[0].listen);
+        let until = async |times: usize| {
             while seen.borrow().len() < times {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-        }
-        let ports: Vec<u16> = seen.borrow().iter().map(SocketAddr::port).collect();
-        assert_eq!(ports, [facts[0].listen; 4]);
+        };
+        handle.refresh();
+        until(2).await;
+        handle.refresh();
+        until(3).await;
+        // The network changed: what is held may lead nowhere now.
+        handle.update(loopback());
+        until(4).await;
+        assert_eq!(*seen.borrow(), [(here, 1), (here, 1), (here, 1), (here, 2)]);
     });
 }
 

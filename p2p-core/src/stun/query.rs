@@ -162,6 +162,8 @@ struct Asking {
     server: Server,
     state: State,
     is_open: bool,
+    /// It is asked over a connection held since an earlier answer.
+    is_again: bool,
 }
 
 /// What is counted for UDP and TCP apart.
@@ -236,6 +238,33 @@ impl Query {
             self.settle(now);
         }
         Ok(())
+    }
+
+    /// Asks again. Connections that are held are used, so that the mapping of the local port stays what it is; who
+    /// is not heard over an old one is asked over a new one. All other servers are forgotten: name those that are
+    /// still wanted by [`Query::handle_server`].
+    pub fn handle_again(&mut self, now: Instant) {
+        if self.is_closed {
+            return;
+        }
+        for index in 0..self.asking.len() {
+            if !self.asking[index].is_open {
+                self.finish(index, false);
+            }
+        }
+        self.asking.retain(|asking| asking.is_open);
+        self.lanes = Default::default();
+        self.report = Report::default();
+        self.is_reported = false;
+        for index in 0..self.asking.len() {
+            self.lane(Transport::Tcp).asked += 1;
+            // Others are being connected to, or asked, at this moment.
+            if matches!(self.asking[index].state, State::Finished) {
+                self.asking[index].is_again = true;
+                self.begin(index, now);
+            }
+        }
+        self.settle(now);
     }
 
     /// A datagram came on the socket this query sends from.
@@ -330,7 +359,7 @@ impl Query {
         if self.asking.iter().any(|known| known.server == server) {
             return;
         }
-        self.asking.push(Asking { server, state: State::Unasked, is_open: false });
+        self.asking.push(Asking { server, state: State::Unasked, is_open: false, is_again: false });
         self.is_reported = false;
         let (at_once, hedge) = (self.config.at_once.max(1), self.hedge(now));
         let lane = self.lane(server.transport);
@@ -439,6 +468,11 @@ impl Query {
     fn fail(&mut self, index: usize, failure: Failure, now: Instant) {
         let server = self.asking[index].server;
         tracing::debug!(server = %server.address, transport = %server.transport, %failure, "STUN server failed");
+        if std::mem::take(&mut self.asking[index].is_again) && failure != Failure::Spared {
+            self.finish(index, false);
+            self.asking[index].state = State::Unasked;
+            return self.ask_next(server.transport, now);
+        }
         let event = Event::Failure(server, failure.clone());
         self.out.push_back(Output::Event(event));
         self.report.failures.push((server, failure));

@@ -253,6 +253,32 @@ fn a_server_known_later_is_asked_later() {
     query.handle_server(tcp(1), now).unwrap_err();
 }
 
+#[test]
+fn asked_again_a_held_connection_is_used_and_a_dead_one_replaced() {
+    let (_, _, mut query) = run(config(&[tcp(1), udp(1)]), &[(1, Manner::Answers)]);
+    let now = epoch() + Duration::from_secs(60);
+    query.handle_again(now);
+    let again = drain(&mut query);
+    let [Act::SendTcp { server, bytes }] = &again.acts[..] else {
+        panic!("only what is held is asked at once: {again:?}");
+    };
+    query.handle_tcp_data(at(1), &answer(bytes, *server, client()), now);
+    let Drained { events, .. } = drain(&mut query);
+    assert!(matches!(events[..], [Event::Answer(_), Event::Done(_)]), "{events:?}");
+
+    // The second time the connection breaks: that is no failure, but a reason to make a new one.
+    query.handle_again(now);
+    drain(&mut query);
+    query.handle_tcp_closed(at(1), Some(io::ErrorKind::ConnectionReset), now);
+    let Drained { acts, events, .. } = drain(&mut query);
+    assert_eq!(acts, [Act::OpenTcp { server: at(1) }]);
+    assert_eq!(events, []);
+    query.handle_tcp_closed(at(1), Some(io::ErrorKind::ConnectionRefused), now);
+    let Drained { events, wait, .. } = drain(&mut query);
+    assert!(matches!(&events[..], [Event::Failure(..), Event::Done(_)]), "{events:?}");
+    assert_eq!(wait, None);
+}
+
 struct Asking;
 
 impl Subject for Asking {
@@ -289,14 +315,17 @@ impl Subject for Asking {
             let at = dice.below(reply.len() as u64) as usize;
             reply[at] ^= 1 << dice.below(8);
         }
-        match dice.below(7) {
+        match dice.below(40) {
+            7 => query.handle_again(now),
             6 => {
                 let _ = query.handle_server(if dice.chance(0.5) { udp(9) } else { tcp(9) }, now);
             }
-            0 | 1 => query.handle_datagram(server, &reply, now),
-            2 => query.handle_tcp_open(server, now),
-            3 => query.handle_tcp_data(server, &reply[..dice.below(33) as usize], now),
-            4 => query.handle_tcp_closed(server, dice.chance(0.5).then_some(io::ErrorKind::TimedOut), now),
+            0 | 1 | 10..20 => query.handle_datagram(server, &reply, now),
+            2 | 20..25 => query.handle_tcp_open(server, now),
+            3 | 25..35 => query.handle_tcp_data(server, &reply[..dice.below(33) as usize], now),
+            4 | 35..37 => {
+                query.handle_tcp_closed(server, dice.chance(0.5).then_some(io::ErrorKind::TimedOut), now)
+            }
             _ => query.handle_unreachable(server, io::ErrorKind::HostUnreachable, now),
         }
     }
