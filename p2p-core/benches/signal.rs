@@ -37,13 +37,7 @@ fn clock(now: Instant) -> Clock {
 
 fn write(scribe: &mut Scribe, now: Instant) -> Bytes {
     scribe
-        .write(
-            identity(2).id(),
-            AttemptId([0; 16]),
-            Body::AskAddr,
-            Duration::from_secs(30),
-            now,
-        )
+        .write(identity(2).id(), AttemptId([0; 16]), Body::AskAddr, Duration::from_secs(30), now)
         .expect("a good signal")
 }
 
@@ -54,11 +48,7 @@ fn scribe(now: Instant) -> Scribe {
 }
 
 fn inbox(now: Instant) -> Inbox {
-    let config = InboxConfig {
-        identity: identity(2),
-        clock: clock(now),
-        limits: InboxLimits::default(),
-    };
+    let config = InboxConfig { identity: identity(2), clock: clock(now), limits: InboxLimits::default() };
     Inbox::new(config, Seed::from_u64(2), now)
 }
 
