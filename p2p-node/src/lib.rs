@@ -1,4 +1,21 @@
 //! # p2p-node: the front door
 
+pub mod config;
+mod error;
+mod node;
+mod pipe;
 #[cfg(feature = "rendezvous")]
 pub mod rendezvous;
+
+pub use config::{Config, Key};
+pub use error::{BindError, ConnectError};
+pub use node::Node;
+pub use p2p_actors::signal::{BrokerState, MemoryBroker};
+pub use p2p_actors::{
+    BrokerConfig, ConnectOptions, Counters, How, Interfaces, Limits, StartError, Status, StunServer,
+};
+pub use p2p_core::Family;
+pub use p2p_core::peer::{BrokerUrl, Identity, PeerAddr, PeerId};
+pub use p2p_core::proof::Cipher;
+pub use p2p_core::race::{Filter, Path, RaceReport, Way};
+pub use pipe::Pipe;

@@ -32,8 +32,12 @@ const UNSPECIFIED_ERROR: u8 = 0x80;
 pub(crate) enum CodecError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// What came is not MQTT: the broker's fault.
     #[error("{0}")]
     Malformed(String),
+    /// What should go does not fit: too long a topic, user name or password.
+    #[error("{0}")]
+    Unsendable(String),
 }
 
 impl From<CodecError> for LinkError {
@@ -41,12 +45,17 @@ impl From<CodecError> for LinkError {
         match error {
             CodecError::Io(error) => Self::Lost(error.to_string()),
             CodecError::Malformed(what) => Self::Malformed(what),
+            CodecError::Unsendable(what) => Self::Configuration(what),
         }
     }
 }
 
 fn malformed(what: impl ToString) -> CodecError {
     CodecError::Malformed(what.to_string())
+}
+
+fn unsendable(what: impl ToString) -> CodecError {
+    CodecError::Unsendable(what.to_string())
 }
 
 /// The codec of a client, for one connection in one protocol version.
@@ -112,10 +121,8 @@ impl Encoder<Packet> for Codec {
 
     fn encode(&mut self, packet: Packet, dst: &mut BytesMut) -> Result<(), CodecError> {
         match self.protocol {
-            Protocol::V311 => into_v4(packet)?
-                .write(dst, MAX_PACKET as usize)
-                .map_err(malformed)?,
-            Protocol::V5 => into_v5(packet)?.write(dst, Some(MAX_PACKET)).map_err(malformed)?,
+            Protocol::V311 => into_v4(packet)?.write(dst, MAX_PACKET as usize).map_err(unsendable)?,
+            Protocol::V5 => into_v5(packet)?.write(dst, Some(MAX_PACKET)).map_err(unsendable)?,
         };
         Ok(())
     }
@@ -165,10 +172,7 @@ fn from_v4(packet: v4::Packet) -> Result<Packet, CodecError> {
             payload: publish.payload,
             dup: publish.dup,
         },
-        v4::Packet::PubAck(ack) => Packet::PubAck {
-            id: ack.pkid,
-            reason: 0,
-        },
+        v4::Packet::PubAck(ack) => Packet::PubAck { id: ack.pkid, reason: 0 },
         v4::Packet::PingResp => Packet::PingResp,
         other => return Err(malformed(format!("unexpected {other:?}"))),
     })
@@ -196,10 +200,7 @@ fn from_v5(packet: v5::Packet) -> Result<Packet, CodecError> {
             payload: publish.payload,
             dup: publish.dup,
         },
-        v5::Packet::PubAck(ack) => Packet::PubAck {
-            id: ack.pkid,
-            reason: pub_ack_code(ack.reason),
-        },
+        v5::Packet::PubAck(ack) => Packet::PubAck { id: ack.pkid, reason: pub_ack_code(ack.reason) },
         v5::Packet::PingResp(_) => Packet::PingResp,
         other => return Err(malformed(format!("unexpected {other:?}"))),
     })
@@ -275,12 +276,7 @@ fn pub_ack_code(reason: v5::PubAckReason) -> u8 {
 fn into_v4(packet: Packet) -> Result<v4::Packet, CodecError> {
     use mqttbytes::QoS;
     Ok(match packet {
-        Packet::Connect(Connect {
-            client_id,
-            keep_alive,
-            login,
-            ..
-        }) => {
+        Packet::Connect(Connect { client_id, keep_alive, login, .. }) => {
             let mut connect = v4::Connect::new(client_id);
             connect.keep_alive = keep_alive;
             connect.clean_session = true;
@@ -292,12 +288,7 @@ fn into_v4(packet: Packet) -> Result<v4::Packet, CodecError> {
             subscribe.pkid = id;
             v4::Packet::Subscribe(subscribe)
         }
-        Packet::Publish {
-            topic,
-            payload,
-            id,
-            dup,
-        } => {
+        Packet::Publish { topic, payload, id, dup } => {
             let qos = id.map_or(QoS::AtMostOnce, |_| QoS::AtLeastOnce);
             let mut publish = v4::Publish::from_bytes(topic, qos, payload);
             publish.pkid = id.unwrap_or(0);
@@ -320,9 +311,7 @@ fn into_v5(packet: Packet) -> Result<v5::Packet, CodecError> {
                 max_packet_size: Some(connect.max_packet),
                 ..v5::ConnectProperties::new()
             };
-            let login = connect
-                .login
-                .map(|login| v5::Login::new(login.user, login.password));
+            let login = connect.login.map(|login| v5::Login::new(login.user, login.password));
             let connect = v5::Connect {
                 keep_alive: connect.keep_alive,
                 client_id: connect.client_id,
@@ -337,12 +326,7 @@ fn into_v5(packet: Packet) -> Result<v5::Packet, CodecError> {
             subscribe.pkid = id;
             v5::Packet::Subscribe(subscribe)
         }
-        Packet::Publish {
-            topic,
-            payload,
-            id,
-            dup,
-        } => {
+        Packet::Publish { topic, payload, id, dup } => {
             let qos = id.map_or(QoS::AtMostOnce, |_| QoS::AtLeastOnce);
             let mut publish = v5::Publish::new(topic, qos, payload, None);
             publish.pkid = id.unwrap_or(0);
@@ -360,7 +344,7 @@ fn into_v5(packet: Packet) -> Result<v5::Packet, CodecError> {
 }
 
 fn not_ours(packet: &Packet) -> CodecError {
-    malformed(format!("a client does not send {packet:?}"))
+    unsendable(format!("a client does not send {packet:?}"))
 }
 
 #[cfg(test)]

@@ -124,10 +124,7 @@ fn bind_device(socket: &TcpSocket, device: &str) -> io::Result<()> {
 
 #[cfg(not(any(target_os = "android", target_os = "fuchsia", target_os = "linux")))]
 fn bind_device(_: &TcpSocket, _: &str) -> io::Result<()> {
-    Err(io::Error::new(
-        io::ErrorKind::Unsupported,
-        "this system binds to addresses only",
-    ))
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this system binds to addresses only"))
 }
 
 #[cfg(test)]
@@ -145,32 +142,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_cannot_fit_is_told() {
-        let bind = Bind {
-            address: Some("::1".parse().unwrap()),
-            device: None,
-        };
+        let bind = Bind { address: Some("::1".parse().unwrap()), device: None };
         let error = resolve("127.0.0.1", 1, &bind).await.unwrap_err();
-        assert_eq!(
-            error,
-            LinkError::Unresolved("127.0.0.1 has no address of IPv6".into())
-        );
-        assert_eq!(
-            resolve("[::1]", 7, &bind).await.unwrap(),
-            ["[::1]:7".parse().unwrap()]
-        );
+        assert_eq!(error, LinkError::Unresolved("127.0.0.1 has no address of IPv6".into()));
+        assert_eq!(resolve("[::1]", 7, &bind).await.unwrap(), ["[::1]:7".parse().unwrap()]);
     }
 
     #[tokio::test]
     async fn a_bind_to_what_is_not_ours_is_our_fault() {
         for bind in [
-            Bind {
-                address: Some("192.0.2.1".parse().unwrap()),
-                device: None,
-            },
-            Bind {
-                address: None,
-                device: Some("no-such-device".into()),
-            },
+            Bind { address: Some("192.0.2.1".parse().unwrap()), device: None },
+            Bind { address: None, device: Some("no-such-device".into()) },
         ] {
             let nowhere = [SocketAddr::from(([127, 0, 0, 1], 9))];
             let error = connect(nowhere.into(), &bind).await.unwrap_err();
@@ -191,5 +173,16 @@ mod tests {
         assert!(stream.nodelay().unwrap());
         let refused = connect([closed].into(), &Bind::default()).await.unwrap_err();
         assert!(matches!(refused, LinkError::Unreachable(_)), "{refused}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn it_leaves_from_where_it_is_told() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bind = Bind { address: Some("127.0.0.5".parse().unwrap()), device: Some("lo".into()) };
+        let stream = connect([listener.local_addr().unwrap()].into(), &bind).await.unwrap();
+        let (_, from) = listener.accept().await.unwrap();
+        assert_eq!(from.ip(), bind.address.unwrap());
+        assert_eq!(SockRef::from(&stream).device().unwrap().unwrap(), b"lo");
     }
 }

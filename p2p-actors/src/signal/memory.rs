@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Recipient};
 use bytes::Bytes;
-use p2p_core::signal::link::{Event, FailReason, MAX_PACKET, PublishError, Subscribers};
+use p2p_core::signal::link::{Event, FailReason, MAX_PACKET, PublishError, Subscribers, admit};
 use tracing::debug;
 
 use super::{Close, Door, FromChannel, Publish};
@@ -93,14 +93,7 @@ impl Memory {
         owner: Recipient<FromChannel>,
         door: Door,
     ) -> Self {
-        Self {
-            channel,
-            broker,
-            topic,
-            owner,
-            door,
-            unread: Door::default(),
-        }
+        Self { channel, broker, topic, owner, door, unread: Door::default() }
     }
 
     fn tell(&self, what: Event) {
@@ -113,10 +106,7 @@ impl Actor for Memory {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let subscriber = Subscriber {
-            channel: ctx.address().recipient(),
-            unread: self.unread.clone(),
-        };
+        let subscriber = Subscriber { channel: ctx.address().recipient(), unread: self.unread.clone() };
         self.broker.subscribe(&self.topic, subscriber);
         self.tell(Event::Up);
     }
@@ -134,22 +124,14 @@ impl Handler<Publish> for Memory {
     fn handle(&mut self, message: Publish, _: &mut Self::Context) {
         self.door.leave();
         let ticket = message.ticket;
-        let (size, most) = (message.topic.len() + message.payload.len(), MAX_PACKET as usize);
-        let refused = if message.topic.is_empty() || message.topic.contains(['+', '#', '\0']) {
-            Some(PublishError::BadTopic)
-        } else if size > most {
-            Some(PublishError::TooLarge { size, most })
-        } else if message.until <= now() {
-            Some(PublishError::TooLate)
-        } else {
-            None
+        let late = message.until <= now();
+        let admitted = match admit(&message.topic, &message.payload, MAX_PACKET) {
+            Ok(()) if late => Err(PublishError::TooLate),
+            admitted => admitted,
         };
-        self.tell(match refused {
-            Some(error) => Event::Failed {
-                ticket,
-                reason: FailReason::NotTaken(error),
-            },
-            None => Event::Delivered {
+        self.tell(match admitted {
+            Err(error) => Event::Failed { ticket, reason: FailReason::NotTaken(error) },
+            Ok(()) => Event::Delivered {
                 ticket,
                 subscribers: self.broker.publish(&message.topic, &message.payload),
             },

@@ -12,6 +12,7 @@ mod codec;
 mod dial;
 mod memory;
 mod mqtt;
+mod router;
 mod tls;
 
 use std::net::IpAddr;
@@ -27,6 +28,8 @@ use p2p_core::signal::link::{Config, Login, MAX_QUEUED, Protocol, PublishError};
 
 pub use memory::MemoryBroker;
 pub use p2p_core::signal::link::Event as ChannelEvent;
+pub use router::BrokerState;
+pub(crate) use router::{CloseRouter, FromRouter, Router, SendSignal, SetAddress};
 
 /// TLS to a broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,20 +105,11 @@ impl Message for FromChannel {
 /// # Panics
 /// Outside of a `LocalSet`.
 pub fn open(config: ChannelConfig, owner: Recipient<FromChannel>) -> Channel {
-    let ChannelConfig {
-        id,
-        broker,
-        topic,
-        mut seed,
-    } = config;
+    let ChannelConfig { id, broker, topic, mut seed } = config;
     let door = Door::default();
     match broker {
         Broker::Mqtt(endpoint) => {
-            let link = Config {
-                topic,
-                login: endpoint.login.clone(),
-                protocol: endpoint.protocol,
-            };
+            let link = Config { topic, login: endpoint.login.clone(), protocol: endpoint.protocol };
             let actor = mqtt::Mqtt::new(id, endpoint, link, seed.fork("link"), owner, door.clone()).start();
             Channel {
                 id,
@@ -172,13 +166,13 @@ impl Channel {
         if !self.door.enter() {
             return Err(PublishError::QueueFull);
         }
-        self.publish.do_send(Publish {
-            ticket,
-            topic,
-            payload,
-            until,
-        });
+        self.publish.do_send(Publish { ticket, topic, payload, until });
         Ok(())
+    }
+
+    /// Whether there is still an actor behind it: after [`Channel::close`], until the farewell is said.
+    pub fn is_open(&self) -> bool {
+        self.publish.connected()
     }
 
     /// Says farewell to the broker, for a second at most, and ends the channel. What was not delivered fails.
@@ -203,9 +197,7 @@ impl Door {
     /// Goes in, unless [`MAX_QUEUED`] are inside.
     fn enter(&self) -> bool {
         let within = |inside| (inside < MAX_QUEUED).then_some(inside + 1);
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, within)
-            .is_ok()
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
     }
 
     /// Comes out. Every message that went in is handled once.

@@ -115,6 +115,8 @@ impl Mqtt {
 
     fn stop_when_closed(&mut self, ctx: &mut Context<Self>) {
         if self.closing && self.farewells == 0 {
+            let counters = self.driven.machine().counters();
+            debug!(channel = self.channel, ?counters, "channel closed");
             ctx.stop();
         }
     }
@@ -166,18 +168,10 @@ impl Handler<Publish> for Mqtt {
 
     fn handle(&mut self, message: Publish, ctx: &mut Self::Context) {
         self.door.leave();
-        let Publish {
-            ticket,
-            topic,
-            payload,
-            until,
-        } = message;
+        let Publish { ticket, topic, payload, until } = message;
         let link = self.driven.machine();
         if let Err(error) = link.publish(ticket, topic, payload, until, now()) {
-            self.tell(Event::Failed {
-                ticket,
-                reason: FailReason::NotTaken(error),
-            });
+            self.tell(Event::Failed { ticket, reason: FailReason::NotTaken(error) });
         }
         turn(self, ctx);
     }

@@ -11,6 +11,7 @@ use super::{
     Reverse, Way, WayFailure, WayOutcome, WayReport, candidates, path_to,
 };
 use crate::peer::PeerAddr;
+use crate::proof::ProofError;
 use crate::signal::{AttemptId, Body, Delivery, DialMe, Signal};
 use crate::{Deadline, Machine, Output};
 
@@ -103,6 +104,8 @@ pub struct Race {
     question: AddrQuestion,
     lanes: Vec<LaneRecord>,
     arrivals: usize,
+    /// The peer was asked to dial us and may be at it.
+    asked: bool,
     ended: Option<Instant>,
     output: VecDeque<Output<Act, Event>>,
 }
@@ -121,6 +124,7 @@ impl Race {
             question: AddrQuestion::NotAsked,
             lanes: Vec::new(),
             arrivals: 0,
+            asked: false,
             ended: None,
             output: VecDeque::new(),
         };
@@ -161,6 +165,12 @@ impl Race {
             return;
         };
         record.failure = Some(failure.clone());
+        if let LaneFailure::Proof(ProofError::Refused(reason)) = failure
+            && self.state == State::Racing
+        {
+            // The peer is there, is itself, and said no: other ways would only ask again.
+            return self.lose(&WayFailure::Refused(reason), now);
+        }
         if lane.way() == Way::Direct
             && let Some(dialler) = &mut self.dialler
         {
@@ -378,6 +388,7 @@ impl Race {
         while let Some(output) = self.reverse.as_mut().map(Machine::poll_output) {
             match output {
                 Output::Act(ReverseAct::Ask) => {
+                    self.asked = true;
                     let body = Body::DialMe(DialMe { plain: self.config.plain });
                     self.output.push_back(Output::Act(Act::Signal(body)));
                 }
@@ -445,6 +456,13 @@ impl Race {
         }
     }
 
+    /// It is over for one reason for all that still runs.
+    fn lose(&mut self, failure: &WayFailure, now: Instant) {
+        self.end_all(failure, now);
+        self.over(None, now);
+        self.output.push_back(Output::Event(Event::Lost));
+    }
+
     /// Drops every lane but the winner and puts the children to rest.
     fn over(&mut self, winner: Option<Lane>, now: Instant) {
         self.state = State::Over;
@@ -456,6 +474,9 @@ impl Race {
                 record.failure = Some(LaneFailure::Dropped);
                 self.output.push_back(Output::Act(Act::Drop(record.lane)));
             }
+        }
+        if self.asked && winner.is_none_or(|lane| lane.way() != Way::Reverse) {
+            self.output.push_back(Output::Act(Act::Signal(Body::Bye)));
         }
         for runner in &mut self.runners {
             let since = match runner.progress {
@@ -480,10 +501,7 @@ impl Machine for Race {
             return;
         }
         if now >= self.began + self.config.within {
-            self.end_all(&WayFailure::TimedOut, now);
-            self.over(None, now);
-            self.output.push_back(Output::Event(Event::Lost));
-            return;
+            return self.lose(&WayFailure::TimedOut, now);
         }
         if let Some(dialler) = &mut self.dialler {
             dialler.handle_timeout(now);

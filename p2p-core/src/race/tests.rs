@@ -190,6 +190,23 @@ fn behind_a_firewall_the_peer_is_asked_and_comes() {
 }
 
 #[test]
+fn a_peer_that_was_asked_in_vain_is_told_to_stop() {
+    let bye = Act::Signal(Body::Bye);
+    let mut story = Story::begin(config(two_homes()));
+    story.until(30);
+    let lane = story.dials()[0];
+    story.happens(40, |race, now| race.handle_proven(lane, now));
+    story.happens(41, |race, now| race.handle_kept(lane, now));
+    assert!(story.acts.contains(&bye));
+    let mut cancelled = Story::begin(config(two_homes()));
+    cancelled.happens(10, |race, now| race.close(now));
+    assert!(!cancelled.acts.contains(&bye), "it was never asked");
+    let mut cancelled = Story::begin(config(two_homes()));
+    cancelled.happens(50, |race, now| race.close(now));
+    assert!(cancelled.acts.contains(&bye));
+}
+
+#[test]
 fn a_failed_direct_way_gives_its_head_start_away() {
     let mut story = Story::begin(config(peer(vec![])));
     assert_eq!(story.asked(), 0, "news of the peer's address may still come");
@@ -220,6 +237,18 @@ fn a_refusal_ends_the_reverse_way_with_its_reason() {
     story.happens(50, |race, now| race.handle_signal(&from_peer(two_homes(), refusal), now));
     assert_eq!(story.events, [Event::Lost]);
     assert_eq!(story.outcome(Way::Reverse), WayOutcome::Failed(WayFailure::Refused(Reason::NotAllowed)));
+}
+
+#[test]
+fn a_peer_that_says_no_to_one_connection_says_no_to_all() {
+    let mut story = Story::begin(config(two_homes()));
+    let no = LaneFailure::Proof(ProofError::Refused(Reason::NotAllowed));
+    story.happens(5, |race, now| race.handle_failed(Lane::dialled(0), no, now));
+    assert_eq!(story.events, [Event::Lost]);
+    assert_eq!((story.dials().len(), story.asked()), (1, 0));
+    for way in Way::ALL {
+        assert_eq!(story.outcome(way), WayOutcome::Failed(WayFailure::Refused(Reason::NotAllowed)));
+    }
 }
 
 #[test]

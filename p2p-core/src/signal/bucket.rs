@@ -13,18 +13,18 @@ pub struct Rate {
 
 /// A token bucket, kept as the one moment at which it will be full again.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bucket {
+pub struct Bucket {
     full_at: Instant,
 }
 
 impl Bucket {
     /// A full one.
-    pub(super) fn new(now: Instant) -> Self {
+    pub fn new(now: Instant) -> Self {
         Self { full_at: now }
     }
 
     /// Takes a token, if there is one.
-    pub(super) fn take(&mut self, rate: Rate, now: Instant) -> bool {
+    pub fn take(&mut self, rate: Rate, now: Instant) -> bool {
         let token = Duration::from_secs(1) / rate.per_second.max(1);
         let full_at = self.full_at.max(now) + token;
         let is_there = full_at.duration_since(now) <= token.saturating_mul(rate.burst.max(1));
@@ -35,7 +35,7 @@ impl Bucket {
     }
 
     /// Whether it is as good as a new one.
-    pub(super) fn is_full(&self, now: Instant) -> bool {
+    pub fn is_full(&self, now: Instant) -> bool {
         self.full_at <= now
     }
 }

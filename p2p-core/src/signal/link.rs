@@ -32,7 +32,7 @@ use tracing::{debug, trace};
 
 pub use error::{FailReason, LinkError, PublishError};
 pub use output::{Act, Counters, Event, Subscribers};
-pub use packet::{ConnAck, Connect, ConnectCode, Login, Packet, Protocol};
+pub use packet::{ConnAck, Connect, ConnectCode, Login, Packet, Protocol, admit};
 
 use crate::{Backoff, Deadline, Machine, Output, Seed};
 use allowance::Allowance;
@@ -56,10 +56,11 @@ pub const MAX_QUEUED_BYTES: usize = 256 * 1024;
 pub const MAX_PACKET: u32 = 16 * 1024;
 /// Messages on their way at once at most, either way, unless the broker allows fewer.
 pub const WINDOW: u16 = 16;
-/// Incoming messages a second at most, on average; more are acknowledged, counted and dropped.
-pub const RECEIVE_RATE: u32 = 100;
+/// Incoming messages a second at most, on average; more are acknowledged, counted and dropped. To open a sealed signal
+/// was measured at 0.44 ms, so that a flood takes less than a tenth of one core.
+pub const RECEIVE_RATE: u32 = 200;
 /// Incoming messages in one burst at most.
-pub const RECEIVE_BURST: u32 = 200;
+pub const RECEIVE_BURST: u32 = 400;
 
 /// The first pause is a quarter to half a second, the longest half a minute to a minute.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -173,13 +174,9 @@ impl Link {
             State::Closed => return Err(PublishError::Closed),
             State::Subscribing { session, .. } | State::Up { session, .. } => session.max_packet,
             _ => MAX_PACKET,
-        } as usize;
-        let size = packet::publish_size(&topic, &payload);
-        if topic.is_empty() || topic.contains(['+', '#', '\0']) || topic.len() > usize::from(u16::MAX) {
-            return Err(PublishError::BadTopic);
-        } else if size > most {
-            return Err(PublishError::TooLarge { size, most });
-        } else if until <= now {
+        };
+        packet::admit(&topic, &payload, most)?;
+        if until <= now {
             return Err(PublishError::TooLate);
         } else if self.queue.len() >= MAX_QUEUED
             || self.queue.bytes() + topic.len() + payload.len() > MAX_QUEUED_BYTES

@@ -27,7 +27,7 @@ mod seal_tests;
 
 use std::time::Duration;
 
-pub use bucket::Rate;
+pub use bucket::{Bucket, Rate};
 pub use inbox::{Inbox, InboxConfig, InboxCounters, InboxEvent, InboxLimits};
 pub use message::{AttemptId, Body, DialMe, Punch, Reason, Refusal, Relay, Signal};
 pub use scribe::{Scribe, WriteError};

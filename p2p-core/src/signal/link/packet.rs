@@ -4,6 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::PublishError;
+
 /// A version of the MQTT protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
@@ -140,4 +142,19 @@ pub enum Packet {
 pub(super) fn publish_size(topic: &str, payload: &[u8]) -> usize {
     // Fixed header 5, topic length 2, packet identifier 2, property length 1.
     10 + topic.len() + payload.len()
+}
+
+/// Whether a message can be published in a packet of `most` bytes: the door of every channel.
+///
+/// # Errors
+/// [`PublishError::BadTopic`] or [`PublishError::TooLarge`].
+pub fn admit(topic: &str, payload: &[u8], most: u32) -> Result<(), PublishError> {
+    let (size, most) = (publish_size(topic, payload), most as usize);
+    if topic.is_empty() || topic.contains(['+', '#', '\0']) || topic.len() > usize::from(u16::MAX) {
+        Err(PublishError::BadTopic)
+    } else if size > most {
+        Err(PublishError::TooLarge { size, most })
+    } else {
+        Ok(())
+    }
 }

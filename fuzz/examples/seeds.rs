@@ -1,0 +1,102 @@
+//! Writes the seed corpora: run it again when a format changes.
+
+use std::path::Path;
+use std::time::Duration;
+use std::{fs, io};
+
+use p2p_core::nat::{Delta, DeltaKind, Nat, NatFacts, NatType, PortRange};
+use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
+use p2p_core::signal::{AttemptId, Body, DialMe, Punch, Reason, Refusal, Relay, Signal, seal};
+use p2p_core::{Seed, UnixTime};
+use p2p_fuzz::{RECEIVER, SENDERS};
+
+fn main() -> io::Result<()> {
+    let identity = Identity::from_bytes(SENDERS[0]);
+    let (small, home) = (address(&identity, 0, 0), address(&identity, 2, 2));
+    let full = address(&identity, 8, 16);
+
+    write("peer_addr", "small", &small.to_bytes())?;
+    write("peer_addr", "home", &home.to_bytes())?;
+    write("peer_addr", "full", &full.to_bytes())?;
+    // What the target signs itself: contents alone.
+    let bytes = home.to_bytes();
+    write("peer_addr", "home_contents", &bytes[35..bytes.len() - 64])?;
+    write("peer_addr", "home_text", home.to_string().as_bytes())?;
+    write("peer_addr", "id_text", identity.id().to_string().as_bytes())?;
+    write("peer_addr", "secret_text", identity.to_text().as_bytes())?;
+    write("peer_addr", "broker_name", b"mqtts://broker.example.org:8884?v=5")?;
+    write("peer_addr", "broker_v6", b"mqtt://[2001:db8::5]/?v=3")?;
+    write("peer_addr", "broker_memory", b"memory://lab")?;
+
+    let bodies = [
+        Body::DialMe(DialMe { plain: true }),
+        Body::Punch(Punch {}),
+        Body::Relay(Relay {}),
+        Body::AskAddr,
+        Body::TellAddr,
+        Body::Refuse(Refusal { reason: Reason::Busy }),
+        Body::Bye,
+    ];
+    for body in bodies {
+        let name = body.name();
+        let signal = signal(&identity, &small, body);
+        write("signal", name, &signal.to_bytes())?;
+    }
+    for (name, address) in [("sealed", &home), ("sealed_full", &full)] {
+        let signal = signal(&identity, address, Body::Bye);
+        let sealed = seal(&identity, &signal.to, &signal, &mut Seed::from_u64(1)).expect("our own signal");
+        write("signal", name, &sealed)?;
+    }
+    // Steps for an inbox: all senders in turn, repeats, pauses, clocks set forth and back.
+    let steps: Vec<u8> = (0..48).map(|step| (step * 7) as u8).collect();
+    write("signal", "inbox_steps", &steps)?;
+    let repeats: Vec<u8> = (0..48).map(|step| [0, 8, 16, 1, 0x3f, 0xbf][step % 6]).collect();
+    write("signal", "inbox_repeats", &repeats)
+}
+
+fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join(name), bytes)
+}
+
+fn signal(identity: &Identity, address: &PeerAddr, body: Body) -> Signal {
+    let issued = UnixTime::from_secs(1_800_000_000);
+    Signal {
+        from: identity.id(),
+        to: Identity::from_bytes(RECEIVER).id(),
+        attempt: AttemptId([9; 16]),
+        seq: 5,
+        issued,
+        expires: issued.after(Duration::from_secs(30)),
+        sender: address.clone(),
+        body,
+    }
+}
+
+fn address(identity: &Identity, brokers: usize, interfaces: usize) -> PeerAddr {
+    let facts = NatFacts {
+        nat: Some(NatType::PortRestricted),
+        delta: Some(Delta { kind: DeltaKind::Independent, value: -2 }),
+        hairpin: Some(true),
+        range: PortRange::new(1_024, 65_535),
+        ..NatFacts::default()
+    };
+    let interface = |nic: usize| InterfaceAddr {
+        nic: nic as u8,
+        local: if nic.is_multiple_of(2) { "192.168.1.7" } else { "fe80::1" }.parse().expect("an address"),
+        prefix: 24,
+        external: nic.is_multiple_of(2).then(|| "203.0.113.9".parse().expect("an address")),
+        listen: 40_000,
+        mapped: nic.is_multiple_of(4).then_some(40_001),
+        nat: Nat { tcp: facts, udp: NatFacts::default() },
+    };
+    let broker = |number: usize| format!("mqtts://b{number}.example.org").parse().expect("a broker");
+    let contents = Contents {
+        brokers: (0..brokers).map(broker).collect(),
+        machine: (interfaces > 0).then(|| MachineTag::new(b"machine", &mut Seed::from_u64(1))),
+        interfaces: (0..interfaces).map(interface).collect(),
+        issued: UnixTime::from_secs(1_800_000_000),
+    };
+    PeerAddr::sign(identity, contents).expect("within bounds")
+}

@@ -1,0 +1,22 @@
+//! The bodies of all fuzz targets, so that the same code runs under libFuzzer and in the replay.
+//!
+//! | what | command, in `fuzz/` |
+//! |---|---|
+//! | fuzz a target on stable | `cargo fuzz run -s none peer_addr` |
+//! | replay all corpora, mutated | `cargo test` |
+//! | write the seeds anew | `cargo run --example seeds` |
+//!
+//! A new target is a function here, a line in [`TARGETS`], a file in `fuzz_targets/`, a `[[bin]]` and a few
+//! seeds in `corpus/<target>/`.
+
+mod peer_addr;
+mod signal;
+
+pub use peer_addr::peer_addr;
+pub use signal::{RECEIVER, SENDERS, signal};
+
+/// A fuzz target: a name, and what it does with any bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 2] = [("peer_addr", peer_addr), ("signal", signal)];

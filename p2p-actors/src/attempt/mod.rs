@@ -1,0 +1,357 @@
+//! One actor per connection attempt: it drives a [`Race`], owns the sockets, and hands over the winner.
+
+mod answer;
+mod lane;
+mod prove;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Instant;
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient,
+    SpawnHandle, WrapFuture,
+};
+use p2p_core::peer::{PeerAddr, PeerId};
+use p2p_core::proof::{ProofError, Role, Stage};
+use p2p_core::race::{Act, Candidate, Event, Lane, LaneFailure, Race, RaceConfig};
+use p2p_core::signal::{AttemptId, Body, Delivery, Reason, Signal};
+use tokio::sync::oneshot;
+use tracing::{Span, debug, debug_span, info};
+
+pub(crate) use answer::{Answering, AnsweringEnded};
+pub(crate) use prove::Proving;
+
+use crate::config::ConnectOptions;
+use crate::drive::{Driven, Drives, now, turn};
+use crate::error::ConnectError;
+use crate::shared::{Draft, Shared};
+use crate::signal::{Router, SendSignal};
+use crate::winner::Winner;
+
+/// Where the outcome of an attempt goes. Dropping the other end cancels the attempt.
+pub(crate) type Reply = oneshot::Sender<Result<Winner, ConnectError>>;
+
+/// What is going on in one lane.
+enum Work {
+    /// Dialling, proving, or saying the last word.
+    Busy(SpawnHandle),
+    /// Proven, and waiting for the race's word.
+    Proven(Proving),
+}
+
+/// A caller's attempt.
+pub(crate) struct Attempt {
+    shared: Rc<Shared>,
+    router: Addr<Router>,
+    driven: Driven<Race>,
+    peer: PeerAddr,
+    attempt: AttemptId,
+    plain: bool,
+    began: Instant,
+    lanes: BTreeMap<Lane, Work>,
+    reply: Option<Reply>,
+    winner: Option<(Lane, Box<Winner>)>,
+    span: Span,
+    _ended: Ended,
+}
+
+/// An attempt is over.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct AttemptEnded(pub(crate) AttemptId);
+
+/// Says so when the actor is gone, whatever ended it: a panic too.
+struct Ended {
+    owner: Recipient<AttemptEnded>,
+    attempt: AttemptId,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.owner.do_send(AttemptEnded(self.attempt));
+    }
+}
+
+impl Attempt {
+    pub(crate) fn new(
+        shared: Rc<Shared>,
+        router: Addr<Router>,
+        peer: PeerAddr,
+        attempt: AttemptId,
+        options: ConnectOptions,
+        listens: bool,
+        reply: Reply,
+        owner: Recipient<AttemptEnded>,
+    ) -> Self {
+        let span = debug_span!("attempt", %attempt, peer = %peer.id().short());
+        let plain = options.plain;
+        let config = RaceConfig {
+            peer: peer.clone(),
+            attempt,
+            ours: shared.place.borrow().clone(),
+            ways: options.ways,
+            filter: options.filter,
+            plain,
+            can_signal: !peer.brokers().is_empty(),
+            listens,
+            head_start: options.head_start,
+            dial_delay: options.dial_delay,
+            within: options.within,
+        };
+        let began = now();
+        let driven = Driven::new(Race::new(config, began));
+        Self {
+            shared,
+            router,
+            driven,
+            peer,
+            attempt,
+            plain,
+            began,
+            lanes: BTreeMap::new(),
+            reply: Some(reply),
+            winner: None,
+            span,
+            _ended: Ended { owner, attempt },
+        }
+    }
+
+    fn dial(&mut self, lane: Lane, candidate: Candidate, ctx: &mut Context<Self>) {
+        debug!(parent: &self.span, %lane, %candidate, "dial");
+        let dialling = lane::dial(candidate).into_actor(self).map(move |dialled, this, ctx| match dialled {
+            Ok(stream) => {
+                this.driven.machine().handle_connected(lane, now());
+                let proof = this.shared.proof_dialled(this.peer.id(), this.attempt, Role::Caller, this.plain);
+                this.prove(lane, Proving::new(stream, proof), ctx);
+            }
+            Err(failure) => this.fail(lane, failure, ctx),
+        });
+        let work = ctx.spawn(dialling);
+        self.lanes.insert(lane, Work::Busy(work));
+    }
+
+    /// Goes on with a proof until the peer is proven.
+    fn prove(&mut self, lane: Lane, mut proving: Proving, ctx: &mut Context<Self>) {
+        let proved = async move { (proving.advance().await, proving) };
+        let work = ctx.spawn(proved.into_actor(self).map(move |(stage, proving), this, ctx| match stage {
+            Ok(Stage::Proven) => {
+                this.lanes.insert(lane, Work::Proven(proving));
+                this.driven.machine().handle_proven(lane, now());
+                turn(this, ctx);
+            }
+            Ok(_) => this.fail(lane, ProofError::OutOfTurn.into(), ctx),
+            Err(error) => this.fail(lane, error.into(), ctx),
+        }));
+        self.lanes.insert(lane, Work::Busy(work));
+    }
+
+    /// Says Go.
+    fn keep(&mut self, lane: Lane, ctx: &mut Context<Self>) {
+        let Some(Work::Proven(mut proving)) = self.lanes.remove(&lane) else { return };
+        let kept = async move {
+            proving.proof.go(now())?;
+            match proving.advance().await? {
+                Stage::Kept => Ok(proving),
+                _ => Err(ProofError::OutOfTurn),
+            }
+        };
+        let work = ctx.spawn(kept.into_actor(self).map(move |kept, this, ctx| match kept {
+            Ok(proving) => this.kept(lane, proving, ctx),
+            Err(error) => this.fail(lane, error.into(), ctx),
+        }));
+        self.lanes.insert(lane, Work::Busy(work));
+    }
+
+    fn kept(&mut self, lane: Lane, proving: Proving, ctx: &mut Context<Self>) {
+        let path = self.driven.machine().candidate(lane).map(|candidate| candidate.path);
+        let draft = Draft { way: lane.way(), path, peer: None, began: self.began, report: None };
+        let winner = proving
+            .proof
+            .into_session()
+            .and_then(|session| self.shared.winner(proving.stream, session, draft));
+        match winner {
+            Some(winner) => {
+                self.winner = Some((lane, Box::new(winner)));
+                self.driven.machine().handle_kept(lane, now());
+                turn(self, ctx);
+            }
+            None => self.fail(lane, ProofError::Lost.into(), ctx),
+        }
+    }
+
+    fn fail(&mut self, lane: Lane, failure: LaneFailure, ctx: &mut Context<Self>) {
+        debug!(parent: &self.span, %lane, %failure, "lane failed");
+        self.lanes.remove(&lane);
+        self.driven.machine().handle_failed(lane, failure, now());
+        turn(self, ctx);
+    }
+
+    fn drop_lane(&mut self, lane: Lane, ctx: &mut Context<Self>) {
+        if let Some(Work::Busy(work)) = self.lanes.remove(&lane) {
+            ctx.cancel_future(work);
+        }
+    }
+
+    fn tell(&mut self, outcome: Result<Winner, ConnectError>) {
+        if let Some(reply) = self.reply.take() {
+            // Nobody waits any more: then the connection is closed by being dropped.
+            let _ = reply.send(outcome);
+        }
+    }
+}
+
+impl Actor for Attempt {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        // A caller who drops the future of `connect` has changed their mind.
+        if let Some(mut reply) = self.reply.take() {
+            let (forward, outcome) = oneshot::channel();
+            self.reply = Some(forward);
+            let relay = async move {
+                tokio::select! {
+                    outcome = outcome => {
+                        if let Ok(outcome) = outcome {
+                            let _ = reply.send(outcome);
+                        }
+                        false
+                    }
+                    () = reply.closed() => true,
+                }
+            };
+            ctx.spawn(relay.into_actor(self).map(|cancelled, this, ctx| {
+                if cancelled {
+                    debug!(parent: &this.span, "cancelled");
+                    this.driven.machine().close(now());
+                    turn(this, ctx);
+                }
+                ctx.stop();
+            }));
+        }
+        turn(self, ctx);
+    }
+}
+
+impl Drives for Attempt {
+    type M = Race;
+
+    fn driven(&mut self) -> &mut Driven<Race> {
+        &mut self.driven
+    }
+
+    fn on_act(&mut self, act: Act, ctx: &mut Context<Self>) {
+        match act {
+            Act::Dial(lane, candidate) => self.dial(lane, candidate, ctx),
+            Act::Drop(lane) => self.drop_lane(lane, ctx),
+            Act::Keep(lane) => self.keep(lane, ctx),
+            Act::Signal(body) => {
+                let done = (body != Body::Bye).then(|| ctx.address().recipient());
+                let (to, attempt) = (self.peer.clone(), self.attempt);
+                self.router.do_send(SendSignal { to, attempt, body, back_on: None, done });
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event, _: &mut Context<Self>) {
+        let report = self.driven.machine().report(now());
+        match (event, self.winner.take()) {
+            (Event::Won(_), Some((_, mut winner))) => {
+                info!(parent: &self.span, way = %winner.how.way, path = %winner.how.path, took = ?report.took, "connected");
+                winner.how.report = Some(report);
+                self.tell(Ok(*winner));
+            }
+            _ => {
+                info!(parent: &self.span, took = ?report.took, "no connection");
+                let offline = report.is_offline();
+                let report = Box::new(report);
+                self.tell(Err(if offline {
+                    ConnectError::Offline(report)
+                } else {
+                    ConnectError::Failed(report)
+                }));
+            }
+        }
+    }
+}
+
+/// The peer dialled us, and says it is for this attempt.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Arrived(pub(crate) Proving);
+
+impl Handler<Arrived> for Attempt {
+    type Result = ();
+
+    fn handle(&mut self, Arrived(mut proving): Arrived, ctx: &mut Context<Self>) {
+        let remote = proving.stream.peer_addr();
+        let lane = remote.ok().and_then(|remote| self.driven.machine().handle_arrival(remote, now()));
+        let welcomed = match lane {
+            Some(_) => proving.proof.welcome(self.plain, now()),
+            None => proving.proof.refuse(Reason::Expired, now()),
+        };
+        match (lane, welcomed) {
+            (Some(lane), Ok(())) => self.prove(lane, proving, ctx),
+            (Some(lane), Err(error)) => self.fail(lane, error.into(), ctx),
+            // Nobody waits for the end of a refusal.
+            (None, _) => drop(tokio::task::spawn_local(async move { proving.advance().await.is_ok() })),
+        }
+        turn(self, ctx);
+    }
+}
+
+/// What became of a signal.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Delivered {
+    pub(crate) body: Body,
+    pub(crate) delivery: Delivery,
+}
+
+impl Handler<Delivered> for Attempt {
+    type Result = ();
+
+    fn handle(&mut self, Delivered { body, delivery }: Delivered, ctx: &mut Context<Self>) {
+        debug!(parent: &self.span, ?delivery, "signal");
+        self.driven.machine().handle_delivery(&body, delivery, now());
+        turn(self, ctx);
+    }
+}
+
+/// The peer sent a signal for this attempt.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Heard(pub(crate) Box<Signal>);
+
+impl Handler<Heard> for Attempt {
+    type Result = ();
+
+    fn handle(&mut self, Heard(signal): Heard, ctx: &mut Context<Self>) {
+        if signal.sender.is_newer_than(&self.peer) {
+            self.peer = signal.sender.clone();
+        }
+        self.driven.machine().handle_signal(&signal, now());
+        turn(self, ctx);
+    }
+}
+
+/// The node is closing.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Stop;
+
+impl Handler<Stop> for Attempt {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        self.driven.machine().close(now());
+        turn(self, ctx);
+        self.tell(Err(ConnectError::Closed));
+    }
+}
+
+/// Which peer an attempt is for: what the root needs to route arrivals.
+pub(crate) struct Registered {
+    pub(crate) peer: PeerId,
+    pub(crate) addr: Addr<Attempt>,
+}

@@ -1,0 +1,74 @@
+//! What can go wrong, and whose fault it is.
+
+use std::net::SocketAddr;
+
+use p2p_core::race::RaceReport;
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Somebody else listens there.
+    #[error("cannot listen on {addr}: {reason} (choose another port, or 0 for any free one)")]
+    Listen {
+        /// Where.
+        addr: SocketAddr,
+        /// What the operating system said.
+        reason: String,
+    },
+    /// The configuration names an interface this machine does not have.
+    #[error("no network interface is called {name:?} here; there are: {known}")]
+    NoSuchInterface {
+        /// The name in the configuration.
+        name: String,
+        /// The names that would have worked.
+        known: String,
+    },
+    /// Too much for a peer address to hold.
+    #[error("this node's address cannot be made: {0}")]
+    Address(#[from] p2p_core::peer::AddrError),
+    /// The operating system gave no thread, no random bytes or no event loop.
+    #[error("the operating system refused: {0}")]
+    System(#[from] std::io::Error),
+    /// The node was closed while it started.
+    #[error("the node was closed while it started")]
+    Closed,
+}
+
+/// Why a connection did not come to be.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Every way failed: the report says how.
+    #[error("no connection: {0}")]
+    Failed(Box<RaceReport>),
+    /// The brokers say nobody is subscribed for this peer, and nothing else worked.
+    #[error("the peer is offline: {0}")]
+    Offline(Box<RaceReport>),
+    /// That is this node's own address.
+    #[error("that is this node's own address: give it to the other side")]
+    Ourselves,
+    /// The caller allowed no way at all.
+    #[error("no way is allowed: name at least one strategy, one family and one path")]
+    NothingAllowed,
+    /// This node already has as many attempts under way as it may.
+    #[error("{limit} attempts are under way already: wait for one to end")]
+    TooManyAttempts {
+        /// How many it may have.
+        limit: usize,
+    },
+    /// The connection was made, and this program's runtime could not take it.
+    #[error("the connection could not be used: {0}")]
+    Socket(String),
+    /// The node is closed.
+    #[error("the node is closed")]
+    Closed,
+}
+
+impl ConnectError {
+    /// The story of the attempt, if there was one.
+    pub fn report(&self) -> Option<&RaceReport> {
+        match self {
+            Self::Failed(report) | Self::Offline(report) => Some(report),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Where the actors live: a thread of their own, or the event loop of somebody who has one.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use actix::Actor;
+use p2p_core::proof::Cipher;
+use p2p_core::race::OurPlace;
+use p2p_core::{Clock, Seed, UnixTime};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::LocalSet;
+
+use crate::config::{ActorsConfig, Interfaces};
+use crate::counters::Tallies;
+use crate::drive::now;
+use crate::error::StartError;
+use crate::handle::{Handle, Status};
+use crate::interface::{Nic, nics};
+use crate::root::{Ends, Root};
+use crate::shared::Shared;
+
+/// Commands waiting for the root. Callers wait when there are more.
+const COMMANDS: usize = 64;
+
+/// Starts the actors on a thread of their own and returns when they run; [`Handle::status`] tells when they
+/// listen.
+///
+/// # Errors
+/// [`StartError`] when the configuration does not fit this machine.
+pub async fn spawn(config: ActorsConfig) -> Result<Handle, StartError> {
+    let (started, start) = oneshot::channel();
+    std::thread::Builder::new().name("p2p-actors".to_owned()).spawn(move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(StartError::System(error)))),
+        };
+        let actors = LocalSet::new();
+        actors.block_on(&runtime, async {
+            match start_root(config) {
+                Ok((handle, ended)) => {
+                    if started.send(Ok(handle)).is_ok() {
+                        // An error means the root is gone, which is what we wait for.
+                        let _ = ended.await;
+                    }
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        });
+        // Dropping the set here ends every actor, task and socket that is left.
+    })?;
+    start.await.unwrap_or(Err(StartError::Closed))
+}
+
+/// Starts the actors on the current [`LocalSet`], or on the arbiter of a running actix `System`. They end when
+/// the last handle is dropped.
+///
+/// # Errors
+/// As [`spawn`].
+///
+/// # Panics
+/// Outside of a `LocalSet`.
+pub fn spawn_local(config: ActorsConfig) -> Result<Handle, StartError> {
+    start_root(config).map(|(handle, _)| handle)
+}
+
+fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), StartError> {
+    let nics = choose(&config.interfaces, nics())?;
+    let tallies = Arc::new(Tallies::default());
+    let shared = Rc::new(Shared {
+        identity: config.identity.clone(),
+        clock: clock(),
+        seed: RefCell::new(entropy()?),
+        place: RefCell::new(OurPlace { addresses: Vec::new(), machine_id: config.machine_id.clone() }),
+        plain: config.plain,
+        cipher: fast_cipher(),
+        proof_within: config.proof_within,
+        closing: Cell::new(false),
+        tallies: Arc::clone(&tallies),
+    });
+    let (commands, receiver) = mpsc::channel(COMMANDS);
+    let (sender, incoming) = mpsc::channel(config.limits.backlog.max(1));
+    let (status, watcher) = watch::channel(Status::default());
+    let (ended, end) = oneshot::channel();
+    let ends = Ends { commands: receiver, incoming: sender, status, ended };
+    Root::new(config, nics, shared, ends).start();
+    Ok((Handle::new(commands, incoming, watcher, tallies), end))
+}
+
+/// The interfaces of this machine that the configuration wants.
+fn choose(wanted: &Interfaces, all: Vec<Nic>) -> Result<Vec<Nic>, StartError> {
+    match wanted {
+        Interfaces::All => {
+            let up: Vec<Nic> = all.into_iter().filter(|nic| nic.is_up && !nic.addresses.is_empty()).collect();
+            let (loopback, outside): (Vec<_>, Vec<_>) = up.into_iter().partition(|nic| nic.is_loopback);
+            Ok(if outside.is_empty() { loopback } else { outside })
+        }
+        Interfaces::Only(names) => names
+            .iter()
+            .map(|name| {
+                all.iter().find(|nic| nic.name == *name).cloned().ok_or_else(|| StartError::NoSuchInterface {
+                    name: name.clone(),
+                    known: all.iter().map(|nic| nic.name.as_str()).collect::<Vec<_>>().join(", "),
+                })
+            })
+            .collect(),
+    }
+}
+
+/// One draw from the operating system; everything else is forked from it.
+fn entropy() -> Result<Seed, StartError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| StartError::System(std::io::Error::other(error)))?;
+    Ok(Seed::new(bytes))
+}
+
+fn clock() -> Clock {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Clock::new(now(), UnixTime::default().after(unix))
+}
+
+/// The cipher this processor has instructions for.
+fn fast_cipher() -> Cipher {
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    let aes = std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    let aes = std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+    let aes = false;
+    if aes { Cipher::Aes256Gcm } else { Cipher::ChaCha20Poly1305 }
+}

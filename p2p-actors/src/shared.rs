@@ -1,0 +1,88 @@
+//! What all actors of one node know.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use p2p_core::peer::{Identity, PeerAddr, PeerId};
+use p2p_core::proof::{Cipher, Claim, Counterpart, Proof, ProofConfig, Role, Session};
+use p2p_core::race::{OurPlace, Path, RaceReport, Way, path_to};
+use p2p_core::signal::AttemptId;
+use p2p_core::{Clock, Seed};
+use tokio::net::TcpStream;
+
+use crate::counters::Tallies;
+use crate::drive::now;
+use crate::winner::{How, Winner};
+
+/// Facts and sources shared by the actors of one node, on their one thread.
+pub(crate) struct Shared {
+    pub(crate) identity: Identity,
+    pub(crate) clock: Clock,
+    pub(crate) seed: RefCell<Seed>,
+    /// Where we are: changes when the network does.
+    pub(crate) place: RefCell<OurPlace>,
+    /// Whether we wish bare connections when we are called.
+    pub(crate) plain: bool,
+    pub(crate) cipher: Cipher,
+    pub(crate) proof_within: Duration,
+    pub(crate) closing: Cell<bool>,
+    pub(crate) tallies: Arc<Tallies>,
+}
+
+impl Shared {
+    pub(crate) fn fork(&self, label: &str) -> Seed {
+        self.seed.borrow_mut().fork(label)
+    }
+
+    pub(crate) fn attempt_id(&self) -> AttemptId {
+        AttemptId(self.seed.borrow_mut().array())
+    }
+
+    /// A proof for a connection that we dialled.
+    pub(crate) fn proof_dialled(&self, peer: PeerId, attempt: AttemptId, role: Role, plain: bool) -> Proof {
+        self.proof(Counterpart::Dialled { peer, attempt, role, plain })
+    }
+
+    /// A proof for a connection that came to us.
+    pub(crate) fn proof_arrived(&self) -> Proof {
+        self.proof(Counterpart::Unknown)
+    }
+
+    fn proof(&self, counterpart: Counterpart) -> Proof {
+        let config = ProofConfig {
+            identity: self.identity.clone(),
+            counterpart,
+            cipher: self.cipher,
+            within: self.proof_within,
+        };
+        Proof::new(config, self.fork("proof"), now())
+    }
+
+    /// Makes a kept connection ready to leave. `None` when its socket died in the last moment.
+    pub(crate) fn winner(&self, stream: TcpStream, session: Session, draft: Draft) -> Option<Winner> {
+        let (local, remote) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
+        let path =
+            draft.path.unwrap_or_else(|| path_to(&self.place.borrow(), draft.peer.as_ref(), remote.ip()));
+        let Claim { caller, .. } = session.claim;
+        let how = How {
+            way: draft.way,
+            path,
+            caller,
+            local,
+            remote,
+            took: now().saturating_duration_since(draft.began),
+            report: draft.report,
+        };
+        Some(Winner { stream: stream.into_std().ok()?, session, how })
+    }
+}
+
+/// What is known of a winner before its socket is asked.
+pub(crate) struct Draft {
+    pub(crate) way: Way,
+    pub(crate) path: Option<Path>,
+    pub(crate) peer: Option<PeerAddr>,
+    pub(crate) began: Instant,
+    pub(crate) report: Option<RaceReport>,
+}

@@ -1,0 +1,93 @@
+//! How long a QoS 1 message takes from `publish` to the subscriber's owner, through actors and sockets, on loopback.
+//!
+//! `cargo bench -p p2p-node --bench broker_latency` prints it for the embedded broker and for mosquitto, if there is
+//! one on this machine. Nothing is asserted: it is a figure, not a test.
+
+#[path = "../../p2p-actors/tests/stories/mod.rs"]
+mod stories;
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use p2p_actors::signal::{Broker as Signalling, Endpoint, MemoryBroker};
+use p2p_core::signal::link::Protocol;
+use p2p_node::rendezvous::broker::{Broker, Options};
+use stories::{Party, endpoint, pinned, tell};
+
+const WARM_UP: usize = 50;
+const MESSAGES: usize = 500;
+/// Signals are rare, and a channel drops what comes faster than it should: no more than 100 a second.
+const PAUSE: Duration = Duration::from_millis(10);
+
+async fn measure(name: &str, broker: Signalling) {
+    let mut alice = Party::new("alice", broker.clone());
+    let mut bob = Party::new("bob", broker);
+    alice.up().await;
+    bob.up().await;
+    let mut times = Vec::new();
+    for _ in 0..WARM_UP + MESSAGES {
+        let start = Instant::now();
+        let ticket = alice.publish("bob", "a signal of the usual length is about four hundred bytes, sealed");
+        bob.received().await;
+        times.push(start.elapsed());
+        alice.ended(ticket).await.expect("acknowledged");
+        tokio::time::sleep(PAUSE).await;
+    }
+    let mut times = times.split_off(WARM_UP);
+    times.sort();
+    let at = |share: f64| times[(share * (times.len() - 1) as f64) as usize].as_secs_f64() * 1e3;
+    println!("{name:28} p50 {:.3} ms, p90 {:.3} ms, p99 {:.3} ms", at(0.5), at(0.9), at(0.99));
+}
+
+async fn measure_both(name: &str, endpoint: &Endpoint) {
+    for protocol in [Protocol::V311, Protocol::V5] {
+        let broker = Signalling::Mqtt(pinned(endpoint, protocol));
+        measure(&format!("{name}, {protocol}"), broker).await;
+    }
+}
+
+fn mosquitto(nodelay: bool) -> Option<(Child, tempfile::NamedTempFile, Endpoint)> {
+    let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
+    let config = tempfile::NamedTempFile::new().ok()?;
+    let lines = format!(
+        "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nset_tcp_nodelay {nodelay}\n\
+         max_queued_messages 0\n"
+    );
+    std::fs::write(config.path(), lines).ok()?;
+    let start = |program: &str| {
+        let mut command = Command::new(program);
+        let command = command.arg("-c").arg(config.path());
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()
+    };
+    let process = start("mosquitto").or_else(|| start("/usr/sbin/mosquitto"))?;
+    Some((process, config, endpoint(port)))
+}
+
+fn main() {
+    println!("publish to deliver, QoS 1, one every 10 ms, {MESSAGES} messages, loopback:");
+    tell(measure("in memory", Signalling::Memory(MemoryBroker::new())));
+    // On a runtime of its own, as in a rendezvous.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let broker = runtime.block_on(Broker::start(&[any], Options::default())).expect("the broker starts");
+    let embedded = endpoint(broker.local_addrs()[0].port());
+    tell(measure_both("embedded", &embedded));
+    runtime.block_on(broker.shutdown());
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    for nodelay in [true, false] {
+        let Some((mut process, _config, endpoint)) = mosquitto(nodelay) else {
+            println!("mosquitto: not on this machine");
+            return;
+        };
+        let name = if nodelay { "mosquitto" } else { "mosquitto, its Nagle on" };
+        tell(measure_both(name, &endpoint));
+        // It may have ended already.
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+}

@@ -1,0 +1,131 @@
+//! The secret key of a node, in a file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
+
+use p2p_core::Seed;
+use p2p_core::peer::Identity;
+
+use super::Key;
+use crate::error::BindError;
+
+/// A key file is one short line; what is longer is not one.
+const MOST_BYTES: u64 = 1_024;
+
+pub(super) fn load(key: Key) -> Result<Identity, BindError> {
+    match key {
+        Key::Given(identity) => Ok(identity),
+        Key::Ephemeral => fresh(),
+        Key::File(path) => load_file(&path),
+    }
+}
+
+fn fresh() -> Result<Identity, BindError> {
+    let mut entropy = [0; 32];
+    getrandom::fill(&mut entropy).map_err(|error| BindError::Entropy(error.to_string()))?;
+    Ok(Identity::generate(&mut Seed::new(entropy)))
+}
+
+/// Reads a key file; makes it when there is none.
+pub(crate) fn load_file(path: &Path) -> Result<Identity, BindError> {
+    match File::open(path) {
+        Ok(file) => read(path, file),
+        Err(error) if error.kind() == ErrorKind::NotFound => create(path),
+        Err(error) => Err(wrong(path, error)),
+    }
+}
+
+fn read(path: &Path, file: File) -> Result<Identity, BindError> {
+    check_permissions(path, &file)?;
+    let mut text = String::new();
+    file.take(MOST_BYTES).read_to_string(&mut text).map_err(|error| wrong(path, error))?;
+    text.trim().parse().map_err(|error| wrong(path, error))
+}
+
+/// Writes a new key next to its place, then moves it there: never half a key, never over an old one.
+fn create(path: &Path) -> Result<Identity, BindError> {
+    let identity = fresh()?;
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder).map_err(|error| wrong(path, error))?;
+    }
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{}", std::process::id()));
+    let draft = Path::new(&draft);
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options
+        .open(draft)
+        .and_then(|mut file| {
+            file.write_all(format!("{}\n", identity.to_text()).as_bytes())?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::hard_link(draft, path));
+    let removed = fs::remove_file(draft);
+    match written {
+        Ok(()) => removed.map(|()| identity).map_err(|error| wrong(path, error)),
+        // Another process made it in the meantime: its key is the one.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => load_file(path),
+        Err(error) => Err(wrong(path, error)),
+    }
+}
+
+#[cfg(unix)]
+fn check_permissions(path: &Path, file: &File) -> Result<(), BindError> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = file.metadata().map_err(|error| wrong(path, error))?.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let reason = format!("others can read or change it (mode {mode:03o}): run chmod 600 on it");
+    Err(BindError::KeyFile { path: path.to_owned(), reason })
+}
+
+#[cfg(not(unix))]
+fn check_permissions(_: &Path, _: &File) -> Result<(), BindError> {
+    Ok(())
+}
+
+fn wrong(path: &Path, reason: impl ToString) -> BindError {
+    BindError::KeyFile { path: path.to_owned(), reason: reason.to_string() }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_and_kept_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/key");
+        let first = load_file(&path).unwrap();
+        assert_eq!(load_file(&path).unwrap().id(), first.id());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused_with_the_mend() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        load_file(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = load_file(&path).unwrap_err().to_string();
+        assert!(error.contains("chmod 600"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_key_is_refused_and_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        load_file(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap().replace('a', "b").replacen('q', "z", 1);
+        fs::write(&path, &text[..text.len() - 3]).unwrap();
+        assert!(load_file(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), &text[..text.len() - 3]);
+    }
+}

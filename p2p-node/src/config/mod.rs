@@ -1,0 +1,106 @@
+//! What a node is told when it starts.
+
+mod key;
+mod machine;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use p2p_actors::signal::MemoryBroker;
+use p2p_actors::{ActorsConfig, BrokerConfig, Interfaces, Limits, StunServer};
+use p2p_core::Family;
+use p2p_core::peer::{Identity, PeerId};
+
+use crate::error::BindError;
+
+/// Where a node's secret key comes from.
+#[derive(Clone, Debug, Default)]
+pub enum Key {
+    /// A new one, forgotten when the node ends: its address is good for one run.
+    #[default]
+    Ephemeral,
+    /// A file, made at the first start with permissions for its owner only.
+    File(PathBuf),
+    /// This one.
+    Given(Identity),
+}
+
+/// Everything a node can be told. The default is a node that listens on every interface and knows no server:
+/// none is built in.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// The secret key. Default: a new one.
+    pub key: Key,
+    /// The network interfaces to use. Default: all that are up.
+    pub interfaces: Interfaces,
+    /// The address families to use. Default: both.
+    pub families: BTreeSet<Family>,
+    /// The TCP port to listen on. Default 0: any free one.
+    pub listen_port: u16,
+    /// The MQTT brokers to be found through. Default: none.
+    pub brokers: Vec<BrokerConfig>,
+    /// An in-process broker that `memory:` URLs stand for: for tests, and for nodes that share a process.
+    pub memory: Option<MemoryBroker>,
+    /// The STUN servers to ask for our external addresses. Default: none.
+    pub stun: Vec<StunServer>,
+    /// Whether accepted connections may stay unencrypted after the proof, if the caller wishes that too.
+    /// Default: no.
+    pub plain: bool,
+    /// The peers whose calls and signals are heard. Default: everybody who knows this node's address.
+    pub allowed: Option<BTreeSet<PeerId>>,
+    /// What tells this machine from others; only a salted hash of it is published. Default: what the
+    /// operating system says.
+    pub machine_id: Option<Vec<u8>>,
+    /// How long [`Node::bind`](crate::Node::bind) waits for brokers and STUN servers. Default 3 s.
+    pub ready_within: Duration,
+    /// The bounds at the doors.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            key: Key::default(),
+            interfaces: Interfaces::default(),
+            families: [Family::V4, Family::V6].into(),
+            listen_port: 0,
+            brokers: Vec::new(),
+            memory: None,
+            stun: Vec::new(),
+            plain: false,
+            allowed: None,
+            machine_id: None,
+            ready_within: Duration::from_secs(3),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The default, to be changed field by field.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// On the loopback interface only: for tests, demos and peers on one machine.
+    pub fn loopback() -> Self {
+        Self { interfaces: Interfaces::Only(vec![machine::LOOPBACK.to_owned()]), ..Self::default() }
+    }
+
+    pub(crate) fn into_actors(self) -> Result<ActorsConfig, BindError> {
+        let mut actors = ActorsConfig::new(key::load(self.key)?);
+        actors.interfaces = self.interfaces;
+        actors.families = self.families;
+        actors.listen_port = self.listen_port;
+        actors.brokers = self.brokers;
+        actors.memory = self.memory;
+        actors.stun = self.stun;
+        actors.plain = self.plain;
+        actors.allowed = self.allowed;
+        actors.machine_id = self.machine_id.unwrap_or_else(machine::id);
+        actors.limits = self.limits;
+        Ok(actors)
+    }
+}

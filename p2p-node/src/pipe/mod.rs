@@ -1,0 +1,137 @@
+//! The connection itself.
+
+mod record;
+mod sealed;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io::Result;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use p2p_actors::{How, Winner};
+use p2p_core::peer::PeerId;
+use p2p_core::proof::{Cipher, Session};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use sealed::Sealed;
+
+/// A byte stream to a proven peer.
+///
+/// It belongs to the runtime it was made on and outlives its [`Node`](crate::Node): no actor, thread or
+/// process stands between you and the socket. Bytes are encrypted unless both ends wished a plain pipe.
+///
+/// **Closing.** `shutdown` ends our direction and tells the peer, who then reads end-of-file; the other
+/// direction stays open. An encrypted pipe that ends without this reads as
+/// [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof): somebody cut it. Dropping a pipe cuts it.
+///
+/// **Flushing.** A write may leave up to 64 KiB in the pipe when the kernel's buffer is full; `flush`, or
+/// the next write, sends it on.
+pub struct Pipe {
+    stream: Stream,
+    session: Box<Session>,
+    how: Box<How>,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Sealed(Box<Sealed>),
+}
+
+impl Pipe {
+    /// Takes a winner over to the current runtime.
+    pub(crate) fn new(winner: Winner) -> Result<Self> {
+        let Winner { stream, session, how } = winner;
+        let stream = TcpStream::from_std(stream)?;
+        let stream = match session.plain {
+            true => Stream::Plain(stream),
+            false => Stream::Sealed(Box::new(Sealed::new(stream, &session)?)),
+        };
+        Ok(Self { stream, session: Box::new(session), how: Box::new(how) })
+    }
+
+    /// Who is at the other end. Proven.
+    pub fn peer(&self) -> PeerId {
+        self.session.claim.peer
+    }
+
+    /// How the connection came to be.
+    pub fn how(&self) -> &How {
+        &self.how
+    }
+
+    /// The cipher, or `None` when both ends wished a plain pipe.
+    pub fn cipher(&self) -> Option<Cipher> {
+        (!self.session.plain).then_some(self.session.cipher)
+    }
+
+    /// 32 bytes that are the same at both ends of this pipe and of no other (RFC 5056): to bind a login or
+    /// another protocol to it.
+    pub fn binding(&self) -> [u8; 32] {
+        self.session.binding
+    }
+
+    /// The bare TCP connection, when both ends wished a plain pipe. Nothing was read from it, and nothing
+    /// but the user's bytes was written since the proof.
+    ///
+    /// # Errors
+    /// The pipe itself, unharmed, when it is encrypted.
+    pub fn into_tcp(self) -> std::result::Result<TcpStream, Self> {
+        match self.stream {
+            Stream::Plain(stream) => Ok(stream),
+            stream @ Stream::Sealed(_) => Err(Self { stream, ..self }),
+        }
+    }
+
+    /// Whether small writes are sent at once (on by default, as left by the proof).
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn set_nodelay(&self, on: bool) -> Result<()> {
+        match &self.stream {
+            Stream::Plain(stream) => stream.set_nodelay(on),
+            Stream::Sealed(sealed) => sealed.stream().set_nodelay(on),
+        }
+    }
+}
+
+impl fmt::Debug for Pipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipe")
+            .field("peer", &self.peer())
+            .field("cipher", &self.cipher())
+            .field("how", &self.how)
+            .finish_non_exhaustive()
+    }
+}
+
+macro_rules! either {
+    ($self:ident, $method:ident($($arg:expr),*)) => {
+        match &mut $self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).$method($($arg),*),
+            Stream::Sealed(sealed) => Pin::new(sealed.as_mut()).$method($($arg),*),
+        }
+    };
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        either!(self, poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
+        either!(self, poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        either!(self, poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        either!(self, poll_shutdown(cx))
+    }
+}

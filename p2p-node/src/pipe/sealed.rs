@@ -1,0 +1,186 @@
+//! A TCP connection whose bytes travel in encrypted records.
+
+use std::io::{Error, ErrorKind, Result};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use p2p_core::proof::Session;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::record::{MOST_PLAIN, OVERHEAD, PLAIN_AT, RecordKey, record_len};
+
+/// The least and the most room for what arrived and was not read yet. A quiet pipe keeps the least.
+const LEAST_ROOM: usize = 4 * 1024;
+const MOST_ROOM: usize = 2 * (MOST_PLAIN + OVERHEAD);
+/// How much one write may seal at once: enough to keep the kernel busy, little enough to be bounded.
+const MOST_SEALED: usize = 2 * MOST_PLAIN;
+
+/// The encrypted form of a pipe.
+pub(super) struct Sealed {
+    stream: TcpStream,
+    send: RecordKey,
+    /// Records on their way out, from `sent`.
+    out: Vec<u8>,
+    sent: usize,
+    /// Some task waits for `out` to drain. If none does, whoever reads drains it: a user who writes a question
+    /// and then waits for the answer must not have to flush.
+    awaited: bool,
+    /// The last record is in `out` or gone.
+    closing: bool,
+    receive: RecordKey,
+    /// What arrived: opened plaintext in `plain`, then sealed bytes up to `filled`.
+    input: Vec<u8>,
+    plain: std::ops::Range<usize>,
+    /// Where the next record begins.
+    next: usize,
+    filled: usize,
+    /// The peer said that nothing follows.
+    ended: bool,
+}
+
+impl Sealed {
+    pub(super) fn new(stream: TcpStream, session: &Session) -> Result<Self> {
+        Ok(Self {
+            stream,
+            send: RecordKey::new(session.cipher, &session.send_key)?,
+            out: Vec::new(),
+            sent: 0,
+            awaited: false,
+            closing: false,
+            receive: RecordKey::new(session.cipher, &session.receive_key)?,
+            input: Vec::new(),
+            plain: 0..0,
+            next: 0,
+            filled: 0,
+            ended: false,
+        })
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// How much memory the buffers hold, in bytes.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.input.capacity() + self.out.capacity()
+    }
+
+    /// Writes out what is sealed.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        while self.sent < self.out.len() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out[self.sent..]))?;
+            if written == 0 {
+                return Poll::Ready(Err(ErrorKind::WriteZero.into()));
+            }
+            self.sent += written;
+        }
+        self.out.clear();
+        self.sent = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes out what is sealed, for a task that will wait until that is done.
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let drained = self.poll_drain(cx);
+        self.awaited = drained.is_pending();
+        drained
+    }
+
+    /// Opens the next record, reading as much as it takes. Leaves `plain` empty only at the end.
+    fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        loop {
+            let wanted = match record_len(&self.input[self.next..self.filled])? {
+                Some(length) if self.filled - self.next >= length => {
+                    let plain = self.receive.open(&mut self.input[self.next..self.next + length])?;
+                    let start = self.next + PLAIN_AT;
+                    self.plain = start..start + plain;
+                    self.next += length;
+                    self.ended = plain == 0;
+                    return Poll::Ready(Ok(()));
+                }
+                Some(length) => length,
+                None => OVERHEAD,
+            };
+            self.make_room(wanted);
+            let mut room = ReadBuf::new(&mut self.input[self.filled..]);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
+            let arrived = room.filled().len();
+            if arrived == 0 {
+                let cut = "the connection was cut: the peer did not close the pipe";
+                return Poll::Ready(Err(Error::new(ErrorKind::UnexpectedEof, cut)));
+            }
+            self.filled += arrived;
+        }
+    }
+
+    /// Moves what is left to the front and makes room for a record of `wanted` bytes; more when the room at
+    /// hand was filled to the brim, which means that more is coming.
+    fn make_room(&mut self, wanted: usize) {
+        let brim = self.filled == self.input.len();
+        self.input.copy_within(self.next..self.filled, 0);
+        self.filled -= self.next;
+        self.next = 0;
+        self.plain = 0..0;
+        let room = if brim { self.input.len() * 2 } else { self.input.len() };
+        let room = room.clamp(LEAST_ROOM, MOST_ROOM).max(wanted);
+        if room > self.input.len() {
+            self.input.resize(room, 0);
+        }
+    }
+}
+
+impl AsyncRead for Sealed {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        if !self.awaited && self.sent < self.out.len() {
+            // If there is no room yet, this registered us to be woken when there is. An error will meet the
+            // next write; what the peer sent before it can still be read.
+            let _ = self.poll_drain(cx);
+        }
+        if self.plain.is_empty() && !self.ended {
+            ready!(self.poll_record(cx))?;
+        }
+        let some = self.plain.len().min(buf.remaining());
+        let start = self.plain.start;
+        buf.put_slice(&self.input[start..start + some]);
+        self.plain.start += some;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Sealed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
+        if self.closing {
+            return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
+        }
+        ready!(self.poll_drained(cx))?;
+        // What is sealed is as good as sent: seal nothing before the kernel has room for some of it.
+        ready!(self.stream.poll_write_ready(cx))?;
+        let some = buf.len().min(MOST_SEALED);
+        let this = &mut *self;
+        for part in buf[..some].chunks(MOST_PLAIN) {
+            this.send.seal(part, &mut this.out)?;
+        }
+        // What the kernel does not take now goes out with the next write, or with a flush.
+        match this.poll_drain(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(some)),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(self.poll_drained(cx))?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(self.poll_drained(cx))?;
+        let this = &mut *self;
+        if !std::mem::replace(&mut this.closing, true) {
+            this.send.seal(b"", &mut this.out)?;
+        }
+        ready!(this.poll_drained(cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}

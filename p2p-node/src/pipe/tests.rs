@@ -1,0 +1,158 @@
+//! Pipes over real loopback sockets.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use p2p_core::Seed;
+use p2p_core::peer::Identity;
+use p2p_core::proof::Claim;
+use p2p_core::race::{Path, Way};
+use p2p_core::signal::AttemptId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+async fn tcp() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (dialled, accepted) =
+        tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    (dialled.unwrap(), accepted.unwrap().0)
+}
+
+fn session(caller: bool, plain: bool, cipher: Cipher) -> Session {
+    let (one, two) = ([1; 32], [2; 32]);
+    Session {
+        claim: Claim {
+            peer: Identity::generate(&mut Seed::from_u64(caller.into())).id(),
+            attempt: AttemptId([0; 16]),
+            caller,
+        },
+        plain,
+        cipher,
+        send_key: if caller { one } else { two },
+        receive_key: if caller { two } else { one },
+        binding: [3; 32],
+    }
+}
+
+fn pipe(stream: TcpStream, session: Session) -> Pipe {
+    let how = How {
+        way: Way::Direct,
+        path: Path::Machine,
+        caller: session.claim.caller,
+        local: stream.local_addr().unwrap(),
+        remote: stream.peer_addr().unwrap(),
+        took: Duration::ZERO,
+        report: None,
+    };
+    Pipe::new(Winner { stream: stream.into_std().unwrap(), session, how }).unwrap()
+}
+
+async fn pair(plain: bool, cipher: Cipher) -> (Pipe, Pipe) {
+    let (a, b) = tcp().await;
+    (pipe(a, session(true, plain, cipher)), pipe(b, session(false, plain, cipher)))
+}
+
+#[tokio::test]
+async fn bytes_arrive_whole_in_order_and_both_ways() {
+    for (plain, cipher) in
+        [(true, Cipher::Aes256Gcm), (false, Cipher::Aes256Gcm), (false, Cipher::ChaCha20Poly1305)]
+    {
+        let (a, b) = pair(plain, cipher).await;
+        let mut data = vec![0; 5_000_000];
+        Seed::from_u64(1).fill(&mut data);
+        let stream = |pipe: Pipe, data: Vec<u8>| async move {
+            let (mut read, mut write) = tokio::io::split(pipe);
+            let send = async {
+                write.write_all(&data).await.unwrap();
+                write.shutdown().await.unwrap();
+            };
+            let mut got = Vec::new();
+            let (_, length) = tokio::join!(send, read.read_to_end(&mut got));
+            length.unwrap();
+            got
+        };
+        let reversed: Vec<u8> = data.iter().rev().copied().collect();
+        let (at_a, at_b) = tokio::join!(stream(a, data.clone()), stream(b, reversed.clone()));
+        assert!(at_a == reversed && at_b == data);
+    }
+}
+
+#[tokio::test]
+async fn a_question_needs_no_flush_even_when_the_kernel_is_full() {
+    let (mut a, mut b) = pair(false, Cipher::Aes256Gcm).await;
+    let question = vec![9; 8_000_000];
+    let ask = async {
+        a.write_all(&question).await.unwrap();
+        let mut answer = [0; 2];
+        a.read_exact(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = async {
+        let mut got = vec![0; question.len()];
+        b.read_exact(&mut got).await.unwrap();
+        b.write_all(b"ok").await.unwrap();
+        got
+    };
+    let (answer, got) = tokio::join!(ask, answer);
+    assert_eq!(&answer, b"ok");
+    assert!(got == question);
+}
+
+#[tokio::test]
+async fn closed_reads_as_end_and_cut_as_an_error() {
+    let (mut a, mut b) = pair(false, Cipher::Aes256Gcm).await;
+    a.write_all(b"bye").await.unwrap();
+    a.shutdown().await.unwrap();
+    assert_eq!(a.write(b"more").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
+    let mut got = Vec::new();
+    b.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, b"bye");
+    // The other direction is still open.
+    b.write_all(b"and you").await.unwrap();
+    let mut heard = [0; 7];
+    a.read_exact(&mut heard).await.unwrap();
+    drop(b);
+    assert_eq!(a.read(&mut heard).await.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
+async fn nothing_of_the_users_shows_on_the_wire_and_tampering_is_told() {
+    let (a, mut wire) = tcp().await;
+    let mut a = pipe(a, session(true, false, Cipher::Aes256Gcm));
+    a.write_all(b"attack at dawn").await.unwrap();
+    let mut seen = vec![0; 14 + record::OVERHEAD];
+    wire.read_exact(&mut seen).await.unwrap();
+    assert!(!seen.windows(6).any(|part| part == b"attack"));
+
+    let (b, mut wire) = tcp().await;
+    let mut b = pipe(b, session(false, false, Cipher::Aes256Gcm));
+    seen[5] ^= 1;
+    wire.write_all(&seen).await.unwrap();
+    assert_eq!(b.read(&mut [0; 9]).await.unwrap_err().kind(), ErrorKind::InvalidData);
+}
+
+#[tokio::test]
+async fn only_a_plain_pipe_gives_its_socket_away() {
+    let (a, b) = pair(false, Cipher::Aes256Gcm).await;
+    let mut a = a.into_tcp().unwrap_err();
+    assert_eq!(a.cipher(), Some(Cipher::Aes256Gcm));
+    a.write_all(b"still works").await.unwrap();
+    drop(b);
+    let (a, mut b) = pair(true, Cipher::Aes256Gcm).await;
+    let mut a = a.into_tcp().unwrap();
+    a.write_all(b"bare").await.unwrap();
+    let mut got = [0; 4];
+    b.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"bare");
+}
+
+#[tokio::test]
+async fn a_quiet_pipe_is_small() {
+    let (mut a, mut b) = pair(false, Cipher::Aes256Gcm).await;
+    a.write_all(b"x").await.unwrap();
+    b.read_exact(&mut [0]).await.unwrap();
+    let Stream::Sealed(sealed) = &b.stream else { panic!() };
+    assert!(sealed.room() <= 8 * 1024, "{} bytes", sealed.room());
+}

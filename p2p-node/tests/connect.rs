@@ -1,0 +1,198 @@
+//! Two nodes in one process, on loopback, signalling through memory.
+
+use std::time::Duration;
+
+use p2p_node::{
+    BrokerConfig, Config, ConnectError, ConnectOptions, Family, Filter, MemoryBroker, Node, Path, Pipe, Way,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn config(broker: &MemoryBroker) -> Config {
+    let mut config = Config::loopback();
+    config.brokers = vec![BrokerConfig::new("memory://here".parse().unwrap())];
+    config.memory = Some(broker.clone());
+    config
+}
+
+async fn pair() -> (Node, Node) {
+    let broker = MemoryBroker::new();
+    (Node::bind(config(&broker)).await.unwrap(), Node::bind(config(&broker)).await.unwrap())
+}
+
+fn only(way: Way) -> ConnectOptions {
+    ConnectOptions { ways: vec![way], ..ConnectOptions::default() }
+}
+
+/// Sends something each way.
+async fn talk(a: &mut Pipe, b: &mut Pipe) {
+    a.write_all(b"ping").await.unwrap();
+    let mut heard = [0; 4];
+    b.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"ping");
+    b.write_all(b"pong").await.unwrap();
+    a.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"pong");
+}
+
+#[tokio::test]
+async fn each_way_leads_to_a_proven_pipe() {
+    let (anna, bert) = pair().await;
+    for way in Way::ALL {
+        let addr = bert.addr().unwrap();
+        let (called, accepted) = tokio::join!(anna.connect_with(&addr, only(way)), bert.accept());
+        let (mut called, mut accepted) = (called.unwrap(), accepted.unwrap());
+        assert_eq!((called.peer(), accepted.peer()), (bert.id(), anna.id()));
+        assert_eq!((called.how().way, accepted.how().way), (way, way));
+        assert_eq!((called.how().path, accepted.how().path), (Path::Machine, Path::Machine));
+        assert!(called.how().caller && !accepted.how().caller);
+        assert_eq!(called.binding(), accepted.binding());
+        assert!(called.cipher().is_some());
+        talk(&mut called, &mut accepted).await;
+        let report = called.how().report.as_ref().unwrap();
+        assert_eq!(report.won(), Some(way));
+    }
+}
+
+#[tokio::test]
+async fn raced_ways_leave_one_pipe_at_both_ends() {
+    let (anna, bert) = pair().await;
+    let options = ConnectOptions { head_start: Duration::ZERO, ..ConnectOptions::default() };
+    for _ in 0..20 {
+        let addr = bert.addr().unwrap();
+        let (called, accepted) = tokio::join!(anna.connect_with(&addr, options.clone()), bert.accept());
+        let (mut called, mut accepted) = (called.unwrap(), accepted.unwrap());
+        assert_eq!(called.how().way, accepted.how().way);
+        talk(&mut called, &mut accepted).await;
+    }
+    assert_eq!(bert.counters().accepted, 20);
+}
+
+#[tokio::test]
+async fn a_plain_pipe_takes_two() {
+    let broker = MemoryBroker::new();
+    let mut plain = config(&broker);
+    plain.plain = true;
+    let (anna, bert) = (Node::bind(config(&broker)).await.unwrap(), Node::bind(plain).await.unwrap());
+    for way in Way::ALL {
+        for wish in [false, true] {
+            let options = ConnectOptions { plain: wish, ..only(way) };
+            let addr = bert.addr().unwrap();
+            let (called, accepted) = tokio::join!(anna.connect_with(&addr, options), bert.accept());
+            let (mut called, mut accepted) = (called.unwrap(), accepted.unwrap());
+            talk(&mut called, &mut accepted).await;
+            assert_eq!((called.cipher().is_none(), accepted.cipher().is_none()), (wish, wish));
+            assert_eq!(called.into_tcp().is_ok(), wish);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_offline_peer_is_reported_at_once() {
+    let (anna, bert) = pair().await;
+    let addr = bert.addr().unwrap();
+    bert.close().await;
+    let error = anna.connect(&addr).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Offline(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_does_not_call_itself_and_does_not_try_nothing() {
+    let (anna, bert) = pair().await;
+    let error = anna.connect(&anna.addr().unwrap()).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Ourselves));
+    let nothing = ConnectOptions { ways: Vec::new(), ..ConnectOptions::default() };
+    let error = anna.connect_with(&bert.addr().unwrap(), nothing).await.unwrap_err();
+    assert!(matches!(error, ConnectError::NothingAllowed));
+}
+
+#[tokio::test]
+async fn families_and_paths_are_kept() {
+    let (anna, bert) = pair().await;
+    for family in [Family::V4, Family::V6] {
+        let filter = Filter { families: [family].into(), ..Filter::default() };
+        let addr = bert.addr().unwrap();
+        let options = ConnectOptions { filter, ..only(Way::Direct) };
+        let (called, _accepted) = tokio::join!(anna.connect_with(&addr, options), bert.accept());
+        assert_eq!(Family::of(called.unwrap().how().remote.ip()), family);
+    }
+    let filter = Filter { paths: [Path::External].into(), ..Filter::default() };
+    let error =
+        anna.connect_with(&bert.addr().unwrap(), ConnectOptions { filter, ..only(Way::Direct) }).await;
+    assert!(matches!(error, Err(ConnectError::Failed(_))));
+}
+
+#[tokio::test]
+async fn who_is_not_allowed_is_told_so() {
+    let broker = MemoryBroker::new();
+    let mut closed = config(&broker);
+    closed.allowed = Some([].into());
+    let (anna, bert) = (Node::bind(config(&broker)).await.unwrap(), Node::bind(closed).await.unwrap());
+    let error = anna.connect_with(&bert.addr().unwrap(), only(Way::Direct)).await.unwrap_err();
+    assert!(error.to_string().contains("does not allow"), "{error}");
+}
+
+#[tokio::test]
+async fn a_cancelled_call_leaves_nothing_at_either_end() {
+    let (anna, bert) = pair().await;
+    let addr = bert.addr().unwrap();
+    for _ in 0..20 {
+        let connect = anna.connect(&addr);
+        tokio::select! {
+            biased;
+            _ = connect => panic!("nobody can be that fast"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    let (called, accepted) = tokio::join!(anna.connect(&addr), bert.accept());
+    talk(&mut called.unwrap(), &mut accepted.unwrap()).await;
+}
+
+#[tokio::test]
+async fn pipes_outlive_their_nodes() {
+    let (anna, bert) = pair().await;
+    let addr = bert.addr().unwrap();
+    let (called, accepted) = tokio::join!(anna.connect(&addr), bert.accept());
+    let (mut called, mut accepted) = (called.unwrap(), accepted.unwrap());
+    anna.close().await;
+    drop((anna, bert));
+    talk(&mut called, &mut accepted).await;
+}
+
+#[tokio::test]
+async fn a_closed_node_says_so() {
+    let (anna, bert) = pair().await;
+    let addr = bert.addr().unwrap();
+    anna.close().await;
+    assert!(matches!(anna.connect(&addr).await, Err(ConnectError::Closed)));
+    assert!(anna.accept().await.is_none());
+}
+
+#[tokio::test]
+async fn a_full_backlog_refuses_as_busy() {
+    let broker = MemoryBroker::new();
+    let mut small = config(&broker);
+    small.limits.backlog = 1;
+    let (anna, bert) = (Node::bind(config(&broker)).await.unwrap(), Node::bind(small).await.unwrap());
+    let addr = bert.addr().unwrap();
+    let _first = anna.connect_with(&addr, only(Way::Direct)).await.unwrap();
+    let error = anna.connect_with(&addr, only(Way::Direct)).await.unwrap_err();
+    assert!(error.to_string().contains("busy"), "{error}");
+    bert.accept().await.unwrap();
+    anna.connect_with(&addr, only(Way::Direct)).await.unwrap();
+}
+
+#[test]
+fn every_kind_of_runtime_will_do() {
+    let meet = || async {
+        let (anna, bert) = pair().await;
+        let addr = bert.addr().unwrap();
+        let (called, accepted) = tokio::join!(anna.connect(&addr), bert.accept());
+        talk(&mut called.unwrap(), &mut accepted.unwrap()).await;
+    };
+    let multi = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    multi.block_on(async { tokio::spawn(meet()).await.unwrap() });
+    let current = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    current.block_on(meet());
+    tokio::task::LocalSet::new()
+        .block_on(&current, async { tokio::task::spawn_local(meet()).await.unwrap() });
+}
