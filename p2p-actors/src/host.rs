@@ -48,7 +48,9 @@ pub async fn spawn(config: ActorsConfig) -> Result<Handle, StartError> {
                 Err(error) => drop(started.send(Err(error))),
             }
         });
-        // Dropping the set here ends every actor, task and socket that is left.
+        // This ends every actor, task and socket that is left. A name look-up that hangs is left behind.
+        drop(actors);
+        runtime.shutdown_background();
     })?;
     start.await.unwrap_or(Err(StartError::Closed))
 }
