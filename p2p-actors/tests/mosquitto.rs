@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use p2p_actors::signal::{Broker, Endpoint, Tls};
-use p2p_core::signal::link::{LinkError, Protocol, Subscribers};
+use p2p_core::signal::link::{LinkError, MqttVersion, Subscribers};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use stories::{Party, endpoint, pinned, tell};
 use tempfile::TempDir;
@@ -118,7 +118,7 @@ fn two_talk_in_either_version() {
     };
     tell(async {
         stories::two_talk(mosquitto.broker()).await;
-        for protocol in [Protocol::V311, Protocol::V5] {
+        for protocol in [MqttVersion::V3, MqttVersion::V5] {
             let endpoint = pinned(&endpoint(mosquitto.port), protocol);
             stories::two_talk(Broker::Mqtt(endpoint)).await;
         }
@@ -132,7 +132,7 @@ fn it_says_that_nobody_is_there_in_mqtt_5() {
     };
     tell(async {
         stories::nobody_is_there(mosquitto.broker(), Subscribers::Nobody).await;
-        let old = pinned(&endpoint(mosquitto.port), Protocol::V311);
+        let old = pinned(&endpoint(mosquitto.port), MqttVersion::V3);
         stories::nobody_is_there(Broker::Mqtt(old), Subscribers::Unknown).await;
     });
 }
@@ -159,7 +159,7 @@ fn only_the_right_password_opens() {
         return;
     };
     tell(async {
-        for protocol in [Protocol::V311, Protocol::V5] {
+        for protocol in [MqttVersion::V3, MqttVersion::V5] {
             let endpoint = pinned(&endpoint(mosquitto.port), protocol);
             stories::only_the_right_password_opens(endpoint).await;
         }

@@ -12,6 +12,7 @@ mod noise;
 pub mod peer;
 pub mod proof;
 pub mod race;
+pub mod rate;
 pub mod seed;
 pub mod signal;
 pub mod stun;

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use p2p_actors::signal::{Broker as Signalling, Endpoint, MemoryBroker};
-use p2p_core::signal::link::Protocol;
+use p2p_core::signal::link::MqttVersion;
 use p2p_node::rendezvous::broker::{Broker, Options};
 use stories::{Party, endpoint, pinned, tell};
 
@@ -41,7 +41,7 @@ async fn measure(name: &str, broker: Signalling) {
 }
 
 async fn measure_both(name: &str, endpoint: &Endpoint) {
-    for protocol in [Protocol::V311, Protocol::V5] {
+    for protocol in [MqttVersion::V3, MqttVersion::V5] {
         let broker = Signalling::Mqtt(pinned(endpoint, protocol));
         measure(&format!("{name}, {protocol}"), broker).await;
     }

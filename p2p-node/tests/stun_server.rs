@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use p2p_core::Seed;
-use p2p_core::signal::Rate;
+use p2p_core::rate::Rate;
 use p2p_core::stun::wire::Parsed;
 use p2p_core::stun::{Attribute, Message, Transport};
 use p2p_node::rendezvous::stun::{StunServer, StunServerConfig, StunServerCounters, StunServerError};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use p2p_core::signal::Rate;
+use p2p_core::rate::Rate;
 use tokio::task::JoinSet;
 
 use bind::Site;
