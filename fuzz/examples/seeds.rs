@@ -7,6 +7,8 @@ use std::{fs, io};
 use p2p_core::nat::{Delta, DeltaKind, Nat, NatFacts, NatType, PortRange};
 use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
 use p2p_core::signal::{AttemptId, Body, DialMe, Punch, Reason, Refusal, Relay, Signal, seal};
+use p2p_core::stun::wire::{Algorithm, Ending, Key};
+use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
 use p2p_core::{Seed, UnixTime};
 use p2p_fuzz::{RECEIVER, SENDERS};
 
@@ -51,7 +53,43 @@ fn main() -> io::Result<()> {
     let steps: Vec<u8> = (0..48).map(|step| (step * 7) as u8).collect();
     write("signal", "inbox_steps", &steps)?;
     let repeats: Vec<u8> = (0..48).map(|step| [0, 8, 16, 1, 0x3f, 0xbf][step % 6]).collect();
-    write("signal", "inbox_repeats", &repeats)
+    write("signal", "inbox_repeats", &repeats)?;
+    stun()
+}
+
+/// A question with every wish, an answer with every address, signed both ways, and two in a row.
+fn stun() -> io::Result<()> {
+    let mut seed = Seed::from_u64(1);
+    let v4 = "203.0.113.9:4711".parse().expect("an address");
+    let v6 = "[2001:db8::9]:4711".parse().expect("an address");
+    let question = Message::binding(&mut seed)
+        .with(Attribute::ChangeRequest { ip: true, port: true })
+        .with(Attribute::Padding(16));
+    let answer = Message::new(Class::Success, Method::BINDING, TransactionId::new(&mut seed))
+        .with(Attribute::XorMappedAddress(v6))
+        .with(Attribute::MappedAddress(v4))
+        .with(Attribute::OtherAddress(v6))
+        .with(Attribute::Software("seed".into()));
+    let refusal = Message::new(Class::Error, Method::BINDING, TransactionId::new(&mut seed))
+        .with(Attribute::ErrorCode { code: 420, reason: "no".into() })
+        .with(Attribute::UnknownAttributes(vec![0x27]))
+        .with(Attribute::Realm("example.org".into()))
+        .with(Attribute::Nonce("once".into()));
+    let key = Key::long_term("user", "example.org", "secret");
+    for (name, message, algorithm) in [
+        ("question", &question, None),
+        ("answer_sha1", &answer, Some(Algorithm::Sha1)),
+        ("refusal_sha256", &refusal, Some(Algorithm::Sha256)),
+    ] {
+        let ending = Ending { signature: algorithm.map(|algorithm| (algorithm, &key)), fingerprint: true };
+        let bytes = message.encode_with(Transport::Udp, ending).expect("our own message");
+        write("stun_wire", name, &bytes)?;
+    }
+    let plain = Message::binding(&mut seed).encode(Transport::Tcp).expect("our own message");
+    let mut classic = plain.clone();
+    classic[4] ^= 0xff;
+    write("stun_wire", "classic", &classic)?;
+    write("stun_wire", "two_in_a_row", &[plain.clone(), plain].concat())
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -11,12 +11,14 @@
 
 mod peer_addr;
 mod signal;
+mod stun_wire;
 
 pub use peer_addr::peer_addr;
 pub use signal::{RECEIVER, SENDERS, signal};
+pub use stun_wire::stun_wire;
 
 /// A fuzz target: a name, and what it does with any bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 2] = [("peer_addr", peer_addr), ("signal", signal)];
+pub const TARGETS: [Target; 3] = [("peer_addr", peer_addr), ("signal", signal), ("stun_wire", stun_wire)];
