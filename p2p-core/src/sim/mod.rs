@@ -4,6 +4,11 @@
 //! and run whole networks in virtual time.
 
 pub mod laws;
+pub mod link;
+pub mod nat;
+pub mod packet;
+pub mod span;
+pub mod wire;
 
 use std::sync::OnceLock;
 use std::time::Instant;
