@@ -669,3 +669,7 @@ impl Header {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;
