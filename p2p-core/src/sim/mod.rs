@@ -8,6 +8,7 @@ pub mod link;
 pub mod nat;
 pub mod packet;
 pub mod span;
+pub mod tcp;
 pub mod wire;
 
 use std::sync::OnceLock;

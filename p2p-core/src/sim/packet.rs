@@ -6,7 +6,7 @@
 //! So both worlds share one NAT.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::BitOr;
 
 use bytes::Bytes;
@@ -315,6 +315,14 @@ impl Header {
                 },
             },
         })
+    }
+}
+
+/// The unspecified address of the same family.
+pub(super) fn unspecified(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 

@@ -45,10 +45,10 @@ pub fn parse(text: &str) -> Result<Duration, String> {
 pub fn write(span: Duration) -> String {
     let micros = span.as_micros();
     match micros {
-        _ if span.subsec_nanos() % 1_000 != 0 => format!("{}us", span.as_nanos() as f64 / 1e3),
+        _ if !span.subsec_nanos().is_multiple_of(1_000) => format!("{}us", span.as_nanos() as f64 / 1e3),
         0 => "0".to_owned(),
-        _ if micros % 1_000 != 0 => format!("{micros}us"),
-        _ if micros % 1_000_000 != 0 => format!("{}ms", micros / 1_000),
+        _ if !micros.is_multiple_of(1_000) => format!("{micros}us"),
+        _ if !micros.is_multiple_of(1_000_000) => format!("{}ms", micros / 1_000),
         _ => format!("{}s", micros / 1_000_000),
     }
 }

@@ -511,10 +511,10 @@ fn rewrite_quoted(bytes: &mut [u8], new: &Quoted) -> Result<(), Malformed> {
         }
     };
     let check_at = l4 + checksum_offset(layout.protocol);
-    if let Ok(check) = be16(bytes, check_at) {
-        if layout.protocol != UDP || check != 0 {
-            put16(bytes, check_at, updated(check, before, after, Checksum::Full));
-        }
+    if let Ok(check) = be16(bytes, check_at)
+        && (layout.protocol != UDP || check != 0)
+    {
+        put16(bytes, check_at, updated(check, before, after, Checksum::Full));
     }
     Ok(())
 }

@@ -1,0 +1,689 @@
+//! The TCP of a simulated host, as far as punching goes, and as Linux does it.
+//!
+//! Sockets are bound, listen, dial, also on one port at once; SYNs are sent again at the kernel's times, cross,
+//! and make one connection; a RST refuses, an ICMP error aborts; a 4-tuple in use cannot be dialled, one in
+//! TIME_WAIT neither. Data is delivered in order and sent again when lost, with a fixed window and without
+//! congestion control: good enough for handshakes, not for throughput.
+
+mod connection;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use thiserror::Error;
+
+pub use connection::TcpState;
+use connection::{Change, Connection, Io};
+
+use super::packet::{Body, Header, IcmpKind, Packet, Quoted, TTL};
+use crate::Seed;
+
+/// Ports that Linux gives to sockets that name none: `ip_local_port_range`.
+const EPHEMERAL: std::ops::Range<u16> = 32_768..61_000;
+/// Most connections of one listener that are half open, or open and not accepted.
+const BACKLOG: usize = 4_096;
+/// Most sockets of one host.
+const MOST_SOCKETS: usize = 65_536;
+
+/// A TCP socket of one host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TcpSocket(u32);
+
+impl fmt::Display for TcpSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tcp#{}", self.0)
+    }
+}
+
+/// Socket options that matter to punching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpOptions {
+    /// `SO_REUSEADDR`.
+    pub reuse_address: bool,
+    /// `SO_REUSEPORT`.
+    pub reuse_port: bool,
+    /// `IP_TTL` or `IPV6_UNICAST_HOPS`.
+    pub ttl: u8,
+}
+
+impl Default for TcpOptions {
+    fn default() -> Self {
+        Self {
+            reuse_address: false,
+            reuse_port: false,
+            ttl: TTL,
+        }
+    }
+}
+
+impl TcpOptions {
+    /// `SO_REUSEADDR` and `SO_REUSEPORT`: what punching needs on all sockets of its port.
+    pub fn shared() -> Self {
+        Self {
+            reuse_address: true,
+            reuse_port: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// The kernel's times and counts. The default is that of Linux 6.5 and later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpTimers {
+    /// First retransmission timeout (RFC 6298: one second).
+    pub initial_rto: Duration,
+    /// So many SYN timeouts pass before they double: `tcp_syn_linear_timeouts`.
+    pub syn_linear_timeouts: u32,
+    /// SYN retransmissions with doubling timeouts: `tcp_syn_retries`.
+    pub syn_retries: u32,
+    /// SYN-ACK retransmissions of a listener: `tcp_synack_retries`.
+    pub syn_ack_retries: u32,
+    /// Retransmissions of data: `tcp_retries2`.
+    pub data_retries: u32,
+    /// Length of TIME_WAIT, and of FIN_WAIT_2 when nobody holds the socket: `tcp_fin_timeout`.
+    pub time_wait: Duration,
+}
+
+impl Default for TcpTimers {
+    fn default() -> Self {
+        Self {
+            initial_rto: Duration::from_secs(1),
+            syn_linear_timeouts: 4,
+            syn_retries: 6,
+            syn_ack_retries: 5,
+            data_retries: 15,
+            time_wait: Duration::from_secs(60),
+        }
+    }
+}
+
+impl TcpTimers {
+    /// Linux before 6.5, and most other systems: SYN timeouts double from the start.
+    pub fn exponential() -> Self {
+        Self {
+            syn_linear_timeouts: 0,
+            ..Self::default()
+        }
+    }
+}
+
+/// Why a call failed at once: the caller's fault, or the local state's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SocketError {
+    /// EADDRINUSE: another socket has the port, and they do not agree to share it.
+    #[error(
+        "address in use: set SO_REUSEADDR, and SO_REUSEPORT beside a listener, on all sockets of the port"
+    )]
+    AddressInUse,
+    /// EADDRNOTAVAIL: the 4-tuple is in use, or the address is not one of the host's.
+    #[error("address not available: the 4-tuple is in use, or the address is not ours")]
+    AddressNotAvailable,
+    /// All ephemeral ports are taken.
+    #[error("no ephemeral port left")]
+    NoPort,
+    /// ENETUNREACH: no interface for this destination.
+    #[error("network unreachable: no interface has an address of this family")]
+    NoRoute,
+    /// EISCONN and the like: the socket is past this.
+    #[error("the socket is already connected, connecting or listening")]
+    AlreadyUsed,
+    /// ENOTCONN.
+    #[error("the socket is not connected")]
+    NotConnected,
+    /// EBADF.
+    #[error("there is no such socket")]
+    NoSuchSocket,
+    /// EMFILE.
+    #[error("too many sockets")]
+    TooMany,
+    /// EMSGSIZE.
+    #[error("the datagram is too long")]
+    TooLong,
+}
+
+/// How a connection, or the attempt at one, ended badly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Error)]
+pub enum Failure {
+    /// ECONNREFUSED: a RST against our SYN.
+    #[error("refused by a RST")]
+    Refused,
+    /// ECONNRESET.
+    #[error("reset by a RST")]
+    Reset,
+    /// An ICMP error aborted the attempt.
+    #[error("aborted by ICMP: {0}")]
+    Unreachable(IcmpKind),
+    /// ETIMEDOUT.
+    #[error("timed out")]
+    TimedOut,
+}
+
+/// Something happened to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpEvent {
+    /// A dial has succeeded.
+    Connected(TcpSocket),
+    /// A listener has a new connection.
+    Accepted {
+        /// The listener.
+        listener: TcpSocket,
+        /// The new connection.
+        socket: TcpSocket,
+    },
+    /// A connection or a dial has ended badly.
+    Failed(TcpSocket, Failure),
+    /// There are bytes to read.
+    Readable(TcpSocket),
+    /// The other side sends no more.
+    PeerClosed(TcpSocket),
+}
+
+#[derive(Debug)]
+struct Socket {
+    options: TcpOptions,
+    bound: Option<SocketAddr>,
+    role: Role,
+    /// What the timer queue holds for it.
+    timer: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Role {
+    /// Neither listening nor connected, or connected no more.
+    Idle,
+    Listener {
+        /// Half-open connections and those not yet told of.
+        pending: usize,
+    },
+    Connection {
+        connection: Box<Connection>,
+        listener: Option<TcpSocket>,
+    },
+}
+
+/// All TCP sockets of one host.
+#[derive(Debug)]
+pub struct TcpStack {
+    timers: TcpTimers,
+    seed: Seed,
+    sockets: BTreeMap<TcpSocket, Socket>,
+    next: u32,
+    by_port: BTreeSet<(u16, TcpSocket)>,
+    by_tuple: BTreeMap<(SocketAddr, SocketAddr), TcpSocket>,
+    deadlines: BTreeSet<(Instant, TcpSocket)>,
+    io: Io,
+    events: VecDeque<TcpEvent>,
+}
+
+/// Whether two sockets on one port get in each other's way.
+fn overlaps(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_family = a.is_ipv4() == b.is_ipv4();
+    same_family && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+impl TcpStack {
+    /// A stack without sockets.
+    pub fn new(timers: TcpTimers, seed: Seed) -> Self {
+        Self {
+            timers,
+            seed,
+            sockets: BTreeMap::new(),
+            next: 0,
+            by_port: BTreeSet::new(),
+            by_tuple: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            io: Io::default(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// A new socket.
+    ///
+    /// # Errors
+    /// [`SocketError::TooMany`].
+    pub fn socket(&mut self, options: TcpOptions) -> Result<TcpSocket, SocketError> {
+        if self.sockets.len() >= MOST_SOCKETS {
+            return Err(SocketError::TooMany);
+        }
+        while self.sockets.contains_key(&TcpSocket(self.next)) {
+            self.next = self.next.wrapping_add(1);
+        }
+        let id = TcpSocket(self.next);
+        self.next = self.next.wrapping_add(1);
+        self.sockets.insert(
+            id,
+            Socket {
+                options,
+                bound: None,
+                role: Role::Idle,
+                timer: None,
+            },
+        );
+        Ok(id)
+    }
+
+    /// Binds a socket; port 0 stands for any.
+    ///
+    /// # Errors
+    /// [`SocketError::AddressInUse`] by the rules of Linux: two sockets share a port when both have
+    /// `SO_REUSEPORT`, or both have `SO_REUSEADDR` and the older one does not listen.
+    pub fn bind(&mut self, id: TcpSocket, local: SocketAddr) -> Result<SocketAddr, SocketError> {
+        let socket = self.sockets.get(&id).ok_or(SocketError::NoSuchSocket)?;
+        if socket.bound.is_some() {
+            return Err(SocketError::AlreadyUsed);
+        }
+        let local = if local.port() == 0 {
+            let free = |stack: &Self, port| !stack.is_port_used(port);
+            let port = self.ephemeral(1, free).ok_or(SocketError::NoPort)?;
+            SocketAddr::new(local.ip(), port)
+        } else if self.is_in_use(id, local) {
+            return Err(SocketError::AddressInUse);
+        } else {
+            local
+        };
+        self.set_bound(id, local);
+        Ok(local)
+    }
+
+    fn set_bound(&mut self, id: TcpSocket, local: SocketAddr) {
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            if let Some(old) = socket.bound.replace(local) {
+                self.by_port.remove(&(old.port(), id));
+            }
+            self.by_port.insert((local.port(), id));
+        }
+    }
+
+    fn on_port(&self, port: u16) -> impl Iterator<Item = (TcpSocket, &Socket)> {
+        let all = (port, TcpSocket(0))..=(port, TcpSocket(u32::MAX));
+        self.by_port
+            .range(all)
+            .filter_map(|(_, id)| Some((*id, self.sockets.get(id)?)))
+    }
+
+    fn is_port_used(&self, port: u16) -> bool {
+        self.on_port(port).next().is_some()
+    }
+
+    fn is_in_use(&self, id: TcpSocket, local: SocketAddr) -> bool {
+        let Some(options) = self.sockets.get(&id).map(|socket| socket.options) else {
+            return true;
+        };
+        self.on_port(local.port()).any(|(other_id, other)| {
+            let share_port = options.reuse_port && other.options.reuse_port;
+            let listens = matches!(other.role, Role::Listener { .. });
+            let share_address = options.reuse_address && other.options.reuse_address && !listens;
+            let collides = other.bound.is_some_and(|bound| overlaps(bound, local));
+            other_id != id && collides && !share_port && !share_address
+        })
+    }
+
+    /// A free ephemeral port. Linux prefers odd ones for `bind`, even ones for `connect`.
+    fn ephemeral(&mut self, parity: u16, free: impl Fn(&Self, u16) -> bool) -> Option<u16> {
+        let half = (EPHEMERAL.end - EPHEMERAL.start) / 2;
+        let start = self.seed.below(u64::from(half)) as u16;
+        let of_parity =
+            |parity| (0..half).map(move |step| EPHEMERAL.start + 2 * ((start + step) % half) + parity);
+        of_parity(parity)
+            .chain(of_parity(1 - parity))
+            .find(|port| free(self, *port))
+    }
+
+    /// Starts to listen on a bound socket.
+    ///
+    /// # Errors
+    /// When the socket is not bound or already used, or the port is shared with sockets that do not agree.
+    pub fn listen(&mut self, id: TcpSocket) -> Result<(), SocketError> {
+        let socket = self.sockets.get(&id).ok_or(SocketError::NoSuchSocket)?;
+        let local = socket.bound.ok_or(SocketError::NotConnected)?;
+        if !matches!(socket.role, Role::Idle) {
+            return Err(SocketError::AlreadyUsed);
+        }
+        if self.is_in_use(id, local) {
+            return Err(SocketError::AddressInUse);
+        }
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.role = Role::Listener { pending: 0 };
+        }
+        Ok(())
+    }
+
+    /// Dials `remote` from `source`, or from the address the socket is bound to.
+    ///
+    /// # Errors
+    /// [`SocketError::AddressNotAvailable`] when the 4-tuple is in use, in whatever state.
+    pub fn connect(
+        &mut self,
+        id: TcpSocket,
+        source: IpAddr,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Result<(), SocketError> {
+        let socket = self.sockets.get(&id).ok_or(SocketError::NoSuchSocket)?;
+        if !matches!(socket.role, Role::Idle) {
+            return Err(SocketError::AlreadyUsed);
+        }
+        let (options, bound) = (socket.options, socket.bound);
+        let ip = match bound {
+            Some(bound) if !bound.ip().is_unspecified() => bound.ip(),
+            _ => source,
+        };
+        let port = match bound {
+            Some(bound) => bound.port(),
+            None => {
+                let free = |stack: &Self, port| {
+                    let local = SocketAddr::new(ip, port);
+                    !stack.is_port_used(port) && !stack.by_tuple.contains_key(&(local, remote))
+                };
+                self.ephemeral(0, free).ok_or(SocketError::NoPort)?
+            }
+        };
+        let local = SocketAddr::new(ip, port);
+        if self.by_tuple.contains_key(&(local, remote)) {
+            return Err(SocketError::AddressNotAvailable);
+        }
+        if bound.is_none() {
+            self.set_bound(id, local);
+        }
+        let iss = self.isn();
+        let connection = Connection::dial((local, remote), iss, options.ttl, self.timers, now, &mut self.io);
+        self.install(id, connection, None);
+        Ok(())
+    }
+
+    fn isn(&mut self) -> u32 {
+        (self.seed.number() >> 32) as u32
+    }
+
+    fn install(&mut self, id: TcpSocket, connection: Connection, listener: Option<TcpSocket>) {
+        self.by_tuple.insert((connection.local, connection.remote), id);
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.role = Role::Connection {
+                connection: Box::new(connection),
+                listener,
+            };
+        }
+        self.settle(id);
+    }
+
+    fn connection(&self, id: TcpSocket) -> Option<&Connection> {
+        match &self.sockets.get(&id)?.role {
+            Role::Connection { connection, .. } => Some(connection),
+            _ => None,
+        }
+    }
+
+    /// Lets `act` work on a connection, and then takes note of what changed.
+    fn with<T>(
+        &mut self,
+        id: TcpSocket,
+        act: impl FnOnce(&mut Connection, &mut Io) -> T,
+    ) -> Result<T, SocketError> {
+        let socket = self.sockets.get_mut(&id).ok_or(SocketError::NoSuchSocket)?;
+        let Role::Connection { connection, .. } = &mut socket.role else {
+            return Err(SocketError::NotConnected);
+        };
+        let result = act(connection, &mut self.io);
+        self.settle(id);
+        Ok(result)
+    }
+
+    /// Turns changes into events, renews the timer, and buries what is over.
+    fn settle(&mut self, id: TcpSocket) {
+        let Some(socket) = self.sockets.get_mut(&id) else {
+            return;
+        };
+        let Role::Connection { connection, listener } = &mut socket.role else {
+            return;
+        };
+        let mut told = None;
+        for change in self.io.changes.drain(..) {
+            self.events.push_back(match (change, *listener) {
+                (Change::Established, Some(listener)) => {
+                    told = Some(listener);
+                    TcpEvent::Accepted { listener, socket: id }
+                }
+                (Change::Established, None) => TcpEvent::Connected(id),
+                (Change::Failed(why), _) => TcpEvent::Failed(id, why),
+                (Change::Readable, _) => TcpEvent::Readable(id),
+                (Change::PeerClosed, _) => TcpEvent::PeerClosed(id),
+            });
+        }
+        let (over, detached) = (connection.is_over(), connection.is_detached);
+        let unannounced = over && listener.is_some() && told.is_none();
+        let tuple = (connection.local, connection.remote);
+        let deadline = connection.deadline();
+        if told.is_some() {
+            *listener = None;
+        }
+        let orphan_of = if unannounced { *listener } else { told };
+        if socket.timer != deadline {
+            if let Some(old) = socket.timer {
+                self.deadlines.remove(&(old, id));
+            }
+            if let Some(new) = deadline {
+                self.deadlines.insert((new, id));
+            }
+            socket.timer = deadline;
+        }
+        if over {
+            socket.role = Role::Idle;
+            self.by_tuple.remove(&tuple);
+            if detached || unannounced {
+                self.bury(id);
+            }
+        }
+        if let Some(listener) = orphan_of.and_then(|id| self.sockets.get_mut(&id))
+            && let Role::Listener { pending } = &mut listener.role
+        {
+            *pending = pending.saturating_sub(1);
+        }
+    }
+
+    fn bury(&mut self, id: TcpSocket) {
+        if let Some(socket) = self.sockets.remove(&id) {
+            if let Some(bound) = socket.bound {
+                self.by_port.remove(&(bound.port(), id));
+            }
+            if let Some(timer) = socket.timer {
+                self.deadlines.remove(&(timer, id));
+            }
+        }
+    }
+
+    /// Queues bytes to be sent; how many there was room for.
+    ///
+    /// # Errors
+    /// When the socket is not connected, or was shut.
+    pub fn send(&mut self, id: TcpSocket, bytes: &[u8], now: Instant) -> Result<usize, SocketError> {
+        if !self.connection(id).is_some_and(Connection::is_sendable) {
+            return Err(SocketError::NotConnected);
+        }
+        self.with(id, |connection, io| connection.send(bytes, now, io))
+    }
+
+    /// All bytes that have come and were not read; empty when there are none.
+    ///
+    /// # Errors
+    /// When the socket was never connected, or the connection has failed.
+    pub fn read(&mut self, id: TcpSocket) -> Result<Bytes, SocketError> {
+        self.with(id, |connection, _| connection.read())
+    }
+
+    /// Sends no more: a FIN follows what is queued.
+    ///
+    /// # Errors
+    /// When the socket is not connected.
+    pub fn shut(&mut self, id: TcpSocket, now: Instant) -> Result<(), SocketError> {
+        self.with(id, |connection, io| connection.shut(now, io))
+    }
+
+    /// Lets go of a socket: FIN and TIME_WAIT where there is a connection, RST when bytes were not read.
+    pub fn close(&mut self, id: TcpSocket, now: Instant) {
+        self.end(id, |connection, io| connection.detach(now, io));
+    }
+
+    /// Lets go of a socket with a RST where there is a connection (`SO_LINGER` of zero).
+    pub fn abort(&mut self, id: TcpSocket) {
+        self.end(id, |connection, io| {
+            connection.is_detached = true;
+            connection.abort(io);
+        });
+    }
+
+    fn end(&mut self, id: TcpSocket, act: impl FnOnce(&mut Connection, &mut Io)) {
+        match self.sockets.get(&id).map(|socket| &socket.role) {
+            None => (),
+            Some(Role::Idle) => self.bury(id),
+            Some(Role::Connection { .. }) => {
+                // It is there, so this cannot fail.
+                let _ = self.with(id, act);
+            }
+            Some(Role::Listener { .. }) => {
+                self.bury(id);
+                let is_child = |(child, socket): (&TcpSocket, &Socket)| match &socket.role {
+                    Role::Connection {
+                        listener: Some(of), ..
+                    } if *of == id => Some(*child),
+                    _ => None,
+                };
+                let children: Vec<_> = self.sockets.iter().filter_map(is_child).collect();
+                for child in children {
+                    self.abort(child);
+                }
+            }
+        }
+    }
+
+    /// The state of a connection; [`TcpState::Closed`] when there is none.
+    pub fn state(&self, id: TcpSocket) -> TcpState {
+        self.connection(id)
+            .map_or(TcpState::Closed, |connection| connection.state)
+    }
+
+    /// Whether the connection came from SYNs that crossed.
+    pub fn is_crossed(&self, id: TcpSocket) -> bool {
+        self.connection(id)
+            .is_some_and(|connection| connection.is_crossed)
+    }
+
+    /// The address a socket is bound to; for a connection its own end.
+    pub fn local(&self, id: TcpSocket) -> Option<SocketAddr> {
+        let connected = self.connection(id).map(|connection| connection.local);
+        connected.or_else(|| self.sockets.get(&id)?.bound)
+    }
+
+    /// The other end of a connection.
+    pub fn remote(&self, id: TcpSocket) -> Option<SocketAddr> {
+        self.connection(id).map(|connection| connection.remote)
+    }
+
+    /// How many sockets there are, those in TIME_WAIT included.
+    pub fn socket_count(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// A segment for this host.
+    pub fn handle_segment(&mut self, packet: &Packet, now: Instant) {
+        let Header { src, dst, body, .. } = packet.header;
+        let Body::Tcp(tcp) = body else { return };
+        let existing = self.by_tuple.get(&(dst, src)).copied();
+        if let Some(id) = existing {
+            if !self
+                .connection(id)
+                .is_some_and(|connection| connection.gives_way_to(tcp))
+            {
+                // It is there, so this cannot fail.
+                let _ = self.with(id, |connection, io| {
+                    connection.handle_segment(tcp, &packet.payload, now, io);
+                });
+                return;
+            }
+            self.abort(id);
+        }
+        let listener = tcp.flags.is_syn().then(|| self.listener(dst)).flatten();
+        match listener {
+            Some(listener) => self.answer(listener, dst, src, packet, now),
+            None => self.io.packets.extend(packet.header.reset().map(Packet::from)),
+        }
+    }
+
+    fn listener(&self, local: SocketAddr) -> Option<TcpSocket> {
+        let listens = |ip: IpAddr| {
+            self.on_port(local.port()).find(|(_, socket)| {
+                let here = socket.bound.is_some_and(|bound| bound.ip() == ip);
+                here && matches!(socket.role, Role::Listener { .. })
+            })
+        };
+        let any = super::packet::unspecified(local.ip());
+        listens(local.ip()).or_else(|| listens(any)).map(|(id, _)| id)
+    }
+
+    fn answer(
+        &mut self,
+        listener: TcpSocket,
+        local: SocketAddr,
+        remote: SocketAddr,
+        syn: &Packet,
+        now: Instant,
+    ) {
+        let Body::Tcp(tcp) = syn.header.body else { return };
+        let Some(socket) = self.sockets.get_mut(&listener) else {
+            return;
+        };
+        let options = socket.options;
+        let Role::Listener { pending } = &mut socket.role else {
+            return;
+        };
+        if *pending >= BACKLOG {
+            return;
+        }
+        *pending += 1;
+        // A host without room for a socket is silent, as one with a full backlog.
+        let Ok(id) = self.socket(options) else { return };
+        self.set_bound(id, local);
+        let iss = self.isn();
+        let ends = (local, remote);
+        let connection = Connection::answer(ends, tcp, iss, options.ttl, self.timers, now, &mut self.io);
+        self.install(id, connection, Some(listener));
+    }
+
+    /// An ICMP error about a segment of this host.
+    pub fn handle_icmp(&mut self, kind: IcmpKind, quoted: &Quoted) {
+        if let Some(id) = self.by_tuple.get(&(quoted.src, quoted.dst)).copied() {
+            // It is there, so this cannot fail.
+            let _ = self.with(id, |connection, io| connection.handle_icmp(kind, quoted.seq, io));
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((at, id)) = self.deadlines.first().copied() {
+            if at > now {
+                break;
+            }
+            let handled = self.with(id, |connection, io| connection.handle_timeout(now, io));
+            if handled.is_err() {
+                self.deadlines.remove(&(at, id));
+            }
+        }
+    }
+
+    /// The next packet to send.
+    pub fn poll_packet(&mut self) -> Option<Packet> {
+        self.io.packets.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<TcpEvent> {
+        self.events.pop_front()
+    }
+}
