@@ -3,13 +3,19 @@
 //! Nothing here runs in a node. It is public so that embedders can hold their own machines to the same laws
 //! and run whole networks in virtual time.
 
+pub mod broker;
+pub mod dump;
+pub mod host;
 pub mod laws;
 pub mod link;
 pub mod nat;
 pub mod packet;
+pub mod router;
 pub mod span;
 pub mod tcp;
+pub mod udp;
 pub mod wire;
+pub mod world;
 
 use std::sync::OnceLock;
 use std::time::Instant;

@@ -133,6 +133,9 @@ pub enum SocketError {
     /// ENOTCONN.
     #[error("the socket is not connected")]
     NotConnected,
+    /// A kernel would bind it to some port; here that is a mistake.
+    #[error("bind the socket before it listens")]
+    NotBound,
     /// EBADF.
     #[error("there is no such socket")]
     NoSuchSocket,
@@ -338,7 +341,7 @@ impl TcpStack {
     /// When the socket is not bound or already used, or the port is shared with sockets that do not agree.
     pub fn listen(&mut self, id: TcpSocket) -> Result<(), SocketError> {
         let socket = self.sockets.get(&id).ok_or(SocketError::NoSuchSocket)?;
-        let local = socket.bound.ok_or(SocketError::NotConnected)?;
+        let local = socket.bound.ok_or(SocketError::NotBound)?;
         if !matches!(socket.role, Role::Idle) {
             return Err(SocketError::AlreadyUsed);
         }
