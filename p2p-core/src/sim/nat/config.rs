@@ -80,11 +80,12 @@ pub enum Hairpin {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowConfig {
+    /// Whether packets are looked at at all.
+    pub policy: Policy,
     /// Does the mapping change with the destination?
     pub mapping: Mapping,
-    /// Who may send in through a mapping? `None`: anyone, even without a mapping where nothing is
-    /// translated.
-    pub filtering: Option<Filtering>,
+    /// Who may send in through a mapping?
+    pub filtering: Filtering,
     /// How the external port is chosen.
     pub ports: PortChoice,
     /// The external ports to choose from.
@@ -96,8 +97,6 @@ pub struct FlowConfig {
     pub overload: bool,
     /// New mappings a second made by hosts that are not simulated: they move a counting NAT's counter.
     pub background: f64,
-    /// Nothing passes, in either direction.
-    pub blocked: bool,
     /// An unsolicited packet that was answered keeps the external port busy towards its sender for so long,
     /// as on Linux, where the router's own connection entry collides with the mapping. Zero: it does not.
     #[serde(with = "span")]
@@ -107,8 +106,9 @@ pub struct FlowConfig {
 impl Default for FlowConfig {
     fn default() -> Self {
         Self {
+            policy: Policy::Stateful,
             mapping: Mapping::EndpointIndependent,
-            filtering: Some(Filtering::AddressAndPortDependent),
+            filtering: Filtering::AddressAndPortDependent,
             ports: PortChoice::Preserve { or: Fallback::Random },
             range: PortRange {
                 first: 1_024,
@@ -117,10 +117,21 @@ impl Default for FlowConfig {
             parity: false,
             overload: false,
             background: 0.0,
-            blocked: false,
             answer_holds: Duration::ZERO,
         }
     }
+}
+
+/// Whether packets are looked at at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// By the table, as the other knobs say.
+    Stateful,
+    /// All pass, both ways. Only where nothing is translated.
+    Open,
+    /// None passes, either way.
+    Blocked,
 }
 
 /// How the external port of a new mapping is chosen.
@@ -326,6 +337,9 @@ pub enum NatConfigError {
     /// An overloaded port is told apart by the remote end, which then must be known.
     #[error("{0}: overloaded ports need address- and port-dependent filtering")]
     OverloadFiltering(Protocol),
+    /// A translated packet needs its way back, so the NAT must keep a table.
+    #[error("{0}: policy \"open\" cannot translate: leave the external addresses out")]
+    OpenTranslation(Protocol),
     /// A rate below zero or not a number.
     #[error("{0}: {1} background flows a second is no rate")]
     Background(Protocol, f64),
@@ -348,8 +362,8 @@ pub enum NatConfigError {
         /// Ports in the range.
         range: u32,
     },
-    /// A limit of zero lets nothing through: that is what `blocked` is for.
-    #[error("{0} is zero, so nothing could pass: use `blocked` to say that")]
+    /// A limit of zero lets nothing through: that is what [`Policy::Blocked`] is for.
+    #[error("{0} is zero, so nothing could pass: policy \"blocked\" says that")]
     LimitZero(&'static str),
 }
 
@@ -422,10 +436,13 @@ impl NatConfig {
         if first == 0 {
             return Err(NatConfigError::RangeZero(protocol));
         }
+        if flow.policy == Policy::Open && self.is_translating() {
+            return Err(NatConfigError::OpenTranslation(protocol));
+        }
         if let PortChoice::Step { by: 0, .. } | PortChoice::StepWhileLocalSteps { by: 0 } = flow.ports {
             return Err(NatConfigError::StepZero(protocol));
         }
-        if flow.overload && flow.filtering != Some(Filtering::AddressAndPortDependent) {
+        if flow.overload && flow.filtering != Filtering::AddressAndPortDependent {
             return Err(NatConfigError::OverloadFiltering(protocol));
         }
         if !(0.0..=1e6).contains(&flow.background) {

@@ -6,12 +6,13 @@
 //! timer: see [`Nat::next_answer`] and [`Nat::poll_answer`].
 
 mod config;
+mod late;
 mod ports;
 mod presets;
 mod table;
 mod track;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -19,19 +20,20 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 pub use config::{
-    Ending, Fallback, FlowConfig, Hairpin, NatConfig, NatConfigError, Pooling, PortChoice, StepScope,
+    Ending, Fallback, FlowConfig, Hairpin, NatConfig, NatConfigError, Policy, Pooling, PortChoice, StepScope,
     TcpConfig, UdpConfig, Unsolicited,
 };
+use late::LateAnswers;
 use ports::{Asker, Ports};
 use table::{Flow, Session, SessionKey, Table, mapping_key};
 use track::{Direction, Step, Track};
 
-use super::packet::{Body, Header, IcmpKind, Protocol};
+use super::packet::{Body, Flags, Header, IcmpKind, Protocol};
 use crate::Seed;
 use crate::nat::{Filtering, Mapping, PortRange};
 
-/// Most answers that wait for their time.
-const MOST_PENDING: usize = 1_024;
+/// Most sessions, for each mapping there may be: strangers whom the filter lets in make sessions too.
+const SESSIONS_PER_MAPPING: usize = 16;
 
 /// Why a NAT did not let a packet through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Error)]
@@ -142,8 +144,7 @@ pub struct Nat {
     config: NatConfig,
     table: Table,
     ports: Ports,
-    /// Late answers, with the 4-tuple they are about, the earliest first.
-    pending: VecDeque<(Instant, SessionKey, Header)>,
+    late: LateAnswers,
     bucket: Bucket,
     counters: Counters,
 }
@@ -182,7 +183,7 @@ impl Nat {
             config,
             table: Table::default(),
             ports: Ports::new(seed),
-            pending: VecDeque::new(),
+            late: LateAnswers::default(),
             bucket: Bucket::default(),
             counters: Counters::default(),
         })
@@ -216,7 +217,7 @@ impl Nat {
     pub fn reboot(&mut self) {
         self.table.clear();
         self.ports.clear();
-        self.pending.clear();
+        self.late.clear();
         self.bucket = Bucket::default();
     }
 
@@ -232,7 +233,7 @@ impl Nat {
         config.validate()?;
         self.config = config;
         self.table.clear();
-        self.pending.clear();
+        self.late.clear();
         Ok(())
     }
 
@@ -250,15 +251,12 @@ impl Nat {
 
     /// When the next late answer is due.
     pub fn next_answer(&self) -> Option<Instant> {
-        self.pending.front().map(|(at, ..)| *at)
+        self.late.next()
     }
 
     /// The next late answer that is due, to be sent outside. Call until it is `None`.
     pub fn poll_answer(&mut self, now: Instant) -> Option<Header> {
-        if self.next_answer()? > now {
-            return None;
-        }
-        let (_, key, answer) = self.pending.pop_front()?;
+        let (key, answer) = self.late.pop(now)?;
         self.hold(key, now);
         self.counters.answered += 1;
         Some(answer)
@@ -286,7 +284,7 @@ impl Nat {
 
     /// Whether flows of this protocol pass without anybody keeping a table.
     fn is_open(&self, protocol: Protocol) -> bool {
-        !self.config.is_translating() && self.config.flow(protocol).filtering.is_none()
+        self.config.flow(protocol).policy == Policy::Open
     }
 
     fn route_out(&mut self, header: &mut Header, now: Instant) -> Verdict {
@@ -327,7 +325,7 @@ impl Nat {
         let Some(protocol) = header.protocol() else {
             return self.icmp_out(header, now);
         };
-        if self.config.flow(protocol).blocked {
+        if self.config.flow(protocol).policy == Policy::Blocked {
             return Verdict::Drop(DropReason::Blocked);
         }
         if self.is_open(protocol) {
@@ -358,8 +356,7 @@ impl Nat {
         }
         match self.open_out(protocol, local, remote, header, now) {
             Ok(external) => {
-                self.pending
-                    .retain(|(_, pending, _)| *pending != (protocol, external, remote));
+                self.late.cancel((protocol, external, remote));
                 header.src = external;
                 Verdict::Forward
             }
@@ -389,7 +386,6 @@ impl Nat {
         match header.body {
             Body::Tcp(tcp) if tcp.flags.is_syn() => Ok(()),
             Body::Tcp(tcp) => {
-                use super::packet::Flags;
                 let inside = !tcp.flags.has(Flags::SYN) && !tcp.flags.has(Flags::RST);
                 let picks_up = self.config.tcp.loose && inside;
                 picks_up.then_some(()).ok_or(DropReason::NoSession)
@@ -417,6 +413,7 @@ impl Nat {
                     // Overloading: another inside host talks to this remote end through the same port.
                     return Err(DropReason::NoPort);
                 }
+                self.has_room(now)?;
                 (id, external)
             }
             None => {
@@ -446,17 +443,27 @@ impl Nat {
         self.table.insert(key, session);
     }
 
+    /// Whether an existing mapping may have one more session.
+    fn has_room(&mut self, now: Instant) -> Result<(), DropReason> {
+        let most = (self.config.most_mappings as usize).saturating_mul(SESSIONS_PER_MAPPING);
+        if self.table.session_count() >= most {
+            self.table.sweep_full(now);
+        }
+        let room = self.table.session_count() < most;
+        room.then_some(()).ok_or(DropReason::TableFull)
+    }
+
     /// The limits at the door.
     fn admit_new(&mut self, host: IpAddr, now: Instant) -> Result<(), DropReason> {
         let most = self.config.most_mappings as usize;
         if self.table.mapping_count() >= most {
-            self.table.sweep_now(now);
+            self.table.sweep_full(now);
         }
         if self.table.mapping_count() >= most {
             return Err(DropReason::TableFull);
         }
         if self.table.mapping_count_of(host) >= self.config.most_mappings_per_host {
-            self.table.sweep_now(now);
+            self.table.sweep_full(now);
             if self.table.mapping_count_of(host) >= self.config.most_mappings_per_host {
                 return Err(DropReason::HostFull);
             }
@@ -513,7 +520,7 @@ impl Nat {
         let Some(protocol) = header.protocol() else {
             return self.icmp_in(header, now);
         };
-        if self.config.flow(protocol).blocked {
+        if self.config.flow(protocol).policy == Policy::Blocked {
             return Verdict::Drop(DropReason::Blocked);
         }
         if self.is_open(protocol) {
@@ -541,13 +548,14 @@ impl Nat {
         let filtering = self.config.flow(protocol).filtering;
         let (admitted, mapped) = self.table.admit(protocol, external, remote, filtering, now);
         let Some(id) = admitted else {
-            let why = match filtering {
-                Some(filtering) if mapped => DropReason::Filtered(filtering),
-                _ => DropReason::NoMapping,
+            let why = if mapped {
+                DropReason::Filtered(filtering)
+            } else {
+                DropReason::NoMapping
             };
             return self.refuse(header, why, now);
         };
-        if let Err(why) = self.may_open(header) {
+        if let Err(why) = self.may_open(header).and_then(|()| self.has_room(now)) {
             return Verdict::Drop(why);
         }
         self.open(id, key, header, Direction::In, now);
@@ -587,10 +595,7 @@ impl Nat {
             self.hold(key, now);
             return Verdict::Answer(answer, why);
         }
-        let repeated = self.pending.iter().any(|(_, pending, _)| *pending == key);
-        if !repeated && self.pending.len() < MOST_PENDING {
-            self.pending.push_back((now + after, key, answer));
-        }
+        self.late.push(now + after, key, answer);
         Verdict::Drop(why)
     }
 
@@ -608,7 +613,7 @@ impl Nat {
             return Verdict::Drop(DropReason::UnknownQuote);
         };
         let protocol = quoted.protocol;
-        if self.is_open(protocol) && !self.config.flow(protocol).blocked {
+        if self.is_open(protocol) && !self.config.flow(protocol).policy == Policy::Blocked {
             return Verdict::Forward;
         }
         let key = (protocol, quoted.src, quoted.dst);
@@ -633,7 +638,7 @@ impl Nat {
             return Verdict::Drop(DropReason::UnknownQuote);
         };
         let protocol = quoted.protocol;
-        if self.is_open(protocol) && !self.config.flow(protocol).blocked {
+        if self.is_open(protocol) && !self.config.flow(protocol).policy == Policy::Blocked {
             return Verdict::Forward;
         }
         let mapping = if self.config.is_translating() {
@@ -699,3 +704,6 @@ fn timeout(flow: &Flow, config: &NatConfig) -> Duration {
         Flow::Datagrams { .. } => config.udp.timeout,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::config::{Ending, Fallback, NatConfig, PortChoice, StepScope, TcpConfig, UdpConfig};
+use super::config::{Ending, Fallback, NatConfig, Policy, PortChoice, StepScope, TcpConfig, UdpConfig};
 use crate::nat::{Delta, DeltaKind, Filtering, Mapping, NatType, PortRange};
 
 /// The offset of a [`DeltaKind::Preserving`] NAT whose delta names none.
@@ -20,17 +20,17 @@ impl NatConfig {
 
     /// No translation and no filtering.
     pub fn open() -> Self {
-        Self::default().with_flow(|flow| flow.filtering = None)
+        Self::default().with_flow(|flow| flow.policy = Policy::Open)
     }
 
     /// No translation; only packets from where something was sent to come in. What IPv6 routers do (RFC 6092).
     pub fn firewall(filtering: Filtering) -> Self {
-        Self::default().with_flow(|flow| flow.filtering = Some(filtering))
+        Self::default().with_flow(|flow| flow.filtering = filtering)
     }
 
     /// Nothing passes.
     pub fn blocked() -> Self {
-        Self::default().with_flow(|flow| flow.blocked = true)
+        Self::default().with_flow(|flow| flow.policy = Policy::Blocked)
     }
 
     /// One of the 7 types × 5 deltas of the original, TCP and UDP alike.
@@ -64,7 +64,7 @@ impl NatConfig {
         };
         Self::home(external).with_flow(|flow| {
             flow.mapping = mapping;
-            flow.filtering = Some(filtering);
+            flow.filtering = filtering;
             flow.ports = ports;
             flow.range = range;
         })

@@ -10,6 +10,8 @@ use crate::sim::packet::Protocol;
 
 /// Expired sessions that nobody asks for are removed this often.
 const SWEEP: Duration = Duration::from_secs(30);
+/// A full table is searched for expired sessions this often.
+const SWEEP_FULL: Duration = Duration::from_millis(100);
 
 /// A session as it is looked up: protocol, external end, remote end.
 pub(super) type SessionKey = (Protocol, SocketAddr, SocketAddr);
@@ -57,7 +59,7 @@ pub(super) struct Table {
     sessions: BTreeMap<SessionKey, Session>,
     /// 4-tuples that the NAT itself uses: it has answered for them.
     held: BTreeMap<SessionKey, Instant>,
-    sweep_at: Option<Instant>,
+    swept_at: Option<Instant>,
 }
 
 /// The key of the mapping that `local` uses towards `remote`.
@@ -94,6 +96,10 @@ impl Table {
 
     pub(super) fn mapping_count(&self) -> usize {
         self.bindings.len()
+    }
+
+    pub(super) fn session_count(&self) -> usize {
+        self.sessions.len()
     }
 
     pub(super) fn mapping_count_of(&self, host: IpAddr) -> u32 {
@@ -231,7 +237,7 @@ impl Table {
         protocol: Protocol,
         external: SocketAddr,
         remote: SocketAddr,
-        filtering: Option<Filtering>,
+        filtering: Filtering,
         now: Instant,
     ) -> (Option<u32>, bool) {
         if self.at(protocol, external).next().is_none() {
@@ -242,15 +248,15 @@ impl Table {
             return (None, false);
         };
         let admitted = match filtering {
-            None | Some(Filtering::EndpointIndependent) => true,
-            Some(Filtering::AddressDependent) => {
+            Filtering::EndpointIndependent => true,
+            Filtering::AddressDependent => {
                 let lowest = SocketAddr::new(remote.ip(), 0);
                 self.sessions
                     .range((protocol, external, lowest)..)
                     .next()
                     .is_some_and(|((p, e, r), _)| (*p, *e, r.ip()) == (protocol, external, remote.ip()))
             }
-            Some(Filtering::AddressAndPortDependent) => false,
+            Filtering::AddressAndPortDependent => false,
         };
         (admitted.then_some(id), true)
     }
@@ -264,14 +270,19 @@ impl Table {
 
     /// Removes what has expired, now and then.
     pub(super) fn sweep(&mut self, now: Instant) {
-        if self.sweep_at.is_none_or(|at| at <= now) {
-            self.sweep_at = Some(now + SWEEP);
-            self.sweep_now(now);
-        }
+        self.sweep_every(SWEEP, now);
     }
 
-    /// Removes all that has expired.
-    pub(super) fn sweep_now(&mut self, now: Instant) {
+    /// Removes what has expired because room is needed: often, but not for each packet of a flood.
+    pub(super) fn sweep_full(&mut self, now: Instant) {
+        self.sweep_every(SWEEP_FULL, now);
+    }
+
+    fn sweep_every(&mut self, period: Duration, now: Instant) {
+        if self.swept_at.is_some_and(|at| now < at + period) {
+            return;
+        }
+        self.swept_at = Some(now);
         let expired: Vec<SessionKey> = self
             .sessions
             .iter()
