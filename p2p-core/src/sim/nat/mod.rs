@@ -613,7 +613,7 @@ impl Nat {
             return Verdict::Drop(DropReason::UnknownQuote);
         };
         let protocol = quoted.protocol;
-        if self.is_open(protocol) && !self.config.flow(protocol).policy == Policy::Blocked {
+        if self.is_open(protocol) {
             return Verdict::Forward;
         }
         let key = (protocol, quoted.src, quoted.dst);
@@ -638,7 +638,7 @@ impl Nat {
             return Verdict::Drop(DropReason::UnknownQuote);
         };
         let protocol = quoted.protocol;
-        if self.is_open(protocol) && !self.config.flow(protocol).policy == Policy::Blocked {
+        if self.is_open(protocol) {
             return Verdict::Forward;
         }
         let mapping = if self.config.is_translating() {
