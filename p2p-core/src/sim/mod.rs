@@ -32,3 +32,6 @@ pub fn epoch() -> Instant {
     )]
     *EPOCH.get_or_init(Instant::now)
 }
+
+#[cfg(test)]
+mod tests;

@@ -169,6 +169,14 @@ enum Happening {
     Broker,
 }
 
+/// How a packet leaves a host.
+enum Way {
+    Link(EdgeId),
+    /// To the host itself.
+    Loopback,
+    None,
+}
+
 /// When, which one of that time, and where in the slots.
 type Queued = Reverse<(Instant, u64, u32)>;
 
@@ -388,6 +396,29 @@ impl World {
         let ways: Vec<_> = self.ways_down(ip, router, edge).map(|(way, _)| way).collect();
         for (router, _) in ways {
             self.router_mut(router).below.remove(&ip);
+        }
+    }
+
+    /// Pulls the cables of a host: what is for it finds no way, what it sends is lost.
+    pub fn detach(&mut self, host: HostId) {
+        let node = self.host_node_mut(host);
+        let edges = std::mem::take(&mut node.edges);
+        let addresses: Vec<_> = (0..edges.len())
+            .map(|index| node.host.addresses(index).to_vec())
+            .collect();
+        for (edge, addresses) in edges.into_iter().zip(addresses) {
+            let above = RouterId(self.edges[edge.0 as usize].upper);
+            for ip in addresses {
+                self.withdraw(ip, above, edge);
+            }
+        }
+    }
+
+    /// Sends a packet of any content from a host, its own sockets aside: forgeries, scans, noise.
+    pub fn inject(&mut self, host: HostId, packet: Packet) {
+        if let Some(edge) = self.host_node(host).edges.first().copied() {
+            self.record_ref(host.0, Fate::Sent, &packet);
+            self.transmit(host.0, edge, packet);
         }
     }
 
@@ -692,8 +723,8 @@ impl World {
                 self.counters.sent += 1;
                 self.record_ref(node, Fate::Sent, &packet);
                 match over {
-                    Some(edge) => self.transmit(node, edge, packet),
-                    None => self.push(
+                    Way::Link(edge) => self.transmit(node, edge, packet),
+                    Way::Loopback => self.push(
                         now + LOOPBACK,
                         Happening::Arrival {
                             node,
@@ -701,6 +732,7 @@ impl World {
                             packet,
                         },
                     ),
+                    Way::None => self.lose(node, Loss::NoRoute, packet),
                 }
             }
             let Kind::Host(host) = &mut self.nodes[node as usize].kind else {
@@ -727,18 +759,19 @@ impl World {
         self.schedule_broker();
     }
 
-    /// The next packet of a host, and the link it leaves by; `None` for one to itself.
-    fn next_packet(&mut self, node: u32) -> Option<(Packet, Option<EdgeId>)> {
+    /// The next packet of a host, and how it leaves.
+    fn next_packet(&mut self, node: u32) -> Option<(Packet, Way)> {
         let Kind::Host(host) = &mut self.nodes[node as usize].kind else {
             return None;
         };
         let packet = host.host.poll_packet()?;
-        if host.host.interface_of(packet.header.dst.ip()).is_some() {
-            return Some((packet, None));
+        let header = &packet.header;
+        if host.host.interface_of(header.dst.ip()).is_some() {
+            return Some((packet, Way::Loopback));
         }
-        let interface = host.host.interface_of(packet.header.src.ip()).unwrap_or(0);
-        let edge = host.edges.get(interface).copied();
-        Some((packet, edge))
+        let interface = host.host.interface_of(header.src.ip());
+        let edge = interface.and_then(|interface| host.edges.get(interface).copied());
+        Some((packet, edge.map_or(Way::None, Way::Link)))
     }
 
     fn schedule_broker(&mut self) {

@@ -132,17 +132,15 @@ impl Table {
         self.find(key)
     }
 
-    /// Removes the expired sessions of one external endpoint.
+    /// Removes expired sessions of one external endpoint, up to the first that lives; so a mapping without a
+    /// live session is gone afterwards.
     fn purge(&mut self, protocol: Protocol, external: SocketAddr, now: Instant) {
         let all = (protocol, external, LOWEST)..=(protocol, external, HIGHEST);
-        // The common case has nothing to remove and must not allocate.
-        let expired: Vec<SessionKey> = self
-            .sessions
-            .range(all)
-            .filter(|(_, session)| session.expires <= now)
-            .map(|(key, _)| *key)
-            .collect();
-        for key in expired {
+        while let Some((key, session)) = self.sessions.range(all.clone()).next() {
+            if session.expires > now {
+                return;
+            }
+            let key = *key;
             self.remove(key);
         }
     }
@@ -253,8 +251,8 @@ impl Table {
                 let lowest = SocketAddr::new(remote.ip(), 0);
                 self.sessions
                     .range((protocol, external, lowest)..)
-                    .next()
-                    .is_some_and(|((p, e, r), _)| (*p, *e, r.ip()) == (protocol, external, remote.ip()))
+                    .take_while(|((p, e, r), _)| (*p, *e, r.ip()) == (protocol, external, remote.ip()))
+                    .any(|(_, session)| session.expires > now)
             }
             Filtering::AddressAndPortDependent => false,
         };

@@ -497,6 +497,19 @@ impl TcpStack {
         }
     }
 
+    /// Sets `IP_TTL` for what the socket sends from now on.
+    ///
+    /// # Errors
+    /// When there is no such socket.
+    pub fn set_ttl(&mut self, id: TcpSocket, ttl: u8) -> Result<(), SocketError> {
+        let socket = self.sockets.get_mut(&id).ok_or(SocketError::NoSuchSocket)?;
+        socket.options.ttl = ttl;
+        if let Role::Connection { connection, .. } = &mut socket.role {
+            connection.ttl = ttl;
+        }
+        Ok(())
+    }
+
     /// Queues bytes to be sent; how many there was room for.
     ///
     /// # Errors

@@ -149,7 +149,7 @@ fn limits_are_kept_and_what_expires_makes_room() {
     let mut config = home();
     config.most_new_per_second = Some(10);
     let mut bench = Bench::new(config, Protocol::Udp);
-    let mut tries = |bench: &mut Bench, from: u16| {
+    let tries = |bench: &mut Bench, from: u16| {
         (from..from + 50)
             .filter(|local| bench.out(inside(*local), server(1)).is_some())
             .count()
