@@ -25,11 +25,7 @@ pub(crate) struct Driven<M> {
 impl<M> Driven<M> {
     /// A machine with no timer yet: the first [`turn`] arms it.
     pub(crate) fn new(machine: M) -> Self {
-        Self {
-            machine,
-            timer: None,
-            turning: false,
-        }
+        Self { machine, timer: None, turning: false }
     }
 
     /// The machine, to feed it. Call [`turn`] afterwards.
@@ -182,11 +178,8 @@ mod tests {
 
     #[test]
     fn actors_live_in_a_local_set_without_a_system_and_in_paused_time() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         let log = Log::default();
         tokio::task::LocalSet::new().block_on(&runtime, async {
             let (told, done) = tokio::sync::oneshot::channel();
@@ -208,11 +201,7 @@ mod tests {
         let hours = |hours: u64| Duration::from_secs(1 + hours * 3_600);
         // Tokio's timers have a resolution of one millisecond.
         let near = |at: Duration| Duration::from_secs((at.as_secs_f64() + 0.1) as u64);
-        let log: Vec<_> = log
-            .borrow()
-            .iter()
-            .map(|(at, number)| (near(*at), *number))
-            .collect();
+        let log: Vec<_> = log.borrow().iter().map(|(at, number)| (near(*at), *number)).collect();
         assert_eq!(log, [(hours(0), 2), (hours(1), 1), (hours(2), 0)]);
     }
 }

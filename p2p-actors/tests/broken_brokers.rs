@@ -36,10 +36,7 @@ async fn accept(listener: &TcpListener, properties: &[u8]) -> TcpStream {
     stream.write_all(properties).await.unwrap();
     let (first, body) = read_packet(&mut stream).await;
     assert_eq!(first, 0x82, "SUBSCRIBE");
-    stream
-        .write_all(&[0x90, 4, body[0], body[1], 0, 1])
-        .await
-        .unwrap();
+    stream.write_all(&[0x90, 4, body[0], body[1], 0, 1]).await.unwrap();
     stream
 }
 
@@ -211,10 +208,7 @@ fn the_broker_in_memory_tells_the_same_stories() {
         let until = tokio::time::Instant::now().into_std() + Duration::from_secs(60);
         let large = alice.publish_until("alice", much, until);
         let failed = alice.ended(large).await;
-        assert!(matches!(
-            failed,
-            Err(FailReason::NotTaken(PublishError::TooLarge { .. }))
-        ));
+        assert!(matches!(failed, Err(FailReason::NotTaken(PublishError::TooLarge { .. }))));
         // Who closed is gone for the others.
         let mut bob = Party::new("bob", Broker::Memory(broker));
         bob.up().await;

@@ -28,15 +28,10 @@ struct Mosquitto {
 fn binary(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    let found = folders
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file());
+    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
     if found.is_none() {
         let required = std::env::var("P2P_LAB").is_ok_and(|lab| lab == "require");
-        assert!(
-            !required,
-            "{name} is required (P2P_LAB=require) and not on this machine"
-        );
+        assert!(!required, "{name} is required (P2P_LAB=require) and not on this machine");
         eprintln!("SKIPPED: there is no {name} on this machine");
     }
     found
@@ -48,21 +43,12 @@ impl Mosquitto {
         let binary = binary("mosquitto")?;
         let lines = lines.replace("{}", &folder.path().display().to_string());
         for _ in 0..10 {
-            let port = TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port();
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let config = format!("listener {port} 127.0.0.1\nuser root\nset_tcp_nodelay true\n{lines}\n");
             fs::write(folder.path().join("mosquitto.conf"), config).unwrap();
             // Somebody else may have taken the port meanwhile: try another.
             if let Some(process) = run(&binary, folder.path()) {
-                return Some(Self {
-                    process,
-                    binary,
-                    folder,
-                    port,
-                });
+                return Some(Self { process, binary, folder, port });
             }
         }
         panic!("mosquitto does not start");
@@ -87,9 +73,7 @@ impl Mosquitto {
 
     /// Stops it from running without ending it.
     fn freeze(&self) {
-        let frozen = Command::new("kill")
-            .args(["-STOP", &self.process.id().to_string()])
-            .status();
+        let frozen = Command::new("kill").args(["-STOP", &self.process.id().to_string()]).status();
         assert!(frozen.unwrap().success());
     }
 }
@@ -104,13 +88,8 @@ fn run(binary: &Path, folder: &Path) -> Option<Child> {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut log = BufReader::new(process.stderr.take().unwrap())
-        .lines()
-        .map_while(Result::ok);
-    let said: Vec<String> = log
-        .by_ref()
-        .take_while(|line| !line.ends_with(" running"))
-        .collect();
+    let mut log = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let said: Vec<String> = log.by_ref().take_while(|line| !line.ends_with(" running")).collect();
     // Read on, or it would block on a full pipe. The thread ends with the process.
     std::thread::spawn(move || log.for_each(drop));
     if process.try_wait().unwrap().is_some() || said.iter().any(|line| line.contains("Error")) {
@@ -171,12 +150,7 @@ fn only_the_right_password_opens() {
         return;
     };
     let file = folder.path().join("passwords");
-    let made = Command::new(passwd)
-        .arg("-b")
-        .arg("-c")
-        .arg(file)
-        .args(["alice", "right"])
-        .status();
+    let made = Command::new(passwd).arg("-b").arg("-c").arg(file).args(["alice", "right"]).status();
     assert!(made.unwrap().success());
     let lines = "allow_anonymous false\npassword_file {}/passwords";
     let Some(mosquitto) = Mosquitto::start(folder, lines) else {
@@ -230,17 +204,12 @@ fn tls_with_the_right_authority_only() {
         assert!(matches!(error, LinkError::Certificate(_)), "{error}");
         assert!(error.is_lasting());
         for unusable in [empty, missing] {
-            let error = Party::on("a", &trusting(Some(unusable), "127.0.0.1"))
-                .down()
-                .await;
+            let error = Party::on("a", &trusting(Some(unusable), "127.0.0.1")).down().await;
             assert!(matches!(error, LinkError::Configuration(_)), "{error}");
         }
         // The platform's authorities do not know ours, or there are none.
         let error = Party::on("a", &trusting(None, "127.0.0.1")).down().await;
-        assert!(
-            matches!(error, LinkError::Certificate(_) | LinkError::Configuration(_)),
-            "{error}"
-        );
+        assert!(matches!(error, LinkError::Certificate(_) | LinkError::Configuration(_)), "{error}");
         // Plain into a TLS port: the broker hangs up.
         let error = Party::on("a", &endpoint(mosquitto.port)).down().await;
         assert!(!error.is_lasting(), "{error}");
@@ -252,16 +221,10 @@ fn tls_to_a_plain_port_is_told_as_such() {
     let Some(mosquitto) = Mosquitto::plain() else {
         return;
     };
-    let endpoint = Endpoint {
-        tls: Some(Tls::default()),
-        ..endpoint(mosquitto.port)
-    };
+    let endpoint = Endpoint { tls: Some(Tls::default()), ..endpoint(mosquitto.port) };
     tell(async {
         let error = Party::on("a", &endpoint).down().await;
-        assert!(
-            matches!(error, LinkError::Tls(_) | LinkError::Configuration(_)),
-            "{error}"
-        );
+        assert!(matches!(error, LinkError::Tls(_) | LinkError::Configuration(_)), "{error}");
     });
 }
 

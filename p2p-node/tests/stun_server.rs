@@ -35,11 +35,7 @@ fn request(number: u64) -> Message {
 }
 
 async fn ask_udp(server: SocketAddr, message: &Message) -> (Message, SocketAddr, SocketAddr) {
-    let local = if server.is_ipv4() {
-        "127.0.0.1:0"
-    } else {
-        "[::1]:0"
-    };
+    let local = if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
     let socket = UdpSocket::bind(local).await.unwrap();
     let bytes = message.encode(Transport::Udp).unwrap();
     socket.send_to(&bytes, server).await.unwrap();
@@ -53,10 +49,7 @@ async fn ask_udp(server: SocketAddr, message: &Message) -> (Message, SocketAddr,
 
 async fn read_message(stream: &mut TcpStream, length: usize) -> Message {
     let mut buffer = vec![0; length];
-    timeout(PATIENCE, stream.read_exact(&mut buffer))
-        .await
-        .expect("an answer")
-        .unwrap();
+    timeout(PATIENCE, stream.read_exact(&mut buffer)).await.expect("an answer").unwrap();
     Parsed::decode(&buffer, Transport::Tcp).unwrap().message
 }
 
@@ -94,18 +87,13 @@ async fn it_answers_over_udp_and_tcp_in_both_families() {
         let local = stream.local_addr().unwrap();
         // Three questions in pieces of seven bytes: three answers, in order.
         let questions: Vec<_> = (1..4).map(request).collect();
-        let bytes = questions
-            .iter()
-            .flat_map(|question| question.encode(Transport::Tcp).unwrap());
+        let bytes = questions.iter().flat_map(|question| question.encode(Transport::Tcp).unwrap());
         for piece in bytes.collect::<Vec<_>>().chunks(7) {
             stream.write_all(piece).await.unwrap();
         }
         for question in questions {
             let answer = read_message(&mut stream, if local.is_ipv4() { 32 } else { 44 }).await;
-            assert_eq!(
-                (answer.transaction, answer.mapped()),
-                (question.transaction, Some(local))
-            );
+            assert_eq!((answer.transaction, answer.mapped()), (question.transaction, Some(local)));
         }
     }
     assert_eq!(server.counters().answered, 8);
@@ -120,10 +108,7 @@ async fn it_answers_over_udp_and_tcp_in_both_families() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn with_an_alternate_it_answers_from_where_it_is_asked_to() {
-    let config = StunServerConfig {
-        alternate: addresses(&["127.0.0.2:0"]),
-        ..on_loopback()
-    };
+    let config = StunServerConfig { alternate: addresses(&["127.0.0.2:0"]), ..on_loopback() };
     let server = start(config).await;
     let primary = server.local_addrs()[0];
     let other = ask_udp(primary, &request(1)).await.0.other_address().unwrap();
@@ -149,13 +134,7 @@ async fn with_an_alternate_it_answers_from_where_it_is_asked_to() {
 
 #[tokio::test]
 async fn who_asks_too_often_is_not_answered() {
-    let config = StunServerConfig {
-        rate: Rate {
-            per_second: 1,
-            burst: 5,
-        },
-        ..on_loopback()
-    };
+    let config = StunServerConfig { rate: Rate { per_second: 1, burst: 5 }, ..on_loopback() };
     let server = start(config).await;
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for number in 0..20 {
@@ -205,10 +184,7 @@ async fn garbage_and_crowds_and_silence_end_tcp_connections() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed() {
-    let config = StunServerConfig {
-        idle: Duration::from_millis(50),
-        ..on_loopback()
-    };
+    let config = StunServerConfig { idle: Duration::from_millis(50), ..on_loopback() };
     let server = start(config).await;
     let mut stream = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
     assert!(is_closed(&mut stream).await);
@@ -220,19 +196,14 @@ async fn an_idle_connection_is_closed() {
 async fn what_cannot_be_listened_on_is_named() {
     let server = start(on_loopback()).await;
     let taken = server.local_addrs()[0];
-    let error = StunServer::start(StunServerConfig::new([taken]))
-        .await
-        .unwrap_err();
+    let error = StunServer::start(StunServerConfig::new([taken])).await.unwrap_err();
     assert!(
         matches!(&error, StunServerError::Listen { address, source }
             if *address == taken && source.kind() == ErrorKind::AddrInUse),
         "{error}"
     );
     for alternate in ["127.0.0.1:9", "[::1]:9"] {
-        let config = StunServerConfig {
-            alternate: addresses(&[alternate]),
-            ..on_loopback()
-        };
+        let config = StunServerConfig { alternate: addresses(&[alternate]), ..on_loopback() };
         let error = StunServer::start(config).await.unwrap_err();
         assert!(matches!(error, StunServerError::Alternate(_)), "{error}");
     }
@@ -264,10 +235,8 @@ async fn coturn(program: &str, arguments: &[&str], server: SocketAddr) -> Option
 async fn the_client_of_coturn_understands_it() {
     // Without an alternate: with one it goes on to RESPONSE-PORT, is refused, and waits on the other port for ever.
     let server = start(StunServerConfig::new(addresses(&["127.0.0.1:0", "[::1]:0"]))).await;
-    for (address, expected) in server
-        .local_addrs()
-        .into_iter()
-        .zip(["reflexive addr: 127.0.0.1:", "reflexive addr: ::1:"])
+    for (address, expected) in
+        server.local_addrs().into_iter().zip(["reflexive addr: 127.0.0.1:", "reflexive addr: ::1:"])
     {
         if let Some(said) = coturn("turnutils_stunclient", &[], address).await {
             assert!(said.contains(expected), "{said}");
@@ -280,18 +249,12 @@ async fn the_client_of_coturn_understands_it() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn the_nat_discovery_of_coturn_comes_to_the_right_end() {
-    let config = StunServerConfig {
-        alternate: addresses(&["127.0.0.2:0"]),
-        ..on_loopback()
-    };
+    let config = StunServerConfig { alternate: addresses(&["127.0.0.2:0"]), ..on_loopback() };
     let server = start(config).await;
     let primary = server.local_addrs()[0];
     if let Some(said) = coturn("turnutils_natdiscovery", &["-m", "-f"], primary).await {
         assert!(said.contains("NAT with Endpoint Independent Mapping!"), "{said}");
-        assert!(
-            said.contains("NAT with Endpoint Independent Filtering!"),
-            "{said}"
-        );
+        assert!(said.contains("NAT with Endpoint Independent Filtering!"), "{said}");
         assert!(said.contains("Response origin: : 127.0.0.2:"), "{said}");
     }
     server.shutdown().await;

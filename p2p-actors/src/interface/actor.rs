@@ -86,12 +86,8 @@ impl Interface {
     /// Listens on the addresses there are, leaves those that are not any more.
     fn settle(&mut self, ctx: &mut Context<Self>) {
         let wanted = wanted(&self.config.nic, &self.config.families);
-        let gone: Vec<NicAddress> = self
-            .places
-            .keys()
-            .filter(|known| !wanted.contains(known))
-            .copied()
-            .collect();
+        let gone: Vec<NicAddress> =
+            self.places.keys().filter(|known| !wanted.contains(known)).copied().collect();
         for address in gone {
             if let Some(place) = self.places.remove(&address) {
                 info!(local = %place.local, "no longer listening");
@@ -99,10 +95,8 @@ impl Interface {
                 place.external.do_send(Stop);
             }
         }
-        let missing: Vec<NicAddress> = wanted
-            .into_iter()
-            .filter(|address| !self.places.contains_key(address))
-            .collect();
+        let missing: Vec<NicAddress> =
+            wanted.into_iter().filter(|address| !self.places.contains_key(address)).collect();
         for (address, listener) in listen(&missing, self.port) {
             let local = address.with_port(self.port);
             match listener.and_then(|listener| Ok((listener.local_addr()?.port(), listener))) {
@@ -110,11 +104,7 @@ impl Interface {
                 Err(error) => {
                     warn!(%local, %error, "cannot listen");
                     let nic_number = self.config.nic_number;
-                    self.owner.do_send(FromInterface::Failed {
-                        nic_number,
-                        local,
-                        error,
-                    });
+                    self.owner.do_send(FromInterface::Failed { nic_number, local, error });
                 }
             }
         }
@@ -130,12 +120,8 @@ impl Interface {
         }
         let local = address.with_port(port);
         info!(%local, nic = self.config.nic.name, "listening");
-        let accepting = accept_all(
-            listener,
-            Arc::clone(&self.config.seats),
-            self.owner.clone(),
-            self.config.nic_number,
-        );
+        let accepting =
+            accept_all(listener, Arc::clone(&self.config.seats), self.owner.clone(), self.config.nic_number);
         let owner = ctx.address().downgrade().recipient();
         let seed = self.config.seed.fork("external");
         let place = Place {
@@ -236,15 +222,9 @@ impl Interface {
 
     /// The name a server was configured with; its address once the name stands for another.
     fn name(&self, address: SocketAddr) -> StunServer {
-        let named = self
-            .resolved
-            .iter()
-            .find(|(_, resolved)| resolved.contains(&address));
+        let named = self.resolved.iter().find(|(_, resolved)| resolved.contains(&address));
         named.map_or_else(
-            || StunServer {
-                host: address.ip().to_string(),
-                port: address.port(),
-            },
+            || StunServer { host: address.ip().to_string(), port: address.port() },
             |(server, _)| server.clone(),
         )
     }
@@ -285,10 +265,7 @@ fn listen(addresses: &[NicAddress], port: u16) -> Vec<(NicAddress, io::Result<Tc
         let one = |address: &NicAddress| {
             let listener = bind::listen(address.with_port(common));
             if common == 0 {
-                let bound = listener
-                    .as_ref()
-                    .ok()
-                    .and_then(|listener| listener.local_addr().ok());
+                let bound = listener.as_ref().ok().and_then(|listener| listener.local_addr().ok());
                 common = bound.map_or(0, |bound| bound.port());
             }
             (*address, listener)
@@ -317,20 +294,9 @@ async fn accept_all(
     nic_number: u8,
 ) {
     while let Some(accepted) = accept(&listener, &seats).await {
-        let Accepted {
-            stream,
-            local,
-            remote,
-            seat,
-        } = accepted;
+        let Accepted { stream, local, remote, seat } = accepted;
         debug!(%local, %remote, "somebody connected");
-        owner.do_send(FromInterface::Inbound {
-            nic_number,
-            stream,
-            local,
-            remote,
-            seat,
-        });
+        owner.do_send(FromInterface::Inbound { nic_number, stream, local, remote, seat });
     }
 }
 

@@ -105,10 +105,7 @@ fn bind_device(socket: &TcpSocket, local: SocketAddr, device: NonZeroU32) -> io:
 
 #[cfg(not(any(target_os = "android", target_os = "linux")))]
 fn bind_device(_: &TcpSocket, _: SocketAddr, _: NonZeroU32) -> io::Result<()> {
-    Err(io::Error::new(
-        io::ErrorKind::Unsupported,
-        "this system binds to addresses only",
-    ))
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this system binds to addresses only"))
 }
 
 #[cfg(test)]

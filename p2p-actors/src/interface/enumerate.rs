@@ -105,25 +105,16 @@ mod tests {
     #[test]
     fn this_machine_has_a_loopback_interface() {
         let nics = nics();
-        let loopback = nics
-            .iter()
-            .find(|nic| nic.is_loopback)
-            .expect("a loopback interface");
+        let loopback = nics.iter().find(|nic| nic.is_loopback).expect("a loopback interface");
         assert!(loopback.index != 0 && loopback.is_up, "{loopback:?}");
-        let v4 = loopback
-            .addresses
-            .iter()
-            .find(|address| address.family() == Family::V4);
+        let v4 = loopback.addresses.iter().find(|address| address.family() == Family::V4);
         assert_eq!(
             v4.map(|address| (address.ip.to_string(), address.prefix)),
             Some(("127.0.0.1".to_owned(), 8))
         );
         assert!(nics.is_sorted_by_key(|nic| nic.index));
         let scoped = |address: &NicAddress| (address.scope != 0) == (Reach::of(address.ip) == Reach::Link);
-        let v6 = nics
-            .iter()
-            .flat_map(|nic| &nic.addresses)
-            .filter(|address| address.family() == Family::V6);
+        let v6 = nics.iter().flat_map(|nic| &nic.addresses).filter(|address| address.family() == Family::V6);
         assert!(v6.into_iter().all(scoped), "{nics:?}");
     }
 }

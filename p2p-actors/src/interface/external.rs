@@ -151,13 +151,7 @@ impl External {
             }
             turn(actor, ctx);
         }));
-        self.links.insert(
-            server,
-            Link {
-                waiting,
-                stream: None,
-            },
-        );
+        self.links.insert(server, Link { waiting, stream: None });
     }
 
     fn read(&mut self, server: SocketAddr, stream: Rc<TcpStream>, ctx: &mut Context<Self>) {
@@ -173,8 +167,8 @@ impl External {
             }
         };
         let again = Rc::clone(&stream);
-        let waiting = ctx.spawn(reading.into_actor(self).map(
-            move |read: io::Result<(Vec<u8>, usize)>, actor, ctx| {
+        let waiting =
+            ctx.spawn(reading.into_actor(self).map(move |read: io::Result<(Vec<u8>, usize)>, actor, ctx| {
                 match read {
                     Ok((_, 0)) => actor.lose(server, None),
                     Ok((buffer, length)) => {
@@ -186,17 +180,15 @@ impl External {
                     Err(error) => actor.lose(server, Some(error.kind())),
                 }
                 turn(actor, ctx);
-            },
-        ));
+            }));
         let stream = Some(stream);
         self.links.insert(server, Link { waiting, stream });
     }
 
     fn write(&mut self, server: SocketAddr, bytes: &[u8]) {
         let stream = self.links.get(&server).and_then(|link| link.stream.as_ref());
-        let written = stream.map_or(Err(io::ErrorKind::NotConnected.into()), |stream| {
-            stream.try_write(bytes)
-        });
+        let written =
+            stream.map_or(Err(io::ErrorKind::NotConnected.into()), |stream| stream.try_write(bytes));
         // A request of twenty bytes always fits the empty buffer of a new connection.
         match written {
             Ok(length) if length == bytes.len() => {}
@@ -249,10 +241,7 @@ impl Drives for External {
 
     fn on_event(&mut self, event: Event, _: &mut Context<Self>) {
         if let Some(owner) = self.owner.upgrade() {
-            owner.do_send(FromExternal {
-                local: self.local,
-                event,
-            });
+            owner.do_send(FromExternal { local: self.local, event });
         }
     }
 }

@@ -87,10 +87,7 @@ mod tests {
     fn claim(last: u8, transport: Transport, mapped: Option<&str>) -> Evidence {
         let address = SocketAddr::from(([192, 0, 2, last], 3478));
         Evidence {
-            server: StunServer {
-                host: address.ip().to_string(),
-                port: 3478,
-            },
+            server: StunServer { host: address.ip().to_string(), port: 3478 },
             asked: Some((address, transport)),
             outcome: mapped.map_or(Outcome::Failed(Failure::Closed), |mapped| {
                 Outcome::Mapped(Mapped(mapped.parse().unwrap()))
@@ -110,28 +107,14 @@ mod tests {
         ];
         let mapped = |text: Option<&str>| text.map(|text| Mapped(text.parse().unwrap()));
         assert_eq!(agreed(&evidence, Transport::Tcp), mapped(truth));
-        assert_eq!(
-            agreed(&evidence, Transport::Udp),
-            mapped(lie),
-            "nobody contradicts"
-        );
-        assert_eq!(
-            agreed(&evidence[..2], Transport::Tcp),
-            mapped(lie),
-            "the first of equals"
-        );
+        assert_eq!(agreed(&evidence, Transport::Udp), mapped(lie), "nobody contradicts");
+        assert_eq!(agreed(&evidence[..2], Transport::Tcp), mapped(lie), "the first of equals");
         assert_eq!(agreed(&evidence[2..3], Transport::Tcp), None);
     }
 
     #[test]
     fn a_server_is_written_as_it_is_read() {
-        let text = |host: &str| {
-            StunServer {
-                host: host.into(),
-                port: 1,
-            }
-            .to_string()
-        };
+        let text = |host: &str| StunServer { host: host.into(), port: 1 }.to_string();
         assert_eq!(text("stun.example"), "stun.example:1");
         assert_eq!(text("::1"), "[::1]:1");
         assert_eq!(text("[::1]"), "[::1]:1");

@@ -38,12 +38,7 @@ pub(super) async fn accept(listener: &TcpListener, seats: &Arc<Semaphore>) -> Op
         let seat = Arc::clone(seats).acquire_owned().await.ok()?;
         match stream.local_addr() {
             Ok(local) => {
-                return Some(Accepted {
-                    stream,
-                    local,
-                    remote,
-                    seat,
-                });
+                return Some(Accepted { stream, local, remote, seat });
             }
             Err(error) => debug!(%error, %remote, "a connection was gone at once"),
         }

@@ -107,10 +107,7 @@ impl Message for FromInterface {
 /// Outside of a `LocalSet`.
 pub fn start(config: InterfaceConfig, owner: Recipient<FromInterface>) -> InterfaceHandle {
     let nic_number = config.nic_number;
-    InterfaceHandle {
-        nic_number,
-        actor: Interface::new(config, owner).start(),
-    }
+    InterfaceHandle { nic_number, actor: Interface::new(config, owner).start() }
 }
 
 /// A handle to an interface. Dropping it closes its listeners and its STUN connections.

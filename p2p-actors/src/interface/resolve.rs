@@ -52,19 +52,14 @@ mod tests {
     use super::*;
 
     fn server(host: &str) -> StunServer {
-        StunServer {
-            host: host.into(),
-            port: 3478,
-        }
+        StunServer { host: host.into(), port: 3478 }
     }
 
     #[tokio::test]
     async fn addresses_need_no_name_server() {
-        for (host, address) in [
-            ("127.0.0.1", "127.0.0.1:3478"),
-            ("::1", "[::1]:3478"),
-            ("[::1]", "[::1]:3478"),
-        ] {
+        for (host, address) in
+            [("127.0.0.1", "127.0.0.1:3478"), ("::1", "[::1]:3478"), ("[::1]", "[::1]:3478")]
+        {
             assert_eq!(resolve(&server(host)).await, Ok(vec![address.parse().unwrap()]));
         }
     }

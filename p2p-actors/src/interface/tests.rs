@@ -35,10 +35,7 @@ impl Handler<FromInterface> for Owner {
 
 /// Runs a story as the node does: one thread, a `LocalSet`, no `System`.
 fn run(story: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         timeout(PATIENCE, story).await.expect("the story to end");
     });
@@ -47,8 +44,7 @@ fn run(story: impl Future<Output = ()>) {
 fn loopback() -> Nic {
     let mut nic = nics().into_iter().find(|nic| nic.is_loopback).unwrap();
     // Some machines have more on it.
-    nic.addresses
-        .retain(|address| Reach::of(address.ip) == Reach::Loopback);
+    nic.addresses.retain(|address| Reach::of(address.ip) == Reach::Loopback);
     nic
 }
 
@@ -91,10 +87,7 @@ fn begin(config: InterfaceConfig) -> (InterfaceHandle, Told) {
 }
 
 fn named(address: SocketAddr) -> StunServer {
-    StunServer {
-        host: address.ip().to_string(),
-        port: address.port(),
-    }
+    StunServer { host: address.ip().to_string(), port: address.port() }
 }
 
 /// Whom a server has seen over TCP.
@@ -114,9 +107,7 @@ async fn serve(ip: &str) -> (SocketAddr, Seen) {
         let mut buffer = [0; 1_500];
         loop {
             let (length, from) = udp.recv_from(&mut buffer).await.unwrap();
-            let reply = responder
-                .respond(&buffer[..length], from, here, Transport::Udp)
-                .unwrap();
+            let reply = responder.respond(&buffer[..length], from, here, Transport::Udp).unwrap();
             udp.send_to(&reply.bytes, reply.to).await.unwrap();
         }
     });
@@ -147,9 +138,7 @@ fn nobody() -> SocketAddr {
 }
 
 fn all_mapped(facts: &[InterfaceFacts]) -> bool {
-    facts
-        .iter()
-        .all(|fact| fact.external.is_some() && fact.external_udp.is_some())
+    facts.iter().all(|fact| fact.external.is_some() && fact.external_udp.is_some())
 }
 
 #[test]
@@ -159,24 +148,15 @@ fn it_listens_first_and_then_learns_its_external_addresses() {
         let stun = servers.iter().copied().chain([nobody()]).map(named).collect();
         let (handle, mut told) = begin(config(stun));
         assert_eq!(handle.nic_number(), 3);
-        assert!(matches!(
-            told.next().await,
-            FromInterface::Ready { nic_number: 3 }
-        ));
+        assert!(matches!(told.next().await, FromInterface::Ready { nic_number: 3 }));
         let FromInterface::Changed { addresses, .. } = told.next().await else {
             panic!("after Ready come the first facts");
         };
-        assert!(
-            addresses
-                .iter()
-                .all(|fact| fact.external.is_none() && fact.evidence.is_empty())
-        );
+        assert!(addresses.iter().all(|fact| fact.external.is_none() && fact.evidence.is_empty()));
         assert_eq!(addresses.len(), 2, "IPv4 and IPv6: {addresses:?}");
         assert_eq!(addresses[0].listen, addresses[1].listen, "one port for both");
 
-        let facts = told
-            .facts(|facts| all_mapped(facts) && facts[0].evidence.len() >= 3)
-            .await;
+        let facts = told.facts(|facts| all_mapped(facts) && facts[0].evidence.len() >= 3).await;
         for fact in &facts {
             let listening = Mapped(SocketAddr::new(fact.local, fact.listen));
             assert_eq!(fact.external, Some(listening), "asked from the port listened on");
@@ -199,10 +179,7 @@ fn it_listens_first_and_then_learns_its_external_addresses() {
 fn a_dead_name_delays_nothing_and_is_named() {
     run(async {
         let (server, _) = serve("127.0.0.1").await;
-        let dead = StunServer {
-            host: "x".repeat(300),
-            port: 3478,
-        };
+        let dead = StunServer { host: "x".repeat(300), port: 3478 };
         let mut config = config(vec![dead.clone(), named(server)]);
         config.families = vec![Family::V4];
         let (_handle, mut told) = begin(config);
@@ -249,13 +226,7 @@ fn connections_come_with_seats_and_wait_for_them() {
             let dialled = TcpStream::connect(here).await.unwrap();
             // The seat of the one before is free only now.
             drop(before.take());
-            let FromInterface::Inbound {
-                nic_number: 3,
-                stream,
-                local,
-                remote,
-                seat,
-            } = told.next().await
+            let FromInterface::Inbound { nic_number: 3, stream, local, remote, seat } = told.next().await
             else {
                 panic!("an inbound connection");
             };
@@ -276,18 +247,10 @@ fn a_port_in_use_is_told_and_the_other_address_stands() {
         let mut config = config(Vec::new());
         config.listen_port = port;
         let (_handle, mut told) = begin(config);
-        let FromInterface::Failed {
-            nic_number: 3,
-            local,
-            error,
-        } = told.next().await
-        else {
+        let FromInterface::Failed { nic_number: 3, local, error } = told.next().await else {
             panic!("the port is in use");
         };
-        assert_eq!(
-            (local, error.kind()),
-            (taken.local_addr().unwrap(), io::ErrorKind::AddrInUse)
-        );
+        assert_eq!((local, error.kind()), (taken.local_addr().unwrap(), io::ErrorKind::AddrInUse));
         assert!(matches!(told.next().await, FromInterface::Ready { .. }));
         let facts = told.facts(|facts| !facts.is_empty()).await;
         assert_eq!(facts.len(), 1);
@@ -306,20 +269,14 @@ fn an_address_that_goes_is_left_and_one_that_comes_is_taken() {
         let mut only_v6 = loopback();
         only_v6.addresses.retain(|address| address.family() == Family::V6);
         handle.update(only_v6);
-        told.facts(|facts| facts.len() == 1 && facts[0].local.is_ipv6())
-            .await;
+        told.facts(|facts| facts.len() == 1 && facts[0].local.is_ipv6()).await;
         while TcpStream::connect(v4).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         handle.update(loopback());
-        let facts = told
-            .facts(|facts| facts.len() == 2 && facts[0].external.is_some())
-            .await;
+        let facts = told.facts(|facts| facts.len() == 2 && facts[0].external.is_some()).await;
         assert_eq!(facts[0].listen, v4.port(), "the port stays");
-        let down = Nic {
-            is_up: false,
-            ..loopback()
-        };
+        let down = Nic { is_up: false, ..loopback() };
         handle.update(down);
         told.facts(<[InterfaceFacts]>::is_empty).await;
     });
@@ -374,10 +331,7 @@ fn coturn_tells_us_our_addresses() {
         let (_handle, mut told) = begin(config);
         let facts = told.facts(all_mapped).await;
         let listening = Mapped(SocketAddr::new(facts[0].local, facts[0].listen));
-        assert_eq!(
-            (facts[0].external, facts[0].external_udp),
-            (Some(listening), Some(listening))
-        );
+        assert_eq!((facts[0].external, facts[0].external_udp), (Some(listening), Some(listening)));
         server.kill().await.unwrap();
     });
 }

@@ -35,12 +35,10 @@ pub fn diff(old: &[Nic], new: &[Nic]) -> Vec<NicChange> {
         .iter()
         .filter(|was| !new.iter().any(|is| same(was, is)))
         .map(|was| NicChange::Vanished(was.clone()));
-    let others = new
-        .iter()
-        .filter_map(|is| match old.iter().find(|was| same(was, is)) {
-            None => Some(NicChange::Appeared(is.clone())),
-            Some(was) => (was != is).then(|| NicChange::Changed(is.clone())),
-        });
+    let others = new.iter().filter_map(|is| match old.iter().find(|was| same(was, is)) {
+        None => Some(NicChange::Appeared(is.clone())),
+        Some(was) => (was != is).then(|| NicChange::Changed(is.clone())),
+    });
     vanished.chain(others).collect()
 }
 
@@ -49,12 +47,7 @@ pub fn diff(old: &[Nic], new: &[Nic]) -> Vec<NicChange> {
 /// # Panics
 /// Outside of a `LocalSet`.
 pub fn watch(every: Duration, owner: Recipient<NicChange>) -> Watch {
-    let watching = Watching {
-        every,
-        owner,
-        known: Vec::new(),
-        is_looking: false,
-    };
+    let watching = Watching { every, owner, known: Vec::new(), is_looking: false };
     Watch(watching.start())
 }
 
@@ -161,11 +154,7 @@ mod tests {
     use super::*;
 
     fn nic(index: u32, name: &str, ips: &[&str]) -> Nic {
-        let addresses = ips.iter().map(|ip| NicAddress {
-            ip: ip.parse().unwrap(),
-            prefix: 24,
-            scope: 0,
-        });
+        let addresses = ips.iter().map(|ip| NicAddress { ip: ip.parse().unwrap(), prefix: 24, scope: 0 });
         Nic {
             name: name.into(),
             index,
@@ -178,22 +167,14 @@ mod tests {
 
     #[test]
     fn only_differences_are_told() {
-        let old = [
-            nic(1, "lo", &["127.0.0.1"]),
-            nic(2, "eth0", &["192.0.2.1"]),
-            nic(3, "usb0", &[]),
-        ];
+        let old = [nic(1, "lo", &["127.0.0.1"]), nic(2, "eth0", &["192.0.2.1"]), nic(3, "usb0", &[])];
         assert_eq!(diff(&old, &old), []);
         let moved = nic(2, "eth0", &["192.0.2.2"]);
         let renamed = nic(3, "eth1", &[]);
         let new = [old[0].clone(), moved.clone(), renamed.clone()];
         assert_eq!(
             diff(&old, &new),
-            [
-                NicChange::Vanished(old[2].clone()),
-                NicChange::Changed(moved),
-                NicChange::Appeared(renamed),
-            ]
+            [NicChange::Vanished(old[2].clone()), NicChange::Changed(moved), NicChange::Appeared(renamed),]
         );
         assert_eq!(diff(&[], &old).len(), 3);
     }
@@ -201,14 +182,8 @@ mod tests {
     #[test]
     fn a_lost_gateway_or_carrier_is_a_change() {
         let old = nic(2, "eth0", &["192.0.2.1"]);
-        let down = Nic {
-            is_up: false,
-            ..old.clone()
-        };
-        let stranded = Nic {
-            gateways: vec!["192.0.2.254".parse().unwrap()],
-            ..old.clone()
-        };
+        let down = Nic { is_up: false, ..old.clone() };
+        let stranded = Nic { gateways: vec!["192.0.2.254".parse().unwrap()], ..old.clone() };
         for new in [down, stranded] {
             let changes = diff(std::slice::from_ref(&old), std::slice::from_ref(&new));
             assert_eq!(changes, [NicChange::Changed(new)]);

@@ -112,9 +112,7 @@ impl Encoder<Packet> for Codec {
 
     fn encode(&mut self, packet: Packet, dst: &mut BytesMut) -> Result<(), CodecError> {
         match self.protocol {
-            Protocol::V311 => into_v4(packet)?
-                .write(dst, MAX_PACKET as usize)
-                .map_err(malformed)?,
+            Protocol::V311 => into_v4(packet)?.write(dst, MAX_PACKET as usize).map_err(malformed)?,
             Protocol::V5 => into_v5(packet)?.write(dst, Some(MAX_PACKET)).map_err(malformed)?,
         };
         Ok(())
@@ -165,10 +163,7 @@ fn from_v4(packet: v4::Packet) -> Result<Packet, CodecError> {
             payload: publish.payload,
             dup: publish.dup,
         },
-        v4::Packet::PubAck(ack) => Packet::PubAck {
-            id: ack.pkid,
-            reason: 0,
-        },
+        v4::Packet::PubAck(ack) => Packet::PubAck { id: ack.pkid, reason: 0 },
         v4::Packet::PingResp => Packet::PingResp,
         other => return Err(malformed(format!("unexpected {other:?}"))),
     })
@@ -196,10 +191,7 @@ fn from_v5(packet: v5::Packet) -> Result<Packet, CodecError> {
             payload: publish.payload,
             dup: publish.dup,
         },
-        v5::Packet::PubAck(ack) => Packet::PubAck {
-            id: ack.pkid,
-            reason: pub_ack_code(ack.reason),
-        },
+        v5::Packet::PubAck(ack) => Packet::PubAck { id: ack.pkid, reason: pub_ack_code(ack.reason) },
         v5::Packet::PingResp(_) => Packet::PingResp,
         other => return Err(malformed(format!("unexpected {other:?}"))),
     })
@@ -275,12 +267,7 @@ fn pub_ack_code(reason: v5::PubAckReason) -> u8 {
 fn into_v4(packet: Packet) -> Result<v4::Packet, CodecError> {
     use mqttbytes::QoS;
     Ok(match packet {
-        Packet::Connect(Connect {
-            client_id,
-            keep_alive,
-            login,
-            ..
-        }) => {
+        Packet::Connect(Connect { client_id, keep_alive, login, .. }) => {
             let mut connect = v4::Connect::new(client_id);
             connect.keep_alive = keep_alive;
             connect.clean_session = true;
@@ -292,12 +279,7 @@ fn into_v4(packet: Packet) -> Result<v4::Packet, CodecError> {
             subscribe.pkid = id;
             v4::Packet::Subscribe(subscribe)
         }
-        Packet::Publish {
-            topic,
-            payload,
-            id,
-            dup,
-        } => {
+        Packet::Publish { topic, payload, id, dup } => {
             let qos = id.map_or(QoS::AtMostOnce, |_| QoS::AtLeastOnce);
             let mut publish = v4::Publish::from_bytes(topic, qos, payload);
             publish.pkid = id.unwrap_or(0);
@@ -320,9 +302,7 @@ fn into_v5(packet: Packet) -> Result<v5::Packet, CodecError> {
                 max_packet_size: Some(connect.max_packet),
                 ..v5::ConnectProperties::new()
             };
-            let login = connect
-                .login
-                .map(|login| v5::Login::new(login.user, login.password));
+            let login = connect.login.map(|login| v5::Login::new(login.user, login.password));
             let connect = v5::Connect {
                 keep_alive: connect.keep_alive,
                 client_id: connect.client_id,
@@ -337,12 +317,7 @@ fn into_v5(packet: Packet) -> Result<v5::Packet, CodecError> {
             subscribe.pkid = id;
             v5::Packet::Subscribe(subscribe)
         }
-        Packet::Publish {
-            topic,
-            payload,
-            id,
-            dup,
-        } => {
+        Packet::Publish { topic, payload, id, dup } => {
             let qos = id.map_or(QoS::AtMostOnce, |_| QoS::AtLeastOnce);
             let mut publish = v5::Publish::new(topic, qos, payload, None);
             publish.pkid = id.unwrap_or(0);

@@ -21,10 +21,7 @@ fn connect(protocol: Protocol) -> Packet {
         protocol,
         client_id: "ABCDEFGH".into(),
         keep_alive: 30,
-        login: Some(Login {
-            user: "u".into(),
-            password: "p".into(),
-        }),
+        login: Some(Login { user: "u".into(), password: "p".into() }),
         receive_max: 16,
         max_packet: MAX_PACKET,
     })
@@ -34,10 +31,7 @@ fn connect(protocol: Protocol) -> Packet {
 fn the_hello_in_bytes() {
     // 3.1.1: name, level 4, flags user + password + clean, keep alive 30, client id, user, password.
     let v4 = encode(Protocol::V311, connect(Protocol::V311)).unwrap();
-    assert_eq!(
-        &v4[..],
-        b"\x10\x1a\x00\x04MQTT\x04\xc2\x00\x1e\x00\x08ABCDEFGH\x00\x01u\x00\x01p"
-    );
+    assert_eq!(&v4[..], b"\x10\x1a\x00\x04MQTT\x04\xc2\x00\x1e\x00\x08ABCDEFGH\x00\x01u\x00\x01p");
     // 5: level 5, and 8 bytes of properties: receive maximum 16, maximum packet size 16384.
     let v5 = encode(Protocol::V5, connect(Protocol::V5)).unwrap();
     let properties = b"\x08\x21\x00\x10\x27\x00\x00\x40\x00";
@@ -81,36 +75,21 @@ fn every_refusal_of_a_connection_has_its_word() {
     let Ok(Some(Packet::ConnAck(ack))) = decode(Protocol::V5, &limits) else {
         panic!("limits");
     };
-    let said = (
-        ack.session_present,
-        ack.receive_max,
-        ack.max_packet,
-        ack.keep_alive,
-    );
+    let said = (ack.session_present, ack.receive_max, ack.max_packet, ack.keep_alive);
     assert_eq!(said, (true, Some(7), Some(256), Some(9)));
 }
 
 #[test]
 fn short_farewells_and_acknowledgements_are_whole() {
-    for (bytes, reason) in [
-        (&[0xe0, 0][..], 0),
-        (&[0xe0, 1, 0x8e][..], 0x8e),
-        (&[0xe0, 2, 0x8b, 0][..], 0x8b),
-    ] {
-        assert_eq!(
-            decode(Protocol::V5, bytes).unwrap(),
-            Some(Packet::Disconnect { reason })
-        );
+    for (bytes, reason) in
+        [(&[0xe0, 0][..], 0), (&[0xe0, 1, 0x8e][..], 0x8e), (&[0xe0, 2, 0x8b, 0][..], 0x8b)]
+    {
+        assert_eq!(decode(Protocol::V5, bytes).unwrap(), Some(Packet::Disconnect { reason }));
     }
-    for (bytes, reason) in [
-        (&[0x40, 2, 0, 7][..], 0),
-        (&[0x40, 3, 0, 7, 0x10][..], 0x10),
-        (&[0x40, 4, 0, 7, 0x87, 0][..], 0x87),
-    ] {
-        assert_eq!(
-            decode(Protocol::V5, bytes).unwrap(),
-            Some(Packet::PubAck { id: 7, reason })
-        );
+    for (bytes, reason) in
+        [(&[0x40, 2, 0, 7][..], 0), (&[0x40, 3, 0, 7, 0x10][..], 0x10), (&[0x40, 4, 0, 7, 0x87, 0][..], 0x87)]
+    {
+        assert_eq!(decode(Protocol::V5, bytes).unwrap(), Some(Packet::PubAck { id: 7, reason }));
     }
 }
 
@@ -118,10 +97,7 @@ fn short_farewells_and_acknowledgements_are_whole() {
 fn a_packet_cut_within_its_properties_is_an_error_and_not_a_wait() {
     // A SUBACK with a packet identifier and nothing else; a PUBLISH with a topic and nothing else.
     for bytes in [&[0x90, 2, 0, 1][..], &[0x30, 3, 0, 1, b't'][..]] {
-        assert!(matches!(
-            decode(Protocol::V5, bytes),
-            Err(CodecError::Malformed(_))
-        ));
+        assert!(matches!(decode(Protocol::V5, bytes), Err(CodecError::Malformed(_))));
     }
 }
 
@@ -129,17 +105,11 @@ fn a_packet_cut_within_its_properties_is_an_error_and_not_a_wait() {
 fn what_a_client_never_gets_is_an_error() {
     for kind in [0, 1, 5, 6, 7, 8, 10, 11, 12, 15] {
         for protocol in BOTH {
-            assert!(matches!(
-                decode(protocol, &[kind << 4, 0]),
-                Err(CodecError::Malformed(_))
-            ));
+            assert!(matches!(decode(protocol, &[kind << 4, 0]), Err(CodecError::Malformed(_))));
         }
     }
     let qos2 = [0x34, 6, 0, 1, b't', 0, 1, 0];
-    assert!(matches!(
-        decode(Protocol::V5, &qos2),
-        Err(CodecError::Malformed(_))
-    ));
+    assert!(matches!(decode(Protocol::V5, &qos2), Err(CodecError::Malformed(_))));
     assert!(encode(Protocol::V5, Packet::PingResp).is_err());
 }
 
@@ -164,12 +134,7 @@ fn packets() -> impl Strategy<Value = Packet> {
     let id = prop::option::of(1..=u16::MAX);
     let publish = ("[a-z/]{1,40}", payload, id, any::<bool>());
     prop_oneof![
-        publish.prop_map(|(topic, payload, id, dup)| Packet::Publish {
-            topic,
-            payload,
-            id,
-            dup
-        }),
+        publish.prop_map(|(topic, payload, id, dup)| Packet::Publish { topic, payload, id, dup }),
         (1..=u16::MAX).prop_map(|id| Packet::PubAck { id, reason: 0 }),
         Just(Packet::Disconnect { reason: 0 }),
     ]

@@ -124,10 +124,7 @@ fn bind_device(socket: &TcpSocket, device: &str) -> io::Result<()> {
 
 #[cfg(not(any(target_os = "android", target_os = "fuchsia", target_os = "linux")))]
 fn bind_device(_: &TcpSocket, _: &str) -> io::Result<()> {
-    Err(io::Error::new(
-        io::ErrorKind::Unsupported,
-        "this system binds to addresses only",
-    ))
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this system binds to addresses only"))
 }
 
 #[cfg(test)]
@@ -145,32 +142,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_cannot_fit_is_told() {
-        let bind = Bind {
-            address: Some("::1".parse().unwrap()),
-            device: None,
-        };
+        let bind = Bind { address: Some("::1".parse().unwrap()), device: None };
         let error = resolve("127.0.0.1", 1, &bind).await.unwrap_err();
-        assert_eq!(
-            error,
-            LinkError::Unresolved("127.0.0.1 has no address of IPv6".into())
-        );
-        assert_eq!(
-            resolve("[::1]", 7, &bind).await.unwrap(),
-            ["[::1]:7".parse().unwrap()]
-        );
+        assert_eq!(error, LinkError::Unresolved("127.0.0.1 has no address of IPv6".into()));
+        assert_eq!(resolve("[::1]", 7, &bind).await.unwrap(), ["[::1]:7".parse().unwrap()]);
     }
 
     #[tokio::test]
     async fn a_bind_to_what_is_not_ours_is_our_fault() {
         for bind in [
-            Bind {
-                address: Some("192.0.2.1".parse().unwrap()),
-                device: None,
-            },
-            Bind {
-                address: None,
-                device: Some("no-such-device".into()),
-            },
+            Bind { address: Some("192.0.2.1".parse().unwrap()), device: None },
+            Bind { address: None, device: Some("no-such-device".into()) },
         ] {
             let nowhere = [SocketAddr::from(([127, 0, 0, 1], 9))];
             let error = connect(nowhere.into(), &bind).await.unwrap_err();

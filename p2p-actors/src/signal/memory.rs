@@ -93,14 +93,7 @@ impl Memory {
         owner: Recipient<FromChannel>,
         door: Door,
     ) -> Self {
-        Self {
-            channel,
-            broker,
-            topic,
-            owner,
-            door,
-            unread: Door::default(),
-        }
+        Self { channel, broker, topic, owner, door, unread: Door::default() }
     }
 
     fn tell(&self, what: Event) {
@@ -113,10 +106,7 @@ impl Actor for Memory {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let subscriber = Subscriber {
-            channel: ctx.address().recipient(),
-            unread: self.unread.clone(),
-        };
+        let subscriber = Subscriber { channel: ctx.address().recipient(), unread: self.unread.clone() };
         self.broker.subscribe(&self.topic, subscriber);
         self.tell(Event::Up);
     }
@@ -145,10 +135,7 @@ impl Handler<Publish> for Memory {
             None
         };
         self.tell(match refused {
-            Some(error) => Event::Failed {
-                ticket,
-                reason: FailReason::NotTaken(error),
-            },
+            Some(error) => Event::Failed { ticket, reason: FailReason::NotTaken(error) },
             None => Event::Delivered {
                 ticket,
                 subscribers: self.broker.publish(&message.topic, &message.payload),

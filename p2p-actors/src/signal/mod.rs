@@ -102,20 +102,11 @@ impl Message for FromChannel {
 /// # Panics
 /// Outside of a `LocalSet`.
 pub fn open(config: ChannelConfig, owner: Recipient<FromChannel>) -> Channel {
-    let ChannelConfig {
-        id,
-        broker,
-        topic,
-        mut seed,
-    } = config;
+    let ChannelConfig { id, broker, topic, mut seed } = config;
     let door = Door::default();
     match broker {
         Broker::Mqtt(endpoint) => {
-            let link = Config {
-                topic,
-                login: endpoint.login.clone(),
-                protocol: endpoint.protocol,
-            };
+            let link = Config { topic, login: endpoint.login.clone(), protocol: endpoint.protocol };
             let actor = mqtt::Mqtt::new(id, endpoint, link, seed.fork("link"), owner, door.clone()).start();
             Channel {
                 id,
@@ -172,12 +163,7 @@ impl Channel {
         if !self.door.enter() {
             return Err(PublishError::QueueFull);
         }
-        self.publish.do_send(Publish {
-            ticket,
-            topic,
-            payload,
-            until,
-        });
+        self.publish.do_send(Publish { ticket, topic, payload, until });
         Ok(())
     }
 
@@ -203,9 +189,7 @@ impl Door {
     /// Goes in, unless [`MAX_QUEUED`] are inside.
     fn enter(&self) -> bool {
         let within = |inside| (inside < MAX_QUEUED).then_some(inside + 1);
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, within)
-            .is_ok()
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
     }
 
     /// Comes out. Every message that went in is handled once.

@@ -166,18 +166,10 @@ impl Handler<Publish> for Mqtt {
 
     fn handle(&mut self, message: Publish, ctx: &mut Self::Context) {
         self.door.leave();
-        let Publish {
-            ticket,
-            topic,
-            payload,
-            until,
-        } = message;
+        let Publish { ticket, topic, payload, until } = message;
         let link = self.driven.machine();
         if let Err(error) = link.publish(ticket, topic, payload, until, now()) {
-            self.tell(Event::Failed {
-                ticket,
-                reason: FailReason::NotTaken(error),
-            });
+            self.tell(Event::Failed { ticket, reason: FailReason::NotTaken(error) });
         }
         turn(self, ctx);
     }

@@ -32,18 +32,13 @@ pub(super) async fn secure(
         Some(path) => roots_from(&path),
         None => platform_roots(),
     });
-    let roots = roots
-        .await
-        .map_err(|error| LinkError::Configuration(error.to_string()))??;
+    let roots = roots.await.map_err(|error| LinkError::Configuration(error.to_string()))??;
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| LinkError::Configuration(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await
-        .map_err(explain)
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(explain)
 }
 
 fn explain(error: io::Error) -> LinkError {

@@ -33,21 +33,11 @@ fn tell_in<T>(mut builder: tokio::runtime::Builder, story: impl Future<Output = 
 
 /// A broker on loopback, plain, for anybody.
 pub(crate) fn endpoint(port: u16) -> Endpoint {
-    Endpoint {
-        host: "127.0.0.1".into(),
-        port,
-        tls: None,
-        protocol: None,
-        login: None,
-        bind: Bind::default(),
-    }
+    Endpoint { host: "127.0.0.1".into(), port, tls: None, protocol: None, login: None, bind: Bind::default() }
 }
 
 pub(crate) fn login(password: &str) -> Option<Login> {
-    Some(Login {
-        user: "alice".into(),
-        password: password.into(),
-    })
+    Some(Login { user: "alice".into(), password: password.into() })
 }
 
 struct Owner(mpsc::UnboundedSender<FromChannel>);
@@ -86,12 +76,7 @@ impl Party {
         };
         let channel = open(config, Owner(told).start().recipient());
         assert_eq!(channel.id(), id);
-        Self {
-            channel,
-            events,
-            topic,
-            tickets: 0,
-        }
+        Self { channel, events, topic, tickets: 0 }
     }
 
     pub(crate) fn on(name: &str, endpoint: &Endpoint) -> Self {
@@ -153,9 +138,7 @@ impl Party {
 
     pub(crate) fn publish_until(&mut self, to: &str, what: Bytes, until: Instant) -> u64 {
         self.tickets += 1;
-        let taken = self
-            .channel
-            .publish(self.tickets, format!("p2p/{to}"), what, until);
+        let taken = self.channel.publish(self.tickets, format!("p2p/{to}"), what, until);
         taken.expect("the door is open");
         self.tickets
     }
@@ -170,10 +153,7 @@ pub(crate) async fn two_talk(broker: Broker) {
     let ticket = alice.publish("bob", "hello");
     assert_eq!(bob.received().await, "hello");
     let delivered = alice.ended(ticket).await;
-    assert!(
-        matches!(delivered, Ok(Subscribers::Someone | Subscribers::Unknown)),
-        "{delivered:?}"
-    );
+    assert!(matches!(delivered, Ok(Subscribers::Someone | Subscribers::Unknown)), "{delivered:?}");
     bob.publish("alice", "hello yourself");
     assert_eq!(alice.received().await, "hello yourself");
     // More than fit on their way at once, in order.
@@ -195,20 +175,13 @@ pub(crate) async fn nobody_is_there(broker: Broker, told: Subscribers) {
     assert_eq!(alice.ended(ticket).await, Ok(told));
     if told == Subscribers::Nobody {
         let ticket = alice.publish("alice", "hello, me");
-        assert_eq!(
-            alice.ended(ticket).await,
-            Ok(Subscribers::Someone),
-            "it can tell the difference"
-        );
+        assert_eq!(alice.ended(ticket).await, Ok(Subscribers::Someone), "it can tell the difference");
     }
 }
 
 /// The right password opens, a wrong one and none do not, and it is said at once.
 pub(crate) async fn only_the_right_password_opens(endpoint: Endpoint) {
-    let with = |password: Option<&str>| Endpoint {
-        login: password.and_then(login),
-        ..endpoint.clone()
-    };
+    let with = |password: Option<&str>| Endpoint { login: password.and_then(login), ..endpoint.clone() };
     for wrong in [Some("wrong"), None] {
         let mut mallory = Party::on("mallory", &with(wrong));
         let ChannelEvent::Down { reason, retry_in } = mallory.next().await else {
@@ -216,10 +189,7 @@ pub(crate) async fn only_the_right_password_opens(endpoint: Endpoint) {
         };
         let refused = matches!(reason, LinkError::BadLogin | LinkError::NotAuthorised);
         assert!(refused, "{reason}");
-        assert!(
-            retry_in >= Duration::from_secs(30),
-            "it is no use to try again soon"
-        );
+        assert!(retry_in >= Duration::from_secs(30), "it is no use to try again soon");
     }
     two_talk(Broker::Mqtt(with(Some("right")))).await;
 }
@@ -238,8 +208,5 @@ pub(crate) async fn it_closes(endpoint: &Endpoint) {
 
 /// Pinned to a version, it is spoken.
 pub(crate) fn pinned(endpoint: &Endpoint, protocol: Protocol) -> Endpoint {
-    Endpoint {
-        protocol: Some(protocol),
-        ..endpoint.clone()
-    }
+    Endpoint { protocol: Some(protocol), ..endpoint.clone() }
 }

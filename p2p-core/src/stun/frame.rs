@@ -64,11 +64,7 @@ impl Framer {
             return Err(WireError::NotStun("the first two bits are set"));
         }
         let cookie = self.partial.get(4..self.partial.len().min(8)).unwrap_or_default();
-        if MAGIC_COOKIE.starts_with(cookie) {
-            Ok(())
-        } else {
-            Err(WireError::NotStun("no magic cookie"))
-        }
+        if MAGIC_COOKIE.starts_with(cookie) { Ok(()) } else { Err(WireError::NotStun("no magic cookie")) }
     }
 }
 
@@ -106,11 +102,7 @@ mod tests {
         let stream = messages.concat();
         for step in [1, 2, 3, 19, 20, 21, 500, stream.len()] {
             let mut framer = Framer::default();
-            assert_eq!(
-                cut(&mut framer, &stream, step).as_ref(),
-                Ok(&messages),
-                "step {step}"
-            );
+            assert_eq!(cut(&mut framer, &stream, step).as_ref(), Ok(&messages), "step {step}");
             assert!(!framer.is_partial());
         }
     }
@@ -119,11 +111,7 @@ mod tests {
     fn garbage_is_refused_at_the_first_byte_that_shows_it() {
         assert!(Framer::default().feed(&mut &b"\x80"[..]).is_err());
         assert!(Framer::default().feed(&mut &b"\0\x01\0\0\x21\x13"[..]).is_err());
-        assert!(
-            Framer::default()
-                .feed(&mut &b"GET / HTTP/1.1\r\n\r\n"[..])
-                .is_err()
-        );
+        assert!(Framer::default().feed(&mut &b"GET / HTTP/1.1\r\n\r\n"[..]).is_err());
         let huge = b"\0\x01\xff\xf0\x21\x12\xa4\x42aaaaaaaaaaaa";
         assert!(matches!(
             Framer::default().feed(&mut &huge[..]),

@@ -148,12 +148,7 @@ pub struct Message {
 impl Message {
     /// A message that says nothing yet.
     pub fn new(class: Class, method: Method, transaction: TransactionId) -> Self {
-        Self {
-            class,
-            method,
-            transaction,
-            attributes: Vec::new(),
-        }
+        Self { class, method, transaction, attributes: Vec::new() }
     }
 
     /// A Binding request with a new transaction id.

@@ -296,10 +296,7 @@ impl Query {
             return;
         };
         self.asking[index].is_open = false;
-        if matches!(
-            self.asking[index].state,
-            State::Connecting { .. } | State::Asked(_)
-        ) {
+        if matches!(self.asking[index].state, State::Connecting { .. } | State::Asked(_)) {
             let failure = why.map_or(Failure::Closed, |why| Fault::Unreachable(why).into());
             self.fail(index, failure, now);
         }
@@ -314,9 +311,7 @@ impl Query {
         for asking in &mut self.asking {
             asking.state = State::Finished;
             if std::mem::take(&mut asking.is_open) {
-                self.out.push_back(Output::Act(Act::CloseTcp {
-                    server: asking.server.address,
-                }));
+                self.out.push_back(Output::Act(Act::CloseTcp { server: asking.server.address }));
             }
         }
     }
@@ -335,11 +330,7 @@ impl Query {
         if self.asking.iter().any(|known| known.server == server) {
             return;
         }
-        self.asking.push(Asking {
-            server,
-            state: State::Unasked,
-            is_open: false,
-        });
+        self.asking.push(Asking { server, state: State::Unasked, is_open: false });
         self.is_reported = false;
         let (at_once, hedge) = (self.config.at_once.max(1), self.hedge(now));
         let lane = self.lane(server.transport);
@@ -403,10 +394,7 @@ impl Query {
     }
 
     fn drain(&mut self, index: usize, now: Instant) {
-        let Server {
-            address: server,
-            transport,
-        } = self.asking[index].server;
+        let Server { address: server, transport } = self.asking[index].server;
         while let State::Asked(asked) = &mut self.asking[index].state {
             match asked.0.poll_output() {
                 Output::Act(bytes) => self.out.push_back(Output::Act(match transport {
@@ -434,11 +422,7 @@ impl Query {
         if !is_possible {
             return self.fail(index, Failure::Absurd(mapped), now);
         }
-        let answer = Answer {
-            server,
-            mapped: Mapped(mapped),
-            rtt,
-        };
+        let answer = Answer { server, mapped: Mapped(mapped), rtt };
         self.out.push_back(Output::Event(Event::Answer(answer)));
         self.report.answers.push(answer);
         let hold = self.config.hold;
@@ -469,9 +453,7 @@ impl Query {
         }
         asking.state = State::Finished;
         if !hold && std::mem::take(&mut asking.is_open) {
-            self.out.push_back(Output::Act(Act::CloseTcp {
-                server: asking.server.address,
-            }));
+            self.out.push_back(Output::Act(Act::CloseTcp { server: asking.server.address }));
         }
     }
 
@@ -496,10 +478,7 @@ impl Query {
         for lane in &mut self.lanes {
             lane.give_up = lane.give_up.filter(|at| *at > now);
         }
-        let is_over = self
-            .asking
-            .iter()
-            .all(|asking| matches!(asking.state, State::Finished));
+        let is_over = self.asking.iter().all(|asking| matches!(asking.state, State::Finished));
         if !is_over || self.is_closed {
             return;
         }
@@ -508,8 +487,7 @@ impl Query {
         }
         if !std::mem::replace(&mut self.is_reported, true) {
             self.report.counters = self.counters;
-            self.out
-                .push_back(Output::Event(Event::Done(self.report.clone())));
+            self.out.push_back(Output::Event(Event::Done(self.report.clone())));
         }
     }
 
@@ -521,8 +499,7 @@ impl Query {
         });
         let lanes = self.lanes.iter().flat_map(|lane| {
             [
-                lane.next_hedge
-                    .map(|at| Deadline::new(at, "one more STUN server")),
+                lane.next_hedge.map(|at| Deadline::new(at, "one more STUN server")),
                 lane.give_up.map(|at| Deadline::new(at, "slow STUN servers")),
             ]
         });
@@ -558,9 +535,7 @@ impl Machine for Query {
     }
 
     fn poll_output(&mut self) -> Output<Act, Event> {
-        self.out
-            .pop_front()
-            .unwrap_or_else(|| Output::Wait(self.deadline()))
+        self.out.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
     }
 }
 

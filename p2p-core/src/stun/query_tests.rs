@@ -16,24 +16,15 @@ fn at(last: u8) -> SocketAddr {
 }
 
 fn udp(last: u8) -> Server {
-    Server {
-        address: at(last),
-        transport: Transport::Udp,
-    }
+    Server { address: at(last), transport: Transport::Udp }
 }
 
 fn tcp(last: u8) -> Server {
-    Server {
-        address: at(last),
-        transport: Transport::Tcp,
-    }
+    Server { address: at(last), transport: Transport::Tcp }
 }
 
 fn config(servers: &[Server]) -> QueryConfig {
-    QueryConfig {
-        servers: servers.to_vec(),
-        ..QueryConfig::default()
-    }
+    QueryConfig { servers: servers.to_vec(), ..QueryConfig::default() }
 }
 
 /// What a server does when it is asked.
@@ -72,10 +63,7 @@ fn run(config: QueryConfig, manners: &[(u8, Manner)]) -> (Vec<(u128, Event)>, Ve
                 Act::SendUdp { server, bytes } => match manner(*server) {
                     Manner::Answers => later(Arrival::Datagram(*server, answer(bytes, *server, client()))),
                     Manner::Lies(claim) => {
-                        later(Arrival::Datagram(
-                            *server,
-                            answer(bytes, *server, claim.parse().unwrap()),
-                        ));
+                        later(Arrival::Datagram(*server, answer(bytes, *server, claim.parse().unwrap())));
                     }
                     Manner::Garbage => later(Arrival::Datagram(*server, b"garbage".to_vec())),
                     _ => {}
@@ -98,18 +86,9 @@ fn run(config: QueryConfig, manners: &[(u8, Manner)]) -> (Vec<(u128, Event)>, Ve
             }
         }
         acts.extend(drained.acts);
-        events.extend(
-            drained
-                .events
-                .into_iter()
-                .map(|event| ((now - epoch()).as_millis(), event)),
-        );
+        events.extend(drained.events.into_iter().map(|event| ((now - epoch()).as_millis(), event)));
         let next = wire.keys().next().map(|(at, _)| *at);
-        let Some(soonest) = [next, drained.wait.map(|wait| wait.at)]
-            .into_iter()
-            .flatten()
-            .min()
-        else {
+        let Some(soonest) = [next, drained.wait.map(|wait| wait.at)].into_iter().flatten().min() else {
             return (events, acts, query);
         };
         now = soonest;
@@ -147,19 +126,12 @@ fn report(events: &[(u128, Event)]) -> (u128, &Report) {
 #[test]
 fn udp_takes_one_round_trip_and_tcp_two() {
     let (events, _, _) = run(config(&[udp(1), tcp(1)]), &[(1, Manner::Answers)]);
-    let [
-        (40, Event::Answer(first)),
-        (80, Event::Answer(second)),
-        (80, Event::Done(report)),
-    ] = &events[..]
+    let [(40, Event::Answer(first)), (80, Event::Answer(second)), (80, Event::Done(report))] = &events[..]
     else {
         panic!("{events:?}");
     };
     assert_eq!((first.server, first.mapped.0, first.rtt), (udp(1), client(), RTT));
-    assert_eq!(
-        (second.server, second.mapped.0, second.rtt),
-        (tcp(1), client(), RTT)
-    );
+    assert_eq!((second.server, second.mapped.0, second.rtt), (tcp(1), client(), RTT));
     assert_eq!(report.answers, [*first, *second]);
     assert!(report.failures.is_empty());
 }
@@ -176,10 +148,7 @@ fn a_dead_server_costs_nothing() {
     assert!(matches!(&events[1], (180, Event::Answer(Answer { server, .. })) if *server == tcp(2)));
     let (when, report) = report(&events);
     assert_eq!(when, 680);
-    assert_eq!(
-        report.failures,
-        [(udp(1), Failure::Spared), (tcp(1), Failure::Spared)]
-    );
+    assert_eq!(report.failures, [(udp(1), Failure::Spared), (tcp(1), Failure::Spared)]);
 }
 
 #[test]
@@ -191,10 +160,7 @@ fn a_failure_brings_in_the_next_at_once() {
     assert!(matches!(events[1], (120, Event::Answer(_))), "{events:?}");
     assert_eq!(
         report(&events).1.failures,
-        [(
-            tcp(1),
-            Fault::Unreachable(io::ErrorKind::ConnectionRefused).into()
-        )]
+        [(tcp(1), Fault::Unreachable(io::ErrorKind::ConnectionRefused).into())]
     );
 }
 
@@ -216,15 +182,10 @@ fn every_failure_is_named() {
     assert_eq!(report.answers.len(), 1);
     let why = |server: Server| {
         let found = report.failures.iter().find(|(failed, _)| *failed == server);
-        &found
-            .unwrap_or_else(|| panic!("{server:?} is not in {report:?}"))
-            .1
+        &found.unwrap_or_else(|| panic!("{server:?} is not in {report:?}")).1
     };
     assert_eq!(*why(tcp(1)), Failure::NoConnection);
-    assert_eq!(
-        *why(tcp(2)),
-        Fault::Unreachable(io::ErrorKind::ConnectionRefused).into()
-    );
+    assert_eq!(*why(tcp(2)), Fault::Unreachable(io::ErrorKind::ConnectionRefused).into());
     assert!(matches!(why(tcp(3)), Failure::Garbage(_)));
     assert_eq!(*why(tcp(4)), Failure::Closed);
     assert_eq!(*why(tcp(5)), Fault::Silent.into());
@@ -264,10 +225,7 @@ fn few_packets_go_to_a_dead_server() {
 #[test]
 fn a_server_of_the_other_family_cannot_have_seen_us() {
     let (events, _, _) = run(config(&[udp(1)]), &[(1, Manner::Lies("[2001:db8::1]:5"))]);
-    assert!(matches!(
-        report(&events).1.failures[..],
-        [(_, Failure::Absurd(_))]
-    ));
+    assert!(matches!(report(&events).1.failures[..], [(_, Failure::Absurd(_))]));
 }
 
 #[test]
@@ -323,15 +281,10 @@ impl Subject for Asking {
             _ => None,
         });
         let id = id.unwrap_or_else(|| crate::stun::TransactionId::new(dice));
-        let request = Message {
-            transaction: id,
-            ..Message::binding(dice)
-        };
+        let request = Message { transaction: id, ..Message::binding(dice) };
         let request = request.encode(Transport::Udp).unwrap();
-        let mut reply = Responder::new(server)
-            .respond(&request, client(), server, Transport::Udp)
-            .unwrap()
-            .bytes;
+        let mut reply =
+            Responder::new(server).respond(&request, client(), server, Transport::Udp).unwrap().bytes;
         if dice.chance(0.5) {
             let at = dice.below(reply.len() as u64) as usize;
             reply[at] ^= 1 << dice.below(8);

@@ -66,11 +66,7 @@ impl Responder {
     /// A server on one address. When `primary` is unspecified, so is RESPONSE-ORIGIN's value; it is then not
     /// sent, as without an alternate anyway.
     pub fn new(primary: SocketAddr) -> Self {
-        Self {
-            primary,
-            alternate: None,
-            is_response_port_allowed: false,
-        }
+        Self { primary, alternate: None, is_response_port_allowed: false }
     }
 
     /// The same server with a second address **and** a second port: it must be able to send from all four
@@ -150,19 +146,8 @@ impl Responder {
         let from = self.change(destination, wish).unwrap_or(destination);
         let to = SocketAddr::new(source.ip(), wish.port.unwrap_or(source.port()));
         let message = self.success(&header, source, destination, from, wish.padding);
-        let bytes = message.encode_with(
-            transport,
-            Ending {
-                signature: None,
-                fingerprint: sign,
-            },
-        )?;
-        Ok(Reply {
-            bytes,
-            from,
-            to: with_scope(to, source),
-            is_error: false,
-        })
+        let bytes = message.encode_with(transport, Ending { signature: None, fingerprint: sign })?;
+        Ok(Reply { bytes, from, to: with_scope(to, source), is_error: false })
     }
 
     fn success(
@@ -175,18 +160,9 @@ impl Responder {
     ) -> Message {
         let seen = SocketAddr::new(source.ip().to_canonical(), source.port());
         let mut message = Message::new(Class::Success, header.method, header.transaction);
-        let other = self.change(
-            destination,
-            Wish {
-                ip: true,
-                other_port: true,
-                ..Wish::default()
-            },
-        );
+        let other = self.change(destination, Wish { ip: true, other_port: true, ..Wish::default() });
         if header.transaction.is_classic() {
-            message = message
-                .with(Attribute::MappedAddress(seen))
-                .with(Attribute::SourceAddress(from));
+            message = message.with(Attribute::MappedAddress(seen)).with(Attribute::SourceAddress(from));
             if let Some(other) = other {
                 message = message.with(Attribute::ChangedAddress(other));
             }
@@ -214,24 +190,14 @@ impl Responder {
         (source, destination): (SocketAddr, SocketAddr),
         transport: Transport,
     ) -> Result<Reply, Silence> {
-        let reason = if code == 420 {
-            "Unknown Attribute"
-        } else {
-            "Bad Request"
-        };
-        let mut message =
-            Message::new(Class::Error, header.method, header.transaction).with(Attribute::ErrorCode {
-                code,
-                reason: reason.into(),
-            });
+        let reason = if code == 420 { "Unknown Attribute" } else { "Bad Request" };
+        let mut message = Message::new(Class::Error, header.method, header.transaction)
+            .with(Attribute::ErrorCode { code, reason: reason.into() });
         if !unknown.is_empty() {
             unknown.truncate(MOST_UNKNOWN);
             message = message.with(Attribute::UnknownAttributes(unknown));
         }
-        let ending = Ending {
-            signature: None,
-            fingerprint,
-        };
+        let ending = Ending { signature: None, fingerprint };
         Ok(Reply {
             bytes: message.encode_with(transport, ending)?,
             from: destination,

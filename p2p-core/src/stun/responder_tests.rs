@@ -99,10 +99,7 @@ fn a_client_of_rfc_3489_gets_its_own_words() {
 
 #[test]
 fn what_it_cannot_do_is_refused_by_number() {
-    let change = Attribute::ChangeRequest {
-        ip: true,
-        port: false,
-    };
+    let change = Attribute::ChangeRequest { ip: true, port: false };
     for (responder, attribute, transport, number) in [
         (Responder::new(primary()), change.clone(), Transport::Udp, 0x0003),
         (two(), change, Transport::Tcp, 0x0003),
@@ -121,15 +118,9 @@ fn response_port_only_when_allowed_and_never_with_padding() {
     let wish = binding().with(Attribute::ResponsePort(53));
     assert_eq!(ask(generous, &wish, Transport::Udp).2, address("198.51.100.7:53"));
     let both = wish.with(Attribute::Padding(100));
-    assert_eq!(
-        ask(generous, &both, Transport::Udp).0.error_code().unwrap().0,
-        400
-    );
+    assert_eq!(ask(generous, &both, Transport::Udp).0.error_code().unwrap().0, 400);
     let zero = binding().with(Attribute::ResponsePort(0));
-    assert_eq!(
-        ask(generous, &zero, Transport::Udp).0.error_code().unwrap().0,
-        400
-    );
+    assert_eq!(ask(generous, &zero, Transport::Udp).0.error_code().unwrap().0, 400);
 }
 
 #[test]
@@ -139,10 +130,7 @@ fn nonsense_gets_silence_or_a_400() {
         |bytes: &[u8], source: &str| two().respond(bytes, address(source), primary(), Transport::Udp);
     assert_eq!(respond(&good, "198.51.100.7:0"), Err(Silence::Source));
     assert_eq!(respond(&good, "224.0.0.1:9"), Err(Silence::Source));
-    assert!(matches!(
-        respond(b"GET /", "198.51.100.7:9"),
-        Err(Silence::Wire(_))
-    ));
+    assert!(matches!(respond(b"GET /", "198.51.100.7:9"), Err(Silence::Wire(_))));
     let reply = respond(&good, "198.51.100.7:9").unwrap();
     assert_eq!(
         respond(&reply.bytes, "198.51.100.7:9"),
@@ -168,9 +156,7 @@ fn the_amplification_is_what_the_documentation_says() {
         (two(), client(), 68),
         (v6, address("[2001:db8::9]:9"), 116),
     ] {
-        let reply = responder
-            .respond(&bytes, source, responder.primary, Transport::Udp)
-            .unwrap();
+        let reply = responder.respond(&bytes, source, responder.primary, Transport::Udp).unwrap();
         assert_eq!(reply.bytes.len(), size);
     }
 }

@@ -52,34 +52,23 @@ fn the_request() {
     assert_eq!(parsed.message.class, Class::Request);
     assert_eq!(
         parsed.message.attributes,
-        [
-            Attribute::Software("STUN test client".into()),
-            Attribute::Username("evtj:h6vY".into()),
-        ]
+        [Attribute::Software("STUN test client".into()), Attribute::Username("evtj:h6vY".into()),]
     );
-    assert_eq!(
-        parsed.unknown,
-        [0x0024],
-        "PRIORITY must be understood, ICE-CONTROLLED need not"
-    );
+    assert_eq!(parsed.unknown, [0x0024], "PRIORITY must be understood, ICE-CONTROLLED need not");
     assert!(parsed.is_fingerprinted);
     assert_eq!(parsed.verify(&Key::short_term(PASSWORD)), Ok(Algorithm::Sha1));
 }
 
 #[test]
 fn the_responses() {
-    for (hex, mapped) in [
-        (RESPONSE_V4, "192.0.2.1:32853"),
-        (RESPONSE_V6, "[2001:db8:1234:5678:11:2233:4455:6677]:32853"),
-    ] {
+    for (hex, mapped) in
+        [(RESPONSE_V4, "192.0.2.1:32853"), (RESPONSE_V6, "[2001:db8:1234:5678:11:2233:4455:6677]:32853")]
+    {
         let bytes = bytes(hex);
         let parsed = Parsed::decode(&bytes, Transport::Udp).unwrap();
         assert_eq!(parsed.message.class, Class::Success);
         assert_eq!(parsed.message.mapped(), Some(mapped.parse().unwrap()));
-        assert_eq!(
-            parsed.message.attributes[0],
-            Attribute::Software("test vector".into())
-        );
+        assert_eq!(parsed.message.attributes[0], Attribute::Software("test vector".into()));
         assert!(parsed.unknown.is_empty() && parsed.is_fingerprinted);
         assert_eq!(parsed.verify(&Key::short_term(PASSWORD)), Ok(Algorithm::Sha1));
     }
@@ -104,10 +93,7 @@ fn long_term_credentials() {
     // What we make of the same words is the same but for the padding, which here is zeros as ours is.
     let written = parsed.message.encode_with(
         Transport::Udp,
-        Ending {
-            signature: Some((Algorithm::Sha1, &key("TheMatrIX"))),
-            fingerprint: false,
-        },
+        Ending { signature: Some((Algorithm::Sha1, &key("TheMatrIX"))), fingerprint: false },
     );
     assert_eq!(written, Ok(bytes.clone()));
 }
@@ -134,20 +120,12 @@ fn the_fingerprint_ends_a_message() {
     let mut bytes = bytes(RESPONSE_V4);
     let crc = bytes.len() - 1;
     bytes[crc] ^= 1;
-    assert!(matches!(
-        Parsed::decode(&bytes, Transport::Udp),
-        Err(WireError::Fingerprint)
-    ));
+    assert!(matches!(Parsed::decode(&bytes, Transport::Udp), Err(WireError::Fingerprint)));
 }
 
 #[test]
 fn a_message_without_signature_is_not_trusted() {
-    let bytes = Message::binding(&mut crate::Seed::from_u64(1))
-        .encode(Transport::Udp)
-        .unwrap();
+    let bytes = Message::binding(&mut crate::Seed::from_u64(1)).encode(Transport::Udp).unwrap();
     let parsed = Parsed::decode(&bytes, Transport::Udp).unwrap();
-    assert_eq!(
-        parsed.verify(&Key::short_term(PASSWORD)),
-        Err(IntegrityError::Missing)
-    );
+    assert_eq!(parsed.verify(&Key::short_term(PASSWORD)), Err(IntegrityError::Missing));
 }

@@ -57,13 +57,7 @@ pub struct Request {
 impl Request {
     /// A question without credentials.
     pub fn new(server: SocketAddr, transport: Transport, message: Message) -> Self {
-        Self {
-            server,
-            transport,
-            message,
-            also_from: None,
-            key: None,
-        }
+        Self { server, transport, message, also_from: None, key: None }
     }
 }
 
@@ -168,10 +162,7 @@ impl Transaction {
     /// When the request cannot be written.
     pub fn new(config: TransactionConfig, request: Request, now: Instant) -> Result<Self, WireError> {
         let ending = super::wire::Ending {
-            signature: request
-                .key
-                .as_ref()
-                .map(|key| (super::wire::Algorithm::Sha1, key)),
+            signature: request.key.as_ref().map(|key| (super::wire::Algorithm::Sha1, key)),
             fingerprint: false,
         };
         let bytes = request.message.encode_with(request.transport, ending)?;
@@ -225,20 +216,13 @@ impl Transaction {
             return;
         }
         let Parsed { message, unknown, .. } = parsed;
-        let error = message
-            .error_code()
-            .map(|(code, reason)| (code, reason.to_owned()));
+        let error = message.error_code().map(|(code, reason)| (code, reason.to_owned()));
         self.finish(match (message.class, error) {
             _ if !unknown.is_empty() => Event::Failed(Fault::Unknown(unknown)),
-            (Class::Error, Some((code, reason))) => Event::Failed(Fault::Refused {
-                code,
-                reason,
-                message: Box::new(message),
-            }),
-            _ => Event::Answered {
-                message,
-                rtt: now.saturating_duration_since(first),
-            },
+            (Class::Error, Some((code, reason))) => {
+                Event::Failed(Fault::Refused { code, reason, message: Box::new(message) })
+            }
+            _ => Event::Answered { message, rtt: now.saturating_duration_since(first) },
         });
     }
 
@@ -293,10 +277,7 @@ impl Transaction {
         };
         // A wait of nothing would wake the driver for ever; one of millennia would overflow its clock.
         let wait = wait.clamp(Duration::from_millis(1), Duration::from_secs(600));
-        self.state = State::Asked {
-            first,
-            next: now + wait,
-        };
+        self.state = State::Asked { first, next: now + wait };
         self.out.push_back(Output::Act(self.bytes.clone()));
     }
 
@@ -328,9 +309,7 @@ impl Machine for Transaction {
     }
 
     fn poll_output(&mut self) -> Output<Vec<u8>, Event> {
-        self.out
-            .pop_front()
-            .unwrap_or_else(|| Output::Wait(self.deadline()))
+        self.out.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
     }
 }
 

@@ -11,12 +11,8 @@ fn server() -> SocketAddr {
 
 fn ask(transport: Transport) -> Transaction {
     let message = Message::binding(&mut Seed::from_u64(1));
-    Transaction::new(
-        TransactionConfig::default(),
-        Request::new(server(), transport, message),
-        epoch(),
-    )
-    .unwrap()
+    Transaction::new(TransactionConfig::default(), Request::new(server(), transport, message), epoch())
+        .unwrap()
 }
 
 fn success(id: TransactionId) -> Message {
@@ -80,10 +76,7 @@ fn only_the_right_answer_counts() {
     transaction.handle_message(server(), &bytes(&mute), epoch());
     assert!(drain(&mut transaction).is_quiet());
     let counters = transaction.counters();
-    assert_eq!(
-        (counters.strangers, counters.foreign, counters.garbage),
-        (1, 1, 3)
-    );
+    assert_eq!((counters.strangers, counters.foreign, counters.garbage), (1, 1, 3));
     let mapped_form = "[::ffff:203.0.113.1]:3478".parse().unwrap();
     transaction.handle_message(mapped_form, &good, epoch() + Duration::from_millis(40));
     let drained = drain(&mut transaction);
@@ -110,26 +103,18 @@ fn an_answer_from_the_other_address_counts_when_it_was_asked_for() {
 #[test]
 fn refusals_and_unknown_attributes_fail_it() {
     let mut transaction = ask(Transport::Udp);
-    let refusal = Message::new(Class::Error, Method::BINDING, transaction.id()).with(Attribute::ErrorCode {
-        code: 500,
-        reason: "no".into(),
-    });
+    let refusal = Message::new(Class::Error, Method::BINDING, transaction.id())
+        .with(Attribute::ErrorCode { code: 500, reason: "no".into() });
     transaction.handle_message(server(), &bytes(&refusal), epoch());
     let drained = drain(&mut transaction);
-    assert!(matches!(
-        &drained.events[..],
-        [Event::Failed(Fault::Refused { code: 500, .. })]
-    ));
+    assert!(matches!(&drained.events[..], [Event::Failed(Fault::Refused { code: 500, .. })]));
 
     let mut transaction = ask(Transport::Udp);
     let mut strange = bytes(&success(transaction.id()));
     strange.extend_from_slice(&[0x01, 0x23, 0, 0]);
     strange[3] += 4;
     transaction.handle_message(server(), &strange, epoch());
-    assert_eq!(
-        drain(&mut transaction).events,
-        [Event::Failed(Fault::Unknown(vec![0x0123]))]
-    );
+    assert_eq!(drain(&mut transaction).events, [Event::Failed(Fault::Unknown(vec![0x0123]))]);
 }
 
 #[test]
@@ -139,25 +124,16 @@ fn with_a_key_only_signed_answers_count() {
     request.key = Some(key.clone());
     let mut transaction = Transaction::new(TransactionConfig::default(), request, epoch()).unwrap();
     let sent = drain(&mut transaction).acts.remove(0);
-    assert_eq!(
-        Parsed::decode(&sent, Transport::Udp).unwrap().verify(&key),
-        Ok(Algorithm::Sha1)
-    );
+    assert_eq!(Parsed::decode(&sent, Transport::Udp).unwrap().verify(&key), Ok(Algorithm::Sha1));
 
     let answer = success(transaction.id());
     transaction.handle_message(server(), &bytes(&answer), epoch());
     assert!(drain(&mut transaction).is_quiet());
     assert_eq!(transaction.counters().forged, 1);
-    let ending = Ending {
-        signature: Some((Algorithm::Sha256, &key)),
-        fingerprint: true,
-    };
+    let ending = Ending { signature: Some((Algorithm::Sha256, &key)), fingerprint: true };
     let signed = answer.encode_with(Transport::Udp, ending).unwrap();
     transaction.handle_message(server(), &signed, epoch());
-    assert!(matches!(
-        drain(&mut transaction).events[..],
-        [Event::Answered { .. }]
-    ));
+    assert!(matches!(drain(&mut transaction).events[..], [Event::Answered { .. }]));
 }
 
 struct Binding;
@@ -166,11 +142,7 @@ impl Subject for Binding {
     type Machine = Transaction;
 
     fn new(mut seed: Seed, now: Instant) -> Transaction {
-        let transport = if seed.chance(0.5) {
-            Transport::Udp
-        } else {
-            Transport::Tcp
-        };
+        let transport = if seed.chance(0.5) { Transport::Udp } else { Transport::Tcp };
         let config = TransactionConfig {
             rto: seed.up_to(Duration::from_secs(1)),
             sends: seed.below(20) as u32,

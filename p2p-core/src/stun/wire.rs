@@ -142,9 +142,7 @@ impl Header {
     /// # Errors
     /// [`WireError::NotStun`] when there is none.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        let header: &[u8; HEADER] = bytes
-            .first_chunk()
-            .ok_or(WireError::NotStun("shorter than a header"))?;
+        let header: &[u8; HEADER] = bytes.first_chunk().ok_or(WireError::NotStun("shorter than a header"))?;
         let kind = u16::from_be_bytes([header[0], header[1]]);
         if kind >> 14 != 0 {
             return Err(WireError::NotStun("the first two bits are set"));
@@ -156,12 +154,7 @@ impl Header {
         let (class, method) = split(kind);
         let mut transaction = [0; 16];
         transaction.copy_from_slice(&header[4..]);
-        Ok(Self {
-            class,
-            method,
-            length,
-            transaction: TransactionId::from_bytes(transaction),
-        })
+        Ok(Self { class, method, length, transaction: TransactionId::from_bytes(transaction) })
     }
 }
 
@@ -222,18 +215,12 @@ impl<'a> Parsed<'a> {
     pub fn decode(bytes: &'a [u8], transport: Transport) -> Result<Self, WireError> {
         let most = transport.most_bytes();
         if bytes.len() > most {
-            return Err(WireError::TooLarge {
-                actual: bytes.len(),
-                most,
-            });
+            return Err(WireError::TooLarge { actual: bytes.len(), most });
         }
         let header = Header::decode(bytes)?;
         let claimed = HEADER + usize::from(header.length);
         if claimed != bytes.len() {
-            return Err(WireError::Length {
-                claimed,
-                actual: bytes.len(),
-            });
+            return Err(WireError::Length { claimed, actual: bytes.len() });
         }
         let mut parsed = Self {
             message: Message::new(header.class, header.method, header.transaction),
@@ -287,11 +274,7 @@ impl<'a> Parsed<'a> {
         if !fits {
             return Err(malformed);
         }
-        self.signature = Some(Signature {
-            algorithm,
-            at,
-            length: value.len(),
-        });
+        self.signature = Some(Signature { algorithm, at, length: value.len() });
         Ok(())
     }
 
@@ -311,15 +294,9 @@ impl<'a> Parsed<'a> {
         let signed = [&self.bytes[..2], &length_field(end), &self.bytes[4..signature.at]];
         let right = match signature.algorithm {
             Algorithm::Sha1 => mac::<Hmac<Sha1>>(key, &signed).verify_slice(value).is_ok(),
-            Algorithm::Sha256 => mac::<Hmac<Sha256>>(key, &signed)
-                .verify_truncated_left(value)
-                .is_ok(),
+            Algorithm::Sha256 => mac::<Hmac<Sha256>>(key, &signed).verify_truncated_left(value).is_ok(),
         };
-        if right {
-            Ok(signature.algorithm)
-        } else {
-            Err(IntegrityError::Wrong)
-        }
+        if right { Ok(signature.algorithm) } else { Err(IntegrityError::Wrong) }
     }
 }
 
@@ -335,9 +312,7 @@ fn attribute_at(bytes: &[u8], at: usize) -> Result<Option<Tlv<'_>>, WireError> {
     };
     let number = u16::from_be_bytes([head[0], head[1]]);
     let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
-    let value = rest
-        .get(..length)
-        .ok_or(WireError::Overrun { attribute: number })?;
+    let value = rest.get(..length).ok_or(WireError::Overrun { attribute: number })?;
     Ok(Some((number, value, at + 4 + length.next_multiple_of(4))))
 }
 
@@ -362,11 +337,7 @@ fn fingerprint(bytes: &[u8], at: usize) -> [u8; 4] {
 }
 
 fn check_fingerprint(bytes: &[u8], at: usize, value: &[u8]) -> Result<(), WireError> {
-    if value == fingerprint(bytes, at) {
-        Ok(())
-    } else {
-        Err(WireError::Fingerprint)
-    }
+    if value == fingerprint(bytes, at) { Ok(()) } else { Err(WireError::Fingerprint) }
 }
 
 /// What to add behind the attributes of a message when it is written.

@@ -41,12 +41,8 @@ fn attribute() -> impl Strategy<Value = Attribute> {
 }
 
 fn message() -> impl Strategy<Value = Message> {
-    let class = prop_oneof![
-        Just(Class::Request),
-        Just(Class::Indication),
-        Just(Class::Success),
-        Just(Class::Error)
-    ];
+    let class =
+        prop_oneof![Just(Class::Request), Just(Class::Indication), Just(Class::Success), Just(Class::Error)];
     (class, 0u16..0x1000, any::<[u8; 12]>(), vec(attribute(), 0..8)).prop_map(
         |(class, method, id, attributes)| Message {
             class,
@@ -165,21 +161,9 @@ proptest! {
 #[test]
 fn what_follows_the_signature_is_ignored() {
     let key = Key::short_term("secret");
-    let genuine = Message::new(
-        Class::Success,
-        Method::BINDING,
-        TransactionId::with_cookie([7; 12]),
-    );
+    let genuine = Message::new(Class::Success, Method::BINDING, TransactionId::with_cookie([7; 12]));
     let signature = Some((Algorithm::Sha1, &key));
-    let signed = genuine
-        .encode_with(
-            Transport::Udp,
-            Ending {
-                signature,
-                fingerprint: false,
-            },
-        )
-        .unwrap();
+    let signed = genuine.encode_with(Transport::Udp, Ending { signature, fingerprint: false }).unwrap();
     // A man in the middle appends an address, behind the signature.
     let extra = tlv(0x0001, &[0, 1, 0, 80, 203, 0, 113, 66]);
     let bytes = raw(&[signed[HEADER..].to_vec(), extra, tlv(0x0123, b"")]);
@@ -199,10 +183,7 @@ fn signed_twice_the_stronger_counts() {
         (vec![sha1.clone(), sha1.clone()], Algorithm::Sha1),
     ] {
         let bytes = raw(&attributes);
-        assert_eq!(
-            Parsed::decode(&bytes, Transport::Udp).unwrap().algorithm(),
-            Some(algorithm)
-        );
+        assert_eq!(Parsed::decode(&bytes, Transport::Udp).unwrap().algorithm(), Some(algorithm));
     }
     // Cut below half, a signature is a guess of few bits.
     for length in [0, 4, 12, 17, 36] {
@@ -216,14 +197,8 @@ fn signed_twice_the_stronger_counts() {
 #[test]
 fn change_request_and_response_port_have_the_right_bits() {
     let message = Message::binding(&mut Seed::from_u64(1))
-        .with(Attribute::ChangeRequest {
-            ip: true,
-            port: false,
-        })
-        .with(Attribute::ChangeRequest {
-            ip: false,
-            port: true,
-        })
+        .with(Attribute::ChangeRequest { ip: true, port: false })
+        .with(Attribute::ChangeRequest { ip: false, port: true })
         .with(Attribute::ResponsePort(0x1234));
     let bytes = message.encode(Transport::Udp).unwrap();
     assert_eq!(bytes[HEADER..HEADER + 8], [0, 3, 0, 4, 0, 0, 0, 4]);
@@ -241,11 +216,7 @@ fn method_and_class_share_their_bits_as_the_figure_says() {
         (Class::Request, 0xfff, [0x3e, 0xef]),
         (Class::Error, 0x010, [0x01, 0x30]),
     ] {
-        let message = Message::new(
-            class,
-            Method::new(method).unwrap(),
-            TransactionId::with_cookie([0; 12]),
-        );
+        let message = Message::new(class, Method::new(method).unwrap(), TransactionId::with_cookie([0; 12]));
         assert_eq!(message.encode(Transport::Udp).unwrap()[..2], kind);
     }
     assert_eq!(Method::new(0x1000), None);
@@ -255,21 +226,12 @@ fn method_and_class_share_their_bits_as_the_figure_says() {
 fn broken_messages_are_named() {
     let whole = raw(&[tlv(0x8022, b"x")]);
     let decode = |bytes: &[u8], transport| Parsed::decode(bytes, transport).map(|_| ());
-    assert!(matches!(
-        decode(&whole[..19], Transport::Udp),
-        Err(WireError::NotStun(_))
-    ));
+    assert!(matches!(decode(&whole[..19], Transport::Udp), Err(WireError::NotStun(_))));
     assert!(matches!(
         decode(&whole[..24], Transport::Udp),
-        Err(WireError::Length {
-            claimed: 28,
-            actual: 24
-        })
+        Err(WireError::Length { claimed: 28, actual: 24 })
     ));
-    assert!(matches!(
-        decode(&[&whole[..], &[0; 4]].concat(), Transport::Udp),
-        Err(WireError::Length { .. })
-    ));
+    assert!(matches!(decode(&[&whole[..], &[0; 4]].concat(), Transport::Udp), Err(WireError::Length { .. })));
     assert!(matches!(
         decode(&raw(&[vec![0, 1, 0, 9, 0, 0, 0, 0]]), Transport::Udp),
         Err(WireError::Overrun { attribute: 1 })
@@ -278,44 +240,26 @@ fn broken_messages_are_named() {
         decode(&raw(&[tlv(0x0020, b"short")]), Transport::Udp),
         Err(WireError::Malformed { attribute: 0x20 })
     ));
-    assert!(
-        decode(&raw(&[tlv(0x802b, b"short")]), Transport::Udp).is_ok(),
-        "an optional one is left out"
-    );
-    assert!(matches!(
-        decode(&raw(&vec![tlv(0x8022, b""); 65]), Transport::Udp),
-        Err(WireError::TooMany)
-    ));
+    assert!(decode(&raw(&[tlv(0x802b, b"short")]), Transport::Udp).is_ok(), "an optional one is left out");
+    assert!(matches!(decode(&raw(&vec![tlv(0x8022, b""); 65]), Transport::Udp), Err(WireError::TooMany)));
     let large = raw(&[tlv(0x0026, &[0; 1_480])]);
     assert!(matches!(
         decode(&large, Transport::Udp),
-        Err(WireError::TooLarge {
-            actual: 1_504,
-            most: 1_500
-        })
+        Err(WireError::TooLarge { actual: 1_504, most: 1_500 })
     ));
     assert!(decode(&large, Transport::Tcp).is_ok());
-    assert!(matches!(
-        decode(&vec![0; 65_536], Transport::Tcp),
-        Err(WireError::TooLarge { .. })
-    ));
+    assert!(matches!(decode(&vec![0; 65_536], Transport::Tcp), Err(WireError::TooLarge { .. })));
 }
 
 #[test]
 fn what_cannot_be_written_is_an_error() {
     let message = |attribute| Message::binding(&mut Seed::from_u64(1)).with(attribute);
     for attribute in [
-        Attribute::ErrorCode {
-            code: 200,
-            reason: String::new(),
-        },
+        Attribute::ErrorCode { code: 200, reason: String::new() },
         Attribute::Username("u".repeat(513)),
         Attribute::Nonce("n".repeat(128)),
     ] {
-        assert!(matches!(
-            message(attribute).encode(Transport::Tcp),
-            Err(WireError::Unencodable { .. })
-        ));
+        assert!(matches!(message(attribute).encode(Transport::Tcp), Err(WireError::Unencodable { .. })));
     }
     assert!(matches!(
         message(Attribute::Padding(u16::MAX)).encode(Transport::Tcp),
@@ -325,10 +269,8 @@ fn what_cannot_be_written_is_an_error() {
 
 #[test]
 fn without_a_cookie_there_is_no_hidden_address() {
-    let mut bytes = raw(&[
-        tlv(0x0020, &[0, 1, 0, 80, 203, 0, 113, 66]),
-        tlv(0x0001, &[0, 1, 0, 80, 203, 0, 113, 1]),
-    ]);
+    let mut bytes =
+        raw(&[tlv(0x0020, &[0, 1, 0, 80, 203, 0, 113, 66]), tlv(0x0001, &[0, 1, 0, 80, 203, 0, 113, 1])]);
     bytes[4] ^= 0xff;
     let parsed = Parsed::decode(&bytes, Transport::Udp).unwrap();
     assert!(parsed.message.transaction.is_classic());

@@ -45,10 +45,7 @@ impl StunServerConfig {
         Self {
             listen: listen.into_iter().collect(),
             alternate: Vec::new(),
-            rate: Rate {
-                per_second: 20,
-                burst: 60,
-            },
+            rate: Rate { per_second: 20, burst: 60 },
             most_connections: 1_024,
             most_per_source: 32,
             idle: Duration::from_secs(600),
@@ -156,12 +153,7 @@ impl StunServer {
             }
         }
         for (site, listener) in listeners {
-            tasks.spawn(serve::connections(
-                site,
-                listener,
-                Arc::clone(&bounds),
-                Arc::clone(&tally),
-            ));
+            tasks.spawn(serve::connections(site, listener, Arc::clone(&bounds), Arc::clone(&tally)));
         }
         Ok(Self { tasks, sites, tally })
     }

@@ -60,10 +60,8 @@ pub(super) fn decode(number: u16, value: &[u8], transaction: TransactionId) -> V
         0x0004 => address(value).map(Attribute::SourceAddress),
         0x0005 => address(value).map(Attribute::ChangedAddress),
         0x0006 => with::<codec::UsernameDecoder>(value).map(|name| Attribute::Username(name.name().into())),
-        0x0009 => with::<codec::ErrorCodeDecoder>(value).map(|error| Attribute::ErrorCode {
-            code: error.code(),
-            reason: error.reason_phrase().into(),
-        }),
+        0x0009 => with::<codec::ErrorCodeDecoder>(value)
+            .map(|error| Attribute::ErrorCode { code: error.code(), reason: error.reason_phrase().into() }),
         0x000a => with::<codec::UnknownAttributesDecoder>(value).map(|list| {
             Attribute::UnknownAttributes(list.unknowns().iter().map(|kind| kind.as_u16()).collect())
         }),
@@ -101,9 +99,9 @@ pub(super) fn encode(attribute: &Attribute, transaction: TransactionId) -> Resul
             let flags = if *ip { CHANGE_IP } else { 0 } | if *port { CHANGE_PORT } else { 0 };
             Some(flags.to_be_bytes().to_vec())
         }
-        Attribute::Username(name) => codec::Username::new(name.clone())
-            .ok()
-            .and_then(into::<codec::UsernameEncoder>),
+        Attribute::Username(name) => {
+            codec::Username::new(name.clone()).ok().and_then(into::<codec::UsernameEncoder>)
+        }
         Attribute::ErrorCode { code, reason } => {
             codec::ErrorCode::new(*code, reason.chars().take(REASON_CHARS).collect())
                 .ok()
@@ -111,27 +109,18 @@ pub(super) fn encode(attribute: &Attribute, transaction: TransactionId) -> Resul
         }
         Attribute::UnknownAttributes(numbers) => {
             into::<codec::UnknownAttributesEncoder>(codec::UnknownAttributes::new(
-                numbers
-                    .iter()
-                    .map(|number| stun_codec::AttributeType::new(*number))
-                    .collect(),
+                numbers.iter().map(|number| stun_codec::AttributeType::new(*number)).collect(),
             ))
         }
-        Attribute::Realm(text) => codec::Realm::new(text.clone())
-            .ok()
-            .and_then(into::<codec::RealmEncoder>),
-        Attribute::Nonce(text) => codec::Nonce::new(text.clone())
-            .ok()
-            .and_then(into::<codec::NonceEncoder>),
-        Attribute::Software(text) => codec::Software::new(text.clone())
-            .ok()
-            .and_then(into::<codec::SoftwareEncoder>),
+        Attribute::Realm(text) => codec::Realm::new(text.clone()).ok().and_then(into::<codec::RealmEncoder>),
+        Attribute::Nonce(text) => codec::Nonce::new(text.clone()).ok().and_then(into::<codec::NonceEncoder>),
+        Attribute::Software(text) => {
+            codec::Software::new(text.clone()).ok().and_then(into::<codec::SoftwareEncoder>)
+        }
         Attribute::Padding(length) => Some(vec![0; usize::from(*length)]),
         Attribute::ResponsePort(port) => Some((u32::from(*port) << 16).to_be_bytes().to_vec()),
     };
-    value.ok_or(WireError::Unencodable {
-        attribute: number(attribute),
-    })
+    value.ok_or(WireError::Unencodable { attribute: number(attribute) })
 }
 
 fn with<D: Decode + Default>(value: &[u8]) -> Option<D::Item> {

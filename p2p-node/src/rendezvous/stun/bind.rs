@@ -35,9 +35,7 @@ pub(super) fn bind(config: &StunServerConfig) -> Result<(Vec<Arc<Site>>, Listene
     let mut alternates = config.alternate.clone();
     let (mut sites, mut listeners) = (Vec::new(), Vec::new());
     for listen in &config.listen {
-        let found = alternates
-            .iter()
-            .position(|alternate| alternate.is_ipv4() == listen.is_ipv4());
+        let found = alternates.iter().position(|alternate| alternate.is_ipv4() == listen.is_ipv4());
         let alternate = found.map(|index| alternates.remove(index));
         if let Some(alternate) = alternate {
             let is_other = alternate.ip() != listen.ip()
@@ -91,10 +89,8 @@ fn try_site(
         pairs.push(pair(SocketAddr::new(alternate.ip(), primary.port()))?);
         pairs.push(pair(alternate)?);
     }
-    let (udp, tcp): (Vec<_>, Vec<_>) = pairs
-        .into_iter()
-        .map(|(address, udp, tcp)| ((address, udp), tcp))
-        .unzip();
+    let (udp, tcp): (Vec<_>, Vec<_>) =
+        pairs.into_iter().map(|(address, udp, tcp)| ((address, udp), tcp)).unzip();
     Ok((Site { responder, udp }, tcp))
 }
 

@@ -20,11 +20,7 @@ pub(super) struct Limit {
 
 impl Limit {
     pub(super) fn new(rate: Rate, now: Instant) -> Self {
-        Self {
-            rate,
-            hash: RandomState::new(),
-            buckets: vec![Bucket::new(now); BUCKETS],
-        }
+        Self { rate, hash: RandomState::new(), buckets: vec![Bucket::new(now); BUCKETS] }
     }
 
     /// Whether `source` may be answered once more.
@@ -56,10 +52,7 @@ mod tests {
     #[test]
     fn one_source_is_held_and_the_others_are_not() {
         let now = Instant::now();
-        let rate = Rate {
-            per_second: 10,
-            burst: 5,
-        };
+        let rate = Rate { per_second: 10, burst: 5 };
         let mut limit = Limit::new(rate, now);
         let flooder = Source::of("192.0.2.1".parse().unwrap());
         assert_eq!((0..100).filter(|_| limit.admit(flooder, now)).count(), 5);

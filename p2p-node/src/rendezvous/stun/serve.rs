@@ -38,9 +38,7 @@ impl Bounds {
     pub(super) fn new(config: &StunServerConfig) -> Self {
         Self {
             limit: Mutex::new(Limit::new(config.rate, Instant::now())),
-            seats: Arc::new(Semaphore::new(
-                config.most_connections.min(Semaphore::MAX_PERMITS),
-            )),
+            seats: Arc::new(Semaphore::new(config.most_connections.min(Semaphore::MAX_PERMITS))),
             by_source: Arc::default(),
             most_per_source: config.most_per_source,
             idle: config.idle,
@@ -63,11 +61,7 @@ impl Bounds {
             return None;
         }
         *taken += 1;
-        Some(Seat {
-            _permit: permit,
-            source,
-            by_source: Arc::clone(&self.by_source),
-        })
+        Some(Seat { _permit: permit, source, by_source: Arc::clone(&self.by_source) })
     }
 }
 
@@ -105,11 +99,7 @@ fn answer(
     }
     match site.responder.respond(bytes, source, destination, transport) {
         Ok(reply) => {
-            count(if reply.is_error {
-                &tally.refused
-            } else {
-                &tally.answered
-            });
+            count(if reply.is_error { &tally.refused } else { &tally.answered });
             Ok(Some(reply))
         }
         Err(silence) => {
@@ -198,11 +188,8 @@ async fn serve(
     let mut buffer = vec![0; 1_024];
     let mut begun = Instant::now();
     loop {
-        let patience = if framer.is_partial() {
-            bounds.stall.saturating_sub(begun.elapsed())
-        } else {
-            bounds.idle
-        };
+        let patience =
+            if framer.is_partial() { bounds.stall.saturating_sub(begun.elapsed()) } else { bounds.idle };
         let length = timeout(patience, stream.read(&mut buffer)).await??;
         if length == 0 {
             return Ok(());
