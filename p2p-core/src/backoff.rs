@@ -18,18 +18,12 @@ pub struct Backoff {
 impl Backoff {
     /// The first span is `first`, no span is longer than `most`.
     pub fn new(first: Duration, most: Duration) -> Self {
-        Self {
-            first,
-            most,
-            failures: 0,
-        }
+        Self { first, most, failures: 0 }
     }
 
     /// How long to wait after one more failure.
     pub fn fail(&mut self, seed: &mut Seed) -> Duration {
-        let doubled = self
-            .first
-            .checked_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        let doubled = self.first.checked_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
         let span = doubled.unwrap_or(self.most).min(self.most);
         span / 2 + seed.up_to(span / 2)
@@ -58,10 +52,7 @@ mod tests {
         for failure in 0..200u32 {
             let span = first.saturating_mul(1 << failure.min(20)).min(most);
             let pause = backoff.fail(&mut seed);
-            assert!(
-                pause >= span / 2 && pause <= span,
-                "failure {failure}: {pause:?} of {span:?}"
-            );
+            assert!(pause >= span / 2 && pause <= span, "failure {failure}: {pause:?} of {span:?}");
         }
         backoff.reset();
         assert!(backoff.fail(&mut seed) <= first);

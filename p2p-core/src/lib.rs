@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod clock;
 pub mod machine;
 pub mod nat;
+mod noise;
 pub mod peer;
 pub mod proof;
 pub mod race;

@@ -22,16 +22,12 @@ pub struct Seed {
 impl Seed {
     /// From 32 bytes of entropy.
     pub fn new(entropy: [u8; 32]) -> Self {
-        Self {
-            rng: ChaCha12Rng::from_seed(entropy),
-        }
+        Self { rng: ChaCha12Rng::from_seed(entropy) }
     }
 
     /// From a number: for tests, simulations and statistics. **Not for keys that must stay secret.**
     pub fn from_u64(number: u64) -> Self {
-        Self {
-            rng: ChaCha12Rng::seed_from_u64(number),
-        }
+        Self { rng: ChaCha12Rng::seed_from_u64(number) }
     }
 
     /// A new, independent stream. Forks of one parent differ by their order and by `label`.

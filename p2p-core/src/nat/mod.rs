@@ -71,13 +71,8 @@ pub enum DeltaKind {
 
 impl DeltaKind {
     /// All of them, from predictable to not.
-    pub const ALL: [Self; 5] = [
-        Self::Equal,
-        Self::Preserving,
-        Self::Independent,
-        Self::Dependent,
-        Self::Random,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Equal, Self::Preserving, Self::Independent, Self::Dependent, Self::Random];
 }
 
 impl fmt::Display for DeltaKind {
@@ -198,10 +193,7 @@ mod tests {
 
     #[test]
     fn a_range_knows_its_size() {
-        assert_eq!(
-            PortRange::new(0, u16::MAX).map(|range| range.size()),
-            Some(65_536)
-        );
+        assert_eq!(PortRange::new(0, u16::MAX).map(|range| range.size()), Some(65_536));
         assert_eq!(PortRange::new(5, 5).map(|range| range.size()), Some(1));
         assert_eq!(PortRange::new(6, 5), None);
         assert!(PortRange { first: 10, last: 20 }.contains(20));

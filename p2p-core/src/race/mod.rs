@@ -1,1 +1,117 @@
-//! (being built)
+//! The race: every way to a peer at once, the first proven connection wins.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | [`order`](candidates) | which addresses are worth dialling, and in which order (pure) |
+//! | [`Dialler`] | when to dial the next one (RFC 8305) |
+//! | [`Reverse`] | when to ask the peer, again, and when to give up |
+//! | [`Race`] | which ways run, which connection is kept, why the others failed |
+//! | [`Answer`] | the mirror side: dial somebody who asked for it |
+//! | [`RaceReport`] | what happened, for people and programs |
+//!
+//! A [`Lane`] is one TCP connection on its way to become the one that is kept. `Race` and `Answer` speak of
+//! lanes; who drives them owns the sockets and runs a [`Proof`](crate::proof::Proof) on each.
+
+mod answer;
+mod dial;
+mod machine;
+mod order;
+mod report;
+mod reverse;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use answer::{ANSWER_WITHIN, Answer};
+pub use dial::{DIAL_DELAY, DialAct, DialEvent, Dialler};
+pub use machine::{HEAD_START, Race, RaceConfig};
+pub use order::{
+    Candidate, Filter, MOST_CANDIDATES, Motive, OurAddress, OurPlace, Path, candidates, path_to,
+};
+pub use report::{LaneFailure, LaneReport, RaceReport, WayFailure, WayOutcome, WayReport};
+pub use reverse::{Reverse, ReverseAct};
+
+use crate::signal::Body;
+
+/// A way to reach a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// Dial what the peer publishes.
+    Direct,
+    /// Ask the peer, through a broker, to dial us.
+    Reverse,
+}
+
+impl Way {
+    /// All of them, the cheapest first.
+    pub const ALL: [Self; 2] = [Self::Direct, Self::Reverse];
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Direct => "direct",
+            Self::Reverse => "reverse",
+        })
+    }
+}
+
+/// One TCP connection of an attempt, on its way to be kept or dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane {
+    way: Way,
+    index: usize,
+}
+
+impl Lane {
+    /// A connection we dial, by its place among the candidates.
+    pub(crate) fn dialled(index: usize) -> Self {
+        Self { way: Way::Direct, index }
+    }
+
+    /// A connection the peer dialled because we asked, in order of arrival.
+    pub(crate) fn arrived(index: usize) -> Self {
+        Self { way: Way::Reverse, index }
+    }
+
+    /// The way it belongs to.
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.way, self.index)
+    }
+}
+
+/// What an attempt wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Act {
+    /// Connect, and prove.
+    Dial(Lane, Candidate),
+    /// Give up on this connection, whatever it is doing.
+    Drop(Lane),
+    /// This is the one: say Go on it.
+    Keep(Lane),
+    /// Send this to the peer, through every broker that may reach it.
+    Signal(Body),
+}
+
+/// What an attempt has to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Both ends keep this connection.
+    Won(Lane),
+    /// There will be none.
+    Lost,
+}

@@ -1,1 +1,43 @@
-//! (being built)
+//! Words between two peers by way of brokers that neither trusts.
+//!
+//! A [`Scribe`] writes a [`Signal`], sealed to its receiver; any broker carries it; the receiver's [`Inbox`]
+//! opens it and lets through what is fresh, new and from somebody who may speak.
+//!
+//! ```text
+//! Scribe ── Signal ── wire ── seal ──▶ broker(s) ──▶ Inbox: open ── wire ── Signal ──▶ InboxEvent
+//! ```
+//!
+//! A broker sees a topic (a hash of the receiver's key), one of four sizes, and noise.
+
+mod bucket;
+mod inbox;
+pub mod link;
+mod message;
+mod scribe;
+mod seal;
+mod seen;
+mod senders;
+mod tally;
+mod wire;
+
+#[cfg(test)]
+mod inbox_tests;
+#[cfg(test)]
+mod seal_tests;
+
+use std::time::Duration;
+
+pub use bucket::{Bucket, Rate};
+pub use inbox::{Inbox, InboxConfig, InboxCounters, InboxEvent, InboxLimits};
+pub use message::{AttemptId, Body, DialMe, Punch, Reason, Refusal, Relay, Signal};
+pub use scribe::{Scribe, WriteError};
+pub use seal::{MOST_SEALED, OpenError, SIZES, SealError, open, seal};
+pub use tally::{BrokerTrouble, Delivery, Tally};
+pub use wire::WireError;
+
+/// The longest time a signal may be meant to last: 5 minutes. It bounds how long a replay must be remembered.
+pub const MOST_TTL: Duration = Duration::from_secs(300);
+
+/// How far two clocks may disagree before their owners cannot signal each other: 60 s either way. Machines
+/// without time synchronisation drift by seconds a day; a wrong time zone is hours and no tolerance helps.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(60);

@@ -54,11 +54,7 @@ impl<A, E> Drained<A, E> {
 /// # Panics
 /// When it never does.
 pub fn drain<M: Machine>(machine: &mut M) -> Drained<M::Act, M::Event> {
-    let mut drained = Drained {
-        acts: Vec::new(),
-        events: Vec::new(),
-        wait: None,
-    };
+    let mut drained = Drained { acts: Vec::new(), events: Vec::new(), wait: None };
     for _ in 0..MOST_OUTPUTS {
         match machine.poll_output() {
             Output::Act(act) => drained.acts.push(act),
@@ -129,10 +125,7 @@ pub fn a_timeout_moves_the_deadline<S: Subject>() {
         live::<S>(world, |machine, now, _| {
             machine.handle_timeout(now);
             if let Some(deadline) = drain(machine).wait {
-                assert!(
-                    deadline.at > now,
-                    "after handle_timeout it wants to be woken at once: {deadline:?}"
-                );
+                assert!(deadline.at > now, "after handle_timeout it wants to be woken at once: {deadline:?}");
             }
         });
     }
@@ -155,10 +148,7 @@ pub fn left_alone_it_rests<S: Subject>() {
                 let period =
                     S::KEEPS_ALIVE.unwrap_or_else(|| panic!("not at rest after an hour: {deadline:?}"));
                 if let Some(next) = wait {
-                    assert!(
-                        next.at >= deadline.at + period,
-                        "{next:?} comes sooner than every {period:?}"
-                    );
+                    assert!(next.at >= deadline.at + period, "{next:?} comes sooner than every {period:?}");
                 }
             }
         }
@@ -182,9 +172,7 @@ pub fn an_older_now_never_panics<S: Subject>() {
     for world in 0..WORLDS {
         let mut dice = Seed::from_u64(world);
         live::<S>(world, |machine, now, _| {
-            let older = now
-                .checked_sub(dice.up_to(Duration::from_secs(600)))
-                .unwrap_or(now);
+            let older = now.checked_sub(dice.up_to(Duration::from_secs(600))).unwrap_or(now);
             machine.handle_timeout(older);
             drain(machine);
             S::disturb(machine, &mut dice, older);
@@ -340,12 +328,7 @@ mod tests {
                 Fault::Forgets => COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
                 _ => seed.number(),
             };
-            Alarm {
-                at: Some(now + Duration::from_secs(1)),
-                rang: false,
-                fault: F::FAULT,
-                nonce,
-            }
+            Alarm { at: Some(now + Duration::from_secs(1)), rang: false, fault: F::FAULT, nonce }
         }
 
         fn disturb(alarm: &mut Alarm, dice: &mut Seed, now: Instant) {

@@ -26,10 +26,7 @@ use std::time::Instant;
 /// ever shown, so runs stay reproducible.
 pub fn epoch() -> Instant {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "there is no other way to make an Instant"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "there is no other way to make an Instant")]
     *EPOCH.get_or_init(Instant::now)
 }
 

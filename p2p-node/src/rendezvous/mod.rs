@@ -1,1 +1,3 @@
 //! A rendezvous in one process: MQTT broker, STUN server.
+
+pub mod stun;

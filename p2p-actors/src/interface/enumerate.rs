@@ -1,0 +1,120 @@
+//! The network interfaces of this machine, in our own words.
+
+use std::net::IpAddr;
+
+use p2p_core::{Family, Reach};
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NicAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// Length of its network prefix, in bits.
+    pub prefix: u8,
+    /// The zone a link-local IPv6 address is valid in; 0 for all others.
+    pub scope: u32,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// Its name for people: `eth0`, `en0`; on Windows the name it is shown with.
+    pub name: String,
+    /// Its number for the system, never 0.
+    pub index: u32,
+    /// Its addresses, sorted.
+    pub addresses: Vec<NicAddress>,
+    /// Whether it leads nowhere but here.
+    pub is_loopback: bool,
+    /// Whether it is switched on.
+    pub is_up: bool,
+    /// Its default gateways: where a port mapping can be asked for.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// The interfaces there are now, in the order of their indexes.
+///
+/// It asks the system, blocking for about a millisecond: call it off the actors' thread.
+pub fn nics() -> Vec<Nic> {
+    let mut nics: Vec<Nic> = netdev::get_interfaces().into_iter().map(nic).collect();
+    nics.sort_by_key(|nic| nic.index);
+    nics
+}
+
+fn nic(interface: netdev::Interface) -> Nic {
+    let v4 = interface.ipv4.iter().map(|net| NicAddress {
+        ip: net.addr().into(),
+        prefix: net.prefix_len(),
+        scope: 0,
+    });
+    let v6 = interface.ipv6.iter().enumerate().filter_map(|(number, net)| {
+        let flags = interface.ipv6_addr_flags.get(number);
+        // Neither can be bound: one is not ours yet, the other will never be.
+        if flags.is_some_and(|flags| flags.tentative || flags.duplicated) {
+            return None;
+        }
+        let ip = IpAddr::from(net.addr());
+        let scope = interface.ipv6_scope_ids.get(number).copied().unwrap_or_default();
+        Some(NicAddress {
+            ip,
+            prefix: net.prefix_len(),
+            // Some systems know no scope; the index of the interface is what it always is.
+            scope: match Reach::of(ip) {
+                Reach::Link if scope == 0 => interface.index,
+                Reach::Link => scope,
+                _ => 0,
+            },
+        })
+    });
+    let mut addresses: Vec<NicAddress> = v4.chain(v6).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let gateways = interface.gateway.as_ref().map(|gateway| {
+        let v4 = gateway.ipv4.iter().copied().map(IpAddr::from);
+        v4.chain(gateway.ipv6.iter().copied().map(IpAddr::from)).collect()
+    });
+    Nic {
+        is_loopback: interface.is_loopback(),
+        is_up: interface.is_up(),
+        gateways: gateways.unwrap_or_default(),
+        index: interface.index,
+        addresses,
+        name: interface.friendly_name.unwrap_or(interface.name),
+    }
+}
+
+impl NicAddress {
+    /// The socket address with this port.
+    pub fn with_port(self, port: u16) -> std::net::SocketAddr {
+        match self.ip {
+            IpAddr::V4(ip) => (ip, port).into(),
+            IpAddr::V6(ip) => std::net::SocketAddrV6::new(ip, port, 0, self.scope).into(),
+        }
+    }
+
+    /// Its family.
+    pub fn family(self) -> Family {
+        Family::of(self.ip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_has_a_loopback_interface() {
+        let nics = nics();
+        let loopback = nics.iter().find(|nic| nic.is_loopback).expect("a loopback interface");
+        assert!(loopback.index != 0 && loopback.is_up, "{loopback:?}");
+        let v4 = loopback.addresses.iter().find(|address| address.family() == Family::V4);
+        assert_eq!(
+            v4.map(|address| (address.ip.to_string(), address.prefix)),
+            Some(("127.0.0.1".to_owned(), 8))
+        );
+        assert!(nics.is_sorted_by_key(|nic| nic.index));
+        let scoped = |address: &NicAddress| (address.scope != 0) == (Reach::of(address.ip) == Reach::Link);
+        let v6 = nics.iter().flat_map(|nic| &nic.addresses).filter(|address| address.family() == Family::V6);
+        assert!(v6.into_iter().all(scoped), "{nics:?}");
+    }
+}

@@ -1,0 +1,72 @@
+//! What a proof leaves behind.
+
+use std::fmt;
+
+use blake2::Blake2sMac256;
+use blake2::digest::{FixedOutput, KeyInit, Update};
+use serde::{Deserialize, Serialize};
+
+use super::Claim;
+
+/// A cipher for the pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cipher {
+    /// AES-256-GCM (RFC 5116): fast where the processor has AES instructions, slow and risky where not.
+    Aes256Gcm,
+    /// ChaCha20-Poly1305 (RFC 8439): fast everywhere.
+    ChaCha20Poly1305,
+}
+
+impl Cipher {
+    /// AES only if it is fast at both ends.
+    pub(super) fn common(ours: Self, theirs: Self) -> Self {
+        if ours == theirs { ours } else { Self::ChaCha20Poly1305 }
+    }
+}
+
+impl fmt::Display for Cipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Aes256Gcm => "AES-256-GCM",
+            Self::ChaCha20Poly1305 => "ChaCha20-Poly1305",
+        })
+    }
+}
+
+/// A proven connection: who is at the other end, and the keys of the pipe.
+///
+/// The keys are used by one pipe and no other: they follow from both ends' ephemeral secrets, and are not the
+/// keys the proof itself was finished under.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Who, and for which attempt.
+    pub claim: Claim,
+    /// Whether both ends wished the bare TCP connection.
+    pub plain: bool,
+    /// The cipher both ends can do well.
+    pub cipher: Cipher,
+    /// Protects what we send.
+    pub send_key: [u8; 32],
+    /// Protects what we receive.
+    pub receive_key: [u8; 32],
+    /// The same at both ends of this connection and of no other (RFC 5056).
+    pub binding: [u8; 32],
+}
+
+/// Never shows the keys.
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("claim", &self.claim)
+            .field("plain", &self.plain)
+            .field("cipher", &self.cipher)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A key for one use, from one of the two keys Noise ends with.
+pub(super) fn data_key(noise_key: &[u8; 32]) -> [u8; 32] {
+    let mut mac = <Blake2sMac256 as KeyInit>::new(noise_key.into());
+    mac.update(b"p2p/1 data");
+    mac.finalize_fixed().into()
+}

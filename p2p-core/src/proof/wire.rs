@@ -1,0 +1,106 @@
+//! What is said during a proof, as bytes.
+
+use blake2::Blake2sMac;
+use blake2::digest::consts::U16;
+use blake2::digest::{FixedOutput, KeyInit, Update};
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Cipher, ProofError};
+use crate::peer::PeerId;
+use crate::signal::{AttemptId, Reason};
+
+/// No frame of a proof is longer, in bytes, its two-byte length not counted.
+pub const MOST_FRAME: usize = 512;
+/// What the first frame begins with: a name and a version.
+const MAGIC: [u8; 4] = *b"p2p\x01";
+const DOOR_CODE: usize = 16;
+
+/// Which part of the attempt the one who dialled plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// It called: it wants the connection and decides which one to keep.
+    Caller,
+    /// It was called, by a signal, and dials because it was asked to.
+    Called,
+}
+
+/// How an end would like the pipe to be protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Wish {
+    /// No encryption after the proof, if the other end wishes that too.
+    pub plain: bool,
+    /// The cipher that is fast here.
+    pub cipher: Cipher,
+}
+
+/// The first payload, from whoever dialled.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Hello {
+    pub from: PeerId,
+    pub to: PeerId,
+    pub attempt: AttemptId,
+    pub role: Role,
+    pub wish: Wish,
+}
+
+/// The answer to it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Welcome {
+    Yes(Wish),
+    No(Reason),
+}
+
+/// What follows under the session's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Word {
+    /// From the called one who dialled: I hold the secret of my Hello.
+    Ready,
+    /// From the caller: this is the connection.
+    Go,
+}
+
+pub(super) fn encode<T: Serialize>(payload: &T) -> Result<Vec<u8>, ProofError> {
+    postcard::to_stdvec(payload).map_err(|_| ProofError::Garbled)
+}
+
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ProofError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((payload, [])) => Ok(payload),
+        _ => Err(ProofError::Garbled),
+    }
+}
+
+/// Length, then body.
+pub(super) fn frame(body: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(2 + body.len());
+    out.put_u16(u16::try_from(body.len()).unwrap_or(u16::MAX));
+    out.put_slice(body);
+    out.freeze()
+}
+
+/// The first body: magic, door code, Noise message.
+pub(super) fn knock(to: &PeerId, noise: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(MAGIC.len() + DOOR_CODE + noise.len());
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&door_code(to, noise));
+    out.extend_from_slice(noise);
+    out
+}
+
+/// The Noise message inside a first body that was meant for `me`.
+pub(super) fn open_door<'a>(me: &PeerId, body: &'a [u8]) -> Result<&'a [u8], ProofError> {
+    let rest = body.strip_prefix(&MAGIC).ok_or(ProofError::Garbled)?;
+    let (code, noise) = rest.split_at_checked(DOOR_CODE).ok_or(ProofError::Garbled)?;
+    if code == door_code(me, noise) { Ok(noise) } else { Err(ProofError::Stranger) }
+}
+
+/// Keyed with the receiver's public key: whoever does not know it cannot make it. It is a filter against
+/// load, not a secret, so it needs no constant-time comparison.
+fn door_code(to: &PeerId, noise: &[u8]) -> [u8; DOOR_CODE] {
+    let mut mac = <Blake2sMac<U16> as KeyInit>::new(to.as_bytes().into());
+    mac.update(b"p2p/1 door");
+    mac.update(noise);
+    mac.finalize_fixed().into()
+}

@@ -1,0 +1,248 @@
+//! Which addresses of a peer are worth dialling, from where, and in which order.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::peer::{InterfaceAddr, PeerAddr};
+use crate::{Family, Local, Reach};
+
+/// No more targets than this are dialled for one peer, whatever it publishes.
+pub const MOST_CANDIDATES: usize = 16;
+
+/// What lies between two peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Path {
+    /// Both are on this machine.
+    Machine,
+    /// Both are on one local network.
+    Local,
+    /// The Internet.
+    External,
+}
+
+impl Path {
+    /// All of them, the shortest first.
+    pub const ALL: [Self; 3] = [Self::Machine, Self::Local, Self::External];
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Machine => "machine",
+            Self::Local => "local",
+            Self::External => "external",
+        })
+    }
+}
+
+/// A place to dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Candidate {
+    /// What lies between.
+    pub path: Path,
+    /// Where to. A link-local IPv6 target carries the scope of the interface to use.
+    pub target: SocketAddr,
+    /// The address to dial from, when the target is reachable from one of ours only.
+    pub from: Option<Local>,
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.target, self.path)
+    }
+}
+
+/// One address of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OurAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// How many of its leading bits name the network.
+    pub prefix: u8,
+    /// The operating system's number of the interface, for link-local IPv6.
+    pub scope: u32,
+    /// What servers outside see of it.
+    pub external: Option<IpAddr>,
+}
+
+/// What we know of ourselves that decides where a peer can be dialled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OurPlace {
+    /// Our addresses.
+    pub addresses: Vec<OurAddress>,
+    /// What identifies this machine, unsalted.
+    pub machine_id: Vec<u8>,
+}
+
+/// What a caller allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// The address families.
+    pub families: BTreeSet<Family>,
+    /// The paths.
+    pub paths: BTreeSet<Path>,
+}
+
+impl Default for Filter {
+    /// Everything.
+    fn default() -> Self {
+        Self { families: [Family::V4, Family::V6].into(), paths: Path::ALL.into() }
+    }
+}
+
+/// Why we dial at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Motive {
+    /// Our own user named the peer: whatever it publishes may be tried.
+    OurWish,
+    /// A signal asked for it. Addresses inside our site are dialled only where the peer can be believed to
+    /// be: on a network of ours that both name, or on this machine. Otherwise anyone who knows our address
+    /// could use us to knock on our neighbours' doors.
+    TheirWish,
+}
+
+/// The places to dial for `peer`, best first: this machine, this network, the Internet; within each, the
+/// families take turns, IPv6 first (RFC 8305, section 4). At most [`MOST_CANDIDATES`].
+pub fn candidates(ours: &OurPlace, peer: &PeerAddr, filter: &Filter, motive: Motive) -> Vec<Candidate> {
+    let same_machine = peer.machine().is_some_and(|tag| tag.is(&ours.machine_id));
+    let mut found: Vec<Candidate> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for theirs in peer.interfaces() {
+        for candidate in of_interface(ours, theirs, same_machine, motive) {
+            let wanted = filter.paths.contains(&candidate.path)
+                && filter.families.contains(&Family::of(candidate.target.ip()))
+                && candidate.target.port() != 0;
+            if wanted && seen.insert((candidate.target, candidate.from)) {
+                found.push(candidate);
+            }
+        }
+    }
+    let mut ordered = Vec::with_capacity(found.len());
+    for path in Path::ALL {
+        let (v6, v4): (Vec<_>, Vec<_>) = found
+            .iter()
+            .copied()
+            .filter(|candidate| candidate.path == path)
+            .partition(|candidate| Family::of(candidate.target.ip()) == Family::V6);
+        let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+        loop {
+            let pair = [v6.next(), v4.next()];
+            if pair == [None, None] {
+                break;
+            }
+            ordered.extend(pair.into_iter().flatten());
+        }
+    }
+    ordered.truncate(MOST_CANDIDATES);
+    ordered
+}
+
+fn of_interface(
+    ours: &OurPlace,
+    theirs: &InterfaceAddr,
+    same_machine: bool,
+    motive: Motive,
+) -> Vec<Candidate> {
+    let mut found = Vec::new();
+    if let Some(target) = theirs.local_target() {
+        found.extend(locals(ours, theirs, target, same_machine, motive));
+    }
+    if let Some(target) = theirs.external_target()
+        && Reach::of(target.ip()) == Reach::Global
+    {
+        found.push(Candidate { path: Path::External, target, from: None });
+    } else if let Some(target) = theirs.external_target()
+        && motive == Motive::OurWish
+        && Reach::of(target.ip()) == Reach::Site
+    {
+        // A carrier's network (RFC 6598) or a company's: outside for the peer, and perhaps for us.
+        found.push(Candidate { path: Path::External, target, from: None });
+    }
+    found
+}
+
+/// Ways to reach an address that the peer's own interface has.
+fn locals(
+    ours: &OurPlace,
+    theirs: &InterfaceAddr,
+    target: SocketAddr,
+    same_machine: bool,
+    motive: Motive,
+) -> Vec<Candidate> {
+    let at = |path, target, from| Candidate { path, target, from };
+    match Reach::of(target.ip()) {
+        Reach::Nowhere => Vec::new(),
+        Reach::Loopback if same_machine => vec![at(Path::Machine, target, None)],
+        Reach::Loopback => Vec::new(),
+        Reach::Link => ours
+            .addresses
+            .iter()
+            .filter(|our| Reach::of(our.ip) == Reach::Link && Family::of(our.ip) == theirs.family())
+            .filter(|_| same_machine || neighbours(ours, theirs) || motive == Motive::OurWish)
+            .map(|our| {
+                let path = if same_machine { Path::Machine } else { Path::Local };
+                at(
+                    path,
+                    with_scope(target, our.scope),
+                    Some(Local(with_scope(SocketAddr::new(our.ip, 0), our.scope))),
+                )
+            })
+            .collect(),
+        _ if same_machine => vec![at(Path::Machine, target, None)],
+        _ if ours.addresses.iter().any(|our| on_link(our, target.ip())) => {
+            vec![at(Path::Local, target, None)]
+        }
+        Reach::Site if motive == Motive::TheirWish => Vec::new(),
+        Reach::Site => vec![at(Path::Local, target, None)],
+        Reach::Global => vec![at(Path::External, target, None)],
+    }
+}
+
+/// Whether the peer looks from outside as we do: then it may be on the same link.
+fn neighbours(ours: &OurPlace, theirs: &InterfaceAddr) -> bool {
+    theirs.external.is_some() && ours.addresses.iter().any(|our| our.external == theirs.external)
+}
+
+/// Whether `ip` is inside the network `our` address belongs to.
+fn on_link(our: &OurAddress, ip: IpAddr) -> bool {
+    match (our.ip, ip) {
+        (IpAddr::V4(our_ip), IpAddr::V4(ip)) => {
+            let shift = 32 - u32::from(our.prefix.min(32));
+            our.prefix > 0 && (our_ip.to_bits() ^ ip.to_bits()).checked_shr(shift).unwrap_or(0) == 0
+        }
+        (IpAddr::V6(our_ip), IpAddr::V6(ip)) => {
+            let shift = 128 - u32::from(our.prefix.min(128));
+            our.prefix > 0 && (our_ip.to_bits() ^ ip.to_bits()).checked_shr(shift).unwrap_or(0) == 0
+        }
+        _ => false,
+    }
+}
+
+fn with_scope(target: SocketAddr, scope: u32) -> SocketAddr {
+    match target {
+        SocketAddr::V6(mut v6) => {
+            v6.set_scope_id(scope);
+            SocketAddr::V6(v6)
+        }
+        v4 => v4,
+    }
+}
+
+/// What lies between us and an address the peer came from, as far as `peer`'s address, if known, and our own
+/// networks tell.
+pub fn path_to(ours: &OurPlace, peer: Option<&PeerAddr>, remote: IpAddr) -> Path {
+    let same_machine = peer.and_then(PeerAddr::machine).is_some_and(|tag| tag.is(&ours.machine_id));
+    if same_machine || Reach::of(remote) == Reach::Loopback {
+        Path::Machine
+    } else if Reach::of(remote) == Reach::Link
+        || ours.addresses.iter().any(|our| on_link(our, remote.to_canonical()))
+    {
+        Path::Local
+    } else {
+        Path::External
+    }
+}

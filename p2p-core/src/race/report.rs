@@ -1,0 +1,181 @@
+//! What happened in a race, and why each way failed: for people and for programs.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Path, Way};
+use crate::peer::PeerId;
+use crate::proof::ProofError;
+use crate::signal::{AttemptId, BrokerTrouble, Reason};
+
+/// Why one connection did not come to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LaneFailure {
+    /// Something else was ready first.
+    #[error("not tried")]
+    NotTried,
+    /// Stopped because another connection won, or the attempt ended.
+    #[error("stopped")]
+    Dropped,
+    /// A RST: nobody listens there, or a firewall says so.
+    #[error("connection refused")]
+    Refused,
+    /// An ICMP error, or no route from here.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+    /// No answer.
+    #[error("no answer")]
+    TimedOut,
+    /// This machine could not make the socket.
+    #[error("could not dial from here: {0}")]
+    Local(String),
+    /// TCP connected, the proof did not.
+    #[error("{0}")]
+    Proof(#[from] ProofError),
+}
+
+/// Why one way did not lead to the peer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WayFailure {
+    /// The peer publishes nothing we could dial.
+    #[error("the peer publishes no address that can be dialled from here")]
+    NoCandidates,
+    /// Everything that was tried failed: see the lanes.
+    #[error("no address of the peer answered")]
+    AllFailed,
+    /// We listen nowhere, so nobody can dial us.
+    #[error("this node does not listen, so the peer cannot dial it")]
+    NotListening,
+    /// There is no broker at all to ask through.
+    #[error("no broker is known: name one in the configuration")]
+    NoSignalling,
+    /// No broker took the signal.
+    #[error("no broker could be used")]
+    NoBroker(Vec<BrokerTrouble>),
+    /// The brokers say that nobody is subscribed for the peer.
+    #[error("the peer is offline: the broker says nobody is subscribed")]
+    Offline,
+    /// The peer read the signal and said no.
+    #[error("the peer refused: {0}")]
+    Refused(Reason),
+    /// The signal was taken, nothing came of it.
+    #[error("the peer was asked and did not dial back")]
+    Silent,
+    /// The whole attempt ran out of time.
+    #[error("out of time")]
+    TimedOut,
+    /// The caller gave up.
+    #[error("cancelled")]
+    Cancelled,
+    /// This node cannot go this way.
+    #[error("not supported by this node")]
+    Unsupported,
+}
+
+/// How a way ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WayOutcome {
+    /// This way led to the connection that was kept.
+    Won,
+    /// It did not work.
+    Failed(WayFailure),
+    /// Another way was faster.
+    Overtaken,
+}
+
+/// One connection of a way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneReport {
+    /// What lay between.
+    pub path: Path,
+    /// The address at the other end.
+    pub remote: SocketAddr,
+    /// When it began, after the start of the attempt.
+    pub began: Option<Duration>,
+    /// When TCP was up.
+    pub connected: Option<Duration>,
+    /// When the peer was proven.
+    pub proven: Option<Duration>,
+    /// Why it was not kept. `None` for the one that was.
+    pub failure: Option<LaneFailure>,
+}
+
+/// One way of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WayReport {
+    /// The way.
+    pub way: Way,
+    /// When it began, if it did.
+    pub began: Option<Duration>,
+    /// When it ended, after the start of the attempt.
+    pub ended: Duration,
+    /// How it ended.
+    pub outcome: WayOutcome,
+    /// Its connections.
+    pub lanes: Vec<LaneReport>,
+}
+
+/// An attempt, told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaceReport {
+    /// Whom we wanted.
+    pub peer: PeerId,
+    /// The attempt's id, the same in both ends' logs.
+    pub attempt: AttemptId,
+    /// How long it took in all.
+    pub took: Duration,
+    /// Each way that was allowed, in the order they were started.
+    pub ways: Vec<WayReport>,
+}
+
+impl RaceReport {
+    /// The way that led to the peer.
+    pub fn won(&self) -> Option<Way> {
+        self.ways.iter().find(|way| way.outcome == WayOutcome::Won).map(|way| way.way)
+    }
+
+    /// Whether brokers say that the peer is not there, and nothing else worked.
+    pub fn is_offline(&self) -> bool {
+        self.won().is_none()
+            && self.ways.iter().any(|way| way.outcome == WayOutcome::Failed(WayFailure::Offline))
+    }
+}
+
+impl fmt::Display for RaceReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "attempt {} to {}, {:.1?}", self.attempt, self.peer.short(), self.took)?;
+        for way in &self.ways {
+            write!(f, "\n  {:<8} {}", way.way.to_string(), Told(&way.outcome))?;
+            if let WayOutcome::Failed(WayFailure::NoBroker(troubles)) = &way.outcome {
+                for trouble in troubles {
+                    write!(f, "\n           {}: {}", trouble.broker, trouble.reason)?;
+                }
+            }
+            for lane in &way.lanes {
+                write!(f, "\n           {} ({})", lane.remote, lane.path)?;
+                if let Some(connected) = lane.connected {
+                    write!(f, ", connected after {connected:.1?}")?;
+                }
+                match (&lane.failure, lane.proven) {
+                    (Some(failure), _) => write!(f, ": {failure}")?,
+                    (None, Some(proven)) => write!(f, ", proven after {proven:.1?}: kept")?,
+                    (None, None) => write!(f, ": under way")?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Told<'a>(&'a WayOutcome);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            WayOutcome::Won => f.write_str("won"),
+            WayOutcome::Failed(failure) => write!(f, "{failure}"),
+            WayOutcome::Overtaken => f.write_str("another way was faster"),
+        }
+    }
+}

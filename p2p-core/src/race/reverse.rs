@@ -1,0 +1,111 @@
+//! Asking the peer to dial us.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::WayFailure;
+use crate::signal::{Delivery, Reason};
+use crate::{Deadline, Machine, Output};
+
+/// When the question is asked again, after the first time. The signal layer already repeats what a broker
+/// did not acknowledge; these repeats are for what was lost behind the broker.
+const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(6)];
+/// When to believe that nothing will come. A peer that was told dials within milliseconds, and its own dials
+/// give up after ten seconds.
+const GIVE_UP: Duration = Duration::from_secs(14);
+
+/// What a [`Reverse`] wants done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReverseAct {
+    /// Send the peer a `DialMe`.
+    Ask,
+}
+
+/// The caller's side of the reverse way: ask, ask again, and know when it is hopeless.
+#[derive(Clone, Debug)]
+pub struct Reverse {
+    state: State,
+    output: VecDeque<Output<ReverseAct, WayFailure>>,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Asking { began: Instant, asked: usize, delivered: bool },
+    Over,
+}
+
+impl Reverse {
+    /// Asks at once.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            state: State::Asking { began: now, asked: 1, delivered: false },
+            output: [Output::Act(ReverseAct::Ask)].into(),
+        }
+    }
+
+    /// What became of the last question.
+    pub fn handle_delivery(&mut self, delivery: Delivery, _now: Instant) {
+        let State::Asking { delivered, .. } = &mut self.state else {
+            return;
+        };
+        match delivery {
+            Delivery::Told | Delivery::Unknown => *delivered = true,
+            // A repeat that finds nobody proves nothing when an earlier one was heard.
+            Delivery::Offline if !*delivered => self.fail(WayFailure::Offline),
+            Delivery::NoBroker(troubles) if !*delivered => self.fail(WayFailure::NoBroker(troubles)),
+            Delivery::Offline | Delivery::NoBroker(_) => {}
+        }
+    }
+
+    /// The peer answered that it will not, or cannot.
+    pub fn handle_refused(&mut self, reason: Reason, _now: Instant) {
+        self.fail(WayFailure::Refused(reason));
+    }
+
+    /// Stops asking.
+    pub fn close(&mut self) {
+        self.state = State::Over;
+        self.output.clear();
+    }
+
+    /// When to ask again, or to give up.
+    pub fn deadline(&self) -> Option<Deadline> {
+        let State::Asking { began, asked, .. } = &self.state else {
+            return None;
+        };
+        Some(match ASK_AGAIN.get(asked - 1) {
+            Some(after) => Deadline::new(*began + *after, "ask the peer again to dial us"),
+            None => Deadline::new(*began + GIVE_UP, "the peer should have dialled by now"),
+        })
+    }
+
+    fn fail(&mut self, failure: WayFailure) {
+        if !matches!(self.state, State::Over) {
+            self.state = State::Over;
+            self.output.push_back(Output::Event(failure));
+        }
+    }
+}
+
+impl Machine for Reverse {
+    type Act = ReverseAct;
+    type Event = WayFailure;
+
+    fn handle_timeout(&mut self, now: Instant) {
+        let State::Asking { began, asked, .. } = &mut self.state else {
+            return;
+        };
+        if now >= *began + GIVE_UP {
+            return self.fail(WayFailure::Silent);
+        }
+        let due = ASK_AGAIN.iter().filter(|after| now >= *began + **after).count() + 1;
+        if due > *asked {
+            *asked = due;
+            self.output.push_back(Output::Act(ReverseAct::Ask));
+        }
+    }
+
+    fn poll_output(&mut self) -> Output<ReverseAct, WayFailure> {
+        self.output.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
+    }
+}

@@ -1,0 +1,259 @@
+//! What became of one signal that was given to several brokers at once.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::link::Subscribers;
+use crate::{Deadline, Machine, Output};
+
+/// One broker says nobody listens: so long the others may still say otherwise.
+const NOBODY_GRACE: Duration = Duration::from_secs(1);
+/// Every broker is down: so long one may take to come back before the sender is told.
+const TROUBLE_GRACE: Duration = Duration::from_secs(3);
+
+/// What became of a signal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// At least one broker has a subscriber for it.
+    Told,
+    /// A broker took it and cannot say whether anybody listens (MQTT 3.1.1).
+    Unknown,
+    /// Every broker that answered says nobody listens.
+    Offline,
+    /// No broker took it.
+    NoBroker(Vec<BrokerTrouble>),
+}
+
+/// Why one broker was of no use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BrokerTrouble {
+    /// Its URL.
+    pub broker: String,
+    /// What went wrong there.
+    pub reason: String,
+}
+
+#[derive(Clone, Debug)]
+enum Vote {
+    /// Not answered yet; what is wrong there at the moment, if anything.
+    Pending(Option<String>),
+    Delivered(Subscribers),
+    Failed(String),
+}
+
+/// Counts the brokers' answers for one signal and decides as early as it can.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    votes: Vec<(u32, String, Vote)>,
+    began: Instant,
+    within: Duration,
+    verdict: Option<Delivery>,
+    told: bool,
+}
+
+impl Tally {
+    /// A signal was given to these brokers (channel number, URL), which have `within` to take it.
+    pub fn new(brokers: Vec<(u32, String)>, within: Duration, now: Instant) -> Self {
+        let votes = brokers.into_iter().map(|(channel, url)| (channel, url, Vote::Pending(None))).collect();
+        let mut tally = Self { votes, began: now, within, verdict: None, told: false };
+        tally.handle_timeout(now);
+        tally
+    }
+
+    /// The broker took it.
+    pub fn handle_delivered(&mut self, channel: u32, subscribers: Subscribers, now: Instant) {
+        self.vote(channel, Vote::Delivered(subscribers), now);
+    }
+
+    /// The broker will not take it.
+    pub fn handle_failed(&mut self, channel: u32, reason: String, now: Instant) {
+        self.vote(channel, Vote::Failed(reason), now);
+    }
+
+    /// The broker cannot be reached at the moment.
+    pub fn handle_trouble(&mut self, channel: u32, reason: String, now: Instant) {
+        self.vote(channel, Vote::Pending(Some(reason)), now);
+    }
+
+    /// Nobody wants to know any more.
+    pub fn close(&mut self, _now: Instant) {
+        self.told = true;
+    }
+
+    fn vote(&mut self, channel: u32, vote: Vote, now: Instant) {
+        for (known, _, old) in &mut self.votes {
+            if *known == channel && matches!(old, Vote::Pending(_)) {
+                *old = vote.clone();
+            }
+        }
+        self.handle_timeout(now);
+    }
+
+    fn any(&self, wanted: Subscribers) -> bool {
+        self.votes.iter().any(|(_, _, vote)| matches!(vote, Vote::Delivered(said) if *said == wanted))
+    }
+
+    /// What the votes at hand amount to, and how long after the start it may be said.
+    fn patience(&self) -> (Duration, Delivery) {
+        let open = self.votes.iter().filter(|(_, _, vote)| matches!(vote, Vote::Pending(_))).count();
+        let slow = self.votes.iter().filter(|(_, _, vote)| matches!(vote, Vote::Pending(None))).count();
+        if self.any(Subscribers::Someone) {
+            (Duration::ZERO, Delivery::Told)
+        } else if self.any(Subscribers::Unknown) {
+            (Duration::ZERO, Delivery::Unknown)
+        } else if self.any(Subscribers::Nobody) {
+            (if slow == 0 { Duration::ZERO } else { NOBODY_GRACE }, Delivery::Offline)
+        } else if open == 0 {
+            (Duration::ZERO, Delivery::NoBroker(self.troubles()))
+        } else if slow == 0 {
+            (TROUBLE_GRACE.min(self.within), Delivery::NoBroker(self.troubles()))
+        } else {
+            (self.within, Delivery::NoBroker(self.troubles()))
+        }
+    }
+
+    fn troubles(&self) -> Vec<BrokerTrouble> {
+        let trouble = |broker: &String, vote: &Vote| BrokerTrouble {
+            broker: broker.clone(),
+            reason: match vote {
+                Vote::Failed(reason) | Vote::Pending(Some(reason)) => reason.clone(),
+                Vote::Pending(None) | Vote::Delivered(_) => "no answer".to_owned(),
+            },
+        };
+        self.votes.iter().map(|(_, broker, vote)| trouble(broker, vote)).collect()
+    }
+}
+
+impl Machine for Tally {
+    type Act = Infallible;
+    type Event = Delivery;
+
+    fn handle_timeout(&mut self, now: Instant) {
+        let (patience, verdict) = self.patience();
+        if self.verdict.is_none() && now >= self.began + patience {
+            self.verdict = Some(verdict);
+        }
+    }
+
+    fn poll_output(&mut self) -> Output<Infallible, Delivery> {
+        if self.told {
+            return Output::Wait(None);
+        }
+        if let Some(verdict) = self.verdict.clone() {
+            self.told = true;
+            return Output::Event(verdict);
+        }
+        let (patience, _) = self.patience();
+        Output::Wait(Some(Deadline::new(self.began + patience, "the brokers had their time")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Seed;
+    use crate::sim::epoch;
+    use crate::sim::laws::{Subject, drain};
+
+    fn tally(brokers: u32) -> Tally {
+        let brokers = (0..brokers).map(|channel| (channel, format!("mqtt://broker{channel}"))).collect();
+        Tally::new(brokers, Duration::from_secs(10), epoch())
+    }
+
+    fn after(tally: &mut Tally, millis: u64) -> Vec<Delivery> {
+        tally.handle_timeout(epoch() + Duration::from_millis(millis));
+        drain(tally).events
+    }
+
+    #[test]
+    fn one_listener_anywhere_is_enough() {
+        let mut tally = tally(3);
+        tally.handle_delivered(1, Subscribers::Nobody, epoch());
+        assert!(drain(&mut tally).events.is_empty());
+        tally.handle_delivered(2, Subscribers::Someone, epoch());
+        assert_eq!(drain(&mut tally).events, [Delivery::Told]);
+        assert_eq!(drain(&mut tally).wait, None);
+    }
+
+    #[test]
+    fn offline_at_once_when_every_broker_says_so() {
+        let mut tally = tally(2);
+        tally.handle_delivered(0, Subscribers::Nobody, epoch());
+        tally.handle_delivered(1, Subscribers::Nobody, epoch());
+        assert_eq!(drain(&mut tally).events, [Delivery::Offline]);
+    }
+
+    #[test]
+    fn a_dead_broker_does_not_delay_the_verdict_of_the_living() {
+        let mut tally = tally(2);
+        tally.handle_trouble(1, "connection refused".into(), epoch());
+        tally.handle_delivered(0, Subscribers::Nobody, epoch());
+        assert_eq!(drain(&mut tally).events, [Delivery::Offline]);
+    }
+
+    #[test]
+    fn a_slow_broker_gets_a_second() {
+        let mut tally = tally(2);
+        tally.handle_delivered(0, Subscribers::Nobody, epoch());
+        assert_eq!(after(&mut tally, 999), []);
+        assert_eq!(after(&mut tally, 1_000), [Delivery::Offline]);
+    }
+
+    #[test]
+    fn a_restarting_broker_gets_three() {
+        let mut tally = tally(1);
+        tally.handle_trouble(0, "connection lost".into(), epoch());
+        assert_eq!(after(&mut tally, 2_900), []);
+        tally.handle_delivered(0, Subscribers::Someone, epoch());
+        assert_eq!(drain(&mut tally).events, [Delivery::Told]);
+    }
+
+    #[test]
+    fn every_dead_broker_is_named_with_its_reason() {
+        let mut tally = tally(2);
+        tally.handle_failed(0, "wrong password".into(), epoch());
+        tally.handle_trouble(1, "connection refused".into(), epoch());
+        let events = after(&mut tally, 3_000);
+        let [Delivery::NoBroker(troubles)] = &events[..] else { panic!("{events:?}") };
+        let told: Vec<_> =
+            troubles.iter().map(|trouble| (trouble.broker.as_str(), trouble.reason.as_str())).collect();
+        assert_eq!(told, [("mqtt://broker0", "wrong password"), ("mqtt://broker1", "connection refused")]);
+    }
+
+    #[test]
+    fn silence_is_told_in_the_end() {
+        let mut tally = tally(1);
+        assert_eq!(after(&mut tally, 9_999), []);
+        assert!(matches!(&after(&mut tally, 10_000)[..], [Delivery::NoBroker(_)]));
+    }
+
+    #[test]
+    fn no_broker_at_all_is_told_at_once() {
+        assert_eq!(drain(&mut tally(0)).events, [Delivery::NoBroker(vec![])]);
+    }
+
+    struct AnyTally;
+    impl Subject for AnyTally {
+        type Machine = Tally;
+        fn new(mut seed: Seed, now: Instant) -> Tally {
+            let brokers = (0..seed.below(5) as u32).map(|channel| (channel, channel.to_string())).collect();
+            Tally::new(brokers, seed.up_to(Duration::from_secs(20)), now)
+        }
+        fn disturb(tally: &mut Tally, dice: &mut Seed, now: Instant) {
+            let channel = dice.below(6) as u32;
+            match dice.below(20) {
+                0 => tally.handle_delivered(channel, Subscribers::Someone, now),
+                1 => tally.handle_delivered(channel, Subscribers::Unknown, now),
+                2..5 => tally.handle_delivered(channel, Subscribers::Nobody, now),
+                5..8 => tally.handle_failed(channel, "no".into(), now),
+                _ => tally.handle_trouble(channel, "down".into(), now),
+            }
+        }
+        fn close(tally: &mut Tally, now: Instant) {
+            tally.close(now);
+        }
+    }
+    crate::machine_laws!(laws: AnyTally);
+}

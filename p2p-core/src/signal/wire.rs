@@ -1,0 +1,174 @@
+//! Signals as bytes: our own header, then postcard.
+//!
+//! | bytes | meaning |
+//! |---|---|
+//! | 4 | magic `p2pS` |
+//! | 1 | version |
+//! | 2 | type of the body, big-endian |
+//! | 2 | length of what follows, big-endian |
+//! | … | receiver, attempt, sequence, issued, expires, sender's address, body |
+//!
+//! Postcard has no field evolution: what changes gets a new type number, what changes for all a new version.
+//! `from` is not written: it is the id in the sender's address, so the two cannot disagree.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::message::{AttemptId, Body, Signal};
+use crate::UnixTime;
+use crate::peer::{PeerAddr, PeerId};
+
+/// The version written and understood.
+pub(super) const VERSION: u8 = 1;
+const MAGIC: [u8; 4] = *b"p2pS";
+const HEADER: usize = 9;
+
+/// Why bytes are not a [`Signal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// The end is missing.
+    #[error("a signal is cut off: {there} of {needed} bytes are there")]
+    Cut {
+        /// Bytes that are there.
+        there: usize,
+        /// Bytes that there must be at least.
+        needed: usize,
+    },
+    /// Something follows its end.
+    #[error("{extra} bytes follow the end of a signal")]
+    Trailing {
+        /// How many.
+        extra: usize,
+    },
+    /// It does not start as a signal does.
+    #[error("these bytes are no signal")]
+    Magic,
+    /// Written by a later version of this program.
+    #[error(
+        "a signal of version {version}, and only version {VERSION} is known here: one side must be updated"
+    )]
+    Version {
+        /// Its version.
+        version: u8,
+    },
+    /// A type of body that only a later version knows.
+    #[error("a signal of the unknown type {kind}: the sender is of a later version")]
+    Kind {
+        /// Its type number.
+        kind: u16,
+    },
+    /// It cannot be read.
+    #[error("a signal cannot be read: the program that wrote it is at fault")]
+    Malformed,
+}
+
+impl Body {
+    fn kind(&self) -> u16 {
+        match self {
+            Self::DialMe(_) => 1,
+            Self::Punch(_) => 2,
+            Self::Relay(_) => 3,
+            Self::AskAddr => 4,
+            Self::TellAddr => 5,
+            Self::Refuse(_) => 6,
+            Self::Bye => 7,
+        }
+    }
+
+    fn pack(&self) -> Vec<u8> {
+        match self {
+            Self::DialMe(body) => pack(body),
+            Self::Punch(body) => pack(body),
+            Self::Relay(body) => pack(body),
+            Self::Refuse(body) => pack(body),
+            Self::AskAddr | Self::TellAddr | Self::Bye => Vec::new(),
+        }
+    }
+
+    fn unpack(kind: u16, packed: &[u8]) -> Result<Self, WireError> {
+        Ok(match kind {
+            1 => Self::DialMe(unpack_all(packed)?),
+            2 => Self::Punch(unpack_all(packed)?),
+            3 => Self::Relay(unpack_all(packed)?),
+            4 => unpack_all(packed).map(|()| Self::AskAddr)?,
+            5 => unpack_all(packed).map(|()| Self::TellAddr)?,
+            6 => Self::Refuse(unpack_all(packed)?),
+            7 => unpack_all(packed).map(|()| Self::Bye)?,
+            kind => return Err(WireError::Kind { kind }),
+        })
+    }
+}
+
+fn pack(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("plain data, and a Vec always has room")
+}
+
+fn unpack_all<T: DeserializeOwned>(packed: &[u8]) -> Result<T, WireError> {
+    match postcard::take_from_bytes(packed) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(WireError::Trailing { extra: rest.len() }),
+        Err(_) => Err(WireError::Malformed),
+    }
+}
+
+/// How long the signal at the start of `bytes` says it is.
+pub(super) fn announced_size(bytes: &[u8]) -> Result<usize, WireError> {
+    let there = bytes.len();
+    let Some(&[a, b, c, d, version, _, _, high, low]) = bytes.first_chunk::<HEADER>() else {
+        return Err(WireError::Cut { there, needed: HEADER });
+    };
+    if [a, b, c, d] != MAGIC {
+        return Err(WireError::Magic);
+    }
+    if version != VERSION {
+        return Err(WireError::Version { version });
+    }
+    let needed = HEADER + usize::from(u16::from_be_bytes([high, low]));
+    if there < needed {
+        return Err(WireError::Cut { there, needed });
+    }
+    Ok(needed)
+}
+
+impl Signal {
+    /// The binary form, in the clear.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut packed = pack(&(self.to, self.attempt, self.seq, self.issued, self.expires, &self.sender));
+        packed.extend(self.body.pack());
+        let len = u16::try_from(packed.len()).expect("an address has 2 KiB at most, a body less");
+        let mut bytes = Vec::with_capacity(HEADER + packed.len());
+        bytes.extend(MAGIC);
+        bytes.push(VERSION);
+        bytes.extend(self.body.kind().to_be_bytes());
+        bytes.extend(len.to_be_bytes());
+        bytes.extend(packed);
+        bytes
+    }
+
+    /// From the binary form. Whether `from` really said it is for the seal to prove.
+    ///
+    /// # Errors
+    /// [`WireError`] when these are not the bytes of exactly one signal.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
+        type Common = (PeerId, AttemptId, u64, UnixTime, UnixTime, PeerAddr);
+        let needed = announced_size(bytes)?;
+        if bytes.len() > needed {
+            return Err(WireError::Trailing { extra: bytes.len() - needed });
+        }
+        let kind = u16::from_be_bytes([bytes[5], bytes[6]]);
+        let (common, rest) =
+            postcard::take_from_bytes::<Common>(&bytes[HEADER..]).map_err(|_| WireError::Malformed)?;
+        let (to, attempt, seq, issued, expires, sender) = common;
+        Ok(Self {
+            from: sender.id(),
+            to,
+            attempt,
+            seq,
+            issued,
+            expires,
+            sender,
+            body: Body::unpack(kind, rest)?,
+        })
+    }
+}

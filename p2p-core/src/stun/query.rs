@@ -1,0 +1,544 @@
+//! Several servers asked at once: what do they see us as?
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::Transport;
+use super::frame::Framer;
+use super::message::Message;
+use super::transaction::{self, Counters, Fault, Request, Transaction, TransactionConfig, is_same};
+use super::wire::{Header, WireError};
+use crate::{Deadline, Family, Machine, Mapped, Output, Reach, Seed};
+
+/// Servers one query asks at most.
+pub const MOST_SERVERS: usize = 64;
+
+/// A server and how to talk to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How it is asked.
+    pub transport: Transport,
+}
+
+/// Whom to ask, and how many answers are wanted. UDP and TCP are counted apart.
+#[derive(Clone, Debug)]
+pub struct QueryConfig {
+    /// The servers, best first. Those named twice are asked once.
+    pub servers: Vec<Server>,
+    /// How many to ask at once. Default 4: what a small router does not notice.
+    pub at_once: usize,
+    /// How long to wait for those before asking one more. A failure does so at once. Default 100 ms.
+    pub hedge: Duration,
+    /// After so many answers no more servers are asked. Default 2: one may lie, two that agree do not.
+    pub enough: usize,
+    /// How long to wait for the slow ones after enough answers. Default 500 ms.
+    pub patience: Duration,
+    /// Whether to keep TCP connections open that have answered: their end may be the end of the mapping.
+    /// Default true. [`Query::close`] closes them.
+    pub hold: bool,
+    /// The transactions themselves.
+    pub transaction: TransactionConfig,
+}
+
+impl Default for QueryConfig {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            at_once: 4,
+            hedge: Duration::from_millis(100),
+            enough: 2,
+            patience: Duration::from_millis(500),
+            hold: true,
+            transaction: TransactionConfig::default(),
+        }
+    }
+}
+
+/// What one server said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Who.
+    pub server: Server,
+    /// What it sees.
+    pub mapped: Mapped,
+    /// From asking to hearing; see [`transaction::Event::Answered`].
+    pub rtt: Duration,
+}
+
+/// Why one server said nothing of use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// No answer: silence, a refusal, an unreachable host.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The TCP connection was not there in time.
+    #[error("no TCP connection to the server in time")]
+    NoConnection,
+    /// It closed the TCP connection instead of answering.
+    #[error("the server closed the TCP connection without an answer")]
+    Closed,
+    /// It speaks something else over TCP.
+    #[error("the server does not speak STUN over TCP: {0}")]
+    Garbage(WireError),
+    /// A success response without an address.
+    #[error("the server's answer has no address in it")]
+    NoAddress,
+    /// An address nobody can have: port 0, multicast, of the other family.
+    #[error("the server says we are {0}, which nobody can be")]
+    Absurd(SocketAddr),
+    /// Enough others had answered.
+    #[error("not waited for: enough other servers had answered")]
+    Spared,
+}
+
+/// What came of a query.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What was said, in the order it came.
+    pub answers: Vec<Answer>,
+    /// What was not, and why.
+    pub failures: Vec<(Server, Failure)>,
+    /// What was sent and what was dropped.
+    pub counters: Counters,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Send a datagram.
+    SendUdp {
+        /// To whom.
+        server: SocketAddr,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Connect, and tell by [`Query::handle_tcp_open`] or [`Query::handle_tcp_closed`].
+    OpenTcp {
+        /// To whom.
+        server: SocketAddr,
+    },
+    /// Send on the connection.
+    SendTcp {
+        /// To whom.
+        server: SocketAddr,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Close the connection, or stop connecting.
+    CloseTcp {
+        /// To whom.
+        server: SocketAddr,
+    },
+}
+
+/// What is known now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A server answered.
+    Answer(Answer),
+    /// A server will not, and why.
+    Failure(Server, Failure),
+    /// All known so far have answered, failed or were spared; everything that came of them. Comes again when
+    /// servers were added since.
+    Done(Report),
+}
+
+#[derive(Debug)]
+enum State {
+    Unasked,
+    Connecting { until: Instant },
+    Asked(Box<(Transaction, Framer)>),
+    Finished,
+}
+
+/// Whether there is a TCP connection, or will be one unless it is closed.
+#[derive(Debug)]
+struct Asking {
+    server: Server,
+    state: State,
+    is_open: bool,
+}
+
+/// What is counted for UDP and TCP apart.
+#[derive(Debug, Default)]
+struct Lane {
+    asked: usize,
+    answers: usize,
+    next_hedge: Option<Instant>,
+    give_up: Option<Instant>,
+}
+
+/// Asks several servers at once.
+///
+/// The first few are asked at once; a failure, or a pause of [`QueryConfig::hedge`], brings in the next, so a
+/// dead server costs nothing but its own timeout. Feed it with `handle_datagram` and the three `handle_tcp_*`.
+#[derive(Debug)]
+pub struct Query {
+    config: QueryConfig,
+    seed: Seed,
+    asking: Vec<Asking>,
+    lanes: [Lane; 2],
+    report: Report,
+    is_reported: bool,
+    is_closed: bool,
+    counters: Counters,
+    out: VecDeque<Output<Act, Event>>,
+}
+
+/// There are too many servers for one query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a query of {0} servers: at most {MOST_SERVERS} can be asked")]
+pub struct TooManyServers(pub usize);
+
+impl Query {
+    /// Begins to ask at once.
+    ///
+    /// # Errors
+    /// When there are more than [`MOST_SERVERS`].
+    pub fn new(mut config: QueryConfig, seed: Seed, now: Instant) -> Result<Self, TooManyServers> {
+        if config.servers.len() > MOST_SERVERS {
+            return Err(TooManyServers(config.servers.len()));
+        }
+        let servers = std::mem::take(&mut config.servers);
+        let mut query = Self {
+            config,
+            seed,
+            asking: Vec::new(),
+            lanes: Default::default(),
+            report: Report::default(),
+            is_reported: false,
+            is_closed: false,
+            counters: Counters::default(),
+            out: VecDeque::new(),
+        };
+        for server in servers {
+            query.add(server, now);
+        }
+        query.settle(now);
+        Ok(query)
+    }
+
+    /// One more server is known: a name was resolved. One that is known already changes nothing.
+    ///
+    /// # Errors
+    /// When there are [`MOST_SERVERS`] already.
+    pub fn handle_server(&mut self, server: Server, now: Instant) -> Result<(), TooManyServers> {
+        if self.asking.len() >= MOST_SERVERS {
+            return Err(TooManyServers(self.asking.len() + 1));
+        }
+        if !self.is_closed {
+            self.add(server, now);
+            self.settle(now);
+        }
+        Ok(())
+    }
+
+    /// A datagram came on the socket this query sends from.
+    pub fn handle_datagram(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) {
+        let id = Header::decode(bytes).map(|header| header.transaction);
+        let found = self.asking.iter().position(|asking| {
+            asking.server.transport == Transport::Udp
+                && matches!(&asking.state, State::Asked(asked) if id == Ok(asked.0.id()))
+        });
+        match found {
+            Some(index) => self.feed(index, from, bytes, now),
+            None if id.is_ok() => self.counters.foreign = self.counters.foreign.saturating_add(1),
+            None => self.counters.garbage = self.counters.garbage.saturating_add(1),
+        }
+        self.settle(now);
+    }
+
+    /// The system reports that datagrams cannot reach `server`.
+    pub fn handle_unreachable(&mut self, server: SocketAddr, why: io::ErrorKind, now: Instant) {
+        if let Some(index) = self.index(server, Transport::Udp)
+            && let State::Asked(asked) = &mut self.asking[index].state
+        {
+            asked.0.handle_unreachable(why, now);
+            self.drain(index, now);
+            self.settle(now);
+        }
+    }
+
+    /// The connection asked for by [`Act::OpenTcp`] stands.
+    pub fn handle_tcp_open(&mut self, server: SocketAddr, now: Instant) {
+        if let Some(index) = self.index(server, Transport::Tcp)
+            && let State::Connecting { .. } = self.asking[index].state
+        {
+            self.begin(index, now);
+            self.settle(now);
+        }
+    }
+
+    /// Bytes came on the connection to `server`.
+    pub fn handle_tcp_data(&mut self, server: SocketAddr, bytes: &[u8], now: Instant) {
+        let Some(index) = self.index(server, Transport::Tcp) else {
+            return;
+        };
+        let mut rest = bytes;
+        while let State::Asked(asked) = &mut self.asking[index].state {
+            match asked.1.feed(&mut rest) {
+                Ok(Some(message)) => self.feed(index, server, &message, now),
+                Ok(None) => break,
+                Err(error) => self.fail(index, Failure::Garbage(error), now),
+            }
+        }
+        self.settle(now);
+    }
+
+    /// The connection to `server` could not be made (`Some(why)`), broke, or was closed by it.
+    pub fn handle_tcp_closed(&mut self, server: SocketAddr, why: Option<io::ErrorKind>, now: Instant) {
+        let Some(index) = self.index(server, Transport::Tcp) else {
+            return;
+        };
+        self.asking[index].is_open = false;
+        if matches!(self.asking[index].state, State::Connecting { .. } | State::Asked(_)) {
+            let failure = why.map_or(Failure::Closed, |why| Fault::Unreachable(why).into());
+            self.fail(index, failure, now);
+        }
+        self.settle(now);
+    }
+
+    /// Stops asking and closes every connection. There is no report any more.
+    pub fn close(&mut self, _now: Instant) {
+        self.out.clear();
+        self.is_closed = true;
+        self.lanes = Default::default();
+        for asking in &mut self.asking {
+            asking.state = State::Finished;
+            if std::mem::take(&mut asking.is_open) {
+                self.out.push_back(Output::Act(Act::CloseTcp { server: asking.server.address }));
+            }
+        }
+    }
+
+    fn index(&self, server: SocketAddr, transport: Transport) -> Option<usize> {
+        self.asking
+            .iter()
+            .position(|asking| asking.server.transport == transport && is_same(asking.server.address, server))
+    }
+
+    fn lane(&mut self, transport: Transport) -> &mut Lane {
+        &mut self.lanes[transport as usize]
+    }
+
+    fn add(&mut self, server: Server, now: Instant) {
+        if self.asking.iter().any(|known| known.server == server) {
+            return;
+        }
+        self.asking.push(Asking { server, state: State::Unasked, is_open: false });
+        self.is_reported = false;
+        let (at_once, hedge) = (self.config.at_once.max(1), self.hedge(now));
+        let lane = self.lane(server.transport);
+        if lane.asked < at_once {
+            self.ask_next(server.transport, now);
+        } else {
+            lane.next_hedge = lane.next_hedge.or(Some(hedge));
+        }
+    }
+
+    fn hedge(&self, now: Instant) -> Instant {
+        now + self.config.hedge.clamp(MIN_PAUSE, MAX_PAUSE)
+    }
+
+    /// Asks the next server of this transport, unless enough have answered.
+    fn ask_next(&mut self, transport: Transport, now: Instant) {
+        let enough = self.config.enough.max(1);
+        let hedge = self.hedge(now);
+        let lane = self.lane(transport);
+        lane.next_hedge = None;
+        if lane.answers >= enough {
+            return;
+        }
+        let mut unasked = (0..self.asking.len()).filter(|index| {
+            let asking = &self.asking[*index];
+            asking.server.transport == transport && matches!(asking.state, State::Unasked)
+        });
+        let Some(index) = unasked.next() else {
+            return;
+        };
+        let more = unasked.next().is_some();
+        let lane = self.lane(transport);
+        lane.asked += 1;
+        lane.next_hedge = more.then_some(hedge);
+        match transport {
+            Transport::Udp => self.begin(index, now),
+            Transport::Tcp => {
+                let until = now + self.config.transaction.tcp_wait.clamp(MIN_PAUSE, MAX_PAUSE);
+                self.asking[index].state = State::Connecting { until };
+                self.asking[index].is_open = true;
+                let server = self.asking[index].server.address;
+                self.out.push_back(Output::Act(Act::OpenTcp { server }));
+            }
+        }
+    }
+
+    fn begin(&mut self, index: usize, now: Instant) {
+        let Server { address, transport } = self.asking[index].server;
+        let request = Request::new(address, transport, Message::binding(&mut self.seed));
+        let transaction = Transaction::new(self.config.transaction, request, now)
+            .expect("a Binding request without attributes can be written");
+        self.asking[index].state = State::Asked(Box::new((transaction, Framer::default())));
+        self.drain(index, now);
+    }
+
+    fn feed(&mut self, index: usize, from: SocketAddr, bytes: &[u8], now: Instant) {
+        if let State::Asked(asked) = &mut self.asking[index].state {
+            asked.0.handle_message(from, bytes, now);
+            self.drain(index, now);
+        }
+    }
+
+    fn drain(&mut self, index: usize, now: Instant) {
+        let Server { address: server, transport } = self.asking[index].server;
+        while let State::Asked(asked) = &mut self.asking[index].state {
+            match asked.0.poll_output() {
+                Output::Act(bytes) => self.out.push_back(Output::Act(match transport {
+                    Transport::Udp => Act::SendUdp { server, bytes },
+                    Transport::Tcp => Act::SendTcp { server, bytes },
+                })),
+                Output::Event(transaction::Event::Answered { message, rtt }) => {
+                    self.on_answer(index, &message, rtt, now);
+                }
+                Output::Event(transaction::Event::Failed(fault)) => self.fail(index, fault.into(), now),
+                Output::Wait(_) => break,
+            }
+        }
+    }
+
+    fn on_answer(&mut self, index: usize, message: &Message, rtt: Duration, now: Instant) {
+        let server = self.asking[index].server;
+        let Some(mapped) = message.mapped() else {
+            return self.fail(index, Failure::NoAddress, now);
+        };
+        let mapped = SocketAddr::new(mapped.ip().to_canonical(), mapped.port());
+        let is_possible = mapped.port() != 0
+            && Reach::of(mapped.ip()) != Reach::Nowhere
+            && Family::of(mapped.ip()) == Family::of(server.address.ip());
+        if !is_possible {
+            return self.fail(index, Failure::Absurd(mapped), now);
+        }
+        let answer = Answer { server, mapped: Mapped(mapped), rtt };
+        self.out.push_back(Output::Event(Event::Answer(answer)));
+        self.report.answers.push(answer);
+        let hold = self.config.hold;
+        self.finish(index, hold);
+        let (enough, patience) = (self.config.enough.max(1), self.config.patience);
+        let lane = self.lane(server.transport);
+        lane.answers += 1;
+        if lane.answers == enough {
+            lane.next_hedge = None;
+            lane.give_up = Some(now + patience.clamp(MIN_PAUSE, MAX_PAUSE));
+        }
+    }
+
+    fn fail(&mut self, index: usize, failure: Failure, now: Instant) {
+        let server = self.asking[index].server;
+        tracing::debug!(server = %server.address, transport = %server.transport, %failure, "STUN server failed");
+        let event = Event::Failure(server, failure.clone());
+        self.out.push_back(Output::Event(event));
+        self.report.failures.push((server, failure));
+        self.finish(index, false);
+        self.ask_next(server.transport, now);
+    }
+
+    fn finish(&mut self, index: usize, hold: bool) {
+        let asking = &mut self.asking[index];
+        if let State::Asked(asked) = &asking.state {
+            self.counters.add(asked.0.counters());
+        }
+        asking.state = State::Finished;
+        if !hold && std::mem::take(&mut asking.is_open) {
+            self.out.push_back(Output::Act(Act::CloseTcp { server: asking.server.address }));
+        }
+    }
+
+    /// Spares who is not needed any more, and reports when nobody is left.
+    fn settle(&mut self, now: Instant) {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            let enough = self.config.enough.max(1);
+            let lane = self.lane(transport);
+            let (is_enough, is_late) = (lane.answers >= enough, lane.give_up.is_some_and(|at| at <= now));
+            for index in 0..self.asking.len() {
+                let asking = &self.asking[index];
+                let is_spared = match asking.state {
+                    State::Unasked => is_enough,
+                    State::Connecting { .. } | State::Asked(_) => is_late,
+                    State::Finished => false,
+                };
+                if is_spared && asking.server.transport == transport {
+                    self.fail(index, Failure::Spared, now);
+                }
+            }
+        }
+        for lane in &mut self.lanes {
+            lane.give_up = lane.give_up.filter(|at| *at > now);
+        }
+        let is_over = self.asking.iter().all(|asking| matches!(asking.state, State::Finished));
+        if !is_over || self.is_closed {
+            return;
+        }
+        for lane in &mut self.lanes {
+            (lane.next_hedge, lane.give_up) = (None, None);
+        }
+        if !std::mem::replace(&mut self.is_reported, true) {
+            self.report.counters = self.counters;
+            self.out.push_back(Output::Event(Event::Done(self.report.clone())));
+        }
+    }
+
+    fn deadline(&self) -> Option<Deadline> {
+        let asking = self.asking.iter().map(|asking| match &asking.state {
+            State::Connecting { until } => Some(Deadline::new(*until, "TCP connection to a STUN server")),
+            State::Asked(asked) => asked.0.deadline(),
+            State::Unasked | State::Finished => None,
+        });
+        let lanes = self.lanes.iter().flat_map(|lane| {
+            [
+                lane.next_hedge.map(|at| Deadline::new(at, "one more STUN server")),
+                lane.give_up.map(|at| Deadline::new(at, "slow STUN servers")),
+            ]
+        });
+        Deadline::earliest(asking.chain(lanes))
+    }
+}
+
+/// Pauses are held in these bounds: a pause of nothing makes a driver spin, one of millennia overflows.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+const MAX_PAUSE: Duration = Duration::from_secs(600);
+
+impl Machine for Query {
+    type Act = Act;
+    type Event = Event;
+
+    fn handle_timeout(&mut self, now: Instant) {
+        for index in 0..self.asking.len() {
+            match &mut self.asking[index].state {
+                State::Connecting { until } if *until <= now => self.fail(index, Failure::NoConnection, now),
+                State::Asked(asked) => {
+                    asked.0.handle_timeout(now);
+                    self.drain(index, now);
+                }
+                _ => {}
+            }
+        }
+        for transport in [Transport::Udp, Transport::Tcp] {
+            if self.lane(transport).next_hedge.is_some_and(|at| at <= now) {
+                self.ask_next(transport, now);
+            }
+        }
+        self.settle(now);
+    }
+
+    fn poll_output(&mut self) -> Output<Act, Event> {
+        self.out.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
+    }
+}
+
+#[cfg(test)]
+#[path = "query_tests.rs"]
+mod tests;

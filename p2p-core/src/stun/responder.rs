@@ -1,0 +1,272 @@
+//! The server's side: which bytes answer which, and from where.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::Transport;
+use super::message::{Attribute, Class, Message, Method};
+use super::wire::{Ending, Header, Parsed, WireError};
+use crate::Reach;
+
+const CHANGE_REQUEST: u16 = 0x0003;
+const RESPONSE_PORT: u16 = 0x0027;
+
+/// Numbers listed in a 420 at most.
+const MOST_UNKNOWN: usize = 16;
+
+/// A STUN server without sockets: RFC 8489, with a second address also RFC 5780, and RFC 3489 for clients
+/// that send no magic cookie. It knows Binding only, keeps no state and is cheap to copy.
+///
+/// # Amplification
+///
+/// Anybody can put anybody's address on a datagram, so an answer must not be much larger than its request:
+///
+/// | | IPv4 | IPv6 |
+/// |---|---|---|
+/// | one address (RFC 8489) | 32 of 20 bytes: 1.6 | 44 of 20: 2.2 |
+/// | with an alternate (RFC 5780, section 6.1 demands four addresses) | 68 of 20: 3.4 | 116 of 20: 5.8 |
+///
+/// With IP and UDP headers counted that is 1.3 and 1.4, and 2.0 and 2.4. Errors stay below 2.9. PADDING is
+/// answered with as much padding as came and not, as RFC 5780 has it, with the size of the link. SOFTWARE
+/// is never sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Responder {
+    primary: SocketAddr,
+    alternate: Option<SocketAddr>,
+    is_response_port_allowed: bool,
+}
+
+/// What to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The message.
+    pub bytes: Vec<u8>,
+    /// From which of the server's addresses. Over TCP always the one the request came to.
+    pub from: SocketAddr,
+    /// To whom.
+    pub to: SocketAddr,
+    /// Whether it is an error response.
+    pub is_error: bool,
+}
+
+/// Why there is no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Silence {
+    /// Not STUN, or broken beyond answering.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// An answer or an indication, or about something other than Binding.
+    #[error("not a Binding request")]
+    NotARequest,
+    /// From an address that cannot be answered.
+    #[error("the sender's address cannot be answered")]
+    Source,
+}
+
+impl Responder {
+    /// A server on one address. When `primary` is unspecified, so is RESPONSE-ORIGIN's value; it is then not
+    /// sent, as without an alternate anyway.
+    pub fn new(primary: SocketAddr) -> Self {
+        Self { primary, alternate: None, is_response_port_allowed: false }
+    }
+
+    /// The same server with a second address **and** a second port: it must be able to send from all four
+    /// combinations. Ignored unless address and port both differ and the family is the same.
+    pub fn with_alternate(mut self, alternate: SocketAddr) -> Self {
+        let differs = alternate.ip() != self.primary.ip()
+            && alternate.port() != self.primary.port()
+            && alternate.is_ipv4() == self.primary.is_ipv4();
+        if differs {
+            self.alternate = Some(alternate);
+        }
+        self
+    }
+
+    /// Answers to the port a request names in RESPONSE-PORT. **Off by default:** it lets a stranger have
+    /// packets sent to a port of a host that never spoke to us, past the firewall that would let an answer
+    /// through. Useful in a laboratory.
+    pub fn with_response_port(mut self) -> Self {
+        self.is_response_port_allowed = true;
+        self
+    }
+
+    /// The addresses it answers on: one, or four.
+    pub fn sockets(&self) -> Vec<SocketAddr> {
+        let Some(alternate) = self.alternate else {
+            return vec![self.primary];
+        };
+        vec![
+            self.primary,
+            SocketAddr::new(self.primary.ip(), alternate.port()),
+            SocketAddr::new(alternate.ip(), self.primary.port()),
+            alternate,
+        ]
+    }
+
+    /// Answers one message that came from `source` to the server's address `destination`.
+    ///
+    /// # Errors
+    /// The reason for silence, for counters.
+    pub fn respond(
+        &self,
+        bytes: &[u8],
+        source: SocketAddr,
+        destination: SocketAddr,
+        transport: Transport,
+    ) -> Result<Reply, Silence> {
+        let header = Header::decode(bytes)?;
+        if header.class != Class::Request || header.method != Method::BINDING {
+            return Err(Silence::NotARequest);
+        }
+        if source.port() == 0 || Reach::of(source.ip()) == Reach::Nowhere {
+            return Err(Silence::Source);
+        }
+        let parsed = match Parsed::decode(bytes, transport) {
+            Ok(parsed) => parsed,
+            Err(WireError::Malformed { .. }) => {
+                return self.refuse(&header, 400, Vec::new(), false, (source, destination), transport);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let wish = Wish::of(&parsed.message);
+        let sign = parsed.is_fingerprinted;
+        let mut unknown = parsed.unknown;
+        if wish.changes() && (transport == Transport::Tcp || self.change(destination, wish).is_none()) {
+            unknown.push(CHANGE_REQUEST);
+        }
+        if wish.port.is_some() && !(self.is_response_port_allowed && transport == Transport::Udp) {
+            unknown.push(RESPONSE_PORT);
+        }
+        if !unknown.is_empty() {
+            return self.refuse(&header, 420, unknown, sign, (source, destination), transport);
+        }
+        // RFC 5780, section 6.1: the two together would be the best amplifier.
+        if wish.padding.is_some() && wish.port.is_some() || wish.port == Some(0) {
+            return self.refuse(&header, 400, Vec::new(), sign, (source, destination), transport);
+        }
+        let from = self.change(destination, wish).unwrap_or(destination);
+        let to = SocketAddr::new(source.ip(), wish.port.unwrap_or(source.port()));
+        let message = self.success(&header, source, destination, from, wish.padding);
+        let bytes = message.encode_with(transport, Ending { signature: None, fingerprint: sign })?;
+        Ok(Reply { bytes, from, to: with_scope(to, source), is_error: false })
+    }
+
+    fn success(
+        &self,
+        header: &Header,
+        source: SocketAddr,
+        destination: SocketAddr,
+        from: SocketAddr,
+        padding: Option<u16>,
+    ) -> Message {
+        let seen = SocketAddr::new(source.ip().to_canonical(), source.port());
+        let mut message = Message::new(Class::Success, header.method, header.transaction);
+        let other = self.change(destination, Wish { ip: true, other_port: true, ..Wish::default() });
+        if header.transaction.is_classic() {
+            message = message.with(Attribute::MappedAddress(seen)).with(Attribute::SourceAddress(from));
+            if let Some(other) = other {
+                message = message.with(Attribute::ChangedAddress(other));
+            }
+        } else {
+            message = message.with(Attribute::XorMappedAddress(seen));
+            if let Some(other) = other {
+                message = message
+                    .with(Attribute::MappedAddress(seen))
+                    .with(Attribute::ResponseOrigin(from))
+                    .with(Attribute::OtherAddress(other));
+            }
+        }
+        match padding {
+            Some(length) => message.with(Attribute::Padding(length)),
+            None => message,
+        }
+    }
+
+    fn refuse(
+        &self,
+        header: &Header,
+        code: u16,
+        mut unknown: Vec<u16>,
+        fingerprint: bool,
+        (source, destination): (SocketAddr, SocketAddr),
+        transport: Transport,
+    ) -> Result<Reply, Silence> {
+        let reason = if code == 420 { "Unknown Attribute" } else { "Bad Request" };
+        let mut message = Message::new(Class::Error, header.method, header.transaction)
+            .with(Attribute::ErrorCode { code, reason: reason.into() });
+        if !unknown.is_empty() {
+            unknown.truncate(MOST_UNKNOWN);
+            message = message.with(Attribute::UnknownAttributes(unknown));
+        }
+        let ending = Ending { signature: None, fingerprint };
+        Ok(Reply {
+            bytes: message.encode_with(transport, ending)?,
+            from: destination,
+            to: source,
+            is_error: true,
+        })
+    }
+
+    /// The address that differs from `destination` as wished; `None` when that is impossible.
+    fn change(&self, destination: SocketAddr, wish: Wish) -> Option<SocketAddr> {
+        if !wish.changes() {
+            return Some(destination);
+        }
+        let alternate = self.alternate?;
+        let swap_ip = |ip: IpAddr| [alternate.ip(), self.primary.ip()][usize::from(ip == alternate.ip())];
+        let swap_port =
+            |port: u16| [alternate.port(), self.primary.port()][usize::from(port == alternate.port())];
+        self.sockets().contains(&destination).then(|| {
+            let (ip, port) = (destination.ip(), destination.port());
+            SocketAddr::new(
+                if wish.ip { swap_ip(ip) } else { ip },
+                if wish.other_port { swap_port(port) } else { port },
+            )
+        })
+    }
+}
+
+/// What a request wants beyond an answer.
+#[derive(Clone, Copy, Default)]
+struct Wish {
+    ip: bool,
+    other_port: bool,
+    port: Option<u16>,
+    padding: Option<u16>,
+}
+
+impl Wish {
+    /// The first of each kind counts.
+    fn of(message: &Message) -> Self {
+        let mut wish = Self::default();
+        let change = message.find(|attribute| match attribute {
+            Attribute::ChangeRequest { ip, port } => Some((*ip, *port)),
+            _ => None,
+        });
+        (wish.ip, wish.other_port) = change.unwrap_or_default();
+        wish.port = message.find(|attribute| match attribute {
+            Attribute::ResponsePort(port) => Some(*port),
+            _ => None,
+        });
+        wish.padding = message.find(|attribute| match attribute {
+            Attribute::Padding(length) => Some(*length),
+            _ => None,
+        });
+        wish
+    }
+
+    fn changes(self) -> bool {
+        self.ip || self.other_port
+    }
+}
+
+/// A link-local address is worth nothing without its scope.
+fn with_scope(mut to: SocketAddr, like: SocketAddr) -> SocketAddr {
+    if let (SocketAddr::V6(to), SocketAddr::V6(like)) = (&mut to, like) {
+        to.set_scope_id(like.scope_id());
+    }
+    to
+}
+
+#[cfg(test)]
+#[path = "responder_tests.rs"]
+mod tests;

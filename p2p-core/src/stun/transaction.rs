@@ -1,0 +1,323 @@
+//! One request until its answer, or the end of patience (RFC 8489, section 6).
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::Transport;
+use super::message::{Class, Message, TransactionId};
+use super::wire::{Header, Key, Parsed, WireError};
+use crate::{Deadline, Machine, Output};
+
+/// More repetitions than this are never made, whatever the configuration says.
+const MOST_SENDS: u32 = 16;
+
+/// How often to ask, and how long to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransactionConfig {
+    /// First pause before a repetition over UDP; each pause is twice the one before. RFC 8489, section 6.2.1
+    /// asks for at least 500 ms. Default 500 ms.
+    pub rto: Duration,
+    /// How often to send over UDP at most, 1 … 16. Default 7 (Rc).
+    pub sends: u32,
+    /// How many `rto` to wait after the last sending. Default 16 (Rm).
+    pub last_wait: u32,
+    /// How long to wait for an answer over TCP. Default 39.5 s (Ti).
+    pub tcp_wait: Duration,
+}
+
+impl Default for TransactionConfig {
+    fn default() -> Self {
+        Self {
+            rto: Duration::from_millis(500),
+            sends: 7,
+            last_wait: 16,
+            tcp_wait: Duration::from_millis(39_500),
+        }
+    }
+}
+
+/// What to ask, and whom to believe.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Where the question goes; the answer must come from there.
+    pub server: SocketAddr,
+    /// What carries it.
+    pub transport: Transport,
+    /// The question.
+    pub message: Message,
+    /// Another address the answer may come from, when CHANGE-REQUEST asked for it.
+    pub also_from: Option<SocketAddr>,
+    /// Signs the question with HMAC-SHA1, and believes only answers signed with it. Errors 400, 401 and 438
+    /// need no signature (RFC 8489, section 9.2.5): they say that there was nothing to sign with.
+    pub key: Option<Key>,
+}
+
+impl Request {
+    /// A question without credentials.
+    pub fn new(server: SocketAddr, transport: Transport, message: Message) -> Self {
+        Self { server, transport, message, also_from: None, key: None }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A success response.
+    Answered {
+        /// What it says.
+        message: Message,
+        /// From the first sending to the answer: with repetitions this is an upper bound of the round trip,
+        /// for nobody can tell which sending was answered.
+        rtt: Duration,
+    },
+    /// There will be no answer.
+    Failed(Fault),
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Nothing came in time.
+    #[error("the server did not answer in time")]
+    Silent,
+    /// The network or the system said that it cannot be reached.
+    #[error("the server cannot be reached: {0}")]
+    Unreachable(io::ErrorKind),
+    /// The server says no.
+    #[error("the server refused: {code} {reason}")]
+    Refused {
+        /// 300 … 699.
+        code: u16,
+        /// In its words.
+        reason: String,
+        /// The whole answer: realm, nonce, alternate server.
+        message: Box<Message>,
+    },
+    /// The answer has attributes that must be understood, and are not.
+    #[error("the server's answer needs attributes we do not know: {0:04x?}")]
+    Unknown(Vec<u16>),
+}
+
+/// What arrived and was dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Sendings of the request.
+    pub sent: u32,
+    /// From an address that was not asked.
+    pub strangers: u32,
+    /// With another transaction id.
+    pub foreign: u32,
+    /// Not STUN, not whole, or not an answer.
+    pub garbage: u32,
+    /// Not signed, or not with our key.
+    pub forged: u32,
+}
+
+impl Counters {
+    pub(super) fn add(&mut self, other: Self) {
+        self.sent = self.sent.saturating_add(other.sent);
+        self.strangers = self.strangers.saturating_add(other.strangers);
+        self.foreign = self.foreign.saturating_add(other.foreign);
+        self.garbage = self.garbage.saturating_add(other.garbage);
+        self.forged = self.forged.saturating_add(other.forged);
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    /// Asked, at `first` for the first time; something is due at `next`.
+    Asked {
+        first: Instant,
+        next: Instant,
+    },
+    Over,
+}
+
+/// The client's side of one STUN transaction.
+///
+/// | method | when |
+/// |---|---|
+/// | [`handle_message`](Self::handle_message) | a datagram, or one whole message of the stream, came |
+/// | [`handle_unreachable`](Self::handle_unreachable) | the system reports that the server cannot be reached |
+/// | [`close`](Self::close) | the answer is of no interest any more |
+///
+/// Acts are the bytes to send to the server, once over TCP, repeatedly over UDP.
+#[derive(Debug)]
+pub struct Transaction {
+    config: TransactionConfig,
+    request: Request,
+    bytes: Vec<u8>,
+    state: State,
+    counters: Counters,
+    out: VecDeque<Output<Vec<u8>, Event>>,
+}
+
+impl Transaction {
+    /// Asks at once.
+    ///
+    /// # Errors
+    /// When the request cannot be written.
+    pub fn new(config: TransactionConfig, request: Request, now: Instant) -> Result<Self, WireError> {
+        let ending = super::wire::Ending {
+            signature: request.key.as_ref().map(|key| (super::wire::Algorithm::Sha1, key)),
+            fingerprint: false,
+        };
+        let bytes = request.message.encode_with(request.transport, ending)?;
+        let mut transaction = Self {
+            config,
+            request,
+            bytes,
+            state: State::Over,
+            counters: Counters::default(),
+            out: VecDeque::new(),
+        };
+        transaction.send(now, now);
+        Ok(transaction)
+    }
+
+    /// Its transaction id.
+    pub fn id(&self) -> TransactionId {
+        self.request.message.transaction
+    }
+
+    /// What was sent and dropped so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// A datagram came, or one message out of the stream.
+    pub fn handle_message(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) {
+        let State::Asked { first, .. } = self.state else {
+            return;
+        };
+        let expected = [Some(self.request.server), self.request.also_from];
+        if !expected.into_iter().flatten().any(|known| is_same(known, from)) {
+            tracing::trace!(%from, "STUN answer from a stranger dropped");
+            self.counters.strangers = self.counters.strangers.saturating_add(1);
+            return;
+        }
+        if Header::decode(bytes).is_ok_and(|header| header.transaction != self.id()) {
+            self.counters.foreign = self.counters.foreign.saturating_add(1);
+            return;
+        }
+        let parsed = match Parsed::decode(bytes, self.request.transport) {
+            Ok(parsed) if self.is_answer(&parsed.message) => parsed,
+            other => {
+                tracing::trace!(%from, error = ?other.err(), "not a STUN answer, dropped");
+                self.counters.garbage = self.counters.garbage.saturating_add(1);
+                return;
+            }
+        };
+        if !self.is_trusted(&parsed) {
+            self.counters.forged = self.counters.forged.saturating_add(1);
+            return;
+        }
+        let Parsed { message, unknown, .. } = parsed;
+        let error = message.error_code().map(|(code, reason)| (code, reason.to_owned()));
+        self.finish(match (message.class, error) {
+            _ if !unknown.is_empty() => Event::Failed(Fault::Unknown(unknown)),
+            (Class::Error, Some((code, reason))) => {
+                Event::Failed(Fault::Refused { code, reason, message: Box::new(message) })
+            }
+            _ => Event::Answered { message, rtt: now.saturating_duration_since(first) },
+        });
+    }
+
+    /// The system says that the server cannot be reached: ICMP, a refused or broken connection.
+    pub fn handle_unreachable(&mut self, why: io::ErrorKind, _now: Instant) {
+        if let State::Asked { .. } = self.state {
+            self.finish(Event::Failed(Fault::Unreachable(why)));
+        }
+    }
+
+    /// Forgets it. STUN has no farewell.
+    pub fn close(&mut self, _now: Instant) {
+        self.state = State::Over;
+        self.out.clear();
+    }
+
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        match self.state {
+            State::Asked { next, .. } => Some(Deadline::new(next, "STUN answer")),
+            State::Over => None,
+        }
+    }
+
+    /// An error response without ERROR-CODE is not an answer.
+    fn is_answer(&self, message: &Message) -> bool {
+        message.method == self.request.message.method
+            && match message.class {
+                Class::Success => true,
+                Class::Error => message.error_code().is_some(),
+                Class::Request | Class::Indication => false,
+            }
+    }
+
+    fn is_trusted(&self, parsed: &Parsed<'_>) -> bool {
+        let Some(key) = &self.request.key else {
+            return true;
+        };
+        let unsigned = parsed.message.class == Class::Error
+            && matches!(parsed.message.error_code(), Some((400 | 401 | 438, _)));
+        unsigned || parsed.verify(key).is_ok()
+    }
+
+    fn send(&mut self, first: Instant, now: Instant) {
+        let most = self.config.sends.clamp(1, MOST_SENDS);
+        self.counters.sent += 1;
+        let wait = match self.request.transport {
+            Transport::Tcp => self.config.tcp_wait,
+            Transport::Udp if self.counters.sent >= most => {
+                self.config.rto.saturating_mul(self.config.last_wait)
+            }
+            Transport::Udp => self.config.rto.saturating_mul(1 << (self.counters.sent - 1)),
+        };
+        // A wait of nothing would wake the driver for ever; one of millennia would overflow its clock.
+        let wait = wait.clamp(Duration::from_millis(1), Duration::from_secs(600));
+        self.state = State::Asked { first, next: now + wait };
+        self.out.push_back(Output::Act(self.bytes.clone()));
+    }
+
+    fn finish(&mut self, event: Event) {
+        tracing::debug!(server = %self.request.server, transport = %self.request.transport, ?event, "STUN transaction over");
+        self.state = State::Over;
+        self.out.push_back(Output::Event(event));
+    }
+}
+
+impl Machine for Transaction {
+    type Act = Vec<u8>;
+    type Event = Event;
+
+    fn handle_timeout(&mut self, now: Instant) {
+        let State::Asked { first, next } = self.state else {
+            return;
+        };
+        if now < next {
+            return;
+        }
+        let again = self.request.transport == Transport::Udp
+            && self.counters.sent < self.config.sends.clamp(1, MOST_SENDS);
+        if again {
+            self.send(first, now);
+        } else {
+            self.finish(Event::Failed(Fault::Silent));
+        }
+    }
+
+    fn poll_output(&mut self) -> Output<Vec<u8>, Event> {
+        self.out.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
+    }
+}
+
+/// Whether two addresses are one place, whatever form and scope they are written in.
+pub(super) fn is_same(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
+}
+
+#[cfg(test)]
+#[path = "transaction_tests.rs"]
+mod tests;

@@ -1,0 +1,148 @@
+//! The value of each attribute: the only file that names the codec.
+//!
+//! The codec is given one value at a time, never a message. Its own message decoder checks integrity over a
+//! re-encoding, takes attributes that come after the integrity and needs quadratic time; and for
+//! CHANGE-REQUEST and RESPONSE-PORT it gets the bits wrong, so those two are done here by hand.
+
+use std::net::SocketAddr;
+
+use bytecodec::{Decode, DecodeExt, Encode, EncodeExt};
+use stun_codec::net::{SocketAddrDecoder, SocketAddrEncoder, socket_addr_xor};
+use stun_codec::rfc5389::attributes as codec;
+
+use super::WireError;
+use crate::stun::{Attribute, TransactionId};
+
+/// Flags of CHANGE-REQUEST (RFC 5780, section 7.2).
+const CHANGE_IP: u32 = 0x4;
+const CHANGE_PORT: u32 = 0x2;
+
+/// The longest reason phrase, in characters (RFC 8489, section 14.8).
+const REASON_CHARS: usize = 127;
+
+/// The number of an attribute on the wire.
+pub(super) fn number(attribute: &Attribute) -> u16 {
+    match attribute {
+        Attribute::MappedAddress(_) => 0x0001,
+        Attribute::ChangeRequest { .. } => 0x0003,
+        Attribute::SourceAddress(_) => 0x0004,
+        Attribute::ChangedAddress(_) => 0x0005,
+        Attribute::Username(_) => 0x0006,
+        Attribute::ErrorCode { .. } => 0x0009,
+        Attribute::UnknownAttributes(_) => 0x000a,
+        Attribute::Realm(_) => 0x0014,
+        Attribute::Nonce(_) => 0x0015,
+        Attribute::XorMappedAddress(_) => 0x0020,
+        Attribute::Padding(_) => 0x0026,
+        Attribute::ResponsePort(_) => 0x0027,
+        Attribute::Software(_) => 0x8022,
+        Attribute::AlternateServer(_) => 0x8023,
+        Attribute::ResponseOrigin(_) => 0x802b,
+        Attribute::OtherAddress(_) => 0x802c,
+    }
+}
+
+/// What was made of a value.
+pub(super) enum Value {
+    Known(Attribute),
+    Unknown,
+    Malformed,
+}
+
+/// Reads the value of attribute `number`.
+pub(super) fn decode(number: u16, value: &[u8], transaction: TransactionId) -> Value {
+    let attribute = match number {
+        0x0001 => address(value).map(Attribute::MappedAddress),
+        0x0003 => word(value).map(|flags| Attribute::ChangeRequest {
+            ip: flags & CHANGE_IP != 0,
+            port: flags & CHANGE_PORT != 0,
+        }),
+        0x0004 => address(value).map(Attribute::SourceAddress),
+        0x0005 => address(value).map(Attribute::ChangedAddress),
+        0x0006 => with::<codec::UsernameDecoder>(value).map(|name| Attribute::Username(name.name().into())),
+        0x0009 => with::<codec::ErrorCodeDecoder>(value)
+            .map(|error| Attribute::ErrorCode { code: error.code(), reason: error.reason_phrase().into() }),
+        0x000a => with::<codec::UnknownAttributesDecoder>(value).map(|list| {
+            Attribute::UnknownAttributes(list.unknowns().iter().map(|kind| kind.as_u16()).collect())
+        }),
+        0x0014 => with::<codec::RealmDecoder>(value).map(|realm| Attribute::Realm(realm.text().into())),
+        0x0015 => with::<codec::NonceDecoder>(value).map(|nonce| Attribute::Nonce(nonce.value().into())),
+        0x0020 => {
+            address(value).map(|hidden| Attribute::XorMappedAddress(socket_addr_xor(hidden, id(transaction))))
+        }
+        0x0026 => u16::try_from(value.len()).ok().map(Attribute::Padding),
+        0x0027 => word(value).map(|port| Attribute::ResponsePort((port >> 16) as u16)),
+        0x8022 => {
+            with::<codec::SoftwareDecoder>(value).map(|name| Attribute::Software(name.description().into()))
+        }
+        0x8023 => address(value).map(Attribute::AlternateServer),
+        0x802b => address(value).map(Attribute::ResponseOrigin),
+        0x802c => address(value).map(Attribute::OtherAddress),
+        _ => return Value::Unknown,
+    };
+    attribute.map_or(Value::Malformed, Value::Known)
+}
+
+/// Writes the value of an attribute.
+pub(super) fn encode(attribute: &Attribute, transaction: TransactionId) -> Result<Vec<u8>, WireError> {
+    let value = match attribute {
+        Attribute::MappedAddress(address)
+        | Attribute::SourceAddress(address)
+        | Attribute::ChangedAddress(address)
+        | Attribute::AlternateServer(address)
+        | Attribute::ResponseOrigin(address)
+        | Attribute::OtherAddress(address) => into::<SocketAddrEncoder>(*address),
+        Attribute::XorMappedAddress(address) => {
+            into::<SocketAddrEncoder>(socket_addr_xor(*address, id(transaction)))
+        }
+        Attribute::ChangeRequest { ip, port } => {
+            let flags = if *ip { CHANGE_IP } else { 0 } | if *port { CHANGE_PORT } else { 0 };
+            Some(flags.to_be_bytes().to_vec())
+        }
+        Attribute::Username(name) => {
+            codec::Username::new(name.clone()).ok().and_then(into::<codec::UsernameEncoder>)
+        }
+        Attribute::ErrorCode { code, reason } => {
+            codec::ErrorCode::new(*code, reason.chars().take(REASON_CHARS).collect())
+                .ok()
+                .and_then(into::<codec::ErrorCodeEncoder>)
+        }
+        Attribute::UnknownAttributes(numbers) => {
+            into::<codec::UnknownAttributesEncoder>(codec::UnknownAttributes::new(
+                numbers.iter().map(|number| stun_codec::AttributeType::new(*number)).collect(),
+            ))
+        }
+        Attribute::Realm(text) => codec::Realm::new(text.clone()).ok().and_then(into::<codec::RealmEncoder>),
+        Attribute::Nonce(text) => codec::Nonce::new(text.clone()).ok().and_then(into::<codec::NonceEncoder>),
+        Attribute::Software(text) => {
+            codec::Software::new(text.clone()).ok().and_then(into::<codec::SoftwareEncoder>)
+        }
+        Attribute::Padding(length) => Some(vec![0; usize::from(*length)]),
+        Attribute::ResponsePort(port) => Some((u32::from(*port) << 16).to_be_bytes().to_vec()),
+    };
+    value.ok_or(WireError::Unencodable { attribute: number(attribute) })
+}
+
+fn with<D: Decode + Default>(value: &[u8]) -> Option<D::Item> {
+    D::default().decode_from_bytes(value).ok()
+}
+
+fn into<E: Encode + Default>(item: E::Item) -> Option<Vec<u8>> {
+    E::default().encode_into_bytes(item).ok()
+}
+
+fn address(value: &[u8]) -> Option<SocketAddr> {
+    with::<SocketAddrDecoder>(value)
+}
+
+fn word(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_be_bytes)
+}
+
+/// The part of the id that hides IPv6 addresses. Without the cookie nothing may be hidden; the guard sees to
+/// that.
+fn id(transaction: TransactionId) -> stun_codec::TransactionId {
+    let mut bits = [0; 12];
+    bits.copy_from_slice(&transaction.as_bytes()[4..]);
+    stun_codec::TransactionId::new(bits)
+}

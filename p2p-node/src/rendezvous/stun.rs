@@ -1,0 +1,176 @@
+//! A STUN server over UDP and TCP.
+//!
+//! What it says is decided by [`p2p_core::stun::Responder`]; here are its sockets and its bounds. For RFC 5780
+//! it can be given a second address, and then listens on the four combinations of two addresses and two ports.
+
+mod bind;
+mod limit;
+mod serve;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use p2p_core::signal::Rate;
+use tokio::task::JoinSet;
+
+use bind::Site;
+
+/// Where to listen, and how much to bear.
+#[derive(Clone, Debug)]
+pub struct StunServerConfig {
+    /// Addresses to listen on, each over UDP and TCP. Port 0 takes a free one, the same for both.
+    pub listen: Vec<SocketAddr>,
+    /// A second address for those of the same family in `listen` (RFC 5780): its IP address and port must
+    /// differ from theirs. Port 0 takes a free one. Default none.
+    pub alternate: Vec<SocketAddr>,
+    /// Requests answered to one source: one IPv4 address, or the /64 of an IPv6 address. Default 20 a second
+    /// and 60 at once: what an eager client with a full enumeration needs.
+    pub rate: Rate,
+    /// TCP connections at once, over all addresses. Default 1,024.
+    pub most_connections: usize,
+    /// TCP connections at once from one source. Default 32.
+    pub most_per_source: usize,
+    /// How long a TCP connection may say nothing; clients keep one open to keep their mapping. Default 10 min.
+    pub idle: Duration,
+    /// How long a message may take to arrive once begun, and an answer to be taken. Default 5 s.
+    pub stall: Duration,
+}
+
+impl StunServerConfig {
+    /// Listens on these addresses, with the default bounds.
+    pub fn new(listen: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self {
+            listen: listen.into_iter().collect(),
+            alternate: Vec::new(),
+            rate: Rate { per_second: 20, burst: 60 },
+            most_connections: 1_024,
+            most_per_source: 32,
+            idle: Duration::from_secs(600),
+            stall: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why the server could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StunServerError {
+    /// The system refused an address: in use, not ours, or a port that needs privileges.
+    #[error("the STUN server cannot listen on {address}: {source}")]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// An alternate that is no alternate: same IP address or port, unspecified, or nothing of its family in
+    /// `listen`.
+    #[error(
+        "{0} cannot be an alternate STUN address: both its IP address and its port must differ from one specific address listened on"
+    )]
+    Alternate(SocketAddr),
+    /// Nothing to listen on.
+    #[error("a STUN server needs an address to listen on")]
+    Nowhere,
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What the server has done so far.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct StunServerCounters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        #[derive(Debug, Default)]
+        struct Tally {
+            $($name: AtomicU64,)*
+        }
+
+        impl Tally {
+            fn read(&self) -> StunServerCounters {
+                StunServerCounters { $($name: self.$name.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Requests answered.
+    answered,
+    /// Requests answered with an error response.
+    refused,
+    /// What was not STUN or not a request, dropped.
+    garbage,
+    /// Requests dropped because their source asked too often.
+    limited,
+    /// Answers the system would not send.
+    unsent,
+    /// TCP connections accepted.
+    connections,
+    /// TCP connections closed at once: too many, from one source or from all.
+    crowded,
+    /// TCP connections closed for idling or stalling.
+    stalled,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A running STUN server. Dropping it stops it.
+#[derive(Debug)]
+pub struct StunServer {
+    tasks: JoinSet<()>,
+    sites: Vec<Arc<Site>>,
+    tally: Arc<Tally>,
+}
+
+impl StunServer {
+    /// Binds all sockets, then serves in tasks of the calling runtime.
+    ///
+    /// # Errors
+    /// When an address cannot be had; then nothing is left running.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn start(config: StunServerConfig) -> Result<Self, StunServerError> {
+        let (sites, listeners) = bind::bind(&config)?;
+        let tally = Arc::new(Tally::default());
+        let bounds = Arc::new(serve::Bounds::new(&config));
+        let mut tasks = JoinSet::new();
+        for site in &sites {
+            for index in 0..site.udp.len() {
+                tasks.spawn(serve::datagrams(
+                    Arc::clone(site),
+                    index,
+                    Arc::clone(&bounds),
+                    Arc::clone(&tally),
+                ));
+            }
+        }
+        for (site, listener) in listeners {
+            tasks.spawn(serve::connections(site, listener, Arc::clone(&bounds), Arc::clone(&tally)));
+        }
+        Ok(Self { tasks, sites, tally })
+    }
+
+    /// The addresses of [`StunServerConfig::listen`], in order, with the ports that were taken. Each is served
+    /// over UDP and TCP.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.sites.iter().map(|site| site.primary()).collect()
+    }
+
+    /// What it has done so far.
+    pub fn counters(&self) -> StunServerCounters {
+        self.tally.read()
+    }
+
+    /// Stops, and waits until every socket is closed.
+    pub async fn shutdown(mut self) {
+        self.tasks.shutdown().await;
+    }
+}

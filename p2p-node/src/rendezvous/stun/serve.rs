@@ -1,0 +1,219 @@
+//! The loops: datagrams, and connections.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use p2p_core::stun::Transport;
+use p2p_core::stun::frame::Framer;
+use p2p_core::stun::responder::{Reply, Silence};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{trace, warn};
+
+use super::bind::Site;
+use super::limit::{Limit, Source};
+use super::{StunServerConfig, Tally, count};
+
+/// How long to leave a socket alone that only gives errors: no descriptors left, mostly.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What is shared by all tasks of one server.
+#[derive(Debug)]
+pub(super) struct Bounds {
+    limit: Mutex<Limit>,
+    seats: Arc<Semaphore>,
+    by_source: Arc<Mutex<HashMap<Source, usize>>>,
+    most_per_source: usize,
+    idle: Duration,
+    stall: Duration,
+}
+
+impl Bounds {
+    pub(super) fn new(config: &StunServerConfig) -> Self {
+        Self {
+            limit: Mutex::new(Limit::new(config.rate, Instant::now())),
+            seats: Arc::new(Semaphore::new(config.most_connections.min(Semaphore::MAX_PERMITS))),
+            by_source: Arc::default(),
+            most_per_source: config.most_per_source,
+            idle: config.idle,
+            stall: config.stall,
+        }
+    }
+
+    fn admit(&self, source: SocketAddr) -> bool {
+        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        limit.admit(Source::of(source.ip()), Instant::now())
+    }
+
+    /// A place for one more connection from `source`, unless there are too many.
+    fn seat(&self, source: SocketAddr) -> Option<Seat> {
+        let permit = Arc::clone(&self.seats).try_acquire_owned().ok()?;
+        let source = Source::of(source.ip());
+        let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = by_source.entry(source).or_default();
+        if *taken >= self.most_per_source {
+            return None;
+        }
+        *taken += 1;
+        Some(Seat { _permit: permit, source, by_source: Arc::clone(&self.by_source) })
+    }
+}
+
+/// A connection's place; free again when dropped.
+struct Seat {
+    _permit: OwnedSemaphorePermit,
+    source: Source,
+    by_source: Arc<Mutex<HashMap<Source, usize>>>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = by_source.get_mut(&self.source) {
+            *taken -= 1;
+            if *taken == 0 {
+                by_source.remove(&self.source);
+            }
+        }
+    }
+}
+
+/// Asks the responder, within the rate, and counts.
+fn answer(
+    site: &Site,
+    bytes: &[u8],
+    (source, destination): (SocketAddr, SocketAddr),
+    transport: Transport,
+    bounds: &Bounds,
+    tally: &Tally,
+) -> Result<Option<Reply>, Silence> {
+    if !bounds.admit(source) {
+        count(&tally.limited);
+        return Ok(None);
+    }
+    match site.responder.respond(bytes, source, destination, transport) {
+        Ok(reply) => {
+            count(if reply.is_error { &tally.refused } else { &tally.answered });
+            Ok(Some(reply))
+        }
+        Err(silence) => {
+            trace!(%source, %silence, "no STUN answer");
+            count(&tally.garbage);
+            Err(silence)
+        }
+    }
+}
+
+/// Serves one UDP socket of a site, for ever.
+pub(super) async fn datagrams(site: Arc<Site>, index: usize, bounds: Arc<Bounds>, tally: Arc<Tally>) {
+    let (destination, socket) = &site.udp[index];
+    // One byte more than a message may have, so that a longer one is seen to be longer.
+    let mut buffer = vec![0; Transport::Udp.most_bytes() + 1];
+    loop {
+        let (length, source) = match socket.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            Err(error) => {
+                trace!(%error, "STUN datagram not received");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let ends = (source, *destination);
+        let Ok(Some(reply)) = answer(&site, &buffer[..length], ends, Transport::Udp, &bounds, &tally) else {
+            continue;
+        };
+        let from = site.udp.iter().find(|(address, _)| *address == reply.from);
+        // Not waited for: an answer that finds the queue full is a datagram lost, as on any link.
+        let sent = from.map(|(_, socket)| socket.try_send_to(&reply.bytes, reply.to));
+        if !matches!(sent, Some(Ok(_))) {
+            count(&tally.unsent);
+        }
+    }
+}
+
+/// Serves one TCP listener of a site, for ever.
+pub(super) async fn connections(
+    site: Arc<Site>,
+    listener: TcpListener,
+    bounds: Arc<Bounds>,
+    tally: Arc<Tally>,
+) {
+    let mut serving = JoinSet::new();
+    loop {
+        while serving.try_join_next().is_some() {}
+        let (stream, source) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "STUN connection not accepted, pausing");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Some(seat) = bounds.seat(source) else {
+            count(&tally.crowded);
+            continue;
+        };
+        count(&tally.connections);
+        let (site, bounds, tally) = (Arc::clone(&site), Arc::clone(&bounds), Arc::clone(&tally));
+        serving.spawn(async move {
+            let end = serve(&site, stream, source, &bounds, &tally).await;
+            if let Err(error) = &end
+                && error.kind() == io::ErrorKind::TimedOut
+            {
+                count(&tally.stalled);
+            }
+            trace!(%source, ?end, "STUN connection over");
+            drop(seat);
+        });
+    }
+}
+
+/// Serves one connection until it ends, idles, stalls or speaks something else.
+async fn serve(
+    site: &Site,
+    mut stream: TcpStream,
+    source: SocketAddr,
+    bounds: &Bounds,
+    tally: &Tally,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let destination = stream.local_addr()?;
+    let mut framer = Framer::default();
+    let mut buffer = vec![0; 1_024];
+    let mut begun = Instant::now();
+    loop {
+        let patience =
+            if framer.is_partial() { bounds.stall.saturating_sub(begun.elapsed()) } else { bounds.idle };
+        let length = timeout(patience, stream.read(&mut buffer)).await??;
+        if length == 0 {
+            return Ok(());
+        }
+        if !framer.is_partial() {
+            begun = Instant::now();
+        }
+        let mut rest = &buffer[..length];
+        loop {
+            let message = match framer.feed(&mut rest) {
+                Ok(Some(message)) => message,
+                Ok(None) => break,
+                Err(error) => {
+                    count(&tally.garbage);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            };
+            begun = Instant::now();
+            let ends = (source, destination);
+            match answer(site, &message, ends, Transport::Tcp, bounds, tally) {
+                Ok(Some(reply)) => timeout(bounds.stall, stream.write_all(&reply.bytes)).await??,
+                Ok(None) => {}
+                Err(silence) => return Err(io::Error::new(io::ErrorKind::InvalidData, silence)),
+            }
+        }
+    }
+}
