@@ -3,10 +3,7 @@
 use std::process::{Command, Output};
 
 fn world(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_world"))
-        .args(args)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_world")).args(args).output().unwrap()
 }
 
 #[test]
@@ -18,14 +15,8 @@ fn it_tells_the_story_and_writes_a_pcap() {
     let story = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<_> = story.lines().collect();
     assert!(lines[0].contains("0.000000 alice        sends    192.168.1.2:5000 > 203.0.113.1:5000 TCP SYN"));
-    assert!(
-        lines.contains(&"alice is connected by SYNs that crossed"),
-        "{story}"
-    );
-    assert!(
-        lines.contains(&"bob is connected by SYNs that crossed"),
-        "{story}"
-    );
+    assert!(lines.contains(&"alice is connected by SYNs that crossed"), "{story}");
+    assert!(lines.contains(&"bob is connected by SYNs that crossed"), "{story}");
     assert!(!story.contains(" drops "), "{story}");
 
     let pcap = std::fs::read(path).unwrap();
@@ -44,9 +35,5 @@ fn wrong_use_is_said_so() {
     assert_eq!(output.status.code(), Some(2));
     let output = world(&["/nowhere/x.pcap"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(
-        String::from_utf8(output.stderr)
-            .unwrap()
-            .contains("/nowhere/x.pcap")
-    );
+    assert!(String::from_utf8(output.stderr).unwrap().contains("/nowhere/x.pcap"));
 }

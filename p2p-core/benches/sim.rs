@@ -34,13 +34,9 @@ fn homes(nat: fn(IpAddr) -> NatConfig) -> Homes {
     let internet = world.internet();
     let hosts = [0, 1].map(|side| {
         let router = RouterConfig::new("nat").with_v4(nat(ip(OUTSIDE[side])));
-        let router = world
-            .add_router(router, internet, Duration::from_millis(25))
-            .expect("a router");
+        let router = world.add_router(router, internet, Duration::from_millis(25)).expect("a router");
         let host = world.add_host("host");
-        world
-            .attach(host, router, &[ip(INSIDE[side])], Duration::from_millis(1))
-            .expect("an interface");
+        world.attach(host, router, &[ip(INSIDE[side])], Duration::from_millis(1)).expect("an interface");
         host
     });
     Homes { world, hosts }
@@ -54,10 +50,7 @@ fn punch(homes: &mut Homes, port: u16) -> bool {
             let local = SocketAddr::new(ip(INSIDE[side]), port);
             let remote = SocketAddr::new(ip(OUTSIDE[1 - side]), port);
             let now = context.now;
-            context
-                .host
-                .tcp_dial(Some(local), TcpOptions::shared(), remote, now)
-                .expect("a new 4-tuple")
+            context.host.tcp_dial(Some(local), TcpOptions::shared(), remote, now).expect("a new 4-tuple")
         });
         world.run_for(Duration::from_millis(30));
         socket
@@ -74,16 +67,11 @@ fn punch(homes: &mut Homes, port: u16) -> bool {
 }
 
 fn punches(bencher: Bencher<'_, '_>, nat: fn(IpAddr) -> NatConfig, succeeds: bool) {
-    bencher
-        .counter(ItemsCount::new(ATTEMPTS))
-        .with_inputs(|| homes(nat))
-        .bench_local_values(|mut homes| {
-            let up = (0..ATTEMPTS)
-                .filter(|index| punch(&mut homes, 5_000 + index))
-                .count();
-            assert_eq!(up == usize::from(ATTEMPTS), succeeds);
-            homes
-        });
+    bencher.counter(ItemsCount::new(ATTEMPTS)).with_inputs(|| homes(nat)).bench_local_values(|mut homes| {
+        let up = (0..ATTEMPTS).filter(|index| punch(&mut homes, 5_000 + index)).count();
+        assert_eq!(up == usize::from(ATTEMPTS), succeeds);
+        homes
+    });
 }
 
 /// Attempts in one world: NATs and hosts fill up as they would.

@@ -49,17 +49,14 @@ fn run(pcap: Option<&str>, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     let alice = add_home(&mut world, "alice", alice_at, alice_seen)?;
     let bob = add_home(&mut world, "bob", bob_at, bob_seen)?;
 
-    for (host, late, local, remote) in [
-        (alice, Duration::ZERO, alice_at, bob_seen),
-        (bob, LATE, bob_at, alice_seen),
-    ] {
+    for (host, late, local, remote) in
+        [(alice, Duration::ZERO, alice_at, bob_seen), (bob, LATE, bob_at, alice_seen)]
+    {
         world.run_until(epoch() + late);
         world.with(host, |context| {
             let local = Some(SocketAddr::new(local, PORT));
             let remote = SocketAddr::new(remote, PORT);
-            context
-                .host
-                .tcp_dial(local, TcpOptions::shared(), remote, context.now)
+            context.host.tcp_dial(local, TcpOptions::shared(), remote, context.now)
         })?;
     }
     world.run_for(Duration::from_secs(1));
@@ -70,11 +67,8 @@ fn run(pcap: Option<&str>, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
         let Some(HostEvent::Tcp(TcpEvent::Connected(socket))) = event else {
             return Err(format!("{} has no connection: {event:?}", world.name(host)).into());
         };
-        let how = if world.host(host).tcp().is_crossed(socket) {
-            "by SYNs that crossed"
-        } else {
-            "as a client"
-        };
+        let how =
+            if world.host(host).tcp().is_crossed(socket) { "by SYNs that crossed" } else { "as a client" };
         writeln!(out, "{} is connected {how}", world.name(host))?;
     }
     if let Some(path) = pcap {

@@ -68,10 +68,7 @@ impl<C: Copy + Ord> Broker<C> {
 
     /// `client` hears `topic` from now on.
     pub fn subscribe(&mut self, client: C, topic: &str) {
-        self.subscribers
-            .entry(topic.to_owned())
-            .or_default()
-            .insert(client);
+        self.subscribers.entry(topic.to_owned()).or_default().insert(client);
     }
 
     /// Forgets all subscriptions of `client`, as brokers do when a session ends. What is under way arrives.
@@ -98,11 +95,8 @@ impl<C: Copy + Ord> Broker<C> {
                 }
                 arrived = true;
                 self.sequence += 1;
-                let delivery = Delivery {
-                    client: *client,
-                    topic: topic.to_owned(),
-                    payload: payload.clone(),
-                };
+                let delivery =
+                    Delivery { client: *client, topic: topic.to_owned(), payload: payload.clone() };
                 self.under_way.insert((at, self.sequence), delivery);
             }
             self.counters.forgotten += u64::from(!arrived);
@@ -157,30 +151,18 @@ mod tests {
 
     #[test]
     fn a_bad_one_forgets_repeats_and_reorders() {
-        let forgetful = heard(LinkConfig {
-            loss: 0.5,
-            ..LinkConfig::default()
-        });
+        let forgetful = heard(LinkConfig { loss: 0.5, ..LinkConfig::default() });
         assert!(forgetful.len() < 900 && forgetful.is_sorted());
-        let stammering = heard(LinkConfig {
-            duplicate: 0.5,
-            ..LinkConfig::default()
-        });
+        let stammering = heard(LinkConfig { duplicate: 0.5, ..LinkConfig::default() });
         assert!(stammering.len() > 1_100);
-        let confused = heard(LinkConfig {
-            reorder: 0.2,
-            ..LinkConfig::default()
-        });
+        let confused = heard(LinkConfig { reorder: 0.2, ..LinkConfig::default() });
         assert!(confused.len() == 1_000 && !confused.is_sorted());
     }
 
     #[test]
     fn delays_subscriptions_and_forgetting() {
-        let mut broker = Broker::new(
-            LinkConfig::with_latency(Duration::from_millis(30)),
-            Seed::from_u64(1),
-        )
-        .unwrap();
+        let mut broker =
+            Broker::new(LinkConfig::with_latency(Duration::from_millis(30)), Seed::from_u64(1)).unwrap();
         let message = Bytes::from_static(b"x");
         assert_eq!(broker.publish("t", &message, epoch()), 0);
         broker.subscribe('a', "t");
@@ -197,13 +179,6 @@ mod tests {
                 .map(|delivery| delivery.client)
                 .collect();
         assert_eq!(clients, ['a', 'b', 'a']);
-        assert_eq!(
-            broker.counters(),
-            BrokerCounters {
-                published: 4,
-                delivered: 3,
-                forgotten: 0
-            }
-        );
+        assert_eq!(broker.counters(), BrokerCounters { published: 4, delivered: 3, forgotten: 0 });
     }
 }

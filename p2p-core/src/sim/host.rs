@@ -129,25 +129,17 @@ impl Host {
 
     /// Sends what is for `prefix`/`len` through an interface, from sockets without an address of their own.
     pub fn add_route(&mut self, prefix: IpAddr, len: u8, interface: usize) {
-        self.routes.push(Route {
-            prefix,
-            len,
-            interface,
-        });
+        self.routes.push(Route { prefix, len, interface });
     }
 
     /// All addresses of an interface.
     pub fn addresses(&self, interface: usize) -> &[IpAddr] {
-        self.interfaces
-            .get(interface)
-            .map_or(&[], |interface| &interface.addresses)
+        self.interfaces.get(interface).map_or(&[], |interface| &interface.addresses)
     }
 
     /// The interface that has this address.
     pub fn interface_of(&self, ip: IpAddr) -> Option<usize> {
-        self.interfaces
-            .iter()
-            .position(|interface| interface.addresses.contains(&ip))
+        self.interfaces.iter().position(|interface| interface.addresses.contains(&ip))
     }
 
     /// The first address of this family.
@@ -267,11 +259,7 @@ impl Host {
     /// When the socket is closed, the payload longer than 65,507 bytes, or nothing leads there.
     pub fn udp_send(&mut self, socket: UdpSocket, to: SocketAddr, payload: Bytes) -> Result<(), SocketError> {
         let bound = self.udp.local(socket).ok_or(SocketError::NoSuchSocket)?;
-        let ip = if bound.ip().is_unspecified() {
-            self.source_for(to.ip())?
-        } else {
-            bound.ip()
-        };
+        let ip = if bound.ip().is_unspecified() { self.source_for(to.ip())? } else { bound.ip() };
         if ip.is_ipv4() != to.is_ipv4() {
             return Err(SocketError::NoRoute);
         }
@@ -292,17 +280,8 @@ impl Host {
     /// When nothing leads there.
     pub fn ping(&mut self, to: IpAddr, id: u16, seq: u16) -> Result<(), SocketError> {
         let from = self.source_for(to)?;
-        let body = Body::Echo {
-            reply: false,
-            seq,
-            len: 0,
-        };
-        let header = Header {
-            src: SocketAddr::new(from, id),
-            dst: SocketAddr::new(to, 0),
-            ttl: TTL,
-            body,
-        };
+        let body = Body::Echo { reply: false, seq, len: 0 };
+        let header = Header { src: SocketAddr::new(from, id), dst: SocketAddr::new(to, 0), ttl: TTL, body };
         self.out.push_back(header.into());
         Ok(())
     }
@@ -337,30 +316,13 @@ impl Host {
                 }
                 Protocol::Echo => (),
             },
-            Body::Echo { reply: true, seq, .. } => self.push(HostEvent::EchoReply {
-                from: src.ip(),
-                id: dst.port(),
-                seq,
-            }),
-            Body::Echo {
-                reply: false,
-                seq,
-                len,
-            } => {
-                let reply = Header {
-                    src: dst,
-                    dst: src,
-                    ttl: TTL,
-                    body: Body::Echo {
-                        reply: true,
-                        seq,
-                        len,
-                    },
-                };
-                self.out.push_back(Packet {
-                    header: reply,
-                    payload: packet.payload.clone(),
-                });
+            Body::Echo { reply: true, seq, .. } => {
+                self.push(HostEvent::EchoReply { from: src.ip(), id: dst.port(), seq })
+            }
+            Body::Echo { reply: false, seq, len } => {
+                let reply =
+                    Header { src: dst, dst: src, ttl: TTL, body: Body::Echo { reply: true, seq, len } };
+                self.out.push_back(Packet { header: reply, payload: packet.payload.clone() });
             }
         }
         true

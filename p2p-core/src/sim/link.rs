@@ -52,10 +52,7 @@ impl Default for LinkConfig {
 impl LinkConfig {
     /// A perfect link of this one-way delay.
     pub fn with_latency(latency: Duration) -> Self {
-        Self {
-            latency,
-            ..Self::default()
-        }
+        Self { latency, ..Self::default() }
     }
 }
 
@@ -129,11 +126,9 @@ impl Link {
     /// # Errors
     /// When the configuration is impossible.
     pub fn new(config: LinkConfig, seed: Seed) -> Result<Self, LinkConfigError> {
-        for (which, value) in [
-            ("loss", config.loss),
-            ("duplicate", config.duplicate),
-            ("reorder", config.reorder),
-        ] {
+        for (which, value) in
+            [("loss", config.loss), ("duplicate", config.duplicate), ("reorder", config.reorder)]
+        {
             if !(0.0..=1.0).contains(&value) {
                 return Err(LinkConfigError::Probability { which, value });
             }
@@ -144,12 +139,7 @@ impl Link {
         if config.rate.is_some() && config.queue < 1_500 {
             return Err(LinkConfigError::QueueTooShort(config.queue));
         }
-        Ok(Self {
-            config,
-            seed,
-            idle_at: None,
-            last_arrival: None,
-        })
+        Ok(Self { config, seed, idle_at: None, last_arrival: None })
     }
 
     /// How this link was configured.
@@ -219,11 +209,8 @@ mod tests {
 
     #[test]
     fn a_rate_makes_packets_queue_until_the_queue_is_full() {
-        let mut link = link(LinkConfig {
-            rate: Some(8_000_000),
-            queue: 3_000,
-            ..LinkConfig::with_latency(ms(10))
-        });
+        let mut link =
+            link(LinkConfig { rate: Some(8_000_000), queue: 3_000, ..LinkConfig::with_latency(ms(10)) });
         assert_eq!(link.send(1_000, epoch()), Sent::Once(epoch() + ms(11)));
         assert_eq!(link.send(1_000, epoch()), Sent::Once(epoch() + ms(12)));
         assert_eq!(link.send(1_000, epoch()), Sent::Once(epoch() + ms(13)));
@@ -234,17 +221,9 @@ mod tests {
     #[test]
     fn jitter_keeps_the_order_and_reordering_breaks_it() {
         let arrivals = |reorder| {
-            let mut link = link(LinkConfig {
-                jitter: ms(20),
-                reorder,
-                ..LinkConfig::with_latency(ms(50))
-            });
+            let mut link = link(LinkConfig { jitter: ms(20), reorder, ..LinkConfig::with_latency(ms(50)) });
             (0..1_000)
-                .flat_map(|packet| {
-                    link.send(100, epoch() + ms(packet))
-                        .arrivals()
-                        .collect::<Vec<_>>()
-                })
+                .flat_map(|packet| link.send(100, epoch() + ms(packet)).arrivals().collect::<Vec<_>>())
                 .collect::<Vec<_>>()
         };
         assert!(arrivals(0.0).is_sorted());
@@ -253,11 +232,7 @@ mod tests {
 
     #[test]
     fn loss_and_duplication_happen_as_often_as_they_should() {
-        let mut link = link(LinkConfig {
-            loss: 0.1,
-            duplicate: 0.2,
-            ..LinkConfig::default()
-        });
+        let mut link = link(LinkConfig { loss: 0.1, duplicate: 0.2, ..LinkConfig::default() });
         let (mut lost, mut twice) = (0, 0);
         for _ in 0..10_000 {
             match link.send(100, epoch()) {
@@ -281,25 +256,12 @@ mod tests {
             LinkConfigError::Probability { which: "loss", .. }
         ));
         assert!(matches!(
-            refused(LinkConfig {
-                reorder: f64::NAN,
-                ..perfect
-            }),
+            refused(LinkConfig { reorder: f64::NAN, ..perfect }),
             LinkConfigError::Probability { which: "reorder", .. }
         ));
+        assert_eq!(refused(LinkConfig { rate: Some(0), ..perfect }), LinkConfigError::RateZero);
         assert_eq!(
-            refused(LinkConfig {
-                rate: Some(0),
-                ..perfect
-            }),
-            LinkConfigError::RateZero
-        );
-        assert_eq!(
-            refused(LinkConfig {
-                rate: Some(1),
-                queue: 10,
-                ..perfect
-            }),
+            refused(LinkConfig { rate: Some(1), queue: 10, ..perfect }),
             LinkConfigError::QueueTooShort(10)
         );
     }

@@ -12,6 +12,7 @@ pub mod nat;
 pub mod packet;
 pub mod router;
 pub mod span;
+pub mod stun;
 pub mod tcp;
 pub mod udp;
 pub mod wire;

@@ -212,27 +212,12 @@ pub struct Header {
 impl Header {
     /// A TCP segment without payload.
     pub fn tcp(src: SocketAddr, dst: SocketAddr, flags: Flags, seq: u32, ack: u32) -> Self {
-        Self {
-            src,
-            dst,
-            ttl: TTL,
-            body: Body::Tcp(TcpFacts {
-                flags,
-                seq,
-                ack,
-                len: 0,
-            }),
-        }
+        Self { src, dst, ttl: TTL, body: Body::Tcp(TcpFacts { flags, seq, ack, len: 0 }) }
     }
 
     /// A UDP datagram of `len` bytes.
     pub fn udp(src: SocketAddr, dst: SocketAddr, len: u16) -> Self {
-        Self {
-            src,
-            dst,
-            ttl: TTL,
-            body: Body::Udp { len },
-        }
+        Self { src, dst, ttl: TTL, body: Body::Udp { len } }
     }
 
     /// The protocol of the flow, or `None` for an ICMP error, which belongs to the flow it quotes.
@@ -354,17 +339,9 @@ impl fmt::Display for Header {
                 quoted.dst
             ),
             Body::Echo { reply, seq, .. } => {
-                let (id, what) = if reply {
-                    (self.dst.port(), "reply")
-                } else {
-                    (self.src.port(), "request")
-                };
-                write!(
-                    f,
-                    "{} > {} echo {what} id {id} seq {seq}",
-                    self.src.ip(),
-                    self.dst.ip()
-                )
+                let (id, what) =
+                    if reply { (self.dst.port(), "reply") } else { (self.src.port(), "request") };
+                write!(f, "{} > {} echo {what} id {id} seq {seq}", self.src.ip(), self.dst.ip())
             }
         }
     }
@@ -383,22 +360,14 @@ impl Packet {
     /// A UDP datagram; `None` when the payload exceeds 65,507 bytes, the most that IPv4 carries.
     pub fn udp(src: SocketAddr, dst: SocketAddr, payload: Bytes) -> Option<Self> {
         const MOST: usize = 65_507;
-        let len = u16::try_from(payload.len())
-            .ok()
-            .filter(|len| usize::from(*len) <= MOST)?;
-        Some(Self {
-            header: Header::udp(src, dst, len),
-            payload,
-        })
+        let len = u16::try_from(payload.len()).ok().filter(|len| usize::from(*len) <= MOST)?;
+        Some(Self { header: Header::udp(src, dst, len), payload })
     }
 }
 
 /// A packet without payload.
 impl From<Header> for Packet {
     fn from(header: Header) -> Self {
-        Self {
-            header,
-            payload: Bytes::new(),
-        }
+        Self { header, payload: Bytes::new() }
     }
 }

@@ -28,13 +28,7 @@ pub struct RouterConfig {
 impl RouterConfig {
     /// A plain router; also a switch or an access point.
     pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            v4: None,
-            v6: None,
-            hops: 1,
-            time_exceeded: true,
-        }
+        Self { name: name.to_owned(), v4: None, v6: None, hops: 1, time_exceeded: true }
     }
 
     /// With this NAT or firewall for IPv4.
@@ -78,35 +72,17 @@ pub(super) struct Decision {
 
 impl Decision {
     fn drop(why: impl Into<Loss>) -> Self {
-        let fate = Fate::Dropped {
-            why: why.into(),
-            answered: false,
-        };
-        Self {
-            fate,
-            forward: None,
-            answer: None,
-        }
+        let fate = Fate::Dropped { why: why.into(), answered: false };
+        Self { fate, forward: None, answer: None }
     }
 
     fn forward(fate: Fate, to: EdgeId) -> Self {
-        Self {
-            fate,
-            forward: Some(to),
-            answer: None,
-        }
+        Self { fate, forward: Some(to), answer: None }
     }
 
     fn answer(why: impl Into<Loss>, answer: Option<(EdgeId, Header)>) -> Self {
-        let fate = Fate::Dropped {
-            why: why.into(),
-            answered: answer.is_some(),
-        };
-        Self {
-            fate,
-            forward: None,
-            answer,
-        }
+        let fate = Fate::Dropped { why: why.into(), answered: answer.is_some() };
+        Self { fate, forward: None, answer }
     }
 }
 

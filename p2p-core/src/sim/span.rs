@@ -7,14 +7,8 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serializer};
 
 /// Units and their length in seconds; the first that a number ends with counts.
-const UNITS: [(&str, f64); 6] = [
-    ("us", 1e-6),
-    ("ms", 1e-3),
-    ("min", 60.0),
-    ("s", 1.0),
-    ("h", 3_600.0),
-    ("d", 86_400.0),
-];
+const UNITS: [(&str, f64); 6] =
+    [("us", 1e-6), ("ms", 1e-3), ("min", 60.0), ("s", 1.0), ("h", 3_600.0), ("d", 86_400.0)];
 
 /// A duration from text: a number and one of the units us, ms, s, min, h, d.
 ///
@@ -29,10 +23,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         .iter()
         .find_map(|(name, secs)| Some((trimmed.strip_suffix(name)?, secs)))
         .ok_or_else(|| format!("{text:?} has no unit: use us, ms, s, min, h or d"))?;
-    let number: f64 = number
-        .trim()
-        .parse()
-        .map_err(|_| format!("{text:?} does not start with a number"))?;
+    let number: f64 = number.trim().parse().map_err(|_| format!("{text:?} does not start with a number"))?;
     // Rounded to a nanosecond: 0.1 × 1e-3 is not exact, and 100 µs should be.
     let nanos = (number * unit * 1e9).round();
     if !(0.0..1e18).contains(&nanos) {

@@ -32,12 +32,7 @@ pub(super) struct UdpStack {
 
 impl UdpStack {
     pub(super) fn new(seed: Seed) -> Self {
-        Self {
-            seed,
-            by_address: BTreeMap::new(),
-            bound: BTreeMap::new(),
-            next: 0,
-        }
+        Self { seed, by_address: BTreeMap::new(), bound: BTreeMap::new(), next: 0 }
     }
 
     pub(super) fn bind(&mut self, mut local: SocketAddr) -> Result<UdpSocket, SocketError> {
@@ -73,10 +68,7 @@ impl UdpStack {
             return taken(&local) || taken(&any);
         }
         let family = |other: &&SocketAddr| other.is_ipv4() == local.is_ipv4();
-        self.by_address
-            .keys()
-            .filter(family)
-            .any(|other| other.port() == local.port())
+        self.by_address.keys().filter(family).any(|other| other.port() == local.port())
     }
 
     pub(super) fn close(&mut self, socket: UdpSocket) {
@@ -92,8 +84,6 @@ impl UdpStack {
     /// Who hears what comes to `ip:port`.
     pub(super) fn at(&self, ip: IpAddr, port: u16) -> Option<UdpSocket> {
         let exact = self.by_address.get(&SocketAddr::new(ip, port));
-        exact
-            .or_else(|| self.by_address.get(&SocketAddr::new(unspecified(ip), port)))
-            .copied()
+        exact.or_else(|| self.by_address.get(&SocketAddr::new(unspecified(ip), port))).copied()
     }
 }

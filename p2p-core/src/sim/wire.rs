@@ -92,10 +92,7 @@ fn put16(bytes: &mut [u8], at: usize, value: u16) {
 /// One's complement sum, unfolded (RFC 1071).
 fn sum(bytes: &[u8]) -> u64 {
     let mut words = bytes.chunks_exact(2);
-    let mut sum: u64 = words
-        .by_ref()
-        .map(|word| u64::from(u16::from_be_bytes([word[0], word[1]])))
-        .sum();
+    let mut sum: u64 = words.by_ref().map(|word| u64::from(u16::from_be_bytes([word[0], word[1]]))).sum();
     if let [last] = words.remainder() {
         sum += u64::from(*last) << 8;
     }
@@ -171,12 +168,7 @@ fn layout(bytes: &[u8], quoted: bool) -> Result<Layout, Malformed> {
             if be16(bytes, 6)? & 0x3fff != 0 {
                 return Err(Malformed::Fragment);
             }
-            Ok(Layout {
-                family: Family::V4,
-                l4,
-                protocol: octet(bytes, 9)?,
-                end,
-            })
+            Ok(Layout { family: Family::V4, l4, protocol: octet(bytes, 9)?, end })
         }
         6 => {
             let total = 40 + usize::from(be16(bytes, 4)?);
@@ -196,12 +188,7 @@ fn layout(bytes: &[u8], quoted: bool) -> Result<Layout, Malformed> {
             if protocol == 44 {
                 return Err(Malformed::Fragment);
             }
-            Ok(Layout {
-                family: Family::V6,
-                l4,
-                protocol,
-                end,
-            })
+            Ok(Layout { family: Family::V6, l4, protocol, end })
         }
         version => Err(Malformed::Version(version)),
     }
@@ -245,10 +232,7 @@ fn echo(family: Family, kind: u8) -> Option<bool> {
 }
 
 fn is_icmp(layout: &Layout) -> bool {
-    matches!(
-        (layout.family, layout.protocol),
-        (Family::V4, ICMP) | (Family::V6, ICMPV6)
-    )
+    matches!((layout.family, layout.protocol), (Family::V4, ICMP) | (Family::V6, ICMPV6))
 }
 
 /// The ends of an echo: the identifier is the port of who asked.
@@ -307,12 +291,7 @@ pub fn parse(bytes: &[u8]) -> Result<Header, Malformed> {
             if let Some(reply) = echo(layout.family, kind) {
                 let (src, dst) = echo_ends(src, dst, reply, id);
                 let len = (rest - 8) as u16;
-                return Ok(Header {
-                    src,
-                    dst,
-                    ttl,
-                    body: Body::Echo { reply, seq, len },
-                });
+                return Ok(Header { src, dst, ttl, body: Body::Echo { reply, seq, len } });
             }
             let kind = icmp_kind(layout.family, kind, code).ok_or(Malformed::Icmp(kind))?;
             let quoted = quoted(&bytes[l4 + 8..], layout.family)?;
@@ -347,12 +326,7 @@ fn quoted(bytes: &[u8], family: Family) -> Result<Quoted, Malformed> {
             }
             _ => return Err(Malformed::Quote),
         };
-        Ok(Quoted {
-            protocol,
-            src,
-            dst,
-            seq,
-        })
+        Ok(Quoted { protocol, src, dst, seq })
     };
     read().map_err(|_| Malformed::Quote)
 }
@@ -551,12 +525,7 @@ pub fn emit(packet: &Packet) -> Vec<u8> {
         }
         Family::V6 => bytes[7] = header.ttl,
     }
-    let layout = Layout {
-        family,
-        l4: ip,
-        protocol,
-        end: total,
-    };
+    let layout = Layout { family, l4: ip, protocol, end: total };
     let check = match !fold(sum(&bytes[ip..]) + pseudo_header(&layout, header)) {
         0 if protocol == UDP => 0xffff,
         check => check,

@@ -13,33 +13,20 @@ fn at(text: &str) -> SocketAddr {
 /// One packet of each kind and family.
 fn zoo() -> Vec<Packet> {
     let mut zoo = Vec::new();
-    for (here, there) in [
-        ("192.168.1.10:40000", "203.0.113.5:443"),
-        ("[2001:db8::1]:40000", "[2001:db8:1::5]:443"),
-    ] {
+    for (here, there) in
+        [("192.168.1.10:40000", "203.0.113.5:443"), ("[2001:db8::1]:40000", "[2001:db8:1::5]:443")]
+    {
         let (here, there) = (at(here), at(there));
         let syn = Header::tcp(here, there, Flags::SYN, 0x1234_5678, 0);
         zoo.push(syn.into());
         let mut data = Header::tcp(here, there, Flags::ACK | Flags::PSH, 7, 9);
-        data.body = Body::Tcp(TcpFacts {
-            flags: Flags::ACK | Flags::PSH,
-            seq: 7,
-            ack: 9,
-            len: 5,
-        });
-        zoo.push(Packet {
-            header: data,
-            payload: Bytes::from_static(b"hello"),
-        });
+        data.body = Body::Tcp(TcpFacts { flags: Flags::ACK | Flags::PSH, seq: 7, ack: 9, len: 5 });
+        zoo.push(Packet { header: data, payload: Bytes::from_static(b"hello") });
         zoo.push(Packet::udp(here, there, Bytes::from_static(b"odd")).unwrap());
         let echo = Packet {
             header: Header {
                 dst: SocketAddr::new(there.ip(), 0),
-                body: Body::Echo {
-                    reply: false,
-                    seq: 3,
-                    len: 4,
-                },
+                body: Body::Echo { reply: false, seq: 3, len: 4 },
                 ..syn
             },
             payload: Bytes::from_static(b"ping"),
@@ -102,14 +89,11 @@ fn a_rewritten_packet_is_the_one_that_would_have_been_written() {
 fn options_payload_and_padding_stay() {
     // An IPv4 header with a router-alert option, a TCP header with MSS and SACK-permitted, two bytes of
     // payload, and three of padding behind it all.
-    let mut bytes = vec![
-        0x46, 0, 0, 54, 0x12, 0x34, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 203, 0, 113, 5, 0x94, 4, 0, 0,
-    ];
+    let mut bytes =
+        vec![0x46, 0, 0, 54, 0x12, 0x34, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 203, 0, 113, 5, 0x94, 4, 0, 0];
     let check = !fold(sum(&bytes));
     put16(&mut bytes, 10, check);
-    bytes.extend([
-        0x9c, 0x40, 0x01, 0xbb, 0, 0, 0, 1, 0, 0, 0, 0, 0x70, 0x02, 0xfa, 0xf0, 0, 0, 0, 0,
-    ]);
+    bytes.extend([0x9c, 0x40, 0x01, 0xbb, 0, 0, 0, 1, 0, 0, 0, 0, 0x70, 0x02, 0xfa, 0xf0, 0, 0, 0, 0]);
     bytes.extend([2, 4, 5, 0xb4, 4, 2, 1, 1, 0xca, 0xfe]);
     let header = parse(&bytes).unwrap();
     let layout = layout(&bytes, false).unwrap();
@@ -202,10 +186,7 @@ fn each_fault_has_its_name() {
     assert_eq!(parse(&bytes), Err(Malformed::Checksum));
     let mut bytes = good.clone();
     let udp = Header::udp(at("10.0.0.1:1"), at("10.0.0.2:2"), 0);
-    assert_eq!(
-        rewrite(&mut bytes, &udp, Checksum::Full),
-        Err(Malformed::Mismatch)
-    );
+    assert_eq!(rewrite(&mut bytes, &udp, Checksum::Full), Err(Malformed::Mismatch));
     assert_eq!(bytes, good);
 }
 

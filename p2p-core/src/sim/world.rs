@@ -159,11 +159,7 @@ struct Edge {
 }
 
 enum Happening {
-    Arrival {
-        node: u32,
-        edge: Option<EdgeId>,
-        packet: Packet,
-    },
+    Arrival { node: u32, edge: Option<EdgeId>, packet: Packet },
     Wake(u32),
     Act(u32, Act),
     Broker,
@@ -228,10 +224,7 @@ impl World {
         Self {
             seed,
             now: epoch(),
-            nodes: vec![Node {
-                kind: Kind::Router(Box::new(internet)),
-                wake: None,
-            }],
+            nodes: vec![Node { kind: Kind::Router(Box::new(internet)), wake: None }],
             edges: Vec::new(),
             queue: BinaryHeap::new(),
             slots: Vec::new(),
@@ -287,16 +280,11 @@ impl World {
         let seed = self.seed.fork("router");
         let edge = EdgeId(self.edges.len() as u32);
         let router = Router::new(config, Some(edge), seed)?;
-        let nats = [Family::V4, Family::V6]
-            .into_iter()
-            .filter_map(|family| router.nat(family));
+        let nats = [Family::V4, Family::V6].into_iter().filter_map(|family| router.nat(family));
         let external: Vec<IpAddr> = nats.flat_map(|nat| nat.config().external.clone()).collect();
         let id = self.nodes.len() as u32;
         self.connect(id, above, &external, wire.into())?;
-        self.nodes.push(Node {
-            kind: Kind::Router(Box::new(router)),
-            wake: None,
-        });
+        self.nodes.push(Node { kind: Kind::Router(Box::new(router)), wake: None });
         Ok(RouterId(id))
     }
 
@@ -309,11 +297,7 @@ impl World {
     pub fn add_host_with(&mut self, name: &str, timers: TcpTimers) -> HostId {
         let host = Host::new(name, timers, self.seed.fork("host"));
         self.nodes.push(Node {
-            kind: Kind::Host(Box::new(HostNode {
-                host,
-                edges: Vec::new(),
-                program: None,
-            })),
+            kind: Kind::Host(Box::new(HostNode { host, edges: Vec::new(), program: None })),
             wake: None,
         });
         HostId(self.nodes.len() as u32 - 1)
@@ -352,12 +336,7 @@ impl World {
                 return Err(WorldError::AddressTaken(*ip));
             }
         }
-        self.edges.push(Edge {
-            lower,
-            upper: above.0,
-            up,
-            down,
-        });
+        self.edges.push(Edge { lower, upper: above.0, up, down });
         for ip in known {
             self.announce(*ip, above, edge);
         }
@@ -403,9 +382,7 @@ impl World {
     pub fn detach(&mut self, host: HostId) {
         let node = self.host_node_mut(host);
         let edges = std::mem::take(&mut node.edges);
-        let addresses: Vec<_> = (0..edges.len())
-            .map(|index| node.host.addresses(index).to_vec())
-            .collect();
+        let addresses: Vec<_> = (0..edges.len()).map(|index| node.host.addresses(index).to_vec()).collect();
         for (edge, addresses) in edges.into_iter().zip(addresses) {
             let above = RouterId(self.edges[edge.0 as usize].upper);
             for ip in addresses {
@@ -514,12 +491,7 @@ impl World {
         let Kind::Host(node) = &mut self.nodes[host.0 as usize].kind else {
             unreachable!("a HostId is made for hosts only")
         };
-        let mut context = Context {
-            host: &mut node.host,
-            broker: &mut self.broker,
-            id: host,
-            now,
-        };
+        let mut context = Context { host: &mut node.host, broker: &mut self.broker, id: host, now };
         let result = act(&mut context);
         self.settle_host(host.0);
         result
@@ -597,11 +569,7 @@ impl World {
             (Kind::Host(host), _) => {
                 let taken = host.host.handle_packet(&packet, now);
                 self.counters.received += u64::from(taken);
-                let fate = if taken {
-                    Fate::Received
-                } else {
-                    dropped(Loss::NotMine)
-                };
+                let fate = if taken { Fate::Received } else { dropped(Loss::NotMine) };
                 self.record(node, fate, packet);
                 self.settle_host(node);
             }
@@ -626,34 +594,17 @@ impl World {
     /// Puts a packet on a link.
     fn transmit(&mut self, from: u32, over: EdgeId, packet: Packet) {
         let edge = &mut self.edges[over.0 as usize];
-        let (link, to) = if edge.lower == from {
-            (&mut edge.up, edge.upper)
-        } else {
-            (&mut edge.down, edge.lower)
-        };
+        let (link, to) =
+            if edge.lower == from { (&mut edge.up, edge.upper) } else { (&mut edge.down, edge.lower) };
         let sent = link.send(packet.header.wire_len(), self.now);
         let over = Some(over);
         match sent {
             Sent::Never(why) => self.lose(from, why.into(), packet),
             _ if self.queue.len() >= MOST_QUEUED => self.lose(from, Loss::TooMany, packet),
-            Sent::Once(at) => self.push(
-                at,
-                Happening::Arrival {
-                    node: to,
-                    edge: over,
-                    packet,
-                },
-            ),
+            Sent::Once(at) => self.push(at, Happening::Arrival { node: to, edge: over, packet }),
             Sent::Twice(first, second) => {
                 for (at, packet) in [(first, packet.clone()), (second, packet)] {
-                    self.push(
-                        at,
-                        Happening::Arrival {
-                            node: to,
-                            edge: over,
-                            packet,
-                        },
-                    );
+                    self.push(at, Happening::Arrival { node: to, edge: over, packet });
                 }
             }
         }
@@ -724,14 +675,9 @@ impl World {
                 self.record_ref(node, Fate::Sent, &packet);
                 match over {
                     Way::Link(edge) => self.transmit(node, edge, packet),
-                    Way::Loopback => self.push(
-                        now + LOOPBACK,
-                        Happening::Arrival {
-                            node,
-                            edge: None,
-                            packet,
-                        },
-                    ),
+                    Way::Loopback => {
+                        self.push(now + LOOPBACK, Happening::Arrival { node, edge: None, packet })
+                    }
                     Way::None => self.lose(node, Loss::NoRoute, packet),
                 }
             }
@@ -747,12 +693,7 @@ impl World {
             };
             program.handle_event(
                 event,
-                &mut Context {
-                    host: &mut host.host,
-                    broker: &mut self.broker,
-                    id: HostId(node),
-                    now,
-                },
+                &mut Context { host: &mut host.host, broker: &mut self.broker, id: HostId(node), now },
             );
         };
         self.schedule(node, next);
@@ -788,10 +729,9 @@ impl World {
         self.broker_wake = None;
         while let Some(delivery) = self.broker.poll_delivery(self.now) {
             let host = delivery.client;
-            self.host_node_mut(host).host.push(HostEvent::Signal {
-                topic: delivery.topic,
-                payload: delivery.payload,
-            });
+            self.host_node_mut(host)
+                .host
+                .push(HostEvent::Signal { topic: delivery.topic, payload: delivery.payload });
             self.settle_host(host.0);
         }
         self.schedule_broker();
@@ -809,12 +749,7 @@ impl World {
 
     fn record(&mut self, node: u32, fate: Fate, packet: Packet) {
         if self.records.len() < self.most_records {
-            self.records.push(Record {
-                at: self.now,
-                node: NodeId(node),
-                fate,
-                packet,
-            });
+            self.records.push(Record { at: self.now, node: NodeId(node), fate, packet });
         }
     }
 

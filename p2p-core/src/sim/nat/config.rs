@@ -110,10 +110,7 @@ impl Default for FlowConfig {
             mapping: Mapping::EndpointIndependent,
             filtering: Filtering::AddressAndPortDependent,
             ports: PortChoice::Preserve { or: Fallback::Random },
-            range: PortRange {
-                first: 1_024,
-                last: u16::MAX,
-            },
+            range: PortRange { first: 1_024, last: u16::MAX },
             parity: false,
             overload: false,
             background: 0.0,
@@ -427,11 +424,7 @@ impl NatConfig {
         let flow = self.flow(protocol);
         let PortRange { first, last } = flow.range;
         if first > last {
-            return Err(NatConfigError::RangeEmpty {
-                protocol,
-                first,
-                last,
-            });
+            return Err(NatConfigError::RangeEmpty { protocol, first, last });
         }
         if first == 0 {
             return Err(NatConfigError::RangeZero(protocol));
@@ -451,11 +444,7 @@ impl NatConfig {
         if let Some(block) = self.block {
             let range = flow.range.size();
             if block == 0 || u32::from(block) > range {
-                return Err(NatConfigError::Block {
-                    protocol,
-                    block,
-                    range,
-                });
+                return Err(NatConfigError::Block { protocol, block, range });
             }
         }
         Ok(())

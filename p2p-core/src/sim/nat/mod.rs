@@ -160,9 +160,7 @@ impl Bucket {
     fn take(&mut self, rate: u32, now: Instant) -> bool {
         let rate = f64::from(rate);
         let passed = self.at.map(|at| now.saturating_duration_since(at));
-        self.level = passed.map_or(rate, |passed| {
-            (self.level + passed.as_secs_f64() * rate).min(rate)
-        });
+        self.level = passed.map_or(rate, |passed| (self.level + passed.as_secs_f64() * rate).min(rate));
         self.at = Some(self.at.map_or(now, |at| at.max(now)));
         let enough = self.level >= 1.0;
         if enough {
@@ -226,10 +224,7 @@ impl Nat {
     /// # Errors
     /// When no NAT can have these addresses; then nothing has changed.
     pub fn renumber(&mut self, external: Vec<IpAddr>) -> Result<(), NatConfigError> {
-        let config = NatConfig {
-            external,
-            ..self.config.clone()
-        };
+        let config = NatConfig { external, ..self.config.clone() };
         config.validate()?;
         self.config = config;
         self.table.clear();
@@ -374,11 +369,7 @@ impl Nat {
 
     fn invalid_out(&self, why: DropReason) -> Verdict {
         let leaks = self.config.tcp.leak_invalid && why != DropReason::NoRequest;
-        if leaks {
-            Verdict::Leak(why)
-        } else {
-            Verdict::Drop(why)
-        }
+        if leaks { Verdict::Leak(why) } else { Verdict::Drop(why) }
     }
 
     /// Whether a packet without a session may begin one.
@@ -429,17 +420,10 @@ impl Nat {
     fn open(&mut self, binding: u32, key: SessionKey, header: &Header, direction: Direction, now: Instant) {
         let flow = match header.body {
             Body::Tcp(tcp) => Flow::Tcp(Track::new(tcp, direction)),
-            _ => Flow::Datagrams {
-                out: direction == Direction::Out,
-                inbound: direction == Direction::In,
-            },
+            _ => Flow::Datagrams { out: direction == Direction::Out, inbound: direction == Direction::In },
         };
         let expires = now + timeout(&flow, &self.config);
-        let session = Session {
-            binding,
-            flow,
-            expires,
-        };
+        let session = Session { binding, flow, expires };
         self.table.insert(key, session);
     }
 
@@ -498,15 +482,7 @@ impl Nat {
         };
         let ip = ip.ok_or(DropReason::NoPort)?;
         let flow = self.config.flow(protocol);
-        let asker = Asker {
-            protocol,
-            local,
-            remote,
-            external: ip,
-            flow,
-            block: self.config.block,
-            now,
-        };
+        let asker = Asker { protocol, local, remote, external: ip, flow, block: self.config.block, now };
         let table = &mut self.table;
         let free = |port| table.is_free(protocol, SocketAddr::new(ip, port), remote, flow.overload, now);
         let port = self.ports.choose(&asker, free).ok_or(DropReason::NoPort)?;
@@ -548,11 +524,7 @@ impl Nat {
         let filtering = self.config.flow(protocol).filtering;
         let (admitted, mapped) = self.table.admit(protocol, external, remote, filtering, now);
         let Some(id) = admitted else {
-            let why = if mapped {
-                DropReason::Filtered(filtering)
-            } else {
-                DropReason::NoMapping
-            };
+            let why = if mapped { DropReason::Filtered(filtering) } else { DropReason::NoMapping };
             return self.refuse(header, why, now);
         };
         if let Err(why) = self.may_open(header).and_then(|()| self.has_room(now)) {
@@ -618,10 +590,7 @@ impl Nat {
         }
         let key = (protocol, quoted.src, quoted.dst);
         let binding = self.table.session(key, now).map(|session| session.binding);
-        let Some(local) = binding
-            .and_then(|id| self.table.binding(id))
-            .map(|binding| binding.local())
-        else {
+        let Some(local) = binding.and_then(|id| self.table.binding(id)).map(|binding| binding.local()) else {
             return Verdict::Drop(DropReason::UnknownQuote);
         };
         quoted.src = local;
@@ -648,11 +617,8 @@ impl Nat {
         };
         let key = mapping_key(protocol, quoted.dst, quoted.src, mapping);
         let external = self.table.find(key).map(|(_, external)| external);
-        let external = external.filter(|external| {
-            self.table
-                .session((protocol, *external, quoted.src), now)
-                .is_some()
-        });
+        let external =
+            external.filter(|external| self.table.session((protocol, *external, quoted.src), now).is_some());
         let Some(external) = external else {
             return Verdict::Drop(DropReason::UnknownQuote);
         };
@@ -697,10 +663,7 @@ fn advance(
 fn timeout(flow: &Flow, config: &NatConfig) -> Duration {
     match flow {
         Flow::Tcp(track) => track.timeout(&config.tcp),
-        Flow::Datagrams {
-            out: true,
-            inbound: true,
-        } => config.udp.timeout_both_ways,
+        Flow::Datagrams { out: true, inbound: true } => config.udp.timeout_both_ways,
         Flow::Datagrams { .. } => config.udp.timeout,
     }
 }

@@ -190,11 +190,7 @@ impl Ports {
         let start = self.seed.below(u64::from(count)) as u16;
         let index = (0..count)
             .map(|step| ((u32::from(start) + u32::from(step)) % u32::from(count)) as u16)
-            .find(|index| {
-                !self
-                    .blocks_taken
-                    .contains(&(asker.protocol, asker.external, *index))
-            })?;
+            .find(|index| !self.blocks_taken.contains(&(asker.protocol, asker.external, *index)))?;
         let first = range.first + index * size;
         let block = PortRange::new(first, first + (size - 1))?;
         self.blocks_taken.insert((asker.protocol, asker.external, index));

@@ -12,10 +12,7 @@ const OFFSET: i16 = 1_009;
 impl NatConfig {
     /// A well-behaved home router: the default, with one address.
     pub fn home(external: IpAddr) -> Self {
-        Self {
-            external: vec![external],
-            ..Self::default()
-        }
+        Self { external: vec![external], ..Self::default() }
     }
 
     /// No translation and no filtering.
@@ -52,13 +49,10 @@ impl NatConfig {
         };
         let ports = match delta.kind {
             DeltaKind::Equal => PortChoice::Preserve { or: Fallback::Random },
-            DeltaKind::Preserving => PortChoice::Offset {
-                by: if delta.value == 0 { OFFSET } else { delta.value },
-            },
-            DeltaKind::Independent => PortChoice::Step {
-                by: delta.value,
-                scope: StepScope::Global,
-            },
+            DeltaKind::Preserving => {
+                PortChoice::Offset { by: if delta.value == 0 { OFFSET } else { delta.value } }
+            }
+            DeltaKind::Independent => PortChoice::Step { by: delta.value, scope: StepScope::Global },
             DeltaKind::Dependent => PortChoice::StepWhileLocalSteps { by: delta.value },
             DeltaKind::Random => PortChoice::Random,
         };
@@ -77,10 +71,7 @@ impl NatConfig {
     /// packets itself, see [`with_unsolicited`](Self::with_unsolicited): its answer then occupies the
     /// 4-tuple.
     pub fn linux_masquerade(external: IpAddr) -> Self {
-        Self {
-            external: vec![external],
-            ..Self::linux()
-        }
+        Self { external: vec![external], ..Self::linux() }
     }
 
     /// A Linux router with `masquerade fully-random`: symmetric, any port.
@@ -126,11 +117,7 @@ impl NatConfig {
     /// A carrier's NAT: a pool of addresses, each inside host paired with one of them and with a block of
     /// ports, mapped ports random inside the block (RFC 6888, RFC 7422).
     pub fn carrier(external: Vec<IpAddr>, block: u16) -> Self {
-        Self {
-            external,
-            block: Some(block),
-            ..Self::default()
-        }
-        .with_flow(|flow| flow.ports = PortChoice::Random)
+        Self { external, block: Some(block), ..Self::default() }
+            .with_flow(|flow| flow.ports = PortChoice::Random)
     }
 }

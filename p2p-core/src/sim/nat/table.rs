@@ -182,11 +182,7 @@ impl Table {
         }
         let id = self.next;
         self.next = self.next.wrapping_add(1);
-        let binding = Binding {
-            key,
-            external,
-            sessions: 0,
-        };
+        let binding = Binding { key, external, sessions: 0 };
         self.bindings.insert(id, binding);
         self.by_key.insert(key, id);
         self.by_external.insert((key.0, external, id));
@@ -281,12 +277,8 @@ impl Table {
             return;
         }
         self.swept_at = Some(now);
-        let expired: Vec<SessionKey> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.expires <= now)
-            .map(|(key, _)| *key)
-            .collect();
+        let expired: Vec<SessionKey> =
+            self.sessions.iter().filter(|(_, session)| session.expires <= now).map(|(key, _)| *key).collect();
         for key in expired {
             self.remove(key);
         }

@@ -49,13 +49,8 @@ pub(super) struct Track {
 impl Track {
     /// From the first segment of a session: a SYN, or any other where the NAT is loose.
     pub(super) fn new(tcp: TcpFacts, direction: Direction) -> Self {
-        let mut track = Self {
-            phase: Phase::Open,
-            out_isn: None,
-            in_isn: None,
-            out_fin: false,
-            in_fin: false,
-        };
+        let mut track =
+            Self { phase: Phase::Open, out_isn: None, in_isn: None, out_fin: false, in_fin: false };
         if tcp.flags.is_syn() {
             track.phase = Phase::Opening;
             *track.isn(direction).0 = Some(tcp.seq);

@@ -168,11 +168,8 @@ impl Connection {
 
     fn start(&mut self, now: Instant) {
         self.timed = Some((self.snd_nxt, now));
-        self.retransmit = Some(Retransmit {
-            at: now + self.timers.initial_rto,
-            rto: self.timers.initial_rto,
-            count: 0,
-        });
+        self.retransmit =
+            Some(Retransmit { at: now + self.timers.initial_rto, rto: self.timers.initial_rto, count: 0 });
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
@@ -474,11 +471,7 @@ impl Connection {
         }
         if self.snd_una != self.snd_nxt && self.retransmit.is_none() {
             let rto = self.rto();
-            self.retransmit = Some(Retransmit {
-                at: now + rto,
-                rto,
-                count: 0,
-            });
+            self.retransmit = Some(Retransmit { at: now + rto, rto, count: 0 });
         }
     }
 
@@ -495,11 +488,8 @@ impl Connection {
                 let fin = u32::from(self.is_fin_sent());
                 let sent = self.snd_nxt.wrapping_sub(self.snd_una).saturating_sub(fin) as usize;
                 let payload = self.slice(0, sent.min(MSS));
-                let flags = if payload.is_empty() {
-                    Flags::FIN | Flags::ACK
-                } else {
-                    Flags::ACK | Flags::PSH
-                };
+                let flags =
+                    if payload.is_empty() { Flags::FIN | Flags::ACK } else { Flags::ACK | Flags::PSH };
                 self.emit(flags, self.snd_una, payload, io);
             }
         }
@@ -593,10 +583,7 @@ impl Connection {
 
     /// Ends the connection with a RST, if the other side knows of it.
     pub(super) fn abort(&mut self, io: &mut Io) {
-        if !matches!(
-            self.state,
-            TcpState::SynSent | TcpState::TimeWait | TcpState::Closed
-        ) {
+        if !matches!(self.state, TcpState::SynSent | TcpState::TimeWait | TcpState::Closed) {
             self.emit(Flags::RST | Flags::ACK, self.snd_nxt, Bytes::new(), io);
         }
         self.finish(None, io);

@@ -51,22 +51,14 @@ pub struct TcpOptions {
 
 impl Default for TcpOptions {
     fn default() -> Self {
-        Self {
-            reuse_address: false,
-            reuse_port: false,
-            ttl: TTL,
-        }
+        Self { reuse_address: false, reuse_port: false, ttl: TTL }
     }
 }
 
 impl TcpOptions {
     /// `SO_REUSEADDR` and `SO_REUSEPORT`: what punching needs on all sockets of its port.
     pub fn shared() -> Self {
-        Self {
-            reuse_address: true,
-            reuse_port: true,
-            ..Self::default()
-        }
+        Self { reuse_address: true, reuse_port: true, ..Self::default() }
     }
 }
 
@@ -103,10 +95,7 @@ impl Default for TcpTimers {
 impl TcpTimers {
     /// Linux before 6.5, and most other systems: SYN timeouts double from the start.
     pub fn exponential() -> Self {
-        Self {
-            syn_linear_timeouts: 0,
-            ..Self::default()
-        }
+        Self { syn_linear_timeouts: 0, ..Self::default() }
     }
 }
 
@@ -256,15 +245,7 @@ impl TcpStack {
         }
         let id = TcpSocket(self.next);
         self.next = self.next.wrapping_add(1);
-        self.sockets.insert(
-            id,
-            Socket {
-                options,
-                bound: None,
-                role: Role::Idle,
-                timer: None,
-            },
-        );
+        self.sockets.insert(id, Socket { options, bound: None, role: Role::Idle, timer: None });
         Ok(id)
     }
 
@@ -302,9 +283,7 @@ impl TcpStack {
 
     fn on_port(&self, port: u16) -> impl Iterator<Item = (TcpSocket, &Socket)> {
         let all = (port, TcpSocket(0))..=(port, TcpSocket(u32::MAX));
-        self.by_port
-            .range(all)
-            .filter_map(|(_, id)| Some((*id, self.sockets.get(id)?)))
+        self.by_port.range(all).filter_map(|(_, id)| Some((*id, self.sockets.get(id)?)))
     }
 
     fn is_port_used(&self, port: u16) -> bool {
@@ -330,9 +309,7 @@ impl TcpStack {
         let start = self.seed.below(u64::from(half)) as u16;
         let of_parity =
             |parity| (0..half).map(move |step| EPHEMERAL.start + 2 * ((start + step) % half) + parity);
-        of_parity(parity)
-            .chain(of_parity(1 - parity))
-            .find(|port| free(self, *port))
+        of_parity(parity).chain(of_parity(1 - parity)).find(|port| free(self, *port))
     }
 
     /// Starts to listen on a bound socket.
@@ -404,10 +381,7 @@ impl TcpStack {
     fn install(&mut self, id: TcpSocket, connection: Connection, listener: Option<TcpSocket>) {
         self.by_tuple.insert((connection.local, connection.remote), id);
         if let Some(socket) = self.sockets.get_mut(&id) {
-            socket.role = Role::Connection {
-                connection: Box::new(connection),
-                listener,
-            };
+            socket.role = Role::Connection { connection: Box::new(connection), listener };
         }
         self.settle(id);
     }
@@ -561,9 +535,7 @@ impl TcpStack {
             Some(Role::Listener { .. }) => {
                 self.bury(id);
                 let is_child = |(child, socket): (&TcpSocket, &Socket)| match &socket.role {
-                    Role::Connection {
-                        listener: Some(of), ..
-                    } if *of == id => Some(*child),
+                    Role::Connection { listener: Some(of), .. } if *of == id => Some(*child),
                     _ => None,
                 };
                 let children: Vec<_> = self.sockets.iter().filter_map(is_child).collect();
@@ -576,14 +548,12 @@ impl TcpStack {
 
     /// The state of a connection; [`TcpState::Closed`] when there is none.
     pub fn state(&self, id: TcpSocket) -> TcpState {
-        self.connection(id)
-            .map_or(TcpState::Closed, |connection| connection.state)
+        self.connection(id).map_or(TcpState::Closed, |connection| connection.state)
     }
 
     /// Whether the connection came from SYNs that crossed.
     pub fn is_crossed(&self, id: TcpSocket) -> bool {
-        self.connection(id)
-            .is_some_and(|connection| connection.is_crossed)
+        self.connection(id).is_some_and(|connection| connection.is_crossed)
     }
 
     /// The address a socket is bound to; for a connection its own end.
@@ -608,10 +578,7 @@ impl TcpStack {
         let Body::Tcp(tcp) = body else { return };
         let existing = self.by_tuple.get(&(dst, src)).copied();
         if let Some(id) = existing {
-            if !self
-                .connection(id)
-                .is_some_and(|connection| connection.gives_way_to(tcp))
-            {
+            if !self.connection(id).is_some_and(|connection| connection.gives_way_to(tcp)) {
                 // It is there, so this cannot fail.
                 let _ = self.with(id, |connection, io| {
                     connection.handle_segment(tcp, &packet.payload, now, io);

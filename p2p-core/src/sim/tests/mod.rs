@@ -2,6 +2,7 @@
 
 mod punching;
 mod sockets;
+mod stun;
 mod worlds;
 
 use std::cell::RefCell;
@@ -96,15 +97,7 @@ impl Homes {
         let b = host(&mut world, "b", B, nat_b);
         let server = host(&mut world, "server", SERVER, internet);
         world.set_recording(100_000);
-        Self {
-            world,
-            a,
-            b,
-            nat_a,
-            nat_b,
-            server,
-            logs,
-        }
+        Self { world, a, b, nat_a, nat_b, server, logs }
     }
 
     fn log(&self, host: HostId) -> Vec<(u64, TcpEvent)> {
@@ -115,50 +108,35 @@ impl Homes {
     fn dial_at(&mut self, millis: u64, host: HostId, local: SocketAddr, remote: SocketAddr) {
         self.world.at(epoch() + ms(millis), host, move |context| {
             let now = context.now;
-            context
-                .host
-                .tcp_dial(Some(local), TcpOptions::shared(), remote, now)
-                .unwrap();
+            context.host.tcp_dial(Some(local), TcpOptions::shared(), remote, now).unwrap();
         });
     }
 
     fn listen(&mut self, host: HostId, local: SocketAddr) {
-        self.world
-            .with(host, |context| {
-                context.host.tcp_listen(local, TcpOptions::shared())
-            })
-            .unwrap();
+        self.world.with(host, |context| context.host.tcp_listen(local, TcpOptions::shared())).unwrap();
     }
 
     /// A and B dial each other's port 5000, A at once and B after `skew` milliseconds (before A when it is
     /// negative). When each got a connection, in milliseconds since the later dial; `None` if never.
     fn punch(&mut self, skew: i64) -> [Option<u64>; 2] {
-        let (a_at, b_at) = (
-            u64::try_from(-skew).unwrap_or(0),
-            u64::try_from(skew).unwrap_or(0),
-        );
+        let (a_at, b_at) = (u64::try_from(-skew).unwrap_or(0), u64::try_from(skew).unwrap_or(0));
         self.dial_at(a_at, self.a, at(A, 5_000), at(NAT_B, 5_000));
         self.dial_at(b_at, self.b, at(B, 5_000), at(NAT_A, 5_000));
         self.world.run_for(Duration::from_secs(20));
         [self.a, self.b].map(|host| {
-            let up = self
-                .log(host)
-                .into_iter()
-                .find_map(|(millis, event)| match event {
-                    TcpEvent::Connected(_) | TcpEvent::Accepted { .. } => Some(millis),
-                    _ => None,
-                });
+            let up = self.log(host).into_iter().find_map(|(millis, event)| match event {
+                TcpEvent::Connected(_) | TcpEvent::Accepted { .. } => Some(millis),
+                _ => None,
+            });
             up.map(|millis| millis - a_at.max(b_at))
         })
     }
 
     fn failure(&self, host: HostId) -> Option<(u64, Failure)> {
-        self.log(host)
-            .into_iter()
-            .find_map(|(millis, event)| match event {
-                TcpEvent::Failed(_, why) => Some((millis, why)),
-                _ => None,
-            })
+        self.log(host).into_iter().find_map(|(millis, event)| match event {
+            TcpEvent::Failed(_, why) => Some((millis, why)),
+            _ => None,
+        })
     }
 
     /// RSTs and ICMP errors that a NAT has sent.

@@ -39,9 +39,8 @@ fn linux_masquerade_behaves_like_it() {
 
 #[test]
 fn two_nats_that_answer_must_be_dialled_within_one_delay() {
-    let answers: [fn(&str) -> NatConfig; 2] = [resetting, |external| {
-        home(external).with_unsolicited(Unsolicited::Icmp(IcmpKind::Prohibited))
-    }];
+    let answers: [fn(&str) -> NatConfig; 2] =
+        [resetting, |external| home(external).with_unsolicited(Unsolicited::Icmp(IcmpKind::Prohibited))];
     for answering in answers {
         for skew in [-200, -60, -49, -25, 0, 25, 49, 60, 200_i64] {
             let mut homes = Homes::new(answering(NAT_A), answering(NAT_B));
@@ -74,16 +73,8 @@ fn a_throw_away_port_tells_the_policy_in_one_round_trip() {
             Unsolicited::Icmp(IcmpKind::PortUnreachable),
             Some((100, Failure::Unreachable(IcmpKind::PortUnreachable))),
         ),
-        (
-            Unsolicited::Icmp(IcmpKind::Prohibited),
-            Some((100, Failure::Unreachable(IcmpKind::Prohibited))),
-        ),
-        (
-            Unsolicited::ResetAfter {
-                after: Duration::from_secs(6),
-            },
-            Some((6_100, Failure::Refused)),
-        ),
+        (Unsolicited::Icmp(IcmpKind::Prohibited), Some((100, Failure::Unreachable(IcmpKind::Prohibited)))),
+        (Unsolicited::ResetAfter { after: Duration::from_secs(6) }, Some((6_100, Failure::Refused))),
     ] {
         let mut homes = Homes::new(home(NAT_A), home(NAT_B).with_unsolicited(policy));
         homes.dial_at(0, homes.a, at(A, 5_000), at(NAT_B, 9));
@@ -123,11 +114,7 @@ fn a_dithered_ladder_stands_clock_errors_that_a_straight_one_does_not() {
     for skew in (-300..=300).step_by(25) {
         assert!(!ladder(skew, &dither).is_empty(), "skew {skew}");
         let straight = ladder(skew, &[0]);
-        assert_eq!(
-            straight.is_empty(),
-            skew.abs() >= OWD,
-            "skew {skew}: {straight:?}"
-        );
+        assert_eq!(straight.is_empty(), skew.abs() >= OWD, "skew {skew}: {straight:?}");
     }
 }
 
@@ -143,36 +130,23 @@ fn a_low_ttl_syn_opens_the_way_unless_the_hop_speaks() {
         let internet = world.internet();
         let hop = if silent { middle.with_silent_hops() } else { middle };
         let hop = world.add_router(hop, internet, ms(10)).unwrap();
-        let nat_a = world
-            .add_router(quiet("nat-a", home(NAT_A)), hop, ms(15))
-            .unwrap();
-        let nat_b = world
-            .add_router(quiet("nat-b", resetting(NAT_B)), internet, ms(25))
-            .unwrap();
+        let nat_a = world.add_router(quiet("nat-a", home(NAT_A)), hop, ms(15)).unwrap();
+        let nat_b = world.add_router(quiet("nat-b", resetting(NAT_B)), internet, ms(25)).unwrap();
         let (a, b) = (world.add_host("a"), world.add_host("b"));
         world.attach(a, nat_a, &[ip(A)], Duration::ZERO).unwrap();
         world.attach(b, nat_b, &[ip(B)], Duration::ZERO).unwrap();
         // Two hops: A's own NAT, and the one at which it dies.
-        let low = TcpOptions {
-            ttl: 2,
-            ..TcpOptions::shared()
-        };
+        let low = TcpOptions { ttl: 2, ..TcpOptions::shared() };
         let dialled = world.with(a, |context| {
             let now = context.now;
-            let socket = context
-                .host
-                .tcp_dial(Some(at(A, 5_000)), low, at(NAT_B, 5_000), now)
-                .unwrap();
+            let socket = context.host.tcp_dial(Some(at(A, 5_000)), low, at(NAT_B, 5_000), now).unwrap();
             context.host.tcp_mut().set_ttl(socket, 64).unwrap();
             socket
         });
         world.at(epoch() + ms(lead), b, |context| {
             let now = context.now;
             let options = TcpOptions::shared();
-            context
-                .host
-                .tcp_dial(Some(at(B, 5_000)), options, at(NAT_A, 5_000), now)
-                .unwrap();
+            context.host.tcp_dial(Some(at(B, 5_000)), options, at(NAT_A, 5_000), now).unwrap();
         });
         world.run_for(ms(lead + 300));
         let failed = world.with(a, |context| context.host.poll_event());
@@ -202,9 +176,7 @@ fn after_a_refusal_the_peers_syn_comes_up_on_the_listener() {
         assert!(matches!(log[1].1, TcpEvent::Accepted { .. }), "{log:?}");
         let again = homes.world.with(homes.a, |context| {
             let (local, now) = (Some(at(A, 5_000)), context.now);
-            context
-                .host
-                .tcp_dial(local, TcpOptions::shared(), at(NAT_B, 5_000), now)
+            context.host.tcp_dial(local, TcpOptions::shared(), at(NAT_B, 5_000), now)
         });
         assert_eq!(again, Err(crate::sim::tcp::SocketError::AddressNotAvailable));
     }
@@ -235,10 +207,7 @@ fn two_symmetric_nats_meet_in_port_blocks() {
             nat.with_flow(|flow| {
                 flow.mapping = crate::nat::Mapping::AddressAndPortDependent;
                 flow.ports = PortChoice::Random;
-                flow.range = PortRange {
-                    first: 1_024,
-                    last: 65_535,
-                };
+                flow.range = PortRange { first: 1_024, last: 65_535 };
             })
         };
         let mut homes = Homes::new(carrier(NAT_A), home(NAT_B));
@@ -249,9 +218,7 @@ fn two_symmetric_nats_meet_in_port_blocks() {
                 homes.dial_at(0, homes.a, at(A, 4_000), at(SERVER, 80));
                 homes.world.run_for(ms(10));
                 let nat = homes.world.router(homes.nat_a).nat(crate::Family::V4).unwrap();
-                let block = nat
-                    .block(super::super::packet::Protocol::Tcp, ip(NAT_A), ip(A))
-                    .unwrap();
+                let block = nat.block(super::super::packet::Protocol::Tcp, ip(NAT_A), ip(A)).unwrap();
                 (block.first..=block.last).collect()
             }
             None => (1_024..=65_535).collect(),
@@ -263,10 +230,7 @@ fn two_symmetric_nats_meet_in_port_blocks() {
             homes.dial_at(100, homes.b, at(B, *port), at(NAT_A, guess));
         }
         homes.world.run_for(ms(500));
-        homes
-            .log(homes.b)
-            .iter()
-            .any(|(_, event)| matches!(event, TcpEvent::Connected(_)))
+        homes.log(homes.b).iter().any(|(_, event)| matches!(event, TcpEvent::Connected(_)))
     };
     let hits = |block| (0..40).filter(|seed| attempt(block, *seed)).count();
     let (blocks, whole) = (hits(Some(64)), hits(None));
@@ -280,10 +244,7 @@ fn the_story_names_the_reason_of_every_drop() {
     let mut homes = Homes::new(home(NAT_A), resetting(NAT_B));
     homes.punch(200);
     let story = homes.world.story().to_string();
-    assert!(
-        story.contains("nat-b        drops    198.51.100.1:5000 > 203.0.113.1:5000 TCP SYN"),
-        "{story}"
-    );
+    assert!(story.contains("nat-b        drops    198.51.100.1:5000 > 203.0.113.1:5000 TCP SYN"), "{story}");
     assert!(story.contains(": no mapping, and says so"), "{story}");
     for record in homes.world.records() {
         if let Fate::Dropped { why, .. } = record.fate {

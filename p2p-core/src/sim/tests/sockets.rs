@@ -71,11 +71,7 @@ fn sent(world: &World, host: HostId, flags: Flags) -> Vec<u64> {
 #[test]
 fn a_syn_is_repeated_at_the_kernels_times() {
     for (timers, secs, end) in [
-        (
-            TcpTimers::default(),
-            vec![0, 1, 2, 3, 4, 5, 7, 11, 19, 35, 67],
-            131,
-        ),
+        (TcpTimers::default(), vec![0, 1, 2, 3, 4, 5, 7, 11, 19, 35, 67], 131),
         (TcpTimers::exponential(), vec![0, 1, 3, 7, 15, 31, 63], 127),
     ] {
         let (mut world, a, _) = pair_over(LinkConfig::default(), timers);
@@ -85,10 +81,7 @@ fn a_syn_is_repeated_at_the_kernels_times() {
         world.run_for(ms(1));
         let millis: Vec<u64> = secs.iter().map(|secs| secs * 1_000).collect();
         assert_eq!(sent(&world, a, Flags::SYN), millis);
-        assert_eq!(
-            events(&mut world, a),
-            [TcpEvent::Failed(socket, Failure::TimedOut)]
-        );
+        assert_eq!(events(&mut world, a), [TcpEvent::Failed(socket, Failure::TimedOut)]);
     }
 }
 
@@ -102,10 +95,7 @@ fn a_syn_ack_is_repeated_and_then_forgotten() {
     // The closed socket answers with a RST, which ends it at once: so take the host off the net instead.
     world.detach(a);
     world.run_for(Duration::from_secs(70));
-    let expected: Vec<u64> = [0, 1, 3, 7, 15, 31]
-        .iter()
-        .map(|secs| secs * 1_000 + 10)
-        .collect();
+    let expected: Vec<u64> = [0, 1, 3, 7, 15, 31].iter().map(|secs| secs * 1_000 + 10).collect();
     assert_eq!(sent(&world, b, Flags::SYN | Flags::ACK), expected);
     assert_eq!(world.host(b).tcp().socket_count(), 1, "the listener");
     assert!(events(&mut world, b).is_empty());
@@ -118,13 +108,7 @@ fn a_connection_carries_bytes_both_ways_and_ends() {
     let ours = dial(&mut world, a, None, TcpOptions::default(), at(NAT_B, 80)).unwrap();
     world.run_for(ms(100));
     assert_eq!(events(&mut world, a), [TcpEvent::Connected(ours)]);
-    let [
-        TcpEvent::Accepted {
-            listener: of,
-            socket: theirs,
-        },
-    ] = events(&mut world, b)[..]
-    else {
+    let [TcpEvent::Accepted { listener: of, socket: theirs }] = events(&mut world, b)[..] else {
         panic!("accepted");
     };
     assert_eq!(of, listener);
@@ -133,10 +117,7 @@ fn a_connection_carries_bytes_both_ways_and_ends() {
         context.host.tcp_mut().shut(ours, context.now).unwrap();
     });
     world.run_for(ms(100));
-    assert_eq!(
-        events(&mut world, b),
-        [TcpEvent::Readable(theirs), TcpEvent::PeerClosed(theirs)]
-    );
+    assert_eq!(events(&mut world, b), [TcpEvent::Readable(theirs), TcpEvent::PeerClosed(theirs)]);
     world.with(b, |context| {
         assert_eq!(context.host.tcp_mut().read(theirs).unwrap(), "hello");
         context.host.tcp_mut().send(theirs, b"bye", context.now).unwrap();
@@ -144,12 +125,7 @@ fn a_connection_carries_bytes_both_ways_and_ends() {
     });
     world.run_for(ms(100));
     assert_eq!(world.host(a).tcp().state(ours), TcpState::TimeWait);
-    assert_eq!(
-        world
-            .with(a, |context| context.host.tcp_mut().read(ours))
-            .unwrap(),
-        "bye"
-    );
+    assert_eq!(world.with(a, |context| context.host.tcp_mut().read(ours)).unwrap(), "bye");
     assert_eq!(world.host(b).tcp().socket_count(), 1, "the listener");
     world.with(a, |context| context.host.tcp_mut().close(ours, context.now));
     world.run_for(Duration::from_secs(61));
@@ -199,36 +175,16 @@ fn bytes_arrive_whole_and_in_order_over_a_bad_link() {
 #[test]
 fn syns_that_cross_make_one_connection() {
     let (mut world, a, b) = pair();
-    let ours = dial(
-        &mut world,
-        a,
-        Some(at(NAT_A, 5_000)),
-        TcpOptions::default(),
-        at(NAT_B, 6_000),
-    )
-    .unwrap();
-    let theirs = dial(
-        &mut world,
-        b,
-        Some(at(NAT_B, 6_000)),
-        TcpOptions::default(),
-        at(NAT_A, 5_000),
-    )
-    .unwrap();
+    let ours = dial(&mut world, a, Some(at(NAT_A, 5_000)), TcpOptions::default(), at(NAT_B, 6_000)).unwrap();
+    let theirs =
+        dial(&mut world, b, Some(at(NAT_B, 6_000)), TcpOptions::default(), at(NAT_A, 5_000)).unwrap();
     world.run_for(ms(100));
     assert_eq!(events(&mut world, a), [TcpEvent::Connected(ours)]);
     assert_eq!(events(&mut world, b), [TcpEvent::Connected(theirs)]);
     assert!(world.host(a).tcp().is_crossed(ours));
-    world
-        .with(a, |context| context.host.tcp_mut().send(ours, b"x", context.now))
-        .unwrap();
+    world.with(a, |context| context.host.tcp_mut().send(ours, b"x", context.now)).unwrap();
     world.run_for(ms(100));
-    assert_eq!(
-        world
-            .with(b, |context| context.host.tcp_mut().read(theirs))
-            .unwrap(),
-        "x"
-    );
+    assert_eq!(world.with(b, |context| context.host.tcp_mut().read(theirs)).unwrap(), "x");
 }
 
 #[test]
@@ -236,20 +192,10 @@ fn a_closed_port_refuses_and_a_stranger_cannot() {
     let (mut world, a, b) = pair();
     let socket = dial(&mut world, a, None, TcpOptions::default(), at(NAT_B, 80)).unwrap();
     world.run_for(ms(100));
-    assert_eq!(
-        events(&mut world, a),
-        [TcpEvent::Failed(socket, Failure::Refused)]
-    );
+    assert_eq!(events(&mut world, a), [TcpEvent::Failed(socket, Failure::Refused)]);
     // A RST that does not acknowledge our SYN is not believed.
     let local = at(NAT_A, 5_000);
-    let socket = dial(
-        &mut world,
-        a,
-        Some(local),
-        TcpOptions::default(),
-        at("192.0.2.99", 1),
-    )
-    .unwrap();
+    let socket = dial(&mut world, a, Some(local), TcpOptions::default(), at("192.0.2.99", 1)).unwrap();
     for (flags, ack) in [(Flags::RST, 0), (Flags::RST | Flags::ACK, 12_345)] {
         let forged = crate::sim::packet::Header::tcp(at("192.0.2.99", 1), local, flags, 0, ack);
         world.inject(b, forged.into());
@@ -269,33 +215,22 @@ fn a_4_tuple_in_use_cannot_be_dialled() {
         // Every few milliseconds is an illusion: the first one is still in SYN_SENT.
         world.run_for(ms(5));
         if world.host(a).tcp().state(first) == TcpState::SynSent {
-            assert_eq!(
-                dial(&mut world, a, local, shared, remote),
-                Err(SocketError::AddressNotAvailable)
-            );
+            assert_eq!(dial(&mut world, a, local, shared, remote), Err(SocketError::AddressNotAvailable));
         }
     }
-    assert!(
-        dial(&mut world, a, local, shared, at(NAT_B, 81)).is_ok(),
-        "another destination"
-    );
+    assert!(dial(&mut world, a, local, shared, at(NAT_B, 81)).is_ok(), "another destination");
     world.run_for(ms(100));
     listen(&mut world, b, remote, shared).unwrap();
     let second = dial(&mut world, a, local, shared, remote).unwrap();
     world.run_for(ms(100));
     world.with(a, |context| context.host.tcp_mut().close(second, context.now));
     let accepted = events(&mut world, b);
-    let Some(TcpEvent::Accepted { socket, .. }) = accepted.first() else {
-        panic!("{accepted:?}")
-    };
+    let Some(TcpEvent::Accepted { socket, .. }) = accepted.first() else { panic!("{accepted:?}") };
     world.run_for(ms(100));
     world.with(b, |context| context.host.tcp_mut().close(*socket, context.now));
     world.run_for(ms(100));
     assert_eq!(world.host(a).tcp().state(second), TcpState::TimeWait);
-    assert_eq!(
-        dial(&mut world, a, local, shared, remote),
-        Err(SocketError::AddressNotAvailable)
-    );
+    assert_eq!(dial(&mut world, a, local, shared, remote), Err(SocketError::AddressNotAvailable));
     world.run_for(Duration::from_secs(61));
     assert!(dial(&mut world, a, local, shared, remote).is_ok());
 }
@@ -303,14 +238,8 @@ fn a_4_tuple_in_use_cannot_be_dialled() {
 #[test]
 fn a_port_is_shared_by_those_who_agree() {
     let plain = TcpOptions::default();
-    let address = TcpOptions {
-        reuse_address: true,
-        ..plain
-    };
-    let port = TcpOptions {
-        reuse_port: true,
-        ..plain
-    };
+    let address = TcpOptions { reuse_address: true, ..plain };
+    let port = TcpOptions { reuse_port: true, ..plain };
     let in_use = Err(SocketError::AddressInUse);
     let bind = |first: TcpOptions, first_listens: bool, second: TcpOptions| {
         let (mut world, a, _) = pair();
@@ -325,11 +254,7 @@ fn a_port_is_shared_by_those_who_agree() {
     assert_eq!(bind(plain, false, plain), in_use);
     assert_eq!(bind(address, false, plain), in_use);
     assert_eq!(bind(address, false, address), Ok(()));
-    assert_eq!(
-        bind(address, true, address),
-        in_use,
-        "beside a listener it takes SO_REUSEPORT"
-    );
+    assert_eq!(bind(address, true, address), in_use, "beside a listener it takes SO_REUSEPORT");
     assert_eq!(bind(port, true, port), Ok(()));
     assert_eq!(bind(TcpOptions::shared(), true, address), in_use);
     let (mut world, a, _) = pair();
@@ -374,20 +299,12 @@ fn ephemeral_ports_run_out() {
     let (mut world, a, _) = pair();
     for port in 32_768..61_000 {
         if ![40_000, 40_001].contains(&port) {
-            world
-                .with(a, |context| {
-                    context.host.tcp_bind(at(NAT_A, port), TcpOptions::default())
-                })
-                .unwrap();
+            world.with(a, |context| context.host.tcp_bind(at(NAT_A, port), TcpOptions::default())).unwrap();
         }
     }
     for expected in [40_000, 40_001] {
         let socket = dial(&mut world, a, None, TcpOptions::default(), at(NAT_B, 80)).unwrap();
-        assert_eq!(
-            world.host(a).tcp().local(socket),
-            Some(at(NAT_A, expected)),
-            "even ones first"
-        );
+        assert_eq!(world.host(a).tcp().local(socket), Some(at(NAT_A, expected)), "even ones first");
     }
     let more = dial(&mut world, a, None, TcpOptions::default(), at(NAT_B, 80));
     assert_eq!(more, Err(SocketError::NoPort));
@@ -399,16 +316,10 @@ fn unread_bytes_turn_a_farewell_into_a_reset() {
     listen(&mut world, b, at(NAT_B, 80), TcpOptions::default()).unwrap();
     let ours = dial(&mut world, a, None, TcpOptions::default(), at(NAT_B, 80)).unwrap();
     world.run_for(ms(100));
-    world
-        .with(a, |context| {
-            context.host.tcp_mut().send(ours, b"unheard", context.now)
-        })
-        .unwrap();
+    world.with(a, |context| context.host.tcp_mut().send(ours, b"unheard", context.now)).unwrap();
     world.run_for(ms(100));
     events(&mut world, a);
-    let Some(TcpEvent::Accepted { socket, .. }) = events(&mut world, b).first().copied() else {
-        panic!()
-    };
+    let Some(TcpEvent::Accepted { socket, .. }) = events(&mut world, b).first().copied() else { panic!() };
     world.with(b, |context| context.host.tcp_mut().close(socket, context.now));
     world.run_for(ms(100));
     assert_eq!(events(&mut world, a), [TcpEvent::Failed(ours, Failure::Reset)]);

@@ -28,11 +28,7 @@ fn udp_bind(world: &mut World, host: HostId, local: SocketAddr) -> crate::sim::u
 }
 
 fn udp_send(world: &mut World, host: HostId, socket: crate::sim::udp::UdpSocket, to: SocketAddr) {
-    world
-        .with(host, |context| {
-            context.host.udp_send(socket, to, Bytes::from_static(b"?"))
-        })
-        .unwrap();
+    world.with(host, |context| context.host.udp_send(socket, to, Bytes::from_static(b"?"))).unwrap();
 }
 
 #[test]
@@ -61,16 +57,11 @@ fn a_home_behind_a_carrier_is_translated_twice() {
     world.run_for(ms(100));
     let seen = datagrams(&mut world, server);
     let nat = world.router(carrier).nat(Family::V4).unwrap();
-    let blocks = ["100.64.0.2", "100.64.0.3"].map(|home| {
-        nat.block(crate::sim::packet::Protocol::Udp, ip(NAT_A), ip(home))
-            .unwrap()
-    });
+    let blocks = ["100.64.0.2", "100.64.0.3"]
+        .map(|home| nat.block(crate::sim::packet::Protocol::Udp, ip(NAT_A), ip(home)).unwrap());
     assert_eq!(seen.len(), 2);
     for ((from, _), block) in seen.iter().zip(blocks) {
-        assert!(
-            from.ip() == ip(NAT_A) && block.contains(from.port()),
-            "{from} {block:?}"
-        );
+        assert!(from.ip() == ip(NAT_A) && block.contains(from.port()), "{from} {block:?}");
     }
     for (from, _) in seen {
         udp_send(&mut world, server, socket, from);
@@ -88,9 +79,7 @@ fn neighbours_of_one_carrier_meet_by_hairpin_only() {
         let internet = world.internet();
         let mut nat = home(NAT_A);
         nat.hairpin = hairpin;
-        let carrier = world
-            .add_router(RouterConfig::new("carrier").with_v4(nat), internet, ms(5))
-            .unwrap();
+        let carrier = world.add_router(RouterConfig::new("carrier").with_v4(nat), internet, ms(5)).unwrap();
         let [a, b] = [("100.64.0.2", A), ("100.64.0.3", B)].map(|(external, inside)| {
             let router = RouterConfig::new("home").with_v4(home(external));
             let router = world.add_router(router, carrier, ms(5)).unwrap();
@@ -99,10 +88,9 @@ fn neighbours_of_one_carrier_meet_by_hairpin_only() {
             host
         });
         // Ports differ, since both share one external address.
-        for (host, local, remote) in [
-            (a, at(A, 5_000), at(NAT_A, 6_000)),
-            (b, at(B, 6_000), at(NAT_A, 5_000)),
-        ] {
+        for (host, local, remote) in
+            [(a, at(A, 5_000), at(NAT_A, 6_000)), (b, at(B, 6_000), at(NAT_A, 5_000))]
+        {
             world.with(host, |context| {
                 let now = context.now;
                 let options = TcpOptions::shared();
@@ -112,10 +100,7 @@ fn neighbours_of_one_carrier_meet_by_hairpin_only() {
         world.run_for(ms(500));
         let connected = |world: &mut World, host| {
             world.with(host, |context| {
-                matches!(
-                    context.host.poll_event(),
-                    Some(HostEvent::Tcp(TcpEvent::Connected(_)))
-                )
+                matches!(context.host.poll_event(), Some(HostEvent::Tcp(TcpEvent::Connected(_))))
             })
         };
         let expected = hairpin == Hairpin::ExternalSource;
@@ -184,25 +169,14 @@ fn a_closed_udp_port_answers_and_an_echo_too() {
     homes.world.run(a, Remember::default());
     let socket = udp_bind(&mut homes.world, a, at(A, 5_000));
     udp_send(&mut homes.world, a, socket, at(SERVER, 9));
-    homes
-        .world
-        .with(a, |context| context.host.ping(ip(SERVER), 77, 3))
-        .unwrap();
+    homes.world.with(a, |context| context.host.ping(ip(SERVER), 77, 3)).unwrap();
     homes.world.run_for(ms(200));
     let seen = &homes.world.program::<Remember>(a).unwrap().0;
     assert_eq!(
         seen[..],
         [
-            HostEvent::Unreachable {
-                socket,
-                to: at(SERVER, 9),
-                kind: IcmpKind::PortUnreachable
-            },
-            HostEvent::EchoReply {
-                from: ip(SERVER),
-                id: 77,
-                seq: 3
-            }
+            HostEvent::Unreachable { socket, to: at(SERVER, 9), kind: IcmpKind::PortUnreachable },
+            HostEvent::EchoReply { from: ip(SERVER), id: 77, seq: 3 }
         ]
     );
     assert!(homes.world.program::<Note>(a).is_none());
@@ -227,9 +201,7 @@ impl Program for Ticker {
 
     fn handle_timeout(&mut self, context: &mut Context<'_>) {
         self.0 = context.now + Duration::from_secs(1);
-        context
-            .broker
-            .publish("time", &Bytes::from_static(b"tick"), context.now);
+        context.broker.publish("time", &Bytes::from_static(b"tick"), context.now);
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -267,14 +239,7 @@ fn renumbering_moves_the_address_and_reboot_forgets() {
     homes.world.renumber(nat_a, vec![ip("198.51.100.77")]).unwrap();
     udp_send(&mut homes.world, a, ours, at(SERVER, 53));
     homes.world.run_for(ms(100));
-    let from: Vec<_> = homes
-        .world
-        .program::<Remember>(server)
-        .unwrap()
-        .0
-        .iter()
-        .cloned()
-        .collect();
+    let from: Vec<_> = homes.world.program::<Remember>(server).unwrap().0.iter().cloned().collect();
     let addresses: Vec<_> = from
         .iter()
         .filter_map(|event| match event {
@@ -286,24 +251,11 @@ fn renumbering_moves_the_address_and_reboot_forgets() {
     let lost = homes.world.counters().lost;
     udp_send(&mut homes.world, server, theirs, at(NAT_A, 5_000));
     homes.world.run_for(ms(100));
-    assert_eq!(
-        homes.world.counters().lost,
-        lost + 1,
-        "nobody has the old address"
-    );
+    assert_eq!(homes.world.counters().lost, lost + 1, "nobody has the old address");
     let taken = homes.world.renumber(nat_a, vec![ip(NAT_B)]);
     assert_eq!(taken, Err(WorldError::AddressTaken(ip(NAT_B))));
     homes.world.reboot(nat_a);
-    assert_eq!(
-        homes
-            .world
-            .router(nat_a)
-            .nat(Family::V4)
-            .unwrap()
-            .mappings()
-            .count(),
-        0
-    );
+    assert_eq!(homes.world.router(nat_a).nat(Family::V4).unwrap().mappings().count(), 0);
 }
 
 #[test]
@@ -313,35 +265,16 @@ fn an_impossible_world_is_refused_and_nothing_is_added() {
     let host = world.add_host("a");
     world.attach(host, internet, &[ip(NAT_A)], ms(0)).unwrap();
     let add = |world: &mut World, nat| world.add_router(RouterConfig::new("r").with_v4(nat), internet, ms(0));
-    assert_eq!(
-        add(&mut world, home(NAT_A)),
-        Err(WorldError::AddressTaken(ip(NAT_A)))
-    );
+    assert_eq!(add(&mut world, home(NAT_A)), Err(WorldError::AddressTaken(ip(NAT_A))));
     let v6 = ip("2001:db8::1");
-    let wrong = WorldError::Family {
-        family: Family::V4,
-        ip: v6,
-    };
+    let wrong = WorldError::Family { family: Family::V4, ip: v6 };
     assert_eq!(add(&mut world, NatConfig::home(v6)), Err(wrong));
     let mut twice = home(NAT_B);
     twice.external.push(ip(NAT_B));
-    assert_eq!(
-        add(&mut world, twice),
-        Err(WorldError::Nat(NatConfigError::Twice(ip(NAT_B))))
-    );
-    let lossy = LinkConfig {
-        loss: 2.0,
-        ..LinkConfig::default()
-    };
-    assert!(matches!(
-        world.attach(host, internet, &[ip(NAT_B)], lossy),
-        Err(WorldError::Link(_))
-    ));
-    assert!(
-        world
-            .attach(host, internet, &[ip(NAT_B), ip(NAT_B)], ms(0))
-            .is_err()
-    );
+    assert_eq!(add(&mut world, twice), Err(WorldError::Nat(NatConfigError::Twice(ip(NAT_B)))));
+    let lossy = LinkConfig { loss: 2.0, ..LinkConfig::default() };
+    assert!(matches!(world.attach(host, internet, &[ip(NAT_B)], lossy), Err(WorldError::Link(_))));
+    assert!(world.attach(host, internet, &[ip(NAT_B), ip(NAT_B)], ms(0)).is_err());
     assert!(world.attach(host, internet, &[ip(NAT_B)], ms(0)).is_ok());
 }
 
@@ -350,12 +283,7 @@ fn busy(seed: u64) -> World {
     let mut world = World::new(Seed::from_u64(seed));
     let internet = world.internet();
     world
-        .set_broker(LinkConfig {
-            loss: 0.1,
-            duplicate: 0.1,
-            jitter: ms(40),
-            ..LinkConfig::default()
-        })
+        .set_broker(LinkConfig { loss: 0.1, duplicate: 0.1, jitter: ms(40), ..LinkConfig::default() })
         .unwrap();
     let link = LinkConfig {
         loss: 0.05,
@@ -364,18 +292,13 @@ fn busy(seed: u64) -> World {
         jitter: ms(10),
         ..LinkConfig::with_latency(ms(20))
     };
-    let hosts = [
-        NatConfig::linux_fully_random(ip(NAT_A)),
-        NatConfig::carrier(vec![ip(NAT_B)], 64),
-    ]
-    .map(|nat| {
-        let router = world
-            .add_router(RouterConfig::new("nat").with_v4(nat), internet, link)
-            .unwrap();
-        let host = world.add_host("host");
-        world.attach(host, router, &[ip(A)], link).unwrap();
-        host
-    });
+    let hosts =
+        [NatConfig::linux_fully_random(ip(NAT_A)), NatConfig::carrier(vec![ip(NAT_B)], 64)].map(|nat| {
+            let router = world.add_router(RouterConfig::new("nat").with_v4(nat), internet, link).unwrap();
+            let host = world.add_host("host");
+            world.attach(host, router, &[ip(A)], link).unwrap();
+            host
+        });
     world.set_recording(1_000_000);
     for port in 0..20 {
         for (host, remote) in [(hosts[0], NAT_B), (hosts[1], NAT_A)] {
@@ -383,9 +306,7 @@ fn busy(seed: u64) -> World {
                 let options = TcpOptions::shared();
                 let now = context.now;
                 let remote = at(remote, 30_000 + port);
-                let _ = context
-                    .host
-                    .tcp_dial(Some(at(A, 5_000 + port)), options, remote, now);
+                let _ = context.host.tcp_dial(Some(at(A, 5_000 + port)), options, remote, now);
             });
         }
     }

@@ -43,10 +43,7 @@ fn an_impossible_nat_is_refused_with_the_reason() {
         refused(|config| config.external.push(ip("2001:db8::1"))),
         NatConfigError::MixedFamilies(ip(EXTERNAL), ip("2001:db8::1"))
     );
-    assert_eq!(
-        refused(|config| config.external.push(ip(EXTERNAL))),
-        NatConfigError::Twice(ip(EXTERNAL))
-    );
+    assert_eq!(refused(|config| config.external.push(ip(EXTERNAL))), NatConfigError::Twice(ip(EXTERNAL)));
     assert_eq!(
         refused(|config| config.external = vec![ip("0.0.0.0")]),
         NatConfigError::Unusable(ip("0.0.0.0"))
@@ -56,30 +53,20 @@ fn an_impossible_nat_is_refused_with_the_reason() {
             config.block = Some(512);
             config.tcp.flow.range = range(1_000, 1_100);
         }),
-        NatConfigError::Block {
-            protocol: Protocol::Tcp,
-            block: 512,
-            range: 101
-        }
+        NatConfigError::Block { protocol: Protocol::Tcp, block: 512, range: 101 }
     );
     assert_eq!(
         refused(|config| config.udp.flow.policy = Policy::Open),
         NatConfigError::OpenTranslation(Protocol::Udp)
     );
-    assert_eq!(
-        refused(|config| config.most_mappings = 0),
-        NatConfigError::LimitZero("most_mappings")
-    );
+    assert_eq!(refused(|config| config.most_mappings = 0), NatConfigError::LimitZero("most_mappings"));
 }
 
 #[test]
 fn a_configuration_survives_a_file() {
     let mut odd = NatConfig::carrier(vec![ip(EXTERNAL)], 64);
     odd.tcp.unsolicited = Unsolicited::ResetAfter { after: secs(6) };
-    odd.tcp.flow.ports = PortChoice::Step {
-        by: -2,
-        scope: StepScope::PerDestination,
-    };
+    odd.tcp.flow.ports = PortChoice::Step { by: -2, scope: StepScope::PerDestination };
     odd.hairpin = Hairpin::InternalSource;
     for config in [
         NatConfig::default(),

@@ -26,19 +26,12 @@ fn steps_count_globally_per_host_or_per_destination() {
             flow.ports = PortChoice::Step { by: 2, scope };
             flow.mapping = Mapping::AddressAndPortDependent;
             // Room enough to count up from anywhere.
-            flow.range = PortRange {
-                first: 10_000,
-                last: 60_000,
-            };
+            flow.range = PortRange { first: 10_000, last: 60_000 };
         });
         let mut bench = Bench::new(config, Protocol::Tcp);
         let start = port(&mut bench, inside(5_000), server(1));
         port(&mut bench, other, server(1));
-        assert_eq!(
-            port(&mut bench, inside(5_001), server(1)),
-            start + after_other,
-            "{scope:?}"
-        );
+        assert_eq!(port(&mut bench, inside(5_001), server(1)), start + after_other, "{scope:?}");
         let far = port(&mut bench, inside(5_002), there);
         match elsewhere {
             Some(step) => assert_eq!(far, start + step, "{scope:?}"),
@@ -50,19 +43,11 @@ fn steps_count_globally_per_host_or_per_destination() {
 #[test]
 fn a_counter_wraps_and_skips_what_is_taken() {
     let config = home().with_flow(|flow| {
-        flow.ports = PortChoice::Step {
-            by: 1,
-            scope: StepScope::Global,
-        };
-        flow.range = PortRange {
-            first: 10_000,
-            last: 10_009,
-        };
+        flow.ports = PortChoice::Step { by: 1, scope: StepScope::Global };
+        flow.range = PortRange { first: 10_000, last: 10_009 };
     });
     let mut bench = Bench::new(config, Protocol::Udp);
-    let mut seen: Vec<_> = (0..10)
-        .map(|index| port(&mut bench, inside(5_000 + index), server(1)))
-        .collect();
+    let mut seen: Vec<_> = (0..10).map(|index| port(&mut bench, inside(5_000 + index), server(1))).collect();
     for pair in seen.windows(2) {
         assert_eq!((pair[1] - pair[0]).rem_euclid(10), 1);
     }
@@ -70,9 +55,7 @@ fn a_counter_wraps_and_skips_what_is_taken() {
     let kept = inside(5_003);
     bench.out(kept, server(1));
     bench.pass(secs(200));
-    let next: Vec<_> = (0..9)
-        .map(|index| port(&mut bench, inside(6_000 + index), server(1)))
-        .collect();
+    let next: Vec<_> = (0..9).map(|index| port(&mut bench, inside(6_000 + index), server(1))).collect();
     assert!(!next.contains(&seen[3]), "that one is still in use");
     seen.clear();
 }
@@ -80,14 +63,10 @@ fn a_counter_wraps_and_skips_what_is_taken() {
 #[test]
 fn fallbacks_of_a_port_that_cannot_be_preserved() {
     let second = |or| {
-        let mut bench = Bench::new(
-            home().with_flow(|flow| flow.ports = PortChoice::Preserve { or }),
-            Protocol::Udp,
-        );
+        let mut bench =
+            Bench::new(home().with_flow(|flow| flow.ports = PortChoice::Preserve { or }), Protocol::Udp);
         bench.out(at("192.168.1.2:5000"), server(1)).unwrap();
-        bench
-            .out(at("192.168.1.3:5000"), server(1))
-            .map(|mapped| mapped.port())
+        bench.out(at("192.168.1.3:5000"), server(1)).map(|mapped| mapped.port())
     };
     assert_eq!(second(Fallback::Next), Some(5_001));
     assert_eq!(second(Fallback::Refuse), None);
@@ -97,15 +76,9 @@ fn fallbacks_of_a_port_that_cannot_be_preserved() {
 #[test]
 fn others_behind_the_nat_move_the_counter() {
     let config = home().with_flow(|flow| {
-        flow.ports = PortChoice::Step {
-            by: 1,
-            scope: StepScope::Global,
-        };
+        flow.ports = PortChoice::Step { by: 1, scope: StepScope::Global };
         flow.background = 10.0;
-        flow.range = PortRange {
-            first: 1_024,
-            last: 65_535,
-        };
+        flow.range = PortRange { first: 1_024, last: 65_535 };
     });
     let mut bench = Bench::new(config, Protocol::Tcp);
     let mut last = port(&mut bench, inside(5_000), server(1));
@@ -150,9 +123,7 @@ fn limits_are_kept_and_what_expires_makes_room() {
     config.most_new_per_second = Some(10);
     let mut bench = Bench::new(config, Protocol::Udp);
     let tries = |bench: &mut Bench, from: u16| {
-        (from..from + 50)
-            .filter(|local| bench.out(inside(*local), server(1)).is_some())
-            .count()
+        (from..from + 50).filter(|local| bench.out(inside(*local), server(1)).is_some()).count()
     };
     assert_eq!(tries(&mut bench, 5_000), 10);
     bench.pass(Duration::from_millis(500));
@@ -184,10 +155,7 @@ fn renumbering_ends_everything_and_wrong_addresses_nothing() {
     assert!(bench.nat.renumber(both).is_err());
     assert_eq!(bench.inn(server(1), mapped), Some(inside(5_000)));
     bench.nat.renumber(vec![ip("203.0.113.1")]).unwrap();
-    assert_eq!(
-        bench.verdict_in(server(1), mapped),
-        Verdict::Drop(DropReason::NotForUs)
-    );
+    assert_eq!(bench.verdict_in(server(1), mapped), Verdict::Drop(DropReason::NotForUs));
     let anew = bench.out(inside(5_000), server(1)).unwrap();
     assert_eq!(anew.ip(), ip("203.0.113.1"));
 }
@@ -197,10 +165,8 @@ fn an_ipv6_firewall_lets_in_what_was_asked_for() {
     let (here, there) = (at("[2001:db8:1::2]:5000"), at("[2001:db8:2::2]:6000"));
     for protocol in BOTH {
         let firewall = NatConfig::firewall(Filtering::AddressAndPortDependent);
-        let mut bench = Bench::new(
-            firewall.with_unsolicited(Unsolicited::Icmp(IcmpKind::Prohibited)),
-            protocol,
-        );
+        let mut bench =
+            Bench::new(firewall.with_unsolicited(Unsolicited::Icmp(IcmpKind::Prohibited)), protocol);
         let verdict = bench.verdict_in(there, here);
         match protocol {
             Protocol::Tcp => assert!(matches!(verdict, Verdict::Answer(_, DropReason::NoMapping))),
@@ -217,9 +183,6 @@ fn an_ipv6_firewall_lets_in_what_was_asked_for() {
 
 #[test]
 fn each_reason_reads_well() {
-    assert_eq!(
-        DropReason::Filtered(Filtering::AddressDependent).to_string(),
-        "filtered (AddressDependent)"
-    );
+    assert_eq!(DropReason::Filtered(Filtering::AddressDependent).to_string(), "filtered (AddressDependent)");
     assert_eq!(DropReason::NoMapping.to_string(), "no mapping");
 }

@@ -46,11 +46,7 @@ impl Bench {
     }
 
     fn with_seed(config: NatConfig, protocol: Protocol, seed: u64) -> Self {
-        Self {
-            nat: Nat::new(config, Seed::from_u64(seed)).unwrap(),
-            now: epoch(),
-            protocol,
-        }
+        Self { nat: Nat::new(config, Seed::from_u64(seed)).unwrap(), now: epoch(), protocol }
     }
 
     fn pass(&mut self, span: Duration) {
@@ -102,10 +98,7 @@ impl Bench {
         let external = self.out(local, remote).unwrap();
         let syn_ack = self.segment_in((remote, external), Flags::SYN | Flags::ACK, 500);
         assert_eq!(syn_ack, Verdict::Forward);
-        assert_eq!(
-            self.segment_out((local, remote), Flags::ACK, 101),
-            Verdict::Forward
-        );
+        assert_eq!(self.segment_out((local, remote), Flags::ACK, 101), Verdict::Forward);
         external
     }
 }

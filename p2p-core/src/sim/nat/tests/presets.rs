@@ -43,9 +43,7 @@ fn mapped_ports(bench: &mut Bench, first: u16, step: u16) -> Vec<(i32, i32)> {
 /// The value that all neighbours differ by.
 fn common_step(ports: &[(i32, i32)], range: PortRange) -> Option<i32> {
     let size = range.size() as i32;
-    let mut steps = ports
-        .windows(2)
-        .map(|pair| (pair[1].1 - pair[0].1).rem_euclid(size));
+    let mut steps = ports.windows(2).map(|pair| (pair[1].1 - pair[0].1).rem_euclid(size));
     let first = steps.next()?;
     let signed = if first > size / 2 { first - size } else { first };
     steps.all(|step| step == first).then_some(signed)
@@ -142,9 +140,7 @@ fn a_carrier_hands_out_blocks() {
         let mut ports = std::collections::BTreeSet::new();
         let mut external = None;
         for local in 0..512 {
-            let mapped = bench
-                .out(SocketAddr::new(host, 30_000 + local), at("192.0.2.1:1"))
-                .unwrap();
+            let mapped = bench.out(SocketAddr::new(host, 30_000 + local), at("192.0.2.1:1")).unwrap();
             ports.insert(mapped.port());
             assert_eq!(*external.get_or_insert(mapped.ip()), mapped.ip(), "paired");
         }

@@ -20,10 +20,8 @@ fn rfc4787_req1_and_rfc5382_req1_mappings_are_endpoint_independent() {
         assert_eq!(bench.out(inside(5_000), server(2)), mapped);
         assert_eq!(bench.out(inside(5_000), at("192.0.2.1:9")), mapped);
 
-        let mut bench = Bench::new(
-            home().with_flow(|flow| flow.mapping = Mapping::AddressDependent),
-            protocol,
-        );
+        let mut bench =
+            Bench::new(home().with_flow(|flow| flow.mapping = Mapping::AddressDependent), protocol);
         let mapped = bench.out(inside(5_000), server(1));
         assert_eq!(bench.out(inside(5_000), at("192.0.2.1:9")), mapped);
         assert_ne!(bench.out(inside(5_000), server(2)), mapped);
@@ -35,9 +33,8 @@ fn rfc4787_req2_a_host_is_paired_with_one_address() {
     let mut config = home();
     config.external = ["198.51.100.1", "198.51.100.2", "198.51.100.3"].map(ip).into();
     let addresses = |bench: &mut Bench| {
-        let seen: std::collections::BTreeSet<_> = (5_000..5_050)
-            .map(|port| bench.out(inside(port), server(1)).unwrap().ip())
-            .collect();
+        let seen: std::collections::BTreeSet<_> =
+            (5_000..5_050).map(|port| bench.out(inside(port), server(1)).unwrap().ip()).collect();
         seen.len()
     };
     assert_eq!(addresses(&mut Bench::new(config.clone(), Protocol::Udp)), 1);
@@ -56,10 +53,7 @@ fn rfc4787_req3_a_port_is_not_overloaded() {
     let (first, second) = two_hosts(home());
     assert_eq!(first, 5_000);
     assert_ne!(second, 5_000);
-    assert_eq!(
-        two_hosts(home().with_flow(|flow| flow.overload = true)),
-        (5_000, 5_000)
-    );
+    assert_eq!(two_hosts(home().with_flow(|flow| flow.overload = true)), (5_000, 5_000));
 }
 
 #[test]
@@ -84,11 +78,7 @@ fn rfc4787_req5_and_req6_a_mapping_lives_five_minutes_after_the_last_packet_out(
     bench.pass(secs(299));
     assert_eq!(bench.inn(server(1), mapped), Some(inside(5_000)));
     bench.pass(secs(2));
-    assert_eq!(
-        bench.inn(server(1), mapped),
-        None,
-        "what comes in refreshes nothing"
-    );
+    assert_eq!(bench.inn(server(1), mapped), None, "what comes in refreshes nothing");
     assert_eq!(bench.nat.mappings().count(), 0);
 
     let mut config = home();
@@ -112,18 +102,11 @@ fn rfc4787_req8_and_rfc5382_req3_filtering_is_what_was_chosen() {
         ] {
             let mut bench = Bench::new(home().with_flow(|flow| flow.filtering = filtering), protocol);
             let mapped = bench.out(inside(5_000), server(1)).unwrap();
-            assert_eq!(
-                bench.inn(server(9), mapped).is_some(),
-                stranger,
-                "{protocol} {filtering:?}"
-            );
+            assert_eq!(bench.inn(server(9), mapped).is_some(), stranger, "{protocol} {filtering:?}");
             let other_port = bench.inn(at("192.0.2.1:9"), mapped);
             assert_eq!(other_port.is_some(), neighbour, "{protocol} {filtering:?}");
             let unused = SocketAddr::new(mapped.ip(), 6_000);
-            assert_eq!(
-                bench.verdict_in(server(1), unused),
-                Verdict::Drop(DropReason::NoMapping)
-            );
+            assert_eq!(bench.verdict_in(server(1), unused), Verdict::Drop(DropReason::NoMapping));
         }
     }
 }
@@ -143,10 +126,7 @@ fn rfc4787_req9_and_rfc5382_req8_hairpinning_shows_the_mapped_source() {
         assert_eq!(verdict, Verdict::Drop(DropReason::NoHairpin));
         config.hairpin = Hairpin::ExternalSource;
         let mapped = SocketAddr::new(ip(EXTERNAL), 5_000);
-        assert_eq!(
-            hairpin(&config),
-            (Verdict::Hairpin, mapped, at("192.168.1.3:6000"))
-        );
+        assert_eq!(hairpin(&config), (Verdict::Hairpin, mapped, at("192.168.1.3:6000")));
         config.hairpin = Hairpin::InternalSource;
         let turned = (Verdict::Hairpin, inside(5_000), at("192.168.1.3:6000"));
         assert_eq!(hairpin(&config), turned);
@@ -180,9 +160,7 @@ fn rfc4787_req12_and_rfc5382_req9_icmp_errors_pass_and_end_nothing() {
         let mut error = error_about(&bench, mapped, server(1), IcmpKind::HostUnreachable);
         assert_eq!(bench.nat.inbound(&mut error, bench.now), Verdict::Forward);
         assert_eq!(error.dst, SocketAddr::new(inside(0).ip(), 0));
-        let Body::Icmp { quoted, .. } = error.body else {
-            panic!()
-        };
+        let Body::Icmp { quoted, .. } = error.body else { panic!() };
         assert_eq!((quoted.src, quoted.dst), (inside(5_000), server(1)));
         assert_eq!(bench.inn(server(1), mapped), Some(inside(5_000)));
 
@@ -205,30 +183,17 @@ fn rfc5508_req4_an_error_from_inside_shows_the_mapped_address() {
     let mapped = bench.out(inside(5_000), server(1)).unwrap();
     bench.inn(server(1), mapped).unwrap();
     let received = bench.first(server(1), inside(5_000));
-    let mut error = received
-        .icmp_error(inside(0).ip(), IcmpKind::PortUnreachable)
-        .unwrap();
+    let mut error = received.icmp_error(inside(0).ip(), IcmpKind::PortUnreachable).unwrap();
     assert_eq!(bench.nat.outbound(&mut error, bench.now), Verdict::Forward);
     assert_eq!(error.src.ip(), mapped.ip());
-    let Body::Icmp { quoted, .. } = error.body else {
-        panic!()
-    };
+    let Body::Icmp { quoted, .. } = error.body else { panic!() };
     assert_eq!((quoted.src, quoted.dst), (server(1), mapped));
 }
 
 #[test]
 fn rfc5508_req1_echoes_are_mapped_by_their_identifier() {
     let mut bench = Bench::new(home(), Protocol::Udp);
-    let echo = |src, dst, reply| Header {
-        src,
-        dst,
-        ttl: 64,
-        body: Body::Echo {
-            reply,
-            seq: 1,
-            len: 0,
-        },
-    };
+    let echo = |src, dst, reply| Header { src, dst, ttl: 64, body: Body::Echo { reply, seq: 1, len: 0 } };
     let remote = at("192.0.2.1:0");
     let mut request = echo(inside(7_777), remote, false);
     assert_eq!(bench.nat.outbound(&mut request, bench.now), Verdict::Forward);
@@ -237,10 +202,7 @@ fn rfc5508_req1_echoes_are_mapped_by_their_identifier() {
     assert_eq!(bench.nat.inbound(&mut reply, bench.now), Verdict::Forward);
     assert_eq!(reply.dst, inside(7_777));
     let mut stray = echo(inside(0), at("192.0.2.1:5"), true);
-    assert_eq!(
-        bench.nat.outbound(&mut stray, bench.now),
-        Verdict::Drop(DropReason::NoRequest)
-    );
+    assert_eq!(bench.nat.outbound(&mut stray, bench.now), Verdict::Drop(DropReason::NoRequest));
 }
 
 #[test]
@@ -250,54 +212,34 @@ fn rfc5382_req2_a_syn_against_a_syn_is_let_in() {
     let mapped = bench.out(inside(5_000), server(1)).unwrap();
     assert_eq!(bench.inn(server(1), mapped), Some(inside(5_000)));
     let ends = (inside(5_000), server(1));
-    assert_eq!(
-        bench.segment_out(ends, Flags::SYN | Flags::ACK, 100),
-        Verdict::Forward
-    );
+    assert_eq!(bench.segment_out(ends, Flags::SYN | Flags::ACK, 100), Verdict::Forward);
 
     config.tcp.simultaneous_open = false;
     config.tcp.unsolicited = Unsolicited::Reset;
     let mut bench = Bench::new(config, Protocol::Tcp);
     let mapped = bench.out(inside(5_000), server(1)).unwrap();
     let verdict = bench.verdict_in(server(1), mapped);
-    assert!(matches!(
-        verdict,
-        Verdict::Answer(_, DropReason::NoSimultaneousOpen)
-    ));
+    assert!(matches!(verdict, Verdict::Answer(_, DropReason::NoSimultaneousOpen)));
     let syn_ack = bench.segment_in((server(1), mapped), Flags::SYN | Flags::ACK, 500);
     assert_eq!(syn_ack, Verdict::Forward, "a server may still answer");
 }
 
 #[test]
 fn rfc5382_req4_an_unsolicited_syn_waits_six_seconds_for_ours() {
-    let config = home().with_unsolicited(Unsolicited::IcmpAfter {
-        kind: IcmpKind::PortUnreachable,
-        after: secs(6),
-    });
+    let config =
+        home().with_unsolicited(Unsolicited::IcmpAfter { kind: IcmpKind::PortUnreachable, after: secs(6) });
     let target = SocketAddr::new(ip(EXTERNAL), 5_000);
 
     let mut bench = Bench::new(config.clone(), Protocol::Tcp);
-    assert_eq!(
-        bench.verdict_in(server(1), target),
-        Verdict::Drop(DropReason::NoMapping)
-    );
-    assert_eq!(
-        bench.verdict_in(server(1), target),
-        Verdict::Drop(DropReason::NoMapping)
-    );
+    assert_eq!(bench.verdict_in(server(1), target), Verdict::Drop(DropReason::NoMapping));
+    assert_eq!(bench.verdict_in(server(1), target), Verdict::Drop(DropReason::NoMapping));
     assert_eq!(bench.nat.next_answer(), Some(bench.now + secs(6)));
     bench.pass(Duration::from_millis(5_999));
     assert_eq!(bench.nat.poll_answer(bench.now), None);
     bench.pass(Duration::from_millis(1));
     let answer = bench.nat.poll_answer(bench.now).unwrap();
     assert_eq!(answer.dst.ip(), server(1).ip());
-    assert!(matches!(
-        answer.body,
-        Body::Icmp {
-            kind: IcmpKind::PortUnreachable,
-            ..
-        }
-    ));
+    assert!(matches!(answer.body, Body::Icmp { kind: IcmpKind::PortUnreachable, .. }));
     assert_eq!(bench.nat.poll_answer(bench.now), None, "one answer for both");
 
     let mut bench = Bench::new(config, Protocol::Tcp);
@@ -326,14 +268,9 @@ fn rfc5382_req4_the_other_answers() {
     let reset = Header::tcp(target, server(1), Flags::RST | Flags::ACK, 0, 101);
     assert_eq!(answer_to(Unsolicited::Reset), (Some(reset), None));
     let after = secs(6);
-    assert_eq!(
-        answer_to(Unsolicited::ResetAfter { after }),
-        (Some(reset), Some(after))
-    );
+    assert_eq!(answer_to(Unsolicited::ResetAfter { after }), (Some(reset), Some(after)));
     let prohibited = answer_to(Unsolicited::Icmp(IcmpKind::Prohibited)).0.unwrap();
-    let Body::Icmp { kind, quoted } = prohibited.body else {
-        panic!()
-    };
+    let Body::Icmp { kind, quoted } = prohibited.body else { panic!() };
     assert_eq!(kind, IcmpKind::Prohibited);
     assert_eq!((quoted.src, quoted.dst, quoted.seq), (server(1), target, 100));
 }
@@ -343,10 +280,7 @@ fn rfc5382_req5_an_open_connection_lives_over_two_hours_and_a_half_open_one_four
     let mut bench = Bench::new(home(), Protocol::Tcp);
     let mapped = bench.connect(inside(5_000), server(1));
     bench.pass(secs(7_439));
-    assert_eq!(
-        bench.segment_in((server(1), mapped), Flags::ACK, 501),
-        Verdict::Forward
-    );
+    assert_eq!(bench.segment_in((server(1), mapped), Flags::ACK, 501), Verdict::Forward);
     bench.pass(secs(7_440));
     let late = bench.segment_in((server(1), mapped), Flags::ACK, 501);
     assert_eq!(late, Verdict::Drop(DropReason::NoSession));
@@ -406,35 +340,18 @@ fn segments_of_no_connection_are_dropped_both_ways() {
     let mut bench = Bench::new(home(), Protocol::Tcp);
     let ends = (inside(5_000), server(1));
     let dropped = Verdict::Drop(DropReason::NoSession);
-    for flags in [
-        Flags::ACK,
-        Flags::RST,
-        Flags::SYN | Flags::ACK,
-        Flags::FIN | Flags::ACK,
-    ] {
+    for flags in [Flags::ACK, Flags::RST, Flags::SYN | Flags::ACK, Flags::FIN | Flags::ACK] {
         assert_eq!(bench.segment_out(ends, flags, 1), dropped, "{flags}");
         let external = SocketAddr::new(ip(EXTERNAL), 5_000);
-        assert_eq!(
-            bench.segment_in((server(1), external), flags, 1),
-            dropped,
-            "{flags}"
-        );
+        assert_eq!(bench.segment_in((server(1), external), flags, 1), dropped, "{flags}");
     }
     let mapped = bench.out(ends.0, ends.1).unwrap();
-    assert_eq!(
-        bench.segment_out(ends, Flags::ACK, 101),
-        Verdict::Drop(DropReason::OutOfState)
-    );
+    assert_eq!(bench.segment_out(ends, Flags::ACK, 101), Verdict::Drop(DropReason::OutOfState));
     let header = Header {
         src: server(1),
         dst: mapped,
         ttl: 64,
-        body: Body::Tcp(TcpFacts {
-            flags: Flags::SYN | Flags::ACK,
-            seq: 9,
-            ack: 101,
-            len: 0,
-        }),
+        body: Body::Tcp(TcpFacts { flags: Flags::SYN | Flags::ACK, seq: 9, ack: 101, len: 0 }),
     };
     assert_eq!(bench.nat.inbound(&mut { header }, bench.now), Verdict::Forward);
 }
