@@ -1,5 +1,6 @@
 //! A NAT seen from both sides, packet by packet.
 
+mod chaos;
 mod config;
 mod knobs;
 mod linux;
