@@ -4,11 +4,17 @@
 //! limit and the checksums over them. TCP options, IP options and payload stay as they came. Checksums are
 //! updated by the difference (RFC 1624), so a packet that came damaged leaves damaged.
 
+mod emit;
+mod rewrite;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use thiserror::Error;
 
-use super::packet::{Body, Flags, Header, IcmpKind, Packet, Protocol, Quoted, TcpFacts, ip_header_len};
+pub use emit::emit;
+pub use rewrite::rewrite;
+
+use super::packet::{Body, Flags, Header, IcmpKind, Protocol, Quoted, TcpFacts};
 use crate::Family;
 
 const ICMP: u8 = 1;
@@ -104,15 +110,6 @@ fn fold(mut sum: u64) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     sum as u16
-}
-
-/// RFC 1624, equation 3, over sums.
-fn updated(check: u16, old: u64, new: u64, state: Checksum) -> u16 {
-    let difference = u64::from(!fold(old)) + u64::from(fold(new));
-    match state {
-        Checksum::Full => !fold(u64::from(!check) + difference),
-        Checksum::Partial => fold(u64::from(check) + difference),
-    }
 }
 
 /// The sum of an address, as pseudo-headers and IPv4 headers see it.
@@ -372,271 +369,8 @@ fn put_ip(bytes: &mut [u8], ip: IpAddr, v4: usize, v6: usize) {
     }
 }
 
-/// Writes the addresses, ports (or echo identifier) and hop limit of `header` into the bytes it was parsed
-/// from, and mends the checksums by the difference. For an ICMP error the quoted packet is rewritten too.
-///
-/// # Errors
-/// [`Malformed::Mismatch`] when `header` was read from some other packet, otherwise as [`parse`]; the bytes
-/// are then untouched.
-pub fn rewrite(bytes: &mut [u8], header: &Header, state: Checksum) -> Result<(), Malformed> {
-    let old = parse(bytes)?;
-    if old.body_kind() != header.body_kind()
-        || old.family() != header.family()
-        || header.src.is_ipv4() != header.dst.is_ipv4()
-    {
-        return Err(Malformed::Mismatch);
-    }
-    let layout = layout(bytes, false)?;
-    let bytes = &mut bytes[..layout.end];
-    rewrite_ip(bytes, layout.family, &old, header);
-    let l4 = layout.l4;
-    let check_at = l4 + checksum_offset(layout.protocol);
-    let check = be16(bytes, check_at)?;
-    let pseudo = |header: &Header| match layout.protocol {
-        ICMP => 0,
-        _ => sum_ip(header.src.ip()) + sum_ip(header.dst.ip()),
-    };
-    // What hardware will sum later must not be accounted for now.
-    let covered = match (state, header.body) {
-        (Checksum::Partial, Body::Tcp(_) | Body::Udp { .. }) => 0..0,
-        (_, Body::Icmp { .. }) => l4 + 8..layout.end,
-        _ => l4..l4 + 8,
-    };
-    let sum_covered = |bytes: &[u8]| {
-        let mut total = sum(&bytes[covered.clone()]);
-        if covered.contains(&check_at) {
-            total -= u64::from(be16(bytes, check_at).unwrap_or(0));
-        }
-        total
-    };
-    let before = pseudo(&old) + sum_covered(bytes);
-    match header.body {
-        Body::Tcp(_) | Body::Udp { .. } => {
-            put16(bytes, l4, header.src.port());
-            put16(bytes, l4 + 2, header.dst.port());
-        }
-        Body::Echo { reply, .. } => put16(bytes, l4 + 4, echo_id(header.src, header.dst, reply)),
-        Body::Icmp { quoted, .. } => rewrite_quoted(&mut bytes[l4 + 8..], &quoted)?,
-    }
-    let after = pseudo(header) + sum_covered(bytes);
-    let is_udp = layout.protocol == UDP;
-    if is_udp && layout.family == Family::V4 && check == 0 && state == Checksum::Full {
-        return Ok(());
-    }
-    let state = if is_icmp(&layout) { Checksum::Full } else { state };
-    let check = match updated(check, before, after, state) {
-        0 if is_udp => 0xffff,
-        check => check,
-    };
-    put16(bytes, check_at, check);
-    Ok(())
-}
-
 fn echo_id(src: SocketAddr, dst: SocketAddr, reply: bool) -> u16 {
     if reply { dst.port() } else { src.port() }
-}
-
-fn rewrite_ip(bytes: &mut [u8], family: Family, old: &Header, new: &Header) {
-    put_ip(bytes, new.src.ip(), 12, 8);
-    put_ip(bytes, new.dst.ip(), 16, 24);
-    match family {
-        Family::V4 => {
-            bytes[8] = new.ttl;
-            let total = |header: &Header| {
-                sum_ip(header.src.ip()) + sum_ip(header.dst.ip()) + (u64::from(header.ttl) << 8)
-            };
-            let check = u16::from_be_bytes([bytes[10], bytes[11]]);
-            put16(bytes, 10, updated(check, total(old), total(new), Checksum::Full));
-        }
-        Family::V6 => bytes[7] = new.ttl,
-    }
-}
-
-/// Rewrites a quoted packet, with its own checksums as far as they are quoted (RFC 5508, section 4).
-fn rewrite_quoted(bytes: &mut [u8], new: &Quoted) -> Result<(), Malformed> {
-    let layout = layout(bytes, true).map_err(|_| Malformed::Quote)?;
-    let (src, dst) = (source(bytes, layout.family)?, destination(bytes, layout.family)?);
-    let ips = |src, dst| sum_ip(src) + sum_ip(dst);
-    let (old_ips, new_ips) = (ips(src, dst), ips(new.src.ip(), new.dst.ip()));
-    put_ip(bytes, new.src.ip(), 12, 8);
-    put_ip(bytes, new.dst.ip(), 16, 24);
-    if layout.family == Family::V4 {
-        let check = be16(bytes, 10)?;
-        put16(bytes, 10, updated(check, old_ips, new_ips, Checksum::Full));
-    }
-    let l4 = layout.l4;
-    let (before, after) = match new.protocol {
-        Protocol::Tcp | Protocol::Udp => {
-            let old = sum(&bytes[l4..l4 + 4]);
-            put16(bytes, l4, new.src.port());
-            put16(bytes, l4 + 2, new.dst.port());
-            (old_ips + old, new_ips + sum(&bytes[l4..l4 + 4]))
-        }
-        Protocol::Echo => {
-            let reply = echo(layout.family, bytes[l4]).ok_or(Malformed::Quote)?;
-            let old = u64::from(be16(bytes, l4 + 4)?);
-            let id = echo_id(new.src, new.dst, reply);
-            put16(bytes, l4 + 4, id);
-            if layout.protocol == ICMP {
-                (old, u64::from(id))
-            } else {
-                (old_ips + old, new_ips + u64::from(id))
-            }
-        }
-    };
-    let check_at = l4 + checksum_offset(layout.protocol);
-    if let Ok(check) = be16(bytes, check_at)
-        && (layout.protocol != UDP || check != 0)
-    {
-        put16(bytes, check_at, updated(check, before, after, Checksum::Full));
-    }
-    Ok(())
-}
-
-/// The bytes of a packet, with all checksums, as a plain host would have sent it: no options, DF set, and a
-/// window of 65,535 in each segment.
-pub fn emit(packet: &Packet) -> Vec<u8> {
-    let header = &packet.header;
-    let family = header.family();
-    let ip = ip_header_len(family);
-    let mut bytes = vec![0; ip];
-    let protocol = emit_l4(&mut bytes, packet);
-    let total = bytes.len();
-    match family {
-        Family::V4 => {
-            bytes[0] = 0x45;
-            put16(&mut bytes, 2, total as u16);
-            put16(&mut bytes, 6, 0x4000);
-            bytes[9] = protocol;
-        }
-        Family::V6 => {
-            bytes[0] = 0x60;
-            put16(&mut bytes, 4, (total - ip) as u16);
-            bytes[6] = protocol;
-        }
-    }
-    put_ip(&mut bytes, header.src.ip(), 12, 8);
-    put_ip(&mut bytes, header.dst.ip(), 16, 24);
-    match family {
-        Family::V4 => {
-            bytes[8] = header.ttl;
-            let check = !fold(sum(&bytes[..ip]));
-            put16(&mut bytes, 10, check);
-        }
-        Family::V6 => bytes[7] = header.ttl,
-    }
-    let layout = Layout { family, l4: ip, protocol, end: total };
-    let check = match !fold(sum(&bytes[ip..]) + pseudo_header(&layout, header)) {
-        0 if protocol == UDP => 0xffff,
-        check => check,
-    };
-    put16(&mut bytes, ip + checksum_offset(protocol), check);
-    bytes
-}
-
-/// Appends everything above IP, checksum zero, and returns the IP protocol number.
-fn emit_l4(bytes: &mut Vec<u8>, packet: &Packet) -> u8 {
-    let header = &packet.header;
-    let family = header.family();
-    let icmp = if family == Family::V4 { ICMP } else { ICMPV6 };
-    let ports = |src: SocketAddr, dst: SocketAddr| {
-        let ([a, b], [c, d]) = (src.port().to_be_bytes(), dst.port().to_be_bytes());
-        [a, b, c, d]
-    };
-    match header.body {
-        Body::Tcp(tcp) => {
-            bytes.extend(ports(header.src, header.dst));
-            bytes.extend(tcp.seq.to_be_bytes());
-            bytes.extend(tcp.ack.to_be_bytes());
-            bytes.extend([0x50, tcp.flags.0, 0xff, 0xff, 0, 0, 0, 0]);
-            bytes.extend(&packet.payload);
-            TCP
-        }
-        Body::Udp { .. } => {
-            bytes.extend(ports(header.src, header.dst));
-            bytes.extend(((packet.payload.len() + 8) as u16).to_be_bytes());
-            bytes.extend([0, 0]);
-            bytes.extend(&packet.payload);
-            UDP
-        }
-        Body::Echo { reply, seq, .. } => {
-            let kind = match (family, reply) {
-                (Family::V4, false) => 8,
-                (Family::V4, true) => 0,
-                (Family::V6, false) => 128,
-                (Family::V6, true) => 129,
-            };
-            bytes.extend([kind, 0, 0, 0]);
-            bytes.extend(echo_id(header.src, header.dst, reply).to_be_bytes());
-            bytes.extend(seq.to_be_bytes());
-            bytes.extend(&packet.payload);
-            icmp
-        }
-        Body::Icmp { kind, quoted } => {
-            let (kind, code) = icmp_type(family, kind);
-            bytes.extend([kind, code, 0, 0, 0, 0, 0, 0]);
-            let start = bytes.len();
-            bytes.resize(start + ip_header_len(family), 0);
-            let (protocol, l4): (u8, [u8; 8]) = match quoted.protocol {
-                Protocol::Tcp => {
-                    let [a, b, c, d] = ports(quoted.src, quoted.dst);
-                    let [e, f, g, h] = quoted.seq.to_be_bytes();
-                    (TCP, [a, b, c, d, e, f, g, h])
-                }
-                Protocol::Udp => {
-                    let [a, b, c, d] = ports(quoted.src, quoted.dst);
-                    (UDP, [a, b, c, d, 0, 8, 0, 0])
-                }
-                Protocol::Echo => {
-                    // Who asked has a port; the quoted packet is a reply when that is its destination.
-                    let reply = quoted.src.port() == 0;
-                    let [a, b] = echo_id(quoted.src, quoted.dst, reply).to_be_bytes();
-                    let kind = match (family, reply) {
-                        (Family::V4, false) => 8,
-                        (Family::V4, true) => 0,
-                        (Family::V6, false) => 128,
-                        (Family::V6, true) => 129,
-                    };
-                    (icmp, [kind, 0, 0, 0, a, b, 0, 0])
-                }
-            };
-            let inner = &mut bytes[start..];
-            match family {
-                Family::V4 => {
-                    inner[0] = 0x45;
-                    put16(inner, 2, 28);
-                    put16(inner, 6, 0x4000);
-                    inner[8] = 1;
-                    inner[9] = protocol;
-                }
-                Family::V6 => {
-                    inner[0] = 0x60;
-                    put16(inner, 4, 8);
-                    inner[6] = protocol;
-                    inner[7] = 1;
-                }
-            }
-            put_ip(inner, quoted.src.ip(), 12, 8);
-            put_ip(inner, quoted.dst.ip(), 16, 24);
-            if family == Family::V4 {
-                let check = !fold(sum(inner));
-                put16(inner, 10, check);
-            }
-            bytes.extend(l4);
-            icmp
-        }
-    }
-}
-
-impl Header {
-    /// Packets of different kinds never fit each other's bytes.
-    fn body_kind(&self) -> (Option<Protocol>, bool, Option<Protocol>) {
-        match self.body {
-            Body::Echo { reply, .. } => (self.protocol(), reply, None),
-            Body::Icmp { quoted, .. } => (None, quoted.src.is_ipv4(), Some(quoted.protocol)),
-            _ => (self.protocol(), false, None),
-        }
-    }
 }
 
 #[cfg(test)]

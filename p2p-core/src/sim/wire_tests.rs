@@ -5,6 +5,7 @@ use super::*;
 use crate::Seed;
 use crate::sim::epoch;
 use crate::sim::nat::{NatConfig, Verdict};
+use crate::sim::packet::Packet;
 
 fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()

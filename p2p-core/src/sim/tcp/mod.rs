@@ -5,24 +5,26 @@
 //! TIME_WAIT neither. Data is delivered in order and sent again when lost, with a fixed window and without
 //! congestion control: good enough for handshakes, not for throughput.
 
+mod bind;
 mod connection;
+mod error;
+mod options;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use thiserror::Error;
 
 pub use connection::TcpState;
 use connection::{Change, Connection, Io};
+pub use error::{Failure, SocketError};
+pub use options::{TcpOptions, TcpTimers};
 
-use super::packet::{Body, Header, IcmpKind, Packet, Quoted, TTL};
+use super::packet::{Body, Header, IcmpKind, Packet, Quoted};
 use crate::Seed;
 
-/// Ports that Linux gives to sockets that name none: `ip_local_port_range`.
-const EPHEMERAL: std::ops::Range<u16> = 32_768..61_000;
 /// Most connections of one listener that are half open, or open and not accepted.
 const BACKLOG: usize = 4_096;
 /// Most sockets of one host.
@@ -36,121 +38,6 @@ impl fmt::Display for TcpSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "tcp#{}", self.0)
     }
-}
-
-/// Socket options that matter to punching.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpOptions {
-    /// `SO_REUSEADDR`.
-    pub reuse_address: bool,
-    /// `SO_REUSEPORT`.
-    pub reuse_port: bool,
-    /// `IP_TTL` or `IPV6_UNICAST_HOPS`.
-    pub ttl: u8,
-}
-
-impl Default for TcpOptions {
-    fn default() -> Self {
-        Self { reuse_address: false, reuse_port: false, ttl: TTL }
-    }
-}
-
-impl TcpOptions {
-    /// `SO_REUSEADDR` and `SO_REUSEPORT`: what punching needs on all sockets of its port.
-    pub fn shared() -> Self {
-        Self { reuse_address: true, reuse_port: true, ..Self::default() }
-    }
-}
-
-/// The kernel's times and counts. The default is that of Linux 6.5 and later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpTimers {
-    /// First retransmission timeout (RFC 6298: one second).
-    pub initial_rto: Duration,
-    /// So many SYN timeouts pass before they double: `tcp_syn_linear_timeouts`.
-    pub syn_linear_timeouts: u32,
-    /// SYN retransmissions with doubling timeouts: `tcp_syn_retries`.
-    pub syn_retries: u32,
-    /// SYN-ACK retransmissions of a listener: `tcp_synack_retries`.
-    pub syn_ack_retries: u32,
-    /// Retransmissions of data: `tcp_retries2`.
-    pub data_retries: u32,
-    /// Length of TIME_WAIT, and of FIN_WAIT_2 when nobody holds the socket: `tcp_fin_timeout`.
-    pub time_wait: Duration,
-}
-
-impl Default for TcpTimers {
-    fn default() -> Self {
-        Self {
-            initial_rto: Duration::from_secs(1),
-            syn_linear_timeouts: 4,
-            syn_retries: 6,
-            syn_ack_retries: 5,
-            data_retries: 15,
-            time_wait: Duration::from_secs(60),
-        }
-    }
-}
-
-impl TcpTimers {
-    /// Linux before 6.5, and most other systems: SYN timeouts double from the start.
-    pub fn exponential() -> Self {
-        Self { syn_linear_timeouts: 0, ..Self::default() }
-    }
-}
-
-/// Why a call failed at once: the caller's fault, or the local state's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum SocketError {
-    /// EADDRINUSE: another socket has the port, and they do not agree to share it.
-    #[error(
-        "address in use: set SO_REUSEADDR, and SO_REUSEPORT beside a listener, on all sockets of the port"
-    )]
-    AddressInUse,
-    /// EADDRNOTAVAIL: the 4-tuple is in use, or the address is not one of the host's.
-    #[error("address not available: the 4-tuple is in use, or the address is not ours")]
-    AddressNotAvailable,
-    /// All ephemeral ports are taken.
-    #[error("no ephemeral port left")]
-    NoPort,
-    /// ENETUNREACH: no interface for this destination.
-    #[error("network unreachable: no interface has an address of this family")]
-    NoRoute,
-    /// EISCONN and the like: the socket is past this.
-    #[error("the socket is already connected, connecting or listening")]
-    AlreadyUsed,
-    /// ENOTCONN.
-    #[error("the socket is not connected")]
-    NotConnected,
-    /// A kernel would bind it to some port; here that is a mistake.
-    #[error("bind the socket before it listens")]
-    NotBound,
-    /// EBADF.
-    #[error("there is no such socket")]
-    NoSuchSocket,
-    /// EMFILE.
-    #[error("too many sockets")]
-    TooMany,
-    /// EMSGSIZE.
-    #[error("the datagram is too long")]
-    TooLong,
-}
-
-/// How a connection, or the attempt at one, ended badly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Error)]
-pub enum Failure {
-    /// ECONNREFUSED: a RST against our SYN.
-    #[error("refused by a RST")]
-    Refused,
-    /// ECONNRESET.
-    #[error("reset by a RST")]
-    Reset,
-    /// An ICMP error aborted the attempt.
-    #[error("aborted by ICMP: {0}")]
-    Unreachable(IcmpKind),
-    /// ETIMEDOUT.
-    #[error("timed out")]
-    TimedOut,
 }
 
 /// Something happened to a socket.
@@ -210,12 +97,6 @@ pub struct TcpStack {
     events: VecDeque<TcpEvent>,
 }
 
-/// Whether two sockets on one port get in each other's way.
-fn overlaps(a: SocketAddr, b: SocketAddr) -> bool {
-    let same_family = a.is_ipv4() == b.is_ipv4();
-    same_family && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
-}
-
 impl TcpStack {
     /// A stack without sockets.
     pub fn new(timers: TcpTimers, seed: Seed) -> Self {
@@ -247,69 +128,6 @@ impl TcpStack {
         self.next = self.next.wrapping_add(1);
         self.sockets.insert(id, Socket { options, bound: None, role: Role::Idle, timer: None });
         Ok(id)
-    }
-
-    /// Binds a socket; port 0 stands for any.
-    ///
-    /// # Errors
-    /// [`SocketError::AddressInUse`] by the rules of Linux: two sockets share a port when both have
-    /// `SO_REUSEPORT`, or both have `SO_REUSEADDR` and the older one does not listen.
-    pub fn bind(&mut self, id: TcpSocket, local: SocketAddr) -> Result<SocketAddr, SocketError> {
-        let socket = self.sockets.get(&id).ok_or(SocketError::NoSuchSocket)?;
-        if socket.bound.is_some() {
-            return Err(SocketError::AlreadyUsed);
-        }
-        let local = if local.port() == 0 {
-            let free = |stack: &Self, port| !stack.is_port_used(port);
-            let port = self.ephemeral(1, free).ok_or(SocketError::NoPort)?;
-            SocketAddr::new(local.ip(), port)
-        } else if self.is_in_use(id, local) {
-            return Err(SocketError::AddressInUse);
-        } else {
-            local
-        };
-        self.set_bound(id, local);
-        Ok(local)
-    }
-
-    fn set_bound(&mut self, id: TcpSocket, local: SocketAddr) {
-        if let Some(socket) = self.sockets.get_mut(&id) {
-            if let Some(old) = socket.bound.replace(local) {
-                self.by_port.remove(&(old.port(), id));
-            }
-            self.by_port.insert((local.port(), id));
-        }
-    }
-
-    fn on_port(&self, port: u16) -> impl Iterator<Item = (TcpSocket, &Socket)> {
-        let all = (port, TcpSocket(0))..=(port, TcpSocket(u32::MAX));
-        self.by_port.range(all).filter_map(|(_, id)| Some((*id, self.sockets.get(id)?)))
-    }
-
-    fn is_port_used(&self, port: u16) -> bool {
-        self.on_port(port).next().is_some()
-    }
-
-    fn is_in_use(&self, id: TcpSocket, local: SocketAddr) -> bool {
-        let Some(options) = self.sockets.get(&id).map(|socket| socket.options) else {
-            return true;
-        };
-        self.on_port(local.port()).any(|(other_id, other)| {
-            let share_port = options.reuse_port && other.options.reuse_port;
-            let listens = matches!(other.role, Role::Listener { .. });
-            let share_address = options.reuse_address && other.options.reuse_address && !listens;
-            let collides = other.bound.is_some_and(|bound| overlaps(bound, local));
-            other_id != id && collides && !share_port && !share_address
-        })
-    }
-
-    /// A free ephemeral port. Linux prefers odd ones for `bind`, even ones for `connect`.
-    fn ephemeral(&mut self, parity: u16, free: impl Fn(&Self, u16) -> bool) -> Option<u16> {
-        let half = (EPHEMERAL.end - EPHEMERAL.start) / 2;
-        let start = self.seed.below(u64::from(half)) as u16;
-        let of_parity =
-            |parity| (0..half).map(move |step| EPHEMERAL.start + 2 * ((start + step) % half) + parity);
-        of_parity(parity).chain(of_parity(1 - parity)).find(|port| free(self, *port))
     }
 
     /// Starts to listen on a bound socket.

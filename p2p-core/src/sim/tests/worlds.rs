@@ -239,7 +239,7 @@ fn renumbering_moves_the_address_and_reboot_forgets() {
     homes.world.renumber(nat_a, vec![ip("198.51.100.77")]).unwrap();
     udp_send(&mut homes.world, a, ours, at(SERVER, 53));
     homes.world.run_for(ms(100));
-    let from: Vec<_> = homes.world.program::<Remember>(server).unwrap().0.iter().cloned().collect();
+    let from: Vec<_> = homes.world.program::<Remember>(server).unwrap().0.to_vec();
     let addresses: Vec<_> = from
         .iter()
         .filter_map(|event| match event {

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::Seed;
+use crate::nat::Filtering;
 use crate::sim::epoch;
+use crate::sim::packet::{Body, IcmpKind};
 use crate::sim::packet::{Flags, TcpFacts};
 
 const EXTERNAL: &str = "198.51.100.1";
