@@ -352,9 +352,14 @@ impl Host {
 
     /// The next event, unless a program of this host takes them.
     pub fn poll_event(&mut self) -> Option<HostEvent> {
+        self.collect_events();
+        self.events.pop_front()
+    }
+
+    /// Brings all events under one bound.
+    pub(super) fn collect_events(&mut self) {
         while let Some(event) = self.tcp.poll_event() {
             self.push(HostEvent::Tcp(event));
         }
-        self.events.pop_front()
     }
 }

@@ -3,7 +3,8 @@
 //! Sockets are bound, listen, dial, also on one port at once; SYNs are sent again at the kernel's times, cross,
 //! and make one connection; a RST refuses, an ICMP error aborts; a 4-tuple in use cannot be dialled, one in
 //! TIME_WAIT neither. Data is delivered in order and sent again when lost, with a fixed window and without
-//! congestion control: good enough for handshakes, not for throughput.
+//! congestion control: good enough for handshakes, not for throughput. SYN times and the rules of shared
+//! ports were compared with Linux 6.18.
 
 mod bind;
 mod connection;

@@ -249,7 +249,10 @@ fn a_port_is_shared_by_those_who_agree() {
         } else {
             dial(&mut world, a, Some(local), first, at(NAT_B, 80)).unwrap();
         }
-        world.with(a, |context| context.host.tcp_bind(local, second).map(|_| ()))
+        world.with(a, |context| {
+            let socket = context.host.tcp_bind(local, second)?;
+            context.host.tcp_mut().listen(socket)
+        })
     };
     assert_eq!(bind(plain, false, plain), in_use);
     assert_eq!(bind(address, false, plain), in_use);

@@ -231,6 +231,7 @@ impl World {
                 return;
             };
             let Some(program) = &mut host.program else {
+                host.host.collect_events();
                 break host.host.next_timeout();
             };
             let Some(event) = host.host.poll_event() else {
