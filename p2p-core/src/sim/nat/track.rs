@@ -81,7 +81,7 @@ impl Track {
             return self.on_syn(tcp, direction, config);
         }
         if tcp.flags.is_syn_ack() {
-            return self.on_syn_ack(tcp, direction);
+            return self.on_syn_ack(tcp, direction, config.strict);
         }
         if self.phase == Phase::Opening && self.isn(direction).1.is_none() {
             return Step::Invalid(DropReason::OutOfState);
@@ -125,11 +125,14 @@ impl Track {
         }
     }
 
-    fn on_syn_ack(&mut self, tcp: TcpFacts, direction: Direction) -> Step {
+    fn on_syn_ack(&mut self, tcp: TcpFacts, direction: Direction, is_strict: bool) -> Step {
         let phase = self.phase;
         let (mine, theirs) = self.isn(direction);
         match phase {
             Phase::Opening if theirs.is_none() => Step::Invalid(DropReason::OutOfState),
+            Phase::Opening if is_strict && mine.is_some_and(|isn| isn != tcp.seq) => {
+                Step::Invalid(DropReason::NewIsn)
+            }
             Phase::Opening => {
                 mine.get_or_insert(tcp.seq);
                 self.phase = Phase::Answered;

@@ -386,6 +386,11 @@ impl TcpStack {
         self.connection(id).map(|connection| connection.remote)
     }
 
+    /// All sockets, in the order of their numbers.
+    pub fn sockets(&self) -> impl Iterator<Item = TcpSocket> {
+        self.sockets.keys().copied()
+    }
+
     /// How many sockets there are, those in TIME_WAIT included.
     pub fn socket_count(&self) -> usize {
         self.sockets.len()

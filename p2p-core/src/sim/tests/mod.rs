@@ -1,5 +1,6 @@
 //! Whole worlds, and what happens in them.
 
+mod chaos;
 mod punching;
 mod sockets;
 mod stun;

@@ -4,8 +4,10 @@
 use super::*;
 use crate::nat::PortRange;
 use crate::sim::dump::{Fate, Loss};
-use crate::sim::nat::{PortChoice, Unsolicited};
+use crate::sim::link::LinkConfig;
+use crate::sim::nat::{DropReason, PortChoice, Unsolicited};
 use crate::sim::packet::IcmpKind;
+use crate::sim::world::Wire;
 
 const OWD: i64 = 50;
 
@@ -116,6 +118,50 @@ fn a_dithered_ladder_stands_clock_errors_that_a_straight_one_does_not() {
         let straight = ladder(skew, &[0]);
         assert_eq!(straight.is_empty(), skew.abs() >= OWD, "skew {skew}: {straight:?}");
     }
+}
+
+#[test]
+fn a_4_tuple_where_syns_have_crossed_is_dead_on_linux_and_the_next_one_is_not() {
+    let masquerade = |external| NatConfig::linux_masquerade(ip(external));
+    let mut homes = Homes::new(masquerade(NAT_A), masquerade(NAT_B));
+    let (a, b) = (homes.a, homes.b);
+    homes.dial_at(0, a, at(A, 5_000), at(NAT_B, 5_000));
+    homes.dial_at(30, b, at(B, 5_000), at(NAT_A, 5_000));
+    // Each SYN passes the other's NAT, and is lost on the wireless behind it.
+    let deaf = LinkConfig { loss: 1.0, ..LinkConfig::default() };
+    for host in [a, b] {
+        homes.world.rewire(host, 0, Wire { up: LinkConfig::default(), down: deaf }).unwrap();
+    }
+    homes.world.run_until(epoch() + ms(90));
+    for host in [a, b] {
+        homes.world.rewire(host, 0, Duration::ZERO).unwrap();
+    }
+    // A tries again: a new socket, a new sequence number.
+    homes.world.with(a, |context| {
+        let now = context.now;
+        let (local, remote, shared) = (at(A, 5_000), at(NAT_B, 5_000), TcpOptions::shared());
+        let first = context.host.tcp_mut().sockets().next().unwrap();
+        context.host.tcp_mut().abort(first);
+        context.host.tcp_dial(Some(local), shared, remote, now).unwrap();
+    });
+    homes.world.run_for(Duration::from_secs(100));
+    let connected =
+        |homes: &Homes| homes.log(a).iter().any(|(_, event)| matches!(event, TcpEvent::Connected(_)));
+    assert!(!connected(&homes), "{:?}", homes.log(a));
+    let leaks = homes.world.records().iter().filter(|record| record.fate == Fate::Leaked(DropReason::NewIsn));
+    let leaks = leaks.count();
+    assert!(leaks > 5, "{}", homes.world.story());
+    let untranslated = homes.world.records().iter().filter(|record| {
+        let inside = record.packet.header.src == at(A, 5_000);
+        inside && record.node == homes.world.internet().into()
+    });
+    assert!(untranslated.count() > 5, "the Internet sees the inside address");
+
+    let now = homes.world.elapsed().as_millis() as u64;
+    homes.dial_at(now, a, at(A, 5_001), at(NAT_B, 5_001));
+    homes.dial_at(now, b, at(B, 5_001), at(NAT_A, 5_001));
+    homes.world.run_for(Duration::from_secs(1));
+    assert!(connected(&homes));
 }
 
 #[test]

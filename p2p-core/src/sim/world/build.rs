@@ -121,6 +121,28 @@ impl World {
         }
     }
 
+    /// Gives an interface another link: the weather changes, the laptop moves. What is under way arrives.
+    ///
+    /// # Errors
+    /// When the link cannot be; the old one stays then.
+    ///
+    /// # Panics
+    /// When the host has no such interface.
+    pub fn rewire(
+        &mut self,
+        host: HostId,
+        interface: usize,
+        wire: impl Into<Wire>,
+    ) -> Result<(), WorldError> {
+        let wire = wire.into();
+        let up = Link::new(wire.up, self.seed.fork("up"))?;
+        let down = Link::new(wire.down, self.seed.fork("down"))?;
+        let edge = self.host_node(host).edges[interface];
+        let edge = &mut self.edges[edge.0 as usize];
+        (edge.up, edge.down) = (up, down);
+        Ok(())
+    }
+
     /// Pulls the cables of a host: what is for it finds no way, what it sends is lost.
     pub fn detach(&mut self, host: HostId) {
         let node = self.host_node_mut(host);
