@@ -199,7 +199,7 @@ pub(crate) async fn it_closes(endpoint: &Endpoint) {
     let mut alice = Party::on("alice", endpoint);
     alice.up().await;
     alice.channel.close();
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = tokio::time::Instant::now().into_std() + Duration::from_secs(60);
     let late = alice.channel.publish(9, "p2p/alice".into(), Bytes::new(), until);
     assert!(late.is_err(), "a closed channel takes nothing");
     let rest = tokio::time::timeout(PATIENCE, alice.events.recv()).await;
