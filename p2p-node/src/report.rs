@@ -198,8 +198,7 @@ pub struct LaneStory {
     /// The address at the other end.
     pub remote: SocketAddr,
     /// When it began.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub began_ms: Option<f64>,
+    pub began_ms: f64,
     /// When TCP was up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connected_ms: Option<f64>,
@@ -216,7 +215,7 @@ impl From<&LaneReport> for LaneStory {
         Self {
             path: report.path,
             remote: report.remote,
-            began_ms: report.began.map(ms),
+            began_ms: ms(report.began),
             connected_ms: report.connected.map(ms),
             proven_ms: report.proven.map(ms),
             failure: report.failure.as_ref().map(Failure::from),
@@ -332,7 +331,7 @@ mod tests {
         let lane = LaneReport {
             path: Path::Local,
             remote: "192.0.2.1:80".parse().unwrap(),
-            began: Some(Duration::from_micros(1_500)),
+            began: Duration::from_micros(1_500),
             connected: None,
             proven: None,
             failure: Some(lane),

@@ -199,7 +199,8 @@ fn a_wrong_configuration_is_told_with_its_place() {
     assert!(told["error"]["text"].as_str().unwrap().contains("no-such.toml"));
     // The usual file, then the one in the environment, which wins.
     desk.write("p2p.toml", "listen_port = 123456");
-    desk.run(&["listen"], b"").says(2, &["p2p.toml, line 1: `listen_port` = 123456: a number from 0 to 65535"]);
+    desk.run(&["listen"], b"")
+        .says(2, &["p2p.toml, line 1: `listen_port` = 123456: a number from 0 to 65535"]);
     let other = desk.write("other.toml", "familes = []");
     desk.set("P2P_CONFIG", &other);
     desk.run(&["listen"], b"").says(2, &["other.toml, line 1", "did you mean `families`?"]);
@@ -219,7 +220,10 @@ fn flags_win_over_the_file() {
     let port = taken.local_addr().unwrap().port();
     desk.write(
         "p2p.toml",
-        &format!("identity = 'key'\nlisten_port = {port}\ninterfaces = ['lo']\nbrokers = ['{}']", rendezvous.broker),
+        &format!(
+            "identity = 'key'\nlisten_port = {port}\ninterfaces = ['lo']\nbrokers = ['{}']",
+            rendezvous.broker
+        ),
     );
     let id = String::from_utf8(desk.run(&["id"], b"").stdout).unwrap();
     let told = json(std::str::from_utf8(&desk.run(&["id", "--json"], b"").stdout).unwrap());
@@ -289,7 +293,8 @@ fn a_wrong_broker_password_is_told_at_both_ends() {
     assert_eq!(done.stdout, b"hello");
     caller(&wrong).says(4, &["user name or password", &rendezvous.broker]);
     let mut lost = desk.start(
-        &[&["listen", "--interface", "lo", "--broker", &rendezvous.broker, "--echo"][..], &login(&wrong)].concat(),
+        &[&["listen", "--interface", "lo", "--broker", &rendezvous.broker, "--echo"][..], &login(&wrong)]
+            .concat(),
     );
     assert!(lost.note().contains("user name or password"));
     desk.run(&[&["listen", "--broker", &rendezvous.broker][..], &login("no-such")].concat(), b"")
@@ -385,7 +390,8 @@ fn the_demo_shows_every_way() {
     let shown = told["connections"].as_array().unwrap();
     for way in p2p_node::Way::ALL {
         for encrypted in [true, false] {
-            let one = shown.iter().find(|one| one["asked_for"] == way.to_string() && one["encrypted"] == encrypted);
+            let one =
+                shown.iter().find(|one| one["asked_for"] == way.to_string() && one["encrypted"] == encrypted);
             let one = one.unwrap_or_else(|| panic!("{way} is missing: {told}"));
             assert_eq!((&one["way"], &one["ok"]), (&way.to_string().into(), &true.into()));
         }

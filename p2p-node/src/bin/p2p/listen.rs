@@ -191,7 +191,8 @@ struct Reports(Option<(PathBuf, File)>);
 
 impl Reports {
     fn create(path: Option<&PathBuf>) -> anyhow::Result<Self> {
-        let open = |path: &PathBuf| anyhow::Ok((path.clone(), File::create(path).with_context(|| unwritten(path))?));
+        let open =
+            |path: &PathBuf| anyhow::Ok((path.clone(), File::create(path).with_context(|| unwritten(path))?));
         Ok(Self(path.map(open).transpose()?))
     }
 
