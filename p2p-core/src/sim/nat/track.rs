@@ -13,6 +13,9 @@ pub(super) enum Direction {
     In,
 }
 
+/// A sequence number further ahead than this is outside any window that a SYN offers.
+const WINDOW: i32 = 65_535;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// SYNs, but no answer to one.
@@ -30,6 +33,8 @@ enum Phase {
 pub(super) enum Step {
     Pass,
     PassAndDelete,
+    /// Let it through, but learn nothing from it.
+    Ignore,
     /// Treat it as if there were no session.
     Unsolicited(DropReason),
     Invalid(DropReason),
@@ -68,6 +73,9 @@ impl Track {
 
     pub(super) fn step(&mut self, tcp: TcpFacts, direction: Direction, config: &TcpConfig) -> Step {
         if tcp.flags.has(Flags::RST) {
+            if config.strict && self.is_forged(tcp, direction) {
+                return Step::Ignore;
+            }
             return match config.on_rst {
                 Ending::Keep => Step::Pass,
                 Ending::Delete => Step::PassAndDelete,
@@ -83,8 +91,18 @@ impl Track {
         if tcp.flags.is_syn_ack() {
             return self.on_syn_ack(tcp, direction, config.strict);
         }
-        if self.phase == Phase::Opening && self.isn(direction).1.is_none() {
-            return Step::Invalid(DropReason::OutOfState);
+        if self.phase == Phase::Opening {
+            let (mine, theirs) = self.isn(direction);
+            let is_crossed = mine.is_some() && theirs.is_some();
+            match direction {
+                _ if theirs.is_none() => return Step::Invalid(DropReason::OutOfState),
+                _ if !config.strict => (),
+                Direction::Out => return Step::Invalid(DropReason::OutOfState),
+                Direction::In if tcp.flags.has(Flags::FIN) && !is_crossed => {
+                    return Step::Invalid(DropReason::OutOfState);
+                }
+                Direction::In => return Step::Ignore,
+            }
         }
         if self.phase == Phase::Answered {
             self.phase = Phase::Open;
@@ -95,6 +113,23 @@ impl Track {
         Step::Pass
     }
 
+    /// A RST against our SYN that acknowledges something else.
+    fn is_forged(&self, tcp: TcpFacts, direction: Direction) -> bool {
+        let has_ack = tcp.flags.has(Flags::ACK) && direction == Direction::In;
+        let is_ours = self.out_isn.is_none_or(|isn| tcp.ack == isn.wrapping_add(1));
+        self.phase == Phase::Opening && self.in_isn.is_none() && has_ack && !is_ours
+    }
+
+    /// What strictness makes of a SYN or SYN-ACK with another number than `isn`, once SYNs have crossed: too
+    /// far ahead is invalid, behind is old, a little ahead is within the window.
+    fn judge(isn: u32, seq: u32) -> Option<Step> {
+        match seq.wrapping_sub(isn) as i32 {
+            ..0 => Some(Step::Ignore),
+            0..=WINDOW => None,
+            _ => Some(Step::Invalid(DropReason::NewIsn)),
+        }
+    }
+
     fn on_syn(&mut self, tcp: TcpFacts, direction: Direction, config: &TcpConfig) -> Step {
         let phase = self.phase;
         let (mine, theirs) = self.isn(direction);
@@ -102,17 +137,24 @@ impl Track {
         if phase == Phase::Reset && direction == Direction::In {
             return Step::Unsolicited(DropReason::Closed);
         }
-        if *mine == Some(tcp.seq) && phase != Phase::Reset {
+        let may_repeat = match phase {
+            Phase::Opening => true,
+            Phase::Reset => false,
+            // Linux: a SYN that repeats itself after the answer went by is invalid from outside.
+            _ => direction == Direction::Out || !config.strict,
+        };
+        if *mine == Some(tcp.seq) && may_repeat {
             return Step::Pass;
         }
         match (phase, direction) {
             (Phase::Opening, Direction::In) if mine.is_none() && !config.simultaneous_open => {
                 Step::Unsolicited(DropReason::NoSimultaneousOpen)
             }
-            (Phase::Opening, _) if mine.is_some() && theirs.is_some() && config.strict => {
-                Step::Invalid(DropReason::NewIsn)
-            }
             (Phase::Opening, _) => {
+                let judged = mine.and_then(|isn| Self::judge(isn, tcp.seq));
+                if let Some(judged) = judged.filter(|_| config.strict && theirs.is_some()) {
+                    return judged;
+                }
                 *mine = Some(tcp.seq);
                 Step::Pass
             }
@@ -121,7 +163,9 @@ impl Track {
                 Step::Pass
             }
             (Phase::Reset | Phase::Closing, Direction::In) => Step::Unsolicited(DropReason::Closed),
-            (Phase::Answered | Phase::Open, _) => Step::Invalid(DropReason::OutOfState),
+            // The other side will challenge it (RFC 5961).
+            (Phase::Answered | Phase::Open, Direction::Out) => Step::Ignore,
+            (Phase::Answered | Phase::Open, Direction::In) => Step::Invalid(DropReason::OutOfState),
         }
     }
 
@@ -130,10 +174,11 @@ impl Track {
         let (mine, theirs) = self.isn(direction);
         match phase {
             Phase::Opening if theirs.is_none() => Step::Invalid(DropReason::OutOfState),
-            Phase::Opening if is_strict && mine.is_some_and(|isn| isn != tcp.seq) => {
-                Step::Invalid(DropReason::NewIsn)
-            }
             Phase::Opening => {
+                let judged = mine.and_then(|isn| Self::judge(isn, tcp.seq));
+                if let Some(judged) = judged.filter(|_| is_strict) {
+                    return judged;
+                }
                 mine.get_or_insert(tcp.seq);
                 self.phase = Phase::Answered;
                 Step::Pass
