@@ -73,8 +73,8 @@ impl Track {
 
     pub(super) fn step(&mut self, tcp: TcpFacts, direction: Direction, config: &TcpConfig) -> Step {
         if tcp.flags.has(Flags::RST) {
-            if config.strict && self.is_forged(tcp, direction) {
-                return Step::Ignore;
+            if let Some(judged) = config.strict.then(|| self.judge_rst(tcp, direction)).flatten() {
+                return judged;
             }
             return match config.on_rst {
                 Ending::Keep => Step::Pass,
@@ -92,32 +92,50 @@ impl Track {
             return self.on_syn_ack(tcp, direction, config.strict);
         }
         if self.phase == Phase::Opening {
-            let (mine, theirs) = self.isn(direction);
-            let is_crossed = mine.is_some() && theirs.is_some();
             match direction {
-                _ if theirs.is_none() => return Step::Invalid(DropReason::OutOfState),
+                _ if self.isn(direction).1.is_none() => return Step::Invalid(DropReason::OutOfState),
                 _ if !config.strict => (),
-                Direction::Out => return Step::Invalid(DropReason::OutOfState),
-                Direction::In if tcp.flags.has(Flags::FIN) && !is_crossed => {
-                    return Step::Invalid(DropReason::OutOfState);
-                }
-                Direction::In => return Step::Ignore,
+                Direction::In if !tcp.flags.has(Flags::FIN) => return Step::Ignore,
+                _ => return Step::Invalid(DropReason::OutOfState),
             }
         }
-        if self.phase == Phase::Answered {
+        let has_fin = tcp.flags.has(Flags::FIN);
+        if self.phase == Phase::Reset && config.strict && has_fin {
+            let is_two_sided = self.out_isn.is_some() && self.in_isn.is_some();
+            return if is_two_sided { Step::Ignore } else { Step::Invalid(DropReason::Closed) };
+        }
+        if self.phase == Phase::Answered && (!has_fin || !config.strict) {
             self.phase = Phase::Open;
         }
-        if tcp.flags.has(Flags::FIN) {
+        if has_fin {
             return self.on_fin(direction, config.on_fin);
         }
         Step::Pass
     }
 
-    /// A RST against our SYN that acknowledges something else.
-    fn is_forged(&self, tcp: TcpFacts, direction: Direction) -> bool {
-        let has_ack = tcp.flags.has(Flags::ACK) && direction == Direction::In;
-        let is_ours = self.out_isn.is_none_or(|isn| tcp.ack == isn.wrapping_add(1));
-        self.phase == Phase::Opening && self.in_isn.is_none() && has_ack && !is_ours
+    /// What strictness makes of a RST; `None` when it counts. Before the connection stands it must fit the
+    /// SYNs, afterwards it must not be older than them.
+    fn judge_rst(&mut self, tcp: TcpFacts, direction: Direction) -> Option<Step> {
+        let phase = self.phase;
+        let (mine, theirs) = self.isn(direction);
+        let ahead = mine.map(|isn| tcp.seq.wrapping_sub(isn) as i32);
+        let is_about_ours = theirs.is_none_or(|isn| tcp.ack == isn.wrapping_add(1));
+        let has_fin = self.out_fin || self.in_fin;
+        let invalid = Some(Step::Invalid(DropReason::OutOfState));
+        match (phase, ahead) {
+            (Phase::Opening, _)
+                if tcp.flags.has(Flags::ACK) && direction == Direction::In && !is_about_ours =>
+            {
+                Some(Step::Ignore)
+            }
+            (Phase::Opening, Some(..=0)) if theirs.is_none() => invalid,
+            (Phase::Opening, Some(ahead)) if ahead.unsigned_abs() > WINDOW as u32 => match direction {
+                Direction::Out => invalid,
+                Direction::In => Some(Step::Ignore),
+            },
+            (Phase::Open, Some(..=0)) if !has_fin => invalid,
+            _ => None,
+        }
     }
 
     /// What strictness makes of a SYN or SYN-ACK with another number than `isn`, once SYNs have crossed: too
@@ -171,6 +189,7 @@ impl Track {
 
     fn on_syn_ack(&mut self, tcp: TcpFacts, direction: Direction, is_strict: bool) -> Step {
         let phase = self.phase;
+        let has_fin = self.out_fin || self.in_fin;
         let (mine, theirs) = self.isn(direction);
         match phase {
             Phase::Opening if theirs.is_none() => Step::Invalid(DropReason::OutOfState),
@@ -183,6 +202,13 @@ impl Track {
                 self.phase = Phase::Answered;
                 Step::Pass
             }
+            // Linux: too late to acknowledge a SYN, from inside.
+            Phase::Answered | Phase::Open
+                if is_strict && direction == Direction::Out && (phase == Phase::Open || has_fin) =>
+            {
+                Step::Invalid(DropReason::OutOfState)
+            }
+            Phase::Reset if is_strict && direction == Direction::In && mine.is_some() => Step::Ignore,
             Phase::Reset => Step::Invalid(DropReason::Closed),
             Phase::Answered | Phase::Open | Phase::Closing => Step::Pass,
         }
