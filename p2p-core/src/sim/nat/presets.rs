@@ -68,8 +68,9 @@ impl NatConfig {
     ///
     /// A connection keeps its port unless another inside host talks to the same remote end through it; a host
     /// that was given another port keeps that one. Packets that are invalid for connection tracking leave
-    /// untranslated. All of it, the strictness about sequence numbers too, was compared with Linux 6.18, packet
-    /// by packet. For a router that rejects or accepts unsolicited SYNs, see
+    /// untranslated. It was compared with Linux 6.18: of 400 random sequences of segments that were not used to
+    /// build the model, 379 fared alike to the last one; the others differ in what follows a RST and in
+    /// acknowledgement windows. For a router that rejects or accepts unsolicited SYNs, see
     /// [`with_unsolicited`](Self::with_unsolicited); older kernels keep the 4-tuple of such a SYN busy for ten
     /// seconds: set [`FlowConfig::answer_holds`](super::FlowConfig::answer_holds).
     ///
