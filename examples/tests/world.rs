@@ -21,8 +21,8 @@ fn it_tells_the_story_and_writes_a_pcap() {
 
     let pcap = std::fs::read(path).unwrap();
     assert_eq!(pcap[..4], 0xa1b2_3c4d_u32.to_le_bytes());
-    // Two SYNs, two SYN-ACKs: 16 bytes of record header and 40 of packet each.
-    assert_eq!(pcap.len(), 24 + 4 * (16 + 40));
+    // Two SYNs, two SYN-ACKs, two ACKs: 16 bytes of record header and 40 of packet each.
+    assert_eq!(pcap.len(), 24 + 6 * (16 + 40));
     assert_eq!(world(&[]).stdout, {
         let end = story.rfind("what passed").unwrap();
         story.as_bytes()[..end].to_vec()

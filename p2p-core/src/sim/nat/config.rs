@@ -232,8 +232,9 @@ pub struct TcpConfig {
     pub on_fin: Ending,
     /// An inbound ICMP error deletes the session (RFC 5382, REQ-9 forbids it).
     pub icmp_deletes: bool,
-    /// A SYN or SYN-ACK with another sequence number, after SYNs have gone both ways on a 4-tuple, is invalid,
-    /// as it is for Linux connection tracking; the 4-tuple is dead until the session times out.
+    /// Sequence numbers and states are held to what Linux connection tracking holds them to. Above all: once
+    /// SYNs have gone both ways on a 4-tuple, a SYN or SYN-ACK with a number further ahead than a window is
+    /// invalid, and one behind is not heeded; either way the 4-tuple is dead until the session times out.
     pub strict: bool,
     /// Outbound packets of no valid connection leave untranslated instead of being dropped: Linux.
     pub leak_invalid: bool,

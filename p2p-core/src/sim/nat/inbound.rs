@@ -31,7 +31,7 @@ impl Nat {
             let step = advance(session, header, Direction::In, &self.config, now);
             let binding = session.binding;
             return match step {
-                Step::Pass => self.deliver(binding, header),
+                Step::Pass | Step::Ignore => self.deliver(binding, header),
                 Step::PassAndDelete => {
                     let verdict = self.deliver(binding, header);
                     self.table.remove(key);

@@ -7,6 +7,7 @@ use super::ports::Asker;
 use super::table::{Flow, Session, SessionKey, mapping_key};
 use super::track::{Direction, Step, Track};
 use super::{DropReason, Nat, NatConfig, Pooling};
+use crate::nat::Mapping;
 use crate::sim::packet::{Body, Flags, Header, Protocol};
 
 /// Most sessions, for each mapping there may be: strangers whom the filter lets in make sessions too.
@@ -18,8 +19,8 @@ impl Nat {
         match header.body {
             Body::Tcp(tcp) if tcp.flags.is_syn() => Ok(()),
             Body::Tcp(tcp) => {
-                let inside = !tcp.flags.has(Flags::SYN) && !tcp.flags.has(Flags::RST);
-                let picks_up = self.config.tcp.loose && inside;
+                let control = Flags::SYN | Flags::RST | Flags::FIN;
+                let picks_up = self.config.tcp.loose && tcp.flags.0 & control.0 == 0;
                 picks_up.then_some(()).ok_or(DropReason::NoSession)
             }
             Body::Echo { reply: true, .. } => Err(DropReason::NoRequest),
@@ -37,16 +38,21 @@ impl Nat {
         now: Instant,
     ) -> Result<SocketAddr, DropReason> {
         self.table.sweep(now);
-        let key = mapping_key(protocol, local, remote, self.mapping(protocol));
-        let (id, external) = match self.table.find_live(key, now) {
-            Some((id, external)) => {
-                let taken = self.table.session((protocol, external, remote), now).is_some();
-                if taken {
-                    // Overloading: another inside host talks to this remote end through the same port.
-                    return Err(DropReason::NoPort);
-                }
+        let overload = self.config.flow(protocol).overload;
+        let mut key = mapping_key(protocol, local, remote, self.mapping(protocol));
+        let mut found = self.table.find_live(key, now);
+        if let Some((_, external)) = found
+            && overload
+            && !self.table.is_free(protocol, external, remote, overload, now)
+        {
+            // Somebody else talks to this remote end through the same port: this one flow is mapped apart.
+            key = mapping_key(protocol, local, remote, Mapping::AddressAndPortDependent);
+            found = self.table.find_live(key, now);
+        }
+        let (id, external) = match found {
+            Some(found) => {
                 self.has_room(now)?;
-                (id, external)
+                found
             }
             None => {
                 self.admit_new(local.ip(), now)?;
@@ -56,6 +62,27 @@ impl Nat {
         };
         self.open(id, (protocol, external, remote), header, Direction::Out, now);
         Ok(external)
+    }
+
+    /// The live session between an inside and a remote end, if they have one.
+    pub(super) fn session_out(
+        &mut self,
+        protocol: Protocol,
+        local: SocketAddr,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Option<SessionKey> {
+        let apart = self.config.flow(protocol).overload.then_some(Mapping::AddressAndPortDependent);
+        for mapping in [Some(self.mapping(protocol)), apart].into_iter().flatten() {
+            let Some((id, external)) = self.table.find(mapping_key(protocol, local, remote, mapping)) else {
+                continue;
+            };
+            let key = (protocol, external, remote);
+            if self.table.session(key, now).is_some_and(|session| session.binding == id) {
+                return Some(key);
+            }
+        }
+        None
     }
 
     pub(super) fn open(

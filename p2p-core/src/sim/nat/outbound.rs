@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::open::advance;
-use super::table::mapping_key;
 use super::track::{Direction, Step};
 use super::{DropReason, Hairpin, Nat, Policy, Verdict};
 use crate::sim::packet::{Body, Header};
@@ -55,24 +54,22 @@ impl Nat {
             return Verdict::Forward;
         }
         let (local, remote) = (header.src, header.dst);
-        let key = mapping_key(protocol, local, remote, self.mapping(protocol));
-        if let Some((_, external)) = self.table.find(key) {
-            let session_key = (protocol, external, remote);
-            if let Some(session) = self.table.session(session_key, now) {
-                let step = advance(session, header, Direction::Out, &self.config, now);
-                return match step {
-                    Step::Pass => {
-                        header.src = external;
-                        Verdict::Forward
-                    }
-                    Step::PassAndDelete => {
-                        header.src = external;
-                        self.table.remove(session_key);
-                        Verdict::Forward
-                    }
-                    Step::Unsolicited(why) | Step::Invalid(why) => self.invalid_out(why),
-                };
-            }
+        if let Some(key) = self.session_out(protocol, local, remote, now)
+            && let Some(session) = self.table.session(key, now)
+        {
+            let step = advance(session, header, Direction::Out, &self.config, now);
+            return match step {
+                Step::Pass | Step::Ignore => {
+                    header.src = key.1;
+                    Verdict::Forward
+                }
+                Step::PassAndDelete => {
+                    header.src = key.1;
+                    self.table.remove(key);
+                    Verdict::Forward
+                }
+                Step::Unsolicited(why) | Step::Invalid(why) => self.invalid_out(why),
+            };
         }
         if let Err(why) = self.may_open(header) {
             return self.invalid_out(why);
@@ -100,11 +97,7 @@ impl Nat {
         if self.is_open(protocol) {
             return Verdict::Forward;
         }
-        let key = mapping_key(protocol, quoted.dst, quoted.src, self.mapping(protocol));
-        let external = self.table.find(key).map(|(_, external)| external);
-        let external =
-            external.filter(|external| self.table.session((protocol, *external, quoted.src), now).is_some());
-        let Some(external) = external else {
+        let Some((_, external, _)) = self.session_out(protocol, quoted.dst, quoted.src, now) else {
             return Verdict::Drop(DropReason::UnknownQuote);
         };
         quoted.dst = external;

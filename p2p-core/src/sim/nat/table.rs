@@ -127,9 +127,20 @@ impl Table {
 
     /// The mapping with this key, if it has a live session.
     pub(super) fn find_live(&mut self, key: MappingKey, now: Instant) -> Option<(u32, SocketAddr)> {
-        let (_, external) = self.find(key)?;
+        let (id, external) = self.find(key)?;
         self.purge(key.0, external, now);
-        self.find(key)
+        // Where ports are overloaded, what lives there may be somebody else's.
+        let all = (key.0, external, LOWEST)..=(key.0, external, HIGHEST);
+        let mut own = self.sessions.range(all).filter(|(_, session)| session.binding == id);
+        if own.any(|(_, session)| session.expires > now) {
+            return Some((id, external));
+        }
+        let all = (key.0, external, LOWEST)..=(key.0, external, HIGHEST);
+        let own = self.sessions.range(all).filter(|(_, session)| session.binding == id);
+        for key in own.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.remove(key);
+        }
+        None
     }
 
     /// Removes expired sessions of one external endpoint, up to the first that lives; so a mapping without a

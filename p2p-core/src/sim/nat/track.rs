@@ -13,6 +13,9 @@ pub(super) enum Direction {
     In,
 }
 
+/// A sequence number further ahead than this is outside any window that a SYN offers.
+const WINDOW: i32 = 65_535;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// SYNs, but no answer to one.
@@ -30,6 +33,8 @@ enum Phase {
 pub(super) enum Step {
     Pass,
     PassAndDelete,
+    /// Let it through, but learn nothing from it.
+    Ignore,
     /// Treat it as if there were no session.
     Unsolicited(DropReason),
     Invalid(DropReason),
@@ -68,6 +73,9 @@ impl Track {
 
     pub(super) fn step(&mut self, tcp: TcpFacts, direction: Direction, config: &TcpConfig) -> Step {
         if tcp.flags.has(Flags::RST) {
+            if let Some(judged) = config.strict.then(|| self.judge_rst(tcp, direction)).flatten() {
+                return judged;
+            }
             return match config.on_rst {
                 Ending::Keep => Step::Pass,
                 Ending::Delete => Step::PassAndDelete,
@@ -83,16 +91,61 @@ impl Track {
         if tcp.flags.is_syn_ack() {
             return self.on_syn_ack(tcp, direction, config.strict);
         }
-        if self.phase == Phase::Opening && self.isn(direction).1.is_none() {
-            return Step::Invalid(DropReason::OutOfState);
+        if self.phase == Phase::Opening {
+            match direction {
+                _ if self.isn(direction).1.is_none() => return Step::Invalid(DropReason::OutOfState),
+                _ if !config.strict => (),
+                Direction::In if !tcp.flags.has(Flags::FIN) => return Step::Ignore,
+                _ => return Step::Invalid(DropReason::OutOfState),
+            }
         }
-        if self.phase == Phase::Answered {
+        let has_fin = tcp.flags.has(Flags::FIN);
+        if self.phase == Phase::Reset && config.strict && has_fin {
+            let is_two_sided = self.out_isn.is_some() && self.in_isn.is_some();
+            return if is_two_sided { Step::Ignore } else { Step::Invalid(DropReason::Closed) };
+        }
+        if self.phase == Phase::Answered && (!has_fin || !config.strict) {
             self.phase = Phase::Open;
         }
-        if tcp.flags.has(Flags::FIN) {
+        if has_fin {
             return self.on_fin(direction, config.on_fin);
         }
         Step::Pass
+    }
+
+    /// What strictness makes of a RST; `None` when it counts. Before the connection stands it must fit the
+    /// SYNs, afterwards it must not be older than them.
+    fn judge_rst(&mut self, tcp: TcpFacts, direction: Direction) -> Option<Step> {
+        let phase = self.phase;
+        let (mine, theirs) = self.isn(direction);
+        let ahead = mine.map(|isn| tcp.seq.wrapping_sub(isn) as i32);
+        let is_about_ours = theirs.is_none_or(|isn| tcp.ack == isn.wrapping_add(1));
+        let has_fin = self.out_fin || self.in_fin;
+        let invalid = Some(Step::Invalid(DropReason::OutOfState));
+        match (phase, ahead) {
+            (Phase::Opening, _)
+                if tcp.flags.has(Flags::ACK) && direction == Direction::In && !is_about_ours =>
+            {
+                Some(Step::Ignore)
+            }
+            (Phase::Opening, Some(..=0)) if theirs.is_none() => invalid,
+            (Phase::Opening, Some(ahead)) if ahead.unsigned_abs() > WINDOW as u32 => match direction {
+                Direction::Out => invalid,
+                Direction::In => Some(Step::Ignore),
+            },
+            (Phase::Open, Some(..=0)) if !has_fin => invalid,
+            _ => None,
+        }
+    }
+
+    /// What strictness makes of a SYN or SYN-ACK with another number than `isn`, once SYNs have crossed: too
+    /// far ahead is invalid, behind is old, a little ahead is within the window.
+    fn judge(isn: u32, seq: u32) -> Option<Step> {
+        match seq.wrapping_sub(isn) as i32 {
+            ..0 => Some(Step::Ignore),
+            0..=WINDOW => None,
+            _ => Some(Step::Invalid(DropReason::NewIsn)),
+        }
     }
 
     fn on_syn(&mut self, tcp: TcpFacts, direction: Direction, config: &TcpConfig) -> Step {
@@ -102,17 +155,24 @@ impl Track {
         if phase == Phase::Reset && direction == Direction::In {
             return Step::Unsolicited(DropReason::Closed);
         }
-        if *mine == Some(tcp.seq) && phase != Phase::Reset {
+        let may_repeat = match phase {
+            Phase::Opening => true,
+            Phase::Reset => false,
+            // Linux: a SYN that repeats itself after the answer went by is invalid from outside.
+            _ => direction == Direction::Out || !config.strict,
+        };
+        if *mine == Some(tcp.seq) && may_repeat {
             return Step::Pass;
         }
         match (phase, direction) {
             (Phase::Opening, Direction::In) if mine.is_none() && !config.simultaneous_open => {
                 Step::Unsolicited(DropReason::NoSimultaneousOpen)
             }
-            (Phase::Opening, _) if mine.is_some() && theirs.is_some() && config.strict => {
-                Step::Invalid(DropReason::NewIsn)
-            }
             (Phase::Opening, _) => {
+                let judged = mine.and_then(|isn| Self::judge(isn, tcp.seq));
+                if let Some(judged) = judged.filter(|_| config.strict && theirs.is_some()) {
+                    return judged;
+                }
                 *mine = Some(tcp.seq);
                 Step::Pass
             }
@@ -121,23 +181,34 @@ impl Track {
                 Step::Pass
             }
             (Phase::Reset | Phase::Closing, Direction::In) => Step::Unsolicited(DropReason::Closed),
-            (Phase::Answered | Phase::Open, _) => Step::Invalid(DropReason::OutOfState),
+            // The other side will challenge it (RFC 5961).
+            (Phase::Answered | Phase::Open, Direction::Out) => Step::Ignore,
+            (Phase::Answered | Phase::Open, Direction::In) => Step::Invalid(DropReason::OutOfState),
         }
     }
 
     fn on_syn_ack(&mut self, tcp: TcpFacts, direction: Direction, is_strict: bool) -> Step {
         let phase = self.phase;
+        let has_fin = self.out_fin || self.in_fin;
         let (mine, theirs) = self.isn(direction);
         match phase {
             Phase::Opening if theirs.is_none() => Step::Invalid(DropReason::OutOfState),
-            Phase::Opening if is_strict && mine.is_some_and(|isn| isn != tcp.seq) => {
-                Step::Invalid(DropReason::NewIsn)
-            }
             Phase::Opening => {
+                let judged = mine.and_then(|isn| Self::judge(isn, tcp.seq));
+                if let Some(judged) = judged.filter(|_| is_strict) {
+                    return judged;
+                }
                 mine.get_or_insert(tcp.seq);
                 self.phase = Phase::Answered;
                 Step::Pass
             }
+            // Linux: too late to acknowledge a SYN, from inside.
+            Phase::Answered | Phase::Open
+                if is_strict && direction == Direction::Out && (phase == Phase::Open || has_fin) =>
+            {
+                Step::Invalid(DropReason::OutOfState)
+            }
+            Phase::Reset if is_strict && direction == Direction::In && mine.is_some() => Step::Ignore,
             Phase::Reset => Step::Invalid(DropReason::Closed),
             Phase::Answered | Phase::Open | Phase::Closing => Step::Pass,
         }

@@ -282,7 +282,10 @@ impl Connection {
         } else {
             self.on_ack_of_data(tcp, now, io);
         }
-        if !tcp.flags.has(Flags::SYN) {
+        if tcp.flags.has(Flags::SYN) {
+            // Linux takes the SYN of a crossed SYN-ACK for a repetition, and acknowledges that at once.
+            self.acknowledge(io);
+        } else {
             self.on_data(tcp, payload, now, io);
         }
     }

@@ -51,7 +51,7 @@ fn deed() -> impl Strategy<Value = Deed> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn a_host_survives_everything(deeds in prop::collection::vec(deed(), 1..200)) {

@@ -352,6 +352,40 @@ fn a_pcap_holds_what_passed_in_the_order_it_did() {
             record.node == homes.a.into() && matches!(record.fate, Fate::Sent | Fate::Received)
         });
     assert_eq!(count, at_a.count());
-    // SYN and SYN-ACK each way, as syns that cross do.
-    assert_eq!(count, 4);
+    // SYN, SYN-ACK and ACK each way, as SYNs that cross do.
+    assert_eq!(count, 6);
+}
+
+#[test]
+fn thousands_of_attempts_leave_nothing_behind() {
+    let mut homes = Homes::new(home(NAT_A), home(NAT_B));
+    homes.world.set_recording(0);
+    let (a, b) = (homes.a, homes.b);
+    let mut most_queued = 0;
+    for attempt in 0..3_000_u16 {
+        let port = 2_000 + attempt;
+        let now = homes.world.elapsed().as_millis() as u64;
+        homes.dial_at(now, a, at(A, port), at(NAT_B, port));
+        homes.dial_at(now + 30, b, at(B, port), at(NAT_A, port));
+        homes.world.run_for(ms(300));
+        most_queued = most_queued.max(homes.world.queued());
+        for host in [a, b] {
+            homes.world.with(host, |context| {
+                let socket = context.host.tcp().sockets().next().unwrap();
+                context.host.tcp_mut().abort(socket);
+                assert_eq!(context.host.tcp().socket_count(), 0);
+            });
+        }
+    }
+    assert_eq!(homes.log(a).len(), 3_000);
+    // Timers of aborted sockets are left to run out; nothing else is.
+    assert!(most_queued <= 20, "{most_queued}");
+    let nat = homes.world.router(homes.nat_a).nat(Family::V4).unwrap();
+    // Sessions live 7,440 s at most; the run took 900.
+    assert_eq!(nat.mappings().count(), 3_000);
+    homes.world.run_for(Duration::from_secs(7_500));
+    homes.dial_at(0, a, at(A, 1_999), at(NAT_B, 1_999));
+    homes.world.run_for(ms(300));
+    let nat = homes.world.router(homes.nat_a).nat(Family::V4).unwrap();
+    assert_eq!(nat.mappings().count(), 1, "what has expired is swept");
 }

@@ -135,7 +135,7 @@ fn a_carrier_hands_out_blocks() {
     let pool: Vec<_> = ["198.51.100.1", "198.51.100.2"].map(ip).into();
     let mut bench = Bench::new(NatConfig::carrier(pool, 512), Protocol::Tcp);
     let mut blocks = std::collections::BTreeSet::new();
-    for customer in 0..100 {
+    for customer in 0..20 {
         let host = ip(&format!("100.64.0.{customer}"));
         let mut ports = std::collections::BTreeSet::new();
         let mut external = None;
