@@ -1,0 +1,56 @@
+//! Samples, and how they are printed.
+
+use std::time::{Duration, Instant};
+
+/// Times of one thing, measured again and again.
+#[derive(Default)]
+pub(crate) struct Samples(Vec<f64>);
+
+impl Samples {
+    /// Adds the time since `start`.
+    pub(crate) fn since(&mut self, start: Instant) {
+        self.took(start.elapsed());
+    }
+
+    pub(crate) fn took(&mut self, time: Duration) {
+        self.push(time.as_secs_f64() * 1e3);
+    }
+
+    pub(crate) fn push(&mut self, value: f64) {
+        self.0.push(value);
+    }
+
+    /// The value below which this share of the samples lies.
+    pub(crate) fn at(&self, share: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let last = sorted.len().saturating_sub(1);
+        sorted.get((share * last as f64).round() as usize).copied().unwrap_or(f64::NAN)
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        self.at(0.5)
+    }
+
+    /// Prints a line of milliseconds.
+    pub(crate) fn print_ms(&self, name: &str) {
+        println!(
+            "  {name:44} p50 {:8.3} ms   p90 {:8.3} ms   n {}",
+            self.at(0.5),
+            self.at(0.9),
+            self.0.len()
+        );
+    }
+}
+
+/// Prints how a figure stands to its goal, a bound from above.
+pub(crate) fn at_most(name: &str, value: f64, goal: f64, unit: &str) {
+    let verdict = if value <= goal { "met" } else { "MISSED" };
+    println!("  {name:44}     {value:8.3} {unit}   goal ≤ {goal:.3} {unit}: {verdict}");
+}
+
+/// Prints how a ratio stands to its goal, a bound from below.
+pub(crate) fn at_least(name: &str, value: f64, goal: f64) {
+    let verdict = if value >= goal { "met" } else { "MISSED" };
+    println!("  {name:44}     {value:8.3}      goal ≥ {goal:.2}: {verdict}");
+}
