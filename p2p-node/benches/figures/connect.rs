@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::mosquitto::Mosquitto;
 use crate::stories::{Party, endpoint, tell};
-use crate::table::{Samples, at_most};
+use crate::table::{Samples, at_most, process_time};
 use crate::world::{Rendezvous, apart, config, echo};
 
 const WARM_UP: usize = 20;
@@ -36,6 +36,8 @@ pub(crate) fn print() {
 struct Times {
     bare: Samples,
     direct: Samples,
+    bare_cpu: Samples,
+    direct_cpu: Samples,
     direct_over: Samples,
     publish: Samples,
     reverse: Samples,
@@ -62,10 +64,14 @@ fn measure(name: &str, broker: u16) {
             if call == WARM_UP {
                 times = Times::default();
             }
+            let cpu = process_time();
             let bare = bare(echo).await;
             times.bare.push(bare);
+            times.bare_cpu.push(process_time() - cpu);
+            let cpu = process_time();
             let direct = connect(&anna, &addr, Way::Direct).await;
             times.direct.push(direct);
+            times.direct_cpu.push(process_time() - cpu);
             times.direct_over.push(direct - bare);
             let start = Instant::now();
             let ticket =
@@ -88,6 +94,8 @@ fn measure(name: &str, broker: u16) {
     println!("  {name}");
     times.bare.print_ms("floor: bare TCP connect + 1 RTT");
     times.direct.print_ms("direct");
+    times.bare_cpu.print_ms("floor: processor time, both ends");
+    times.direct_cpu.print_ms("direct: processor time, both ends");
     times.publish.print_ms("floor: MQTT publish to deliver, QoS 1");
     times.reverse.print_ms("reverse");
     times.direct_over.print_ms("direct - bare");
