@@ -441,6 +441,11 @@ impl Actor for Root {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        // Known before anything is waited for: a node is not ready while its brokers are still being dialled.
+        self.status.send_modify(|status| {
+            let urls = self.config.brokers.iter().map(|broker| broker.url.to_string());
+            status.brokers = urls.map(|url| (url, BrokerState::Connecting)).collect();
+        });
         let router = Router::new(
             Rc::clone(&self.shared),
             self.config.brokers.clone(),

@@ -228,6 +228,24 @@ fn offline_is_told_at_once() {
 }
 
 #[test]
+fn a_repeat_that_finds_nobody_counts_unless_the_peer_has_heard() {
+    let body = Body::DialMe(crate::signal::DialMe { plain: false });
+    for (first, is_offline) in [(Delivery::Unknown, true), (Delivery::Told, false)] {
+        let mut only = config(two_homes());
+        only.ways = vec![Way::Reverse];
+        let mut story = Story::begin(only);
+        story.happens(1, |race, now| race.handle_delivery(&body, first, now));
+        story.until(2_000);
+        assert_eq!(story.asked(), 2);
+        story.happens(2_001, |race, now| race.handle_delivery(&body, Delivery::Offline, now));
+        assert_eq!(story.race.is_over(), is_offline);
+        // What a dead broker says of a later one says nothing of an earlier one that got through.
+        story.happens(2_002, |race, now| race.handle_delivery(&body, Delivery::NoBroker(Vec::new()), now));
+        assert_eq!(story.race.is_over(), is_offline);
+    }
+}
+
+#[test]
 fn a_refusal_ends_the_reverse_way_with_its_reason() {
     let mut only = config(two_homes());
     only.ways = vec![Way::Reverse];
