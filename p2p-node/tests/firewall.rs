@@ -146,6 +146,10 @@ fn a_thread_that_moved_takes_its_node_along() {
     let Some(net) = Net::new(&[ANNA]) else { return };
     let mut alone = config("anna", &key(1));
     alone.brokers.clear();
+    // An interface that is up and has no address is nothing to wait for.
+    net.inside("anna", "ip link add bare type bridge");
+    net.inside("anna", "ip link set bare addrgenmode none up");
+    alone.ready_within = Duration::from_secs(3_600);
     let (addr, serving) = serve(&net, "anna", alone);
     let mut ips: Vec<IpAddr> = addr.interfaces().iter().map(|interface| interface.local).collect();
     ips.retain(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()));
@@ -244,10 +248,11 @@ fn an_old_address_still_leads_to_a_peer_that_has_moved() {
     assert_eq!(new.id(), old.id());
     let old: PeerAddr = text.parse().unwrap();
     for way in Way::ALL {
+        let there: Vec<IpAddr> = new.interfaces().iter().map(|interface| interface.local).collect();
         call(&net, "anna", config("anna", &key(1)), &old, only(way), move |told| {
             let how = told.unwrap();
             assert_eq!(how.way, way);
-            assert_eq!(how.remote.ip(), "10.77.0.3".parse::<IpAddr>().unwrap(), "{how:?}");
+            assert!(there.contains(&how.remote.ip()), "{how:?}");
         });
     }
     serving.stop();
