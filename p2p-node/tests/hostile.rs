@@ -12,7 +12,7 @@ use nodes::{in_memory, in_time, meet, only, until};
 use p2p_core::proof::{Act, Counterpart, Proof, ProofConfig, Role};
 use p2p_core::signal::AttemptId;
 use p2p_core::{Machine, Output, Seed};
-use p2p_node::{BrokerConfig, Cipher, Config, Identity, MemoryBroker, Node, PeerId, Way};
+use p2p_node::{BrokerConfig, BrokerState, Cipher, Config, Identity, MemoryBroker, Node, PeerId, Way};
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -150,7 +150,8 @@ async fn a_full_waiting_room_has_room_for_who_comes_last() {
 /// A client of the broker that is nobody's node.
 struct Mallory {
     client: AsyncClient,
-    heard: mpsc::UnboundedReceiver<Vec<u8>>,
+    /// The first message at the topic.
+    heard: mpsc::Receiver<Vec<u8>>,
     /// Acknowledged messages.
     taken: mpsc::UnboundedReceiver<()>,
     turning: JoinHandle<()>,
@@ -162,7 +163,7 @@ impl Mallory {
         let mut options = MqttOptions::new("mallory", "127.0.0.1", port);
         options.set_max_packet_size(2_000_000, 2_000_000);
         let (client, mut turn) = AsyncClient::new(options, 10);
-        let (hear, heard) = mpsc::unbounded_channel();
+        let (hear, heard) = mpsc::channel(1);
         let (take, taken) = mpsc::unbounded_channel();
         let (listen, listens) = tokio::sync::oneshot::channel();
         let mut listen = Some(listen);
@@ -170,7 +171,10 @@ impl Mallory {
             // The broker may hang up on such a client: it comes back.
             loop {
                 match turn.poll().await {
-                    Ok(Event::Incoming(Packet::Publish(publish))) => drop(hear.send(publish.payload.to_vec())),
+                    Ok(Event::Incoming(Packet::Publish(publish))) => {
+                        // One is enough, the rest is our own.
+                        let _ = hear.try_send(publish.payload.to_vec());
+                    }
                     Ok(Event::Incoming(Packet::PubAck(_))) => drop(take.send(())),
                     Ok(Event::Incoming(Packet::SubAck(_))) => drop(listen.take().map(|listen| listen.send(()))),
                     Ok(_) => {}
@@ -211,6 +215,13 @@ async fn signals_that_mean_harm(url: &str, port: u16, large: bool) {
     let mut mallory = Mallory::new(port, &topic).await;
     meet(&anna, &bert, only(Way::Reverse)).await;
     let genuine = in_time(mallory.heard.recv()).await.unwrap();
+    let mut status = bert.status();
+    let was_down = tokio::spawn(async move {
+        let is_down = |state: &BrokerState| matches!(state, BrokerState::Down(_));
+        let down = status.wait_for(|status| status.brokers.values().any(is_down)).await;
+        // Without an end the node is closed: it was up all the time.
+        down.map(|status| status.brokers.clone()).ok()
+    });
     let before = resident();
     let mut dice = Seed::from_u64(5);
     for number in 0..2_000 {
@@ -233,6 +244,8 @@ async fn signals_that_mean_harm(url: &str, port: u16, large: bool) {
     assert_eq!(bert.counters().answers, 1);
     meet(&anna, &bert, only(Way::Reverse)).await;
     assert_eq!((bert.counters().answers, bert.counters().accepted), (2, 2));
+    drop((anna, bert));
+    assert_eq!(in_time(was_down).await.unwrap(), None, "the session with the broker was lost");
 }
 
 #[cfg(feature = "rendezvous")]
