@@ -156,7 +156,7 @@ fn address(identity: &Identity, brokers: usize, interfaces: usize) -> PeerAddr {
     let broker = |number: usize| format!("mqtts://b{number}.example.org").parse().expect("a broker");
     let contents = Contents {
         brokers: (0..brokers).map(broker).collect(),
-        machine: (interfaces > 0).then(|| MachineTag::new(b"machine", &mut Seed::from_u64(1))),
+        machine: (interfaces > 0).then(|| MachineTag::new(b"machine", &identity.id(), &mut Seed::from_u64(1))),
         interfaces: (0..interfaces).map(interface).collect(),
         issued: UnixTime::from_secs(1_800_000_000),
     };

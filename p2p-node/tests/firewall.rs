@@ -13,15 +13,20 @@ mod nodes;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use netns::Net;
 use nodes::{failure, in_time, only, story};
+use p2p_core::nat::Nat;
+use p2p_core::peer::{Contents, InterfaceAddr};
+use p2p_core::signal::{AttemptId, Body, DialMe, Reason, Refusal, Scribe, open};
+use p2p_core::{Clock, Seed, UnixTime};
 use p2p_node::rendezvous::broker::{Broker, Options};
 use p2p_node::{
     BrokerConfig, Config, ConnectOptions, Counters, Family, How, Identity, Key, LaneFailure, Node, Path, PeerAddr,
     Way, WayFailure,
 };
+use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use tokio::sync::oneshot;
 
 const HUB: &str = "10.77.0.254:1883";
@@ -256,4 +261,82 @@ fn an_old_address_still_leads_to_a_peer_that_has_moved() {
         });
     }
     serving.stop();
+}
+
+/// Somebody who asks to be dialled, at all the places that are not theirs.
+fn third_parties(victim: &PeerAddr, neighbour: IpAddr, port: u16) -> (PeerAddr, Vec<u8>) {
+    let mallory = key(6);
+    let claim = |local: &str| InterfaceAddr {
+        nic: 0,
+        local: local.parse().unwrap(),
+        prefix: 24,
+        external: None,
+        listen: port,
+        mapped: None,
+        nat: Nat::default(),
+    };
+    let claims = ["127.0.0.1", "10.88.0.3", "224.0.0.1", &neighbour.to_string()].map(claim);
+    let contents = Contents {
+        brokers: victim.brokers().to_vec(),
+        // Copied, to look like a neighbour on the same machine.
+        machine: victim.contents().machine,
+        interfaces: claims.to_vec(),
+        issued: UnixTime(1),
+    };
+    let address = PeerAddr::sign(&mallory, contents).unwrap();
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let clock = Clock::new(Instant::now(), UnixTime::default().after(unix));
+    let mut scribe = Scribe::new(mallory, clock, Seed::from_u64(6));
+    scribe.set_address(address.clone()).unwrap();
+    let body = Body::DialMe(DialMe { plain: false });
+    let sealed =
+        scribe.write(victim.id(), AttemptId([6; 16]), body, Duration::from_secs(30), Instant::now()).unwrap();
+    (address, sealed.to_vec())
+}
+
+#[test]
+fn a_signal_that_names_third_parties_dials_nothing() {
+    let carla: (&str, &[&str]) = ("carla", &["10.88.0.3/24"]);
+    let Some(net) = Net::new(&[ANNA, BERT, carla]) else { return };
+    let _broker = broker(&net);
+    net.inside("bert", "ip route add 10.88.0.0/24 dev eth0");
+    net.inside("carla", "ip route add 10.77.0.0/24 dev eth0");
+    let mut quiet = config("carla", &key(3));
+    quiet.brokers.clear();
+    let (neighbour, carla) = serve(&net, "carla", quiet);
+    let link = |addr: &&InterfaceAddr| matches!(addr.local, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let (neighbour, port) =
+        neighbour.interfaces().iter().find(link).map(|addr| (addr.local, addr.listen)).unwrap();
+    let (bert, serving) = serve(&net, "bert", config("bert", &key(2)));
+    // Something of Bert's own that listens on loopback only, at the port that is asked for.
+    let (bound, is_bound) = mpsc::channel();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let private = net.on("bert", move || async move {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        bound.send(()).unwrap();
+        tokio::select! {
+            _ = listener.accept() => panic!("a stranger had something on loopback dialled"),
+            _ = stopped => {}
+        }
+    });
+    is_bound.recv().unwrap();
+    let private = Running { thread: Some(private), stop: Some(stop) };
+    let (mallory, sealed) = third_parties(&bert, neighbour, port);
+    let told = net.on("anna", move || async move {
+        let (client, mut turn) = AsyncClient::new(MqttOptions::new("mallory", "10.77.0.254", 1883), 10);
+        client.subscribe(mallory.id().topic(), QoS::AtLeastOnce).await.unwrap();
+        client.publish(bert.id().topic(), QoS::AtLeastOnce, false, sealed).await.unwrap();
+        let refusal = async {
+            loop {
+                if let Event::Incoming(Packet::Publish(publish)) = turn.poll().await.unwrap() {
+                    return open(&key(6), &publish.payload).unwrap().body;
+                }
+            }
+        };
+        in_time(refusal).await
+    });
+    assert_eq!(told.join().unwrap(), Body::Refuse(Refusal { reason: Reason::NoRoute }));
+    assert_eq!(serving.stop().answers, 1);
+    assert_eq!(carla.stop().arrived, 0, "a stranger had a neighbour dialled");
+    private.stop();
 }

@@ -35,13 +35,14 @@ fn interface(local: &str, external: Option<&str>) -> InterfaceAddr {
 }
 
 fn peer_at(issued: u64, interfaces: Vec<InterfaceAddr>, machine: Option<&[u8]>) -> PeerAddr {
+    let identity = Identity::generate(&mut Seed::from_u64(2));
     let contents = Contents {
         brokers: vec!["mqtt://broker.example".parse().unwrap()],
-        machine: machine.map(|id| MachineTag::new(id, &mut Seed::from_u64(5))),
+        machine: machine.map(|id| MachineTag::new(id, &identity.id(), &mut Seed::from_u64(5))),
         interfaces,
         issued: UnixTime::from_secs(issued),
     };
-    PeerAddr::sign(&Identity::generate(&mut Seed::from_u64(2)), contents).unwrap()
+    PeerAddr::sign(&identity, contents).unwrap()
 }
 
 fn peer(interfaces: Vec<InterfaceAddr>) -> PeerAddr {
