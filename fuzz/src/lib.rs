@@ -9,16 +9,26 @@
 //! A new target is a function here, a line in [`TARGETS`], a file in `fuzz_targets/`, a `[[bin]]` and a few
 //! seeds in `corpus/<target>/`.
 
+mod mqtt_link;
 mod peer_addr;
+mod proof;
 mod signal;
 mod stun_wire;
 
+pub use mqtt_link::mqtt_link;
 pub use peer_addr::peer_addr;
+pub use proof::{hello, proof};
 pub use signal::{RECEIVER, SENDERS, signal};
-pub use stun_wire::stun_wire;
+pub use stun_wire::{key, stun_wire};
 
 /// A fuzz target: a name, and what it does with any bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 3] = [("peer_addr", peer_addr), ("signal", signal), ("stun_wire", stun_wire)];
+pub const TARGETS: [Target; 5] = [
+    ("mqtt_link", mqtt_link),
+    ("peer_addr", peer_addr),
+    ("proof", proof),
+    ("signal", signal),
+    ("stun_wire", stun_wire),
+];

@@ -62,7 +62,7 @@ pub struct Limits {
     pub attempts: usize,
     /// Peers we dial at once because they asked. Default 64; more are refused as busy.
     pub answers: usize,
-    /// Connections that have not yet said who they are. Default 512; the oldest makes room for the newest.
+    /// Connections that came to us and are not proven yet. Default 512; the oldest makes room for the newest.
     pub unproven: usize,
     /// Accepted connections nobody has taken yet. Default 128; more are refused as busy.
     pub backlog: usize,

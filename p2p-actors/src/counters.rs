@@ -34,7 +34,7 @@ counters! {
     strangers,
     /// Connections that led back to ourselves.
     ourselves,
-    /// Connections that fell silent, or were too slow, before they proved anything.
+    /// Connections that fell silent, or were too slow, before the proof was over.
     silent,
     /// Connections closed by the other end during the proof.
     lost,

@@ -69,7 +69,7 @@ pub fn spawn_local(config: ActorsConfig) -> Result<Handle, StartError> {
 }
 
 fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), StartError> {
-    let nics = choose(&config.interfaces, nics())?;
+    let nics = choose(&config, nics())?;
     let tallies = Arc::new(Tallies::default());
     let shared = Rc::new(Shared {
         identity: config.identity.clone(),
@@ -94,10 +94,10 @@ fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), S
 }
 
 /// The interfaces of this machine that the configuration wants.
-fn choose(wanted: &Interfaces, all: Vec<Nic>) -> Result<Vec<Nic>, StartError> {
-    match wanted {
+fn choose(config: &ActorsConfig, all: Vec<Nic>) -> Result<Vec<Nic>, StartError> {
+    match &config.interfaces {
         Interfaces::All => {
-            let up: Vec<Nic> = all.into_iter().filter(|nic| nic.is_up && !nic.addresses.is_empty()).collect();
+            let up: Vec<Nic> = all.into_iter().filter(|nic| nic.is_usable(&config.families)).collect();
             let (loopback, outside): (Vec<_>, Vec<_>) = up.into_iter().partition(|nic| nic.is_loopback);
             Ok(if outside.is_empty() { loopback } else { outside })
         }

@@ -1,4 +1,4 @@
-//! The waiting room for connections that have not said who they are.
+//! The waiting room for connections that have not proven who they are.
 
 use std::collections::VecDeque;
 
@@ -32,7 +32,16 @@ impl Lobby {
         (self.waiting.len() > self.most).then(|| self.waiting.pop_front()).flatten().map(|(_, work)| work)
     }
 
-    /// The visitor said who they are, or left.
+    /// The visitor stays, busy with something else now.
+    pub(crate) fn stay(&mut self, ticket: u64, work: SpawnHandle) {
+        for (waiting, busy) in &mut self.waiting {
+            if *waiting == ticket {
+                *busy = work;
+            }
+        }
+    }
+
+    /// The visitor proved who they are, or left.
     pub(crate) fn leave(&mut self, ticket: u64) {
         self.waiting.retain(|(waiting, _)| *waiting != ticket);
     }

@@ -151,7 +151,13 @@ fn one_that_sends_too_much_at_once() {
         let mut alice = Party::on("alice", &endpoint(port));
         let mut stream = accept(&listener, &[]).await;
         alice.up().await;
-        stream.write_all(&[0x30, 0xff, 0xff, 0xff, 0x7f]).await.unwrap();
+        // A message: strangers can make the broker send it, so it is no reason to leave. Nothing of it is kept.
+        let large = [&[0x32, 0x80, 0x80, 0x40, 0, 1, b't', 0, 7][..], &[0; 1 << 20]].concat();
+        stream.write_all(&large[..4 + (1 << 20)]).await.unwrap();
+        assert_eq!(alice.received().await, "");
+        assert_eq!(read_packet(&mut stream).await, (0x40, vec![0, 7]), "it is acknowledged");
+        // Anything else of that size is not MQTT.
+        stream.write_all(&[0x90, 0xff, 0xff, 0xff, 0x7f]).await.unwrap();
         let error = alice.down().await;
         assert!(matches!(error, LinkError::Malformed(_)), "{error}");
     });

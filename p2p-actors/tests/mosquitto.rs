@@ -2,113 +2,16 @@
 //!
 //! Without mosquitto on this machine the tests say so and pass; with `P2P_LAB=require` they fail.
 
+mod lab;
 mod stories;
 
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-
+use lab::mosquitto::Mosquitto;
 use p2p_actors::signal::{Broker, Endpoint, Tls};
 use p2p_core::signal::link::{LinkError, MqttVersion, Subscribers};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use stories::{Party, endpoint, pinned, tell};
-use tempfile::TempDir;
 
-/// A mosquitto of our own. It ends with the test.
-struct Mosquitto {
-    process: Child,
-    binary: PathBuf,
-    folder: TempDir,
-    port: u16,
-}
-
-/// `None` when there is no mosquitto and nobody requires it.
-fn binary(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
-    if found.is_none() {
-        let required = std::env::var("P2P_LAB").is_ok_and(|lab| lab == "require");
-        assert!(!required, "{name} is required (P2P_LAB=require) and not on this machine");
-        // Past the capture of the test harness, so that a skipped test is seen.
-        let skipped = writeln!(std::io::stderr(), "SKIPPED: there is no {name} on this machine");
-        skipped.expect("stderr takes a line");
-    }
-    found
-}
-
-impl Mosquitto {
-    /// Starts one with these lines of configuration besides the listener. `{}` stands for its folder.
-    fn start(folder: TempDir, lines: &str) -> Option<Self> {
-        let binary = binary("mosquitto")?;
-        let lines = lines.replace("{}", &folder.path().display().to_string());
-        for _ in 0..10 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let config = format!("listener {port} 127.0.0.1\nuser root\nset_tcp_nodelay true\n{lines}\n");
-            fs::write(folder.path().join("mosquitto.conf"), config).unwrap();
-            // Somebody else may have taken the port meanwhile: try another.
-            if let Some(process) = run(&binary, folder.path()) {
-                return Some(Self { process, binary, folder, port });
-            }
-        }
-        panic!("mosquitto does not start");
-    }
-
-    fn plain() -> Option<Self> {
-        Self::start(TempDir::new().unwrap(), "allow_anonymous true")
-    }
-
-    fn broker(&self) -> Broker {
-        Broker::Mqtt(endpoint(self.port))
-    }
-
-    fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.process = run(&self.binary, self.folder.path()).expect("mosquitto starts again");
-    }
-
-    /// Stops it from running without ending it.
-    fn freeze(&self) {
-        let frozen = Command::new("kill").args(["-STOP", &self.process.id().to_string()]).status();
-        assert!(frozen.unwrap().success());
-    }
-}
-
-/// Starts mosquitto and waits until it says that it runs.
-fn run(binary: &Path, folder: &Path) -> Option<Child> {
-    let mut process = Command::new(binary)
-        .arg("-c")
-        .arg(folder.join("mosquitto.conf"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let said: Vec<String> = log.by_ref().take_while(|line| !line.ends_with(" running")).collect();
-    // Read on, or it would block on a full pipe. The thread ends with the process.
-    std::thread::spawn(move || log.for_each(drop));
-    if process.try_wait().unwrap().is_some() || said.iter().any(|line| line.contains("Error")) {
-        eprintln!("mosquitto: {said:?}");
-        let _ = process.kill();
-        process.wait().unwrap();
-        return None;
-    }
-    Some(process)
-}
-
-impl Drop for Mosquitto {
-    fn drop(&mut self) {
-        // It may have been killed already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+fn broker(mosquitto: &Mosquitto) -> Broker {
+    Broker::Mqtt(endpoint(mosquitto.port))
 }
 
 #[test]
@@ -117,7 +20,7 @@ fn two_talk_in_either_version() {
         return;
     };
     tell(async {
-        stories::two_talk(mosquitto.broker()).await;
+        stories::two_talk(broker(&mosquitto)).await;
         for protocol in [MqttVersion::V3, MqttVersion::V5] {
             let endpoint = pinned(&endpoint(mosquitto.port), protocol);
             stories::two_talk(Broker::Mqtt(endpoint)).await;
@@ -131,7 +34,7 @@ fn it_says_that_nobody_is_there_in_mqtt_5() {
         return;
     };
     tell(async {
-        stories::nobody_is_there(mosquitto.broker(), Subscribers::Nobody).await;
+        stories::nobody_is_there(broker(&mosquitto), Subscribers::Nobody).await;
         let old = pinned(&endpoint(mosquitto.port), MqttVersion::V3);
         stories::nobody_is_there(Broker::Mqtt(old), Subscribers::Unknown).await;
     });
@@ -147,15 +50,7 @@ fn a_channel_ends_when_it_is_closed() {
 
 #[test]
 fn only_the_right_password_opens() {
-    let folder = TempDir::new().unwrap();
-    let Some(passwd) = binary("mosquitto_passwd") else {
-        return;
-    };
-    let file = folder.path().join("passwords");
-    let made = Command::new(passwd).arg("-b").arg("-c").arg(file).args(["alice", "right"]).status();
-    assert!(made.unwrap().success());
-    let lines = "allow_anonymous false\npassword_file {}/passwords";
-    let Some(mosquitto) = Mosquitto::start(folder, lines) else {
+    let Some(mosquitto) = Mosquitto::with_password("alice", "right") else {
         return;
     };
     tell(async {
@@ -166,31 +61,7 @@ fn only_the_right_password_opens() {
     });
 }
 
-/// Writes a fresh authority as `{name}.pem` and gives it.
-fn authority(folder: &Path, name: &str) -> CertifiedIssuer<'static, KeyPair> {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    fs::write(folder.join(name).with_extension("pem"), authority.pem()).unwrap();
-    authority
-}
-
-/// One with TLS, and the files of its folder: `right.pem` and `wrong.pem` are authorities.
-fn secure() -> Option<Mosquitto> {
-    let folder = TempDir::new().unwrap();
-    let right = authority(folder.path(), "right");
-    authority(folder.path(), "wrong");
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
-    let certificate = params.signed_by(&key, &right).unwrap();
-    fs::write(folder.path().join("server.pem"), certificate.pem()).unwrap();
-    fs::write(folder.path().join("server.key"), key.serialize_pem()).unwrap();
-    fs::write(folder.path().join("empty.pem"), "nothing here").unwrap();
-    let lines = "allow_anonymous true\ncertfile {}/server.pem\nkeyfile {}/server.key";
-    Mosquitto::start(folder, lines)
-}
-
-/// The endpoint of [`secure`], trusting the authority in this file.
+/// The endpoint of [`Mosquitto::secure`], trusting the authority in this file.
 fn trusting(mosquitto: &Mosquitto, ca_file: &str) -> Endpoint {
     let ca_file = Some(mosquitto.folder.path().join(ca_file));
     Endpoint { tls: Some(Tls { ca_file }), ..endpoint(mosquitto.port) }
@@ -198,7 +69,7 @@ fn trusting(mosquitto: &Mosquitto, ca_file: &str) -> Endpoint {
 
 #[test]
 fn tls_with_the_right_authority_only() {
-    let Some(mosquitto) = secure() else { return };
+    let Some(mosquitto) = Mosquitto::secure() else { return };
     tell(async {
         for host in ["127.0.0.1", "localhost"] {
             let mut endpoint = trusting(&mosquitto, "right.pem");
@@ -246,7 +117,7 @@ fn killed_and_restarted_in_mid_run() {
 
 #[test]
 fn killed_and_restarted_in_mid_run_with_tls() {
-    let Some(mosquitto) = secure() else { return };
+    let Some(mosquitto) = Mosquitto::secure() else { return };
     let endpoint = trusting(&mosquitto, "right.pem");
     kill_and_restart(mosquitto, &endpoint);
 }

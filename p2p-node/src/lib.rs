@@ -20,5 +20,8 @@ pub use p2p_actors::{
 pub use p2p_core::Family;
 pub use p2p_core::peer::{BrokerUrl, Identity, PeerAddr, PeerId};
 pub use p2p_core::proof::Cipher;
-pub use p2p_core::race::{Filter, Path, RaceReport, Way};
+pub use p2p_core::race::{
+    Filter, LaneFailure, LaneReport, Path, RaceReport, Way, WayFailure, WayOutcome, WayReport,
+};
+pub use p2p_core::signal::BrokerTrouble;
 pub use pipe::Pipe;

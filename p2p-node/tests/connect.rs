@@ -1,37 +1,15 @@
 //! Two nodes in one process, on loopback, signalling through memory.
 
+mod nodes;
+
 use std::time::Duration;
 
-use p2p_node::{
-    BrokerConfig, Config, ConnectError, ConnectOptions, Family, Filter, MemoryBroker, Node, Path, Pipe, Way,
-};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-fn config(broker: &MemoryBroker) -> Config {
-    let mut config = Config::loopback();
-    config.brokers = vec![BrokerConfig::new("memory://here".parse().unwrap())];
-    config.memory = Some(broker.clone());
-    config
-}
+use nodes::{in_memory as config, only, talk};
+use p2p_node::{ConnectError, ConnectOptions, Family, Filter, MemoryBroker, Node, Path, Way};
 
 async fn pair() -> (Node, Node) {
     let broker = MemoryBroker::new();
     (Node::bind(config(&broker)).await.unwrap(), Node::bind(config(&broker)).await.unwrap())
-}
-
-fn only(way: Way) -> ConnectOptions {
-    ConnectOptions { ways: vec![way], ..ConnectOptions::default() }
-}
-
-/// Sends something each way.
-async fn talk(a: &mut Pipe, b: &mut Pipe) {
-    a.write_all(b"ping").await.unwrap();
-    let mut heard = [0; 4];
-    b.read_exact(&mut heard).await.unwrap();
-    assert_eq!(&heard, b"ping");
-    b.write_all(b"pong").await.unwrap();
-    a.read_exact(&mut heard).await.unwrap();
-    assert_eq!(&heard, b"pong");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The network interfaces of this machine, in our own words.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use p2p_core::{Family, Reach};
@@ -91,6 +92,13 @@ fn nic(interface: netdev::Interface) -> Nic {
         index: interface.index,
         addresses,
         name: interface.friendly_name.unwrap_or(interface.name),
+    }
+}
+
+impl Nic {
+    /// Whether it is up and has an address of one of these families: something to listen on.
+    pub fn is_usable(&self, families: &BTreeSet<Family>) -> bool {
+        self.is_up && self.addresses.iter().any(|address| families.contains(&address.family()))
     }
 }
 

@@ -17,6 +17,14 @@ use crate::drive::now;
 use crate::shared::Draft;
 use crate::winner::Winner;
 
+/// Somebody in the waiting room who has said who they are.
+struct Visitor {
+    proving: Proving,
+    ticket: u64,
+    seat: OwnedSemaphorePermit,
+    began: Instant,
+}
+
 impl Root {
     /// Somebody connected to a listener.
     pub(super) fn on_inbound(
@@ -32,21 +40,19 @@ impl Root {
         let began = now();
         let mut proving = Proving::new(stream, self.shared.proof_arrived());
         let ticket = self.lobby.ticket();
-        let introduced = async move {
-            let stage = proving.advance().await;
-            drop(seat);
-            (stage, proving)
-        };
+        let introduced = async move { (proving.advance().await, proving) };
         let work = ctx.spawn(introduced.into_actor(self).map(move |(stage, proving), this, ctx| {
-            this.lobby.leave(ticket);
             match (stage, proving.proof.claim()) {
-                (Ok(Stage::Deciding), Some(claim)) => this.on_claim(claim, proving, began, ctx),
+                (Ok(Stage::Deciding), Some(claim)) => {
+                    return this.on_claim(claim, Visitor { proving, ticket, seat, began }, ctx);
+                }
                 (Ok(_), _) => this.shared.tallies.count_failure(ProofError::OutOfTurn),
                 (Err(error), _) => {
                     debug!(%error, "a connection was turned away");
                     this.shared.tallies.count_failure(error);
                 }
             }
+            this.lobby.leave(ticket);
         }));
         if let Some(evicted) = self.lobby.enter(ticket, work) {
             Tallies::count(&self.shared.tallies.evicted);
@@ -55,11 +61,13 @@ impl Root {
     }
 
     /// Somebody said who they are and what for.
-    fn on_claim(&mut self, claim: Claim, mut proving: Proving, began: Instant, ctx: &mut Context<Self>) {
+    fn on_claim(&mut self, claim: Claim, visitor: Visitor, ctx: &mut Context<Self>) {
+        let Visitor { mut proving, ticket, seat, began } = visitor;
         let refuse = if claim.caller {
             match self.attempts.get(&claim.attempt) {
                 Some(ours) if ours.peer == claim.peer => {
                     ours.addr.do_send(Arrived(proving));
+                    self.lobby.leave(ticket);
                     return;
                 }
                 _ => Some(Reason::Expired),
@@ -81,19 +89,30 @@ impl Root {
             None => proving.proof.welcome(self.shared.plain, now()),
         };
         if answered.is_err() {
+            self.lobby.leave(ticket);
             return self.shared.tallies.count_failure(ProofError::TimedOut);
         }
         debug!(peer = %claim.peer.short(), attempt = %claim.attempt, ?refuse, "claim");
-        // A connection the caller does not choose ends here in silence: that is no failure.
-        let kept = async move { (proving.advance().await, proving) };
-        ctx.spawn(kept.into_actor(self).map(move |(stage, proving), this, _| {
-            if let (Ok(Stage::Kept), Some(session)) = (stage, proving.proof.into_session()) {
-                let draft = Draft { way: Way::Direct, path: None, peer: None, began, report: None };
-                if let Some(winner) = this.shared.winner(proving.stream, session, draft) {
-                    this.accept(winner);
+        // Until the caller's word there is only a claim, and an old Hello can be sent again by anybody: so long the
+        // visitor stays in the waiting room, and may have to make room.
+        let kept = async move { (proving.advance().await, proving, seat) };
+        let work = ctx.spawn(kept.into_actor(self).map(move |(stage, proving, seat), this, _| {
+            drop(seat);
+            this.lobby.leave(ticket);
+            match (stage, proving.proof.into_session()) {
+                (Ok(Stage::Kept), Some(session)) => {
+                    let draft = Draft { way: Way::Direct, path: None, peer: None, began, report: None };
+                    if let Some(winner) = this.shared.winner(proving.stream, session, draft) {
+                        this.accept(winner);
+                    }
                 }
+                // One that the caller did not choose, and one that was counted already.
+                (Err(ProofError::Lost | ProofError::Declined(_)), _) => {}
+                (Err(error), _) => this.shared.tallies.count_failure(error),
+                (Ok(_), _) => this.shared.tallies.count_failure(ProofError::OutOfTurn),
             }
         }));
+        self.lobby.stay(ticket, work);
     }
 
     /// Hands a connection to whoever accepts.

@@ -104,13 +104,14 @@ impl Root {
     /// Whether the configuration wants an interface that was not there at the start.
     fn wants(&self, nic: &Nic) -> bool {
         match &self.config.interfaces {
-            Interfaces::All => nic.is_up && !nic.is_loopback,
+            Interfaces::All => !nic.is_loopback && nic.is_usable(&self.config.families),
             Interfaces::Only(names) => names.contains(&nic.name),
         }
     }
 
     fn publish_status(&self) {
-        let listening = self.interfaces.values().all(|state| state.ready);
+        // An interface is ready a moment before its addresses are known here, and published.
+        let listening = self.interfaces.values().all(|state| state.ready && !state.facts.is_empty());
         let servers = self.config.stun.len();
         let placed = servers == 0 || self.interfaces.values().any(|state| state.is_placed(servers));
         let evidence = self.interfaces.values().flat_map(|state| state.facts.iter());

@@ -8,8 +8,10 @@
 //! - A DISCONNECT may be empty or end after its reason code (MQTT 5, 3.14.2.1 and 3.14.2.2.1); the codec refuses the
 //!   first and swallows the second.
 //! - A packet that ends within its properties is malformed; the codec waits for more, though the packet is gone.
+//! - Anybody who knows our topic can publish to it. A message that is too large is passed over as it comes and
+//!   acknowledged, or strangers could end the session.
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes, BytesMut};
 use p2p_core::signal::link::{ConnAck, Connect, ConnectCode, LinkError, MAX_PACKET, MqttVersion, Packet};
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::v5;
@@ -62,12 +64,38 @@ fn unsendable(what: impl ToString) -> CodecError {
 #[derive(Debug)]
 pub(crate) struct Codec {
     protocol: MqttVersion,
+    /// Bytes still to come of a message that is passed over.
+    unwanted: usize,
 }
 
 impl Codec {
     /// Packets of `protocol`, of [`MAX_PACKET`] bytes at most either way.
     pub(crate) fn new(protocol: MqttVersion) -> Self {
-        Self { protocol }
+        Self { protocol, unwanted: 0 }
+    }
+
+    /// A message with `remaining` bytes after its fixed header, too many: its payload is left out.
+    fn pass_over(&mut self, src: &mut BytesMut, remaining: usize) -> Result<Option<Packet>, CodecError> {
+        let first = src[0];
+        let fixed = 1 + remaining_length_bytes(src);
+        let Some(length) = src.get(fixed..fixed + 2) else {
+            return Ok(None);
+        };
+        let topic = fixed + 2..fixed + 2 + usize::from(u16::from_be_bytes([length[0], length[1]]));
+        let qos = first >> 1 & 3;
+        let head = topic.end + if qos == 0 { 0 } else { 2 };
+        if head > MAX_PACKET as usize {
+            return Err(malformed("a topic that is longer than any packet of ours"));
+        }
+        let Some(id) = src.get(topic.end..head) else {
+            return Ok(None);
+        };
+        let id = publish_id(qos, id.iter().fold(0, |id, byte| id << 8 | u16::from(*byte)))?;
+        let topic = String::from_utf8(src[topic].to_vec()).map_err(malformed)?;
+        // The head is at most MAX_PACKET, which is less than what remains.
+        src.advance(head);
+        self.unwanted = fixed + remaining - head;
+        Ok(Some(Packet::Publish { topic, payload: Bytes::new(), id, dup: first & 8 != 0 }))
     }
 }
 
@@ -76,6 +104,9 @@ impl Decoder for Codec {
     type Error = CodecError;
 
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, CodecError> {
+        let unwanted = self.unwanted.min(src.len());
+        src.advance(unwanted);
+        self.unwanted -= unwanted;
         let Some(&first) = src.first() else {
             return Ok(None);
         };
@@ -88,6 +119,9 @@ impl Decoder for Codec {
             Err(mqttbytes::Error::InsufficientBytes(more)) => {
                 src.reserve(more);
                 return Ok(None);
+            }
+            Err(mqttbytes::Error::PayloadSizeLimitExceeded(remaining)) if kind == PUBLISH => {
+                return self.pass_over(src, remaining);
             }
             Err(error) => return Err(malformed(error)),
         };
@@ -308,7 +342,6 @@ fn into_v5(packet: Packet) -> Result<v5::Packet, CodecError> {
         Packet::Connect(connect) => {
             let properties = v5::ConnectProperties {
                 receive_maximum: Some(connect.receive_max),
-                max_packet_size: Some(connect.max_packet),
                 ..v5::ConnectProperties::new()
             };
             let login = connect.login.map(|login| v5::Login::new(login.user, login.password));

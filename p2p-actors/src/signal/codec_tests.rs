@@ -23,7 +23,6 @@ fn connect(protocol: MqttVersion) -> Packet {
         keep_alive: 30,
         login: Some(Login { user: "u".into(), password: "p".into() }),
         receive_max: 16,
-        max_packet: MAX_PACKET,
     })
 }
 
@@ -32,12 +31,12 @@ fn the_hello_in_bytes() {
     // 3.1.1: name, level 4, flags user + password + clean, keep alive 30, client id, user, password.
     let v4 = encode(MqttVersion::V3, connect(MqttVersion::V3)).unwrap();
     assert_eq!(&v4[..], b"\x10\x1a\x00\x04MQTT\x04\xc2\x00\x1e\x00\x08ABCDEFGH\x00\x01u\x00\x01p");
-    // 5: level 5, and 8 bytes of properties: receive maximum 16, maximum packet size 16384.
+    // 5: level 5, and 3 bytes of properties: receive maximum 16.
     let v5 = encode(MqttVersion::V5, connect(MqttVersion::V5)).unwrap();
-    let properties = b"\x08\x21\x00\x10\x27\x00\x00\x40\x00";
-    assert_eq!(&v5[..12], b"\x10\x23\x00\x04MQTT\x05\xc2\x00\x1e");
-    assert_eq!(&v5[12..21], properties);
-    assert_eq!(&v5[21..], b"\x00\x08ABCDEFGH\x00\x01u\x00\x01p");
+    let properties = b"\x03\x21\x00\x10";
+    assert_eq!(&v5[..12], b"\x10\x1e\x00\x04MQTT\x05\xc2\x00\x1e");
+    assert_eq!(&v5[12..16], properties);
+    assert_eq!(&v5[16..], b"\x00\x08ABCDEFGH\x00\x01u\x00\x01p");
 }
 
 #[test]
@@ -115,9 +114,9 @@ fn what_a_client_never_gets_is_an_error() {
 
 #[test]
 fn too_large_is_refused_before_it_is_read() {
-    // Says it is 2 MB long; 5 bytes of it are here.
+    // Says it is 2 MB long, and is no message; 5 bytes of it are here.
     for protocol in BOTH {
-        let refused = decode(protocol, &[0x30, 0xff, 0xff, 0x7f, 0]);
+        let refused = decode(protocol, &[0x90, 0xff, 0xff, 0x7f, 0]);
         assert!(matches!(refused, Err(CodecError::Malformed(_))), "{refused:?}");
         let packet = Packet::Publish {
             topic: "t".into(),
@@ -201,5 +200,31 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
         let _ = decode(protocol, &bytes);
+    }
+}
+
+#[test]
+fn a_message_that_is_too_large_is_passed_over() {
+    const LARGE: usize = 1_000_000;
+    for (qos, id) in [(0, None), (1, Some(0x1234))] {
+        let head: &[u8] = if qos == 0 { b"\0\x06p2p/me" } else { b"\0\x06p2p/me\x12\x34" };
+        let remaining = head.len() + LARGE;
+        let length = [remaining as u8 | 0x80, (remaining >> 7) as u8 | 0x80, (remaining >> 14) as u8];
+        let mut bytes = [&[0x30 | qos << 1][..], &length, head].concat();
+        bytes.resize(bytes.len() + LARGE, b'x');
+        bytes.extend_from_slice(b"\xd0\0");
+        for (chunk, protocol) in [(1, BOTH[0]), (7, BOTH[1]), (4_096, BOTH[0]), (bytes.len(), BOTH[1])] {
+            let mut codec = Codec::new(protocol);
+            let (mut buffer, mut found) = (BytesMut::new(), Vec::new());
+            for part in bytes.chunks(chunk) {
+                buffer.extend_from_slice(part);
+                while let Some(packet) = codec.decode(&mut buffer).unwrap() {
+                    found.push(packet);
+                }
+                assert!(buffer.len() < 16, "nothing of the payload is kept");
+            }
+            let empty = Packet::Publish { topic: "p2p/me".into(), payload: Bytes::new(), id, dup: false };
+            assert_eq!(found, [empty, Packet::PingResp]);
+        }
     }
 }

@@ -188,9 +188,9 @@ impl PeerAddr {
         &self.contents.brokers
     }
 
-    /// The machine it runs on, for those who know that machine.
-    pub fn machine(&self) -> Option<&MachineTag> {
-        self.contents.machine.as_ref()
+    /// Whether it runs on the machine of this id. An empty id is no machine's.
+    pub fn is_on(&self, machine_id: &[u8]) -> bool {
+        self.contents.machine.is_some_and(|tag| tag.is(machine_id, &self.id))
     }
 
     /// Its interfaces.

@@ -41,7 +41,7 @@ fn contents() -> Contents {
             "mqtts://broker.example.org".parse().unwrap(),
             "mqtt://[2001:db8::5]:1884?v=5".parse().unwrap(),
         ],
-        machine: Some(MachineTag::new(b"machine", &mut Seed::from_u64(5))),
+        machine: Some(MachineTag::new(b"machine", &identity(1).id(), &mut Seed::from_u64(5))),
         interfaces: vec![
             interface(),
             InterfaceAddr {
@@ -79,7 +79,7 @@ fn it_says_what_was_signed() {
     assert_eq!(addr.contents(), &contents());
     assert_eq!(addr.interfaces().len(), 2);
     assert_eq!(addr.brokers().len(), 2);
-    assert!(addr.machine().unwrap().is(b"machine"));
+    assert!(addr.is_on(b"machine") && !addr.is_on(b"another"));
     assert_eq!(PeerAddr::from_bytes(&addr.to_bytes()), Ok(addr.clone()));
     let packed = postcard::to_stdvec(&addr).unwrap();
     assert_eq!(postcard::from_bytes::<PeerAddr>(&packed), Ok(addr));
@@ -252,7 +252,7 @@ prop_compose! {
     ) -> Contents {
         Contents {
             brokers: brokers.iter().map(|url| url.parse().unwrap()).collect(),
-            machine: machine.map(|number| MachineTag::new(b"m", &mut Seed::from_u64(number))),
+            machine: machine.map(|number| MachineTag::new(b"m", &identity(1).id(), &mut Seed::from_u64(number))),
             interfaces,
             issued: UnixTime(issued),
         }

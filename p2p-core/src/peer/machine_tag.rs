@@ -4,6 +4,7 @@ use blake2::Blake2s256;
 use blake2::digest::{FixedOutput, Update};
 use serde::{Deserialize, Serialize};
 
+use super::PeerId;
 use crate::Seed;
 
 /// The salted hash of a machine's id.
@@ -11,6 +12,9 @@ use crate::Seed;
 /// Two peers on one machine meet over loopback, so an address says where its owner runs. In the clear that
 /// would let strangers link all identities of a machine; under a fresh salt only somebody who already knows
 /// the machine id can tell. The id must be hard to guess (128 random bits, as in `/etc/machine-id`).
+///
+/// The owner's key goes into it too: a copy in the address of another peer says nothing. Else anybody could copy
+/// the tag a node publishes, call it a neighbour on its own machine, and have it dial what listens on loopback there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MachineTag {
     salt: [u8; 8],
@@ -18,22 +22,23 @@ pub struct MachineTag {
 }
 
 impl MachineTag {
-    /// The tag of this machine, under a new salt.
-    pub fn new(machine_id: &[u8], seed: &mut Seed) -> Self {
+    /// The tag of this machine in the address of `owner`, under a new salt.
+    pub fn new(machine_id: &[u8], owner: &PeerId, seed: &mut Seed) -> Self {
         let salt = seed.array();
-        Self { salt, tag: tag(&salt, machine_id) }
+        Self { salt, tag: tag(&salt, owner, machine_id) }
     }
 
-    /// Whether it was made on the machine of this id.
-    pub fn is(&self, machine_id: &[u8]) -> bool {
-        self.tag == tag(&self.salt, machine_id)
+    /// Whether `owner` made it on the machine of this id. An empty id is no machine's.
+    pub fn is(&self, machine_id: &[u8], owner: &PeerId) -> bool {
+        !machine_id.is_empty() && self.tag == tag(&self.salt, owner, machine_id)
     }
 }
 
-fn tag(salt: &[u8; 8], machine_id: &[u8]) -> [u8; 16] {
+fn tag(salt: &[u8; 8], owner: &PeerId, machine_id: &[u8]) -> [u8; 16] {
     let mut hash = Blake2s256::default();
     hash.update(b"p2p machine 1\0");
     hash.update(salt);
+    hash.update(owner.as_bytes());
     hash.update(machine_id);
     let hash: [u8; 32] = hash.finalize_fixed().into();
     let mut tag = [0; 16];
@@ -44,13 +49,18 @@ fn tag(salt: &[u8; 8], machine_id: &[u8]) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peer::Identity;
 
     #[test]
     fn neighbours_know_and_strangers_cannot_link() {
         let mut seed = Seed::from_u64(1);
-        let (one, two) = (MachineTag::new(b"here", &mut seed), MachineTag::new(b"here", &mut seed));
-        assert!(one.is(b"here") && two.is(b"here"));
-        assert!(!one.is(b"there") && !one.is(b""));
+        let [anna, bert] = [1, 2].map(|byte| Identity::from_bytes([byte; 32]).id());
+        let (one, two) =
+            (MachineTag::new(b"here", &anna, &mut seed), MachineTag::new(b"here", &anna, &mut seed));
+        assert!(one.is(b"here", &anna) && two.is(b"here", &anna));
+        assert!(!one.is(b"there", &anna) && !one.is(b"", &anna));
+        assert!(!one.is(b"here", &bert), "a copy in another address says nothing");
+        assert!(!MachineTag::new(b"", &anna, &mut seed).is(b"", &anna), "no id is no machine");
         assert_ne!(one.tag, two.tag);
         assert_ne!(one.salt, two.salt);
     }

@@ -108,7 +108,7 @@ pub enum Motive {
 /// The places to dial for `peer`, best first: this machine, this network, the Internet; within each, the
 /// families take turns, IPv6 first (RFC 8305, section 4). At most [`MOST_CANDIDATES`].
 pub fn candidates(ours: &OurPlace, peer: &PeerAddr, filter: &Filter, motive: Motive) -> Vec<Candidate> {
-    let same_machine = peer.machine().is_some_and(|tag| tag.is(&ours.machine_id));
+    let same_machine = peer.is_on(&ours.machine_id);
     let mut found: Vec<Candidate> = Vec::new();
     let mut seen = BTreeSet::new();
     for theirs in peer.interfaces() {
@@ -235,7 +235,7 @@ fn with_scope(target: SocketAddr, scope: u32) -> SocketAddr {
 /// What lies between us and an address the peer came from, as far as `peer`'s address, if known, and our own
 /// networks tell.
 pub fn path_to(ours: &OurPlace, peer: Option<&PeerAddr>, remote: IpAddr) -> Path {
-    let same_machine = peer.and_then(PeerAddr::machine).is_some_and(|tag| tag.is(&ours.machine_id));
+    let same_machine = peer.is_some_and(|peer| peer.is_on(&ours.machine_id));
     if same_machine || Reach::of(remote) == Reach::Loopback {
         Path::Machine
     } else if Reach::of(remote) == Reach::Link

@@ -30,29 +30,42 @@ pub struct Reverse {
 
 #[derive(Clone, Debug)]
 enum State {
-    Asking { began: Instant, asked: usize, delivered: bool },
+    Asking { began: Instant, asked: usize, heard: Heard },
     Over,
+}
+
+/// What is known of the questions so far, the most hopeful first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Heard {
+    /// By a subscriber.
+    BySomebody,
+    /// By a broker that did not say whether anybody is subscribed.
+    Perhaps,
+    NotYet,
 }
 
 impl Reverse {
     /// Asks at once.
     pub fn new(now: Instant) -> Self {
         Self {
-            state: State::Asking { began: now, asked: 1, delivered: false },
+            state: State::Asking { began: now, asked: 1, heard: Heard::NotYet },
             output: [Output::Act(ReverseAct::Ask)].into(),
         }
     }
 
     /// What became of the last question.
     pub fn handle_delivery(&mut self, delivery: Delivery, _now: Instant) {
-        let State::Asking { delivered, .. } = &mut self.state else {
+        let State::Asking { heard, .. } = &mut self.state else {
             return;
         };
         match delivery {
-            Delivery::Told | Delivery::Unknown => *delivered = true,
+            Delivery::Told => *heard = Heard::BySomebody,
+            Delivery::Unknown => *heard = Heard::Perhaps.min(*heard),
             // A repeat that finds nobody proves nothing when an earlier one was heard.
-            Delivery::Offline if !*delivered => self.fail(WayFailure::Offline),
-            Delivery::NoBroker(troubles) if !*delivered => self.fail(WayFailure::NoBroker(troubles)),
+            Delivery::Offline if *heard > Heard::BySomebody => self.fail(WayFailure::Offline),
+            Delivery::NoBroker(troubles) if *heard > Heard::Perhaps => {
+                self.fail(WayFailure::NoBroker(troubles));
+            }
             Delivery::Offline | Delivery::NoBroker(_) => {}
         }
     }

@@ -35,13 +35,14 @@ fn interface(local: &str, external: Option<&str>) -> InterfaceAddr {
 }
 
 fn peer_at(issued: u64, interfaces: Vec<InterfaceAddr>, machine: Option<&[u8]>) -> PeerAddr {
+    let identity = Identity::generate(&mut Seed::from_u64(2));
     let contents = Contents {
         brokers: vec!["mqtt://broker.example".parse().unwrap()],
-        machine: machine.map(|id| MachineTag::new(id, &mut Seed::from_u64(5))),
+        machine: machine.map(|id| MachineTag::new(id, &identity.id(), &mut Seed::from_u64(5))),
         interfaces,
         issued: UnixTime::from_secs(issued),
     };
-    PeerAddr::sign(&Identity::generate(&mut Seed::from_u64(2)), contents).unwrap()
+    PeerAddr::sign(&identity, contents).unwrap()
 }
 
 fn peer(interfaces: Vec<InterfaceAddr>) -> PeerAddr {
@@ -225,6 +226,24 @@ fn offline_is_told_at_once() {
     let report = story.race.report(at(3));
     assert!(report.is_offline());
     assert!(report.to_string().contains("nobody is subscribed"), "{report}");
+}
+
+#[test]
+fn a_repeat_that_finds_nobody_counts_unless_the_peer_has_heard() {
+    let body = Body::DialMe(crate::signal::DialMe { plain: false });
+    for (first, is_offline) in [(Delivery::Unknown, true), (Delivery::Told, false)] {
+        let mut only = config(two_homes());
+        only.ways = vec![Way::Reverse];
+        let mut story = Story::begin(only);
+        story.happens(1, |race, now| race.handle_delivery(&body, first, now));
+        story.until(2_000);
+        assert_eq!(story.asked(), 2);
+        story.happens(2_001, |race, now| race.handle_delivery(&body, Delivery::Offline, now));
+        assert_eq!(story.race.is_over(), is_offline);
+        // What a dead broker says of a later one says nothing of an earlier one that got through.
+        story.happens(2_002, |race, now| race.handle_delivery(&body, Delivery::NoBroker(Vec::new()), now));
+        assert_eq!(story.race.is_over(), is_offline);
+    }
 }
 
 #[test]

@@ -53,7 +53,10 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub const MAX_QUEUED: usize = 64;
 /// Bytes of topics and payloads held at most.
 pub const MAX_QUEUED_BYTES: usize = 256 * 1024;
-/// Bytes of one packet at most, either way, unless the broker allows less.
+/// Bytes of one packet at most, unless the broker allows less. Of a larger message that comes nothing is kept.
+///
+/// MQTT 5 could tell the broker (3.1.2.11.4), and we do not: anybody who knows our topic can publish to it, and after a
+/// few messages that are larger than a client takes, mosquitto 2.0.11 delivers nothing more to it.
 pub const MAX_PACKET: u32 = 16 * 1024;
 /// Messages on their way at once at most, either way, unless the broker allows fewer.
 pub const WINDOW: u16 = 16;
@@ -201,7 +204,6 @@ impl Link {
             keep_alive: KEEP_ALIVE.as_secs() as u16,
             login: self.config.login.clone(),
             receive_max: WINDOW,
-            max_packet: MAX_PACKET,
         };
         self.act(Act::Send(Packet::Connect(connect)));
         self.state = State::Greeting { until: now + ANSWER_TIMEOUT };

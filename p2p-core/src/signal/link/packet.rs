@@ -35,8 +35,6 @@ pub struct Connect {
     pub login: Option<Login>,
     /// How many unacknowledged messages we take at once. Said in MQTT 5 only.
     pub receive_max: u16,
-    /// The largest packet we take, in bytes. Said in MQTT 5 only.
-    pub max_packet: u32,
 }
 
 /// How a broker answers [`Connect`].
