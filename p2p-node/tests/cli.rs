@@ -131,7 +131,7 @@ fn a_service_is_passed_on_to() {
     done.says(0, &[]);
     assert_eq!(done.stdout, b"QUESTION");
     serving.join().unwrap();
-    listener.finish(b"").says(0, &["connected from 127.0.0.1", "8 bytes sent, 8 received"]);
+    listener.finish(b"").says(0, &["connected from ", "8 bytes sent, 8 received"]);
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn time_runs_out() {
     connect(&desk, &address, &["--timeout", "0.2"], b"").says(6, &["out of time"]);
     let args = ["listen", "--interface", "lo", "--echo", "--timeout", "0.1"];
     desk.run(&args, b"").says(6, &["out of time"]);
-    connect(&desk, &address, &["--timeout", "-1"], b"").says(2, &["--timeout"]);
+    connect(&desk, &address, &["--timeout=-1"], b"").says(2, &["--timeout", "0.001"]);
 }
 
 #[test]
