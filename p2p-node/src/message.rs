@@ -182,6 +182,24 @@ impl Node {
     ///
     /// Connections go to whoever asks first, so this leaves none to [`Node::accept`].
     ///
+    /// ```
+    /// # use p2p_node::{Config, Framing, Node};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (anna, bert) = (Node::bind(Config::loopback()).await?, Node::bind(Config::loopback()).await?);
+    /// let _guard = bert.on_message(Framing::Lines, |message, replier| async move {
+    ///     // The peer may be gone when the answer is ready.
+    ///     let _ = replier.send(message.bytes.to_ascii_uppercase()).await;
+    /// });
+    ///
+    /// let address = bert.addr().ok_or("closed")?;
+    /// let mut pipe = anna.connect(&address).await?.into_messages(Framing::Lines);
+    /// pipe.send("hello").await?;
+    /// assert_eq!(pipe.next().await.ok_or("ended")??, "HELLO");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn on_message<H, F>(&self, options: impl Into<MessageOptions>, handler: H) -> MessageGuard

@@ -131,7 +131,7 @@ fn a_service_is_passed_on_to() {
     done.says(0, &[]);
     assert_eq!(done.stdout, b"QUESTION");
     serving.join().unwrap();
-    listener.finish(b"").says(0, &["connected from 127.0.0.1", "8 bytes sent, 8 received"]);
+    listener.finish(b"").says(0, &["connected from ", "8 bytes sent, 8 received"]);
 }
 
 #[test]
@@ -302,6 +302,27 @@ fn a_wrong_broker_password_is_told_at_both_ends() {
 }
 
 #[test]
+fn a_broker_with_tls_needs_a_certificate_that_is_trusted() {
+    let desk = Desk::new();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let certificate = desk.write("certificate.pem", &made.cert.pem());
+    let key = desk.write("key.pem", &made.signing_key.serialize_pem());
+    let args = ["--mqtts", "127.0.0.1:0", "--tls-certificate", &certificate, "--tls-key", &key];
+    let mut server = desk.start(&[&["rendezvous"][..], &args].concat());
+    let broker = server.line().replace("127.0.0.1", "localhost");
+    let trust = ["--broker", &broker, "--broker-ca", &certificate];
+    let (_echo, address) = listen(&desk, &broker, &["--echo", "--broker-ca", &certificate]);
+    let more = [&["--strategy", "reverse"][..], &trust].concat();
+    let done = connect(&desk, &address, &more, b"hello");
+    done.says(0, &[]);
+    assert_eq!(done.stdout, b"hello");
+    // Without being told whom to trust, nobody is: no certificate of the system's is above this one.
+    connect(&desk, &address, &["--strategy", "reverse"], b"")
+        .says(4, &["no broker could be used", "certificate"]);
+    desk.run(&["rendezvous", "--mqtts", "127.0.0.1:0"], b"").says(2, &["--tls-certificate"]);
+}
+
+#[test]
 fn an_offline_peer_is_reported_as_such() {
     let Some((_mosquitto, _folder, broker)) = mosquitto() else { return };
     let desk = Desk::new();
@@ -326,7 +347,7 @@ fn time_runs_out() {
     connect(&desk, &address, &["--timeout", "0.2"], b"").says(6, &["out of time"]);
     let args = ["listen", "--interface", "lo", "--echo", "--timeout", "0.1"];
     desk.run(&args, b"").says(6, &["out of time"]);
-    connect(&desk, &address, &["--timeout", "-1"], b"").says(2, &["--timeout"]);
+    connect(&desk, &address, &["--timeout=-1"], b"").says(2, &["--timeout", "0.001"]);
 }
 
 #[test]
@@ -335,9 +356,13 @@ fn who_is_not_allowed_is_refused_and_who_is_gets_in() {
     let rendezvous = rendezvous(&desk, &[]);
     let id = String::from_utf8(desk.run(&["id", "--identity", "anna"], b"").stdout).unwrap();
     let (_echo, address) = listen(&desk, &rendezvous.broker, &["--echo", "--allow", id.trim()]);
-    let stranger = connect(&desk, &address, &["--strategy", "direct", "--json"], b"");
-    stranger.says(5, &["it does not allow us"]);
-    assert_eq!(json(&stranger.stderr)["result"], "refused");
+    for ways in ["direct", "direct,reverse"] {
+        let stranger = connect(&desk, &address, &["--strategy", ways, "--json"], b"");
+        stranger.says(5, &["it does not allow us"]);
+        assert_eq!(json(&stranger.stderr)["result"], "refused");
+    }
+    // A signal from a stranger gets no answer at all.
+    connect(&desk, &address, &["--strategy", "reverse", "--timeout", "0.2"], b"").says(6, &["out of time"]);
     for way in ["direct", "reverse"] {
         connect(&desk, &address, &["--strategy", way, "--identity", "anna"], b"").says(0, &[]);
     }

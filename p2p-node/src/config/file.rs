@@ -12,7 +12,8 @@
 //! stun = ["192.0.2.1:3478"]           # default: none
 //! plain = false                       # default: pipes are always encrypted
 //! allow = ["p2pid1…"]                 # default: whoever knows this node's address may connect
-//! ready_within = 3                    # seconds, default 3
+//! ready_within = 3                    # seconds to wait for brokers and STUN servers, default 3
+//! machine_id = "blue box"             # default: what the operating system says
 //!
 //! [limits]                            # see `Limits` for what they bound
 //! attempts = 256
@@ -27,7 +28,8 @@
 //! a misspelt `allow` must not open a node to everybody.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -127,7 +129,7 @@ const LIMIT_KEYS: [&str; 4] = ["attempts", "answers", "unproven", "backlog"];
 type Result<T, E = ConfigError> = std::result::Result<T, E>;
 
 impl Config {
-    /// Reads a configuration from the text of a `p2p.toml`; what it does not mention has its default. Paths
+    /// Reads a configuration from the text of a [`p2p.toml`](crate::config::file); what it does not mention has its default. Paths
     /// in it are relative to the current folder.
     ///
     /// # Errors
@@ -163,10 +165,13 @@ pub fn password_file(path: &Path) -> Result<String> {
     }
 }
 
+/// Reads a file that cannot be long, whatever its size is said to be: it may be a device.
 fn read_short(path: &Path) -> Result<String, String> {
-    match fs::metadata(path) {
-        Ok(about) if about.len() > MOST_BYTES => Err(format!("longer than {MOST_BYTES} bytes")),
-        Ok(_) => fs::read_to_string(path).map_err(|error| error.to_string()),
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text));
+    match read {
+        Ok(len) if len as u64 > MOST_BYTES => Err(format!("longer than {MOST_BYTES} bytes")),
+        Ok(_) => Ok(text),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -1,3 +1,5 @@
+use std::fs;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -149,6 +151,8 @@ fn a_file_that_cannot_be_read_says_which() {
     fs::write(&file, "#".repeat(300_000)).unwrap();
     let error = Config::from_file(&file).unwrap_err().to_string();
     assert!(error.contains("longer than"), "{error}");
+    #[cfg(target_os = "linux")]
+    assert!(Config::from_file("/dev/zero").unwrap_err().to_string().contains("longer than"));
     fs::write(&file, "\n\nplian = true").unwrap();
     let error = Config::from_file(&file).unwrap_err().to_string();
     assert!(error.contains("p2p.toml, line 3: unknown key `plian`"), "{error}");

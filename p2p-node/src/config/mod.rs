@@ -1,7 +1,7 @@
 //! What a node is told when it starts.
 
 #[cfg(feature = "config-file")]
-mod file;
+pub mod file;
 mod key;
 mod machine;
 

@@ -41,7 +41,7 @@ async fn pass(mut from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite + Unpi
 }
 
 /// Standard input to the peer, and the peer to standard output, until both have ended. The end of standard
-/// input ends our direction only.
+/// input ends our direction only, and the end of the peer's closes standard output.
 pub(crate) async fn stdio(pipe: Pipe) -> anyhow::Result<Carried> {
     let (from_peer, mut to_peer) = tokio::io::split(pipe);
     let send = async {
@@ -53,14 +53,24 @@ pub(crate) async fn stdio(pipe: Pipe) -> anyhow::Result<Carried> {
         anyhow::Ok(sent)
     };
     let receive = async {
-        pass(from_peer, &mut tokio::io::stdout()).await.map_err(|broken| match broken {
+        let received = pass(from_peer, &mut tokio::io::stdout()).await.map_err(|broken| match broken {
             Broken::Sink(error) if error.kind() == ErrorKind::BrokenPipe => Ended::Unread.into(),
             Broken::Source(error) => anyhow::Error::new(error).context("the connection"),
             Broken::Sink(error) => anyhow::Error::new(error).context("standard output"),
-        })
+        })?;
+        close_stdout().context("standard output")?;
+        anyhow::Ok(received)
     };
     let (sent, received) = tokio::try_join!(send, receive)?;
     Ok(Carried { sent, received })
+}
+
+/// Lets whoever reads our output see its end while the other direction goes on. The descriptor must stay taken,
+/// or the next socket would become standard output.
+fn close_stdout() -> std::io::Result<()> {
+    #[cfg(unix)]
+    rustix::stdio::dup2_stdout(std::fs::File::options().write(true).open("/dev/null")?)?;
+    Ok(())
 }
 
 /// Everything back to where it came from.

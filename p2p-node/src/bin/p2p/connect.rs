@@ -14,7 +14,8 @@ use crate::{carry, screen};
 
 const EXAMPLE: &str = "\
 Standard input goes to the peer, what the peer sends comes to standard output. The end of standard input
-ends our direction; the command ends when the peer has ended its own too.
+ends our direction; the command ends when the peer has ended its own too. With --json the story of the
+connection, as --report writes it, goes to standard error.
 
 Example:
   p2p connect p2p1aba… < question > answer";

@@ -32,6 +32,7 @@ mod options;
 mod rendezvous;
 mod screen;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -91,7 +92,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env();
     let filter = filter.context("RUST_LOG").map_err(exit::Usage::from)?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_ansi(std::io::stderr().is_terminal()).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         match command {

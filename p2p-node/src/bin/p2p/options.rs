@@ -129,16 +129,13 @@ impl NodeOptions {
     }
 }
 
-/// Starts a node, and tells which of its brokers are of no use now.
+/// Starts a node. A broker that said no is in the log; one that says nothing is told here.
 pub(crate) async fn bind(config: Config) -> anyhow::Result<Node> {
     let node = Node::bind(config).await?;
     for (url, state) in &node.status().borrow().brokers {
-        let reason = match state {
-            BrokerState::Up => continue,
-            BrokerState::Connecting => "no answer yet",
-            BrokerState::Down(reason) => reason,
-        };
-        screen::note(format_args!("p2p: warning: broker {url}: {reason}; it is tried again"));
+        if *state == BrokerState::Connecting {
+            screen::note(format_args!("p2p: warning: no answer from broker {url} yet"));
+        }
     }
     Ok(node)
 }
