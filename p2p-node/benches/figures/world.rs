@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use p2p_core::signal::Rate;
+use p2p_core::rate::Rate;
 use p2p_node::rendezvous::broker::{Broker, Options};
 use p2p_node::rendezvous::stun::{StunServer as Responder, StunServerConfig};
 use p2p_node::{BrokerConfig, Config, MemoryBroker, StunServer};
