@@ -1,1 +1,9 @@
-//! Examples.
+//! What the examples are made of. Each program in `src/bin` is one of them:
+//!
+//! | program | what it shows |
+//! |---|---|
+//! | `hello` | two nodes, an address, a pipe |
+//! | `tunnel` | a TCP port here that leads to a service beside a peer |
+//! | `embed` | the actors inside a program that already runs an actix `System` |
+
+pub mod tunnel;

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use p2p_core::signal::link::{
-    Act, Config, ConnAck, ConnectCode, Event, Link, LinkError, MAX_QUEUED, Packet, Protocol, WINDOW,
+    Act, Config, ConnAck, ConnectCode, Event, Link, LinkError, MAX_QUEUED, MqttVersion, Packet, WINDOW,
 };
 use p2p_core::sim::epoch;
 use p2p_core::sim::laws::drain;
@@ -33,7 +33,7 @@ struct Story {
 
 impl Story {
     fn new(first: u8) -> Self {
-        let protocol = [None, Some(Protocol::V5), Some(Protocol::V311)][usize::from(first) % 3];
+        let protocol = [None, Some(MqttVersion::V5), Some(MqttVersion::V3)][usize::from(first) % 3];
         let config = Config { topic: "p2p/me".into(), login: None, protocol };
         let link = Link::new(config, Seed::from_u64(first.into()), epoch());
         let mut story = Self { link, now: epoch(), open: BTreeSet::new(), sent: BTreeSet::new(), wait: None };

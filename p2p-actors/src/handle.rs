@@ -7,7 +7,7 @@ use std::sync::Arc;
 use p2p_core::peer::PeerAddr;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
-use crate::attempt::Reply;
+use crate::attempt::Call;
 use crate::config::ConnectOptions;
 use crate::counters::{Counters, Tallies};
 use crate::error::ConnectError;
@@ -16,7 +16,7 @@ use crate::winner::Winner;
 
 /// What a handle asks of the root.
 pub(crate) enum Command {
-    Connect { peer: Box<PeerAddr>, options: ConnectOptions, reply: Reply },
+    Connect(Box<Call>),
     Refresh,
     Close(oneshot::Sender<()>),
 }
@@ -62,7 +62,7 @@ pub struct Handle {
 impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Connect { .. } => "Connect",
+            Self::Connect(_) => "Connect",
             Self::Refresh => "Refresh",
             Self::Close(_) => "Close",
         })
@@ -85,7 +85,7 @@ impl Handle {
     /// [`ConnectError`], with the story of the attempt if there was one.
     pub async fn connect(&self, peer: PeerAddr, options: ConnectOptions) -> Result<Winner, ConnectError> {
         let (reply, outcome) = oneshot::channel();
-        let command = Command::Connect { peer: Box::new(peer), options, reply };
+        let command = Command::Connect(Box::new(Call { peer, options, reply }));
         self.commands.send(command).await.map_err(|_| ConnectError::Closed)?;
         outcome.await.unwrap_or(Err(ConnectError::Closed))
     }

@@ -20,6 +20,7 @@ use crate::handle::{Handle, Status};
 use crate::interface::{Nic, nics};
 use crate::root::{Ends, Root};
 use crate::shared::Shared;
+use crate::signal::BrokerState;
 
 /// Commands waiting for the root. Callers wait when there are more.
 const COMMANDS: usize = 64;
@@ -48,7 +49,9 @@ pub async fn spawn(config: ActorsConfig) -> Result<Handle, StartError> {
                 Err(error) => drop(started.send(Err(error))),
             }
         });
-        // Dropping the set here ends every actor, task and socket that is left.
+        // This ends every actor, task and socket that is left. A name look-up that hangs is left behind.
+        drop(actors);
+        runtime.shutdown_background();
     })?;
     start.await.unwrap_or(Err(StartError::Closed))
 }
@@ -81,7 +84,9 @@ fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), S
     });
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let (sender, incoming) = mpsc::channel(config.limits.backlog.max(1));
-    let (status, watcher) = watch::channel(Status::default());
+    // Who waits for a broker must know of all of them before the first has spoken.
+    let brokers = config.brokers.iter().map(|broker| (broker.url.to_string(), BrokerState::Connecting));
+    let (status, watcher) = watch::channel(Status { brokers: brokers.collect(), ..Status::default() });
     let (ended, end) = oneshot::channel();
     let ends = Ends { commands: receiver, incoming: sender, status, ended };
     Root::new(config, nics, shared, ends).start();

@@ -1,7 +1,19 @@
 //! # p2p-actors: the part that does
 //!
-//! One actix actor per interface, per signalling channel and per connection attempt, each turning one machine
-//! of `p2p-core`. Actors negotiate, pipes carry: no payload byte ever passes through a mailbox.
+//! One actix actor per network interface, per signalling channel and per connection attempt, each turning one
+//! machine of `p2p-core`. Actors negotiate, pipes carry: no payload byte ever passes through a mailbox.
+//!
+//! ```text
+//! Handle ──▶ Root ─┬─▶ Interface  one per NIC: listens, asks STUN servers     ⟷ core::stun::Query
+//!                  ├─▶ Router     all signals, in and out                     ⟷ core::signal::Inbox
+//!                  │     └─▶ Channel  one per broker                          ⟷ core::signal::link::Link
+//!                  ├─▶ Attempt    one per connect                             ⟷ core::race::Race
+//!                  └─▶ Answering  one per peer that asked us to dial it       ⟷ core::race::Answer
+//! ```
+//!
+//! [`spawn`] puts them on a thread of their own, which is what `p2p-node` does. [`spawn_local`] starts them on
+//! the `LocalSet` or actix `System` a program already has: see the example `embed`. Either way the world talks
+//! to them through a [`Handle`], and gets connections as [`Winner`]s: a std socket and plain state.
 
 mod attempt;
 mod config;

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use p2p_actors::signal::{Broker, ChannelEvent, MemoryBroker};
 use p2p_core::signal::link::{
-    FailReason, LinkError, MAX_PACKET, MAX_QUEUED, Protocol, PublishError, RECEIVE_BURST, RECEIVE_RATE,
-    Subscribers,
+    FailReason, LinkError, MAX_PACKET, MAX_QUEUED, MqttVersion, PublishError, RECEIVE, Subscribers,
 };
 use stories::{Party, endpoint, pinned, tell, tell_in_no_time};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -131,12 +130,12 @@ fn one_that_floods_and_never_reads() {
         });
         let started = tokio::time::Instant::now();
         let mut received = 0;
-        while received < RECEIVE_BURST + 20 {
+        while received < RECEIVE.burst + 20 {
             alice.received().await;
             received += 1;
         }
-        let earned = started.elapsed().as_secs() as u32 * RECEIVE_RATE;
-        assert!(received <= RECEIVE_BURST + earned + RECEIVE_RATE);
+        let earned = started.elapsed().as_secs() as u32 * RECEIVE.per_second;
+        assert!(received <= RECEIVE.burst + earned + RECEIVE.per_second);
         // Under the flood it still does what it is told. Our acknowledgements fill the broker's socket, and then we
         // stop reading: the broker is what has to wait.
         alice.channel.close();
@@ -180,11 +179,11 @@ fn a_login_that_fits_no_packet_is_our_fault() {
 fn a_broker_of_one_version_refuses_the_other_pin() {
     tell(async {
         let (listener, port) = listen().await;
-        let mut alice = Party::on("alice", &pinned(&endpoint(port), Protocol::V5));
+        let mut alice = Party::on("alice", &pinned(&endpoint(port), MqttVersion::V5));
         let (mut stream, _) = listener.accept().await.unwrap();
         read_packet(&mut stream).await;
         stream.write_all(&[0x20, 2, 0, 1]).await.unwrap();
-        assert_eq!(alice.down().await, LinkError::BadProtocol(Protocol::V5));
+        assert_eq!(alice.down().await, LinkError::BadProtocol(MqttVersion::V5));
     });
 }
 

@@ -7,7 +7,7 @@ mod stories;
 
 use lab::mosquitto::Mosquitto;
 use p2p_actors::signal::{Broker, Endpoint, Tls};
-use p2p_core::signal::link::{LinkError, Protocol, Subscribers};
+use p2p_core::signal::link::{LinkError, MqttVersion, Subscribers};
 use stories::{Party, endpoint, pinned, tell};
 
 fn broker(mosquitto: &Mosquitto) -> Broker {
@@ -21,7 +21,7 @@ fn two_talk_in_either_version() {
     };
     tell(async {
         stories::two_talk(broker(&mosquitto)).await;
-        for protocol in [Protocol::V311, Protocol::V5] {
+        for protocol in [MqttVersion::V3, MqttVersion::V5] {
             let endpoint = pinned(&endpoint(mosquitto.port), protocol);
             stories::two_talk(Broker::Mqtt(endpoint)).await;
         }
@@ -35,7 +35,7 @@ fn it_says_that_nobody_is_there_in_mqtt_5() {
     };
     tell(async {
         stories::nobody_is_there(broker(&mosquitto), Subscribers::Nobody).await;
-        let old = pinned(&endpoint(mosquitto.port), Protocol::V311);
+        let old = pinned(&endpoint(mosquitto.port), MqttVersion::V3);
         stories::nobody_is_there(Broker::Mqtt(old), Subscribers::Unknown).await;
     });
 }
@@ -54,7 +54,7 @@ fn only_the_right_password_opens() {
         return;
     };
     tell(async {
-        for protocol in [Protocol::V311, Protocol::V5] {
+        for protocol in [MqttVersion::V3, MqttVersion::V5] {
             let endpoint = pinned(&endpoint(mosquitto.port), protocol);
             stories::only_the_right_password_opens(endpoint).await;
         }

@@ -1,7 +1,41 @@
 //! # p2p-core: the part that decides
 //!
 //! Two computers behind routers want one plain TCP connection to each other. This crate holds every decision
-//! on the way there, as pure state machines: no clock, no dice, no sockets, no threads.
+//! on the way there, as pure state machines: no clock, no dice, no sockets, no threads. `p2p-actors` drives
+//! them on real sockets, [`sim`] in virtual time, and the fuzzer however it likes.
+//!
+//! | machine | decides |
+//! |---|---|
+//! | [`race::Race`] | which ways run, which connection is kept, why the others failed |
+//! | [`race::Dialler`] | when to dial the next address (RFC 8305) |
+//! | [`race::Reverse`], [`race::Answer`] | when to ask a peer to dial us, and how to dial one that asked |
+//! | [`proof::Proof`] | who is at the other end, and that both ends keep this connection |
+//! | [`signal::Inbox`] | which signals are fresh, new and from somebody who may speak |
+//! | [`signal::link::Link`] | how to keep a session with one MQTT broker |
+//! | [`signal::Tally`] | what became of a signal that was given to several brokers |
+//! | [`stun::Transaction`], [`stun::Query`] | when to ask a STUN server again, and whom to believe |
+//!
+//! | pure | says |
+//! |---|---|
+//! | [`peer`] | who a peer is, and where it can be met |
+//! | [`race::candidates`] | which addresses are worth dialling, in which order |
+//! | [`nat`] | what is known of a NAT |
+//! | [`stun::Responder`] | what a STUN server answers |
+//! | [`addr`], [`clock`], [`rate`], [`Backoff`], [`Seed`] | the small words everything is said in |
+//!
+//! # The contract
+//!
+//! All machines keep the convention of [`machine`]: feed them with `handle_*(what, now)`, drain them with
+//! [`Machine::poll_output`] until it waits, perform each act once, and come back at the deadline. Noise from
+//! the network is traced, counted and dropped; misuse by the caller is an `Err`; an outcome is an event. The
+//! laws behind this are tests for every machine: [`machine_laws!`].
+//!
+//! # Features
+//!
+//! - `sim`: the simulated world and the laws, for tests, statistics and fuzzing. Off by default.
+#![cfg_attr(not(feature = "sim"), doc = "")]
+#![cfg_attr(not(feature = "sim"), doc = "[`sim`]: https://docs.rs/p2p-core")]
+#![cfg_attr(not(feature = "sim"), doc = "[`machine_laws!`]: https://docs.rs/p2p-core")]
 
 pub mod addr;
 pub mod backoff;
@@ -12,6 +46,7 @@ mod noise;
 pub mod peer;
 pub mod proof;
 pub mod race;
+pub mod rate;
 pub mod seed;
 pub mod signal;
 pub mod stun;

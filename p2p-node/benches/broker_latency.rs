@@ -6,12 +6,13 @@
 #[path = "../../p2p-actors/tests/stories/mod.rs"]
 mod stories;
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+mod mosquitto;
+
 use std::time::{Duration, Instant};
 
+use mosquitto::Mosquitto;
 use p2p_actors::signal::{Broker as Signalling, Endpoint, MemoryBroker};
-use p2p_core::signal::link::Protocol;
+use p2p_core::signal::link::MqttVersion;
 use p2p_node::rendezvous::broker::{Broker, Options};
 use stories::{Party, endpoint, pinned, tell};
 
@@ -41,27 +42,10 @@ async fn measure(name: &str, broker: Signalling) {
 }
 
 async fn measure_both(name: &str, endpoint: &Endpoint) {
-    for protocol in [Protocol::V311, Protocol::V5] {
+    for protocol in [MqttVersion::V3, MqttVersion::V5] {
         let broker = Signalling::Mqtt(pinned(endpoint, protocol));
         measure(&format!("{name}, {protocol}"), broker).await;
     }
-}
-
-fn mosquitto(nodelay: bool) -> Option<(Child, tempfile::NamedTempFile, Endpoint)> {
-    let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
-    let config = tempfile::NamedTempFile::new().ok()?;
-    let lines = format!(
-        "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nset_tcp_nodelay {nodelay}\n\
-         max_queued_messages 0\n"
-    );
-    std::fs::write(config.path(), lines).ok()?;
-    let start = |program: &str| {
-        let mut command = Command::new(program);
-        let command = command.arg("-c").arg(config.path());
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()
-    };
-    let process = start("mosquitto").or_else(|| start("/usr/sbin/mosquitto"))?;
-    Some((process, config, endpoint(port)))
 }
 
 fn main() {
@@ -80,14 +64,11 @@ fn main() {
     runtime.block_on(broker.shutdown());
     runtime.shutdown_timeout(Duration::from_secs(5));
     for nodelay in [true, false] {
-        let Some((mut process, _config, endpoint)) = mosquitto(nodelay) else {
+        let Some(mosquitto) = Mosquitto::start(nodelay) else {
             println!("mosquitto: not on this machine");
             return;
         };
         let name = if nodelay { "mosquitto" } else { "mosquitto, its Nagle on" };
-        tell(measure_both(name, &endpoint));
-        // It may have ended already.
-        let _ = process.kill();
-        let _ = process.wait();
+        tell(measure_both(name, &endpoint(mosquitto.port)));
     }
 }

@@ -2,13 +2,16 @@
 
 pub mod config;
 mod error;
+mod message;
 mod node;
 mod pipe;
 #[cfg(feature = "rendezvous")]
 pub mod rendezvous;
+pub mod report;
 
 pub use config::{Config, Key};
 pub use error::{BindError, ConnectError};
+pub use message::{Framing, Message, MessageGuard, MessageOptions, Messages, Replier};
 pub use node::Node;
 pub use p2p_actors::signal::{BrokerState, MemoryBroker};
 pub use p2p_actors::{

@@ -8,7 +8,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use p2p_actors::signal::{Broker as Signalling, ChannelEvent, Endpoint, Tls};
-use p2p_core::signal::link::{LinkError, Protocol, Subscribers};
+use p2p_core::signal::link::{LinkError, MqttVersion, Subscribers};
 use p2p_node::rendezvous::broker::{Broker, BrokerError, Options, ServerTls};
 use stories::{Party, endpoint, login, pinned, tell};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,7 +27,7 @@ fn two_talk_in_either_version_on_one_port() {
     tell(async {
         let (broker, endpoint) = start(Options::default()).await;
         stories::two_talk(Signalling::Mqtt(endpoint.clone())).await;
-        for protocol in [Protocol::V311, Protocol::V5] {
+        for protocol in [MqttVersion::V3, MqttVersion::V5] {
             stories::two_talk(Signalling::Mqtt(pinned(&endpoint, protocol))).await;
         }
         broker.shutdown().await;
@@ -47,7 +47,7 @@ fn only_the_right_password_opens() {
     tell(async {
         let options = Options { login: login("right"), ..Options::default() };
         let (_broker, endpoint) = start(options).await;
-        for protocol in [Protocol::V311, Protocol::V5] {
+        for protocol in [MqttVersion::V3, MqttVersion::V5] {
             stories::only_the_right_password_opens(pinned(&endpoint, protocol)).await;
         }
     });

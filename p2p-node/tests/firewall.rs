@@ -23,8 +23,8 @@ use p2p_core::signal::{AttemptId, Body, DialMe, Reason, Refusal, Scribe, open};
 use p2p_core::{Clock, Seed, UnixTime};
 use p2p_node::rendezvous::broker::{Broker, Options};
 use p2p_node::{
-    BrokerConfig, Config, ConnectOptions, Counters, Family, How, Identity, Key, LaneFailure, Node, Path, PeerAddr,
-    Way, WayFailure,
+    BrokerConfig, Config, ConnectOptions, Counters, Family, How, Identity, Key, LaneFailure, Node, Path,
+    PeerAddr, Way, WayFailure,
 };
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use tokio::sync::oneshot;

@@ -52,14 +52,8 @@ enum Stranger {
 }
 
 impl Stranger {
-    const ALL: [Self; 6] = [
-        Self::SaysNothing,
-        Self::IsLost,
-        Self::BreaksOff,
-        Self::Replays,
-        Self::IsSlow,
-        Self::MeansAnother,
-    ];
+    const ALL: [Self; 6] =
+        [Self::SaysNothing, Self::IsLost, Self::BreaksOff, Self::Replays, Self::IsSlow, Self::MeansAnother];
 
     /// Does it, and stays until it is thrown out.
     async fn visit(self, door: SocketAddr, victim: PeerId) {
@@ -176,7 +170,12 @@ impl Mallory {
                         let _ = hear.try_send(publish.payload.to_vec());
                     }
                     Ok(Event::Incoming(Packet::PubAck(_))) => drop(take.send(())),
-                    Ok(Event::Incoming(Packet::SubAck(_))) => drop(listen.take().map(|listen| listen.send(()))),
+                    Ok(Event::Incoming(Packet::SubAck(_))) => {
+                        if let Some(listen) = listen.take() {
+                            // Who waits for it has not given up.
+                            listen.send(()).unwrap();
+                        }
+                    }
                     Ok(_) => {}
                     Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use p2p_core::Seed;
-use p2p_core::signal::Rate;
+use p2p_core::rate::Rate;
 use p2p_core::stun::wire::Parsed;
 use p2p_core::stun::{Attribute, Message, Transport};
 use p2p_node::rendezvous::stun::{StunServer, StunServerConfig, StunServerCounters, StunServerError};
@@ -98,8 +98,17 @@ async fn it_answers_over_udp_and_tcp_in_both_families() {
     }
     assert_eq!(server.counters().answered, 8);
     server.shutdown().await;
-    // Every socket is gone: the same ports can be had again.
-    let again = start(StunServerConfig::new(listening.clone())).await;
+    // Every socket is gone: the same ports can be had again. Other tests here start programs, and between fork and
+    // exec a child has copies of all our sockets; so it may take a moment.
+    let again = timeout(PATIENCE, async {
+        loop {
+            match StunServer::start(StunServerConfig::new(listening.clone())).await {
+                Ok(server) => return server,
+                Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    });
+    let again = again.await.expect("the ports again");
     assert_eq!(again.local_addrs(), listening);
     again.shutdown().await;
 }

@@ -30,14 +30,21 @@ use crate::signal::{Router, SendSignal};
 use crate::winner::Winner;
 
 /// Where the outcome of an attempt goes. Dropping the other end cancels the attempt.
-pub(crate) type Reply = oneshot::Sender<Result<Winner, ConnectError>>;
+type Reply = oneshot::Sender<Result<Winner, ConnectError>>;
+
+/// What a user asked for.
+pub(crate) struct Call {
+    pub(crate) peer: PeerAddr,
+    pub(crate) options: ConnectOptions,
+    pub(crate) reply: Reply,
+}
 
 /// What is going on in one lane.
 enum Work {
     /// Dialling, proving, or saying the last word.
     Busy(SpawnHandle),
     /// Proven, and waiting for the race's word.
-    Proven(Proving),
+    Proven(Box<Proving>),
 }
 
 /// A caller's attempt.
@@ -74,16 +81,17 @@ impl Drop for Ended {
 }
 
 impl Attempt {
+    /// An attempt for `call`, which tells `owner` when it is over. The peer can dial us only if this node
+    /// `listens`.
     pub(crate) fn new(
         shared: Rc<Shared>,
         router: Addr<Router>,
-        peer: PeerAddr,
-        attempt: AttemptId,
-        options: ConnectOptions,
-        listens: bool,
-        reply: Reply,
         owner: Recipient<AttemptEnded>,
+        attempt: AttemptId,
+        call: Call,
+        listens: bool,
     ) -> Self {
+        let Call { peer, options, reply } = call;
         let span = debug_span!("attempt", %attempt, peer = %peer.id().short());
         let plain = options.plain;
         let config = RaceConfig {
@@ -136,7 +144,7 @@ impl Attempt {
         let proved = async move { (proving.advance().await, proving) };
         let work = ctx.spawn(proved.into_actor(self).map(move |(stage, proving), this, ctx| match stage {
             Ok(Stage::Proven) => {
-                this.lanes.insert(lane, Work::Proven(proving));
+                this.lanes.insert(lane, Work::Proven(Box::new(proving)));
                 this.driven.machine().handle_proven(lane, now());
                 turn(this, ctx);
             }
@@ -157,7 +165,7 @@ impl Attempt {
             }
         };
         let work = ctx.spawn(kept.into_actor(self).map(move |kept, this, ctx| match kept {
-            Ok(proving) => this.kept(lane, proving, ctx),
+            Ok(proving) => this.kept(lane, *proving, ctx),
             Err(error) => this.fail(lane, error.into(), ctx),
         }));
         self.lanes.insert(lane, Work::Busy(work));

@@ -11,6 +11,8 @@ mod enumerate;
 mod external;
 mod facts;
 mod listen;
+#[cfg(target_os = "linux")]
+mod netlink;
 mod resolve;
 pub mod watch;
 

@@ -1,4 +1,7 @@
-//! Interfaces over the loopback of this machine, with a STUN server of a few lines and with coturn's.
+//! Interfaces over the loopback of this machine, with a STUN server of a few lines.
+//!
+//! No test here may start a program: between fork and exec a child has copies of all our sockets, and a port that
+//! was closed would still be in use.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -299,46 +302,5 @@ fn dropped_it_lets_go_of_its_port() {
         while bind::listen(here).is_err() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-    });
-}
-
-/// A real server: coturn's, as Debian ships it.
-#[test]
-fn coturn_tells_us_our_addresses() {
-    run(async {
-        let port = nobody().port();
-        let directory = tempfile::tempdir().unwrap();
-        let started = tokio::process::Command::new("turnserver")
-            .args(["-n", "-L", "127.0.0.1", "-p", &port.to_string()])
-            .args(["--no-tls", "--no-dtls", "--no-cli", "--no-auth", "--simple-log"])
-            .arg("--log-file=stdout")
-            .arg(format!("--pidfile={}", directory.path().join("pid").display()))
-            .arg(format!("--userdb={}", directory.path().join("db").display()))
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .kill_on_drop(true)
-            .spawn();
-        let mut server = match started {
-            Ok(server) => server,
-            Err(error) if std::env::var("P2P_LAB").as_deref() == Ok("require") => {
-                panic!("turnserver is required and cannot be run: {error}")
-            }
-            Err(error) => {
-                eprintln!("skipped: turnserver cannot be run ({error}); it comes with coturn");
-                return;
-            }
-        };
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        while TcpStream::connect(address).await.is_err() {
-            assert!(server.try_wait().unwrap().is_none(), "turnserver ended at once");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let mut config = config(vec![named(address)]);
-        config.families = vec![Family::V4];
-        let (_handle, mut told) = begin(config);
-        let facts = told.facts(all_mapped).await;
-        let listening = Mapped(SocketAddr::new(facts[0].local, facts[0].listen));
-        assert_eq!((facts[0].external, facts[0].external_udp), (Some(listening), Some(listening)));
-        server.kill().await.unwrap();
     });
 }

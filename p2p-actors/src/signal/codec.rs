@@ -12,7 +12,7 @@
 //!   acknowledged, or strangers could end the session.
 
 use bytes::{Buf, Bytes, BytesMut};
-use p2p_core::signal::link::{ConnAck, Connect, ConnectCode, LinkError, MAX_PACKET, Packet, Protocol};
+use p2p_core::signal::link::{ConnAck, Connect, ConnectCode, LinkError, MAX_PACKET, MqttVersion, Packet};
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::v5;
 use rumqttc::{mqttbytes, v5::mqttbytes as mqttbytes5};
@@ -63,14 +63,14 @@ fn unsendable(what: impl ToString) -> CodecError {
 /// The codec of a client, for one connection in one protocol version.
 #[derive(Debug)]
 pub(crate) struct Codec {
-    protocol: Protocol,
+    protocol: MqttVersion,
     /// Bytes still to come of a message that is passed over.
     unwanted: usize,
 }
 
 impl Codec {
     /// Packets of `protocol`, of [`MAX_PACKET`] bytes at most either way.
-    pub(crate) fn new(protocol: Protocol) -> Self {
+    pub(crate) fn new(protocol: MqttVersion) -> Self {
         Self { protocol, unwanted: 0 }
     }
 
@@ -120,9 +120,7 @@ impl Decoder for Codec {
                 src.reserve(more);
                 return Ok(None);
             }
-            Err(mqttbytes::Error::PayloadSizeLimitExceeded(remaining))
-                if kind == PUBLISH =>
-            {
+            Err(mqttbytes::Error::PayloadSizeLimitExceeded(remaining)) if kind == PUBLISH => {
                 return self.pass_over(src, remaining);
             }
             Err(error) => return Err(malformed(error)),
@@ -139,8 +137,8 @@ impl Decoder for Codec {
             _ => {}
         }
         let packet = match self.protocol {
-            Protocol::V311 => from_v4(v4::Packet::read(&mut frame, MAX_PACKET as usize).map_err(malformed)?),
-            Protocol::V5 => from_v5(v5::Packet::read(&mut frame, Some(MAX_PACKET)).map_err(malformed)?),
+            MqttVersion::V3 => from_v4(v4::Packet::read(&mut frame, MAX_PACKET as usize).map_err(malformed)?),
+            MqttVersion::V5 => from_v5(v5::Packet::read(&mut frame, Some(MAX_PACKET)).map_err(malformed)?),
         };
         packet.map(Some)
     }
@@ -157,8 +155,8 @@ impl Encoder<Packet> for Codec {
 
     fn encode(&mut self, packet: Packet, dst: &mut BytesMut) -> Result<(), CodecError> {
         match self.protocol {
-            Protocol::V311 => into_v4(packet)?.write(dst, MAX_PACKET as usize).map_err(unsendable)?,
-            Protocol::V5 => into_v5(packet)?.write(dst, Some(MAX_PACKET)).map_err(unsendable)?,
+            MqttVersion::V3 => into_v4(packet)?.write(dst, MAX_PACKET as usize).map_err(unsendable)?,
+            MqttVersion::V5 => into_v5(packet)?.write(dst, Some(MAX_PACKET)).map_err(unsendable)?,
         };
         Ok(())
     }

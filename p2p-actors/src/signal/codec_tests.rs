@@ -4,19 +4,19 @@ use proptest::prelude::*;
 
 use super::*;
 
-const BOTH: [Protocol; 2] = [Protocol::V311, Protocol::V5];
+const BOTH: [MqttVersion; 2] = [MqttVersion::V3, MqttVersion::V5];
 
-fn decode(protocol: Protocol, bytes: &[u8]) -> Result<Option<Packet>, CodecError> {
+fn decode(protocol: MqttVersion, bytes: &[u8]) -> Result<Option<Packet>, CodecError> {
     Codec::new(protocol).decode(&mut BytesMut::from(bytes))
 }
 
-fn encode(protocol: Protocol, packet: Packet) -> Result<BytesMut, CodecError> {
+fn encode(protocol: MqttVersion, packet: Packet) -> Result<BytesMut, CodecError> {
     let mut bytes = BytesMut::new();
     Codec::new(protocol).encode(packet, &mut bytes)?;
     Ok(bytes)
 }
 
-fn connect(protocol: Protocol) -> Packet {
+fn connect(protocol: MqttVersion) -> Packet {
     Packet::Connect(Connect {
         protocol,
         client_id: "ABCDEFGH".into(),
@@ -29,10 +29,10 @@ fn connect(protocol: Protocol) -> Packet {
 #[test]
 fn the_hello_in_bytes() {
     // 3.1.1: name, level 4, flags user + password + clean, keep alive 30, client id, user, password.
-    let v4 = encode(Protocol::V311, connect(Protocol::V311)).unwrap();
+    let v4 = encode(MqttVersion::V3, connect(MqttVersion::V3)).unwrap();
     assert_eq!(&v4[..], b"\x10\x1a\x00\x04MQTT\x04\xc2\x00\x1e\x00\x08ABCDEFGH\x00\x01u\x00\x01p");
     // 5: level 5, and 3 bytes of properties: receive maximum 16.
-    let v5 = encode(Protocol::V5, connect(Protocol::V5)).unwrap();
+    let v5 = encode(MqttVersion::V5, connect(MqttVersion::V5)).unwrap();
     let properties = b"\x03\x21\x00\x10";
     assert_eq!(&v5[..12], b"\x10\x1e\x00\x04MQTT\x05\xc2\x00\x1e");
     assert_eq!(&v5[12..16], properties);
@@ -65,13 +65,13 @@ fn every_refusal_of_a_connection_has_its_word() {
         (0x97, ConnectCode::Other(0x97)),
         (0x9f, ConnectCode::Other(0x9f)),
     ] {
-        let Ok(Some(Packet::ConnAck(ack))) = decode(Protocol::V5, &[0x20, 3, 0, code, 0]) else {
+        let Ok(Some(Packet::ConnAck(ack))) = decode(MqttVersion::V5, &[0x20, 3, 0, code, 0]) else {
             panic!("{code:#x}");
         };
         assert_eq!(ack.code, word);
     }
     let limits = [0x20, 14, 1, 0, 11, 0x21, 0, 7, 0x27, 0, 0, 1, 0, 0x13, 0, 9];
-    let Ok(Some(Packet::ConnAck(ack))) = decode(Protocol::V5, &limits) else {
+    let Ok(Some(Packet::ConnAck(ack))) = decode(MqttVersion::V5, &limits) else {
         panic!("limits");
     };
     let said = (ack.session_present, ack.receive_max, ack.max_packet, ack.keep_alive);
@@ -83,12 +83,12 @@ fn short_farewells_and_acknowledgements_are_whole() {
     for (bytes, reason) in
         [(&[0xe0, 0][..], 0), (&[0xe0, 1, 0x8e][..], 0x8e), (&[0xe0, 2, 0x8b, 0][..], 0x8b)]
     {
-        assert_eq!(decode(Protocol::V5, bytes).unwrap(), Some(Packet::Disconnect { reason }));
+        assert_eq!(decode(MqttVersion::V5, bytes).unwrap(), Some(Packet::Disconnect { reason }));
     }
     for (bytes, reason) in
         [(&[0x40, 2, 0, 7][..], 0), (&[0x40, 3, 0, 7, 0x10][..], 0x10), (&[0x40, 4, 0, 7, 0x87, 0][..], 0x87)]
     {
-        assert_eq!(decode(Protocol::V5, bytes).unwrap(), Some(Packet::PubAck { id: 7, reason }));
+        assert_eq!(decode(MqttVersion::V5, bytes).unwrap(), Some(Packet::PubAck { id: 7, reason }));
     }
 }
 
@@ -96,7 +96,7 @@ fn short_farewells_and_acknowledgements_are_whole() {
 fn a_packet_cut_within_its_properties_is_an_error_and_not_a_wait() {
     // A SUBACK with a packet identifier and nothing else; a PUBLISH with a topic and nothing else.
     for bytes in [&[0x90, 2, 0, 1][..], &[0x30, 3, 0, 1, b't'][..]] {
-        assert!(matches!(decode(Protocol::V5, bytes), Err(CodecError::Malformed(_))));
+        assert!(matches!(decode(MqttVersion::V5, bytes), Err(CodecError::Malformed(_))));
     }
 }
 
@@ -108,8 +108,8 @@ fn what_a_client_never_gets_is_an_error() {
         }
     }
     let qos2 = [0x34, 6, 0, 1, b't', 0, 1, 0];
-    assert!(matches!(decode(Protocol::V5, &qos2), Err(CodecError::Malformed(_))));
-    assert!(encode(Protocol::V5, Packet::PingResp).is_err());
+    assert!(matches!(decode(MqttVersion::V5, &qos2), Err(CodecError::Malformed(_))));
+    assert!(encode(MqttVersion::V5, Packet::PingResp).is_err());
 }
 
 #[test]

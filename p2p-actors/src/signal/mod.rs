@@ -5,7 +5,7 @@
 //! other.
 //!
 //! No flood reaches a mailbox: a channel reads its socket only while it has time, a few packets at a turn, and
-//! passes on no more than [`RECEIVE_RATE`](p2p_core::signal::link::RECEIVE_RATE) messages a second; messages to
+//! passes on no more than [`RECEIVE`](p2p_core::signal::link::RECEIVE) allows; messages to
 //! publish are counted at the door of [`Channel::publish`].
 
 mod codec;
@@ -24,7 +24,7 @@ use std::time::Instant;
 use actix::{Actor, Message, Recipient};
 use bytes::Bytes;
 use p2p_core::Seed;
-use p2p_core::signal::link::{Config, Login, MAX_QUEUED, Protocol, PublishError};
+use p2p_core::signal::link::{Config, Login, MAX_QUEUED, MqttVersion, PublishError};
 
 pub use memory::MemoryBroker;
 pub use p2p_core::signal::link::Event as ChannelEvent;
@@ -57,7 +57,7 @@ pub struct Endpoint {
     /// With TLS, if so; the certificate must be for `host`.
     pub tls: Option<Tls>,
     /// The only protocol version to try. Default: MQTT 5, then 3.1.1.
-    pub protocol: Option<Protocol>,
+    pub protocol: Option<MqttVersion>,
     /// User name and password, if the broker wants any.
     pub login: Option<Login>,
     /// Where the connection leaves this machine.

@@ -12,7 +12,7 @@ use actix::{
 };
 use futures_util::{Sink, SinkExt, Stream as _};
 use p2p_core::Seed;
-use p2p_core::signal::link::{Act, Config, Event, FailReason, Link, LinkError, Packet, Protocol};
+use p2p_core::signal::link::{Act, Config, Event, FailReason, Link, LinkError, MqttVersion, Packet};
 use tokio_util::codec::Framed;
 use tracing::{debug, info, trace};
 
@@ -70,7 +70,7 @@ impl Mqtt {
         self.owner.do_send(FromChannel { channel, what });
     }
 
-    fn start_dial(&mut self, protocol: Protocol, ctx: &mut Context<Self>) {
+    fn start_dial(&mut self, protocol: MqttVersion, ctx: &mut Context<Self>) {
         let endpoint = self.endpoint.clone();
         let dialling = async move { dial(&endpoint).await };
         let dialling = dialling.into_actor(self).map(move |dialled, actor, ctx| {
@@ -87,7 +87,7 @@ impl Mqtt {
         self.dial = Some(ctx.spawn(dialling));
     }
 
-    fn start_wire(&mut self, stream: Box<dyn Stream>, protocol: Protocol, ctx: &mut Context<Self>) {
+    fn start_wire(&mut self, stream: Box<dyn Stream>, protocol: MqttVersion, ctx: &mut Context<Self>) {
         self.wires += 1;
         self.wire = Some(Wire {
             number: self.wires,

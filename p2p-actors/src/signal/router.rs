@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use actix::{
     Actor, AsyncContext, Context, Handler, Message, Recipient, ResponseActFuture, SpawnHandle, WrapFuture,
 };
-use p2p_core::peer::{BrokerUrl, MqttVersion, PeerAddr, PeerId, Scheme};
-use p2p_core::signal::link::{Login, Protocol};
+use p2p_core::peer::{BrokerUrl, PeerAddr, PeerId, Scheme};
+use p2p_core::signal::link::Login;
 use p2p_core::signal::{
     AttemptId, Body, BrokerTrouble, Delivery, Inbox, InboxConfig, InboxEvent, InboxLimits, Scribe, Signal,
     Tally,
@@ -163,7 +163,7 @@ impl Router {
             host: url.host().to_string(),
             port: url.port()?,
             tls: url.is_tls().then(|| Tls { ca_file: config.ca_file.clone() }),
-            protocol: url.version().map(protocol),
+            protocol: url.version(),
             login: login.map(|(user, password)| Login { user, password }),
             bind: Bind { address: config.bind, device: None },
         }))
@@ -274,13 +274,6 @@ impl Router {
     fn drop_idle_guests(&mut self) {
         let now = now();
         self.lines.retain(|_, line| line.guest.is_none_or(|used| now < used + GUEST_LEASE));
-    }
-}
-
-fn protocol(version: MqttVersion) -> Protocol {
-    match version {
-        MqttVersion::V3 => Protocol::V311,
-        MqttVersion::V5 => Protocol::V5,
     }
 }
 

@@ -8,7 +8,7 @@ use actix::{Actor, Context, Handler};
 use bytes::Bytes;
 use p2p_actors::signal::{Bind, Broker, Channel, ChannelConfig, ChannelEvent, Endpoint, FromChannel, open};
 use p2p_core::Seed;
-use p2p_core::signal::link::{FailReason, LinkError, Login, Protocol, Subscribers};
+use p2p_core::signal::link::{FailReason, LinkError, Login, MqttVersion, Subscribers};
 use tokio::sync::mpsc;
 
 /// No story takes this long; a test that hangs should fail.
@@ -199,7 +199,7 @@ pub(crate) async fn it_closes(endpoint: &Endpoint) {
     let mut alice = Party::on("alice", endpoint);
     alice.up().await;
     alice.channel.close();
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = tokio::time::Instant::now().into_std() + Duration::from_secs(60);
     let late = alice.channel.publish(9, "p2p/alice".into(), Bytes::new(), until);
     assert!(late.is_err(), "a closed channel takes nothing");
     let rest = tokio::time::timeout(PATIENCE, alice.events.recv()).await;
@@ -207,6 +207,6 @@ pub(crate) async fn it_closes(endpoint: &Endpoint) {
 }
 
 /// Pinned to a version, it is spoken.
-pub(crate) fn pinned(endpoint: &Endpoint, protocol: Protocol) -> Endpoint {
+pub(crate) fn pinned(endpoint: &Endpoint, protocol: MqttVersion) -> Endpoint {
     Endpoint { protocol: Some(protocol), ..endpoint.clone() }
 }

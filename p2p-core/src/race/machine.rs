@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::dial::{DialAct, DialEvent};
+use super::record::Records;
 use super::reverse::ReverseAct;
 use super::{
-    Act, Candidate, Dialler, Event, Filter, Lane, LaneFailure, LaneReport, Motive, OurPlace, RaceReport,
-    Reverse, Way, WayFailure, WayOutcome, WayReport, candidates, path_to,
+    Act, Candidate, Dialler, Event, Filter, Lane, LaneFailure, Motive, OurPlace, RaceReport, Reverse, Way,
+    WayFailure, candidates, path_to,
 };
 use crate::peer::PeerAddr;
 use crate::proof::ProofError;
@@ -52,31 +53,6 @@ pub struct RaceConfig {
     pub within: Duration,
 }
 
-/// How far one way is.
-#[derive(Clone, Debug)]
-enum Progress {
-    Waiting,
-    Running { since: Instant },
-    Ended { since: Option<Instant>, at: Instant, outcome: WayOutcome },
-}
-
-#[derive(Clone, Debug)]
-struct Runner {
-    way: Way,
-    progress: Progress,
-}
-
-/// What is known of one connection.
-#[derive(Clone, Debug)]
-struct LaneRecord {
-    lane: Lane,
-    candidate: Candidate,
-    began: Instant,
-    connected: Option<Instant>,
-    proven: Option<Instant>,
-    failure: Option<LaneFailure>,
-}
-
 /// Whether the peer's current address was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AddrQuestion {
@@ -98,11 +74,10 @@ pub struct Race {
     config: RaceConfig,
     began: Instant,
     state: State,
-    runners: Vec<Runner>,
     dialler: Option<Dialler>,
     reverse: Option<Reverse>,
     question: AddrQuestion,
-    lanes: Vec<LaneRecord>,
+    records: Records,
     arrivals: usize,
     /// The peer was asked to dial us and may be at it.
     asked: bool,
@@ -113,16 +88,15 @@ pub struct Race {
 impl Race {
     /// Starts the first way at once.
     pub fn new(config: RaceConfig, now: Instant) -> Self {
-        let runners = config.ways.iter().map(|&way| Runner { way, progress: Progress::Waiting }).collect();
+        let records = Records::new(&config.ways, now);
         let mut race = Self {
             config,
             began: now,
             state: State::Racing,
-            runners,
             dialler: None,
             reverse: None,
             question: AddrQuestion::NotAsked,
-            lanes: Vec::new(),
+            records,
             arrivals: 0,
             asked: false,
             ended: None,
@@ -134,14 +108,14 @@ impl Race {
 
     /// TCP is up on this lane, the proof begins.
     pub fn handle_connected(&mut self, lane: Lane, now: Instant) {
-        if let Some(record) = self.record(lane) {
+        if let Some(record) = self.records.lane(lane) {
             record.connected.get_or_insert(now);
         }
     }
 
     /// The peer is proven on this lane. The first one is kept.
     pub fn handle_proven(&mut self, lane: Lane, now: Instant) {
-        let Some(record) = self.record(lane) else { return };
+        let Some(record) = self.records.lane(lane) else { return };
         if record.failure.is_some() {
             return;
         }
@@ -161,7 +135,7 @@ impl Race {
 
     /// This lane failed, in TCP, in its proof, or in the last moment.
     pub fn handle_failed(&mut self, lane: Lane, failure: LaneFailure, now: Instant) {
-        let Some(record) = self.record(lane).filter(|record| record.failure.is_none()) else {
+        let Some(record) = self.records.lane(lane).filter(|record| record.failure.is_none()) else {
             return;
         };
         record.failure = Some(failure.clone());
@@ -178,8 +152,7 @@ impl Race {
         }
         if self.state == State::Keeping(lane) {
             self.state = State::Racing;
-            let next = self.lanes.iter().find(|record| record.proven.is_some() && record.failure.is_none());
-            if let Some(next) = next.map(|record| record.lane) {
+            if let Some(next) = self.records.proven() {
                 self.keep(next);
             }
         }
@@ -198,14 +171,8 @@ impl Race {
         if !self.config.filter.paths.contains(&path) {
             return None;
         }
-        self.lanes.push(LaneRecord {
-            lane,
-            candidate,
-            began: now,
-            connected: Some(now),
-            proven: None,
-            failure: None,
-        });
+        self.records.open(lane, candidate, now);
+        self.handle_connected(lane, now);
         Some(lane)
     }
 
@@ -253,7 +220,7 @@ impl Race {
     /// Gives up: the user does not want the connection any more.
     pub fn close(&mut self, now: Instant) {
         if self.state != State::Over {
-            self.end_all(&WayFailure::Cancelled, now);
+            self.records.end_all(&WayFailure::Cancelled, now);
             self.over(None, now);
         }
     }
@@ -265,50 +232,16 @@ impl Race {
 
     /// The candidate behind a lane.
     pub fn candidate(&self, lane: Lane) -> Option<Candidate> {
-        self.lanes.iter().find(|record| record.lane == lane).map(|record| record.candidate)
+        self.records.candidate(lane)
     }
 
     /// What happened so far.
     pub fn report(&self, now: Instant) -> RaceReport {
-        let now = self.ended.unwrap_or(now);
-        let since = |at: Instant| at.saturating_duration_since(self.began);
-        let ways = self.runners.iter().map(|runner| {
-            let (began, ended, outcome) = match &runner.progress {
-                Progress::Waiting => (None, now, WayOutcome::Overtaken),
-                Progress::Running { since } => (Some(*since), now, WayOutcome::Overtaken),
-                Progress::Ended { since, at, outcome } => (*since, *at, outcome.clone()),
-            };
-            let lanes =
-                self.lanes.iter().filter(|record| record.lane.way() == runner.way).map(|record| LaneReport {
-                    path: record.candidate.path,
-                    remote: record.candidate.target,
-                    began: Some(since(record.began)),
-                    connected: record.connected.map(since),
-                    proven: record.proven.map(since),
-                    failure: record.failure.clone(),
-                });
-            WayReport {
-                way: runner.way,
-                began: began.map(since),
-                ended: since(ended),
-                outcome,
-                lanes: lanes.collect(),
-            }
-        });
-        RaceReport {
-            peer: self.config.peer.id(),
-            attempt: self.config.attempt,
-            took: since(now),
-            ways: ways.collect(),
-        }
+        self.records.report(self.config.peer.id(), self.config.attempt, self.ended.unwrap_or(now))
     }
 
     fn candidates(&self) -> Vec<Candidate> {
         candidates(&self.config.ours, &self.config.peer, &self.config.filter, Motive::OurWish)
-    }
-
-    fn record(&mut self, lane: Lane) -> Option<&mut LaneRecord> {
-        self.lanes.iter_mut().find(|record| record.lane == lane)
     }
 
     fn keep(&mut self, lane: Lane) {
@@ -330,8 +263,7 @@ impl Race {
             self.drain(now);
             self.end_direct(now);
         }
-        let idle = self.runners.iter().all(|runner| matches!(runner.progress, Progress::Ended { .. }))
-            && self.lanes.iter().all(|record| record.failure.is_some());
+        let idle = self.records.is_idle();
         if idle && self.state == State::Racing {
             self.over(None, now);
             self.output.push_back(Output::Event(Event::Lost));
@@ -340,16 +272,12 @@ impl Race {
 
     fn start_due(&mut self, now: Instant) -> bool {
         let mut started = false;
-        for index in 0..self.runners.len() {
-            let nobody_runs =
-                !self.runners.iter().any(|runner| matches!(runner.progress, Progress::Running { .. }));
-            let due = index == 0 || nobody_runs || now >= self.began + self.config.head_start;
-            if due && matches!(self.runners[index].progress, Progress::Waiting) && self.state == State::Racing
-            {
-                self.runners[index].progress = Progress::Running { since: now };
-                self.start(self.runners[index].way, now);
-                started = true;
-            }
+        let head_start_over = now >= self.began + self.config.head_start;
+        while self.state == State::Racing
+            && let Some(way) = self.records.start_next(head_start_over, now)
+        {
+            self.start(way, now);
+            started = true;
         }
         started
     }
@@ -357,8 +285,8 @@ impl Race {
     fn start(&mut self, way: Way, now: Instant) {
         match way {
             Way::Direct => self.dialler = Some(Dialler::new(self.candidates(), self.config.dial_delay, now)),
-            Way::Reverse if !self.config.can_signal => self.end(way, WayFailure::NoSignalling, now),
-            Way::Reverse if !self.config.listens => self.end(way, WayFailure::NotListening, now),
+            Way::Reverse if !self.config.can_signal => self.records.end(way, WayFailure::NoSignalling, now),
+            Way::Reverse if !self.config.listens => self.records.end(way, WayFailure::NotListening, now),
             Way::Reverse => self.reverse = Some(Reverse::new(now)),
         }
     }
@@ -368,14 +296,7 @@ impl Race {
             match output {
                 Output::Act(DialAct::Dial(index, candidate)) => {
                     let lane = Lane::dialled(index);
-                    self.lanes.push(LaneRecord {
-                        lane,
-                        candidate,
-                        began: now,
-                        connected: None,
-                        proven: None,
-                        failure: None,
-                    });
+                    self.records.open(lane, candidate, now);
                     self.output.push_back(Output::Act(Act::Dial(lane, candidate)));
                 }
                 Output::Act(DialAct::Drop(index)) => {
@@ -392,7 +313,7 @@ impl Race {
                     let body = Body::DialMe(DialMe { plain: self.config.plain });
                     self.output.push_back(Output::Act(Act::Signal(body)));
                 }
-                Output::Event(failure) => self.end(Way::Reverse, failure, now),
+                Output::Event(failure) => self.records.end(Way::Reverse, failure, now),
                 Output::Wait(_) => break,
             }
         }
@@ -428,37 +349,13 @@ impl Race {
         {
             let failure =
                 if dialler.lines().count() == 0 { WayFailure::NoCandidates } else { WayFailure::AllFailed };
-            self.end(Way::Direct, failure, now);
-        }
-    }
-
-    fn end(&mut self, way: Way, failure: WayFailure, now: Instant) {
-        for runner in self.runners.iter_mut().filter(|runner| runner.way == way) {
-            if let Progress::Running { since } = runner.progress {
-                runner.progress = Progress::Ended {
-                    since: Some(since),
-                    at: now,
-                    outcome: WayOutcome::Failed(failure.clone()),
-                };
-            }
-        }
-    }
-
-    fn end_all(&mut self, failure: &WayFailure, now: Instant) {
-        for runner in &mut self.runners {
-            let since = match runner.progress {
-                Progress::Waiting => None,
-                Progress::Running { since } => Some(since),
-                Progress::Ended { .. } => continue,
-            };
-            runner.progress =
-                Progress::Ended { since, at: now, outcome: WayOutcome::Failed(failure.clone()) };
+            self.records.end(Way::Direct, failure, now);
         }
     }
 
     /// It is over for one reason for all that still runs.
     fn lose(&mut self, failure: &WayFailure, now: Instant) {
-        self.end_all(failure, now);
+        self.records.end_all(failure, now);
         self.over(None, now);
         self.output.push_back(Output::Event(Event::Lost));
     }
@@ -469,25 +366,11 @@ impl Race {
         self.ended = Some(now);
         self.dialler = None;
         self.reverse = None;
-        for record in &mut self.lanes {
-            if Some(record.lane) != winner && record.failure.is_none() {
-                record.failure = Some(LaneFailure::Dropped);
-                self.output.push_back(Output::Act(Act::Drop(record.lane)));
-            }
+        for dropped in self.records.settle(winner, now) {
+            self.output.push_back(Output::Act(Act::Drop(dropped)));
         }
         if self.asked && winner.is_none_or(|lane| lane.way() != Way::Reverse) {
             self.output.push_back(Output::Act(Act::Signal(Body::Bye)));
-        }
-        for runner in &mut self.runners {
-            let since = match runner.progress {
-                Progress::Waiting => None,
-                Progress::Running { since } => Some(since),
-                Progress::Ended { since, .. } if Some(runner.way) == winner.map(|lane| lane.way()) => since,
-                Progress::Ended { .. } => continue,
-            };
-            let won = Some(runner.way) == winner.map(|lane| lane.way());
-            let outcome = if won { WayOutcome::Won } else { WayOutcome::Overtaken };
-            runner.progress = Progress::Ended { since, at: now, outcome };
         }
     }
 }
@@ -519,8 +402,7 @@ impl Machine for Race {
         if self.state == State::Over {
             return Output::Wait(None);
         }
-        let waiting = self.state == State::Racing
-            && self.runners.iter().any(|runner| matches!(runner.progress, Progress::Waiting));
+        let waiting = self.state == State::Racing && self.records.has_waiting();
         let asks = self.question == AddrQuestion::NotAsked && self.dialler.is_some() && self.may_ask();
         let answered = match self.question {
             AddrQuestion::Asked { until } => Some(until),

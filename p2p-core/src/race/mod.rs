@@ -16,6 +16,7 @@ mod answer;
 mod dial;
 mod machine;
 mod order;
+mod record;
 mod report;
 mod reverse;
 #[cfg(test)]

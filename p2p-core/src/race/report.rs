@@ -92,7 +92,7 @@ pub struct LaneReport {
     /// The address at the other end.
     pub remote: SocketAddr,
     /// When it began, after the start of the attempt.
-    pub began: Option<Duration>,
+    pub began: Duration,
     /// When TCP was up.
     pub connected: Option<Duration>,
     /// When the peer was proven.

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use super::bucket::{Bucket, Rate};
 use super::message::Signal;
 use super::seal::{OpenError, check_envelope, open};
 use super::seen::Seen;
@@ -12,6 +11,7 @@ use super::senders::{self, Bounds, Moment, Senders};
 use super::wire::WireError;
 use super::{CLOCK_SKEW, MOST_TTL};
 use crate::peer::{Identity, PeerId};
+use crate::rate::{Bucket, Rate};
 use crate::{Clock, Machine, Output, Seed};
 
 /// The most signals that wait to be polled.

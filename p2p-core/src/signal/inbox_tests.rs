@@ -11,6 +11,7 @@ use super::seal::seal_bytes;
 use super::senders::WINDOW;
 use super::*;
 use crate::peer::{Contents, Identity, PeerAddr, PeerId};
+use crate::rate::Rate;
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
 use crate::{Clock, Seed, UnixTime};

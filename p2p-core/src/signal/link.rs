@@ -14,7 +14,6 @@
 //! Every stay in a state but `Resting` and `Closed` is bounded, every message has an end, and after each CONNACK
 //! the subscription is made again and all that was not acknowledged is sent again.
 
-mod allowance;
 mod dialect;
 mod error;
 mod output;
@@ -32,10 +31,12 @@ use tracing::{debug, trace};
 
 pub use error::{FailReason, LinkError, PublishError};
 pub use output::{Act, Counters, Event, Subscribers};
-pub use packet::{ConnAck, Connect, ConnectCode, Login, Packet, Protocol, admit};
+pub use packet::{ConnAck, Connect, ConnectCode, Login, Packet, admit};
 
+pub use crate::peer::MqttVersion;
+
+use crate::rate::{Bucket, Rate};
 use crate::{Backoff, Deadline, Machine, Output, Seed};
-use allowance::Allowance;
 use dialect::Dialect;
 use queue::{Next, Queue};
 
@@ -59,11 +60,9 @@ pub const MAX_QUEUED_BYTES: usize = 256 * 1024;
 pub const MAX_PACKET: u32 = 16 * 1024;
 /// Messages on their way at once at most, either way, unless the broker allows fewer.
 pub const WINDOW: u16 = 16;
-/// Incoming messages a second at most, on average; more are acknowledged, counted and dropped. To open a sealed signal
+/// Incoming messages at most; more are acknowledged, counted and dropped. To open a sealed signal
 /// was measured at 0.44 ms, so that a flood takes less than a tenth of one core.
-pub const RECEIVE_RATE: u32 = 200;
-/// Incoming messages in one burst at most.
-pub const RECEIVE_BURST: u32 = 400;
+pub const RECEIVE: Rate = Rate { per_second: 200, burst: 400 };
 
 /// The first pause is a quarter to half a second, the longest half a minute to a minute.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -86,7 +85,7 @@ pub struct Config {
     pub login: Option<Login>,
     /// The only protocol version to try. Default: MQTT 5 first, because only it says that nobody is subscribed;
     /// then 3.1.1 when 5 is refused or the connection is dropped in answer to it.
-    pub protocol: Option<Protocol>,
+    pub protocol: Option<MqttVersion>,
 }
 
 #[derive(Debug)]
@@ -121,7 +120,7 @@ pub struct Link {
     pauses: Backoff,
     long_pauses: Backoff,
     queue: Queue,
-    allowance: Allowance,
+    allowance: Bucket,
     /// The broker has said once that nobody is subscribed, so it says it whenever it is so.
     tells_nobody: bool,
     out: VecDeque<Output<Act, Event>>,
@@ -140,7 +139,7 @@ impl Link {
             pauses: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             long_pauses: Backoff::new(LONGEST_PAUSE, LONGEST_PAUSE),
             queue: Queue::default(),
-            allowance: Allowance::new(now),
+            allowance: Bucket::new(now),
             tells_nobody: false,
             out: VecDeque::new(),
             counters: Counters::default(),
@@ -240,7 +239,7 @@ impl Link {
                 if let Some(id) = id {
                     self.act(Act::Send(Packet::PubAck { id, reason: 0 }));
                 }
-                if self.allowance.take(now) {
+                if self.allowance.take(RECEIVE, now) {
                     self.counters.received += 1;
                     self.event(Event::Received { payload });
                 } else {

@@ -9,7 +9,6 @@
 //!
 //! A broker sees a topic (a hash of the receiver's key), one of four sizes, and noise.
 
-mod bucket;
 mod inbox;
 pub mod link;
 mod message;
@@ -27,7 +26,6 @@ mod seal_tests;
 
 use std::time::Duration;
 
-pub use bucket::{Bucket, Rate};
 pub use inbox::{Inbox, InboxConfig, InboxCounters, InboxEvent, InboxLimits};
 pub use message::{AttemptId, Body, DialMe, Punch, Reason, Refusal, Relay, Signal};
 pub use scribe::{Scribe, WriteError};

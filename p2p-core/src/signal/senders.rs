@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::bucket::{Bucket, Rate};
 use super::message::Signal;
 use crate::UnixTime;
 use crate::peer::PeerId;
+use crate::rate::{Bucket, Rate};
 
 /// How many numbers are remembered of each sender.
 pub(super) const WINDOW: usize = 64;

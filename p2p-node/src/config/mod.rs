@@ -1,5 +1,7 @@
 //! What a node is told when it starts.
 
+#[cfg(feature = "config-file")]
+mod file;
 mod key;
 mod machine;
 
@@ -11,6 +13,9 @@ use p2p_actors::signal::MemoryBroker;
 use p2p_actors::{ActorsConfig, BrokerConfig, Interfaces, Limits, StunServer};
 use p2p_core::Family;
 use p2p_core::peer::{Identity, PeerId};
+
+#[cfg(feature = "config-file")]
+pub use file::{ConfigError, ConfigFault, parse_broker, parse_family, parse_stun, password_file};
 
 use crate::error::BindError;
 
@@ -24,6 +29,16 @@ pub enum Key {
     File(PathBuf),
     /// This one.
     Given(Identity),
+}
+
+impl Key {
+    /// The key itself: makes it, or reads its file and makes that when there is none.
+    ///
+    /// # Errors
+    /// [`BindError::KeyFile`] when the file cannot be used, [`BindError::Entropy`] when no key can be made.
+    pub fn into_identity(self) -> Result<Identity, BindError> {
+        key::load(self)
+    }
 }
 
 /// Everything a node can be told. The default is a node that listens on every interface and knows no server:
@@ -90,7 +105,7 @@ impl Config {
     }
 
     pub(crate) fn into_actors(self) -> Result<ActorsConfig, BindError> {
-        let mut actors = ActorsConfig::new(key::load(self.key)?);
+        let mut actors = ActorsConfig::new(self.key.into_identity()?);
         actors.interfaces = self.interfaces;
         actors.families = self.families;
         actors.listen_port = self.listen_port;

@@ -80,6 +80,20 @@ async fn bytes_arrive_whole_in_order_and_both_ways() {
 }
 
 #[tokio::test]
+async fn parts_written_at_once_arrive_in_order() {
+    for plain in [true, false] {
+        let (mut a, mut b) = pair(plain, Cipher::Aes256Gcm).await;
+        assert_eq!(a.is_write_vectored(), plain);
+        let parts = ["a head", "", " and", " a tail"].map(|part| IoSlice::new(part.as_bytes()));
+        let some = a.write_vectored(&parts).await.unwrap();
+        assert!(some == 17 || !plain && some > 0, "{some} bytes");
+        let mut got = vec![0; some];
+        b.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, b"a head and a tail"[..some]);
+    }
+}
+
+#[tokio::test]
 async fn a_question_needs_no_flush_even_when_the_kernel_is_full() {
     let (mut a, mut b) = pair(false, Cipher::Aes256Gcm).await;
     let question = vec![9; 8_000_000];

@@ -30,7 +30,8 @@ use mqtt5::broker::{
 use mqtt5::packet::connect::ConnectPacket;
 use mqtt5::packet::publish::PublishPacket;
 use mqtt5::protocol::v5::reason_codes::ReasonCode;
-use p2p_core::signal::link::{Login, MAX_PACKET};
+pub use p2p_core::signal::link::Login;
+use p2p_core::signal::link::MAX_PACKET;
 use ring::digest::{SHA256, digest};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use p2p_core::signal::Rate;
+use p2p_core::rate::Rate;
 use tokio::task::JoinSet;
 
 use bind::Site;
@@ -126,6 +126,7 @@ fn count(counter: &AtomicU64) {
 pub struct StunServer {
     tasks: JoinSet<()>,
     sites: Vec<Arc<Site>>,
+    bounds: Arc<serve::Bounds>,
     tally: Arc<Tally>,
 }
 
@@ -152,10 +153,10 @@ impl StunServer {
                 ));
             }
         }
-        for (site, listener) in listeners {
-            tasks.spawn(serve::connections(site, listener, Arc::clone(&bounds), Arc::clone(&tally)));
+        for (responder, listener) in listeners {
+            tasks.spawn(serve::connections(responder, listener, Arc::clone(&bounds), Arc::clone(&tally)));
         }
-        Ok(Self { tasks, sites, tally })
+        Ok(Self { tasks, sites, bounds, tally })
     }
 
     /// The addresses of [`StunServerConfig::listen`], in order, with the ports that were taken. Each is served
@@ -172,5 +173,6 @@ impl StunServer {
     /// Stops, and waits until every socket is closed.
     pub async fn shutdown(mut self) {
         self.tasks.shutdown().await;
+        self.bounds.emptied().await;
     }
 }

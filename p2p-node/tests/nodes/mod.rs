@@ -37,7 +37,8 @@ pub(crate) async fn talk(a: &mut Pipe, b: &mut Pipe) {
 /// One calls the other, both get a pipe, and it carries.
 pub(crate) async fn meet(caller: &Node, called: &Node, options: ConnectOptions) -> (Pipe, Pipe) {
     let addr = called.addr().expect("an address");
-    let calling = async { caller.connect_with(&addr, options).await.unwrap_or_else(|error| panic!("{error}")) };
+    let calling =
+        async { caller.connect_with(&addr, options).await.unwrap_or_else(|error| panic!("{error}")) };
     let accepting = async { called.accept().await.expect("an open node") };
     let (mut calling, mut accepted) = in_time(async { tokio::join!(calling, accepting) }).await;
     assert_eq!((calling.peer(), accepted.peer()), (called.id(), caller.id()));

@@ -80,8 +80,12 @@ impl Net {
     /// Lets nothing in on a machine that nobody there asked for, and says nothing about it.
     pub(crate) fn fire_wall(&self, machine: &str) {
         self.inside(machine, "nft add table inet wall");
-        self.inside(machine, "nft add chain inet wall in { type filter hook input priority 0 ; policy drop ; }");
-        for rule in ["iif lo accept", "ct state established,related accept", "meta l4proto ipv6-icmp accept"] {
+        self.inside(
+            machine,
+            "nft add chain inet wall in { type filter hook input priority 0 ; policy drop ; }",
+        );
+        for rule in ["iif lo accept", "ct state established,related accept", "meta l4proto ipv6-icmp accept"]
+        {
             self.inside(machine, &format!("nft add rule inet wall in {rule}"));
         }
     }

@@ -1,11 +1,11 @@
 //! Which version of MQTT a broker is spoken to in.
 
-use super::Protocol;
+use super::MqttVersion;
 
 /// Which version the next connection speaks.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Dialect {
-    Pinned(Protocol),
+    Pinned(MqttVersion),
     Newest,
     /// MQTT 5 did not work. Remembered over sessions only if the broker said so itself: a connection that was
     /// dropped may have been dropped for another reason.
@@ -15,11 +15,11 @@ pub(super) enum Dialect {
 }
 
 impl Dialect {
-    pub(super) fn protocol(self) -> Protocol {
+    pub(super) fn protocol(self) -> MqttVersion {
         match self {
             Self::Pinned(protocol) => protocol,
-            Self::Newest => Protocol::V5,
-            Self::Older { .. } => Protocol::V311,
+            Self::Newest => MqttVersion::V5,
+            Self::Older { .. } => MqttVersion::V3,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::Protocol;
+use super::MqttVersion;
 
 /// Why there is no session with a broker.
 ///
@@ -38,7 +38,7 @@ pub enum LinkError {
     NotAuthorised,
     /// The broker does not speak what we offered.
     #[error("the broker does not speak {0}")]
-    BadProtocol(Protocol),
+    BadProtocol(MqttVersion),
     /// The broker refuses the connection for another reason, by its MQTT 5 reason code.
     #[error("the broker refuses the connection (MQTT reason {0:#04x})")]
     Refused(u8),

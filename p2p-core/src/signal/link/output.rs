@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{FailReason, LinkError, Packet, Protocol};
+use super::{FailReason, LinkError, MqttVersion, Packet};
 
 /// An effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
     /// Connect to the broker, with TLS if there is any, then call [`Link::handle_connected`](super::Link::handle_connected) or
     /// [`Link::handle_lost`](super::Link::handle_lost). Packets will be in this version.
-    Dial(Protocol),
+    Dial(MqttVersion),
     /// Send this on the connection.
     Send(Packet),
     /// Give up the dial, or close the connection after what was sent. Nothing more is expected of it.

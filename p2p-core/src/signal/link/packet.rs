@@ -5,24 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::PublishError;
-
-/// A version of the MQTT protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// MQTT 3.1.1, protocol level 4.
-    V311,
-    /// MQTT 5, protocol level 5.
-    V5,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V311 => "MQTT 3.1.1",
-            Self::V5 => "MQTT 5",
-        })
-    }
-}
+use crate::peer::MqttVersion;
 
 /// User name and password. The password never shows in logs.
 #[derive(Clone, PartialEq, Eq)]
@@ -43,7 +26,7 @@ impl fmt::Debug for Login {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connect {
     /// The version to speak on this connection.
-    pub protocol: Protocol,
+    pub protocol: MqttVersion,
     /// Random, 20 letters and digits: every broker must accept 1 to 23 of them (MQTT-3.1.3-5).
     pub client_id: String,
     /// The longest silence we promise, in seconds.

@@ -35,7 +35,7 @@ impl Subject for Anything {
 
     fn new(mut seed: Seed, now: Instant) -> Link {
         let config = Config {
-            protocol: seed.pick(&[None, Some(Protocol::V5), Some(Protocol::V311)]).copied().flatten(),
+            protocol: seed.pick(&[None, Some(MqttVersion::V5), Some(MqttVersion::V3)]).copied().flatten(),
             ..config()
         };
         let mut link = Link::new(config, seed.fork("link"), now);
@@ -188,7 +188,7 @@ fn down(drained: &Drained<Act, Event>) -> (LinkError, Duration) {
 fn it_dials_greets_subscribes_and_is_up() {
     let login = Login { user: "u".into(), password: "secret".into() };
     let (mut story, first) = Story::new(Config { login: Some(login.clone()), ..config() });
-    assert_eq!(first.acts, [Act::Dial(Protocol::V5)]);
+    assert_eq!(first.acts, [Act::Dial(MqttVersion::V5)]);
     let hello = story.connect();
     let [Act::Send(Packet::Connect(connect))] = &hello.acts[..] else {
         panic!("{hello:?}");
@@ -231,7 +231,7 @@ fn a_broker_that_restarts_in_mid_publish_gets_it_again() {
     let (reason, retry_in) = down(&lost);
     assert_eq!(reason, LinkError::Lost("reset".into()));
     assert!(retry_in <= Duration::from_millis(500));
-    assert_eq!(story.wake().acts, [Act::Dial(Protocol::V5)]);
+    assert_eq!(story.wake().acts, [Act::Dial(MqttVersion::V5)]);
     story.connect();
     let again = story.packet(conn_ack(ConnectCode::Accepted));
     assert!(matches!(again.acts[0], Act::Send(Packet::Subscribe { .. })), "{again:?}");
@@ -288,17 +288,17 @@ fn a_broker_of_the_old_version_is_asked_in_its_own_and_remembered() {
     let (mut story, _) = Story::new(config());
     story.connect();
     let refused = story.packet(conn_ack(ConnectCode::BadProtocol));
-    assert_eq!(refused.acts, [Act::HangUp, Act::Dial(Protocol::V311)]);
+    assert_eq!(refused.acts, [Act::HangUp, Act::Dial(MqttVersion::V3)]);
     assert!(refused.events.is_empty(), "falling back is not a failure");
     story.connect();
     story.packet(conn_ack(ConnectCode::Accepted));
     story.lost();
-    assert_eq!(story.wake().acts, [Act::Dial(Protocol::V311)]);
+    assert_eq!(story.wake().acts, [Act::Dial(MqttVersion::V3)]);
     // It was upgraded meanwhile.
     story.connect();
     let refused = story.packet(conn_ack(ConnectCode::BadProtocol));
-    assert_eq!(down(&refused).0, LinkError::BadProtocol(Protocol::V311));
-    assert_eq!(story.wake().acts, [Act::Dial(Protocol::V5)]);
+    assert_eq!(down(&refused).0, LinkError::BadProtocol(MqttVersion::V3));
+    assert_eq!(story.wake().acts, [Act::Dial(MqttVersion::V5)]);
 }
 
 #[test]
@@ -306,15 +306,15 @@ fn a_hello_answered_by_a_hang_up_is_tried_once_in_the_old_version() {
     let (mut story, _) = Story::new(config());
     story.connect();
     let dropped = story.lost();
-    assert_eq!(dropped.acts, [Act::Dial(Protocol::V311)]);
+    assert_eq!(dropped.acts, [Act::Dial(MqttVersion::V3)]);
     story.connect();
     assert!(matches!(down(&story.lost()).0, LinkError::Lost(_)));
-    assert_eq!(story.wake().acts, [Act::Dial(Protocol::V5)], "it was not the version");
+    assert_eq!(story.wake().acts, [Act::Dial(MqttVersion::V5)], "it was not the version");
 }
 
 #[test]
 fn a_pinned_version_never_falls_back() {
-    for protocol in [Protocol::V5, Protocol::V311] {
+    for protocol in [MqttVersion::V5, MqttVersion::V3] {
         let (mut story, first) = Story::new(Config { protocol: Some(protocol), ..config() });
         assert_eq!(first.acts, [Act::Dial(protocol)]);
         story.connect();
@@ -468,9 +468,9 @@ fn a_flood_is_acknowledged_counted_and_dropped() {
         assert_eq!(drained.acts, [Act::Send(Packet::PubAck { id, reason: 0 })]);
         passed += drained.events.len();
     }
-    assert_eq!(passed, RECEIVE_BURST as usize);
-    assert_eq!(story.link.counters().flooded, u64::from(1_000 - RECEIVE_BURST));
+    assert_eq!(passed, RECEIVE.burst as usize);
+    assert_eq!(story.link.counters().flooded, u64::from(1_000 - RECEIVE.burst));
     story.now += SECOND;
     let after: usize = (1..=500).map(|id| story.packet(message(id)).events.len()).sum();
-    assert_eq!(after, RECEIVE_RATE as usize);
+    assert_eq!(after, RECEIVE.per_second as usize);
 }

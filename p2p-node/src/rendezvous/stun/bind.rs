@@ -26,7 +26,7 @@ impl Site {
     }
 }
 
-type Listeners = Vec<(Arc<Site>, TcpListener)>;
+type Listeners = Vec<(Responder, TcpListener)>;
 
 pub(super) fn bind(config: &StunServerConfig) -> Result<(Vec<Arc<Site>>, Listeners), StunServerError> {
     if config.listen.is_empty() {
@@ -47,9 +47,8 @@ pub(super) fn bind(config: &StunServerConfig) -> Result<(Vec<Arc<Site>>, Listene
             }
         }
         let (site, tcp) = bind_site(*listen, alternate)?;
-        let site = Arc::new(site);
-        listeners.extend(tcp.into_iter().map(|listener| (Arc::clone(&site), listener)));
-        sites.push(site);
+        listeners.extend(tcp.into_iter().map(|listener| (site.responder, listener)));
+        sites.push(Arc::new(site));
     }
     match alternates.first() {
         Some(lost) => Err(StunServerError::Alternate(*lost)),

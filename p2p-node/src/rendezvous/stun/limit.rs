@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use p2p_core::signal::{Bucket, Rate};
+use p2p_core::rate::{Bucket, Rate};
 
 /// Buckets there are. Sources share one by chance: with 4,096 an innocent shares with one given flooder in
 /// one case of 4,096, and the table never grows, whatever source addresses are forged.

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use p2p_core::stun::Transport;
 use p2p_core::stun::frame::Framer;
 use p2p_core::stun::responder::{Reply, Silence};
+use p2p_core::stun::{Responder, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,11 +23,15 @@ use super::{StunServerConfig, Tally, count};
 /// How long to leave a socket alone that only gives errors: no descriptors left, mostly.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections at once are never more than this, whatever the configuration says.
+const MOST_SEATS: usize = 1 << 20;
+
 /// What is shared by all tasks of one server.
 #[derive(Debug)]
 pub(super) struct Bounds {
     limit: Mutex<Limit>,
     seats: Arc<Semaphore>,
+    most_connections: u32,
     by_source: Arc<Mutex<HashMap<Source, usize>>>,
     most_per_source: usize,
     idle: Duration,
@@ -36,9 +40,11 @@ pub(super) struct Bounds {
 
 impl Bounds {
     pub(super) fn new(config: &StunServerConfig) -> Self {
+        let most_connections = config.most_connections.min(MOST_SEATS);
         Self {
             limit: Mutex::new(Limit::new(config.rate, Instant::now())),
-            seats: Arc::new(Semaphore::new(config.most_connections.min(Semaphore::MAX_PERMITS))),
+            seats: Arc::new(Semaphore::new(most_connections)),
+            most_connections: most_connections as u32,
             by_source: Arc::default(),
             most_per_source: config.most_per_source,
             idle: config.idle,
@@ -49,6 +55,13 @@ impl Bounds {
     fn admit(&self, source: SocketAddr) -> bool {
         let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
         limit.admit(Source::of(source.ip()), Instant::now())
+    }
+
+    /// Waits until every connection is over; none is let in any more.
+    pub(super) async fn emptied(&self) {
+        // All seats are free when one can take them all.
+        let _all = self.seats.acquire_many(self.most_connections).await;
+        self.seats.close();
     }
 
     /// A place for one more connection from `source`, unless there are too many.
@@ -86,7 +99,7 @@ impl Drop for Seat {
 
 /// Asks the responder, within the rate, and counts.
 fn answer(
-    site: &Site,
+    responder: &Responder,
     bytes: &[u8],
     (source, destination): (SocketAddr, SocketAddr),
     transport: Transport,
@@ -97,7 +110,7 @@ fn answer(
         count(&tally.limited);
         return Ok(None);
     }
-    match site.responder.respond(bytes, source, destination, transport) {
+    match responder.respond(bytes, source, destination, transport) {
         Ok(reply) => {
             count(if reply.is_error { &tally.refused } else { &tally.answered });
             Ok(Some(reply))
@@ -125,7 +138,9 @@ pub(super) async fn datagrams(site: Arc<Site>, index: usize, bounds: Arc<Bounds>
             }
         };
         let ends = (source, *destination);
-        let Ok(Some(reply)) = answer(&site, &buffer[..length], ends, Transport::Udp, &bounds, &tally) else {
+        let Ok(Some(reply)) =
+            answer(&site.responder, &buffer[..length], ends, Transport::Udp, &bounds, &tally)
+        else {
             continue;
         };
         let from = site.udp.iter().find(|(address, _)| *address == reply.from);
@@ -137,9 +152,9 @@ pub(super) async fn datagrams(site: Arc<Site>, index: usize, bounds: Arc<Bounds>
     }
 }
 
-/// Serves one TCP listener of a site, for ever.
+/// Serves one TCP listener, for ever.
 pub(super) async fn connections(
-    site: Arc<Site>,
+    responder: Responder,
     listener: TcpListener,
     bounds: Arc<Bounds>,
     tally: Arc<Tally>,
@@ -160,9 +175,9 @@ pub(super) async fn connections(
             continue;
         };
         count(&tally.connections);
-        let (site, bounds, tally) = (Arc::clone(&site), Arc::clone(&bounds), Arc::clone(&tally));
+        let (bounds, tally) = (Arc::clone(&bounds), Arc::clone(&tally));
         serving.spawn(async move {
-            let end = serve(&site, stream, source, &bounds, &tally).await;
+            let end = serve(&responder, stream, source, &bounds, &tally).await;
             if let Err(error) = &end
                 && error.kind() == io::ErrorKind::TimedOut
             {
@@ -176,7 +191,7 @@ pub(super) async fn connections(
 
 /// Serves one connection until it ends, idles, stalls or speaks something else.
 async fn serve(
-    site: &Site,
+    responder: &Responder,
     mut stream: TcpStream,
     source: SocketAddr,
     bounds: &Bounds,
@@ -209,7 +224,7 @@ async fn serve(
             };
             begun = Instant::now();
             let ends = (source, destination);
-            match answer(site, &message, ends, Transport::Tcp, bounds, tally) {
+            match answer(responder, &message, ends, Transport::Tcp, bounds, tally) {
                 Ok(Some(reply)) => timeout(bounds.stall, stream.write_all(&reply.bytes)).await??,
                 Ok(None) => {}
                 Err(silence) => return Err(io::Error::new(io::ErrorKind::InvalidData, silence)),

@@ -1,0 +1,88 @@
+//! The actors of p2p inside a program that already runs an actix `System`: no second thread, no second
+//! runtime.
+
+use std::net::TcpStream as StdStream;
+
+use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use anyhow::{Context as _, Result};
+use p2p_actors::signal::MemoryBroker;
+use p2p_actors::{ActorsConfig, BrokerConfig, ConnectOptions, Handle, Interfaces, Winner};
+use p2p_core::Seed;
+use p2p_core::peer::{Identity, PeerAddr};
+use tokio::net::TcpStream;
+
+/// An actor of the program's own, which uses the network.
+struct Greeter {
+    network: Handle,
+}
+
+impl Actor for Greeter {
+    type Context = Context<Self>;
+}
+
+/// Asks the greeter to greet somebody.
+#[derive(Message)]
+#[rtype(result = "Result<String>")]
+struct Greet(PeerAddr);
+
+impl Handler<Greet> for Greeter {
+    type Result = ResponseFuture<Result<String>>;
+
+    fn handle(&mut self, Greet(peer): Greet, _: &mut Context<Self>) -> Self::Result {
+        let network = self.network.clone();
+        Box::pin(async move {
+            // Both ends wish a plain connection, so the bare socket is the pipe.
+            let options = ConnectOptions { plain: true, ..ConnectOptions::default() };
+            let Winner { stream, how, .. } = network.connect(peer, options).await?;
+            say(stream, "hello").await?;
+            Ok(format!("greeted {} by the {} way", how.remote, how.way))
+        })
+    }
+}
+
+fn main() -> Result<()> {
+    actix::System::new().block_on(async {
+        let broker = MemoryBroker::new();
+        let anna = p2p_actors::spawn_local(config(1, &broker)?)?;
+        let bert = p2p_actors::spawn_local(config(2, &broker)?)?;
+        let greeter = Greeter { network: anna.clone() }.start();
+
+        let addr = address(&bert).await?;
+        let (greeted, winner) = tokio::join!(greeter.send(Greet(addr)), bert.accept());
+        println!("anna {}", greeted??);
+        println!("bert heard {:?}", hear(winner.context("nobody called")?.stream).await?);
+
+        anna.close().await;
+        bert.close().await;
+        Ok(())
+    })
+}
+
+fn config(number: u64, broker: &MemoryBroker) -> Result<ActorsConfig> {
+    // A fixed seed makes a fixed key: right for a demonstration, wrong for anything else.
+    let mut config = ActorsConfig::new(Identity::generate(&mut Seed::from_u64(number)));
+    config.interfaces = Interfaces::Only(vec!["lo".to_owned()]);
+    config.brokers = vec![BrokerConfig::new("memory://here".parse()?)];
+    config.memory = Some(broker.clone());
+    config.machine_id = b"this machine".to_vec();
+    config.plain = true;
+    Ok(config)
+}
+
+/// Waits until the node listens and knows where it is.
+async fn address(handle: &Handle) -> Result<PeerAddr> {
+    let mut status = handle.status();
+    let ready = status.wait_for(|status| status.is_ready()).await?;
+    ready.address.clone().context("a node that is ready has an address")
+}
+
+async fn say(stream: StdStream, what: &str) -> Result<()> {
+    let mut stream = TcpStream::from_std(stream)?;
+    Ok(tokio::io::AsyncWriteExt::write_all(&mut stream, what.as_bytes()).await?)
+}
+
+async fn hear(stream: StdStream) -> Result<String> {
+    let mut heard = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut TcpStream::from_std(stream)?, &mut heard).await?;
+    Ok(heard)
+}

@@ -1,0 +1,56 @@
+//! A TCP port here that leads to a TCP service beside a peer.
+
+use anyhow::{Context, Result};
+use p2p_node::{Node, PeerAddr, Pipe};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+/// Connections through one end of a tunnel at once.
+const MOST: usize = 64;
+
+/// The far end: every pipe that comes in is connected to `service`. Ends when the node is closed.
+pub async fn serve(node: &Node, service: &str) {
+    let seats = std::sync::Arc::new(Semaphore::new(MOST));
+    while let Some(mut pipe) = node.accept().await {
+        let Ok(seat) = std::sync::Arc::clone(&seats).try_acquire_owned() else { continue };
+        let service = service.to_owned();
+        tokio::spawn(async move {
+            let served = async {
+                let mut stream =
+                    TcpStream::connect(&service).await.with_context(|| format!("cannot reach {service}"))?;
+                join(&mut pipe, &mut stream).await
+            };
+            if let Err(error) = served.await {
+                eprintln!("{}: {error:#}", pipe.peer());
+            }
+            drop(seat);
+        });
+    }
+}
+
+/// The near end: every connection to `listener` gets a pipe of its own to `peer`. Ends with the listener.
+pub async fn forward(node: Node, peer: PeerAddr, listener: TcpListener) -> Result<()> {
+    let seats = std::sync::Arc::new(Semaphore::new(MOST));
+    loop {
+        let seat = std::sync::Arc::clone(&seats).acquire_owned().await?;
+        let (mut stream, from) = listener.accept().await?;
+        let (node, peer) = (node.clone(), peer.clone());
+        tokio::spawn(async move {
+            let forwarded = async {
+                let mut pipe = node.connect(&peer).await?;
+                join(&mut pipe, &mut stream).await
+            };
+            if let Err(error) = forwarded.await {
+                eprintln!("{from}: {error:#}");
+            }
+            drop(seat);
+        });
+    }
+}
+
+/// Carries bytes both ways until both are done.
+async fn join(pipe: &mut Pipe, stream: &mut TcpStream) -> Result<()> {
+    copy_bidirectional(pipe, stream).await?;
+    Ok(())
+}

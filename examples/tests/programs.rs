@@ -1,0 +1,75 @@
+//! Each program does what it says.
+
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+
+async fn output(program: &str) -> String {
+    let output = Command::new(program).kill_on_drop(true).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn hello_is_heard_and_answered() {
+    let told = output(env!("CARGO_BIN_EXE_hello")).await;
+    assert!(told.contains("bert heard \"hello\" from p2pid1"), "{told}");
+    assert!(told.contains("anna heard \"hello yourself\""), "{told}");
+}
+
+#[tokio::test]
+async fn embedded_actors_greet() {
+    let told = output(env!("CARGO_BIN_EXE_embed")).await;
+    assert!(told.contains("by the direct way"), "{told}");
+    assert!(told.contains("bert heard \"hello\""), "{told}");
+}
+
+/// Starts an end of a tunnel and reads the one line it prints.
+async fn tunnel(words: &[&str]) -> (Child, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tunnel"))
+        .args(words)
+        .env("TUNNEL_INTERFACE", "lo")
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).await.unwrap();
+    (child, line.trim().to_owned())
+}
+
+#[tokio::test]
+async fn a_tunnel_carries_a_service_to_another_process() {
+    let broker = p2p_node::rendezvous::broker::Broker::start(
+        &["127.0.0.1:0".parse().unwrap()],
+        p2p_node::rendezvous::broker::Options::default(),
+    )
+    .await
+    .unwrap();
+    let url = format!("mqtt://{}", broker.local_addrs()[0]);
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = service.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = service.accept().await {
+            tokio::spawn(async move {
+                let mut heard = Vec::new();
+                stream.read_to_end(&mut heard).await.unwrap();
+                heard.reverse();
+                stream.write_all(&heard).await.unwrap();
+            });
+        }
+    });
+    let (_far, address) = tunnel(&["serve", &at, &url]).await;
+    let (_near, port) = tunnel(&["forward", "127.0.0.1:0", &url, &address]).await;
+    for question in ["stressed", "desserts"] {
+        let mut stream = TcpStream::connect(&port).await.unwrap();
+        stream.write_all(question.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, question.chars().rev().collect::<String>());
+    }
+    broker.shutdown().await;
+}

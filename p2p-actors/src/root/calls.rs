@@ -1,0 +1,102 @@
+//! What peers ask of us by signal, and what brokers do.
+
+use std::rc::Rc;
+
+use actix::{Actor, AsyncContext, Context, Handler};
+use p2p_core::signal::{Body, Reason, Refusal, Signal};
+use tracing::{debug, info, warn};
+
+use super::Root;
+use crate::attempt::{Answering, AnsweringEnded, Heard, Stop};
+use crate::counters::Tallies;
+use crate::signal::{BrokerState, FromRouter, SendSignal};
+
+impl Root {
+    fn on_signal(&mut self, signal: Box<Signal>, channel: u32, ctx: &mut Context<Self>) {
+        debug!(from = %signal.from.short(), attempt = %signal.attempt, body = signal.body.name(), "signal");
+        let ours = self.attempts.get(&signal.attempt).filter(|ours| ours.peer == signal.from);
+        match (&signal.body, ours) {
+            (Body::DialMe(_), _) => self.answer(&signal, channel, ctx),
+            (Body::AskAddr, _) => self.reply(&signal, channel, Body::TellAddr),
+            (_, Some(ours)) => ours.addr.do_send(Heard(signal)),
+            (Body::Bye, None) => {
+                if let Some((caller, answer)) = self.answers.get(&signal.attempt)
+                    && *caller == signal.from
+                {
+                    answer.do_send(Stop);
+                }
+            }
+            (Body::Refuse(_) | Body::TellAddr, None) => debug!("for an attempt that is over"),
+            (_, None) => {
+                let refusal = Refusal { reason: Reason::Unsupported };
+                self.reply(&signal, channel, Body::Refuse(refusal));
+            }
+        }
+    }
+
+    /// Somebody asks us to dial them.
+    fn answer(&mut self, signal: &Signal, channel: u32, ctx: &mut Context<Self>) {
+        if self.answers.contains_key(&signal.attempt) {
+            return;
+        }
+        let reason = if self.shared.closing.get() {
+            Some(Reason::Closing)
+        } else if self.answers.len() >= self.config.limits.answers || self.incoming.capacity() == 0 {
+            Some(Reason::Busy)
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            return self.reply(signal, channel, Body::Refuse(Refusal { reason }));
+        }
+        let Some(router) = self.router.clone() else { return };
+        Tallies::count(&self.shared.tallies.answers);
+        let owner = ctx.address().recipient();
+        let answer = Answering::new(Rc::clone(&self.shared), router, owner, signal, channel);
+        self.answers.insert(signal.attempt, (signal.from, answer.start()));
+    }
+
+    fn reply(&self, signal: &Signal, channel: u32, body: Body) {
+        if let Some(router) = &self.router {
+            router.do_send(SendSignal {
+                to: signal.sender.clone(),
+                attempt: signal.attempt,
+                body,
+                back_on: Some(channel),
+                done: None,
+            });
+        }
+    }
+}
+
+impl Handler<FromRouter> for Root {
+    type Result = ();
+
+    fn handle(&mut self, what: FromRouter, ctx: &mut Context<Self>) {
+        match what {
+            FromRouter::Signal { signal, channel } => self.on_signal(signal, channel, ctx),
+            FromRouter::Broker(url, state) => {
+                match &state {
+                    BrokerState::Up => info!(%url, "broker up"),
+                    BrokerState::Down(reason) => warn!(%url, %reason, "broker down"),
+                    BrokerState::Connecting => {}
+                }
+                self.status.send_modify(|status| {
+                    status.brokers.insert(url.to_string(), state);
+                });
+            }
+        }
+    }
+}
+
+impl Handler<AnsweringEnded> for Root {
+    type Result = ();
+
+    fn handle(&mut self, ended: AnsweringEnded, ctx: &mut Context<Self>) {
+        self.answers.remove(&ended.attempt);
+        if let Some(winner) = ended.winner {
+            self.accept(*winner);
+        }
+        self.close_router(ctx);
+    }
+}

@@ -1,0 +1,134 @@
+//! The door for connections that come to us: who they are, what they are for, and whether there is room.
+
+use std::time::Instant;
+
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use p2p_core::proof::{Claim, ProofError, Stage};
+use p2p_core::race::Way;
+use p2p_core::signal::Reason;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::{debug, info, warn};
+
+use super::Root;
+use crate::attempt::{Arrived, Proving};
+use crate::counters::Tallies;
+use crate::drive::now;
+use crate::shared::Draft;
+use crate::winner::Winner;
+
+/// Somebody in the waiting room who has said who they are.
+struct Visitor {
+    proving: Proving,
+    ticket: u64,
+    seat: OwnedSemaphorePermit,
+    began: Instant,
+}
+
+impl Root {
+    /// Somebody connected to a listener.
+    pub(super) fn on_inbound(
+        &mut self,
+        stream: TcpStream,
+        seat: OwnedSemaphorePermit,
+        ctx: &mut Context<Self>,
+    ) {
+        if self.shared.closing.get() {
+            return;
+        }
+        Tallies::count(&self.shared.tallies.arrived);
+        let began = now();
+        let mut proving = Proving::new(stream, self.shared.proof_arrived());
+        let ticket = self.lobby.ticket();
+        let introduced = async move { (proving.advance().await, proving) };
+        let work = ctx.spawn(introduced.into_actor(self).map(move |(stage, proving), this, ctx| {
+            match (stage, proving.proof.claim()) {
+                (Ok(Stage::Deciding), Some(claim)) => {
+                    return this.on_claim(claim, Visitor { proving, ticket, seat, began }, ctx);
+                }
+                (Ok(_), _) => this.shared.tallies.count_failure(ProofError::OutOfTurn),
+                (Err(error), _) => {
+                    debug!(%error, "a connection was turned away");
+                    this.shared.tallies.count_failure(error);
+                }
+            }
+            this.lobby.leave(ticket);
+        }));
+        if let Some(evicted) = self.lobby.enter(ticket, work) {
+            Tallies::count(&self.shared.tallies.evicted);
+            ctx.cancel_future(evicted);
+        }
+    }
+
+    /// Somebody said who they are and what for.
+    fn on_claim(&mut self, claim: Claim, visitor: Visitor, ctx: &mut Context<Self>) {
+        let Visitor { mut proving, ticket, seat, began } = visitor;
+        let refuse = if claim.caller {
+            match self.attempts.get(&claim.attempt) {
+                Some(ours) if ours.peer == claim.peer => {
+                    ours.addr.do_send(Arrived(proving));
+                    self.lobby.leave(ticket);
+                    return;
+                }
+                _ => Some(Reason::Expired),
+            }
+        } else if self.config.allowed.as_ref().is_some_and(|allowed| !allowed.contains(&claim.peer)) {
+            Some(Reason::NotAllowed)
+        } else if self.incoming.capacity() == 0 {
+            Some(Reason::Busy)
+        } else if self.shared.closing.get() {
+            Some(Reason::Closing)
+        } else {
+            None
+        };
+        if refuse.is_some() {
+            Tallies::count(&self.shared.tallies.refused);
+        }
+        let answered = match refuse {
+            Some(reason) => proving.proof.refuse(reason, now()),
+            None => proving.proof.welcome(self.shared.plain, now()),
+        };
+        if answered.is_err() {
+            self.lobby.leave(ticket);
+            return self.shared.tallies.count_failure(ProofError::TimedOut);
+        }
+        debug!(peer = %claim.peer.short(), attempt = %claim.attempt, ?refuse, "claim");
+        // Until the caller's word there is only a claim, and an old Hello can be sent again by anybody: so long the
+        // visitor stays in the waiting room, and may have to make room.
+        let kept = async move { (proving.advance().await, proving, seat) };
+        let work = ctx.spawn(kept.into_actor(self).map(move |(stage, proving, seat), this, _| {
+            drop(seat);
+            this.lobby.leave(ticket);
+            match (stage, proving.proof.into_session()) {
+                (Ok(Stage::Kept), Some(session)) => {
+                    let draft = Draft { way: Way::Direct, path: None, peer: None, began, report: None };
+                    if let Some(winner) = this.shared.winner(proving.stream, session, draft) {
+                        this.accept(winner);
+                    }
+                }
+                // One that the caller did not choose, and one that was counted already.
+                (Err(ProofError::Lost | ProofError::Declined(_)), _) => {}
+                (Err(error), _) => this.shared.tallies.count_failure(error),
+                (Ok(_), _) => this.shared.tallies.count_failure(ProofError::OutOfTurn),
+            }
+        }));
+        self.lobby.stay(ticket, work);
+    }
+
+    /// Hands a connection to whoever accepts.
+    pub(super) fn accept(&mut self, winner: Winner) {
+        let (peer, way) = (winner.session.claim.peer.short(), winner.how.way);
+        match self.incoming.try_reserve() {
+            Ok(place) => {
+                info!(%peer, %way, "accepted");
+                // Counted before it is handed over: whoever has it also sees it counted.
+                Tallies::count(&self.shared.tallies.accepted);
+                place.send(winner);
+            }
+            Err(_) => {
+                warn!(%peer, "nobody takes the accepted connections: dropped one");
+                Tallies::count(&self.shared.tallies.refused);
+            }
+        }
+    }
+}

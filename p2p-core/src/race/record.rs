@@ -1,0 +1,165 @@
+//! The memory of a race: how far each way is, and what happened on each lane.
+
+use std::time::Instant;
+
+use super::{Candidate, Lane, LaneFailure, LaneReport, RaceReport, Way, WayFailure, WayOutcome, WayReport};
+use crate::peer::PeerId;
+use crate::signal::AttemptId;
+
+/// How far one way is.
+#[derive(Clone, Debug)]
+enum Progress {
+    Waiting,
+    Running { since: Instant },
+    Ended { since: Option<Instant>, at: Instant, outcome: WayOutcome },
+}
+
+impl Progress {
+    fn since(&self) -> Option<Instant> {
+        match self {
+            Self::Waiting => None,
+            Self::Running { since } => Some(*since),
+            Self::Ended { since, .. } => *since,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Runner {
+    way: Way,
+    progress: Progress,
+}
+
+/// What is known of one connection.
+#[derive(Clone, Debug)]
+pub(super) struct LaneRecord {
+    lane: Lane,
+    candidate: Candidate,
+    began: Instant,
+    pub(super) connected: Option<Instant>,
+    pub(super) proven: Option<Instant>,
+    pub(super) failure: Option<LaneFailure>,
+}
+
+/// Every way and every lane of one race.
+#[derive(Clone, Debug)]
+pub(super) struct Records {
+    began: Instant,
+    runners: Vec<Runner>,
+    lanes: Vec<LaneRecord>,
+}
+
+impl Records {
+    pub(super) fn new(ways: &[Way], now: Instant) -> Self {
+        let runners = ways.iter().map(|&way| Runner { way, progress: Progress::Waiting }).collect();
+        Self { began: now, runners, lanes: Vec::new() }
+    }
+
+    /// A lane begins.
+    pub(super) fn open(&mut self, lane: Lane, candidate: Candidate, now: Instant) {
+        let (connected, proven, failure) = (None, None, None);
+        self.lanes.push(LaneRecord { lane, candidate, began: now, connected, proven, failure });
+    }
+
+    pub(super) fn lane(&mut self, lane: Lane) -> Option<&mut LaneRecord> {
+        self.lanes.iter_mut().find(|record| record.lane == lane)
+    }
+
+    pub(super) fn candidate(&self, lane: Lane) -> Option<Candidate> {
+        self.lanes.iter().find(|record| record.lane == lane).map(|record| record.candidate)
+    }
+
+    /// The first lane that is proven and has not failed since.
+    pub(super) fn proven(&self) -> Option<Lane> {
+        let proven = |record: &&LaneRecord| record.proven.is_some() && record.failure.is_none();
+        self.lanes.iter().find(proven).map(|record| record.lane)
+    }
+
+    /// The next way that is due: the first at once, the others when `head_start_over`, or when none runs.
+    pub(super) fn start_next(&mut self, head_start_over: bool, now: Instant) -> Option<Way> {
+        let nobody_runs =
+            !self.runners.iter().any(|runner| matches!(runner.progress, Progress::Running { .. }));
+        let next = self.runners.iter_mut().find(|runner| matches!(runner.progress, Progress::Waiting))?;
+        (nobody_runs || head_start_over).then(|| {
+            next.progress = Progress::Running { since: now };
+            next.way
+        })
+    }
+
+    /// Whether a way has not begun.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.runners.iter().any(|runner| matches!(runner.progress, Progress::Waiting))
+    }
+
+    /// Whether nothing runs any more and nothing is left to run.
+    pub(super) fn is_idle(&self) -> bool {
+        self.runners.iter().all(|runner| matches!(runner.progress, Progress::Ended { .. }))
+            && self.lanes.iter().all(|record| record.failure.is_some())
+    }
+
+    /// A way that runs has failed.
+    pub(super) fn end(&mut self, way: Way, failure: WayFailure, now: Instant) {
+        for runner in self.runners.iter_mut().filter(|runner| runner.way == way) {
+            if let Progress::Running { since } = runner.progress {
+                let outcome = WayOutcome::Failed(failure.clone());
+                runner.progress = Progress::Ended { since: Some(since), at: now, outcome };
+            }
+        }
+    }
+
+    /// Every way that has not ended has failed.
+    pub(super) fn end_all(&mut self, failure: &WayFailure, now: Instant) {
+        for runner in &mut self.runners {
+            if !matches!(runner.progress, Progress::Ended { .. }) {
+                let outcome = WayOutcome::Failed(failure.clone());
+                runner.progress = Progress::Ended { since: runner.progress.since(), at: now, outcome };
+            }
+        }
+    }
+
+    /// The race is over: writes down who won and answers which lanes to drop.
+    pub(super) fn settle(&mut self, winner: Option<Lane>, now: Instant) -> Vec<Lane> {
+        let mut dropped = Vec::new();
+        for record in &mut self.lanes {
+            if Some(record.lane) != winner && record.failure.is_none() {
+                record.failure = Some(LaneFailure::Dropped);
+                dropped.push(record.lane);
+            }
+        }
+        for runner in &mut self.runners {
+            let won = Some(runner.way) == winner.map(|lane| lane.way());
+            if won || !matches!(runner.progress, Progress::Ended { .. }) {
+                let outcome = if won { WayOutcome::Won } else { WayOutcome::Overtaken };
+                runner.progress = Progress::Ended { since: runner.progress.since(), at: now, outcome };
+            }
+        }
+        dropped
+    }
+
+    /// The story so far.
+    pub(super) fn report(&self, peer: PeerId, attempt: AttemptId, now: Instant) -> RaceReport {
+        let since = |at: Instant| at.saturating_duration_since(self.began);
+        let lane = |record: &LaneRecord| LaneReport {
+            path: record.candidate.path,
+            remote: record.candidate.target,
+            began: since(record.began),
+            connected: record.connected.map(since),
+            proven: record.proven.map(since),
+            failure: record.failure.clone(),
+        };
+        let way = |runner: &Runner| {
+            let (ended, outcome) = match &runner.progress {
+                Progress::Waiting | Progress::Running { .. } => (now, WayOutcome::Overtaken),
+                Progress::Ended { at, outcome, .. } => (*at, outcome.clone()),
+            };
+            WayReport {
+                way: runner.way,
+                began: runner.progress.since().map(since),
+                ended: since(ended),
+                outcome,
+                lanes: self.lanes.iter().filter(|record| record.lane.way() == runner.way).map(lane).collect(),
+            }
+        };
+        RaceReport { peer, attempt, took: since(now), ways: self.runners.iter().map(way).collect() }
+    }
+}

@@ -1,0 +1,220 @@
+//! A simulated router: addresses below it, at most one way up, and a NAT or firewall for each family.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
+
+use super::dump::{Fate, Loss};
+use super::nat::{Nat, NatConfig, Verdict};
+use super::packet::{Header, IcmpKind, Packet};
+use super::world::{EdgeId, WorldError};
+use crate::{Family, Seed};
+
+/// A router that is not there yet.
+#[derive(Clone, Debug)]
+pub struct RouterConfig {
+    /// What dumps call it.
+    pub name: String,
+    /// What it does to IPv4; `None`: routes it.
+    pub v4: Option<NatConfig>,
+    /// What it does to IPv6; `None`: routes it.
+    pub v6: Option<NatConfig>,
+    /// How many hops it counts for: 1 for a box at home, more for a stretch of Internet.
+    pub hops: u8,
+    /// It tells the sender when the time to live runs out.
+    pub time_exceeded: bool,
+}
+
+impl RouterConfig {
+    /// A plain router; also a switch or an access point.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), v4: None, v6: None, hops: 1, time_exceeded: true }
+    }
+
+    /// With this NAT or firewall for IPv4.
+    pub fn with_v4(mut self, nat: NatConfig) -> Self {
+        self.v4 = Some(nat);
+        self
+    }
+
+    /// With this NAT or firewall for IPv6.
+    pub fn with_v6(mut self, nat: NatConfig) -> Self {
+        self.v6 = Some(nat);
+        self
+    }
+
+    /// That never sends Time Exceeded.
+    pub fn with_silent_hops(mut self) -> Self {
+        self.time_exceeded = false;
+        self
+    }
+}
+
+/// A router.
+#[derive(Debug)]
+pub struct Router {
+    name: String,
+    v4: Option<Nat>,
+    v6: Option<Nat>,
+    hops: u8,
+    time_exceeded: bool,
+    pub(super) uplink: Option<EdgeId>,
+    pub(super) below: BTreeMap<IpAddr, EdgeId>,
+}
+
+/// What a router does with a packet: what became of it, what to send, and where.
+#[derive(Debug)]
+pub(super) struct Decision {
+    pub(super) fate: Fate,
+    pub(super) forward: Option<EdgeId>,
+    pub(super) answer: Option<(EdgeId, Header)>,
+}
+
+impl Decision {
+    fn drop(why: impl Into<Loss>) -> Self {
+        let fate = Fate::Dropped { why: why.into(), answered: false };
+        Self { fate, forward: None, answer: None }
+    }
+
+    fn forward(fate: Fate, to: EdgeId) -> Self {
+        Self { fate, forward: Some(to), answer: None }
+    }
+
+    fn answer(why: impl Into<Loss>, answer: Option<(EdgeId, Header)>) -> Self {
+        let fate = Fate::Dropped { why: why.into(), answered: answer.is_some() };
+        Self { fate, forward: None, answer }
+    }
+}
+
+impl Router {
+    pub(super) fn new(
+        config: RouterConfig,
+        uplink: Option<EdgeId>,
+        mut seed: Seed,
+    ) -> Result<Self, WorldError> {
+        let mut nat = |config: Option<NatConfig>, family| {
+            let Some(config) = config else { return Ok(None) };
+            if let Some(ip) = config.external.iter().find(|ip| Family::of(**ip) != family) {
+                return Err(WorldError::Family { family, ip: *ip });
+            }
+            Ok(Some(Nat::new(config, seed.fork("nat"))?))
+        };
+        let (v4, v6) = (nat(config.v4, Family::V4)?, nat(config.v6, Family::V6)?);
+        Ok(Self {
+            name: config.name,
+            v4,
+            v6,
+            hops: config.hops,
+            time_exceeded: config.time_exceeded,
+            uplink,
+            below: BTreeMap::new(),
+        })
+    }
+
+    /// The name it was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it does to a family; `None` when it only routes it.
+    pub fn nat(&self, family: Family) -> Option<&Nat> {
+        match family {
+            Family::V4 => self.v4.as_ref(),
+            Family::V6 => self.v6.as_ref(),
+        }
+    }
+
+    pub(super) fn nat_mut(&mut self, family: Family) -> Option<&mut Nat> {
+        match family {
+            Family::V4 => self.v4.as_mut(),
+            Family::V6 => self.v6.as_mut(),
+        }
+    }
+
+    /// Whether addresses below are known above.
+    pub(super) fn hides(&self, family: Family) -> bool {
+        self.nat(family).is_some_and(|nat| nat.config().is_translating())
+    }
+
+    /// Where its own ICMP errors come from: an external address, or the dummy of RFC 7600.
+    fn address(&self, family: Family) -> IpAddr {
+        let external = self.nat(family).and_then(|nat| nat.config().external.first());
+        external.copied().unwrap_or(match family {
+            Family::V4 => Ipv4Addr::new(192, 0, 0, 8).into(),
+            Family::V6 => Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 8).into(),
+        })
+    }
+
+    /// A packet has come over `edge`.
+    pub(super) fn handle_packet(&mut self, edge: EdgeId, packet: &mut Packet, now: Instant) -> Decision {
+        let before = packet.header;
+        let header = &mut packet.header;
+        if header.ttl <= self.hops {
+            let error = || header.icmp_error(self.address(header.family()), IcmpKind::TimeExceeded);
+            let answer = self.time_exceeded.then(error).flatten();
+            return Decision::answer(Loss::Expired, answer.map(|answer| (edge, answer)));
+        }
+        header.ttl -= self.hops;
+        if self.uplink == Some(edge) {
+            return self.inward(edge, header, before, now);
+        }
+        match (self.below.get(&header.dst.ip()), self.uplink) {
+            (Some(below), _) => Decision::forward(Fate::Passed { before }, *below),
+            (None, Some(uplink)) => self.outward(edge, uplink, header, before, now),
+            (None, None) => Decision::drop(Loss::NoRoute),
+        }
+    }
+
+    fn outward(
+        &mut self,
+        edge: EdgeId,
+        uplink: EdgeId,
+        header: &mut Header,
+        before: Header,
+        now: Instant,
+    ) -> Decision {
+        let verdict = match self.nat_mut(header.family()) {
+            Some(nat) => nat.outbound(header, now),
+            None => Verdict::Forward,
+        };
+        match verdict {
+            Verdict::Forward => Decision::forward(Fate::Passed { before }, uplink),
+            Verdict::Leak(why) => Decision::forward(Fate::Leaked(why), uplink),
+            Verdict::Hairpin => match self.below.get(&header.dst.ip()) {
+                Some(below) => Decision::forward(Fate::TurnedRound { before }, *below),
+                None => Decision::drop(Loss::NoRoute),
+            },
+            Verdict::Drop(why) => Decision::drop(why),
+            Verdict::Answer(answer, why) => {
+                let back = self.below.get(&answer.dst.ip()).copied().unwrap_or(edge);
+                Decision::answer(why, Some((back, answer)))
+            }
+        }
+    }
+
+    fn inward(&mut self, uplink: EdgeId, header: &mut Header, before: Header, now: Instant) -> Decision {
+        let verdict = match self.nat_mut(header.family()) {
+            Some(nat) => nat.inbound(header, now),
+            None => Verdict::Forward,
+        };
+        match verdict {
+            Verdict::Forward | Verdict::Hairpin => match self.below.get(&header.dst.ip()) {
+                Some(below) => Decision::forward(Fate::Passed { before }, *below),
+                None => Decision::drop(Loss::NoRoute),
+            },
+            Verdict::Leak(why) | Verdict::Drop(why) => Decision::drop(why),
+            Verdict::Answer(answer, why) => Decision::answer(why, Some((uplink, answer))),
+        }
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let nats = [&self.v4, &self.v6].into_iter().flatten();
+        nats.filter_map(Nat::next_answer).min()
+    }
+
+    /// A late answer of one of the NATs, to be sent up.
+    pub(super) fn poll_answer(&mut self, now: Instant) -> Option<Header> {
+        let nats = [&mut self.v4, &mut self.v6].into_iter().flatten();
+        nats.into_iter().find_map(|nat| nat.poll_answer(now))
+    }
+}

@@ -1,0 +1,496 @@
+//! The TCP of a simulated host, as far as punching goes, and as Linux does it.
+//!
+//! Sockets are bound, listen, dial, also on one port at once; SYNs are sent again at the kernel's times, cross,
+//! and make one connection; a RST refuses, an ICMP error aborts; a 4-tuple in use cannot be dialled, one in
+//! TIME_WAIT neither. Data is delivered in order and sent again when lost, with a fixed window and without
+//! congestion control: good enough for handshakes, not for throughput. SYN times and the rules of shared
+//! ports were compared with Linux 6.18.
+
+mod bind;
+mod connection;
+mod error;
+mod options;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+pub use connection::TcpState;
+use connection::{Change, Connection, Io};
+pub use error::{Failure, SocketError};
+pub use options::{TcpOptions, TcpTimers};
+
+use super::packet::{Body, Header, IcmpKind, Packet, Quoted};
+use crate::Seed;
+
+/// Most connections of one listener that are half open, or open and not accepted.
+const BACKLOG: usize = 4_096;
+/// Most sockets of one host.
+const MOST_SOCKETS: usize = 65_536;
+
+/// A TCP socket of one host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TcpSocket(u32);
+
+impl fmt::Display for TcpSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tcp#{}", self.0)
+    }
+}
+
+/// Something happened to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpEvent {
+    /// A dial has succeeded.
+    Connected(TcpSocket),
+    /// A listener has a new connection.
+    Accepted {
+        /// The listener.
+        listener: TcpSocket,
+        /// The new connection.
+        socket: TcpSocket,
+    },
+    /// A connection or a dial has ended badly.
+    Failed(TcpSocket, Failure),
+    /// There are bytes to read.
+    Readable(TcpSocket),
+    /// The other side sends no more.
+    PeerClosed(TcpSocket),
+}
+
+#[derive(Debug)]
+struct Socket {
+    options: TcpOptions,
+    bound: Option<SocketAddr>,
+    role: Role,
+    /// What the timer queue holds for it.
+    timer: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Role {
+    /// Neither listening nor connected, or connected no more.
+    Idle,
+    Listener {
+        /// Half-open connections and those not yet told of.
+        pending: usize,
+    },
+    Connection {
+        connection: Box<Connection>,
+        listener: Option<TcpSocket>,
+    },
+}
+
+/// All TCP sockets of one host.
+#[derive(Debug)]
+pub struct TcpStack {
+    timers: TcpTimers,
+    seed: Seed,
+    sockets: BTreeMap<TcpSocket, Socket>,
+    next: u32,
+    by_port: BTreeSet<(u16, TcpSocket)>,
+    by_tuple: BTreeMap<(SocketAddr, SocketAddr), TcpSocket>,
+    deadlines: BTreeSet<(Instant, TcpSocket)>,
+    io: Io,
+    events: VecDeque<TcpEvent>,
+}
+
+impl TcpStack {
+    /// A stack without sockets.
+    pub fn new(timers: TcpTimers, seed: Seed) -> Self {
+        Self {
+            timers,
+            seed,
+            sockets: BTreeMap::new(),
+            next: 0,
+            by_port: BTreeSet::new(),
+            by_tuple: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            io: Io::default(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// A new socket.
+    ///
+    /// # Errors
+    /// [`SocketError::TooMany`].
+    pub fn socket(&mut self, options: TcpOptions) -> Result<TcpSocket, SocketError> {
+        if self.sockets.len() >= MOST_SOCKETS {
+            return Err(SocketError::TooMany);
+        }
+        while self.sockets.contains_key(&TcpSocket(self.next)) {
+            self.next = self.next.wrapping_add(1);
+        }
+        let id = TcpSocket(self.next);
+        self.next = self.next.wrapping_add(1);
+        self.sockets.insert(id, Socket { options, bound: None, role: Role::Idle, timer: None });
+        Ok(id)
+    }
+
+    /// Starts to listen on a bound socket.
+    ///
+    /// # Errors
+    /// When the socket is not bound or already used, or the port is shared with sockets that do not agree.
+    pub fn listen(&mut self, id: TcpSocket) -> Result<(), SocketError> {
+        let socket = self.sockets.get(&id).ok_or(SocketError::NoSuchSocket)?;
+        let local = socket.bound.ok_or(SocketError::NotBound)?;
+        if !matches!(socket.role, Role::Idle) {
+            return Err(SocketError::AlreadyUsed);
+        }
+        if self.is_in_use(id, local) {
+            return Err(SocketError::AddressInUse);
+        }
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.role = Role::Listener { pending: 0 };
+        }
+        Ok(())
+    }
+
+    /// Dials `remote` from `source`, or from the address the socket is bound to.
+    ///
+    /// # Errors
+    /// [`SocketError::AddressNotAvailable`] when the 4-tuple is in use, in whatever state.
+    pub fn connect(
+        &mut self,
+        id: TcpSocket,
+        source: IpAddr,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Result<(), SocketError> {
+        let socket = self.sockets.get(&id).ok_or(SocketError::NoSuchSocket)?;
+        if !matches!(socket.role, Role::Idle) {
+            return Err(SocketError::AlreadyUsed);
+        }
+        let (options, bound) = (socket.options, socket.bound);
+        let ip = match bound {
+            Some(bound) if !bound.ip().is_unspecified() => bound.ip(),
+            _ => source,
+        };
+        let port = match bound {
+            Some(bound) => bound.port(),
+            None => {
+                let free = |stack: &Self, port| {
+                    let local = SocketAddr::new(ip, port);
+                    !stack.is_port_used(port) && !stack.by_tuple.contains_key(&(local, remote))
+                };
+                self.ephemeral(0, free).ok_or(SocketError::NoPort)?
+            }
+        };
+        let local = SocketAddr::new(ip, port);
+        if self.by_tuple.contains_key(&(local, remote)) {
+            return Err(SocketError::AddressNotAvailable);
+        }
+        if bound.is_none() {
+            self.set_bound(id, local);
+        }
+        let iss = self.isn();
+        let connection = Connection::dial((local, remote), iss, options.ttl, self.timers, now, &mut self.io);
+        self.install(id, connection, None);
+        Ok(())
+    }
+
+    fn isn(&mut self) -> u32 {
+        (self.seed.number() >> 32) as u32
+    }
+
+    fn install(&mut self, id: TcpSocket, connection: Connection, listener: Option<TcpSocket>) {
+        self.by_tuple.insert((connection.local, connection.remote), id);
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.role = Role::Connection { connection: Box::new(connection), listener };
+        }
+        self.settle(id);
+    }
+
+    fn connection(&self, id: TcpSocket) -> Option<&Connection> {
+        match &self.sockets.get(&id)?.role {
+            Role::Connection { connection, .. } => Some(connection),
+            _ => None,
+        }
+    }
+
+    /// Lets `act` work on a connection, and then takes note of what changed.
+    fn with<T>(
+        &mut self,
+        id: TcpSocket,
+        act: impl FnOnce(&mut Connection, &mut Io) -> T,
+    ) -> Result<T, SocketError> {
+        let socket = self.sockets.get_mut(&id).ok_or(SocketError::NoSuchSocket)?;
+        let Role::Connection { connection, .. } = &mut socket.role else {
+            return Err(SocketError::NotConnected);
+        };
+        let result = act(connection, &mut self.io);
+        self.settle(id);
+        Ok(result)
+    }
+
+    /// Turns changes into events, renews the timer, and buries what is over.
+    fn settle(&mut self, id: TcpSocket) {
+        let Some(socket) = self.sockets.get_mut(&id) else {
+            return;
+        };
+        let Role::Connection { connection, listener } = &mut socket.role else {
+            return;
+        };
+        let mut told = None;
+        for change in self.io.changes.drain(..) {
+            self.events.push_back(match (change, *listener) {
+                (Change::Established, Some(listener)) => {
+                    told = Some(listener);
+                    TcpEvent::Accepted { listener, socket: id }
+                }
+                (Change::Established, None) => TcpEvent::Connected(id),
+                (Change::Failed(why), _) => TcpEvent::Failed(id, why),
+                (Change::Readable, _) => TcpEvent::Readable(id),
+                (Change::PeerClosed, _) => TcpEvent::PeerClosed(id),
+            });
+        }
+        let (over, detached) = (connection.is_over(), connection.is_detached);
+        let unannounced = over && listener.is_some() && told.is_none();
+        let tuple = (connection.local, connection.remote);
+        let deadline = connection.deadline();
+        if told.is_some() {
+            *listener = None;
+        }
+        let orphan_of = if unannounced { *listener } else { told };
+        if socket.timer != deadline {
+            if let Some(old) = socket.timer {
+                self.deadlines.remove(&(old, id));
+            }
+            if let Some(new) = deadline {
+                self.deadlines.insert((new, id));
+            }
+            socket.timer = deadline;
+        }
+        if over {
+            socket.role = Role::Idle;
+            self.by_tuple.remove(&tuple);
+            if detached || unannounced {
+                self.bury(id);
+            }
+        }
+        if let Some(listener) = orphan_of.and_then(|id| self.sockets.get_mut(&id))
+            && let Role::Listener { pending } = &mut listener.role
+        {
+            *pending = pending.saturating_sub(1);
+        }
+    }
+
+    fn bury(&mut self, id: TcpSocket) {
+        if let Some(socket) = self.sockets.remove(&id) {
+            if let Some(bound) = socket.bound {
+                self.by_port.remove(&(bound.port(), id));
+            }
+            if let Some(timer) = socket.timer {
+                self.deadlines.remove(&(timer, id));
+            }
+        }
+    }
+
+    /// Sets `IP_TTL` for what the socket sends from now on.
+    ///
+    /// # Errors
+    /// When there is no such socket.
+    pub fn set_ttl(&mut self, id: TcpSocket, ttl: u8) -> Result<(), SocketError> {
+        let socket = self.sockets.get_mut(&id).ok_or(SocketError::NoSuchSocket)?;
+        socket.options.ttl = ttl;
+        if let Role::Connection { connection, .. } = &mut socket.role {
+            connection.ttl = ttl;
+        }
+        Ok(())
+    }
+
+    /// Queues bytes to be sent; how many there was room for.
+    ///
+    /// # Errors
+    /// When the socket is not connected, or was shut.
+    pub fn send(&mut self, id: TcpSocket, bytes: &[u8], now: Instant) -> Result<usize, SocketError> {
+        if !self.connection(id).is_some_and(Connection::is_sendable) {
+            return Err(SocketError::NotConnected);
+        }
+        self.with(id, |connection, io| connection.send(bytes, now, io))
+    }
+
+    /// All bytes that have come and were not read; empty when there are none.
+    ///
+    /// # Errors
+    /// When the socket was never connected, or the connection has failed.
+    pub fn read(&mut self, id: TcpSocket) -> Result<Bytes, SocketError> {
+        self.with(id, |connection, _| connection.read())
+    }
+
+    /// Sends no more: a FIN follows what is queued.
+    ///
+    /// # Errors
+    /// When the socket is not connected.
+    pub fn shut(&mut self, id: TcpSocket, now: Instant) -> Result<(), SocketError> {
+        self.with(id, |connection, io| connection.shut(now, io))
+    }
+
+    /// Lets go of a socket: FIN and TIME_WAIT where there is a connection, RST when bytes were not read.
+    pub fn close(&mut self, id: TcpSocket, now: Instant) {
+        self.end(id, |connection, io| connection.detach(now, io));
+    }
+
+    /// Lets go of a socket with a RST where there is a connection (`SO_LINGER` of zero).
+    pub fn abort(&mut self, id: TcpSocket) {
+        self.end(id, |connection, io| {
+            connection.is_detached = true;
+            connection.abort(io);
+        });
+    }
+
+    fn end(&mut self, id: TcpSocket, act: impl FnOnce(&mut Connection, &mut Io)) {
+        match self.sockets.get(&id).map(|socket| &socket.role) {
+            None => (),
+            Some(Role::Idle) => self.bury(id),
+            Some(Role::Connection { .. }) => {
+                // It is there, so this cannot fail.
+                let _ = self.with(id, act);
+            }
+            Some(Role::Listener { .. }) => {
+                self.bury(id);
+                let is_child = |(child, socket): (&TcpSocket, &Socket)| match &socket.role {
+                    Role::Connection { listener: Some(of), .. } if *of == id => Some(*child),
+                    _ => None,
+                };
+                let children: Vec<_> = self.sockets.iter().filter_map(is_child).collect();
+                for child in children {
+                    self.abort(child);
+                }
+            }
+        }
+    }
+
+    /// The state of a connection; [`TcpState::Closed`] when there is none.
+    pub fn state(&self, id: TcpSocket) -> TcpState {
+        self.connection(id).map_or(TcpState::Closed, |connection| connection.state)
+    }
+
+    /// Whether the connection came from SYNs that crossed.
+    pub fn is_crossed(&self, id: TcpSocket) -> bool {
+        self.connection(id).is_some_and(|connection| connection.is_crossed)
+    }
+
+    /// The address a socket is bound to; for a connection its own end.
+    pub fn local(&self, id: TcpSocket) -> Option<SocketAddr> {
+        let connected = self.connection(id).map(|connection| connection.local);
+        connected.or_else(|| self.sockets.get(&id)?.bound)
+    }
+
+    /// The other end of a connection.
+    pub fn remote(&self, id: TcpSocket) -> Option<SocketAddr> {
+        self.connection(id).map(|connection| connection.remote)
+    }
+
+    /// All sockets, in the order of their numbers.
+    pub fn sockets(&self) -> impl Iterator<Item = TcpSocket> {
+        self.sockets.keys().copied()
+    }
+
+    /// How many sockets there are, those in TIME_WAIT included.
+    pub fn socket_count(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// A segment for this host.
+    pub fn handle_segment(&mut self, packet: &Packet, now: Instant) {
+        let Header { src, dst, body, .. } = packet.header;
+        let Body::Tcp(tcp) = body else { return };
+        let existing = self.by_tuple.get(&(dst, src)).copied();
+        if let Some(id) = existing {
+            if !self.connection(id).is_some_and(|connection| connection.gives_way_to(tcp)) {
+                // It is there, so this cannot fail.
+                let _ = self.with(id, |connection, io| {
+                    connection.handle_segment(tcp, &packet.payload, now, io);
+                });
+                return;
+            }
+            self.abort(id);
+        }
+        let listener = tcp.flags.is_syn().then(|| self.listener(dst)).flatten();
+        match listener {
+            Some(listener) => self.answer(listener, dst, src, packet, now),
+            None => self.io.packets.extend(packet.header.reset().map(Packet::from)),
+        }
+    }
+
+    fn listener(&self, local: SocketAddr) -> Option<TcpSocket> {
+        let listens = |ip: IpAddr| {
+            self.on_port(local.port()).find(|(_, socket)| {
+                let here = socket.bound.is_some_and(|bound| bound.ip() == ip);
+                here && matches!(socket.role, Role::Listener { .. })
+            })
+        };
+        let any = super::packet::unspecified(local.ip());
+        listens(local.ip()).or_else(|| listens(any)).map(|(id, _)| id)
+    }
+
+    fn answer(
+        &mut self,
+        listener: TcpSocket,
+        local: SocketAddr,
+        remote: SocketAddr,
+        syn: &Packet,
+        now: Instant,
+    ) {
+        let Body::Tcp(tcp) = syn.header.body else { return };
+        let Some(socket) = self.sockets.get_mut(&listener) else {
+            return;
+        };
+        let options = socket.options;
+        let Role::Listener { pending } = &mut socket.role else {
+            return;
+        };
+        if *pending >= BACKLOG {
+            return;
+        }
+        *pending += 1;
+        // A host without room for a socket is silent, as one with a full backlog.
+        let Ok(id) = self.socket(options) else { return };
+        self.set_bound(id, local);
+        let iss = self.isn();
+        let ends = (local, remote);
+        let connection = Connection::answer(ends, tcp, iss, options.ttl, self.timers, now, &mut self.io);
+        self.install(id, connection, Some(listener));
+    }
+
+    /// An ICMP error about a segment of this host.
+    pub fn handle_icmp(&mut self, kind: IcmpKind, quoted: &Quoted) {
+        if let Some(id) = self.by_tuple.get(&(quoted.src, quoted.dst)).copied() {
+            // It is there, so this cannot fail.
+            let _ = self.with(id, |connection, io| connection.handle_icmp(kind, quoted.seq, io));
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((at, id)) = self.deadlines.first().copied() {
+            if at > now {
+                break;
+            }
+            let handled = self.with(id, |connection, io| connection.handle_timeout(now, io));
+            if handled.is_err() {
+                self.deadlines.remove(&(at, id));
+            }
+        }
+    }
+
+    /// The next packet to send.
+    pub fn poll_packet(&mut self) -> Option<Packet> {
+        self.io.packets.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<TcpEvent> {
+        self.events.pop_front()
+    }
+}

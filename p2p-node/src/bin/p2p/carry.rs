@@ -1,0 +1,84 @@
+//! Bytes between a pipe and something else.
+
+use std::io::{Error, ErrorKind};
+
+use anyhow::Context;
+use p2p_node::Pipe;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::exit::Ended;
+
+/// As much as is read at once: what a pipe seals at once.
+const CHUNK: usize = 64 * 1024;
+
+/// How many bytes went through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Carried {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
+
+/// Which end of a stream failed.
+enum Broken {
+    Source(Error),
+    Sink(Error),
+}
+
+/// Copies until the source ends. What arrives is passed on at once.
+async fn pass(mut from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite + Unpin)) -> Result<u64, Broken> {
+    let mut buffer = vec![0; CHUNK];
+    let mut passed = 0;
+    loop {
+        let filled = from.read(&mut buffer).await.map_err(Broken::Source)?;
+        if filled == 0 {
+            return Ok(passed);
+        }
+        to.write_all(&buffer[..filled]).await.map_err(Broken::Sink)?;
+        to.flush().await.map_err(Broken::Sink)?;
+        passed += filled as u64;
+    }
+}
+
+/// Standard input to the peer, and the peer to standard output, until both have ended. The end of standard
+/// input ends our direction only.
+pub(crate) async fn stdio(pipe: Pipe) -> anyhow::Result<Carried> {
+    let (from_peer, mut to_peer) = tokio::io::split(pipe);
+    let send = async {
+        let sent = pass(tokio::io::stdin(), &mut to_peer).await.map_err(|broken| match broken {
+            Broken::Source(error) => anyhow::Error::new(error).context("standard input"),
+            Broken::Sink(error) => anyhow::Error::new(error).context("the connection"),
+        })?;
+        to_peer.shutdown().await.context("the connection")?;
+        anyhow::Ok(sent)
+    };
+    let receive = async {
+        pass(from_peer, &mut tokio::io::stdout()).await.map_err(|broken| match broken {
+            Broken::Sink(error) if error.kind() == ErrorKind::BrokenPipe => Ended::Unread.into(),
+            Broken::Source(error) => anyhow::Error::new(error).context("the connection"),
+            Broken::Sink(error) => anyhow::Error::new(error).context("standard output"),
+        })
+    };
+    let (sent, received) = tokio::try_join!(send, receive)?;
+    Ok(Carried { sent, received })
+}
+
+/// Everything back to where it came from.
+pub(crate) async fn echo(pipe: Pipe) -> anyhow::Result<Carried> {
+    let (from_peer, mut to_peer) = tokio::io::split(pipe);
+    let passed = pass(from_peer, &mut to_peer).await.map_err(|broken| match broken {
+        Broken::Source(error) | Broken::Sink(error) => anyhow::Error::new(error).context("the connection"),
+    })?;
+    to_peer.shutdown().await.context("the connection")?;
+    Ok(Carried { sent: passed, received: passed })
+}
+
+/// The peer and a service, each of whom may end its direction on its own.
+pub(crate) async fn forward(mut pipe: Pipe, target: &str) -> anyhow::Result<Carried> {
+    let mut service =
+        TcpStream::connect(target).await.with_context(|| format!("cannot connect to {target}"))?;
+    service.set_nodelay(true)?;
+    let (received, sent) =
+        tokio::io::copy_bidirectional_with_sizes(&mut pipe, &mut service, CHUNK, CHUNK).await?;
+    Ok(Carried { sent, received })
+}

@@ -1,0 +1,100 @@
+//! `p2p connect`
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use p2p_node::report::Report;
+use p2p_node::{ConnectOptions, Filter, Path, PeerAddr, Way};
+
+use crate::exit::Ended;
+use crate::options::{NodeOptions, bind, interrupted, parse_one, parse_seconds};
+use crate::{carry, screen};
+
+const EXAMPLE: &str = "\
+Standard input goes to the peer, what the peer sends comes to standard output. The end of standard input
+ends our direction; the command ends when the peer has ended its own too.
+
+Example:
+  p2p connect p2p1aba… < question > answer";
+
+/// Connect to a peer: standard input and output are the two directions
+#[derive(Args)]
+#[command(after_help = EXAMPLE)]
+pub(crate) struct Connect {
+    /// The address that `p2p listen` printed
+    #[arg(value_name = "ADDR")]
+    address: PeerAddr,
+    /// The ways to go, in this order [default: all] [possible values: direct, reverse]
+    #[arg(long = "strategy", value_name = "WAY", value_delimiter = ',', value_parser = parse_way)]
+    ways: Vec<Way>,
+    /// What may lie between [default: anything] [possible values: machine, local, external]
+    #[arg(long = "path", value_name = "PATH", value_delimiter = ',', value_parser = parse_path)]
+    paths: Vec<Path>,
+    /// When to give up connecting, in seconds [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    timeout: Option<Duration>,
+    /// Write what was tried, and how it went, to a file as JSON: also when there is no connection
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) node: NodeOptions,
+}
+
+fn parse_way(text: &str) -> Result<Way, String> {
+    parse_one(text, &Way::ALL)
+}
+
+fn parse_path(text: &str) -> Result<Path, String> {
+    parse_one(text, &Path::ALL)
+}
+
+impl Connect {
+    fn options(&self, families: &std::collections::BTreeSet<p2p_node::Family>) -> ConnectOptions {
+        let mut options = ConnectOptions { plain: self.node.plain(), ..ConnectOptions::default() };
+        let mut filter = Filter { families: families.clone(), ..Filter::default() };
+        if !self.ways.is_empty() {
+            options.ways = self.ways.clone();
+        }
+        if !self.paths.is_empty() {
+            filter.paths = self.paths.iter().copied().collect();
+        }
+        if let Some(timeout) = self.timeout {
+            options.within = timeout;
+        }
+        options.filter = filter;
+        options
+    }
+
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let config = self.node.config()?;
+        let options = self.options(&config.families);
+        let node = bind(config).await?;
+        let outcome = tokio::select! {
+            outcome = async {
+                let connected = node.connect_with(&self.address, options).await;
+                let report = match &connected {
+                    Ok(pipe) => Report::connected(pipe),
+                    Err(error) => Report::failed(self.address.id(), error),
+                };
+                if let Some(path) = &self.report {
+                    let text = serde_json::to_string_pretty(&report)? + "\n";
+                    std::fs::write(path, text)
+                        .with_context(|| format!("cannot write the report to {}", path.display()))?;
+                }
+                if self.node.json {
+                    screen::note(serde_json::to_string(&report)?);
+                }
+                match connected {
+                    Ok(pipe) => carry::stdio(pipe).await.map(|_| ()),
+                    Err(error) if self.node.json => Err(Ended::Told(error).into()),
+                    Err(error) => Err(error.into()),
+                }
+            } => outcome,
+            () = interrupted() => Err(Ended::Interrupted.into()),
+        };
+        node.close().await;
+        outcome
+    }
+}

@@ -1,0 +1,110 @@
+//! `p2p`: one TCP connection between two computers behind routers.
+//!
+//! | sub-command | what it does |
+//! |---|---|
+//! | `demo` | shows every way at work, within this process |
+//! | `listen` | prints its address and serves whoever connects |
+//! | `connect` | connects to an address: standard input and output are the two directions |
+//! | `id` | prints the peer id of a key file, and makes the file |
+//! | `rendezvous` | runs an MQTT broker and a STUN server for others |
+//!
+//! # Exit codes
+//! | code | meaning |
+//! |---|---|
+//! | 0 | it worked, or ended as asked; also when the reader of our output went away |
+//! | 1 | anything else, such as a connection that was cut |
+//! | 2 | command line, configuration, key file, interface or port |
+//! | 3 | the peer is offline: a broker says so |
+//! | 4 | no connection: every way failed |
+//! | 5 | the peer refused |
+//! | 6 | out of time |
+//! | 130 | interrupted before it was done |
+
+mod carry;
+mod connect;
+#[cfg(feature = "rendezvous")]
+mod demo;
+mod exit;
+mod id;
+mod listen;
+mod options;
+#[cfg(feature = "rendezvous")]
+mod rendezvous;
+mod screen;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    it worked, or ended as asked
+  1    anything else, such as a connection that was cut
+  2    command line, configuration, key file, interface or port
+  3    the peer is offline: a broker says so
+  4    no connection: every way failed
+  5    the peer refused
+  6    out of time
+  130  interrupted before it was done
+
+Logs go to standard error as RUST_LOG says, such as RUST_LOG=p2p_actors=debug; the default is warn.";
+
+/// One TCP connection between two computers behind routers.
+#[derive(Parser)]
+#[command(name = "p2p", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[cfg(feature = "rendezvous")]
+    Demo(demo::Demo),
+    Listen(listen::Listen),
+    Connect(connect::Connect),
+    Id(id::Id),
+    #[cfg(feature = "rendezvous")]
+    Rendezvous(rendezvous::Run),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = match &cli.command {
+        #[cfg(feature = "rendezvous")]
+        Command::Demo(demo) => demo.json,
+        Command::Listen(listen) => listen.node.json,
+        Command::Connect(connect) => connect.node.json,
+        Command::Id(id) => id.json,
+        #[cfg(feature = "rendezvous")]
+        Command::Rendezvous(run) => run.json,
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::tell(&error, json),
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env();
+    let filter = filter.context("RUST_LOG").map_err(exit::Usage::from)?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        match command {
+            #[cfg(feature = "rendezvous")]
+            Command::Demo(demo) => demo.run().await,
+            Command::Listen(listen) => listen.run().await,
+            Command::Connect(connect) => connect.run().await,
+            Command::Id(id) => id.run(),
+            #[cfg(feature = "rendezvous")]
+            Command::Rendezvous(rendezvous) => rendezvous.run().await,
+        }
+    });
+    // A thread may still wait for standard input; nobody waits for it.
+    runtime.shutdown_background();
+    outcome
+}

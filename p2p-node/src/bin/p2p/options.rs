@@ -1,0 +1,180 @@
+//! What the sub-commands that run a node have in common.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use p2p_node::config::{parse_broker, parse_family, parse_stun, password_file};
+use p2p_node::{
+    BrokerConfig, BrokerState, BrokerUrl, Config, Family, Interfaces, Key, Node, PeerId, StunServer,
+};
+
+use crate::exit::Usage;
+use crate::screen;
+
+/// The configuration file that is used when it is there and none was named.
+const USUAL_FILE: &str = "p2p.toml";
+/// The environment variable that names one.
+const VARIABLE: &str = "P2P_CONFIG";
+
+/// Options of a node. What is given here replaces what the configuration file says.
+#[derive(Args)]
+#[command(next_help_heading = "Node options (they replace what the configuration file says)")]
+pub(crate) struct NodeOptions {
+    /// Configuration file [default: $P2P_CONFIG, else ./p2p.toml if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// MQTT broker to be found through, such as mqtt://192.0.2.1 or mqtts://broker.example; repeatable
+    #[arg(long = "broker", value_name = "URL", value_parser = parse_broker)]
+    brokers: Vec<BrokerUrl>,
+    /// User name for the brokers
+    #[arg(long, value_name = "NAME")]
+    broker_user: Option<String>,
+    /// File whose first line is the password for the brokers
+    #[arg(long, value_name = "FILE", requires = "broker_user")]
+    broker_password_file: Option<PathBuf>,
+    /// PEM file with the certificates to trust for brokers, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    broker_ca: Option<PathBuf>,
+    /// STUN server to learn external addresses from; repeatable
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_stun)]
+    stun: Vec<StunServer>,
+    /// Network interface to use; repeatable [default: all that are up]
+    #[arg(long = "interface", value_name = "NAME")]
+    interfaces: Vec<String>,
+    /// TCP port to listen on; 0 for any free one
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Address family to use; repeatable [default: both] [possible values: v4, v6]
+    #[arg(long = "family", value_name = "FAMILY", value_parser = parse_family)]
+    families: Vec<Family>,
+    /// Key file, made when there is none [default: a new key, forgotten at the end]
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    /// No encryption after the proof, if the other side says so too
+    #[arg(long)]
+    plain: bool,
+    /// Peer that may connect to us; repeatable [default: whoever knows our address]
+    #[arg(long = "allow", value_name = "ID")]
+    allowed: Vec<PeerId>,
+    /// JSON instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The configuration in the file that was named, or in the usual places.
+pub(crate) fn file(named: Option<&Path>) -> anyhow::Result<Config> {
+    let variable = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let path = match (named, variable) {
+        (Some(path), _) => path.to_owned(),
+        (None, Some(path)) => path,
+        (None, None) if Path::new(USUAL_FILE).is_file() => USUAL_FILE.into(),
+        (None, None) => return Ok(Config::default()),
+    };
+    Ok(Config::from_file(path)?)
+}
+
+impl NodeOptions {
+    /// The configuration file with these options over it.
+    pub(crate) fn config(&self) -> anyhow::Result<Config> {
+        let mut config = file(self.config.as_deref())?;
+        if let Some(path) = &self.identity {
+            config.key = Key::File(path.clone());
+        }
+        if let Some(port) = self.port {
+            config.listen_port = port;
+        }
+        if !self.interfaces.is_empty() {
+            config.interfaces = Interfaces::Only(self.interfaces.clone());
+        }
+        if !self.families.is_empty() {
+            config.families = self.families.iter().copied().collect();
+        }
+        if !self.stun.is_empty() {
+            config.stun = self.stun.clone();
+        }
+        if !self.allowed.is_empty() {
+            config.allowed = Some(self.allowed.iter().copied().collect());
+        }
+        config.plain |= self.plain;
+        self.set_brokers(&mut config)?;
+        Ok(config)
+    }
+
+    fn set_brokers(&self, config: &mut Config) -> anyhow::Result<()> {
+        if !self.brokers.is_empty() {
+            config.brokers = self.brokers.iter().cloned().map(BrokerConfig::new).collect();
+        }
+        if config.brokers.is_empty() && (self.broker_user.is_some() || self.broker_ca.is_some()) {
+            return Err(Usage::new("--broker-user and --broker-ca need a --broker").into());
+        }
+        if let Some(user) = &self.broker_user {
+            let password = match &self.broker_password_file {
+                Some(path) => password_file(path)?,
+                None => String::new(),
+            };
+            for broker in &mut config.brokers {
+                broker.login = Some((user.clone(), password.clone()));
+            }
+        }
+        if let Some(path) = &self.broker_ca {
+            config.brokers.iter_mut().for_each(|broker| broker.ca_file = Some(path.clone()));
+        }
+        Ok(())
+    }
+
+    /// Whether the bare TCP connection is wished for.
+    pub(crate) fn plain(&self) -> bool {
+        self.plain
+    }
+}
+
+/// Starts a node, and tells which of its brokers are of no use now.
+pub(crate) async fn bind(config: Config) -> anyhow::Result<Node> {
+    let node = Node::bind(config).await?;
+    for (url, state) in &node.status().borrow().brokers {
+        let reason = match state {
+            BrokerState::Up => continue,
+            BrokerState::Connecting => "no answer yet",
+            BrokerState::Down(reason) => reason,
+        };
+        screen::note(format_args!("p2p: warning: broker {url}: {reason}; it is tried again"));
+    }
+    Ok(node)
+}
+
+/// Parses a number of seconds.
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok();
+    match seconds.filter(|seconds| (0.001..=86_400.0).contains(seconds)) {
+        Some(seconds) => Ok(Duration::from_secs_f64(seconds)),
+        None => Err("a number of seconds from 0.001 to 86400".to_owned()),
+    }
+}
+
+/// Finds the one that is written like this.
+pub(crate) fn parse_one<T: ToString + Copy>(text: &str, all: &[T]) -> Result<T, String> {
+    all.iter().copied().find(|one| one.to_string() == text).ok_or_else(|| {
+        let names: Vec<_> = all.iter().map(T::to_string).collect();
+        format!("there are {}", names.join(", "))
+    })
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub(crate) async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            },
+            Err(error) => tracing::warn!(%error, "no signal will be heard"),
+        }
+    }
+    #[cfg(not(unix))]
+    if let Err(error) = tokio::signal::ctrl_c().await {
+        tracing::warn!(%error, "no signal will be heard");
+    }
+}

@@ -1,0 +1,401 @@
+//! The story of a connection for programs: what `p2p connect --report FILE` writes and `--json` prints.
+//!
+//! All durations are milliseconds, as numbers. Keys and codes are stable: new ones may be added, none changes
+//! its meaning. Keys that are unknown or do not apply are left out.
+//!
+//! | key | meaning |
+//! |---|---|
+//! | `peer` | whom we wanted, or who called |
+//! | `result` | `connected`, or the code of `error` |
+//! | `error` | `code`, and `text` for people; see [`error_code`] |
+//! | `connection.way` | `direct`, `reverse` |
+//! | `connection.path` | what lies between: `machine`, `local`, `external` |
+//! | `connection.caller` | whether this end asked for the connection |
+//! | `connection.local`, `.remote` | the addresses of both ends, as this end sees them |
+//! | `connection.took_ms` | from the call to the proven pipe |
+//! | `connection.encrypted`, `.cipher` | whether bytes travel encrypted, and how |
+//! | `race.attempt` | the number in both ends' logs |
+//! | `race.took_ms` | how long the attempt took in all |
+//! | `race.won` | the way that led to the peer |
+//! | `race.ways[]` | each way that was allowed: `way`, `began_ms`, `ended_ms`, `outcome` (`won`, `overtaken`, `failed`), `failure`, `lanes` |
+//! | `….lanes[]` | each TCP connection: `path`, `remote`, `began_ms`, `connected_ms`, `proven_ms`, `failure` |
+//! | `….failure` | `code`, `text`, and `brokers` (`broker`, `reason`) for `no_broker` |
+//!
+//! Codes of a failed way: `no_candidates`, `all_failed`, `not_listening`, `no_signalling`, `no_broker`,
+//! `offline`, `refused`, `silent`, `timed_out`, `cancelled`, `unsupported`. Of a failed lane: `not_tried`,
+//! `dropped`, `connection_refused`, `unreachable`, `timed_out`, `local`, and for a failed proof
+//! `proof_garbled`, `proof_stranger`, `proof_ourselves`, `refused`, `declined`, `proof_timed_out`,
+//! `proof_lost`, `proof_out_of_turn`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use p2p_actors::{ConnectError, How};
+use p2p_core::peer::PeerId;
+use p2p_core::proof::{Cipher, ProofError};
+use p2p_core::race::{LaneFailure, LaneReport, Path, RaceReport, Way, WayFailure, WayOutcome, WayReport};
+use p2p_core::signal::BrokerTrouble;
+use serde::Serialize;
+
+use crate::pipe::Pipe;
+
+/// A connection that came to be, or did not.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// Who is, or should be, at the other end.
+    pub peer: String,
+    /// `connected`, or the code of the error.
+    pub result: &'static str,
+    /// Why there is no connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+    /// The connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection: Option<Connection>,
+    /// What was tried; only the caller knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub race: Option<Race>,
+}
+
+impl Report {
+    /// Tells of a connection.
+    pub fn connected(pipe: &Pipe) -> Self {
+        Self {
+            peer: pipe.peer().to_string(),
+            result: "connected",
+            error: None,
+            connection: Some(Connection::new(pipe.how(), pipe.cipher())),
+            race: pipe.how().report.as_ref().map(Race::from),
+        }
+    }
+
+    /// Tells of a connection to `peer` that did not come to be.
+    pub fn failed(peer: PeerId, error: &ConnectError) -> Self {
+        let code = error_code(error);
+        Self {
+            peer: peer.to_string(),
+            result: code,
+            error: Some(Failure { code, text: error.to_string(), brokers: Vec::new() }),
+            connection: None,
+            race: error.report().map(Race::from),
+        }
+    }
+}
+
+/// How a connection came to be.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Connection {
+    /// The way.
+    pub way: Way,
+    /// What lies between.
+    pub path: Path,
+    /// Whether this end asked for it.
+    pub caller: bool,
+    /// Our end's address.
+    pub local: SocketAddr,
+    /// The other end's address.
+    pub remote: SocketAddr,
+    /// From the call, or from the first this end heard of it, to the proven pipe; milliseconds.
+    pub took_ms: f64,
+    /// Whether bytes travel encrypted.
+    pub encrypted: bool,
+    /// How.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<&'static str>,
+}
+
+impl Connection {
+    /// Tells how a connection came to be, and how it is encrypted.
+    pub fn new(how: &How, cipher: Option<Cipher>) -> Self {
+        Self {
+            way: how.way,
+            path: how.path,
+            caller: how.caller,
+            local: how.local,
+            remote: how.remote,
+            took_ms: ms(how.took),
+            encrypted: cipher.is_some(),
+            cipher: cipher.map(|cipher| match cipher {
+                Cipher::Aes256Gcm => "aes-256-gcm",
+                Cipher::ChaCha20Poly1305 => "chacha20-poly1305",
+            }),
+        }
+    }
+}
+
+/// An attempt.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Race {
+    /// Its number, the same in both ends' logs.
+    pub attempt: String,
+    /// How long it took in all, in milliseconds.
+    pub took_ms: f64,
+    /// The way that led to the peer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub won: Option<Way>,
+    /// Each way that was allowed.
+    pub ways: Vec<WayStory>,
+}
+
+impl From<&RaceReport> for Race {
+    fn from(report: &RaceReport) -> Self {
+        Self {
+            attempt: report.attempt.to_string(),
+            took_ms: ms(report.took),
+            won: report.won(),
+            ways: report.ways.iter().map(WayStory::from).collect(),
+        }
+    }
+}
+
+/// One way of an attempt. Times are milliseconds after the start of the attempt.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct WayStory {
+    /// The way.
+    pub way: Way,
+    /// When it began, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub began_ms: Option<f64>,
+    /// When it ended.
+    pub ended_ms: f64,
+    /// `won`, `overtaken` or `failed`.
+    pub outcome: &'static str,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// Its connections.
+    pub lanes: Vec<LaneStory>,
+}
+
+impl From<&WayReport> for WayStory {
+    fn from(report: &WayReport) -> Self {
+        let (outcome, failure) = match &report.outcome {
+            WayOutcome::Won => ("won", None),
+            WayOutcome::Overtaken => ("overtaken", None),
+            WayOutcome::Failed(failure) => ("failed", Some(Failure::from(failure))),
+        };
+        Self {
+            way: report.way,
+            began_ms: report.began.map(ms),
+            ended_ms: ms(report.ended),
+            outcome,
+            failure,
+            lanes: report.lanes.iter().map(LaneStory::from).collect(),
+        }
+    }
+}
+
+/// One TCP connection of a way. Times are milliseconds after the start of the attempt.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct LaneStory {
+    /// What lay between.
+    pub path: Path,
+    /// The address at the other end.
+    pub remote: SocketAddr,
+    /// When it began.
+    pub began_ms: f64,
+    /// When TCP was up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connected_ms: Option<f64>,
+    /// When the peer was proven.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proven_ms: Option<f64>,
+    /// Why it was not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+impl From<&LaneReport> for LaneStory {
+    fn from(report: &LaneReport) -> Self {
+        Self {
+            path: report.path,
+            remote: report.remote,
+            began_ms: ms(report.began),
+            connected_ms: report.connected.map(ms),
+            proven_ms: report.proven.map(ms),
+            failure: report.failure.as_ref().map(Failure::from),
+        }
+    }
+}
+
+/// Why something failed: for programs and for people.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Failure {
+    /// Stable.
+    pub code: &'static str,
+    /// A sentence, which may change.
+    pub text: String,
+    /// What each broker said, when none could be used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub brokers: Vec<BrokerTrouble>,
+}
+
+impl From<&WayFailure> for Failure {
+    fn from(failure: &WayFailure) -> Self {
+        let code = match failure {
+            WayFailure::NoCandidates => "no_candidates",
+            WayFailure::AllFailed => "all_failed",
+            WayFailure::NotListening => "not_listening",
+            WayFailure::NoSignalling => "no_signalling",
+            WayFailure::NoBroker(_) => "no_broker",
+            WayFailure::Offline => "offline",
+            WayFailure::Refused(_) => "refused",
+            WayFailure::Silent => "silent",
+            WayFailure::TimedOut => "timed_out",
+            WayFailure::Cancelled => "cancelled",
+            WayFailure::Unsupported => "unsupported",
+        };
+        let brokers = match failure {
+            WayFailure::NoBroker(troubles) => troubles.clone(),
+            _ => Vec::new(),
+        };
+        Self { code, text: failure.to_string(), brokers }
+    }
+}
+
+impl From<&LaneFailure> for Failure {
+    fn from(failure: &LaneFailure) -> Self {
+        let code = match failure {
+            LaneFailure::NotTried => "not_tried",
+            LaneFailure::Dropped => "dropped",
+            LaneFailure::Refused => "connection_refused",
+            LaneFailure::Unreachable(_) => "unreachable",
+            LaneFailure::TimedOut => "timed_out",
+            LaneFailure::Local(_) => "local",
+            LaneFailure::Proof(proof) => match proof {
+                ProofError::Garbled => "proof_garbled",
+                ProofError::Stranger => "proof_stranger",
+                ProofError::Ourselves => "proof_ourselves",
+                ProofError::Refused(_) => "refused",
+                ProofError::Declined(_) => "declined",
+                ProofError::TimedOut => "proof_timed_out",
+                ProofError::Lost => "proof_lost",
+                ProofError::OutOfTurn => "proof_out_of_turn",
+            },
+        };
+        Self { code, text: failure.to_string(), brokers: Vec::new() }
+    }
+}
+
+/// The stable code of an error: `offline`, `refused` (the peer said no on some way), `timed_out` (the time
+/// was up while some way still had hope), `no_connection` (every way failed), `ourselves`, `nothing_allowed`,
+/// `too_many_attempts`, `socket` or `closed`.
+pub fn error_code(error: &ConnectError) -> &'static str {
+    match error {
+        ConnectError::Offline(_) => "offline",
+        ConnectError::Failed(report) if is_refused(report) => "refused",
+        ConnectError::Failed(report) if is_timed_out(report) => "timed_out",
+        ConnectError::Failed(_) => "no_connection",
+        ConnectError::Ourselves => "ourselves",
+        ConnectError::NothingAllowed => "nothing_allowed",
+        ConnectError::TooManyAttempts { .. } => "too_many_attempts",
+        ConnectError::Socket(_) => "socket",
+        ConnectError::Closed => "closed",
+    }
+}
+
+fn is_refused(report: &RaceReport) -> bool {
+    report.ways.iter().any(|way| {
+        let lane_refused =
+            |lane: &LaneReport| matches!(lane.failure, Some(LaneFailure::Proof(ProofError::Refused(_))));
+        matches!(way.outcome, WayOutcome::Failed(WayFailure::Refused(_)))
+            || way.lanes.iter().any(lane_refused)
+    })
+}
+
+fn is_timed_out(report: &RaceReport) -> bool {
+    report.ways.iter().any(|way| way.outcome == WayOutcome::Failed(WayFailure::TimedOut))
+}
+
+/// Milliseconds, to the microsecond.
+fn ms(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use p2p_core::Seed;
+    use p2p_core::peer::Identity;
+    use p2p_core::signal::{AttemptId, Reason};
+    use serde_json::json;
+
+    use super::*;
+
+    fn race(failure: WayFailure, lane: LaneFailure) -> Box<RaceReport> {
+        let lane = LaneReport {
+            path: Path::Local,
+            remote: "192.0.2.1:80".parse().unwrap(),
+            began: Duration::from_micros(1_500),
+            connected: None,
+            proven: None,
+            failure: Some(lane),
+        };
+        let way = WayReport {
+            way: Way::Direct,
+            began: Some(Duration::ZERO),
+            ended: Duration::from_millis(20),
+            outcome: WayOutcome::Failed(failure),
+            lanes: vec![lane],
+        };
+        let peer = Identity::generate(&mut Seed::new([7; 32])).id();
+        Box::new(RaceReport {
+            peer,
+            attempt: AttemptId([1; 16]),
+            took: Duration::from_secs(1),
+            ways: vec![way],
+        })
+    }
+
+    #[test]
+    fn a_failed_attempt_is_told_whole() {
+        let trouble = BrokerTrouble { broker: "mqtt://a".into(), reason: "no answer".into() };
+        let race = race(WayFailure::NoBroker(vec![trouble]), LaneFailure::Refused);
+        let peer = race.peer;
+        let report = Report::failed(peer, &ConnectError::Failed(race));
+        let told = serde_json::to_value(&report).unwrap();
+        assert_eq!(told["result"], "no_connection");
+        assert_eq!(told["error"]["code"], "no_connection");
+        assert_eq!(told["peer"], peer.to_string());
+        assert!(told.get("connection").is_none());
+        assert_eq!(told["race"]["took_ms"], 1000.0);
+        assert_eq!(
+            told["race"]["ways"],
+            json!([{
+                "way": "direct",
+                "began_ms": 0.0,
+                "ended_ms": 20.0,
+                "outcome": "failed",
+                "failure": {
+                    "code": "no_broker",
+                    "text": "no broker could be used",
+                    "brokers": [{ "broker": "mqtt://a", "reason": "no answer" }],
+                },
+                "lanes": [{
+                    "path": "local",
+                    "remote": "192.0.2.1:80",
+                    "began_ms": 1.5,
+                    "failure": { "code": "connection_refused", "text": "connection refused" },
+                }],
+            }])
+        );
+    }
+
+    #[test]
+    fn each_error_has_its_code() {
+        let code = |way, lane| error_code(&ConnectError::Failed(race(way, lane)));
+        let no = ProofError::Refused(Reason::Busy);
+        assert_eq!(code(WayFailure::AllFailed, LaneFailure::TimedOut), "no_connection");
+        assert_eq!(code(WayFailure::AllFailed, no.into()), "refused");
+        assert_eq!(code(WayFailure::Refused(Reason::NoRoute), LaneFailure::NotTried), "refused");
+        assert_eq!(code(WayFailure::TimedOut, LaneFailure::Dropped), "timed_out");
+        let offline = ConnectError::Offline(race(WayFailure::Offline, LaneFailure::Refused));
+        assert_eq!(error_code(&offline), "offline");
+        assert_eq!(error_code(&ConnectError::Closed), "closed");
+    }
+}

@@ -1,0 +1,414 @@
+//! The `p2p` command as a user meets it: separate processes on loopback.
+
+mod process;
+
+use std::fs;
+use std::io::{BufRead, Read, Write};
+use std::net::TcpListener;
+
+use process::{Desk, Done, Process, mosquitto};
+use serde_json::Value;
+
+/// A broker in a process of its own.
+struct Rendezvous {
+    process: Process,
+    broker: String,
+    stun: String,
+}
+
+fn rendezvous(desk: &Desk, more: &[&str]) -> Rendezvous {
+    let args = [&["rendezvous", "--mqtt", "127.0.0.1:0", "--stun", "127.0.0.1:0"], more].concat();
+    let mut process = desk.start(&args);
+    let broker = process.line();
+    let stun = process.line();
+    let stun = stun.strip_prefix("stun:").expect("a line for each server").to_owned();
+    Rendezvous { process, broker, stun }
+}
+
+/// A listening node and its address.
+fn listen(desk: &Desk, broker: &str, more: &[&str]) -> (Process, String) {
+    let args = [&["listen", "--interface", "lo", "--broker", broker], more].concat();
+    let mut process = desk.start(&args);
+    let address = process.line();
+    assert!(address.starts_with("p2p1"), "{address}");
+    (process, address)
+}
+
+fn connect(desk: &Desk, address: &str, more: &[&str], input: &[u8]) -> Done {
+    desk.run(&[&["connect", address, "--interface", "lo"], more].concat(), input)
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn two_processes_meet_by_each_way_and_tell_how() {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let (_echo, address) = listen(&desk, &rendezvous.broker, &["--echo", "--stun", &rendezvous.stun]);
+    let report = desk.path("report.json");
+    for ways in ["direct", "reverse", "direct,reverse"] {
+        let more = ["--strategy", ways, "--report", report.to_str().unwrap()];
+        let done = connect(&desk, &address, &more, b"hello\nand good-bye");
+        done.says(0, &[]);
+        assert_eq!(done.stdout, b"hello\nand good-bye");
+        let told = json(&fs::read_to_string(&report).unwrap());
+        assert_eq!(told["result"], "connected");
+        assert_eq!(told["race"]["won"], told["connection"]["way"]);
+        if !ways.contains(',') {
+            assert_eq!(told["connection"]["way"], ways);
+        }
+        assert_eq!(told["connection"]["path"], "machine");
+        assert_eq!(told["connection"]["caller"], true);
+        assert_eq!(told["connection"]["encrypted"], true);
+        assert!(told["connection"]["took_ms"].as_f64().unwrap() > 0.0);
+        assert_eq!(told["race"]["ways"].as_array().unwrap().len(), ways.split(',').count());
+    }
+}
+
+#[test]
+fn many_are_served_at_once_and_much_is_carried_whole() {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let (_echo, address) = listen(&desk, &rendezvous.broker, &["--echo"]);
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let mut caller = desk.start(&["connect", &address, "--interface", "lo"]);
+            let stdin = caller.stdin.as_mut().unwrap();
+            stdin.write_all(b"first\n").unwrap();
+            caller
+        })
+        .collect();
+    let input: Vec<u8> = (0..3_000_000u32).map(|at| (at / 7) as u8).collect();
+    // Each is answered while all the others are connected.
+    let callers: Vec<_> = callers
+        .into_iter()
+        .map(|mut caller| {
+            assert_eq!(caller.line(), "first");
+            caller
+        })
+        .collect();
+    for caller in callers {
+        let done = caller.finish(&input);
+        done.says(0, &[]);
+        assert!(done.stdout == input, "{} bytes came back", done.stdout.len());
+    }
+}
+
+#[test]
+fn both_ends_can_be_standard_input_and_output() {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let mut listener = desk.start(&["listen", "--interface", "lo", "--broker", &rendezvous.broker]);
+    let address = listener.note();
+    let mut caller = desk.start(&["connect", &address, "--interface", "lo"]);
+    // The listener ends its direction first; the other one still works.
+    listener.stdin.take().unwrap().write_all(b"from the listener").unwrap();
+    let mut heard = Vec::new();
+    caller.stdout.take().unwrap().read_to_end(&mut heard).unwrap();
+    assert_eq!(heard, b"from the listener");
+    caller.finish(b"from the caller").says(0, &[]);
+    let done = listener.finish(b"");
+    done.says(0, &[]);
+    assert_eq!(done.stdout, b"from the caller");
+}
+
+#[test]
+fn a_service_is_passed_on_to() {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = service.local_addr().unwrap().to_string();
+    let (listener, address) = listen(&desk, &rendezvous.broker, &["--to", &target, "--once"]);
+    let serving = std::thread::spawn(move || {
+        let (mut stream, _) = service.accept().unwrap();
+        let mut question = String::new();
+        stream.read_to_string(&mut question).unwrap();
+        stream.write_all(question.to_uppercase().as_bytes()).unwrap();
+    });
+    let done = connect(&desk, &address, &[], b"question");
+    done.says(0, &[]);
+    assert_eq!(done.stdout, b"QUESTION");
+    serving.join().unwrap();
+    listener.finish(b"").says(0, &["connected from 127.0.0.1", "8 bytes sent, 8 received"]);
+}
+
+#[test]
+fn both_can_agree_on_no_encryption() {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let (_echo, address) = listen(&desk, &rendezvous.broker, &["--echo", "--plain"]);
+    for (more, encrypted) in [(&["--json", "--plain"][..], false), (&["--json"], true)] {
+        let done = connect(&desk, &address, more, b"hello");
+        done.says(0, &[]);
+        assert_eq!(done.stdout, b"hello");
+        assert_eq!(json(&done.stderr)["connection"]["encrypted"], encrypted);
+    }
+}
+
+#[test]
+fn a_listener_tells_programs_what_happens() {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let report = desk.path("report.jsonl");
+    let args = ["listen", "--interface", "lo", "--broker", &rendezvous.broker, "--echo", "--json"];
+    let mut listener = desk.start(&[&args[..], &["--report", report.to_str().unwrap()]].concat());
+    let listening = json(&listener.line());
+    assert_eq!(listening["event"], "listening");
+    assert_eq!(listening["brokers_up"], Value::from(vec![rendezvous.broker.clone()]));
+    connect(&desk, listening["address"].as_str().unwrap(), &["--strategy", "direct"], b"12345").says(0, &[]);
+    let accepted = json(&listener.line());
+    assert_eq!((&accepted["event"], &accepted["connection"]["way"]), (&"accepted".into(), &"direct".into()));
+    let closed = json(&listener.line());
+    assert_eq!(closed["event"], "closed");
+    assert_eq!((&closed["sent"], &closed["received"]), (&5.into(), &5.into()));
+    assert_eq!(closed["peer"], accepted["peer"]);
+    listener.signal("-INT");
+    listener.finish(b"").says(0, &[]);
+    let reported = json(fs::read_to_string(&report).unwrap().trim_end());
+    assert_eq!(reported["peer"], accepted["peer"]);
+}
+
+#[test]
+fn an_address_that_is_none_is_told_so() {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let (_echo, address) = listen(&desk, &rendezvous.broker, &["--echo"]);
+    connect(&desk, "nonsense", &[], b"").says(2, &["not a peer address", "`p2p1`"]);
+    let at = address.len() / 2;
+    let other = if &address[at..=at] == "a" { "b" } else { "a" };
+    let flipped = format!("{}{other}{}", &address[..at], &address[at + 1..]);
+    connect(&desk, &flipped, &[], b"").says(2, &["mistyped or damaged"]);
+    connect(&desk, &address[..at], &[], b"").says(2, &["the end is missing"]);
+    let id = desk.run(&["id", "--identity", "key"], b"");
+    let id = String::from_utf8(id.stdout).unwrap();
+    connect(&desk, id.trim(), &[], b"").says(2, &["this is a peer id, but a peer address is needed"]);
+}
+
+#[test]
+fn a_wrong_configuration_is_told_with_its_place() {
+    let mut desk = Desk::new();
+    let named = desk.write("named.toml", "plain = true\nbrokrs = []\n");
+    let done = desk.run(&["listen", "--config", &named], b"");
+    done.says(2, &["named.toml, line 2: unknown key `brokrs`: did you mean `brokers`?"]);
+    let done = desk.run(&["id", "--config", "no-such.toml", "--json"], b"");
+    done.says(2, &[]);
+    let told = json(&done.stderr);
+    assert_eq!(told["error"]["exit_code"], 2);
+    assert!(told["error"]["text"].as_str().unwrap().contains("no-such.toml"));
+    // The usual file, then the one in the environment, which wins.
+    desk.write("p2p.toml", "listen_port = 123456");
+    desk.run(&["listen"], b"")
+        .says(2, &["p2p.toml, line 1: `listen_port` = 123456: a number from 0 to 65535"]);
+    let other = desk.write("other.toml", "familes = []");
+    desk.set("P2P_CONFIG", &other);
+    desk.run(&["listen"], b"").says(2, &["other.toml, line 1", "did you mean `families`?"]);
+    desk.run(&["listen", "--broker-user", "anna", "--config", &desk.write("empty.toml", "")], b"")
+        .says(2, &["need a --broker"]);
+    desk.run(&["listen", "--broker", "http://a"], b"").says(2, &["mqtt://"]);
+    desk.run(&["listen", "--echo", "--stdio"], b"").says(2, &["--stdio"]);
+    desk.run(&["listen", "--to", "nowhere"], b"").says(2, &["localhost:22"]);
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    // A port that needs no luck: it is not listened on, because the flag says otherwise.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    desk.write(
+        "p2p.toml",
+        &format!(
+            "identity = 'key'\nlisten_port = {port}\ninterfaces = ['lo']\nbrokers = ['{}']",
+            rendezvous.broker
+        ),
+    );
+    let id = String::from_utf8(desk.run(&["id"], b"").stdout).unwrap();
+    let told = json(std::str::from_utf8(&desk.run(&["id", "--json"], b"").stdout).unwrap());
+    assert_eq!(told["peer"], id.trim());
+    let mut listener = desk.start(&["listen", "--echo", "--json", "--port", "0"]);
+    let listening = json(&listener.line());
+    assert_eq!(listening["peer"], id.trim());
+    assert_eq!(listening["brokers_up"][0], rendezvous.broker);
+    desk.run(&["listen"], b"").says(2, &["cannot listen on 127.0.0.1", "choose another port"]);
+}
+
+#[test]
+fn what_this_machine_lacks_is_named() {
+    let desk = Desk::new();
+    let done = desk.run(&["listen", "--interface", "nothing0"], b"");
+    done.says(2, &["no network interface is called \"nothing0\"", "lo"]);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    desk.run(&["rendezvous", "--mqtt", &addr], b"").says(2, &[&addr]);
+    desk.run(&["rendezvous", "--stun", &addr], b"").says(2, &[&addr]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_key_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::new();
+    desk.run(&["id", "--identity", "key"], b"").says(0, &[]);
+    fs::set_permissions(desk.path("key"), fs::Permissions::from_mode(0o640)).unwrap();
+    desk.run(&["id", "--identity", "key"], b"").says(2, &["key file key", "chmod 600"]);
+    desk.run(&["listen", "--identity", "key", "--interface", "lo"], b"").says(2, &["chmod 600"]);
+    desk.run(&["id"], b"").says(2, &["--identity"]);
+}
+
+#[test]
+fn without_a_broker_only_reverse_fails_and_says_why() {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let (_echo, address) = listen(&desk, &rendezvous.broker, &["--echo"]);
+    rendezvous.process.signal("-TERM");
+    rendezvous.process.finish(b"").says(0, &[]);
+    connect(&desk, &address, &["--strategy", "direct"], b"").says(0, &[]);
+    let report = desk.path("report.json");
+    let more = ["--strategy", "reverse", "--report", report.to_str().unwrap()];
+    connect(&desk, &address, &more, b"").says(4, &["no broker could be used", &rendezvous.broker]);
+    let told = json(&fs::read_to_string(&report).unwrap());
+    assert_eq!((&told["result"], &told["error"]["code"]), (&"no_connection".into(), &"no_connection".into()));
+    let failure = &told["race"]["ways"][0]["failure"];
+    assert_eq!(failure["code"], "no_broker");
+    assert_eq!(failure["brokers"][0]["broker"], rendezvous.broker);
+}
+
+#[test]
+fn a_wrong_broker_password_is_told_at_both_ends() {
+    let desk = Desk::new();
+    let right = desk.write("right", "open sesame\n");
+    let wrong = desk.write("wrong", "open barley\n");
+    let rendezvous = rendezvous(&desk, &["--user", "anna", "--password-file", &right]);
+    let login = |file| ["--broker-user", "anna", "--broker-password-file", file];
+    let (_echo, address) = listen(&desk, &rendezvous.broker, &[&["--echo"][..], &login(&right)].concat());
+    let caller = |file| {
+        let more = [&["--strategy", "reverse", "--broker", &rendezvous.broker][..], &login(file)].concat();
+        connect(&desk, &address, &more, b"hello")
+    };
+    let done = caller(&right);
+    done.says(0, &[]);
+    assert_eq!(done.stdout, b"hello");
+    caller(&wrong).says(4, &["user name or password", &rendezvous.broker]);
+    let mut lost = desk.start(
+        &[&["listen", "--interface", "lo", "--broker", &rendezvous.broker, "--echo"][..], &login(&wrong)]
+            .concat(),
+    );
+    assert!(lost.note().contains("user name or password"));
+    desk.run(&[&["listen", "--broker", &rendezvous.broker][..], &login("no-such")].concat(), b"")
+        .says(2, &["password file no-such"]);
+}
+
+#[test]
+fn an_offline_peer_is_reported_as_such() {
+    let Some((_mosquitto, _folder, broker)) = mosquitto() else { return };
+    let desk = Desk::new();
+    let (echo, address) = listen(&desk, &broker, &["--echo"]);
+    connect(&desk, &address, &[], b"").says(0, &[]);
+    echo.signal("-INT");
+    echo.finish(b"").says(0, &[]);
+    let done = connect(&desk, &address, &["--json"], b"");
+    done.says(3, &[]);
+    assert_eq!(json(&done.stderr)["result"], "offline");
+    connect(&desk, &address, &[], b"").says(3, &["the peer is offline"]);
+}
+
+#[test]
+fn time_runs_out() {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let (echo, address) = listen(&desk, &rendezvous.broker, &["--echo"]);
+    echo.signal("-TERM");
+    echo.finish(b"").says(0, &[]);
+    // This broker cannot tell that nobody listens.
+    connect(&desk, &address, &["--timeout", "0.2"], b"").says(6, &["out of time"]);
+    let args = ["listen", "--interface", "lo", "--echo", "--timeout", "0.1"];
+    desk.run(&args, b"").says(6, &["out of time"]);
+    connect(&desk, &address, &["--timeout", "-1"], b"").says(2, &["--timeout"]);
+}
+
+#[test]
+fn who_is_not_allowed_is_refused_and_who_is_gets_in() {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let id = String::from_utf8(desk.run(&["id", "--identity", "anna"], b"").stdout).unwrap();
+    let (_echo, address) = listen(&desk, &rendezvous.broker, &["--echo", "--allow", id.trim()]);
+    let stranger = connect(&desk, &address, &["--strategy", "direct", "--json"], b"");
+    stranger.says(5, &["it does not allow us"]);
+    assert_eq!(json(&stranger.stderr)["result"], "refused");
+    for way in ["direct", "reverse"] {
+        connect(&desk, &address, &["--strategy", way, "--identity", "anna"], b"").says(0, &[]);
+    }
+}
+
+#[test]
+fn an_interrupted_call_ends_cleanly() {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let (mut echo, address) = listen(&desk, &rendezvous.broker, &["--echo"]);
+    let mut caller = desk.start(&["connect", &address, "--interface", "lo"]);
+    caller.stdin.as_mut().unwrap().write_all(b"hello\n").unwrap();
+    assert_eq!(caller.line(), "hello");
+    caller.signal("-INT");
+    // Standard input stays open: nobody waits for it.
+    let stdin = caller.stdin.take();
+    caller.finish(b"").says(130, &["interrupted"]);
+    drop(stdin);
+    assert!(echo.note().contains("connected from"));
+    assert!(echo.note().contains("closed: the connection"));
+}
+
+#[test]
+fn nobody_reading_is_no_panic() {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let (_echo, address) = listen(&desk, &rendezvous.broker, &["--echo"]);
+    let mut caller = desk.start(&["connect", &address, "--interface", "lo"]);
+    let mut stdin = caller.stdin.take().unwrap();
+    stdin.write_all(b"hello\n").unwrap();
+    let mut stdout = caller.stdout.take().unwrap();
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    drop(stdout);
+    stdin.write_all(b"is anybody there?\n").unwrap();
+    caller.finish(b"").says(0, &[]);
+    drop(stdin);
+    let mut id = desk.start(&["id", "--identity", "key"]);
+    drop(id.stdout.take());
+    id.finish(b"").says(0, &[]);
+}
+
+#[test]
+fn the_demo_shows_every_way() {
+    let desk = Desk::new();
+    let done = desk.run(&["demo", "--json"], b"");
+    done.says(0, &[]);
+    let told = json(std::str::from_utf8(&done.stdout).unwrap());
+    assert_eq!((&told["ok"], &told["bytes_each_way"]), (&true.into(), &(16 * 1024 * 1024).into()));
+    let shown = told["connections"].as_array().unwrap();
+    for way in p2p_node::Way::ALL {
+        for encrypted in [true, false] {
+            let one =
+                shown.iter().find(|one| one["asked_for"] == way.to_string() && one["encrypted"] == encrypted);
+            let one = one.unwrap_or_else(|| panic!("{way} is missing: {told}"));
+            assert_eq!((&one["way"], &one["ok"]), (&way.to_string().into(), &true.into()));
+        }
+    }
+    assert_eq!(shown.len(), 2 * (p2p_node::Way::ALL.len() + 1));
+    assert!(shown.iter().all(|one| one["mib_per_second"].as_f64().unwrap() > 0.0));
+}
+
+#[test]
+fn every_command_helps_with_an_example() {
+    let desk = Desk::new();
+    for command in ["demo", "listen", "connect", "id", "rendezvous"] {
+        let done = desk.run(&[command, "--help"], b"");
+        done.says(0, &[]);
+        let help = String::from_utf8(done.stdout).unwrap();
+        assert!(help.contains(&format!("Example:\n  p2p {command}")), "{help}");
+    }
+    let done = desk.run(&["--help"], b"");
+    assert!(String::from_utf8(done.stdout).unwrap().contains("Exit codes:"));
+}
