@@ -7,10 +7,10 @@ use std::{fs, io};
 use p2p_core::nat::{Delta, DeltaKind, Nat, NatFacts, NatType, PortRange};
 use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
 use p2p_core::signal::{AttemptId, Body, DialMe, Punch, Reason, Refusal, Relay, Signal, seal};
-use p2p_core::stun::wire::{Algorithm, Ending};
-use p2p_core::stun::{Attribute, Class, Message, Transport};
+use p2p_core::stun::wire::{Algorithm, Ending, Key};
+use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
 use p2p_core::{Seed, UnixTime};
-use p2p_fuzz::{RECEIVER, SENDERS, hello, key};
+use p2p_fuzz::{RECEIVER, SENDERS, hello};
 
 fn main() -> io::Result<()> {
     let identity = Identity::from_bytes(SENDERS[0]);
@@ -55,7 +55,7 @@ fn main() -> io::Result<()> {
     let repeats: Vec<u8> = (0..48).map(|step| [0, 8, 16, 1, 0x3f, 0xbf][step % 6]).collect();
     write("signal", "inbox_repeats", &repeats)?;
     proof()?;
-    stun_wire()?;
+    stun()?;
     mqtt_link()
 }
 
@@ -72,36 +72,6 @@ fn proof() -> io::Result<()> {
     write("proof", "hello_for_go", &[2, 7, 0, 0, 7, 0, 0, 5, 0, 0])
 }
 
-fn stun_wire() -> io::Result<()> {
-    let (message, key) = (Message::binding(&mut Seed::from_u64(1)), key());
-    let bytes = |message: &Message, ending| {
-        message.encode_with(Transport::Udp, ending).expect("a message within bounds")
-    };
-    write("stun_wire", "request", &bytes(&message, Ending::default()))?;
-    let seen = "[2001:db8::5]:40000".parse().expect("an address");
-    let answer = Message { class: Class::Success, ..message.clone() }
-        .with(Attribute::XorMappedAddress(seen))
-        .with(Attribute::OtherAddress(seen))
-        .with(Attribute::Software("p2p".into()));
-    let fingerprint = Ending { signature: None, fingerprint: true };
-    write("stun_wire", "answer", &bytes(&answer, fingerprint))?;
-    for (name, algorithm) in [("signed_sha1", Algorithm::Sha1), ("signed_sha256", Algorithm::Sha256)] {
-        let question = message
-            .clone()
-            .with(Attribute::Username("alice".into()))
-            .with(Attribute::Realm("example.org".into()))
-            .with(Attribute::Nonce("once".into()));
-        let ending = Ending { signature: Some((algorithm, &key)), fingerprint: true };
-        write("stun_wire", name, &bytes(&question, ending))?;
-    }
-    let refused = Message { class: Class::Error, ..message.clone() }
-        .with(Attribute::ErrorCode { code: 420, reason: "Unknown Attribute".into() })
-        .with(Attribute::UnknownAttributes(vec![3, 0x27]));
-    write("stun_wire", "error", &bytes(&refused, Ending::default()))?;
-    let twice = [bytes(&message, Ending::default()), bytes(&answer, fingerprint)].concat();
-    write("stun_wire", "stream", &twice)
-}
-
 fn mqtt_link() -> io::Result<()> {
     // Two bytes a step: connected, CONNACK, SUBACK.
     let up = [0, 0, 0, 2, 0, 3, 1];
@@ -114,6 +84,41 @@ fn mqtt_link() -> io::Result<()> {
     write("mqtt_link", "older", &[0, 0, 0, 2, 201, 0, 0, 2, 0, 3, 1, 5, 7, 5, 0])?;
     let full: Vec<u8> = (0..80).flat_map(|ticket| [9, ticket]).collect();
     write("mqtt_link", "full", &then(&full))
+}
+
+/// A question with every wish, an answer with every address, signed both ways, and two in a row.
+fn stun() -> io::Result<()> {
+    let mut seed = Seed::from_u64(1);
+    let v4 = "203.0.113.9:4711".parse().expect("an address");
+    let v6 = "[2001:db8::9]:4711".parse().expect("an address");
+    let question = Message::binding(&mut seed)
+        .with(Attribute::ChangeRequest { ip: true, port: true })
+        .with(Attribute::Padding(16));
+    let answer = Message::new(Class::Success, Method::BINDING, TransactionId::new(&mut seed))
+        .with(Attribute::XorMappedAddress(v6))
+        .with(Attribute::MappedAddress(v4))
+        .with(Attribute::OtherAddress(v6))
+        .with(Attribute::Software("seed".into()));
+    let refusal = Message::new(Class::Error, Method::BINDING, TransactionId::new(&mut seed))
+        .with(Attribute::ErrorCode { code: 420, reason: "no".into() })
+        .with(Attribute::UnknownAttributes(vec![0x27]))
+        .with(Attribute::Realm("example.org".into()))
+        .with(Attribute::Nonce("once".into()));
+    let key = Key::long_term("user", "example.org", "secret");
+    for (name, message, algorithm) in [
+        ("question", &question, None),
+        ("answer_sha1", &answer, Some(Algorithm::Sha1)),
+        ("refusal_sha256", &refusal, Some(Algorithm::Sha256)),
+    ] {
+        let ending = Ending { signature: algorithm.map(|algorithm| (algorithm, &key)), fingerprint: true };
+        let bytes = message.encode_with(Transport::Udp, ending).expect("our own message");
+        write("stun_wire", name, &bytes)?;
+    }
+    let plain = Message::binding(&mut seed).encode(Transport::Tcp).expect("our own message");
+    let mut classic = plain.clone();
+    classic[4] ^= 0xff;
+    write("stun_wire", "classic", &classic)?;
+    write("stun_wire", "two_in_a_row", &[plain.clone(), plain].concat())
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -156,7 +161,8 @@ fn address(identity: &Identity, brokers: usize, interfaces: usize) -> PeerAddr {
     let broker = |number: usize| format!("mqtts://b{number}.example.org").parse().expect("a broker");
     let contents = Contents {
         brokers: (0..brokers).map(broker).collect(),
-        machine: (interfaces > 0).then(|| MachineTag::new(b"machine", &identity.id(), &mut Seed::from_u64(1))),
+        machine: (interfaces > 0)
+            .then(|| MachineTag::new(b"machine", &identity.id(), &mut Seed::from_u64(1))),
         interfaces: (0..interfaces).map(interface).collect(),
         issued: UnixTime::from_secs(1_800_000_000),
     };

@@ -19,7 +19,7 @@ pub use mqtt_link::mqtt_link;
 pub use peer_addr::peer_addr;
 pub use proof::{hello, proof};
 pub use signal::{RECEIVER, SENDERS, signal};
-pub use stun_wire::{key, stun_wire};
+pub use stun_wire::stun_wire;
 
 /// A fuzz target: a name, and what it does with any bytes.
 pub type Target = (&'static str, fn(&[u8]));

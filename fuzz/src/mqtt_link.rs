@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use p2p_core::signal::link::{
-    Act, Config, ConnAck, ConnectCode, Event, Link, LinkError, MAX_QUEUED, Packet, MqttVersion, WINDOW,
+    Act, Config, ConnAck, ConnectCode, Event, Link, LinkError, MAX_QUEUED, MqttVersion, Packet, WINDOW,
 };
 use p2p_core::sim::epoch;
 use p2p_core::sim::laws::drain;

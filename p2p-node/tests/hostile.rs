@@ -171,7 +171,10 @@ impl Mallory {
                     }
                     Ok(Event::Incoming(Packet::PubAck(_))) => drop(take.send(())),
                     Ok(Event::Incoming(Packet::SubAck(_))) => {
-                        listen.take().is_some_and(|listen| listen.send(()).is_ok())
+                        if let Some(listen) = listen.take() {
+                            // Who waits for it has not given up.
+                            listen.send(()).unwrap();
+                        }
                     }
                     Ok(_) => {}
                     Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,

@@ -72,7 +72,7 @@ impl Root {
     pub(crate) fn new(config: ActorsConfig, nics: Vec<Nic>, shared: Rc<Shared>, ends: Ends) -> Self {
         let mut seed: Seed = shared.fork("root");
         let tag = (!config.machine_id.is_empty())
-            .then(|| MachineTag::new(&config.machine_id, &config.identity.id(), &mut seed));
+            .then(|| MachineTag::new(&config.machine_id, &shared.identity.id(), &mut seed));
         let seats = Arc::new(Semaphore::new(config.limits.unproven + SPARE_SEATS));
         Self {
             lobby: Lobby::new(config.limits.unproven),
