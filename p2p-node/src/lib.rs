@@ -1,4 +1,20 @@
 //! # p2p-node: the front door
+//!
+//! A [`Node`] is found by others and finds others; a [`Pipe`] is the connection between two. Everything else
+//! here is what you tell a node ([`Config`], [`ConnectOptions`]) and what it tells you ([`How`], [`Status`],
+//! [`ConnectError`], which carries the story of an attempt that failed).
+//!
+//! - No server is built in: brokers and STUN servers come from your configuration only.
+//! - A node has a thread of its own; a pipe belongs to your runtime and outlives its node.
+//! - Dropping the future of [`Node::connect`] cancels the attempt and leaves nothing behind.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `rendezvous` | yes | the module `rendezvous`: an MQTT broker and a STUN server in this process |
+//! | `cli` | yes | the `p2p` command; a library does without |
+//! | `config-file` | with `cli` | `Config::from_file`, `Config::from_toml` |
 
 pub mod config;
 mod error;
@@ -25,3 +41,8 @@ pub use p2p_core::race::{
 };
 pub use p2p_core::signal::BrokerTrouble;
 pub use pipe::Pipe;
+
+/// The example in the README is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
