@@ -1,0 +1,123 @@
+//! A packet in our hands: its bytes, behind the header that TUN devices put in front.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use p2p_core::sim::packet::{Header, Packet};
+use p2p_core::sim::wire::{self, Checksum};
+
+use crate::tun::{HEADER, NEEDS_CSUM, Tun};
+
+/// An IP packet of 1,500 bytes and some room.
+const SMALL: usize = HEADER + 2_048;
+/// The largest IP packet there is.
+const LARGE: usize = HEADER + 65_535;
+/// Most buffers kept for use again.
+const MOST_SPARE: usize = 4_096;
+
+/// A packet and its offload header.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    bytes: Vec<u8>,
+    /// Of header and packet together.
+    len: usize,
+}
+
+impl Frame {
+    /// Takes the next packet of a device.
+    pub(super) fn read(&mut self, tun: &Tun) -> io::Result<()> {
+        self.len = 0;
+        self.len = tun.recv(&mut self.bytes)?;
+        Ok(())
+    }
+
+    pub(super) fn write(&self, tun: &Tun) -> io::Result<()> {
+        tun.send(&self.bytes[..self.len])
+    }
+
+    /// The IP packet.
+    pub(crate) fn packet(&self) -> &[u8] {
+        self.bytes.get(HEADER..self.len).unwrap_or_default()
+    }
+
+    pub(super) fn packet_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(HEADER..self.len).unwrap_or_default()
+    }
+
+    /// Whether the transport checksum is still to be finished by whoever sends it out.
+    pub(super) fn checksum(&self) -> Checksum {
+        match self.bytes.first() {
+            Some(flags) if flags & NEEDS_CSUM != 0 => Checksum::Partial,
+            _ => Checksum::Full,
+        }
+    }
+
+    /// Where it goes to, if it is an IP packet at all.
+    pub(super) fn destination(&self) -> Option<IpAddr> {
+        let packet = self.packet();
+        match packet.first()? >> 4 {
+            4 => {
+                let octets: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
+                Some(Ipv4Addr::from(octets).into())
+            }
+            6 => {
+                let octets: [u8; 16] = packet.get(24..40)?.try_into().ok()?;
+                Some(Ipv6Addr::from(octets).into())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match wire::parse(self.packet()) {
+            Ok(header) => header.fmt(f),
+            Err(_) => write!(f, "{} bytes", self.packet().len()),
+        }
+    }
+}
+
+/// Buffers, used again and again.
+pub(crate) struct Buffers {
+    spare: Vec<Vec<u8>>,
+    size: usize,
+}
+
+impl Buffers {
+    pub(super) fn new(offload: bool) -> Self {
+        Self {
+            spare: Vec::new(),
+            size: if offload { LARGE } else { SMALL },
+        }
+    }
+
+    pub(super) fn take(&mut self) -> Frame {
+        let bytes = self.spare.pop().unwrap_or_else(|| vec![0; self.size]);
+        Frame { bytes, len: 0 }
+    }
+
+    pub(super) fn give(&mut self, frame: Frame) {
+        if self.spare.len() < MOST_SPARE {
+            self.spare.push(frame.bytes);
+        }
+    }
+
+    pub(super) fn copy(&mut self, from: &Frame) -> Frame {
+        let mut copy = self.take();
+        copy.bytes[..from.len].copy_from_slice(&from.bytes[..from.len]);
+        copy.len = from.len;
+        copy
+    }
+
+    /// A packet that a router makes itself.
+    pub(super) fn make(&mut self, header: &Header) -> Frame {
+        let packet = wire::emit(&Packet::from(*header));
+        let mut frame = self.take();
+        frame.bytes[..HEADER].fill(0);
+        frame.len = HEADER + packet.len();
+        frame.bytes[HEADER..frame.len].copy_from_slice(&packet);
+        frame
+    }
+}
