@@ -179,7 +179,7 @@ fn upnp_config(leases: &Path) -> String {
         "ext_ifname={OUTER}\n\
          listening_ip={INNER}\n\
          enable_upnp=yes\n\
-         enable_pcp_pmp=yes\n\
+         enable_natpmp=yes\n\
          secure_mode=yes\n\
          system_uptime=yes\n\
          notify_interval=60\n\

@@ -91,7 +91,7 @@ impl Lab {
         let mut parts = Parts {
             ports: Vec::new(),
             gates: Vec::new(),
-            routes: Routes::new(scenario.nets.len()),
+            routes: Routes::new(scenario.nets.len()).with_own(Parts::gateways(scenario, 0)),
             exits: Exits::default(),
             seed: Seed::from_u64(scenario.seed),
         };

@@ -22,9 +22,11 @@
 //! Timings are as good as [`Report::lateness`] says: throw away what was measured while the lab was late.
 
 mod cidr;
+pub mod crossing;
 mod error;
 mod event;
 mod fabric;
+pub mod figures;
 mod host;
 mod interface;
 mod kernel_router;

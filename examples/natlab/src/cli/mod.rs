@@ -2,6 +2,8 @@
 
 mod clean;
 mod exec;
+mod figures;
+mod matrix;
 mod run;
 mod signal;
 
@@ -31,6 +33,10 @@ enum Command {
         /// A scenario file or a one-line form.
         scenario: String,
     },
+    /// Punch through every pair of NATs.
+    Matrix(matrix::Matrix),
+    /// Measure how exact the lab is on this machine: round trips, loss, throughput.
+    Figures(figures::Figures),
     /// List the labs that run.
     List,
     /// Remove what labs left behind that were killed.
@@ -89,6 +95,8 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.run(),
             Command::Exec(exec) => exec.run(),
+            Command::Matrix(matrix) => matrix.run(),
+            Command::Figures(figures) => figures.run(),
             Command::Show { scenario } => {
                 print!("{}", Scenario::load(&scenario)?.source());
                 Ok(ExitCode::SUCCESS)

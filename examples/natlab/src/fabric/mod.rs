@@ -22,7 +22,8 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::EventFd;
 use nix::sys::time::TimeSpec;
 use p2p_core::sim::link::{Link, LinkDrop, Sent};
-use p2p_core::sim::wire::Malformed;
+use p2p_core::sim::packet::IcmpKind;
+use p2p_core::sim::wire::{self, Malformed};
 
 pub use lateness::Lateness;
 
@@ -42,6 +43,9 @@ const SPIN: Duration = Duration::from_micros(120);
 const BATCH: usize = 32;
 /// Most bytes under way at a time; what comes on top is dropped.
 const MOST_BYTES: usize = 256 << 20;
+
+/// The network that is always there.
+const INTERNET: usize = 0;
 
 /// One TUN device and its cable.
 #[derive(Debug)]
@@ -337,7 +341,7 @@ impl Fabric {
     }
 
     /// A packet is on a network: who gets it?
-    fn switch(&mut self, net: usize, from: Exit, frame: Frame, at: Instant) {
+    fn switch(&mut self, net: usize, from: Exit, mut frame: Frame, at: Instant) {
         let Some(to) = frame.destination() else {
             return self.drop(frame, Drop::Malformed(Malformed::Truncated), "a network");
         };
@@ -351,6 +355,9 @@ impl Fabric {
             }
             return self.buffers.give(frame);
         }
+        if net == INTERNET && !frame.hop() {
+            return self.expire_on_the_way(frame, at);
+        }
         match self.routes.find(net, to) {
             // Nobody sends a packet back to where it came from.
             Some(exit) if exit == from => self.drop(frame, Drop::NoRoute, "a network"),
@@ -362,6 +369,21 @@ impl Fabric {
             }
             Some(Exit::Itself(_)) => self.drop(frame, Drop::ForRouter, "a network"),
             None => self.drop(frame, Drop::NoRoute, "a network"),
+        }
+    }
+
+    /// The Internet counts for one hop, as it does in the simulator.
+    fn expire_on_the_way(&mut self, frame: Frame, at: Instant) {
+        let answer = wire::parse(frame.packet()).ok().and_then(|header| {
+            let own = self.routes.own(header.family())?;
+            header.icmp_error(own, IcmpKind::TimeExceeded)
+        });
+        self.drop(frame, Drop::Expired, "the Internet");
+        if let Some(answer) = answer {
+            self.report.answered += 1;
+            let frame = self.buffers.make(&answer);
+            let from = Exit::Itself(usize::MAX);
+            self.ready.push((Stage::Net { net: INTERNET, from }, frame, at));
         }
     }
 

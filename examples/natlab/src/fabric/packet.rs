@@ -53,6 +53,25 @@ impl Frame {
         }
     }
 
+    /// Takes one off the hop limit and mends the IPv4 header checksum (RFC 1624); false when it is used up.
+    pub(super) fn hop(&mut self) -> bool {
+        let packet = self.packet_mut();
+        match packet.first().map(|first| first >> 4) {
+            Some(4) if packet.len() >= 20 && packet[8] > 1 => {
+                packet[8] -= 1;
+                let check = u16::from_be_bytes([packet[10], packet[11]]);
+                let (sum, carry) = check.overflowing_add(0x0100);
+                packet[10..12].copy_from_slice(&(sum + u16::from(carry)).to_be_bytes());
+                true
+            }
+            Some(6) if packet.len() >= 40 && packet[7] > 1 => {
+                packet[7] -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Where it goes to, if it is an IP packet at all.
     pub(super) fn destination(&self) -> Option<IpAddr> {
         let packet = self.packet();
@@ -119,5 +138,48 @@ impl Buffers {
         frame.len = HEADER + packet.len();
         frame.bytes[HEADER..frame.len].copy_from_slice(&packet);
         frame
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use p2p_core::sim::packet::Flags;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn segment(ttl: u8) -> Frame {
+        let end = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let header = Header::tcp(end("45.1.0.1:1"), end("45.1.0.2:2"), Flags::SYN, 7, 0);
+        Buffers::new(false).make(&Header { ttl, ..header })
+    }
+
+    #[test]
+    fn a_hop_keeps_the_checksum_right() {
+        for ttl in 2..=255 {
+            let mut frame = segment(ttl);
+            assert!(frame.hop());
+            // Parsing verifies the checksum of the header.
+            assert_eq!(wire::parse(frame.packet()).unwrap().ttl, ttl - 1);
+        }
+    }
+
+    #[test]
+    fn the_last_hop_is_not_taken() {
+        assert!(!segment(1).hop());
+        assert!(!segment(0).hop());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_too_strange(bytes in proptest::collection::vec(any::<u8>(), 0..128)) {
+            let mut frame = Frame { len: bytes.len(), bytes };
+            frame.destination();
+            frame.hop();
+            frame.checksum();
+            let _ = frame.to_string();
+        }
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use p2p_core::Family;
+
 use crate::cidr::Cidr;
 
 /// A way off a network.
@@ -22,6 +24,7 @@ pub(crate) enum Exit {
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     nets: Vec<Table>,
+    own: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -37,7 +40,18 @@ impl Routes {
     pub(crate) fn new(nets: usize) -> Self {
         Self {
             nets: vec![Table::default(); nets],
+            own: Vec::new(),
         }
+    }
+
+    /// The Internet's own addresses, from which it sends errors.
+    pub(crate) fn with_own(mut self, own: Vec<IpAddr>) -> Self {
+        self.own = own;
+        self
+    }
+
+    pub(super) fn own(&self, family: Family) -> Option<IpAddr> {
+        self.own.iter().copied().find(|ip| Family::of(*ip) == family)
     }
 
     /// `ip` on this network is there.
