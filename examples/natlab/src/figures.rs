@@ -6,6 +6,8 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use serde::Serialize;
 
 use crate::error::LabError;
@@ -15,6 +17,8 @@ use crate::scenario::Scenario;
 
 /// The same port on both sides: the NATs of these scenarios preserve it.
 const PORT: u16 = 5_000;
+/// Bytes that a socket holds for a program that is late.
+const RECEIVE_BUFFER: usize = 16 << 20;
 /// Light load: a packet every 4 ms.
 const PACE: Duration = Duration::from_millis(4);
 
@@ -71,6 +75,10 @@ fn punched(lab: &Lab, scenario: &Scenario) -> Result<[(UdpSocket, SocketAddr); 2
         let socket = lab
             .host(host)?
             .enter(|| UdpSocket::bind(("0.0.0.0", PORT)))?
+            .map_err(step())?;
+        // What is lost is to be lost on the cable, not because a program was late.
+        setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER)
+            .map_err(io::Error::from)
             .map_err(step())?;
         socket
             .set_read_timeout(Some(Duration::from_millis(300)))

@@ -79,14 +79,9 @@ impl Gate {
 
 impl Fabric {
     pub(super) fn outbound(&mut self, gate: usize, frame: Frame, at: Instant) {
-        let mut header = match wire::parse(frame.packet()) {
-            Ok(header) => header,
-            Err(why) => return self.drop_at(gate, frame, Drop::Malformed(why)),
+        let Some((mut header, frame)) = self.admit(gate, Side::Inside, frame, at) else {
+            return;
         };
-        // Linux looks at the hop limit before it translates what goes out.
-        if header.ttl <= 1 {
-            return self.expire(gate, Side::Inside, &header, frame, at);
-        }
         let verdict = match self.gates[gate].nat(header.family()) {
             Some(nat) => nat.outbound(&mut header, at),
             None => Verdict::Forward,
@@ -95,20 +90,32 @@ impl Fabric {
     }
 
     pub(super) fn inbound(&mut self, gate: usize, frame: Frame, at: Instant) {
-        let original = match wire::parse(frame.packet()) {
-            Ok(header) => header,
-            Err(why) => return self.drop_at(gate, frame, Drop::Malformed(why)),
+        let Some((mut header, frame)) = self.admit(gate, Side::Outside, frame, at) else {
+            return;
         };
-        let mut header = original;
         let verdict = match self.gates[gate].nat(header.family()) {
             Some(nat) => nat.inbound(&mut header, at),
             None => Verdict::Forward,
         };
-        // What is for the router itself needs no further hop; what it lets in does.
-        if original.ttl <= 1 && verdict == Verdict::Forward {
-            return self.expire(gate, Side::Outside, &original, frame, at);
-        }
         self.carry_out(gate, Side::Outside, verdict, header, frame, at);
+    }
+
+    /// Reads a packet and takes one off its hop limit, before the NAT sees it: as the simulator's routers do.
+    fn admit(&mut self, gate: usize, from: Side, frame: Frame, at: Instant) -> Option<(Header, Frame)> {
+        match wire::parse(frame.packet()) {
+            Ok(header) if header.ttl > 1 => {
+                let ttl = header.ttl - 1;
+                Some((Header { ttl, ..header }, frame))
+            }
+            Ok(header) => {
+                self.expire(gate, from, &header, frame, at);
+                None
+            }
+            Err(why) => {
+                self.drop_at(gate, frame, Drop::Malformed(why));
+                None
+            }
+        }
     }
 
     fn carry_out(
@@ -116,7 +123,7 @@ impl Fabric {
         gate: usize,
         from: Side,
         verdict: Verdict,
-        mut header: Header,
+        header: Header,
         mut frame: Frame,
         at: Instant,
     ) {
@@ -150,7 +157,6 @@ impl Fabric {
                 };
             }
         };
-        header.ttl = header.ttl.saturating_sub(1);
         let state = frame.checksum();
         if let Err(why) = wire::rewrite(frame.packet_mut(), &header, state) {
             return self.drop_at(gate, frame, Drop::Malformed(why));

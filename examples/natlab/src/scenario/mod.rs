@@ -9,6 +9,7 @@ mod resolve;
 mod short;
 #[cfg(test)]
 mod tests;
+mod world;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,6 +21,7 @@ use thiserror::Error;
 
 pub use crate::cidr::Cidr;
 pub use short::FORMS;
+pub use world::{SimulateError, Simulated};
 
 /// A checked plan of a lab.
 #[derive(Clone, Debug, PartialEq)]

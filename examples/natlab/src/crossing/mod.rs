@@ -3,6 +3,10 @@
 //! It is what traversal code is measured against, and how the lab itself is judged: no knowledge of NATs, no
 //! clock but the one both programs share.
 
+mod simulated;
+
+pub use simulated::{SimulatedCrossingError, cross_simulated};
+
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -30,8 +34,10 @@ const RUN_UP: Duration = Duration::from_millis(50);
 pub enum Ended {
     /// With a connection.
     Connected,
-    /// By a RST.
+    /// By a RST against our SYN.
     Refused,
+    /// By a RST after the other side's SYN had come.
+    Reset,
     /// By an ICMP error.
     Unreachable,
     /// Not before we lost patience.
@@ -43,6 +49,7 @@ impl fmt::Display for Ended {
         f.write_str(match self {
             Self::Connected => "connected",
             Self::Refused => "refused",
+            Self::Reset => "reset",
             Self::Unreachable => "unreachable",
             Self::Silent => "silent",
         })
@@ -157,6 +164,7 @@ fn dial(
         Ok(()) => Ended::Connected,
         Err(error) => match error.kind() {
             io::ErrorKind::ConnectionRefused => Ended::Refused,
+            io::ErrorKind::ConnectionReset => Ended::Reset,
             io::ErrorKind::TimedOut => Ended::Silent,
             io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Ended::Unreachable,
             // Linux: an ICMP 3/13 is "permission denied" over IPv6, "no route" over IPv4.
