@@ -9,18 +9,18 @@ pub use simulated::{SimulatedCrossingError, cross_simulated};
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::thread;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::error::LabError;
 use crate::host::Host;
 use crate::lab::Lab;
 
-/// The port of the server that tells clients what they look like.
+/// The port on which [`cross`] asks for addresses.
 pub const SOURCE_PORT: u16 = 3_000;
 /// From where a dials; the other one dials from the next port.
 const LOCAL_PORT: u16 = 40_001;
@@ -69,6 +69,8 @@ pub struct Dialled {
     pub ended: Ended,
     /// How long after the agreed moment that was.
     pub after: Duration,
+    /// How late the dial itself was: a busy machine's fault.
+    pub late: Duration,
 }
 
 /// What became of a punch.
@@ -90,31 +92,67 @@ impl Crossing {
     }
 }
 
-/// A server that tells each client what its address looks like from here, and keeps the connection until the
-/// client ends it: a mapping may go with it. Serves until the lab ends.
-///
-/// # Errors
-/// When the port is taken.
-pub fn serve_sources(host: &Host) -> Result<(), LabError> {
-    let ips: Vec<IpAddr> = host.addresses().to_vec();
-    let listeners = host.enter(|| {
-        let listen = |ip: IpAddr| TcpListener::bind((ip, SOURCE_PORT));
-        ips.into_iter().map(listen).collect::<io::Result<Vec<_>>>()
-    })?;
-    for listener in listeners.map_err(LabError::system("listening for those who ask for their address"))? {
-        host.spawn(move || {
-            let mut kept = Vec::new();
-            while let Ok((mut stream, from)) = listener.accept() {
-                // A client that is gone again does not want to know.
-                let _ = writeln!(stream, "{from}");
-                kept.push(stream);
-            }
-        })?;
-    }
-    Ok(())
+/// A server that tells each client what its address looks like from here; it ends when this is dropped.
+#[derive(Debug)]
+pub struct SourceServer {
+    listeners: Vec<TcpListener>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-/// Asks a server made by [`serve_sources`] for the mapped address of a local port. The connection is to be
+impl SourceServer {
+    /// Serves on these ports of all addresses of a host. Connections are kept until the end: a mapping may
+    /// go with them.
+    ///
+    /// # Errors
+    /// When a port is taken.
+    pub fn new(host: &Host, ports: &[u16]) -> Result<Self, LabError> {
+        let step = || LabError::system("listening for those who ask for their address");
+        let ends: Vec<SocketAddr> = host
+            .addresses()
+            .iter()
+            .flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port)))
+            .collect();
+        let listen = || {
+            ends.into_iter()
+                .map(TcpListener::bind)
+                .collect::<io::Result<Vec<_>>>()
+        };
+        let mut server = Self {
+            listeners: host.enter(listen)?.map_err(step())?,
+            threads: Vec::new(),
+        };
+        for listener in &server.listeners {
+            let listener = listener.try_clone().map_err(step())?;
+            let serve = move || {
+                let mut kept = Vec::new();
+                while let Ok((mut stream, from)) = listener.accept() {
+                    // A client that is gone again does not want to know.
+                    let _ = writeln!(stream, "{from}");
+                    kept.push(stream);
+                }
+            };
+            server.threads.push(host.spawn(serve)?);
+        }
+        Ok(server)
+    }
+}
+
+impl Drop for SourceServer {
+    fn drop(&mut self) {
+        for listener in &self.listeners {
+            // Wakes the thread that accepts: it holds the namespace otherwise.
+            if let Err(error) = SockRef::from(listener).shutdown(Shutdown::Both) {
+                eprintln!("natlab: cannot end a server: {error}");
+            }
+        }
+        for thread in self.threads.drain(..) {
+            // A panic there has been reported already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Asks a [`SourceServer`] for the mapped address of a local port. The connection is to be
 /// kept as long as the mapping is needed. To be called inside a host.
 ///
 /// # Errors
@@ -158,22 +196,31 @@ fn dial(
 ) -> io::Result<(Dialled, Option<TcpStream>)> {
     let socket = bound(local, to.ip())?;
     thread::sleep(at.saturating_duration_since(Instant::now()));
-    let outcome = socket.connect_timeout(&SockAddr::from(to), patience);
+    let late = Instant::now().saturating_duration_since(at);
+    let ended = connect(&socket, to, patience)?;
     let after = start.elapsed();
-    let ended = match &outcome {
-        Ok(()) => Ended::Connected,
-        Err(error) => match error.kind() {
-            io::ErrorKind::ConnectionRefused => Ended::Refused,
-            io::ErrorKind::ConnectionReset => Ended::Reset,
-            io::ErrorKind::TimedOut => Ended::Silent,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Ended::Unreachable,
-            // Linux: an ICMP 3/13 is "permission denied" over IPv6, "no route" over IPv4.
-            io::ErrorKind::PermissionDenied => Ended::Unreachable,
-            _ => return Err(io::Error::new(error.kind(), format!("dialling {to}: {error}"))),
-        },
+    let stream = (ended == Ended::Connected).then(|| TcpStream::from(socket));
+    Ok((Dialled { ended, after, late }, stream))
+}
+
+/// Connects a socket to `to`, and how that ends.
+///
+/// # Errors
+/// When it ends in a way that no network can bring about.
+pub fn connect(socket: &Socket, to: SocketAddr, patience: Duration) -> io::Result<Ended> {
+    let Err(error) = socket.connect_timeout(&SockAddr::from(to), patience) else {
+        return Ok(Ended::Connected);
     };
-    let stream = outcome.is_ok().then(|| TcpStream::from(socket));
-    Ok((Dialled { ended, after }, stream))
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Ok(Ended::Refused),
+        io::ErrorKind::ConnectionReset => Ok(Ended::Reset),
+        io::ErrorKind::TimedOut => Ok(Ended::Silent),
+        // Linux: an ICMP 3/13 is "no route" over IPv4, "permission denied" over IPv6.
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::PermissionDenied => Ok(Ended::Unreachable),
+        _ => Err(io::Error::new(error.kind(), format!("dialling {to}: {error}"))),
+    }
 }
 
 /// Lets hosts `a` and `b` learn their mapped addresses from host `s`, then dial each other, `b` later by
@@ -183,7 +230,7 @@ fn dial(
 /// When the way to the punch fails, or both are connected but not with each other.
 pub fn cross(lab: &Lab, skew: Duration, patience: Duration) -> Result<Crossing, LabError> {
     let server = lab.host("s")?;
-    serve_sources(server)?;
+    let _serving = SourceServer::new(server, &[SOURCE_PORT])?;
     let mut sides = Vec::new();
     for (name, local) in [("a", LOCAL_PORT), ("b", LOCAL_PORT + 1)] {
         let host = lab.host(name)?;

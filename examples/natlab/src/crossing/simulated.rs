@@ -70,6 +70,7 @@ pub fn cross_simulated(
     let silent = Dialled {
         ended: Ended::Silent,
         after: patience,
+        late: Duration::ZERO,
     };
     Ok(Crossing {
         first: first.outcome.unwrap_or(silent),
@@ -178,7 +179,11 @@ impl Side {
                     _ => continue,
                 };
                 let after = now.saturating_duration_since(start);
-                self.outcome.get_or_insert(Dialled { ended, after });
+                self.outcome.get_or_insert(Dialled {
+                    ended,
+                    after,
+                    late: Duration::ZERO,
+                });
             }
         });
         Ok(())
