@@ -46,10 +46,7 @@ impl Cidr {
 
     /// The same prefix with all host bits zero.
     pub fn network(&self) -> Self {
-        Self {
-            ip: masked(self.ip, self.length),
-            length: self.length,
-        }
+        Self { ip: masked(self.ip, self.length), length: self.length }
     }
 
     /// Whether `ip` has this prefix.
@@ -73,20 +70,13 @@ impl Cidr {
             IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() | number)),
             IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() | u128::from(number))),
         };
-        Some(Self {
-            ip,
-            length: self.length,
-        })
+        Some(Self { ip, length: self.length })
     }
 
     /// Whether `ip` can be given to an interface: it has this prefix and is neither the first nor, in IPv4,
     /// the last address of it.
     pub fn is_usable(&self, ip: IpAddr) -> bool {
-        let narrow = if ip.is_ipv4() {
-            self.length >= 31
-        } else {
-            self.length >= 127
-        };
+        let narrow = if ip.is_ipv4() { self.length >= 31 } else { self.length >= 127 };
         self.contains(ip)
             && (narrow
                 || (ip != self.network().ip
@@ -163,12 +153,9 @@ mod tests {
     #[test]
     fn first_and_last_are_not_for_interfaces() {
         let net = cidr("192.168.1.0/24");
-        for (ip, usable) in [
-            ("192.168.1.0", false),
-            ("192.168.1.1", true),
-            ("192.168.1.255", false),
-            ("1.1.1.1", false),
-        ] {
+        for (ip, usable) in
+            [("192.168.1.0", false), ("192.168.1.1", true), ("192.168.1.255", false), ("1.1.1.1", false)]
+        {
             assert_eq!(net.is_usable(ip.parse().unwrap()), usable, "{ip}");
         }
         assert!(cidr("10.0.0.0/31").is_usable("10.0.0.1".parse().unwrap()));

@@ -119,23 +119,14 @@ impl Log {
     /// A log, also into a file where one is named.
     pub(crate) fn new(path: Option<&Path>) -> io::Result<Self> {
         let file = path.map(File::create).transpose()?.map(BufWriter::new);
-        let shared = Shared {
-            file,
-            ..Shared::default()
-        };
-        Ok(Self {
-            started: Instant::now(),
-            shared: Arc::new(Mutex::new(shared)),
-        })
+        let shared = Shared { file, ..Shared::default() };
+        Ok(Self { started: Instant::now(), shared: Arc::new(Mutex::new(shared)) })
     }
 
     /// Notes an event that happens now.
     pub(crate) fn write(&self, event: impl FnOnce() -> Event) {
         let at = self.started.elapsed().as_micros();
-        let timed = Timed {
-            at_us: u64::try_from(at).unwrap_or(u64::MAX),
-            event: event(),
-        };
+        let timed = Timed { at_us: u64::try_from(at).unwrap_or(u64::MAX), event: event() };
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = &mut shared.file {
             let written = serde_json::to_writer(&mut *file, &timed).map_err(io::Error::from);

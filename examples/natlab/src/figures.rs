@@ -58,9 +58,7 @@ pub struct ThroughputFigure {
 }
 
 fn homes(query: &str) -> Result<Lab, LabError> {
-    Lab::new(&Scenario::short(&format!(
-        "homes:port-restricted/equal+port-restricted/equal?{query}"
-    ))?)
+    Lab::new(&Scenario::short(&format!("homes:port-restricted/equal+port-restricted/equal?{query}"))?)
 }
 
 /// Sockets in hosts a and b that have opened both NATs for each other, and the peer of each.
@@ -72,17 +70,10 @@ fn punched(lab: &Lab, scenario: &Scenario) -> Result<[(UdpSocket, SocketAddr); 2
             .ok_or_else(|| LabError::Unknown(format!("address of {router}")))
     };
     let open = |host: &str| -> Result<UdpSocket, LabError> {
-        let socket = lab
-            .host(host)?
-            .enter(|| UdpSocket::bind(("0.0.0.0", PORT)))?
-            .map_err(step())?;
+        let socket = lab.host(host)?.enter(|| UdpSocket::bind(("0.0.0.0", PORT)))?.map_err(step())?;
         // What is lost is to be lost on the cable, not because a program was late.
-        setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER)
-            .map_err(io::Error::from)
-            .map_err(step())?;
-        socket
-            .set_read_timeout(Some(Duration::from_millis(300)))
-            .map_err(step())?;
+        setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).map_err(io::Error::from).map_err(step())?;
+        socket.set_read_timeout(Some(Duration::from_millis(300))).map_err(step())?;
         Ok(socket)
     };
     let (a, b) = (open("a")?, open("b")?);
@@ -133,12 +124,7 @@ pub fn measure_rtt(configured: Duration, samples: u32) -> Result<RttFigure, LabE
     // A panic in it is a bug there; the figures are made already.
     let _ = echo.join();
     trips.sort_by(f64::total_cmp);
-    let at = |share: f64| {
-        trips
-            .get((trips.len() as f64 * share) as usize)
-            .copied()
-            .unwrap_or(f64::NAN)
-    };
+    let at = |share: f64| trips.get((trips.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
     Ok(RttFigure {
         configured_ms: configured.as_secs_f64() * 1e3,
         median_ms: at(0.5),
@@ -176,9 +162,7 @@ pub fn measure_loss(configured: f64, packets: u32) -> Result<LossFigure, LabErro
             thread::sleep(Duration::from_millis(1));
         }
     }
-    let arrived = counter
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let arrived = counter.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let deviation = (configured * (1.0 - configured) / f64::from(packets)).sqrt();
     Ok(LossFigure {
         configured,
@@ -205,23 +189,13 @@ impl Drop for Ending {
 /// As [`measure_rtt`], and when iperf3 is not there.
 pub fn measure_throughput(offload: bool, seconds: u32) -> Result<ThroughputFigure, LabError> {
     let scenario = Scenario::short("cgn:port-restricted/equal+symmetric/random?rtt=1ms")?;
-    let options = LabOptions {
-        offload,
-        ..LabOptions::default()
-    };
+    let options = LabOptions { offload, ..LabOptions::default() };
     let lab = Lab::with_options(&scenario, &options)?;
-    let broken = |problem: String| LabError::Tool {
-        program: "iperf3",
-        problem,
-    };
+    let broken = |problem: String| LabError::Tool { program: "iperf3", problem };
     let missing = |error: io::Error| broken(format!("{error}; on Debian it is in the package iperf3"));
     let server = lab.host("s")?;
     let mut command = server.command("iperf3")?;
-    command
-        .args(["-s", "-1"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(["-s", "-1"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let _server = Ending(command.spawn().map_err(missing)?);
     let to = server.address().to_string();
     let client = || -> Result<_, LabError> {
@@ -240,11 +214,6 @@ pub fn measure_throughput(offload: bool, seconds: u32) -> Result<ThroughputFigur
     }
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let parsed: serde_json::Value = serde_json::from_str(&said).map_err(|_| broken(said.clone()))?;
-    let bits = parsed
-        .pointer("/end/sum_received/bits_per_second")
-        .and_then(serde_json::Value::as_f64);
-    Ok(ThroughputFigure {
-        offload,
-        mbit_per_s: bits.ok_or_else(|| broken(said))? / 1e6,
-    })
+    let bits = parsed.pointer("/end/sum_received/bits_per_second").and_then(serde_json::Value::as_f64);
+    Ok(ThroughputFigure { offload, mbit_per_s: bits.ok_or_else(|| broken(said))? / 1e6 })
 }

@@ -66,8 +66,6 @@ impl Host {
     /// When there is no file descriptor left.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command, LabError> {
         let step = format!("preparing a command for the host `{}`", self.name);
-        self.namespace
-            .command(program.as_ref())
-            .map_err(LabError::system(step))
+        self.namespace.command(program.as_ref()).map_err(LabError::system(step))
     }
 }

@@ -68,13 +68,7 @@ fn own_table(netlink: &mut Netlink, index: u32, table: u32, interface: &Setup) -
         netlink.route(index, network, None, table, 0)?;
     }
     for gateway in &interface.gateways {
-        netlink.route(
-            index,
-            Cidr::everything(Family::of(*gateway)),
-            Some(*gateway),
-            table,
-            0,
-        )?;
+        netlink.route(index, Cidr::everything(Family::of(*gateway)), Some(*gateway), table, 0)?;
     }
     for address in &interface.addresses {
         netlink.rule(address.ip(), table)?;

@@ -35,15 +35,10 @@ impl KernelRouter {
         refusal: Refusal,
         upnp: Option<&Path>,
     ) -> Result<Self, LabError> {
-        let forwards = namespace
-            .run(|| set("ipv4/ip_forward", "1"))
-            .and_then(|outcome| outcome);
+        let forwards = namespace.run(|| set("ipv4/ip_forward", "1")).and_then(|outcome| outcome);
         forwards.map_err(LabError::system("turning on forwarding in a router"))?;
         load_rules(&namespace, &rules(is_fully_random, refusal))?;
-        let mut router = Self {
-            namespace,
-            upnp: None,
-        };
+        let mut router = Self { namespace, upnp: None };
         if let Some(folder) = upnp {
             router.start_upnp(folder)?;
         }
@@ -51,32 +46,19 @@ impl KernelRouter {
     }
 
     fn start_upnp(&mut self, folder: &Path) -> Result<(), LabError> {
-        let broken = |problem: String| LabError::Tool {
-            program: "miniupnpd",
-            problem,
-        };
+        let broken = |problem: String| LabError::Tool { program: "miniupnpd", problem };
         let step = || LabError::system(format!("writing miniupnpd's files to {}", folder.display()));
         fs::create_dir_all(folder).map_err(step())?;
-        let (config, log, pid) = (
-            folder.join("miniupnpd.conf"),
-            folder.join("miniupnpd.log"),
-            folder.join("pid"),
-        );
+        let (config, log, pid) =
+            (folder.join("miniupnpd.conf"), folder.join("miniupnpd.log"), folder.join("pid"));
         fs::write(&config, upnp_config(&folder.join("leases"))).map_err(step())?;
         let output = fs::File::create(&log).map_err(step())?;
         let errors = output.try_clone().map_err(step())?;
         let mut command = self.namespace.command("miniupnpd".as_ref()).map_err(step())?;
         command.arg("-d").arg("-f").arg(&config).arg("-P").arg(&pid);
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .spawn()
-            .map_err(|error| {
-                broken(format!(
-                    "cannot be started: {error}; on Debian it is in the package miniupnpd"
-                ))
-            })?;
+        let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn().map_err(|error| {
+            broken(format!("cannot be started: {error}; on Debian it is in the package miniupnpd"))
+        })?;
         let child = self.upnp.insert(child);
         let told = || fs::read_to_string(&log).unwrap_or_default();
         let until = Instant::now() + UPNP_START;
@@ -86,10 +68,7 @@ impl KernelRouter {
                 return Err(broken(format!("ended at once ({status}): {}", told())));
             }
             if Instant::now() > until {
-                return Err(broken(format!(
-                    "does not listen after {UPNP_START:?}: {}",
-                    told()
-                )));
+                return Err(broken(format!("does not listen after {UPNP_START:?}: {}", told())));
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -108,10 +87,7 @@ impl Drop for KernelRouter {
 }
 
 fn load_rules(namespace: &Namespace, rules: &str) -> Result<(), LabError> {
-    let broken = |problem: String| LabError::Tool {
-        program: "nft",
-        problem,
-    };
+    let broken = |problem: String| LabError::Tool { program: "nft", problem };
     let run = |mut command: Command| -> io::Result<std::process::Output> {
         let mut child = command
             .args(["-f", "-"])
@@ -125,9 +101,7 @@ fn load_rules(namespace: &Namespace, rules: &str) -> Result<(), LabError> {
         child.wait_with_output()
     };
     let output = namespace.command("nft".as_ref()).and_then(run).map_err(|error| {
-        broken(format!(
-            "cannot be run: {error}; on Debian it is in the package nftables"
-        ))
+        broken(format!("cannot be run: {error}; on Debian it is in the package nftables"))
     })?;
     if output.status.success() {
         return Ok(());
@@ -141,6 +115,7 @@ fn rules(is_fully_random: bool, refusal: Refusal) -> String {
         Refusal::Silence => "drop",
         Refusal::Reset => "meta l4proto tcp reject with tcp reset",
         Refusal::Icmp => "reject with icmp type admin-prohibited",
+        Refusal::Own => "accept",
     };
     format!(
         "table inet natlab {{

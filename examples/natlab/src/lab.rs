@@ -106,20 +106,17 @@ impl Lab {
         }
         let log = Log::new(options.events.as_deref());
         let log = log.map_err(LabError::system("opening the event log"))?;
-        log.write(|| Event::Started {
-            id: claim.id().to_owned(),
-            hosts: hosts.keys().cloned().collect(),
-        });
+        log.write(|| Event::Started { id: claim.id().to_owned(), hosts: hosts.keys().cloned().collect() });
         publish(&mut claim, &hosts).map_err(LabError::system("registering the lab"))?;
         let captures = match &options.pcap {
             None => None,
             Some(folder) => {
                 let names = parts.ports.iter().map(|port| port.name.as_str());
                 let captures = Captures::new(folder, names);
-                Some(captures.map_err(LabError::system(format!(
-                    "writing captures to {}",
-                    folder.display()
-                )))?)
+                Some(
+                    captures
+                        .map_err(LabError::system(format!("writing captures to {}", folder.display())))?,
+                )
             }
         };
         let (orders, receiver) = mpsc::channel();
@@ -136,10 +133,8 @@ impl Lab {
             log.clone(),
             captures,
         );
-        let fabric = thread::Builder::new()
-            .name("natlab".to_owned())
-            .spawn(|| fabric.run())
-            .map_err(starting())?;
+        let fabric =
+            thread::Builder::new().name("natlab".to_owned()).spawn(|| fabric.run()).map_err(starting())?;
         Ok(Self {
             fabric: Some(fabric),
             orders,
@@ -163,9 +158,7 @@ impl Lab {
     /// # Errors
     /// When the scenario has none of that name.
     pub fn host(&self, name: &str) -> Result<&Host, LabError> {
-        self.hosts
-            .get(name)
-            .ok_or_else(|| LabError::Unknown(format!("host `{name}`")))
+        self.hosts.get(name).ok_or_else(|| LabError::Unknown(format!("host `{name}`")))
     }
 
     /// All hosts, by name.
@@ -277,10 +270,7 @@ impl Drop for Lab {
 fn publish(claim: &mut Claim, hosts: &BTreeMap<String, Host>) -> io::Result<()> {
     let mut records = BTreeMap::new();
     for (name, host) in hosts {
-        let record = HostRecord {
-            namespace: host.namespace.path(),
-            inode: host.namespace.inode()?,
-        };
+        let record = HostRecord { namespace: host.namespace.path(), inode: host.namespace.inode()? };
         records.insert(name.clone(), record);
     }
     claim.publish(records)
@@ -301,17 +291,9 @@ impl Parts {
 
     /// The gateways of a network: its first addresses, where somebody forwards.
     fn gateways(scenario: &Scenario, net: usize) -> Vec<IpAddr> {
-        let inner = scenario
-            .routers
-            .iter()
-            .find(|router| router.inside == net)
-            .map(|router| router.inner.clone());
-        let own = || {
-            scenario.nets[net]
-                .prefixes()
-                .filter_map(|prefix| prefix.nth(1))
-                .collect()
-        };
+        let inner =
+            scenario.routers.iter().find(|router| router.inside == net).map(|router| router.inner.clone());
+        let own = || scenario.nets[net].prefixes().filter_map(|prefix| prefix.nth(1)).collect();
         let gateways: Vec<Cidr> = match inner {
             Some(inner) => inner,
             None if net == 0 => own(),
@@ -323,16 +305,9 @@ impl Parts {
     /// Only gateways of a family the interface has.
     fn setup(scenario: &Scenario, name: String, net: usize, addresses: &[Cidr]) -> Setup {
         let mut gateways = Self::gateways(scenario, net);
-        gateways.retain(|gateway| {
-            addresses
-                .iter()
-                .any(|address| address.ip().is_ipv4() == gateway.is_ipv4())
-        });
-        Setup {
-            name,
-            addresses: addresses.to_vec(),
-            gateways,
-        }
+        gateways
+            .retain(|gateway| addresses.iter().any(|address| address.ip().is_ipv4() == gateway.is_ipv4()));
+        Setup { name, addresses: addresses.to_vec(), gateways }
     }
 
     fn plug(
@@ -349,13 +324,7 @@ impl Parts {
             self.routes.add(net, address.ip(), exit);
         }
         self.routes.join(net, self.ports.len());
-        self.ports.push(Port {
-            name,
-            tun,
-            net,
-            up,
-            down,
-        });
+        self.ports.push(Port { name, tun, net, up, down });
         Ok(exit)
     }
 
@@ -369,12 +338,7 @@ impl Parts {
         let namespace = Self::namespace(claim, &host.name)?;
         let setups: Vec<Setup> = (host.interfaces.iter().enumerate())
             .map(|(index, interface)| {
-                Self::setup(
-                    scenario,
-                    format!("eth{index}"),
-                    interface.net,
-                    &interface.addresses,
-                )
+                Self::setup(scenario, format!("eth{index}"), interface.net, &interface.addresses)
             })
             .collect();
         let tuns = namespace
@@ -387,11 +351,7 @@ impl Parts {
             exits.push(self.plug(name, tun, interface.net, &interface.addresses, &interface.cable)?);
         }
         self.exits.hosts.insert(host.name.clone(), exits);
-        Ok(Host {
-            name: host.name.clone(),
-            namespace,
-            addresses: scenario.addresses(&host.name),
-        })
+        Ok(Host { name: host.name.clone(), namespace, addresses: scenario.addresses(&host.name) })
     }
 
     fn add_router(
@@ -407,8 +367,7 @@ impl Parts {
                 let mut nat = |config: &Option<Box<_>>| {
                     let config = config.as_deref().cloned();
                     let made = config.map(|config| Nat::new(config, self.seed.fork(&router.name)));
-                    made.transpose()
-                        .map_err(|error| LabError::Cable(error.to_string()))
+                    made.transpose().map_err(|error| LabError::Cable(error.to_string()))
                 };
                 let (v4, v6) = (nat(v4)?, nat(v6)?);
                 let (up, down) = links(&router.cable, &mut self.seed)?;
@@ -433,30 +392,18 @@ impl Parts {
                     self.routes.add(router.outside, address.ip(), Exit::Outside(gate));
                 }
                 self.route_back(index, scenario, Exit::Outside(gate), !translates);
-                self.exits
-                    .routers
-                    .insert(router.name.clone(), Exit::Outside(gate));
+                self.exits.routers.insert(router.name.clone(), Exit::Outside(gate));
                 Ok(None)
             }
-            RouterKind::Kernel {
-                is_fully_random,
-                has_upnp,
-                refusal,
-            } => {
+            RouterKind::Kernel { is_fully_random, has_upnp, refusal } => {
                 let namespace = Self::namespace(claim, &router.name)?;
-                let inner = Setup {
-                    name: INNER.to_owned(),
-                    addresses: router.inner.clone(),
-                    gateways: Vec::new(),
-                };
+                let inner =
+                    Setup { name: INNER.to_owned(), addresses: router.inner.clone(), gateways: Vec::new() };
                 let outer = Self::setup(scenario, OUTER.to_owned(), router.outside, &router.outer);
                 let tuns = namespace
                     .run(|| set_up(&[inner, outer], Routing::Metric, offload))
                     .and_then(|outcome| outcome)
-                    .map_err(LabError::system(format!(
-                        "setting up the router `{}`",
-                        router.name
-                    )))?;
+                    .map_err(LabError::system(format!("setting up the router `{}`", router.name)))?;
                 let mut tuns = tuns.into_iter();
                 let sides = [
                     (INNER, router.inside, &router.inner, Cable::default()),
@@ -492,13 +439,10 @@ impl Parts {
                 at += 1;
             }
             let prefixes = nets.iter().flat_map(|net| scenario.nets[*net].prefixes());
-            prefixes
-                .filter(|prefix| with_v4 || !prefix.ip().is_ipv4())
-                .collect()
+            prefixes.filter(|prefix| with_v4 || !prefix.ip().is_ipv4()).collect()
         };
         for prefix in inside {
-            self.routes
-                .add_prefix(scenario.routers[index].outside, prefix, exit);
+            self.routes.add_prefix(scenario.routers[index].outside, prefix, exit);
         }
     }
 }

@@ -48,13 +48,7 @@ impl Namespace {
         // From here on, dropping removes it.
         self.name = Some(path.clone());
         let source = format!("/proc/self/fd/{}", self.handle.as_raw_fd());
-        mount(
-            Some(source.as_str()),
-            &path,
-            None::<&str>,
-            MsFlags::MS_BIND,
-            None::<&str>,
-        )?;
+        mount(Some(source.as_str()), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
         Ok(())
     }
 
@@ -74,10 +68,7 @@ impl Namespace {
     pub(crate) fn command(&self, program: &OsStr) -> io::Result<Command> {
         let handle = self.handle()?;
         let mut command = Command::new(program);
-        #[expect(
-            unsafe_code,
-            reason = "a child can only enter a namespace between fork and exec"
-        )]
+        #[expect(unsafe_code, reason = "a child can only enter a namespace between fork and exec")]
         // SAFETY: between fork and exec only async-signal-safe calls are allowed; `setns` is a bare system
         // call, and the closure neither allocates nor locks.
         unsafe {

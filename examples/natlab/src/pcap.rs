@@ -39,9 +39,7 @@ impl Captures {
         let Some(file) = self.files.get_mut(device) else {
             return Ok(());
         };
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let length = u32::try_from(packet.len()).unwrap_or(SNAP).min(SNAP);
         // 32 bits of seconds last until 2106.
         file.write_all(&(now.as_secs() as u32).to_le_bytes())?;

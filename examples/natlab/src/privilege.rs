@@ -17,16 +17,10 @@ use crate::scenario::Routing;
 /// [`LabError::NotAllowed`] with the reason and what may help.
 pub fn check() -> Result<(), LabError> {
     let refused = |what: &str, error: io::Error| {
-        LabError::NotAllowed(format!(
-            "{what}: {error}; run it as root, or let `natlab` use a user namespace"
-        ))
+        LabError::NotAllowed(format!("{what}: {error}; run it as root, or let `natlab` use a user namespace"))
     };
     let namespace = Namespace::new(None).map_err(|error| refused("making a network namespace", error))?;
-    let probe = Setup {
-        name: "probe".to_owned(),
-        addresses: Vec::new(),
-        gateways: Vec::new(),
-    };
+    let probe = Setup { name: "probe".to_owned(), addresses: Vec::new(), gateways: Vec::new() };
     namespace
         .run(|| set_up(&[probe], Routing::Metric, false))
         .and_then(|outcome| outcome)

@@ -43,10 +43,7 @@ impl LabRecord {
     /// # Errors
     /// When there is no such host, the lab has ended, or the kernel refuses.
     pub fn enter(&self, host: &str) -> Result<(), LabError> {
-        let record = self
-            .hosts
-            .get(host)
-            .ok_or_else(|| LabError::Unknown(format!("host `{host}`")))?;
+        let record = self.hosts.get(host).ok_or_else(|| LabError::Unknown(format!("host `{host}`")))?;
         let steps = || -> io::Result<()> {
             if self.is_unprivileged && !is_ours(self.pid)? {
                 let user = File::open(format!("/proc/{}/ns/user", self.pid))?;
@@ -54,10 +51,7 @@ impl LabRecord {
             }
             crate::namespace::enter(&File::open(&record.namespace)?)
         };
-        steps().map_err(LabError::system(format!(
-            "entering the host `{host}` of the lab {}",
-            self.id
-        )))
+        steps().map_err(LabError::system(format!("entering the host `{host}` of the lab {}", self.id)))
     }
 }
 
@@ -104,11 +98,7 @@ impl Claim {
         loop {
             let id = format!("{}x{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
             let path = folder.join(format!("{id}.json"));
-            let file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path);
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
             match file {
                 // A lab of an earlier process with our number; it waits for `clean`.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
@@ -143,12 +133,8 @@ impl Claim {
 
     /// Tells others how to enter.
     pub(crate) fn publish(&mut self, hosts: BTreeMap<String, HostRecord>) -> io::Result<()> {
-        let record = LabRecord {
-            id: self.id.clone(),
-            pid: process::id(),
-            hosts,
-            is_unprivileged: !is_privileged(),
-        };
+        let record =
+            LabRecord { id: self.id.clone(), pid: process::id(), hosts, is_unprivileged: !is_privileged() };
         let text = serde_json::to_vec_pretty(&record)?;
         self.file.write_all(&text)
     }
@@ -179,10 +165,7 @@ pub(crate) fn is_privileged() -> bool {
 /// In a user namespace with a single user, who that is outside of it.
 fn outer_user() -> Option<u32> {
     let map = fs::read_to_string("/proc/self/uid_map").ok()?;
-    let words: Vec<u32> = map
-        .split_whitespace()
-        .filter_map(|word| word.parse().ok())
-        .collect();
+    let words: Vec<u32> = map.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     match words.as_slice() {
         [0, outer, 1] => Some(*outer),
         _ => None,

@@ -21,10 +21,7 @@ pub(crate) struct Tun {
     file: File,
 }
 
-#[expect(
-    unsafe_code,
-    reason = "an ioctl has no safe form; each call is argued for where it is made"
-)]
+#[expect(unsafe_code, reason = "an ioctl has no safe form; each call is argued for where it is made")]
 mod ioctl {
     nix::ioctl_write_ptr_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
     nix::ioctl_write_int_bad!(tun_set_offload, libc::TUNSETOFFLOAD);

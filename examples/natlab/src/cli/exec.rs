@@ -24,10 +24,7 @@ impl Exec {
         let lab = self.find()?;
         lab.enter(&self.host)?;
         let (program, arguments) = self.command.split_first().context("there is no command")?;
-        let error = Command::new(program)
-            .args(arguments)
-            .env("NATLAB_LAB", &lab.id)
-            .exec();
+        let error = Command::new(program).args(arguments).env("NATLAB_LAB", &lab.id).exec();
         Err(error).with_context(|| format!("starting `{program}`"))
     }
 
@@ -43,11 +40,7 @@ impl Exec {
             1 => labs.pop().context("it was there"),
             _ => {
                 let ids: Vec<&str> = labs.iter().map(|lab| lab.id.as_str()).collect();
-                bail!(
-                    "several labs have a host `{}`: choose one by --lab: {}",
-                    self.host,
-                    ids.join(", ")
-                )
+                bail!("several labs have a host `{}`: choose one by --lab: {}", self.host, ids.join(", "))
             }
         }
     }

@@ -63,13 +63,10 @@ struct Cell {
 impl Matrix {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         natlab::enter_user_namespace()?;
-        let pairs: Vec<(usize, usize)> = (0..self.nats.len())
-            .flat_map(|a| (a..self.nats.len()).map(move |b| (a, b)))
-            .collect();
-        let scenarios: Vec<Scenario> = pairs
-            .iter()
-            .map(|pair| self.scenario(*pair))
-            .collect::<Result<_, _>>()?;
+        let pairs: Vec<(usize, usize)> =
+            (0..self.nats.len()).flat_map(|a| (a..self.nats.len()).map(move |b| (a, b))).collect();
+        let scenarios: Vec<Scenario> =
+            pairs.iter().map(|pair| self.scenario(*pair)).collect::<Result<_, _>>()?;
         let stop = Stop::new()?;
         let (next, halted) = (AtomicUsize::new(0), AtomicBool::new(false));
         let cells: Vec<Mutex<Option<anyhow::Result<Cell>>>> =
@@ -114,22 +111,14 @@ impl Matrix {
     }
 
     fn punch(&self, (a, b): (usize, usize), scenario: &Scenario) -> anyhow::Result<Cell> {
-        let (skew, patience) = (
-            Duration::from_millis(self.skew),
-            Duration::from_millis(self.patience),
-        );
+        let (skew, patience) = (Duration::from_millis(self.skew), Duration::from_millis(self.patience));
         let (crossing, lateness) = if self.simulated {
             (cross_simulated(scenario, skew, patience)?, Lateness::default())
         } else {
             let lab = Lab::new(scenario)?;
             (cross(&lab, skew, patience)?, lab.report()?.lateness)
         };
-        Ok(Cell {
-            first: self.nats[a].clone(),
-            second: self.nats[b].clone(),
-            crossing,
-            lateness,
-        })
+        Ok(Cell { first: self.nats[a].clone(), second: self.nats[b].clone(), crossing, lateness })
     }
 
     fn print(&self, pairs: &[(usize, usize)], cells: &[Cell]) -> anyhow::Result<()> {
@@ -139,23 +128,13 @@ impl Matrix {
             }
             return Ok(());
         }
-        println!(
-            "RTT {}, unsolicited SYN: {}, skew {} ms",
-            self.rtt, self.syn, self.skew
-        );
+        println!("RTT {}, unsolicited SYN: {}, skew {} ms", self.rtt, self.syn, self.skew);
         let width = self.nats.iter().map(String::len).max().unwrap_or(0).max(11);
         let line = |cells: Vec<String>| {
-            let cells = cells
-                .iter()
-                .map(|cell| format!("{cell:width$}"))
-                .collect::<Vec<_>>();
+            let cells = cells.iter().map(|cell| format!("{cell:width$}")).collect::<Vec<_>>();
             println!("{}", cells.join("  ").trim_end());
         };
-        line(
-            std::iter::once(String::new())
-                .chain(self.nats.iter().cloned())
-                .collect(),
-        );
+        line(std::iter::once(String::new()).chain(self.nats.iter().cloned()).collect());
         for (row, nat) in self.nats.iter().enumerate() {
             let mut texts = vec![nat.clone()];
             for column in 0..self.nats.len() {
@@ -164,11 +143,7 @@ impl Matrix {
             }
             line(texts);
         }
-        let latest = cells
-            .iter()
-            .map(|cell| cell.lateness.quantile(0.99))
-            .max()
-            .unwrap_or_default();
+        let latest = cells.iter().map(|cell| cell.lateness.quantile(0.99)).max().unwrap_or_default();
         println!("worst p99 lateness {:.1} ms", latest.as_secs_f64() * 1e3);
         Ok(())
     }

@@ -70,11 +70,8 @@ impl LabArgs {
     }
 
     fn lab(&self, scenario: &Scenario) -> anyhow::Result<Lab> {
-        let options = LabOptions {
-            pcap: self.pcap.clone(),
-            events: self.events.clone(),
-            offload: self.offload,
-        };
+        let options =
+            LabOptions { pcap: self.pcap.clone(), events: self.events.clone(), offload: self.offload };
         Lab::with_options(scenario, &options).context("making the lab")
     }
 }

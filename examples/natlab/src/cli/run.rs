@@ -66,10 +66,8 @@ impl Run {
                 let all = names(&lab);
                 let host = self.host.as_deref().or(all.first().copied());
                 let mut command = prepared(&lab, host.context("there is no host")?, program)?;
-                let child = command
-                    .args(arguments)
-                    .spawn()
-                    .with_context(|| format!("starting `{program}`"))?;
+                let child =
+                    command.args(arguments).spawn().with_context(|| format!("starting `{program}`"))?;
                 wait(child, &stop)?
             }
         };

@@ -112,15 +112,8 @@ impl SourceServer {
             .iter()
             .flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port)))
             .collect();
-        let listen = || {
-            ends.into_iter()
-                .map(TcpListener::bind)
-                .collect::<io::Result<Vec<_>>>()
-        };
-        let mut server = Self {
-            listeners: host.enter(listen)?.map_err(step())?,
-            threads: Vec::new(),
-        };
+        let listen = || ends.into_iter().map(TcpListener::bind).collect::<io::Result<Vec<_>>>();
+        let mut server = Self { listeners: host.enter(listen)?.map_err(step())?, threads: Vec::new() };
         for listener in &server.listeners {
             let listener = listener.try_clone().map_err(step())?;
             let serve = move || {
@@ -168,9 +161,7 @@ pub fn ask_source(local: u16, server: IpAddr) -> io::Result<(SocketAddr, TcpStre
         line.extend(byte);
     }
     let text = String::from_utf8_lossy(&line).into_owned();
-    let mapped = text
-        .parse()
-        .map_err(|_| io::Error::other(format!("`{text}` is no address")))?;
+    let mapped = text.parse().map_err(|_| io::Error::other(format!("`{text}` is no address")))?;
     Ok((mapped, stream))
 }
 
@@ -235,17 +226,12 @@ pub fn cross(lab: &Lab, skew: Duration, patience: Duration) -> Result<Crossing, 
     for (name, local) in [("a", LOCAL_PORT), ("b", LOCAL_PORT + 1)] {
         let host = lab.host(name)?;
         let is_v4 = host.address().is_ipv4();
-        let towards = server
-            .addresses()
-            .iter()
-            .copied()
-            .find(|ip| ip.is_ipv4() == is_v4);
+        let towards = server.addresses().iter().copied().find(|ip| ip.is_ipv4() == is_v4);
         let towards =
             towards.ok_or_else(|| LabError::Unknown(format!("address of `s` for host `{name}`")))?;
         let asked = host.enter(|| ask_source(local, towards))?;
-        let (mapped, kept) = asked.map_err(LabError::system(format!(
-            "asking for the mapped address of `{name}`"
-        )))?;
+        let (mapped, kept) =
+            asked.map_err(LabError::system(format!("asking for the mapped address of `{name}`")))?;
         sides.push((host, local, mapped, kept));
     }
     let [(a, from_a, mapped_a, _kept_a), (b, from_b, mapped_b, _kept_b)] = sides.as_slice() else {

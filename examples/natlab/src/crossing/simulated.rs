@@ -67,40 +67,25 @@ pub fn cross_simulated(
             side.look(&mut lab, start)?;
         }
     }
-    let silent = Dialled {
-        ended: Ended::Silent,
-        after: patience,
-        late: Duration::ZERO,
-    };
+    let silent = Dialled { ended: Ended::Silent, after: patience, late: Duration::ZERO };
     Ok(Crossing {
         first: first.outcome.unwrap_or(silent),
-        second: second.outcome.unwrap_or(Dialled {
-            after: skew + patience,
-            ..silent
-        }),
+        second: second.outcome.unwrap_or(Dialled { after: skew + patience, ..silent }),
     })
 }
 
 fn host(lab: &Simulated, name: &'static str) -> Result<HostId, SimulatedCrossingError> {
-    lab.hosts
-        .get(name)
-        .copied()
-        .ok_or(SimulatedCrossingError::Host(name))
+    lab.hosts.get(name).copied().ok_or(SimulatedCrossingError::Host(name))
 }
 
 /// The first address of a host, of the family of `like` if there is one.
 fn address(lab: &Simulated, host: HostId, like: Option<IpAddr>) -> Option<IpAddr> {
     let addresses = lab.world.host(host).addresses(0).iter().copied();
-    addresses
-        .into_iter()
-        .find(|ip| like.is_none_or(|like| like.is_ipv4() == ip.is_ipv4()))
+    addresses.into_iter().find(|ip| like.is_none_or(|like| like.is_ipv4() == ip.is_ipv4()))
 }
 
 fn shared() -> TcpOptions {
-    TcpOptions {
-        reuse_address: true,
-        ..TcpOptions::default()
-    }
+    TcpOptions { reuse_address: true, ..TcpOptions::default() }
 }
 
 /// Connects to the server, which sees the mapped address.
@@ -113,15 +98,11 @@ fn ask_source(
 ) -> Result<Option<SocketAddr>, SocketError> {
     let to = SocketAddr::new(to, SOURCE_PORT);
     // The second to ask finds it listening.
-    match lab.world.with(server, |context| {
-        context.host.tcp_listen(to, TcpOptions::default())
-    }) {
+    match lab.world.with(server, |context| context.host.tcp_listen(to, TcpOptions::default())) {
         Ok(_) | Err(SocketError::AddressInUse) => (),
         Err(error) => return Err(error),
     }
-    lab.world.with(id, |context| {
-        context.host.tcp_dial(Some(from), shared(), to, context.now)
-    })?;
+    lab.world.with(id, |context| context.host.tcp_dial(Some(from), shared(), to, context.now))?;
     let until = lab.world.now() + PATIENCE;
     while lab.world.step().is_some_and(|at| at <= until) {
         let seen = lab.world.with(server, |context| {
@@ -154,11 +135,7 @@ impl Side {
             let outcome = context.host.tcp_dial(Some(from), shared(), to, context.now);
             dialled.set(Some(outcome));
         });
-        Self {
-            id,
-            socket,
-            outcome: None,
-        }
+        Self { id, socket, outcome: None }
     }
 
     fn look(&mut self, lab: &mut Simulated, start: Instant) -> Result<(), SocketError> {
@@ -179,11 +156,7 @@ impl Side {
                     _ => continue,
                 };
                 let after = now.saturating_duration_since(start);
-                self.outcome.get_or_insert(Dialled {
-                    ended,
-                    after,
-                    late: Duration::ZERO,
-                });
+                self.outcome.get_or_insert(Dialled { ended, after, late: Duration::ZERO });
             }
         });
         Ok(())

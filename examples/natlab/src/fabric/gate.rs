@@ -192,18 +192,12 @@ impl Fabric {
     }
 
     fn send_inside(&mut self, gate: usize, frame: Frame, at: Instant) {
-        let stage = Stage::Net {
-            net: self.gates[gate].inside,
-            from: Exit::Inside(gate),
-        };
+        let stage = Stage::Net { net: self.gates[gate].inside, from: Exit::Inside(gate) };
         self.ready.push((stage, frame, at));
     }
 
     fn send_outside(&mut self, gate: usize, frame: Frame, at: Instant) {
-        let stage = Stage::Net {
-            net: self.gates[gate].outside,
-            from: Exit::Outside(gate),
-        };
+        let stage = Stage::Net { net: self.gates[gate].outside, from: Exit::Outside(gate) };
         let sent = self.gates[gate].up.send(frame.packet().len(), at);
         self.over(sent, stage, frame, at, None);
     }

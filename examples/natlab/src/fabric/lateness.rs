@@ -20,11 +20,7 @@ pub struct Lateness {
 
 impl Default for Lateness {
     fn default() -> Self {
-        Self {
-            buckets: vec![0; BUCKETS],
-            count: 0,
-            max: Duration::ZERO,
-        }
+        Self { buckets: vec![0; BUCKETS], count: 0, max: Duration::ZERO }
     }
 }
 
@@ -139,10 +135,7 @@ mod tests {
     fn every_number_is_in_its_bucket() {
         for nanos in [16, 17, 31, 32, 33, 1_000, 123_456_789] {
             let index = bucket(nanos);
-            assert!(
-                top(index) >= nanos && (index == 0 || top(index - 1) < nanos),
-                "{nanos}"
-            );
+            assert!(top(index) >= nanos && (index == 0 || top(index - 1) < nanos), "{nanos}");
         }
     }
 }

@@ -116,10 +116,7 @@ pub(crate) struct Fabric {
 }
 
 impl Fabric {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of a lab, put together in one place"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the parts of a lab, put together in one place")]
     pub(crate) fn new(
         ports: Vec<Port>,
         gates: Vec<Gate>,
@@ -189,11 +186,7 @@ impl Fabric {
     fn poll(&self, timeout: Option<Duration>) -> io::Result<Vec<Option<usize>>> {
         let mut fds: Vec<PollFd> = Vec::with_capacity(self.ports.len() + 1);
         fds.push(PollFd::new(self.bell.as_fd(), PollFlags::POLLIN));
-        fds.extend(
-            self.ports
-                .iter()
-                .map(|port| PollFd::new(port.tun.as_fd(), PollFlags::POLLIN)),
-        );
+        fds.extend(self.ports.iter().map(|port| PollFd::new(port.tun.as_fd(), PollFlags::POLLIN)));
         match ppoll(&mut fds, timeout.map(TimeSpec::from), None) {
             Err(Errno::EINTR) => return Ok(Vec::new()),
             other => other?,
@@ -235,11 +228,7 @@ impl Fabric {
     fn report(&self) -> Report {
         Report {
             lateness: self.lateness.clone(),
-            dropped: self
-                .drops
-                .iter()
-                .map(|(why, number)| (why.to_string(), *number))
-                .collect(),
+            dropped: self.drops.iter().map(|(why, number)| (why.to_string(), *number)).collect(),
             ..self.report.clone()
         }
     }
@@ -264,10 +253,7 @@ impl Fabric {
                 captures.write(port, frame.packet())?;
             }
             let sent = self.ports[port].up.send(frame.packet().len(), now);
-            let next = Stage::Net {
-                net: self.ports[port].net,
-                from: Exit::Port(port),
-            };
+            let next = Stage::Net { net: self.ports[port].net, from: Exit::Port(port) };
             self.over(sent, next, frame, now, Some(port));
             self.pass_ready();
         }

@@ -106,10 +106,7 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     pub(super) fn new(offload: bool) -> Self {
-        Self {
-            spare: Vec::new(),
-            size: if offload { LARGE } else { SMALL },
-        }
+        Self { spare: Vec::new(), size: if offload { LARGE } else { SMALL } }
     }
 
     pub(super) fn take(&mut self) -> Frame {

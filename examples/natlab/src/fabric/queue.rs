@@ -27,12 +27,7 @@ impl Queue {
     pub(super) fn push(&mut self, at: Instant, stage: Stage, frame: Frame) {
         self.count += 1;
         self.bytes += frame.packet().len();
-        self.heap.push(Reverse(Entry {
-            at,
-            number: self.count,
-            stage,
-            frame,
-        }));
+        self.heap.push(Reverse(Entry { at, number: self.count, stage, frame }));
     }
 
     /// The first packet that should have arrived by `now`, and when it should.

@@ -38,10 +38,7 @@ struct Table {
 
 impl Routes {
     pub(crate) fn new(nets: usize) -> Self {
-        Self {
-            nets: vec![Table::default(); nets],
-            own: Vec::new(),
-        }
+        Self { nets: vec![Table::default(); nets], own: Vec::new() }
     }
 
     /// The Internet's own addresses, from which it sends errors.
@@ -81,9 +78,7 @@ impl Routes {
         let table = &self.nets[net];
         let routed = || {
             let matching = table.routed.iter().filter(|(prefix, _)| prefix.contains(to));
-            matching
-                .max_by_key(|(prefix, _)| prefix.length())
-                .map(|(_, exit)| *exit)
+            matching.max_by_key(|(prefix, _)| prefix.length()).map(|(_, exit)| *exit)
         };
         table.exact.get(&to).copied().or_else(routed).or(table.usual)
     }

@@ -23,10 +23,7 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(at: Range<usize>, problem: impl Into<String>) -> Self {
-        Self {
-            at: at.start,
-            problem: problem.into(),
-        }
+        Self { at: at.start, problem: problem.into() }
     }
 
     /// The line it is on, counted from 1.
@@ -177,16 +174,11 @@ impl<'de> Deserialize<'de> for Addresses {
             Err(_) => return Err(D::Error::custom("`address` is an IP address or a list of them")),
         };
         if texts.is_empty() {
-            return Err(D::Error::custom(
-                "`address` is an empty list: leave it out to be given one",
-            ));
+            return Err(D::Error::custom("`address` is an empty list: leave it out to be given one"));
         }
         texts
             .iter()
-            .map(|text| {
-                text.parse()
-                    .map_err(|_| D::Error::custom(format!("`{text}` is not an IP address")))
-            })
+            .map(|text| text.parse().map_err(|_| D::Error::custom(format!("`{text}` is not an IP address"))))
             .collect::<Result<_, _>>()
             .map(Self)
     }
@@ -203,17 +195,11 @@ pub(super) fn read(text: &str) -> Result<File, Fault> {
 /// Adds the nearest key to "unknown field `x`, expected one of `a`, `b`".
 fn explain(message: &str) -> String {
     let message = message.trim();
-    let unknown = ["unknown field", "unknown variant"]
-        .iter()
-        .any(|start| message.starts_with(start));
+    let unknown = ["unknown field", "unknown variant"].iter().any(|start| message.starts_with(start));
     let mut quoted = message.split('`').skip(1).step_by(2);
     match quoted.next().filter(|_| unknown) {
         Some(word) => {
-            let what = if message.starts_with("unknown field") {
-                "key"
-            } else {
-                "value"
-            };
+            let what = if message.starts_with("unknown field") { "key" } else { "value" };
             unknown_word(what, word, quoted)
         }
         None => message.replace('\n', ", "),
@@ -246,9 +232,7 @@ fn edits(from: &str, to: &str) -> usize {
     for (i, a) in from.iter().enumerate() {
         let mut row = vec![i + 1];
         for (j, b) in to.iter().enumerate() {
-            let mut least = (rows[i][j] + usize::from(a != b))
-                .min(rows[i][j + 1] + 1)
-                .min(row[j] + 1);
+            let mut least = (rows[i][j] + usize::from(a != b)).min(rows[i][j + 1] + 1).min(row[j] + 1);
             if i > 0 && j > 0 && *a == to[j - 1] && from[i - 1] == *b {
                 least = least.min(rows[i - 1][j - 1] + 1);
             }
@@ -263,9 +247,8 @@ fn edits(from: &str, to: &str) -> usize {
 pub(super) fn as_v4(ip: &Spanned<IpAddr>) -> Result<Ipv4Addr, Fault> {
     match ip.get_ref() {
         IpAddr::V4(ip) => Ok(*ip),
-        IpAddr::V6(other) => Err(Fault::new(
-            ip.span(),
-            format!("{other} is IPv6, but the NAT of this router translates IPv4"),
-        )),
+        IpAddr::V6(other) => {
+            Err(Fault::new(ip.span(), format!("{other} is IPv6, but the NAT of this router translates IPv4")))
+        }
     }
 }

@@ -7,6 +7,7 @@ mod file;
 mod preset;
 mod resolve;
 mod short;
+mod syn;
 #[cfg(test)]
 mod tests;
 mod world;
@@ -115,10 +116,15 @@ pub(crate) enum RouterKind {
 /// What a Linux router does with packets nobody asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Refusal {
+    /// A firewall drops them.
     #[default]
     Silence,
+    /// A firewall rejects SYNs with a RST.
     Reset,
+    /// A firewall rejects them with an ICMP error.
     Icmp,
+    /// No firewall: the router answers as any host does.
+    Own,
 }
 
 /// A scenario that cannot be: the fault of whoever wrote it. Nothing has been made.
@@ -174,10 +180,7 @@ impl Scenario {
     /// # Errors
     /// What is wrong with it.
     pub fn short(form: &str) -> Result<Self, ScenarioError> {
-        let wrong = |problem| ScenarioError::Form {
-            form: form.to_owned(),
-            problem,
-        };
+        let wrong = |problem| ScenarioError::Form { form: form.to_owned(), problem };
         let text = short::expand(form).map_err(wrong)?;
         Self::parse(form, &text).map_err(|error| match error {
             ScenarioError::Line { problem, .. } => wrong(problem),
@@ -190,13 +193,11 @@ impl Scenario {
     /// # Errors
     /// What is wrong with it, and on which line.
     pub fn parse(origin: &str, text: &str) -> Result<Self, ScenarioError> {
-        file::read(text)
-            .and_then(|file| resolve::resolve(file, text))
-            .map_err(|fault| ScenarioError::Line {
-                origin: origin.to_owned(),
-                line: fault.line(text),
-                problem: fault.problem,
-            })
+        file::read(text).and_then(|file| resolve::resolve(file, text)).map_err(|fault| ScenarioError::Line {
+            origin: origin.to_owned(),
+            line: fault.line(text),
+            problem: fault.problem,
+        })
     }
 
     /// The text this scenario was made from; of a one-line form, the file it stands for.

@@ -7,13 +7,14 @@ use std::ops::Range;
 use p2p_core::Family;
 use p2p_core::nat::PortRange;
 use p2p_core::sim::link::{Link, LinkConfig};
-use p2p_core::sim::nat::{NatConfig, Unsolicited};
+use p2p_core::sim::nat::NatConfig;
 use toml::Spanned;
 
 use super::file::{
     Addresses, Fault, File, HostFile, InternetFile, Kernel, Named, NetFile, RouterFile, V6, as_v4,
     unknown_word,
 };
+use super::syn::Syn;
 use super::{Cable, Host, Interface, Net, Refusal, Router, RouterKind, Scenario};
 use crate::cidr::Cidr;
 
@@ -38,10 +39,7 @@ type Checked<T> = Result<T, Fault>;
 
 pub(super) fn resolve(file: File, text: &str) -> Checked<Scenario> {
     if file.host.is_empty() {
-        return Err(Fault::new(
-            0..0,
-            "there is no host: a lab without one has nothing to run",
-        ));
+        return Err(Fault::new(0..0, "there is no host: a lab without one has nothing to run"));
     }
     check_names(&file)?;
     let mut nets = Nets::new(&file.internet, &file.net)?;
@@ -57,13 +55,7 @@ pub(super) fn resolve(file: File, text: &str) -> Checked<Scenario> {
     for (name, host) in &file.host {
         hosts.push(resolve_host(name, host, &mut nets)?);
     }
-    Ok(Scenario {
-        seed: file.seed,
-        nets: nets.nets,
-        routers,
-        hosts,
-        source: text.to_owned(),
-    })
+    Ok(Scenario { seed: file.seed, nets: nets.nets, routers, hosts, source: text.to_owned() })
 }
 
 fn check_names(file: &File) -> Checked<()> {
@@ -71,9 +63,7 @@ fn check_names(file: &File) -> Checked<()> {
     for name in names {
         let text = name.get_ref();
         let fits = (1..=LONGEST_NAME).contains(&text.len())
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
         if !fits {
             return Err(Fault::new(
                 name.span(),
@@ -87,24 +77,14 @@ fn check_names(file: &File) -> Checked<()> {
             "the Internet is always there: its prefixes go under [internet]",
         ));
     }
-    if let Some(name) = file
-        .host
-        .keys()
-        .find(|name| file.router.contains_key(name.get_ref().as_str()))
-    {
+    if let Some(name) = file.host.keys().find(|name| file.router.contains_key(name.get_ref().as_str())) {
         let problem = format!("`{}` is the name of a router, too", name.get_ref());
         return Err(Fault::new(name.span(), problem));
     }
-    let many = [
-        ("hosts", file.host.len(), MOST_HOSTS),
-        ("routers", file.router.len(), MOST_ROUTERS),
-    ];
+    let many = [("hosts", file.host.len(), MOST_HOSTS), ("routers", file.router.len(), MOST_ROUTERS)];
     for (what, number, most) in many {
         if number > most {
-            return Err(Fault::new(
-                0..0,
-                format!("{number} {what} are too many: at most {most}"),
-            ));
+            return Err(Fault::new(0..0, format!("{number} {what} are too many: at most {most}")));
         }
     }
     Ok(())
@@ -212,10 +192,7 @@ impl Nets {
             ));
         }
         if let Some(other) = self.taken[net].insert(ip, who.to_owned()) {
-            return Err(Fault::new(
-                at,
-                format!("{ip} on the network `{name}` is taken: by {other}"),
-            ));
+            return Err(Fault::new(at, format!("{ip} on the network `{name}` is taken: by {other}")));
         }
         Ok(())
     }
@@ -241,10 +218,7 @@ impl Nets {
         let first = if prefix.nth(first).is_some() { first } else { 1 };
         let most = (MOST_HOSTS * MOST_INTERFACES + MOST_ROUTERS) as u32;
         for number in first..=first + 2 * most {
-            let Some(address) = prefix
-                .nth(number)
-                .filter(|address| prefix.is_usable(address.ip()))
-            else {
+            let Some(address) = prefix.nth(number).filter(|address| prefix.is_usable(address.ip())) else {
                 break;
             };
             if !self.taken[net].contains_key(&address.ip()) {
@@ -252,10 +226,7 @@ impl Nets {
                 return Ok(Some(address));
             }
         }
-        let problem = format!(
-            "the network `{}` ({prefix}) has no address left",
-            self.nets[net].name
-        );
+        let problem = format!("the network `{}` ({prefix}) has no address left", self.nets[net].name);
         Err(Fault::new(who.span(), problem))
     }
 }
@@ -264,8 +235,7 @@ impl Nets {
 fn interfaces_of(host: &HostFile) -> Vec<(&Spanned<String>, Option<&Spanned<Addresses>>)> {
     let own = host.net.iter().map(|net| (net, host.address.as_ref()));
     let listed = host.interface.iter().map(Spanned::get_ref);
-    own.chain(listed.map(|interface| (&interface.net, interface.address.as_ref())))
-        .collect()
+    own.chain(listed.map(|interface| (&interface.net, interface.address.as_ref()))).collect()
 }
 
 /// Between which networks a router stands.
@@ -280,17 +250,11 @@ fn place_routers(file: &File, nets: &Nets) -> Checked<Vec<Place>> {
     for router in file.router.values() {
         let place = Place {
             inside: nets.find(&router.inside)?,
-            outside: router
-                .outside
-                .as_ref()
-                .map_or(Ok(0), |outside| nets.find(outside))?,
+            outside: router.outside.as_ref().map_or(Ok(0), |outside| nets.find(outside))?,
         };
         let name = router.inside.get_ref();
         if place.inside == 0 {
-            return Err(Fault::new(
-                router.inside.span(),
-                "the Internet is outside of every router",
-            ));
+            return Err(Fault::new(router.inside.span(), "the Internet is outside of every router"));
         }
         if places.iter().any(|other| other.inside == place.inside) {
             let problem =
@@ -301,11 +265,7 @@ fn place_routers(file: &File, nets: &Nets) -> Checked<Vec<Place>> {
         // Follow the way out from here; it must not come back.
         let mut seen = BTreeSet::from([place.inside]);
         let mut at = place.outside;
-        while let Some(next) = places
-            .iter()
-            .find(|place| place.inside == at)
-            .filter(|_| seen.insert(at))
-        {
+        while let Some(next) = places.iter().find(|place| place.inside == at).filter(|_| seen.insert(at)) {
             at = next.outside;
         }
         if seen.contains(&at) {
@@ -335,10 +295,7 @@ fn check_overlaps(file: &File, nets: &Nets, places: &[Place]) -> Checked<()> {
                     ),
                 ));
             }
-            at = places
-                .iter()
-                .find(|place| place.inside == index)
-                .map(|place| place.outside);
+            at = places.iter().find(|place| place.inside == index).map(|place| place.outside);
         }
     }
     for (name, net) in &file.net {
@@ -365,14 +322,9 @@ fn cable(
         Link::new(*link.get_ref(), seed).map_err(|error| Fault::new(link.span(), error.to_string()))?;
     }
     let pick = |one: &Option<Spanned<LinkConfig>>| {
-        one.as_ref()
-            .or(both.as_ref())
-            .map_or_else(LinkConfig::default, |link| *link.get_ref())
+        one.as_ref().or(both.as_ref()).map_or_else(LinkConfig::default, |link| *link.get_ref())
     };
-    Ok(Cable {
-        up: pick(up),
-        down: pick(down),
-    })
+    Ok(Cable { up: pick(up), down: pick(down) })
 }
 
 fn resolve_host(name: &Spanned<String>, host: &HostFile, nets: &mut Nets) -> Checked<Host> {
@@ -389,33 +341,20 @@ fn resolve_host(name: &Spanned<String>, host: &HostFile, nets: &mut Nets) -> Che
             None => {
                 let first = if net == 0 { FIRST_PUBLIC } else { 2 };
                 let v4 = nets.give(net, Family::V4, first, name)?;
-                v4.into_iter()
-                    .chain(nets.give(net, Family::V6, first, name)?)
-                    .collect()
+                v4.into_iter().chain(nets.give(net, Family::V6, first, name)?).collect()
             }
         };
-        interfaces.push(Interface {
-            net,
-            addresses,
-            cable,
-        });
+        interfaces.push(Interface { net, addresses, cable });
         Ok(())
     };
     match &host.net {
-        Some(net) => add(
-            net,
-            host.address.as_ref(),
-            cable(&host.link, &host.up, &host.down)?,
-        )?,
+        Some(net) => add(net, host.address.as_ref(), cable(&host.link, &host.up, &host.down)?)?,
         None => {
             let stray = host.address.as_ref().map(Spanned::span);
             let links = [&host.link, &host.up, &host.down];
             let stray = stray.or_else(|| links.into_iter().flatten().next().map(Spanned::span));
             if let Some(at) = stray {
-                return Err(Fault::new(
-                    at,
-                    "this belongs to an interface, but the host has no `net`",
-                ));
+                return Err(Fault::new(at, "this belongs to an interface, but the host has no `net`"));
             }
         }
     }
@@ -432,11 +371,7 @@ fn resolve_host(name: &Spanned<String>, host: &HostFile, nets: &mut Nets) -> Che
         );
         return Err(Fault::new(name.span(), problem));
     }
-    Ok(Host {
-        name: name.get_ref().clone(),
-        interfaces,
-        routing: host.routing,
-    })
+    Ok(Host { name: name.get_ref().clone(), interfaces, routing: host.routing })
 }
 
 fn resolve_router(
@@ -447,22 +382,14 @@ fn resolve_router(
 ) -> Checked<Router> {
     let (inside, outside) = (nets.nets[place.inside].clone(), nets.nets[place.outside].clone());
     if inside.v4.is_some() && outside.v4.is_none() {
-        let problem = format!(
-            "`{}` has IPv4, but `{}` outside has none",
-            inside.name, outside.name
-        );
+        let problem = format!("`{}` has IPv4, but `{}` outside has none", inside.name, outside.name);
         return Err(Fault::new(name.span(), problem));
     }
     let first = if place.outside == 0 { FIRST_EXTERNAL } else { 2 };
     let mut outer: Vec<Cidr> = router
         .external
         .iter()
-        .filter_map(|ip| {
-            Cidr::new(
-                *ip.get_ref(),
-                nets.prefix_of(place.outside, *ip.get_ref())?.length(),
-            )
-        })
+        .filter_map(|ip| Cidr::new(*ip.get_ref(), nets.prefix_of(place.outside, *ip.get_ref())?.length()))
         .collect();
     if outer.is_empty() && inside.v4.is_some() {
         outer.extend(nets.give(place.outside, Family::V4, first, name)?);
@@ -513,20 +440,15 @@ fn kernel_router(router: &RouterFile, kernel: Kernel, inside: &Net, at: Range<us
         }
     }
     if inside.v4.is_none() {
-        let problem = format!(
-            "a Linux router masquerades IPv4, but the network `{}` has none",
-            inside.name
-        );
+        let problem = format!("a Linux router masquerades IPv4, but the network `{}` has none", inside.name);
         return Err(Fault::new(at, problem));
     }
     let refusal = match &router.syn {
         None => Refusal::default(),
-        Some(word) => match unsolicited(word)? {
-            Unsolicited::Silence => Refusal::Silence,
-            Unsolicited::Reset => Refusal::Reset,
-            Unsolicited::Icmp(_) => Refusal::Icmp,
-            _ => return Err(Fault::new(word.span(), "Linux answers at once or never")),
-        },
+        Some(word) => {
+            let at_once = || Fault::new(word.span(), "Linux answers at once or never");
+            syn_of(word)?.refusal().ok_or_else(at_once)?
+        }
     };
     Ok(RouterKind::Kernel {
         refusal,
@@ -541,10 +463,7 @@ fn translation(router: &RouterFile, outer: &[Cidr]) -> Checked<Option<NatConfig>
     let (mut config, at) = match (&router.preset, &router.nat) {
         (Some(name), None) => {
             let config = super::preset::config(name.get_ref(), external);
-            (
-                config.map_err(|problem| Fault::new(name.span(), problem))?,
-                name.span(),
-            )
+            (config.map_err(|problem| Fault::new(name.span(), problem))?, name.span())
         }
         (None, Some(nat)) => {
             let config = nat.get_ref().clone();
@@ -557,10 +476,7 @@ fn translation(router: &RouterFile, outer: &[Cidr]) -> Checked<Option<NatConfig>
             (NatConfig { external, ..config }, nat.span())
         }
         (Some(_), Some(nat)) => {
-            return Err(Fault::new(
-                nat.span(),
-                "`preset` and `nat` both say what the NAT is: keep one",
-            ));
+            return Err(Fault::new(nat.span(), "`preset` and `nat` both say what the NAT is: keep one"));
         }
         (None, None) => {
             let needs = [
@@ -582,11 +498,9 @@ fn translation(router: &RouterFile, outer: &[Cidr]) -> Checked<Option<NatConfig>
         config = config.with_flow(|flow| flow.range = PortRange { first, last });
     }
     if let Some(syn) = &router.syn {
-        config = config.with_unsolicited(unsolicited(syn)?);
+        config = syn_of(syn)?.apply(config);
     }
-    config
-        .validate()
-        .map_err(|error| Fault::new(at, error.to_string()))?;
+    config.validate().map_err(|error| Fault::new(at, error.to_string()))?;
     Ok(Some(config))
 }
 
@@ -594,10 +508,7 @@ fn translation(router: &RouterFile, outer: &[Cidr]) -> Checked<Option<NatConfig>
 fn firewall(router: &RouterFile, inside: &Net) -> Checked<Option<NatConfig>> {
     match (&router.v6, inside.v6) {
         (Some(v6), None) => {
-            let problem = format!(
-                "`v6` is for IPv6, but the network `{}` has no IPv6 prefix",
-                inside.name
-            );
+            let problem = format!("`v6` is for IPv6, but the network `{}` has no IPv6 prefix", inside.name);
             Err(Fault::new(v6.span(), problem))
         }
         (Some(v6), Some(_)) if *v6.get_ref() == V6::Open => Ok(None),
@@ -605,14 +516,13 @@ fn firewall(router: &RouterFile, inside: &Net) -> Checked<Option<NatConfig>> {
         (_, Some(_)) => {
             let mut config = NatConfig::default();
             if let Some(syn) = &router.syn {
-                config = config.with_unsolicited(unsolicited(syn)?);
+                config = syn_of(syn)?.apply(config);
             }
             Ok(Some(config))
         }
     }
 }
 
-/// What a router does with an unsolicited SYN, in one word.
-fn unsolicited(word: &Spanned<String>) -> Checked<Unsolicited> {
-    super::short::unsolicited(word.get_ref()).map_err(|problem| Fault::new(word.span(), problem))
+fn syn_of(word: &Spanned<String>) -> Checked<Syn> {
+    Syn::parse(word.get_ref()).map_err(|problem| Fault::new(word.span(), problem))
 }

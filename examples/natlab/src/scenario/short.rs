@@ -3,43 +3,21 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use p2p_core::sim::nat::Unsolicited;
-use p2p_core::sim::packet::IcmpKind;
 use p2p_core::sim::span;
 
 use super::file::unknown_word;
 
 /// The forms, each with what it stands for.
 pub const FORMS: [(&str, &str); 6] = [
-    (
-        "homes:X+Y",
-        "hosts a and b, each in a home behind a NAT, and a public server s with two addresses",
-    ),
-    (
-        "lan:X",
-        "hosts a and b in one home behind one NAT, and the server s",
-    ),
-    (
-        "cgn:X+Z+Y",
-        "host a behind a home NAT X behind a carrier NAT Z, host b behind Y, and s",
-    ),
-    (
-        "two-uplinks:X+Z+Y",
-        "host a with one interface behind X and one behind Z, host b behind Y, and s",
-    ),
-    (
-        "v6-firewall",
-        "hosts a and b with IPv6 only, each behind a stateful firewall, and s",
-    ),
-    (
-        "upnp:Y",
-        "host a behind Linux with a real miniupnpd, host b behind Y, and s",
-    ),
+    ("homes:X+Y", "hosts a and b, each in a home behind a NAT, and a public server s with two addresses"),
+    ("lan:X", "hosts a and b in one home behind one NAT, and the server s"),
+    ("cgn:X+Z+Y", "host a behind a home NAT X behind a carrier NAT Z, host b behind Y, and s"),
+    ("two-uplinks:X+Z+Y", "host a with one interface behind X and one behind Z, host b behind Y, and s"),
+    ("v6-firewall", "hosts a and b with IPv6 only, each behind a stateful firewall, and s"),
+    ("upnp:Y", "host a behind Linux with a real miniupnpd, host b behind Y, and s"),
 ];
 
-const KEYS: [&str; 9] = [
-    "rtt", "jitter", "loss", "rate", "syn", "hairpin", "range", "v6", "seed",
-];
+const KEYS: [&str; 9] = ["rtt", "jitter", "loss", "rate", "syn", "hairpin", "range", "v6", "seed"];
 /// What stands where a form leaves a NAT out.
 const USUAL: &str = "port-restricted/equal";
 
@@ -47,24 +25,15 @@ const USUAL: &str = "port-restricted/equal";
 pub(super) fn expand(form: &str) -> Result<String, String> {
     let (head, query) = form.split_once('?').unwrap_or((form, ""));
     let (kind, nats) = head.split_once(':').unwrap_or((head, ""));
-    let nats: Vec<&str> = nats
-        .split('+')
-        .map(str::trim)
-        .filter(|nat| !nat.is_empty())
-        .collect();
+    let nats: Vec<&str> = nats.split('+').map(str::trim).filter(|nat| !nat.is_empty()).collect();
     let mut options = Options::default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair
-            .split_once('=')
-            .ok_or_else(|| format!("`{pair}` is no key=value"))?;
+        let (key, value) = pair.split_once('=').ok_or_else(|| format!("`{pair}` is no key=value"))?;
         options.set(key.trim(), value.trim())?;
     }
     let takes = |most: usize| {
         if nats.len() > most {
-            Err(format!(
-                "`{kind}` takes at most {most} NATs, here are {}",
-                nats.len()
-            ))
+            Err(format!("`{kind}` takes at most {most} NATs, here are {}", nats.len()))
         } else {
             Ok(())
         }
@@ -85,13 +54,7 @@ pub(super) fn expand(form: &str) -> Result<String, String> {
         "cgn" => {
             takes(3)?;
             file.line("[net.carrier]\nv4 = \"100.64.0.0/10\"\n");
-            file.router(
-                "carrier",
-                "carrier",
-                None,
-                nats.get(1).copied().unwrap_or("symmetric/random"),
-                0,
-            );
+            file.router("carrier", "carrier", None, nats.get(1).copied().unwrap_or("symmetric/random"), 0);
             file.line("[net.home-a]\nv4 = \"192.168.1.0/24\"\n");
             file.router("nat-a", "home-a", Some("carrier"), nat(0), 0);
             file.line("[host.a]\nnet = \"home-a\"\n");
@@ -101,13 +64,7 @@ pub(super) fn expand(form: &str) -> Result<String, String> {
             takes(3)?;
             for (name, index) in [("a1", 0), ("a2", 1)] {
                 file.network(name, index);
-                file.router(
-                    &format!("nat-{name}"),
-                    &format!("home-{name}"),
-                    None,
-                    nat(index),
-                    index,
-                );
+                file.router(&format!("nat-{name}"), &format!("home-{name}"), None, nat(index), index);
             }
             file.line("[host.a]\ninterface = [{ net = \"home-a1\" }, { net = \"home-a2\" }]\n");
             file.home("b", nat(2), 2);
@@ -116,13 +73,7 @@ pub(super) fn expand(form: &str) -> Result<String, String> {
             takes(0)?;
             for (name, index) in [("a", 0), ("b", 1)] {
                 file.line(&format!("[net.home-{name}]\nv6 = \"2a0f:{}::/64\"\n", index + 1));
-                file.router(
-                    &format!("firewall-{name}"),
-                    &format!("home-{name}"),
-                    None,
-                    "",
-                    index,
-                );
+                file.router(&format!("firewall-{name}"), &format!("home-{name}"), None, "", index);
                 file.line(&format!("[host.{name}]\nnet = \"home-{name}\"\n"));
             }
         }
@@ -137,35 +88,12 @@ pub(super) fn expand(form: &str) -> Result<String, String> {
             file.home("b", nat(0), 1);
         }
         other => {
-            let names = FORMS
-                .iter()
-                .map(|(form, _)| form.split(':').next().unwrap_or(form));
+            let names = FORMS.iter().map(|(form, _)| form.split(':').next().unwrap_or(form));
             return Err(unknown_word("scenario", other, names));
         }
     }
     file.server();
     Ok(file.text)
-}
-
-/// What a router does with an unsolicited SYN, in one word.
-pub(super) fn unsolicited(word: &str) -> Result<Unsolicited, String> {
-    Ok(match word {
-        "silence" => Unsolicited::Silence,
-        "rst" => Unsolicited::Reset,
-        "icmp" => Unsolicited::Icmp(IcmpKind::Prohibited),
-        // RFC 5382, REQ-4.
-        "icmp-after-6s" => Unsolicited::IcmpAfter {
-            kind: IcmpKind::PortUnreachable,
-            after: Duration::from_secs(6),
-        },
-        "rst-after-6s" => Unsolicited::ResetAfter {
-            after: Duration::from_secs(6),
-        },
-        other => {
-            let known = ["silence", "rst", "icmp", "icmp-after-6s", "rst-after-6s"];
-            return Err(unknown_word("answer to a SYN", other, known.into_iter()));
-        }
-    })
 }
 
 /// What follows the question mark.
@@ -257,10 +185,7 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     fn new(options: &'a Options) -> Self {
-        Self {
-            options,
-            text: format!("seed = {}\n", options.seed),
-        }
+        Self { options, text: format!("seed = {}\n", options.seed) }
     }
 
     fn line(&mut self, text: &str) {
@@ -270,10 +195,7 @@ impl<'a> Writer<'a> {
 
     /// The network of a home: `number` makes its prefixes differ.
     fn network(&mut self, name: &str, number: usize) {
-        self.line(&format!(
-            "[net.home-{name}]\nv4 = \"192.168.{}.0/24\"\n",
-            number + 1
-        ));
+        self.line(&format!("[net.home-{name}]\nv4 = \"192.168.{}.0/24\"\n", number + 1));
         if self.options.v6.is_some() {
             let _ = writeln!(self.text, "v6 = \"2a0f:{}::/64\"", number + 1);
         }

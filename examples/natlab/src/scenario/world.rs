@@ -37,10 +37,7 @@ pub enum SimulateError {
 
 impl From<Cable> for Wire {
     fn from(cable: Cable) -> Self {
-        Self {
-            up: cable.up,
-            down: cable.down,
-        }
+        Self { up: cable.up, down: cable.down }
     }
 }
 
@@ -55,10 +52,7 @@ impl Scenario {
         let mut routers = BTreeMap::new();
         // From the Internet inwards; a scenario has no cycles, so every round places one or none is left.
         let mut waiting: Vec<_> = self.routers.iter().collect();
-        while let Some(index) = waiting
-            .iter()
-            .position(|router| above.contains_key(&router.outside))
-        {
+        while let Some(index) = waiting.iter().position(|router| above.contains_key(&router.outside)) {
             let router = waiting.swap_remove(index);
             let RouterKind::Simulated { v4, v6 } = &router.kind else {
                 return Err(SimulateError::Kernel(router.name.clone()));
@@ -83,10 +77,6 @@ impl Scenario {
             }
             hosts.insert(host.name.clone(), id);
         }
-        Ok(Simulated {
-            world,
-            hosts,
-            routers,
-        })
+        Ok(Simulated { world, hosts, routers })
     }
 }

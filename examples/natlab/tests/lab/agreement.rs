@@ -33,10 +33,7 @@ fn punch(scenario: &Scenario, skew: Duration) -> Crossing {
         let lab = Lab::new(scenario).unwrap();
         let crossing = cross(&lab, skew, PATIENCE).unwrap();
         let lateness = lab.report().unwrap().lateness.max();
-        if [lateness, crossing.first.late, crossing.second.late]
-            .iter()
-            .all(|late| *late < TOLERABLE)
-        {
+        if [lateness, crossing.first.late, crossing.second.late].iter().all(|late| *late < TOLERABLE) {
             return crossing;
         }
     }
@@ -57,10 +54,7 @@ fn the_simulator_and_the_kernel_lab_agree() {
         for b in &NATS[index..] {
             for syn in SYNS {
                 for skew in SKEWS {
-                    cells.push((
-                        format!("homes:{a}+{b}?rtt=200ms&syn={syn}"),
-                        Duration::from_millis(skew),
-                    ));
+                    cells.push((format!("homes:{a}+{b}?rtt=200ms&syn={syn}"), Duration::from_millis(skew)));
                 }
             }
         }
@@ -75,29 +69,15 @@ fn the_simulator_and_the_kernel_lab_agree() {
     let mut furthest = Duration::ZERO;
     for ((form, skew), (lab, world)) in cells.iter().zip(&outcomes) {
         if !agree(lab.first, world.first) || !agree(lab.second, world.second) {
-            differing.push(format!(
-                "{form}, skew {skew:?}:\n  lab   {lab:?}\n  world {world:?}"
-            ));
+            differing.push(format!("{form}, skew {skew:?}:\n  lab   {lab:?}\n  world {world:?}"));
         }
         if let (Some(lab), Some(world)) = (lab.met_after(), world.met_after()) {
             furthest = furthest.max(lab.abs_diff(world));
         }
     }
-    let met = outcomes
-        .iter()
-        .filter(|(lab, _)| lab.met_after().is_some())
-        .count();
-    println!(
-        "{} scenarios, {met} connections, times at most {furthest:?} apart",
-        cells.len()
-    );
-    assert!(
-        differing.is_empty(),
-        "{} of {} differ:\n{}",
-        differing.len(),
-        cells.len(),
-        differing.join("\n")
-    );
+    let met = outcomes.iter().filter(|(lab, _)| lab.met_after().is_some()).count();
+    println!("{} scenarios, {met} connections, times at most {furthest:?} apart", cells.len());
+    assert!(differing.is_empty(), "{} of {} differ:\n{}", differing.len(), cells.len(), differing.join("\n"));
     // Both outcomes are well represented.
     assert!(met > 20 && met < cells.len() - 20, "{met}");
 }

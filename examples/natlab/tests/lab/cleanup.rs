@@ -25,8 +25,7 @@ fn record(id: &str) -> PathBuf {
 
 fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')')
-        .is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// Starts `natlab run` with a command that says its pid and the lab's id, and then stays.
@@ -34,15 +33,9 @@ fn start() -> (Child, u32, String) {
     let mut command = natlab();
     command.args(["run", "homes", "--host", "b", "--", "sh", "-c"]);
     command.arg("echo $$ $NATLAB_LAB; exec sleep 1000");
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let (pid, id) = line.trim().split_once(' ').expect("a pid and an id");
     (child, pid.parse().unwrap(), id.to_owned())
 }
@@ -108,14 +101,7 @@ fn a_dropped_lab_takes_everything_with_it() {
     let id = lab.id().to_owned();
     // Three hosts and a Linux router.
     assert_eq!(namespaces(&id).len(), 4);
-    let sleeper = lab
-        .host("a")
-        .unwrap()
-        .command("sleep")
-        .unwrap()
-        .arg("1000")
-        .spawn()
-        .unwrap();
+    let sleeper = lab.host("a").unwrap().command("sleep").unwrap().arg("1000").spawn().unwrap();
     let sleeper = Running(sleeper);
     drop(lab);
     assert_eq!(namespaces(&id), Vec::<PathBuf>::new());
@@ -143,26 +129,15 @@ fn a_panic_takes_the_lab_with_it() {
 fn an_impossible_scenario_is_one_error_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("wrong.toml");
-    fs::write(
-        &file,
-        "[host.a]\nnet = \"internet\"\n\n[host.b]\nnte = \"internet\"\n",
-    )
-    .unwrap();
+    fs::write(&file, "[host.a]\nnet = \"internet\"\n\n[host.b]\nnte = \"internet\"\n").unwrap();
     let mut child = natlab();
-    child
-        .arg("run")
-        .arg(&file)
-        .args(["--", "true"])
-        .stderr(Stdio::piped());
+    child.arg("run").arg(&file).args(["--", "true"]).stderr(Stdio::piped());
     let mut child = child.spawn().unwrap();
     let pid = child.id();
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert!(!child.wait().unwrap().success());
-    let expected = format!(
-        "natlab: {}, line 5: unknown key `nte`: did you mean `net`?\n",
-        file.display()
-    );
+    let expected = format!("natlab: {}, line 5: unknown key `nte`: did you mean `net`?\n", file.display());
     assert_eq!(said, expected);
     assert_eq!(namespaces(&format!("{pid}x0")), Vec::<PathBuf>::new());
 }
@@ -172,10 +147,7 @@ fn a_missing_program_is_an_error_and_nothing_is_left() {
     if !can_run() {
         return;
     }
-    let output = natlab()
-        .args(["run", "homes", "--", "/no/such/program"])
-        .output()
-        .unwrap();
+    let output = natlab().args(["run", "homes", "--", "/no/such/program"]).output().unwrap();
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("starting `/no/such/program`"), "{said}");

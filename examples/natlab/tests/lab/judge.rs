@@ -1,7 +1,7 @@
 //! Every preset before independent judges: coturn's discovery for UDP, plain sockets for TCP.
 
 use std::io::{self, BufRead, BufReader};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -64,21 +64,13 @@ pub(crate) fn judge_tcp(lab: &Lab) -> TcpVerdict {
         _ => "address-and-port-dependent",
     };
     let unsolicited = call(server, second, SocketAddr::new(mapped.ip(), 61_999));
-    TcpVerdict {
-        mapping,
-        delta,
-        filtering,
-        unsolicited,
-    }
+    TcpVerdict { mapping, delta, filtering, unsolicited }
 }
 
 /// What the original calls delta, from mapped ports of neighbouring local ports and of one far off.
 fn delta(locals: &[u16], mapped: &[u16]) -> String {
     let steps = |ports: &[u16]| -> Vec<i32> {
-        ports
-            .windows(2)
-            .map(|pair| i32::from(pair[1]) - i32::from(pair[0]))
-            .collect()
+        ports.windows(2).map(|pair| i32::from(pair[1]) - i32::from(pair[0])).collect()
     };
     let (here, there) = (steps(locals), steps(mapped));
     let (near, far) = there.split_at(there.len() - 1);
@@ -97,9 +89,7 @@ fn delta(locals: &[u16], mapped: &[u16]) -> String {
 }
 
 fn ask(client: &Host, local: u16, server: SocketAddr) -> io::Result<(SocketAddr, TcpStream)> {
-    let socket = client
-        .enter(|| tcp(([0, 0, 0, 0], local).into(), false))
-        .unwrap()?;
+    let socket = client.enter(|| tcp(([0, 0, 0, 0], local).into(), false)).unwrap()?;
     told(socket, server)
 }
 
@@ -115,13 +105,46 @@ fn told(socket: socket2::Socket, server: SocketAddr) -> io::Result<(SocketAddr, 
 fn call(server: &Host, ip: IpAddr, to: SocketAddr) -> Ended {
     // A socket that Linux closes without saying why says nothing of the NAT.
     let mut attempts = (0..3).map(|_| {
-        let socket = server
-            .enter(|| tcp((ip, CALLBACK).into(), false))
-            .unwrap()
-            .unwrap();
+        let socket = server.enter(|| tcp((ip, CALLBACK).into(), false)).unwrap().unwrap();
         connect(&socket, to, SILENCE)
     });
     attempts.find_map(Result::ok).expect("an outcome")
+}
+
+/// Whether host `a` keeps its port towards a stranger who has tried that port before: over TCP, over UDP.
+pub(crate) fn keeps_port(lab: &Lab) -> [bool; 2] {
+    const LOCAL: u16 = 45_000;
+    let (client, server) = (lab.host("a").unwrap(), lab.host("s").unwrap());
+    let stranger = SocketAddr::new(server.addresses()[1], CALLBACK);
+    let listener = server.enter(|| tcp(([0, 0, 0, 0], PORTS[0]).into(), false)).unwrap().unwrap();
+    listener.listen(1).unwrap();
+    let any = tcp_in(client, LOCAL + 1);
+    assert_eq!(
+        connect(&any, SocketAddr::new(server.address(), PORTS[0]), SILENCE).unwrap(),
+        Ended::Connected
+    );
+    let external = listener.accept().unwrap().1.as_socket().unwrap().ip();
+    assert_ne!(call(server, stranger.ip(), (external, LOCAL).into()), Ended::Connected);
+
+    let listener = server.enter(|| tcp(stranger, false)).unwrap().unwrap();
+    listener.listen(1).unwrap();
+    assert_eq!(connect(&tcp_in(client, LOCAL), stranger, SILENCE).unwrap(), Ended::Connected);
+    let tcp = listener.accept().unwrap().1.as_socket().unwrap().port() == LOCAL;
+
+    let theirs = server.enter(|| UdpSocket::bind(stranger)).unwrap().unwrap();
+    theirs.set_read_timeout(Some(SILENCE)).unwrap();
+    let ours = client.enter(|| UdpSocket::bind(("0.0.0.0", LOCAL))).unwrap().unwrap();
+    theirs.send_to(b"hello", (external, LOCAL)).unwrap();
+    // An ICMP error may come back; a datagram must not have come through.
+    ours.set_read_timeout(Some(SILENCE)).unwrap();
+    assert!(ours.recv(&mut [0; 8]).is_err());
+    ours.send_to(b"hello", stranger).unwrap();
+    let from = (0..3).find_map(|_| theirs.recv_from(&mut [0; 8]).ok()).expect("a datagram").1;
+    [tcp, from.port() == LOCAL]
+}
+
+fn tcp_in(host: &Host, port: u16) -> socket2::Socket {
+    host.enter(|| tcp(([0, 0, 0, 0], port).into(), false)).unwrap().unwrap()
 }
 
 /// What coturn's `turnutils_natdiscovery` says of the NAT before host `a`: mapping and filtering.
@@ -132,22 +155,11 @@ pub(crate) fn judge_udp(lab: &Lab) -> [String; 2] {
     for ip in server.addresses().iter().filter(|ip| ip.is_ipv4()) {
         command.args(["-L", &ip.to_string()]);
     }
-    command.args([
-        "-n",
-        "--no-tcp",
-        "--no-tls",
-        "--no-dtls",
-        "--no-cli",
-        "-z",
-        "--simple-log",
-    ]);
+    command.args(["-n", "--no-tcp", "--no-tls", "--no-dtls", "--no-cli", "-z", "--simple-log"]);
     command.arg(format!("--log-file={}", folder.path().join("log").display()));
     command.arg(format!("--pidfile={}", folder.path().join("pid").display()));
     command.arg(format!("--userdb={}", folder.path().join("db").display()));
-    let quiet = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let _server = Running(quiet.spawn().expect("turnserver, of the Debian package coturn"));
     eventually("the STUN server listens", || {
         (has_udp(server, 3_478) && has_udp(server, 3_479)).then_some(())
@@ -156,23 +168,15 @@ pub(crate) fn judge_udp(lab: &Lab) -> [String; 2] {
     let start = |what: &str| {
         let mut command = client.command("turnutils_natdiscovery").unwrap();
         command.args([what, "-L", &own, &to]).stdin(Stdio::null());
-        command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let both = [start("-m"), start("-f")];
     both.map(|child| {
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         // The last line with a verdict counts: the first of `-m` only says whether there is a NAT.
-        let verdict = text
-            .lines()
-            .rfind(|line| line.starts_with("NAT with") || line.starts_with("No NAT"));
-        verdict
-            .unwrap_or_else(|| panic!("no verdict in {text}"))
-            .to_owned()
+        let verdict = text.lines().rfind(|line| line.starts_with("NAT with") || line.starts_with("No NAT"));
+        verdict.unwrap_or_else(|| panic!("no verdict in {text}")).to_owned()
     })
 }
 
@@ -211,11 +215,7 @@ fn coturn_recognises_every_type_over_udp() {
     let all: Vec<_> = TYPES.into_iter().chain(others).collect();
     let verdicts = each(&all, |(nat, ..)| judge_udp(&lab(&format!("homes:{nat}?rtt=4ms"))));
     for ((nat, mapping, filtering), verdict) in all.iter().zip(verdicts) {
-        assert_eq!(
-            verdict,
-            [said(mapping, "Mapping"), said(filtering, "Filtering")],
-            "{nat}"
-        );
+        assert_eq!(verdict, [said(mapping, "Mapping"), said(filtering, "Filtering")], "{nat}");
     }
 }
 
@@ -224,24 +224,13 @@ fn plain_sockets_recognise_every_type_and_delta_over_tcp() {
     if !can_run() {
         return;
     }
-    let deltas = [
-        "equal",
-        "preserving/100",
-        "independent/3",
-        "dependent/2",
-        "random",
-    ];
+    let deltas = ["equal", "preserving/100", "independent/3", "dependent/2", "random"];
     let mut all: Vec<(String, TcpVerdict)> = Vec::new();
     for (nat, mapping, filtering) in TYPES {
         for delta in deltas {
             all.push((
                 format!("{nat}/{delta}"),
-                TcpVerdict {
-                    mapping,
-                    delta: delta.to_owned(),
-                    filtering,
-                    unsolicited: Ended::Silent,
-                },
+                TcpVerdict { mapping, delta: delta.to_owned(), filtering, unsolicited: Ended::Silent },
             ));
         }
     }
@@ -253,14 +242,8 @@ fn plain_sockets_recognise_every_type_and_delta_over_tcp() {
     };
     // Without a firewall the host itself refuses.
     all.push(("open".to_owned(), verdict("equal", INDEPENDENT, Ended::Refused)));
-    all.push((
-        "symmetric-firewall".to_owned(),
-        verdict("equal", BY_PORT, Ended::Silent),
-    ));
-    all.push((
-        "carrier/512".to_owned(),
-        verdict("random", BY_PORT, Ended::Silent),
-    ));
+    all.push(("symmetric-firewall".to_owned(), verdict("equal", BY_PORT, Ended::Silent)));
+    all.push(("carrier/512".to_owned(), verdict("random", BY_PORT, Ended::Silent)));
     let found = each(&all, |(nat, _)| judge_tcp(&lab(&format!("homes:{nat}?rtt=4ms"))));
     for ((nat, expected), found) in all.iter().zip(found) {
         assert_eq!(found, *expected, "{nat}");
@@ -272,14 +255,8 @@ fn an_unsolicited_syn_gets_what_the_policy_says() {
     if !can_run() {
         return;
     }
-    let all = [
-        ("silence", Ended::Silent),
-        ("rst", Ended::Refused),
-        ("icmp", Ended::Unreachable),
-    ];
-    let found = each(&all, |(syn, _)| {
-        judge_tcp(&lab(&format!("homes?rtt=4ms&syn={syn}")))
-    });
+    let all = [("silence", Ended::Silent), ("rst", Ended::Refused), ("icmp", Ended::Unreachable)];
+    let found = each(&all, |(syn, _)| judge_tcp(&lab(&format!("homes?rtt=4ms&syn={syn}"))));
     for ((syn, expected), found) in all.iter().zip(found) {
         assert_eq!(found.unsolicited, *expected, "{syn}");
     }
@@ -293,15 +270,7 @@ fn nothing_passes_a_blocked_nat() {
     let lab = lab("homes:blocked?rtt=4ms");
     let server = lab.host("s").unwrap();
     let _serving = SourceServer::new(server, &PORTS).unwrap();
-    let socket = lab
-        .host("a")
-        .unwrap()
-        .enter(|| tcp(([0, 0, 0, 0], 40_000).into(), false))
-        .unwrap()
-        .unwrap();
+    let socket = lab.host("a").unwrap().enter(|| tcp(([0, 0, 0, 0], 40_000).into(), false)).unwrap().unwrap();
     let to = SockAddr::from(SocketAddr::from((server.address(), PORTS[0])));
-    assert_eq!(
-        socket.connect_timeout(&to, SILENCE).unwrap_err().kind(),
-        io::ErrorKind::TimedOut
-    );
+    assert_eq!(socket.connect_timeout(&to, SILENCE).unwrap_err().kind(), io::ErrorKind::TimedOut);
 }

@@ -21,10 +21,7 @@ fn connect(lab: &Lab, from: &str, to: &str, port: u16) -> (Duration, SocketAddr)
     let end = SocketAddr::new(*to.addresses().iter().find(family).unwrap(), port);
     let listener = to.enter(|| TcpListener::bind(end)).unwrap().unwrap();
     let start = Instant::now();
-    let _stream = from
-        .enter(|| TcpStream::connect_timeout(&end, PATIENCE))
-        .unwrap()
-        .unwrap();
+    let _stream = from.enter(|| TcpStream::connect_timeout(&end, PATIENCE)).unwrap().unwrap();
     (start.elapsed(), listener.accept().unwrap().1)
 }
 
@@ -56,10 +53,7 @@ fn neighbours_see_each_other_directly() {
     let lab = lab("lan?rtt=400ms");
     let (took, from) = connect(&lab, "a", "b", 80);
     assert_eq!(from.ip(), lab.host("a").unwrap().address());
-    assert!(
-        took < Duration::from_millis(200),
-        "not through the router: {took:?}"
-    );
+    assert!(took < Duration::from_millis(200), "not through the router: {took:?}");
 }
 
 #[test]
@@ -86,10 +80,7 @@ fn v6_hosts_cross_their_firewalls() {
     }
     let lab = lab("v6-firewall?rtt=40ms");
     let crossing = cross(&lab, Duration::ZERO, PATIENCE).unwrap();
-    assert_eq!(
-        [crossing.first.ended, crossing.second.ended],
-        [Ended::Connected; 2]
-    );
+    assert_eq!([crossing.first.ended, crossing.second.ended], [Ended::Connected; 2]);
 }
 
 #[test]
@@ -99,8 +90,7 @@ fn a_cable_can_be_changed_and_a_router_rebooted() {
     }
     let mut lab = lab("homes?rtt=4ms");
     let (before, _) = connect(&lab, "a", "s", 81);
-    lab.set_uplink("nat-a", LinkConfig::with_latency(Duration::from_millis(200)))
-        .unwrap();
+    lab.set_uplink("nat-a", LinkConfig::with_latency(Duration::from_millis(200))).unwrap();
     let (after, _) = connect(&lab, "a", "s", 82);
     assert!(
         before < Duration::from_millis(200) && after >= Duration::from_millis(400),
@@ -120,10 +110,7 @@ fn a_cable_can_be_changed_and_a_router_rebooted() {
     assert_eq!(client.recv(&mut [0; 8]).unwrap(), 5);
     lab.reboot("nat-a").unwrap();
     server.send_to(b"hello", from).unwrap();
-    assert_eq!(
-        client.recv(&mut [0; 8]).unwrap_err().kind(),
-        io::ErrorKind::WouldBlock
-    );
+    assert_eq!(client.recv(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }
 
 #[test]
@@ -133,23 +120,11 @@ fn unknown_names_are_the_callers_fault() {
     }
     let mut lab = lab("homes");
     assert!(matches!(lab.host("c"), Err(LabError::Unknown(_))));
-    assert!(matches!(
-        lab.set_link("a", 1, LinkConfig::default()),
-        Err(LabError::Unknown(_))
-    ));
-    assert!(matches!(
-        lab.set_uplink("nat", LinkConfig::default()),
-        Err(LabError::Unknown(_))
-    ));
+    assert!(matches!(lab.set_link("a", 1, LinkConfig::default()), Err(LabError::Unknown(_))));
+    assert!(matches!(lab.set_uplink("nat", LinkConfig::default()), Err(LabError::Unknown(_))));
     assert!(matches!(lab.reboot("nat"), Err(LabError::Unknown(_))));
-    let impossible = LinkConfig {
-        loss: 2.0,
-        ..LinkConfig::default()
-    };
-    assert!(matches!(
-        lab.set_link("a", 0, impossible),
-        Err(LabError::Cable(_))
-    ));
+    let impossible = LinkConfig { loss: 2.0, ..LinkConfig::default() };
+    assert!(matches!(lab.set_link("a", 0, impossible), Err(LabError::Cable(_))));
 }
 
 #[test]
@@ -163,10 +138,7 @@ fn what_cannot_be_translated_is_dropped_and_counted() {
     // Garbage behind headers of all protocols, whole and cut short; the kernel makes the IP header.
     for protocol in [1, 6, 17, 47, 132] {
         let protocol = Protocol::from(protocol);
-        let raw = a
-            .enter(|| Socket::new(Domain::IPV4, Type::RAW, Some(protocol)))
-            .unwrap()
-            .unwrap();
+        let raw = a.enter(|| Socket::new(Domain::IPV4, Type::RAW, Some(protocol))).unwrap().unwrap();
         for length in [8, 19, 20, 60] {
             raw.send_to(&vec![0xff; length], &to).unwrap();
         }
@@ -220,26 +192,12 @@ fn there_is_no_way_out() {
     }
     let lab = lab("homes:open?rtt=4ms");
     let a = lab.host("a").unwrap();
-    let devices = a
-        .enter(|| fs::read_to_string("/proc/thread-self/net/dev"))
-        .unwrap()
-        .unwrap();
-    let names: Vec<&str> = devices
-        .lines()
-        .skip(2)
-        .filter_map(|line| line.split(':').next())
-        .collect();
-    assert_eq!(
-        names.iter().map(|name| name.trim()).collect::<Vec<_>>(),
-        ["lo", "eth0"]
-    );
+    let devices = a.enter(|| fs::read_to_string("/proc/thread-self/net/dev")).unwrap().unwrap();
+    let names: Vec<&str> = devices.lines().skip(2).filter_map(|line| line.split(':').next()).collect();
+    assert_eq!(names.iter().map(|name| name.trim()).collect::<Vec<_>>(), ["lo", "eth0"]);
     let socket = a.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
-    socket
-        .send_to(b"hello", (Ipv4Addr::new(192, 0, 2, 1), 9))
-        .unwrap();
-    eventually("it has nowhere to go", || {
-        lab.report().unwrap().dropped.get("no route").copied()
-    });
+    socket.send_to(b"hello", (Ipv4Addr::new(192, 0, 2, 1), 9)).unwrap();
+    eventually("it has nowhere to go", || lab.report().unwrap().dropped.get("no route").copied());
 }
 
 #[test]
@@ -249,11 +207,8 @@ fn captures_and_events_can_be_read() {
     }
     let folder = tempfile::tempdir().unwrap();
     let events = folder.path().join("events.json");
-    let options = LabOptions {
-        pcap: Some(folder.path().to_owned()),
-        events: Some(events.clone()),
-        offload: false,
-    };
+    let options =
+        LabOptions { pcap: Some(folder.path().to_owned()), events: Some(events.clone()), offload: false };
     let scenario = Scenario::short("homes?rtt=4ms").unwrap();
     let lab = Lab::with_options(&scenario, &options).unwrap();
     connect(&lab, "a", "s", 80);
@@ -261,22 +216,15 @@ fn captures_and_events_can_be_read() {
     drop(lab);
     for (device, source) in [("a-eth0", "192.168.1.2"), ("s-eth0", "45.2.0.1")] {
         let mut tcpdump = std::process::Command::new("tcpdump");
-        tcpdump
-            .arg("-nr")
-            .arg(folder.path().join(format!("{device}.pcap")));
+        tcpdump.arg("-nr").arg(folder.path().join(format!("{device}.pcap")));
         let output = tcpdump.output().expect("tcpdump");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let syn = text
-            .lines()
-            .find(|line| line.contains("Flags [S],"))
-            .unwrap_or_else(|| panic!("{output:?}"));
+        let syn =
+            text.lines().find(|line| line.contains("Flags [S],")).unwrap_or_else(|| panic!("{output:?}"));
         assert!(syn.contains(&format!("IP {source}.")), "{syn}");
     }
     let log = fs::read_to_string(events).unwrap();
-    let lines: Vec<serde_json::Value> = log
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.first().unwrap()["event"], "started");
     assert_eq!(lines.last().unwrap()["event"], "stopped");
 }
@@ -290,10 +238,7 @@ fn exec_enters_a_running_lab() {
     let mut exec = natlab();
     exec.args(["exec", "--lab", lab.id(), "s", "--", "cat", "/proc/net/fib_trie"]);
     let output = exec.output().unwrap();
-    assert!(
-        String::from_utf8_lossy(&output.stdout).contains("45.1.1.2"),
-        "{output:?}"
-    );
+    assert!(String::from_utf8_lossy(&output.stdout).contains("45.1.1.2"), "{output:?}");
     let mut nobody = natlab();
     nobody.args(["exec", "--lab", lab.id(), "nobody", "--", "true"]);
     assert!(!nobody.status().unwrap().success());
@@ -305,24 +250,8 @@ fn run_passes_on_the_exit_code_and_the_addresses() {
         return;
     }
     let mut run = natlab();
-    run.args([
-        "run",
-        "homes",
-        "--host",
-        "b",
-        "--also",
-        "s=exec sleep 1000",
-        "--",
-        "sh",
-        "-c",
-    ]);
-    let output = run
-        .arg("echo $NATLAB_A $NATLAB_B $NATLAB_S; exit 7")
-        .output()
-        .unwrap();
+    run.args(["run", "homes", "--host", "b", "--also", "s=exec sleep 1000", "--", "sh", "-c"]);
+    let output = run.arg("echo $NATLAB_A $NATLAB_B $NATLAB_S; exit 7").output().unwrap();
     assert_eq!(output.status.code(), Some(7), "{output:?}");
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        "192.168.1.2 192.168.2.2 45.1.1.1\n"
-    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "192.168.1.2 192.168.2.2 45.1.1.1\n");
 }

@@ -22,13 +22,8 @@ fn the_worked_example_works() {
     symlink(env!("CARGO_BIN_EXE_natlab"), folder.path().join("natlab")).unwrap();
     std::fs::write(folder.path().join("two-homes.toml"), scenario).unwrap();
     let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
-    let output = Command::new("sh")
-        .arg("-ec")
-        .arg(script)
-        .env("PATH", path)
-        .current_dir(&folder)
-        .output()
-        .unwrap();
+    let output =
+        Command::new("sh").arg("-ec").arg(script).env("PATH", path).current_dir(&folder).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
 }

@@ -77,10 +77,7 @@ pub(crate) fn natlab() -> Command {
 
 /// Whether somebody in the host listens on this UDP port.
 pub(crate) fn has_udp(host: &Host, port: u16) -> bool {
-    let table = host
-        .enter(|| std::fs::read_to_string("/proc/thread-self/net/udp"))
-        .unwrap()
-        .unwrap();
+    let table = host.enter(|| std::fs::read_to_string("/proc/thread-self/net/udp")).unwrap().unwrap();
     table.contains(&format!(":{port:04X} 00000000:0000"))
 }
 

@@ -22,12 +22,7 @@ fn a_mapped_port_can_be_dialled_from_outside() {
     // NAT-PMP (RFC 6886, section 3.3): map TCP 5000 to 5000 for an hour.
     let socket = a.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket
-        .send_to(
-            &[0, 2, 0, 0, 0x13, 0x88, 0x13, 0x88, 0, 0, 0x0e, 0x10],
-            "192.168.1.1:5351",
-        )
-        .unwrap();
+    socket.send_to(&[0, 2, 0, 0, 0x13, 0x88, 0x13, 0x88, 0, 0, 0x0e, 0x10], "192.168.1.1:5351").unwrap();
     let mut answer = [0; 32];
     let length = socket.recv(&mut answer).unwrap();
     assert_eq!(
@@ -47,10 +42,7 @@ fn the_router_answers_a_search_by_multicast() {
     }
     let lab = lab("upnp?rtt=4ms");
     let a = lab.host("a").unwrap();
-    let socket = a
-        .enter(|| UdpSocket::bind((Ipv4Addr::new(192, 168, 1, 2), 0)))
-        .unwrap()
-        .unwrap();
+    let socket = a.enter(|| UdpSocket::bind((Ipv4Addr::new(192, 168, 1, 2), 0))).unwrap().unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let search = "M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: \"ssdp:discover\"\r\nMX: 1\r\n\
                   ST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n\r\n";
