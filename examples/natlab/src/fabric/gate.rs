@@ -199,7 +199,7 @@ impl Fabric {
     fn send_outside(&mut self, gate: usize, frame: Frame, at: Instant) {
         let stage = Stage::Net { net: self.gates[gate].outside, from: Exit::Outside(gate) };
         let sent = self.gates[gate].up.send(frame.packet().len(), at);
-        self.over(sent, stage, frame, at, None);
+        self.over(sent, stage, frame, at, Exit::Outside(gate));
     }
 
     fn note(&mut self, gate: usize, frame: &Frame, event: impl FnOnce(String, String) -> Event) {

@@ -154,10 +154,7 @@ impl Fabric {
         loop {
             self.pass_due();
             let wake = self.next_wake();
-            let timeout = match wake {
-                None => None,
-                Some(at) => Some(at.saturating_duration_since(Instant::now()).saturating_sub(SPIN)),
-            };
+            let timeout = wake.map(|at| at.saturating_duration_since(Instant::now()).saturating_sub(SPIN));
             let readable = self.poll(timeout)?;
             for port in readable {
                 match port {
@@ -254,7 +251,7 @@ impl Fabric {
             }
             let sent = self.ports[port].up.send(frame.packet().len(), now);
             let next = Stage::Net { net: self.ports[port].net, from: Exit::Port(port) };
-            self.over(sent, next, frame, now, Some(port));
+            self.over(sent, next, frame, now, Exit::Port(port));
             self.pass_ready();
         }
         Ok(())
@@ -296,15 +293,20 @@ impl Fabric {
     }
 
     /// What a cable makes of a packet: it arrives at `next` later, twice or never.
-    fn over(&mut self, sent: Sent, next: Stage, frame: Frame, at: Instant, port: Option<usize>) {
+    fn over(&mut self, sent: Sent, next: Stage, frame: Frame, at: Instant, by: Exit) {
         let (first, second) = match sent {
             Sent::Never(why) => {
                 let why = match why {
                     LinkDrop::Lost => Drop::Lost,
                     LinkDrop::QueueFull => Drop::QueueFull,
                 };
-                let place = port.map(|port| self.ports[port].name.clone());
-                return self.drop(frame, why, place.as_deref().unwrap_or("a router's cable"));
+                let place = match by {
+                    Exit::Port(port) => self.ports[port].name.clone(),
+                    Exit::Inside(gate) | Exit::Outside(gate) | Exit::Itself(gate) => {
+                        self.gates[gate].name.clone()
+                    }
+                };
+                return self.drop(frame, why, &place);
             }
             Sent::Once(first) => (first, None),
             Sent::Twice(first, second) => (first, Some(second)),
@@ -336,7 +338,7 @@ impl Fabric {
                 let port = self.routes.members(net)[index];
                 if from != Exit::Port(port) {
                     let copy = self.buffers.copy(&frame);
-                    self.to_port(port, copy, at);
+                    self.forward(port, copy, at);
                 }
             }
             return self.buffers.give(frame);
@@ -347,11 +349,11 @@ impl Fabric {
         match self.routes.find(net, to) {
             // Nobody sends a packet back to where it came from.
             Some(exit) if exit == from => self.drop(frame, Drop::NoRoute, "a network"),
-            Some(Exit::Port(port)) => self.to_port(port, frame, at),
+            Some(Exit::Port(port)) => self.forward(port, frame, at),
             Some(Exit::Inside(gate)) => self.ready.push((Stage::Outbound(gate), frame, at)),
             Some(Exit::Outside(gate)) => {
                 let sent = self.gates[gate].down.send(frame.packet().len(), at);
-                self.over(sent, Stage::Inbound(gate), frame, at, None);
+                self.over(sent, Stage::Inbound(gate), frame, at, Exit::Outside(gate));
             }
             Some(Exit::Itself(_)) => self.drop(frame, Drop::ForRouter, "a network"),
             None => self.drop(frame, Drop::NoRoute, "a network"),
@@ -373,9 +375,9 @@ impl Fabric {
         }
     }
 
-    fn to_port(&mut self, port: usize, frame: Frame, at: Instant) {
+    fn forward(&mut self, port: usize, frame: Frame, at: Instant) {
         let sent = self.ports[port].down.send(frame.packet().len(), at);
-        self.over(sent, Stage::Port(port), frame, at, Some(port));
+        self.over(sent, Stage::Port(port), frame, at, Exit::Port(port));
     }
 
     fn deliver(&mut self, port: usize, frame: Frame, at: Instant) {

@@ -214,17 +214,15 @@ impl Nets {
             Family::V6 => self.nets[net].v6,
         };
         let Some(prefix) = prefix else { return Ok(None) };
-        // A small network has nothing at the usual place: count from its start.
-        let first = if prefix.nth(first).is_some() { first } else { 1 };
-        let most = (MOST_HOSTS * MOST_INTERFACES + MOST_ROUTERS) as u32;
-        for number in first..=first + 2 * most {
-            let Some(address) = prefix.nth(number).filter(|address| prefix.is_usable(address.ip())) else {
-                break;
-            };
-            if !self.taken[net].contains_key(&address.ip()) {
-                self.taken[net].insert(address.ip(), who.get_ref().clone());
-                return Ok(Some(address));
-            }
+        // From the usual place, then from the start: a small network may have nothing there.
+        let most = 2 * (MOST_HOSTS * MOST_INTERFACES + MOST_ROUTERS) as u32;
+        let mut free =
+            (first..first + most).chain(1..first.min(most)).filter_map(|number| prefix.nth(number));
+        let taken = &mut self.taken[net];
+        let found = free.find(|address| prefix.is_usable(address.ip()) && !taken.contains_key(&address.ip()));
+        if let Some(address) = found {
+            taken.insert(address.ip(), who.get_ref().clone());
+            return Ok(Some(address));
         }
         let problem = format!("the network `{}` ({prefix}) has no address left", self.nets[net].name);
         Err(Fault::new(who.span(), problem))

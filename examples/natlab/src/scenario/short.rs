@@ -38,6 +38,15 @@ pub(super) fn expand(form: &str) -> Result<String, String> {
             Ok(())
         }
     };
+    // Only a home of one's own can be without a NAT.
+    let shared = match kind {
+        "lan" => 1,
+        "cgn" | "two-uplinks" => 2,
+        _ => 0,
+    };
+    if let Some(nat) = nats.iter().take(shared).find(|nat| matches!(**nat, "open" | "symmetric-firewall")) {
+        return Err(format!("`{nat}` does not translate: a router is needed here that does"));
+    }
     let nat = |index: usize| nats.get(index).copied().unwrap_or(USUAL);
     let mut file = Writer::new(&options);
     match kind {
@@ -136,7 +145,10 @@ impl Options {
         match key {
             "rtt" => self.rtt = span::parse(value)?,
             "jitter" => self.jitter = span::parse(value)?,
-            "loss" => self.loss = value.parse().map_err(|_| wrong("a probability, such as 0.01"))?,
+            "loss" => {
+                let loss = value.parse().ok().filter(|loss| (0.0..=1.0).contains(loss));
+                self.loss = loss.ok_or_else(|| wrong("loss is a probability, such as 0.01"))?;
+            }
             "rate" => self.rate = Some(rate(value).ok_or_else(|| wrong("bits a second, such as 100M"))?),
             "syn" => self.syn = value.split(',').map(str::to_owned).collect(),
             "hairpin" => self.hairpin = Some(value.to_owned()),
@@ -157,7 +169,7 @@ impl Options {
         }
         if self.loss != 0.0 {
             // `loss` is that of a whole one-way path.
-            let _ = write!(link, ", loss = {:?}", 1.0 - (1.0 - self.loss).max(0.0).sqrt());
+            let _ = write!(link, ", loss = {:?}", 1.0 - (1.0 - self.loss).sqrt());
         }
         if let Some(rate) = self.rate {
             let _ = write!(link, ", rate = {rate}");
