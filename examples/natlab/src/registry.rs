@@ -103,16 +103,12 @@ impl Claim {
                 // A lab of an earlier process with our number; it waits for `clean`.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
                 Err(error) => return Err(error),
-                Ok(file) => {
-                    let file =
-                        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error)?;
-                    // Between the two steps a `clean` may have taken the file for a dead lab's.
-                    if fs::metadata(&path)
-                        .is_ok_and(|now| file.metadata().is_ok_and(|ours| now.ino() == ours.ino()))
-                    {
-                        return Ok(Self { id, path, file });
-                    }
-                }
+                // Between the steps a `clean` may take the file for a dead lab's: then it is gone or locked.
+                Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                    Ok(file) if is_same(&file, &path) => return Ok(Self { id, path, file }),
+                    Ok(_) | Err((_, Errno::EWOULDBLOCK)) => (),
+                    Err((_, error)) => return Err(error.into()),
+                },
             }
         }
     }
@@ -148,13 +144,18 @@ impl Drop for Claim {
     }
 }
 
-/// Removes a record and the folder of its lab.
+/// Whether an open file is still the one at `path`.
+fn is_same(file: &File, path: &Path) -> bool {
+    let now = fs::metadata(path).map(|now| now.ino());
+    file.metadata().is_ok_and(|ours| now.is_ok_and(|now| now == ours.ino()))
+}
+
+/// Removes a record and the folder of its lab. What somebody else removed first is no error.
 fn remove(record: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(record.with_extension("d")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => (),
-    }
-    fs::remove_file(record)
+    let outcomes = [fs::remove_dir_all(record.with_extension("d")), fs::remove_file(record)];
+    let fault =
+        |outcome: &io::Result<()>| !matches!(outcome, Err(error) if error.kind() == io::ErrorKind::NotFound);
+    outcomes.into_iter().filter(fault).collect()
 }
 
 /// Whether namespaces can have names here: we are root, and not only in a user namespace of our own.
@@ -259,7 +260,16 @@ fn clean_names(alive: &[String], cleaned: &mut Cleaned) -> io::Result<()> {
         if alive.iter().any(|lab| lab == id) || folder().join(format!("{id}.json")).exists() {
             continue;
         }
-        cleaned.processes += kill_inside(&[fs::metadata(entry.path())?.ino()])?;
+        // A lab that ends by itself takes its names away while we look. And a name that was never mounted on
+        // a namespace is a plain file, whose number means nothing.
+        match (fs::metadata(entry.path()), fs::metadata("/proc/self/ns/net")?) {
+            (Err(error), _) if error.kind() == io::ErrorKind::NotFound => continue,
+            (Err(error), _) => return Err(error),
+            (Ok(found), own) if found.dev() == own.dev() => {
+                cleaned.processes += kill_inside(&[found.ino()])?;
+            }
+            (Ok(_), _) => (),
+        }
         forget(&entry.path())?;
         cleaned.namespaces += 1;
     }

@@ -1,7 +1,7 @@
 //! What a lab is made of: networks, the routers between them, and hosts.
 //!
 //! A [`Scenario`] is a checked plan. It comes from a TOML file or from a one-line form, which is a short way
-//! to write such a file ([`short`]); whatever is impossible is refused here, before anything is made.
+//! to write such a file ([`FORMS`]); whatever is impossible is refused here, before anything is made.
 
 mod file;
 mod preset;
