@@ -197,7 +197,7 @@ pub fn measure_throughput(offload: bool, seconds: u32) -> Result<ThroughputFigur
     let missing = |error: io::Error| broken(format!("{error}; on Debian it is in the package iperf3"));
     let server = lab.host("s")?;
     let mut command = server.command("iperf3")?;
-    command.args(["-s", "-1"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.arg("-s").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let _server = Ending(command.spawn().map_err(missing)?);
     let to = server.address().to_string();
     let client = || -> Result<_, LabError> {

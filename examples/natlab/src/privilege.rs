@@ -16,16 +16,19 @@ use crate::scenario::Routing;
 /// # Errors
 /// [`LabError::NotAllowed`] with the reason and what may help.
 pub fn check() -> Result<(), LabError> {
-    let refused = |what: &str, error: io::Error| {
-        LabError::NotAllowed(format!("{what}: {error}; run it as root, or let `natlab` use a user namespace"))
-    };
-    let namespace = Namespace::new(None).map_err(|error| refused("making a network namespace", error))?;
+    let refused =
+        |what: &str, hint: &str, error: io::Error| LabError::NotAllowed(format!("{what}: {error}; {hint}"));
+    let namespace = Namespace::new(None).map_err(|error| {
+        refused("making a network namespace", "run it as root, or call enter_user_namespace first", error)
+    })?;
     let probe = Setup { name: "probe".to_owned(), addresses: Vec::new(), gateways: Vec::new() };
     namespace
         .run(|| set_up(&[probe], Routing::Metric, false))
         .and_then(|outcome| outcome)
         .map(|_| ())
-        .map_err(|error| refused("making a TUN device (/dev/net/tun)", error))
+        .map_err(|error| {
+            refused("making a TUN device", "run it as root, or get access to /dev/net/tun", error)
+        })
 }
 
 /// Becomes root of a new user namespace, in which an ordinary user may make labs.

@@ -10,4 +10,5 @@ mod life;
 mod linux;
 mod readme;
 mod support;
+mod unprivileged;
 mod upnp;
