@@ -35,14 +35,8 @@ impl Syn {
 
     pub(super) fn apply(self, config: NatConfig) -> NatConfig {
         let mut config = config.with_unsolicited(self.unsolicited);
-        // Measured on Linux 6.18: an own RST leaves an entry in the table of connections that is closed, and
-        // the next connection takes its place; what a firewall rejects leaves none. Only the entry of a
-        // datagram that was let in to the router itself is in the way of the same port.
-        config.tcp.flow.answer_holds = Duration::ZERO;
         if self.is_own {
             config.udp.unsolicited = Some(IcmpKind::PortUnreachable);
-        } else {
-            config.udp.flow.answer_holds = Duration::ZERO;
         }
         config
     }
