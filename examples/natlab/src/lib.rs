@@ -21,6 +21,7 @@
 //!
 //! Timings are as good as [`Report::lateness`] says: throw away what was measured while the lab was late.
 
+mod assembly;
 mod cidr;
 pub mod crossing;
 mod error;

@@ -4,8 +4,10 @@
 //! to write such a file ([`FORMS`]); whatever is impossible is refused here, before anything is made.
 
 mod file;
+mod nets;
 mod preset;
 mod resolve;
+mod routers;
 mod short;
 mod syn;
 #[cfg(test)]
