@@ -205,15 +205,18 @@ pub fn measure_throughput(offload: bool, seconds: u32) -> Result<ThroughputFigur
         command.args(["-c", &to, "-J", "-t", &seconds.to_string()]);
         command.output().map_err(missing)
     };
-    // The server needs a moment until it listens; until then the client is refused.
+    // The server needs a moment until it listens; until then the client is refused, and says so in its JSON.
     let until = Instant::now() + START;
-    let mut output = client()?;
-    while !output.status.success() && Instant::now() < until {
+    loop {
+        let said = String::from_utf8_lossy(&client()?.stdout).into_owned();
+        let parsed: serde_json::Value = serde_json::from_str(&said).map_err(|_| broken(said.clone()))?;
+        let received = parsed.pointer("/end/sum_received/bits_per_second");
+        if let Some(bits) = received.and_then(serde_json::Value::as_f64) {
+            return Ok(ThroughputFigure { offload, mbit_per_s: bits / 1e6 });
+        }
+        if Instant::now() > until {
+            return Err(broken(said));
+        }
         thread::sleep(Duration::from_millis(50));
-        output = client()?;
     }
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let parsed: serde_json::Value = serde_json::from_str(&said).map_err(|_| broken(said.clone()))?;
-    let bits = parsed.pointer("/end/sum_received/bits_per_second").and_then(serde_json::Value::as_f64);
-    Ok(ThroughputFigure { offload, mbit_per_s: bits.ok_or_else(|| broken(said))? / 1e6 })
 }
