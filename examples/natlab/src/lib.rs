@@ -19,6 +19,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! How to write scenarios is told in the README, whose examples are tests.
+//!
 //! Timings are as good as [`Report::lateness`] says: throw away what was measured while the lab was late.
 
 mod assembly;
@@ -48,3 +50,8 @@ pub use lab::{Lab, LabOptions};
 pub use privilege::{check, enter_user_namespace};
 pub use registry::{Cleaned, HostRecord, LabRecord, clean, running};
 pub use scenario::{Scenario, ScenarioError};
+
+/// Holds the README's code to what there is.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
