@@ -79,7 +79,7 @@ impl Parts {
             self.routes.add(net, address.ip(), exit);
         }
         self.routes.join(net, self.ports.len());
-        self.ports.push(Port { name, tun, net, up, down });
+        self.ports.push(Port { name, tun, net, up, down, is_gone: false });
         Ok(exit)
     }
 

@@ -55,6 +55,13 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// A program inside a host has removed an interface.
+    Gone {
+        /// Which interface.
+        place: String,
+        /// What the kernel said.
+        why: String,
+    },
     /// The lab ended.
     Stopped,
 }

@@ -56,6 +56,8 @@ pub(crate) struct Port {
     pub(crate) net: usize,
     pub(crate) up: Link,
     pub(crate) down: Link,
+    /// Somebody inside has removed the interface.
+    pub(crate) is_gone: bool,
 }
 
 /// Where a packet is.
@@ -183,14 +185,15 @@ impl Fabric {
     fn poll(&self, timeout: Option<Duration>) -> io::Result<Vec<Option<usize>>> {
         let mut fds: Vec<PollFd> = Vec::with_capacity(self.ports.len() + 1);
         fds.push(PollFd::new(self.bell.as_fd(), PollFlags::POLLIN));
-        fds.extend(self.ports.iter().map(|port| PollFd::new(port.tun.as_fd(), PollFlags::POLLIN)));
+        let present: Vec<usize> = (0..self.ports.len()).filter(|port| !self.ports[*port].is_gone).collect();
+        fds.extend(present.iter().map(|port| PollFd::new(self.ports[*port].tun.as_fd(), PollFlags::POLLIN)));
         match ppoll(&mut fds, timeout.map(TimeSpec::from), None) {
             Err(Errno::EINTR) => return Ok(Vec::new()),
             other => other?,
         };
         let is_ready = |fd: &PollFd| fd.revents().is_some_and(|events| !events.is_empty());
         let ready = fds.iter().enumerate().filter(|(_, fd)| is_ready(fd));
-        Ok(ready.map(|(index, _)| index.checked_sub(1)).collect())
+        Ok(ready.map(|(index, _)| Some(present[index.checked_sub(1)?])).collect())
     }
 
     /// Carries out what the owner asks; false when that is to stop.
@@ -238,10 +241,10 @@ impl Fabric {
                 Ok(()) => (),
                 Err(error) => {
                     self.buffers.give(frame);
-                    return match error.kind() {
-                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(()),
-                        _ => Err(error),
-                    };
+                    if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+                        self.lose_port(port, &error);
+                    }
+                    return Ok(());
                 }
             }
             let now = Instant::now();
@@ -255,6 +258,13 @@ impl Fabric {
             self.pass_ready();
         }
         Ok(())
+    }
+
+    /// A program inside may remove its interface; the others go on.
+    fn lose_port(&mut self, port: usize, why: &io::Error) {
+        let port = &mut self.ports[port];
+        port.is_gone = true;
+        self.log.write(|| Event::Gone { place: port.name.clone(), why: why.to_string() });
     }
 
     /// Everything whose time has come.

@@ -255,3 +255,28 @@ fn run_passes_on_the_exit_code_and_the_addresses() {
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "192.168.1.2 192.168.2.2 45.1.1.1\n");
 }
+
+#[test]
+fn an_interface_may_go_down_and_away() {
+    if !can_run() {
+        return;
+    }
+    let lab = lab("homes?rtt=4ms");
+    let ip = |arguments: &str| {
+        let mut ip = lab.host("a").unwrap().command("ip").unwrap();
+        assert!(ip.args(arguments.split(' ')).status().unwrap().success(), "{arguments}");
+    };
+    connect(&lab, "a", "s", 80);
+    ip("link set eth0 down");
+    connect(&lab, "b", "s", 81);
+    // The kernel forgets the routes with the interface.
+    ip("link set eth0 up");
+    ip("route add default via 192.168.1.1");
+    connect(&lab, "a", "s", 82);
+    ip("link delete eth0");
+    eventually("the lab has seen it", || {
+        let gone = |event: &Event| matches!(event, Event::Gone { place, .. } if place == "a/eth0");
+        lab.events().iter().any(|timed| gone(&timed.event)).then_some(())
+    });
+    connect(&lab, "b", "s", 83);
+}
