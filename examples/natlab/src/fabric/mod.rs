@@ -41,7 +41,7 @@ pub(crate) use route::{Exit, Routes};
 const SPIN: Duration = Duration::from_micros(120);
 /// Most packets taken from one device before the others and the clock are looked at.
 const BATCH: usize = 32;
-/// Most bytes under way at a time; what comes on top is dropped.
+/// Most bytes of memory for packets under way; what comes on top is dropped.
 const MOST_BYTES: usize = 256 << 20;
 
 /// The network that is always there.
@@ -236,17 +236,15 @@ impl Fabric {
     /// Takes what a device has.
     fn take(&mut self, port: usize) -> io::Result<()> {
         for _ in 0..BATCH {
-            let mut frame = self.buffers.take();
-            match frame.read(&self.ports[port].tun) {
-                Ok(()) => (),
+            let frame = match self.buffers.read(&self.ports[port].tun) {
+                Ok(frame) => frame,
                 Err(error) => {
-                    self.buffers.give(frame);
                     if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
                         self.lose_port(port, &error);
                     }
                     return Ok(());
                 }
-            }
+            };
             let now = Instant::now();
             self.report.sent += 1;
             if let Some(captures) = &mut self.captures {
@@ -331,7 +329,7 @@ impl Fabric {
     fn later(&mut self, next: Stage, frame: Frame, arrival: Instant, at: Instant) {
         if arrival <= at {
             self.ready.push((next, frame, arrival));
-        } else if self.queue.bytes() + frame.packet().len() > MOST_BYTES {
+        } else if self.queue.bytes() + frame.room() > MOST_BYTES {
             self.drop(frame, Drop::LabFull, "the lab");
         } else {
             self.queue.push(arrival, next, frame);

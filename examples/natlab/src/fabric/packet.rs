@@ -13,8 +13,8 @@ use crate::tun::{HEADER, NEEDS_CSUM, Tun};
 const SMALL: usize = HEADER + 2_048;
 /// The largest IP packet there is.
 const LARGE: usize = HEADER + 65_535;
-/// Most buffers kept for use again.
-const MOST_SPARE: usize = 4_096;
+/// Most bytes of buffers of each size kept for use again.
+const MOST_SPARE: usize = 8 << 20;
 
 /// A packet and its offload header.
 #[derive(Debug)]
@@ -25,15 +25,13 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// Takes the next packet of a device.
-    pub(super) fn read(&mut self, tun: &Tun) -> io::Result<()> {
-        self.len = 0;
-        self.len = tun.recv(&mut self.bytes)?;
-        Ok(())
-    }
-
     pub(super) fn write(&self, tun: &Tun) -> io::Result<()> {
         tun.send(&self.bytes[..self.len])
+    }
+
+    /// Bytes of memory it takes.
+    pub(super) fn room(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The IP packet.
@@ -99,40 +97,61 @@ impl fmt::Display for Frame {
 }
 
 /// Buffers, used again and again.
+#[derive(Debug, Default)]
 pub(crate) struct Buffers {
-    spare: Vec<Vec<u8>>,
-    size: usize,
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+    offload: bool,
 }
 
 impl Buffers {
     pub(super) fn new(offload: bool) -> Self {
-        Self { spare: Vec::new(), size: if offload { LARGE } else { SMALL } }
+        Self { offload, ..Self::default() }
     }
 
-    pub(super) fn take(&mut self) -> Frame {
-        let bytes = self.spare.pop().unwrap_or_else(|| vec![0; self.size]);
-        Frame { bytes, len: 0 }
+    /// A buffer for so many bytes.
+    fn take(&mut self, len: usize) -> Frame {
+        let (spare, size) = if len <= SMALL { (&mut self.small, SMALL) } else { (&mut self.large, LARGE) };
+        Frame { bytes: spare.pop().unwrap_or_else(|| vec![0; size]), len }
     }
 
     pub(super) fn give(&mut self, frame: Frame) {
-        if self.spare.len() < MOST_SPARE {
-            self.spare.push(frame.bytes);
+        let spare = if frame.room() <= SMALL { &mut self.small } else { &mut self.large };
+        if (spare.len() + 1) * frame.room() <= MOST_SPARE {
+            spare.push(frame.bytes);
         }
     }
 
+    /// The next packet of a device.
+    pub(super) fn read(&mut self, tun: &Tun) -> io::Result<Frame> {
+        let mut frame = self.take(if self.offload { LARGE } else { SMALL });
+        match tun.recv(&mut frame.bytes) {
+            Ok(len) => frame.len = len,
+            Err(error) => {
+                self.give(frame);
+                return Err(error);
+            }
+        }
+        // Few packets are large, and those that are not shall not keep a large buffer while they wait.
+        if frame.room() > SMALL && frame.len <= SMALL {
+            let small = self.copy(&frame);
+            self.give(frame);
+            return Ok(small);
+        }
+        Ok(frame)
+    }
+
     pub(super) fn copy(&mut self, from: &Frame) -> Frame {
-        let mut copy = self.take();
+        let mut copy = self.take(from.len);
         copy.bytes[..from.len].copy_from_slice(&from.bytes[..from.len]);
-        copy.len = from.len;
         copy
     }
 
     /// A packet that a router makes itself.
     pub(super) fn make(&mut self, header: &Header) -> Frame {
         let packet = wire::emit(&Packet::from(*header));
-        let mut frame = self.take();
+        let mut frame = self.take(HEADER + packet.len());
         frame.bytes[..HEADER].fill(0);
-        frame.len = HEADER + packet.len();
         frame.bytes[HEADER..frame.len].copy_from_slice(&packet);
         frame
     }

@@ -26,7 +26,7 @@ struct Entry {
 impl Queue {
     pub(super) fn push(&mut self, at: Instant, stage: Stage, frame: Frame) {
         self.count += 1;
-        self.bytes += frame.packet().len();
+        self.bytes += frame.room();
         self.heap.push(Reverse(Entry { at, number: self.count, stage, frame }));
     }
 
@@ -36,7 +36,7 @@ impl Queue {
             return None;
         }
         let Reverse(entry) = self.heap.pop()?;
-        self.bytes -= entry.frame.packet().len();
+        self.bytes -= entry.frame.room();
         Some((entry.at, entry.stage, entry.frame))
     }
 
@@ -44,7 +44,7 @@ impl Queue {
         self.heap.peek().map(|Reverse(entry)| entry.at)
     }
 
-    /// Bytes of all packets in it.
+    /// Bytes of memory that the packets in it take.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
