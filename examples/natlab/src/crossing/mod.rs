@@ -1,0 +1,268 @@
+//! The plainest punch there is: two programs with ordinary sockets dial each other's mapped address.
+//!
+//! It is what traversal code is measured against, and how the lab itself is judged: no knowledge of NATs, no
+//! clock but the one both programs share.
+
+mod simulated;
+
+pub use simulated::{SimulatedCrossingError, cross_simulated};
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde::{Serialize, Serializer};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+
+use crate::error::LabError;
+use crate::host::Host;
+use crate::lab::Lab;
+
+/// The port on which [`cross`] asks for addresses.
+pub const SOURCE_PORT: u16 = 3_000;
+/// From where a dials; the other one dials from the next port.
+const LOCAL_PORT: u16 = 40_001;
+/// How long a step on the way to the punch may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Time for both programs to get ready.
+const RUN_UP: Duration = Duration::from_millis(50);
+
+/// How a dial ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ended {
+    /// With a connection.
+    Connected,
+    /// By a RST against our SYN.
+    Refused,
+    /// By a RST after the other side's SYN had come.
+    Reset,
+    /// By an ICMP error.
+    Unreachable,
+    /// Not before we lost patience.
+    Silent,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connected => "connected",
+            Self::Refused => "refused",
+            Self::Reset => "reset",
+            Self::Unreachable => "unreachable",
+            Self::Silent => "silent",
+        })
+    }
+}
+
+impl Serialize for Ended {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One side of a crossing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Dialled {
+    /// How its dial ended.
+    pub ended: Ended,
+    /// How long after the agreed moment that was.
+    pub after: Duration,
+    /// How late the dial itself was: a busy machine's fault.
+    pub late: Duration,
+}
+
+/// What became of a punch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Crossing {
+    /// The side that dials at the agreed moment.
+    pub first: Dialled,
+    /// The side that dials later by the skew.
+    pub second: Dialled,
+}
+
+impl Crossing {
+    /// How long it took until both had a connection, if both had.
+    pub fn met_after(&self) -> Option<Duration> {
+        let both = [self.first, self.second];
+        both.iter()
+            .all(|side| side.ended == Ended::Connected)
+            .then(|| self.first.after.max(self.second.after))
+    }
+}
+
+/// A server that tells each client what its address looks like from here; it ends when this is dropped.
+#[derive(Debug)]
+pub struct SourceServer {
+    listeners: Vec<TcpListener>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl SourceServer {
+    /// Serves on these ports of all addresses of a host. Connections are kept until the end: a mapping may
+    /// go with them.
+    ///
+    /// # Errors
+    /// When a port is taken.
+    pub fn new(host: &Host, ports: &[u16]) -> Result<Self, LabError> {
+        let step = || LabError::system("listening for those who ask for their address");
+        let ends: Vec<SocketAddr> = host
+            .addresses()
+            .iter()
+            .flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port)))
+            .collect();
+        let listen = || ends.into_iter().map(TcpListener::bind).collect::<io::Result<Vec<_>>>();
+        let mut server = Self { listeners: host.enter(listen)?.map_err(step())?, threads: Vec::new() };
+        for listener in &server.listeners {
+            let listener = listener.try_clone().map_err(step())?;
+            let serve = move || {
+                let mut kept = Vec::new();
+                while let Ok((mut stream, from)) = listener.accept() {
+                    // A client that is gone again does not want to know.
+                    let _ = writeln!(stream, "{from}");
+                    kept.push(stream);
+                }
+            };
+            server.threads.push(host.spawn(serve)?);
+        }
+        Ok(server)
+    }
+}
+
+impl Drop for SourceServer {
+    fn drop(&mut self) {
+        for listener in &self.listeners {
+            // Wakes the thread that accepts: it holds the namespace otherwise.
+            if let Err(error) = SockRef::from(listener).shutdown(Shutdown::Both) {
+                eprintln!("natlab: cannot end a server: {error}");
+            }
+        }
+        for thread in self.threads.drain(..) {
+            // A panic there has been reported already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Asks a [`SourceServer`] for the mapped address of a local port. The connection is to be
+/// kept as long as the mapping is needed. To be called inside a host.
+///
+/// # Errors
+/// When the server cannot be reached or talks nonsense.
+pub fn ask_source(local: u16, server: IpAddr) -> io::Result<(SocketAddr, TcpStream)> {
+    let socket = bound(local, server)?;
+    socket.connect_timeout(&SockAddr::from(SocketAddr::new(server, SOURCE_PORT)), PATIENCE)?;
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while line.len() < 64 && stream.read(&mut byte)? == 1 && byte != *b"\n" {
+        line.extend(byte);
+    }
+    let text = String::from_utf8_lossy(&line).into_owned();
+    let mapped = text.parse().map_err(|_| io::Error::other(format!("`{text}` is no address")))?;
+    Ok((mapped, stream))
+}
+
+/// A TCP socket on a local port that others may share.
+fn bound(local: u16, towards: IpAddr) -> io::Result<Socket> {
+    let (domain, any): (_, IpAddr) = match towards {
+        IpAddr::V4(_) => (Domain::IPV4, Ipv4Addr::UNSPECIFIED.into()),
+        IpAddr::V6(_) => (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()),
+    };
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SockAddr::from(SocketAddr::new(any, local)))?;
+    Ok(socket)
+}
+
+/// Dials `to` from a local port at `at`. To be called inside a host.
+fn dial(
+    local: u16,
+    to: SocketAddr,
+    at: Instant,
+    start: Instant,
+    patience: Duration,
+) -> io::Result<(Dialled, Option<TcpStream>)> {
+    let socket = bound(local, to.ip())?;
+    thread::sleep(at.saturating_duration_since(Instant::now()));
+    let late = Instant::now().saturating_duration_since(at);
+    let ended = connect(&socket, to, patience)?;
+    let after = start.elapsed();
+    let stream = (ended == Ended::Connected).then(|| TcpStream::from(socket));
+    Ok((Dialled { ended, after, late }, stream))
+}
+
+/// Connects a socket to `to`, and how that ends.
+///
+/// # Errors
+/// When it ends in a way that no network can bring about.
+pub fn connect(socket: &Socket, to: SocketAddr, patience: Duration) -> io::Result<Ended> {
+    let Err(error) = socket.connect_timeout(&SockAddr::from(to), patience) else {
+        return Ok(Ended::Connected);
+    };
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Ok(Ended::Refused),
+        io::ErrorKind::ConnectionReset => Ok(Ended::Reset),
+        io::ErrorKind::TimedOut => Ok(Ended::Silent),
+        // Linux: an ICMP 3/13 is "no route" over IPv4, "permission denied" over IPv6.
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::PermissionDenied => Ok(Ended::Unreachable),
+        _ => Err(io::Error::new(error.kind(), format!("dialling {to}: {error}"))),
+    }
+}
+
+/// Lets hosts `a` and `b` learn their mapped addresses from host `s`, then dial each other, `b` later by
+/// `skew`. Each gives up after `patience`.
+///
+/// # Errors
+/// When the way to the punch fails, or both are connected but not with each other.
+pub fn cross(lab: &Lab, skew: Duration, patience: Duration) -> Result<Crossing, LabError> {
+    let server = lab.host("s")?;
+    let _serving = SourceServer::new(server, &[SOURCE_PORT])?;
+    let mut sides = Vec::new();
+    for (name, local) in [("a", LOCAL_PORT), ("b", LOCAL_PORT + 1)] {
+        let host = lab.host(name)?;
+        let is_v4 = host.address().is_ipv4();
+        let towards = server.addresses().iter().copied().find(|ip| ip.is_ipv4() == is_v4);
+        let towards =
+            towards.ok_or_else(|| LabError::Unknown(format!("address of `s` for host `{name}`")))?;
+        let asked = host.enter(|| ask_source(local, towards))?;
+        let (mapped, kept) =
+            asked.map_err(LabError::system(format!("asking for the mapped address of `{name}`")))?;
+        sides.push((host, local, mapped, kept));
+    }
+    let [(a, from_a, mapped_a, _kept_a), (b, from_b, mapped_b, _kept_b)] = sides.as_slice() else {
+        unreachable!("two sides were pushed");
+    };
+    let start = Instant::now() + RUN_UP;
+    let (first, second) = thread::scope(|scope| {
+        let first = scope.spawn(|| a.enter(|| dial(*from_a, *mapped_b, start, start, patience)));
+        let second = scope.spawn(|| b.enter(|| dial(*from_b, *mapped_a, start + skew, start, patience)));
+        (first.join(), second.join())
+    });
+    let step = |name| LabError::system(format!("the punch of `{name}`"));
+    let passed_on = |panic| std::panic::resume_unwind(panic);
+    let (first, stream_a) = first.unwrap_or_else(passed_on)?.map_err(step("a"))?;
+    let (second, stream_b) = second.unwrap_or_else(passed_on)?.map_err(step("b"))?;
+    if let (Some(stream_a), Some(stream_b)) = (stream_a, stream_b) {
+        greet(stream_a, stream_b).map_err(LabError::system("talking through the punched connection"))?;
+    }
+    Ok(Crossing { first, second })
+}
+
+/// What one end of a connection says must come out of the other.
+fn greet(a: TcpStream, b: TcpStream) -> io::Result<()> {
+    for (mut from, mut to) in [(&a, &b), (&b, &a)] {
+        to.set_read_timeout(Some(PATIENCE))?;
+        from.write_all(b"hello")?;
+        let mut heard = [0; 5];
+        to.read_exact(&mut heard)?;
+        if heard != *b"hello" {
+            return Err(io::Error::other("the two connections are not one"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,14 @@
+//! Labs for real: kernels, namespaces, the simulator's NATs between them.
+//!
+//! Where labs cannot be made, these tests say why and count as skipped, unless `P2P_LAB=require`.
+
+mod accuracy;
+mod agreement;
+mod cleanup;
+mod judge;
+mod life;
+mod linux;
+mod readme;
+mod support;
+mod unprivileged;
+mod upnp;
