@@ -132,7 +132,7 @@ pub struct ConnectOptions {
     pub filter: Filter,
     /// Whether we wish the bare TCP connection. Default: no.
     pub plain: bool,
-    /// When to give up. Default 30 s.
+    /// When to give up. Default 30 s, a day at most.
     pub within: Duration,
     /// How much later than the first way the others begin. Default 30 ms.
     pub head_start: Duration,

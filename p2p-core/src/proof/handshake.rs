@@ -14,6 +14,8 @@ use crate::peer::{Identity, PeerId};
 use crate::signal::{AttemptId, Reason};
 use crate::{Deadline, Machine, Output, Seed};
 
+/// No proof may take longer, whatever the configuration says.
+const MOST_WITHIN: Duration = Duration::from_secs(3_600);
 const PROLOGUE: &[u8] = b"p2p/1 proof";
 
 /// What one end brings to a proof.
@@ -26,7 +28,8 @@ pub struct ProofConfig {
     /// The cipher that is fast on this machine.
     pub cipher: Cipher,
     /// How long all of it may take. A legitimate peer needs two round trips and under a millisecond of
-    /// arithmetic; 3 s is right for the Internet.
+    /// arithmetic; 3 s is right for the Internet; an
+    /// hour is the most.
     pub within: Duration,
 }
 
@@ -187,7 +190,7 @@ impl Proof {
             state: State::Stepping,
             input: BytesMut::new(),
             output: VecDeque::new(),
-            deadline: now + config.within,
+            deadline: now + config.within.min(MOST_WITHIN),
         };
         let begun = match config.counterpart {
             Counterpart::Dialled { peer, attempt, role, .. } => {

@@ -19,6 +19,8 @@ use crate::{Deadline, Machine, Output};
 /// How long the direct way runs alone before the peer is asked to dial us. On the path where it works it
 /// mostly wins within this, and no third party is troubled.
 pub const HEAD_START: Duration = Duration::from_millis(30);
+/// No span in a configuration counts for more than this: time must not overflow because somebody said "for ever".
+const MOST_SPAN: Duration = Duration::from_secs(86_400);
 /// How long after the start the peer is asked for its current address, if dialling has not worked by then.
 const ASK_ADDR_AFTER: Duration = Duration::from_millis(300);
 /// How long we wait for the answer when nothing else is left.
@@ -49,7 +51,7 @@ pub struct RaceConfig {
     pub head_start: Duration,
     /// The pause between two dials. Default [`DIAL_DELAY`](super::DIAL_DELAY).
     pub dial_delay: Duration,
-    /// When to give up altogether.
+    /// When to give up altogether; a day at most.
     pub within: Duration,
 }
 
@@ -87,7 +89,10 @@ pub struct Race {
 
 impl Race {
     /// Starts the first way at once.
-    pub fn new(config: RaceConfig, now: Instant) -> Self {
+    pub fn new(mut config: RaceConfig, now: Instant) -> Self {
+        for span in [&mut config.within, &mut config.head_start, &mut config.dial_delay] {
+            *span = (*span).min(MOST_SPAN);
+        }
         let records = Records::new(&config.ways, now);
         let mut race = Self {
             config,

@@ -338,6 +338,15 @@ fn out_of_time_names_every_way() {
 }
 
 #[test]
+fn for_ever_is_a_day() {
+    let mut patient = config(two_homes());
+    (patient.within, patient.head_start, patient.dial_delay) = (Duration::MAX, Duration::MAX, Duration::MAX);
+    let mut story = Story::begin(patient);
+    story.until(86_400_000);
+    assert_eq!(story.events, [Event::Lost]);
+}
+
+#[test]
 fn without_broker_or_listener_reverse_says_so() {
     for (can_signal, listens, failure) in
         [(false, true, WayFailure::NoSignalling), (true, false, WayFailure::NotListening)]
