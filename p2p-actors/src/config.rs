@@ -93,7 +93,9 @@ pub struct ActorsConfig {
     pub stun: Vec<StunServer>,
     /// Whether connections we are called for may stay unencrypted, if the caller wishes that too.
     pub plain: bool,
-    /// Whose calls and signals are heard; everybody's who knows our address when `None`.
+    /// By which ways peers may reach this node. Default: all. The others are refused.
+    pub ways: Vec<Way>,
+    /// Who may call; everybody who knows our address when `None`. The others are refused.
     pub allowed: Option<BTreeSet<PeerId>>,
     /// What tells this machine from others. Only a salted hash of it is ever published.
     pub machine_id: Vec<u8>,
@@ -115,6 +117,7 @@ impl ActorsConfig {
             memory: None,
             stun: Vec::new(),
             plain: false,
+            ways: Way::ALL.to_vec(),
             allowed: None,
             machine_id: Vec::new(),
             proof_within: Duration::from_secs(3),

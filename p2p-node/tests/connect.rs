@@ -100,13 +100,42 @@ async fn families_and_paths_are_kept() {
 }
 
 #[tokio::test]
-async fn who_is_not_allowed_is_told_so() {
+async fn who_is_not_allowed_is_told_so_by_every_way() {
     let broker = MemoryBroker::new();
     let mut closed = config(&broker);
     closed.allowed = Some([].into());
     let (anna, bert) = (Node::bind(config(&broker)).await.unwrap(), Node::bind(closed).await.unwrap());
-    let error = anna.connect_with(&bert.addr().unwrap(), only(Way::Direct)).await.unwrap_err();
-    assert!(error.to_string().contains("does not allow"), "{error}");
+    for way in Way::ALL {
+        let error = anna.connect_with(&bert.addr().unwrap(), only(way)).await.unwrap_err();
+        assert!(error.to_string().contains("does not allow"), "{error}");
+    }
+    // Whom it does not allow to call, it may call itself.
+    for way in Way::ALL {
+        let addr = anna.addr().unwrap();
+        let (called, accepted) = tokio::join!(bert.connect_with(&addr, only(way)), anna.accept());
+        talk(&mut called.unwrap(), &mut accepted.unwrap()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_is_reached_only_by_the_ways_it_wants() {
+    let broker = MemoryBroker::new();
+    for wanted in Way::ALL {
+        let mut picky = config(&broker);
+        picky.ways = vec![wanted];
+        let (anna, bert) = (Node::bind(config(&broker)).await.unwrap(), Node::bind(picky).await.unwrap());
+        let addr = bert.addr().unwrap();
+        for way in Way::ALL {
+            let call = anna.connect_with(&addr, only(way));
+            if way == wanted {
+                let (called, accepted) = tokio::join!(call, bert.accept());
+                talk(&mut called.unwrap(), &mut accepted.unwrap()).await;
+            } else {
+                let error = call.await.unwrap_err();
+                assert!(error.to_string().contains("does not support"), "{error}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

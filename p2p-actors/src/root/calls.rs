@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use actix::{Actor, AsyncContext, Context, Handler};
+use p2p_core::race::Way;
 use p2p_core::signal::{Body, Reason, Refusal, Signal};
 use tracing::{debug, info, warn};
 
@@ -17,7 +18,10 @@ impl Root {
         let ours = self.attempts.get(&signal.attempt).filter(|ours| ours.peer == signal.from);
         match (&signal.body, ours) {
             (Body::DialMe(_), _) => self.answer(&signal, channel, ctx),
-            (Body::AskAddr, _) => self.reply(&signal, channel, Body::TellAddr),
+            (Body::AskAddr, _) => match self.objection(&signal.from, Way::Direct) {
+                Some(reason) => self.refuse(&signal, channel, reason),
+                None => self.reply(&signal, channel, Body::TellAddr),
+            },
             (_, Some(ours)) => ours.addr.do_send(Heard(signal)),
             (Body::Bye, None) => {
                 if let Some((caller, answer)) = self.answers.get(&signal.attempt)
@@ -27,10 +31,7 @@ impl Root {
                 }
             }
             (Body::Refuse(_) | Body::TellAddr, None) => debug!("for an attempt that is over"),
-            (_, None) => {
-                let refusal = Refusal { reason: Reason::Unsupported };
-                self.reply(&signal, channel, Body::Refuse(refusal));
-            }
+            (_, None) => self.refuse(&signal, channel, Reason::Unsupported),
         }
     }
 
@@ -39,21 +40,21 @@ impl Root {
         if self.answers.contains_key(&signal.attempt) {
             return;
         }
-        let reason = if self.shared.closing.get() {
-            Some(Reason::Closing)
-        } else if self.answers.len() >= self.config.limits.answers || self.incoming.capacity() == 0 {
-            Some(Reason::Busy)
-        } else {
-            None
-        };
-        if let Some(reason) = reason {
-            return self.reply(signal, channel, Body::Refuse(Refusal { reason }));
+        let full = self.answers.len() >= self.config.limits.answers;
+        let busy = full.then_some(Reason::Busy);
+        if let Some(reason) = self.objection(&signal.from, Way::Reverse).or(busy) {
+            return self.refuse(signal, channel, reason);
         }
         let Some(router) = self.router.clone() else { return };
         Tallies::count(&self.shared.tallies.answers);
         let owner = ctx.address().recipient();
         let answer = Answering::new(Rc::clone(&self.shared), router, owner, signal, channel);
         self.answers.insert(signal.attempt, (signal.from, answer.start()));
+    }
+
+    fn refuse(&self, signal: &Signal, channel: u32, reason: Reason) {
+        Tallies::count(&self.shared.tallies.refused);
+        self.reply(signal, channel, Body::Refuse(Refusal { reason }));
     }
 
     fn reply(&self, signal: &Signal, channel: u32, body: Body) {

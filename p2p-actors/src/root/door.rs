@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use p2p_core::peer::PeerId;
 use p2p_core::proof::{Claim, ProofError, Stage};
 use p2p_core::race::Way;
 use p2p_core::signal::Reason;
@@ -72,14 +73,8 @@ impl Root {
                 }
                 _ => Some(Reason::Expired),
             }
-        } else if self.config.allowed.as_ref().is_some_and(|allowed| !allowed.contains(&claim.peer)) {
-            Some(Reason::NotAllowed)
-        } else if self.incoming.capacity() == 0 {
-            Some(Reason::Busy)
-        } else if self.shared.closing.get() {
-            Some(Reason::Closing)
         } else {
-            None
+            self.objection(&claim.peer, Way::Direct)
         };
         if refuse.is_some() {
             Tallies::count(&self.shared.tallies.refused);
@@ -113,6 +108,21 @@ impl Root {
             }
         }));
         self.lobby.stay(ticket, work);
+    }
+
+    /// Why this peer may not reach us by this way, now.
+    pub(super) fn objection(&self, peer: &PeerId, way: Way) -> Option<Reason> {
+        if self.shared.closing.get() {
+            Some(Reason::Closing)
+        } else if self.config.allowed.as_ref().is_some_and(|allowed| !allowed.contains(peer)) {
+            Some(Reason::NotAllowed)
+        } else if !self.config.ways.contains(&way) {
+            Some(Reason::Unsupported)
+        } else if self.incoming.capacity() == 0 {
+            Some(Reason::Busy)
+        } else {
+            None
+        }
     }
 
     /// Hands a connection to whoever accepts.

@@ -181,7 +181,6 @@ impl Actor for Root {
             Rc::clone(&self.shared),
             self.config.brokers.clone(),
             self.config.memory.clone(),
-            self.config.allowed.clone(),
             ctx.address().recipient(),
         );
         self.router = Some(router.start());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use actix::{
     Actor, AsyncContext, Context, Handler, Message, Recipient, ResponseActFuture, SpawnHandle, WrapFuture,
 };
-use p2p_core::peer::{BrokerUrl, PeerAddr, PeerId, Scheme};
+use p2p_core::peer::{BrokerUrl, PeerAddr, Scheme};
 use p2p_core::signal::link::Login;
 use p2p_core::signal::{
     AttemptId, Body, BrokerTrouble, Delivery, Inbox, InboxConfig, InboxEvent, InboxLimits, Scribe, Signal,
@@ -114,7 +114,6 @@ impl Router {
         shared: Rc<Shared>,
         own: Vec<BrokerConfig>,
         memory: Option<MemoryBroker>,
-        allowed: Option<std::collections::BTreeSet<PeerId>>,
         owner: Recipient<FromRouter>,
     ) -> Self {
         let config = InboxConfig {
@@ -122,8 +121,7 @@ impl Router {
             clock: shared.clock,
             limits: InboxLimits::default(),
         };
-        let mut inbox = Inbox::new(config, shared.fork("inbox"), now());
-        inbox.set_allowed(allowed);
+        let inbox = Inbox::new(config, shared.fork("inbox"), now());
         let scribe = Scribe::new(shared.identity.clone(), shared.clock, shared.fork("scribe"));
         Self {
             shared,

@@ -212,6 +212,7 @@ impl Race {
         }
         match &signal.body {
             Body::Refuse(refusal) => {
+                self.question = AddrQuestion::Closed;
                 if let Some(reverse) = &mut self.reverse {
                     reverse.handle_refused(refusal.reason, now);
                 }

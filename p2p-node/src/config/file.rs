@@ -11,6 +11,7 @@
 //! ]
 //! stun = ["192.0.2.1:3478"]           # default: none
 //! plain = false                       # default: pipes are always encrypted
+//! ways = ["direct", "reverse"]        # how peers may reach this node, default: every way
 //! allow = ["p2pid1…"]                 # default: whoever knows this node's address may connect
 //! ready_within = 3                    # seconds to wait for brokers and STUN servers, default 3
 //! machine_id = "blue box"             # default: what the operating system says
@@ -38,6 +39,7 @@ use std::time::Duration;
 use p2p_actors::{BrokerConfig, Interfaces, Limits, StunServer};
 use p2p_core::Family;
 use p2p_core::peer::{BrokerUrl, Scheme};
+use p2p_core::race::Way;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -110,7 +112,7 @@ pub enum ConfigFault {
     },
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "identity",
     "listen_port",
     "interfaces",
@@ -118,6 +120,7 @@ const KEYS: [&str; 11] = [
     "brokers",
     "stun",
     "plain",
+    "ways",
     "allow",
     "ready_within",
     "limits",
@@ -208,6 +211,17 @@ pub fn parse_family(text: &str) -> Result<Family, String> {
     }
 }
 
+/// Parses the name of a way.
+///
+/// # Errors
+/// A sentence that names them all.
+pub fn parse_way(text: &str) -> Result<Way, String> {
+    Way::ALL.into_iter().find(|way| way.to_string() == text).ok_or_else(|| {
+        let names: Vec<_> = Way::ALL.iter().map(|way| format!("`{way}`")).collect();
+        format!("the ways are {}", names.join(", "))
+    })
+}
+
 /// Parses the URL of a broker on the network.
 ///
 /// # Errors
@@ -260,6 +274,7 @@ impl<'t> Reader<'t> {
                 }
                 "stun" => config.stun = self.parsed("stun", value, parse_stun)?,
                 "plain" => config.plain = self.truth("plain", value)?,
+                "ways" => config.ways = self.parsed("ways", value, parse_way)?,
                 "allow" => {
                     config.allowed = Some(self.parsed("allow", value, parse)?.into_iter().collect());
                 }

@@ -13,9 +13,10 @@ use p2p_actors::signal::MemoryBroker;
 use p2p_actors::{ActorsConfig, BrokerConfig, Interfaces, Limits, StunServer};
 use p2p_core::Family;
 use p2p_core::peer::{Identity, PeerId};
+use p2p_core::race::Way;
 
 #[cfg(feature = "config-file")]
-pub use file::{ConfigError, ConfigFault, parse_broker, parse_family, parse_stun, password_file};
+pub use file::{ConfigError, ConfigFault, parse_broker, parse_family, parse_stun, parse_way, password_file};
 
 use crate::error::BindError;
 
@@ -63,7 +64,9 @@ pub struct Config {
     /// Whether accepted connections may stay unencrypted after the proof, if the caller wishes that too.
     /// Default: no.
     pub plain: bool,
-    /// The peers whose calls and signals are heard. Default: everybody who knows this node's address.
+    /// The ways by which peers may reach this node; calls by other ways are refused. Default: all.
+    pub ways: Vec<Way>,
+    /// The peers who may call; the others are refused. Default: everybody who knows this node's address.
     pub allowed: Option<BTreeSet<PeerId>>,
     /// What tells this machine from others; only a salted hash of it is published. Default: what the
     /// operating system says.
@@ -85,6 +88,7 @@ impl Default for Config {
             memory: None,
             stun: Vec::new(),
             plain: false,
+            ways: Way::ALL.to_vec(),
             allowed: None,
             machine_id: None,
             ready_within: Duration::from_secs(3),
@@ -113,6 +117,7 @@ impl Config {
         actors.memory = self.memory;
         actors.stun = self.stun;
         actors.plain = self.plain;
+        actors.ways = self.ways;
         actors.allowed = self.allowed;
         actors.machine_id = self.machine_id.unwrap_or_else(machine::id);
         actors.limits = self.limits;

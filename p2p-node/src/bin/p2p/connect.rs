@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use p2p_node::report::Report;
-use p2p_node::{ConnectOptions, Filter, Path, PeerAddr, Way};
+use p2p_node::{ConnectOptions, Filter, Path, PeerAddr};
 
 use crate::exit::Ended;
 use crate::options::{NodeOptions, bind, interrupted, parse_one, parse_seconds};
@@ -27,9 +27,6 @@ pub(crate) struct Connect {
     /// The address that `p2p listen` printed
     #[arg(value_name = "ADDR")]
     address: PeerAddr,
-    /// The ways to go, in this order [default: all] [possible values: direct, reverse]
-    #[arg(long = "strategy", value_name = "WAY", value_delimiter = ',', value_parser = parse_way)]
-    ways: Vec<Way>,
     /// What may lie between [default: anything] [possible values: machine, local, external]
     #[arg(long = "path", value_name = "PATH", value_delimiter = ',', value_parser = parse_path)]
     paths: Vec<Path>,
@@ -43,10 +40,6 @@ pub(crate) struct Connect {
     pub(crate) node: NodeOptions,
 }
 
-fn parse_way(text: &str) -> Result<Way, String> {
-    parse_one(text, &Way::ALL)
-}
-
 fn parse_path(text: &str) -> Result<Path, String> {
     parse_one(text, &Path::ALL)
 }
@@ -55,8 +48,8 @@ impl Connect {
     fn options(&self, families: &std::collections::BTreeSet<p2p_node::Family>) -> ConnectOptions {
         let mut options = ConnectOptions { plain: self.node.plain(), ..ConnectOptions::default() };
         let mut filter = Filter { families: families.clone(), ..Filter::default() };
-        if !self.ways.is_empty() {
-            options.ways = self.ways.clone();
+        if !self.node.ways.is_empty() {
+            options.ways = self.node.ways.clone();
         }
         if !self.paths.is_empty() {
             filter.paths = self.paths.iter().copied().collect();

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use p2p_node::config::{parse_broker, parse_family, parse_stun, password_file};
+use p2p_node::config::{parse_broker, parse_family, parse_stun, parse_way, password_file};
 use p2p_node::{
-    BrokerConfig, BrokerState, BrokerUrl, Config, Family, Interfaces, Key, Node, PeerId, StunServer,
+    BrokerConfig, BrokerState, BrokerUrl, Config, Family, Interfaces, Key, Node, PeerId, StunServer, Way,
 };
 
 use crate::exit::Usage;
@@ -57,6 +57,9 @@ pub(crate) struct NodeOptions {
     /// Peer that may connect to us; repeatable [default: whoever knows our address]
     #[arg(long = "allow", value_name = "ID")]
     allowed: Vec<PeerId>,
+    /// The ways to go, in this order, or to be reached by [default: all] [possible values: direct, reverse]
+    #[arg(long = "strategy", value_name = "WAY", value_delimiter = ',', value_parser = parse_way)]
+    pub(crate) ways: Vec<Way>,
     /// JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,
@@ -95,6 +98,9 @@ impl NodeOptions {
         }
         if !self.allowed.is_empty() {
             config.allowed = Some(self.allowed.iter().copied().collect());
+        }
+        if !self.ways.is_empty() {
+            config.ways = self.ways.clone();
         }
         config.plain |= self.plain;
         self.set_brokers(&mut config)?;
