@@ -3,25 +3,25 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use actix::Actor;
+use p2p_core::Seed;
 use p2p_core::proof::Cipher;
 use p2p_core::race::OurPlace;
-use p2p_core::{Clock, Seed, UnixTime};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use crate::config::{ActorsConfig, Interfaces};
 use crate::counters::Tallies;
-use crate::drive::now;
 use crate::error::StartError;
 use crate::handle::{Handle, Status};
 use crate::interface::{Nic, nics};
 use crate::root::{Ends, Root};
-use crate::shared::Shared;
+use crate::shared::{Shared, system_clock};
 use crate::signal::BrokerState;
 
+/// Connections under way at once because others asked for them: far below the 1,024 descriptors a process usually has.
+const ERRANDS: usize = 128;
 /// Commands waiting for the root. Callers wait when there are more.
 const COMMANDS: usize = 64;
 
@@ -73,12 +73,13 @@ fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), S
     let tallies = Arc::new(Tallies::default());
     let shared = Rc::new(Shared {
         identity: config.identity.clone(),
-        clock: clock(),
+        clock: Cell::new(system_clock()),
         seed: RefCell::new(entropy()?),
         place: RefCell::new(OurPlace { addresses: Vec::new(), machine_id: config.machine_id.clone() }),
         plain: config.plain,
         cipher: fast_cipher(),
         proof_within: config.proof_within,
+        errands: Arc::new(Semaphore::new(ERRANDS)),
         closing: Cell::new(false),
         tallies: Arc::clone(&tallies),
     });
@@ -118,11 +119,6 @@ fn entropy() -> Result<Seed, StartError> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|error| StartError::System(std::io::Error::other(error)))?;
     Ok(Seed::new(bytes))
-}
-
-fn clock() -> Clock {
-    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Clock::new(now(), UnixTime::default().after(unix))
 }
 
 /// The cipher this processor has instructions for.

@@ -2,14 +2,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use p2p_core::peer::{Identity, PeerAddr, PeerId};
 use p2p_core::proof::{Cipher, Claim, Counterpart, Proof, ProofConfig, Role, Session};
 use p2p_core::race::{OurPlace, Path, RaceReport, Way, path_to};
 use p2p_core::signal::AttemptId;
-use p2p_core::{Clock, Seed};
+use p2p_core::{Clock, Seed, UnixTime};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use crate::counters::Tallies;
 use crate::drive::now;
@@ -18,7 +19,8 @@ use crate::winner::{How, Winner};
 /// Facts and sources shared by the actors of one node, on their one thread.
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
-    pub(crate) clock: Clock,
+    /// Replaced when the system's clock was set, or stood still.
+    pub(crate) clock: Cell<Clock>,
     pub(crate) seed: RefCell<Seed>,
     /// Where we are: changes when the network does.
     pub(crate) place: RefCell<OurPlace>,
@@ -26,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) plain: bool,
     pub(crate) cipher: Cipher,
     pub(crate) proof_within: Duration,
+    /// Connections we make because others asked, each one dial or one proof.
+    pub(crate) errands: Arc<Semaphore>,
     pub(crate) closing: Cell<bool>,
     pub(crate) tallies: Arc<Tallies>,
 }
@@ -85,4 +89,10 @@ pub(crate) struct Draft {
     pub(crate) peer: Option<PeerAddr>,
     pub(crate) began: Instant,
     pub(crate) report: Option<RaceReport>,
+}
+
+/// What time it is, by the system's clock.
+pub(crate) fn system_clock() -> Clock {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Clock::new(now(), UnixTime::default().after(unix))
 }

@@ -75,7 +75,8 @@ pub enum Reach {
     Loopback,
     /// This link (169.254.0.0/16, fe80::/10).
     Link,
-    /// This site: RFC 1918, RFC 6598 (carrier NAT), unique local IPv6 (RFC 4193).
+    /// This site: RFC 1918, RFC 6598 (carrier NAT), RFC 2544 (benchmarks), unique and site-local IPv6 (RFC 4193,
+    /// RFC 3879).
     Site,
     /// The Internet.
     Global,
@@ -91,14 +92,14 @@ impl Reach {
     }
 
     fn of_v4(ip: Ipv4Addr) -> Self {
-        let [a, b, ..] = ip.octets();
+        let [a, b, c, _] = ip.octets();
         if ip.is_loopback() {
             Self::Loopback
         } else if ip.is_link_local() {
             Self::Link
-        } else if ip.is_private() || (a == 100 && b & 0xc0 == 64) {
+        } else if ip.is_private() || (a == 100 && b & 0xc0 == 64) || (a == 198 && b & 0xfe == 18) {
             Self::Site
-        } else if a == 0 || a >= 224 {
+        } else if a == 0 || a >= 224 || (a, b, c) == (192, 0, 0) {
             Self::Nowhere
         } else {
             Self::Global
@@ -110,13 +111,24 @@ impl Reach {
             Self::Loopback
         } else if ip.is_unicast_link_local() {
             Self::Link
-        } else if ip.is_unique_local() {
+        } else if ip.is_unique_local() || ip.segments()[0] & 0xffc0 == 0xfec0 {
             Self::Site
         } else if ip.is_unspecified() || ip.is_multicast() {
             Self::Nowhere
         } else {
-            Self::Global
+            embedded(ip).map_or(Self::Global, Self::of_v4)
         }
+    }
+}
+
+/// The IPv4 address that a translator or tunnel makes of an IPv6 address: NAT64 (RFC 6052, RFC 8215), 6to4
+/// (RFC 3056), IPv4-compatible (RFC 4291). Its reach is that of the whole.
+fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    let low = Ipv4Addr::from_bits(ip.to_bits() as u32);
+    match ip.segments() {
+        [0x64, 0xff9b, 0 | 1, ..] | [0, 0, 0, 0, 0, 0, ..] => Some(low),
+        [0x2002, high, low, ..] => Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))),
+        _ => None,
     }
 }
 
@@ -144,6 +156,14 @@ mod tests {
             ("100.64.0.1", Reach::Site),
             ("100.127.255.255", Reach::Site),
             ("fd00::1", Reach::Site),
+            ("fec0::1", Reach::Site),
+            ("198.18.0.1", Reach::Site),
+            ("192.0.0.8", Reach::Nowhere),
+            ("64:ff9b::c0a8:101", Reach::Site),
+            ("64:ff9b:1::7f00:1", Reach::Loopback),
+            ("64:ff9b::808:808", Reach::Global),
+            ("2002:c0a8:101::1", Reach::Site),
+            ("::10.0.0.1", Reach::Site),
             ("100.128.0.1", Reach::Global),
             ("203.0.113.9", Reach::Global),
             ("2001:db8::1", Reach::Global),

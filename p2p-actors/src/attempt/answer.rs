@@ -89,6 +89,8 @@ impl Answering {
         let shared = Rc::clone(&self.shared);
         let (caller, attempt) = (self.caller.id(), self.attempt);
         let proved = async move {
+            // Others' wishes wait for each other, never for ours.
+            let _errand = shared.errands.acquire().await.map_err(|_| LaneFailure::NotTried)?;
             let stream = lane::dial(candidate).await?;
             let proof = shared.proof_dialled(caller, attempt, Role::Called, shared.plain);
             let mut proving = Proving::new(stream, proof);

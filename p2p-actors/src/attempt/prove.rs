@@ -46,7 +46,9 @@ impl Proving {
             if !out.is_empty()
                 && self.say(&out, failure.is_some(), deadline.map(|deadline| deadline.at)).await.is_err()
             {
+                // Even a proof that is over is worth nothing when its last word did not go out.
                 self.proof.handle_lost(now());
+                return Err(failure.unwrap_or(ProofError::Lost));
             }
             if let Some(failure) = failure {
                 return Err(failure);

@@ -12,16 +12,16 @@ use crate::attempt::{Answering, AnsweringEnded, Heard, Stop};
 use crate::counters::Tallies;
 use crate::signal::{BrokerState, FromRouter, SendSignal};
 
+/// Attempts of one caller that we dial for at once.
+const ANSWERS_PER_CALLER: usize = 4;
+
 impl Root {
     fn on_signal(&mut self, signal: Box<Signal>, channel: u32, ctx: &mut Context<Self>) {
         debug!(from = %signal.from.short(), attempt = %signal.attempt, body = signal.body.name(), "signal");
         let ours = self.attempts.get(&signal.attempt).filter(|ours| ours.peer == signal.from);
         match (&signal.body, ours) {
             (Body::DialMe(_), _) => self.answer(&signal, channel, ctx),
-            (Body::AskAddr, _) => match self.objection(&signal.from, Way::Direct) {
-                Some(reason) => self.refuse(&signal, channel, reason),
-                None => self.reply(&signal, channel, Body::TellAddr),
-            },
+            (Body::AskAddr, _) => self.reply(&signal, channel, Body::TellAddr),
             (_, Some(ours)) => ours.addr.do_send(Heard(signal)),
             (Body::Bye, None) => {
                 if let Some((caller, answer)) = self.answers.get(&signal.attempt)
@@ -40,7 +40,8 @@ impl Root {
         if self.answers.contains_key(&signal.attempt) {
             return;
         }
-        let full = self.answers.len() >= self.config.limits.answers;
+        let of_caller = self.answers.values().filter(|(caller, _)| *caller == signal.from).count();
+        let full = self.answers.len() >= self.config.limits.answers || of_caller >= ANSWERS_PER_CALLER;
         let busy = full.then_some(Reason::Busy);
         if let Some(reason) = self.objection(&signal.from, Way::Reverse).or(busy) {
             return self.refuse(signal, channel, reason);

@@ -21,19 +21,24 @@ use tracing::info;
 use crate::attempt::{Answering, Attempt, AttemptEnded, Call, Registered, Stop};
 use crate::config::{ActorsConfig, ConnectOptions};
 use crate::counters::Tallies;
+use crate::drive::now;
 use crate::error::ConnectError;
 use crate::handle::{Command, Status};
 use crate::interface::Nic;
 use crate::interface::watch::{EVERY, Watch};
 use crate::lobby::Lobby;
 use crate::shared::Shared;
-use crate::signal::{CloseRouter, Router};
+use crate::signal::{CloseRouter, Router, SetClock};
 use crate::winner::Winner;
 
 use place::NicState;
 
 /// What farewells may take: cancelled attempts, signals on their way, disconnects.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How often the clock is compared with the system's, and how far they may be apart.
+const MIND_THE_CLOCK: Duration = Duration::from_secs(10);
+const MOST_DRIFT: Duration = Duration::from_secs(1);
 
 /// Seats for connections whose eviction is decided and not yet done.
 const SPARE_SEATS: usize = 64;
@@ -143,6 +148,24 @@ impl Root {
         self.attempts.insert(attempt, Registered { peer, addr });
     }
 
+    /// Compares the clock the node has counted on with the system's: a suspended machine does not count, and an
+    /// administrator or NTP may have set the time. Signals are dated, so all who date them must agree.
+    fn mind_the_clock(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(MIND_THE_CLOCK, |this, ctx| {
+            let (now, clock) = (now(), crate::shared::system_clock());
+            let (counted, told) = (this.shared.clock.get().unix(now), clock.unix(now));
+            if counted.since(told).max(told.since(counted)) > MOST_DRIFT {
+                info!("the clock was set, or stood still");
+                this.shared.clock.set(clock);
+                if let Some(router) = &this.router {
+                    router.do_send(SetClock);
+                }
+                this.publish_address();
+            }
+            this.mind_the_clock(ctx);
+        });
+    }
+
     /// First step of the end: refuse new work, cancel the old, say farewell. The second comes as soon as nobody
     /// is left, or after [`FAREWELL`]: everything is dropped.
     fn close(&mut self, ctx: &mut Context<Self>) {
@@ -181,9 +204,11 @@ impl Actor for Root {
             Rc::clone(&self.shared),
             self.config.brokers.clone(),
             self.config.memory.clone(),
+            self.config.allowed.clone(),
             ctx.address().recipient(),
         );
         self.router = Some(router.start());
+        self.mind_the_clock(ctx);
         self.publish_address();
         for nic in std::mem::take(&mut self.nics) {
             self.start_interface(nic, ctx);

@@ -1,13 +1,14 @@
 //! Where this node is: its interfaces, its address, and what it tells of both.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use actix::{AsyncContext, Context, Handler};
-use p2p_core::UnixTime;
 use p2p_core::nat::Nat;
 use p2p_core::peer::{Contents, InterfaceAddr, PeerAddr};
 use p2p_core::race::OurAddress;
+use p2p_core::{Reach, UnixTime};
 use tracing::{debug, warn};
 
 use super::Root;
@@ -50,16 +51,20 @@ impl Root {
             external: facts.external.map(|external| external.0.ip()),
         });
         self.shared.place.borrow_mut().addresses = ours.collect();
-        let interfaces = facts().map(|(nic, facts)| InterfaceAddr {
-            nic,
-            local: facts.local,
-            prefix: facts.prefix,
-            external: facts.external.or(facts.external_udp).map(|external| external.0.ip()),
-            listen: facts.listen,
-            mapped: facts.external.map(|external| external.0.port()),
-            nat: Nat::default(),
-        });
-        let now = self.shared.clock.unix(now());
+        let mut interfaces: Vec<_> = facts()
+            .map(|(nic, facts)| InterfaceAddr {
+                nic,
+                local: facts.local,
+                prefix: facts.prefix,
+                external: facts.external.or(facts.external_udp).map(|external| external.0.ip()),
+                listen: facts.listen,
+                mapped: facts.external.map(|external| external.0.port()),
+                nat: Nat::default(),
+            })
+            .collect();
+        // If there are more than fit, those go first that lead furthest.
+        interfaces.sort_by_key(|address| Reverse((address.external.is_some(), Reach::of(address.local))));
+        let now = self.shared.clock.get().unix(now());
         self.issued = now.max(UnixTime(self.issued.0 + 1));
         let contents = Contents {
             brokers: self
@@ -70,7 +75,7 @@ impl Root {
                 .take(PeerAddr::MOST_BROKERS)
                 .collect(),
             machine: self.tag,
-            interfaces: interfaces.take(PeerAddr::MOST_INTERFACES).collect(),
+            interfaces: interfaces.into_iter().take(PeerAddr::MOST_INTERFACES).collect(),
             issued: self.issued,
         };
         match PeerAddr::sign(&self.shared.identity, contents) {
@@ -162,8 +167,9 @@ impl Handler<NicChange> for Root {
             (NicChange::Appeared(nic) | NicChange::Changed(nic), None) if self.wants(&nic) => {
                 self.start_interface(nic, ctx);
             }
-            (NicChange::Changed(nic), Some(number)) => {
-                if let Some(state) = self.interfaces.get_mut(&number) {
+            // It may also have changed between the start and the first look of the watch.
+            (NicChange::Appeared(nic) | NicChange::Changed(nic), Some(number)) => {
+                if let Some(state) = self.interfaces.get_mut(&number).filter(|state| state.nic != nic) {
                     state.nic = nic.clone();
                     state.handle.update(nic);
                 }

@@ -1,13 +1,13 @@
 //! All signalling of one node: which channels there are, what goes out on which, and who gets what comes in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix::{
     Actor, AsyncContext, Context, Handler, Message, Recipient, ResponseActFuture, SpawnHandle, WrapFuture,
 };
-use p2p_core::peer::{BrokerUrl, PeerAddr, Scheme};
+use p2p_core::peer::{BrokerUrl, PeerAddr, PeerId, Scheme};
 use p2p_core::signal::link::Login;
 use p2p_core::signal::{
     AttemptId, Body, BrokerTrouble, Delivery, Inbox, InboxConfig, InboxEvent, InboxLimits, Scribe, Signal,
@@ -32,6 +32,8 @@ const MOST_GUESTS: usize = 16;
 const GUEST_LEASE: Duration = Duration::from_secs(60);
 /// How often to look whether the channels are closed, while a node ends.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// How long the answers of a peer that we asked are heard, when it is on no list.
+const HEARD_FOR: Duration = Duration::from_secs(120);
 /// Signals on their way out at once.
 const MOST_PENDING: usize = 512;
 
@@ -71,6 +73,10 @@ pub(crate) struct Router {
     owner: Recipient<FromRouter>,
     inbox: Driven<Inbox>,
     scribe: Scribe,
+    /// Whose signals are heard, apart from those we called.
+    allowed: Option<BTreeSet<PeerId>>,
+    /// Whom we asked something, and when: their answers are heard.
+    called: BTreeMap<PeerId, Instant>,
     lines: BTreeMap<u32, Line>,
     pending: BTreeMap<u64, Pending>,
     next_channel: u32,
@@ -104,6 +110,11 @@ pub(crate) struct SendSignal {
 #[rtype(result = "()")]
 pub(crate) struct SetAddress(pub(crate) PeerAddr);
 
+/// The shared clock was replaced.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct SetClock;
+
 /// The node is closing.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -114,15 +125,17 @@ impl Router {
         shared: Rc<Shared>,
         own: Vec<BrokerConfig>,
         memory: Option<MemoryBroker>,
+        allowed: Option<BTreeSet<PeerId>>,
         owner: Recipient<FromRouter>,
     ) -> Self {
         let config = InboxConfig {
             identity: shared.identity.clone(),
-            clock: shared.clock,
+            clock: shared.clock.get(),
             limits: InboxLimits::default(),
         };
-        let inbox = Inbox::new(config, shared.fork("inbox"), now());
-        let scribe = Scribe::new(shared.identity.clone(), shared.clock, shared.fork("scribe"));
+        let mut inbox = Inbox::new(config, shared.fork("inbox"), now());
+        inbox.set_allowed(allowed.clone());
+        let scribe = Scribe::new(shared.identity.clone(), shared.clock.get(), shared.fork("scribe"));
         Self {
             shared,
             memory,
@@ -130,6 +143,8 @@ impl Router {
             owner,
             inbox: Driven::new(inbox),
             scribe,
+            allowed,
+            called: BTreeMap::new(),
             lines: BTreeMap::new(),
             pending: BTreeMap::new(),
             next_channel: 0,
@@ -175,12 +190,26 @@ impl Router {
             if let Some((id, line)) = known {
                 line.guest = line.guest.map(|_| now());
                 found.push(*id);
-            } else if self.lines.values().filter(|line| line.guest.is_some()).count() < MOST_GUESTS {
+            } else {
                 debug!(%url, "a broker of the peer's");
+                self.make_room_for_guest(ctx);
                 found.extend(self.open(&BrokerConfig::new(url.clone()), true, ctx));
             }
         }
         found
+    }
+
+    /// With an allow-list, strangers' signals are dropped unanswered: any answer would tell them where we are. Those
+    /// we asked may answer.
+    fn hear(&mut self, peer: PeerId) {
+        let Some(mut allowed) = self.allowed.clone() else { return };
+        let now = now();
+        self.called.retain(|_, asked| now < *asked + HEARD_FOR);
+        if self.called.len() < MOST_PENDING {
+            self.called.insert(peer, now);
+        }
+        allowed.extend(self.called.keys());
+        self.inbox.machine().set_allowed(Some(allowed));
     }
 
     /// Writes a signal once and gives it to every channel at once.
@@ -188,7 +217,10 @@ impl Router {
         let SendSignal { to, attempt, body, back_on, done } = send;
         let channels = match back_on {
             Some(channel) => vec![channel],
-            None => self.channels_to(&to, ctx),
+            None => {
+                self.hear(to.id());
+                self.channels_to(&to, ctx)
+            }
         };
         let sealed = match self.scribe.write(to.id(), attempt, body.clone(), TTL, now()) {
             Ok(sealed) => sealed,
@@ -269,9 +301,25 @@ impl Router {
         }
     }
 
-    fn drop_idle_guests(&mut self) {
+    /// Lets the guest go that was used least recently, if there are too many, and looks after the others.
+    fn make_room_for_guest(&mut self, ctx: &mut Context<Self>) {
+        let guests: Vec<_> = self.lines.iter().filter_map(|(id, line)| Some((line.guest?, *id))).collect();
+        if guests.is_empty() {
+            ctx.run_later(GUEST_LEASE, Self::drop_idle_guests);
+        }
+        if guests.len() >= MOST_GUESTS
+            && let Some((_, oldest)) = guests.iter().min()
+        {
+            self.lines.remove(oldest);
+        }
+    }
+
+    fn drop_idle_guests(&mut self, ctx: &mut Context<Self>) {
         let now = now();
         self.lines.retain(|_, line| line.guest.is_none_or(|used| now < used + GUEST_LEASE));
+        if self.lines.values().any(|line| line.guest.is_some()) {
+            ctx.run_later(GUEST_LEASE, Self::drop_idle_guests);
+        }
     }
 }
 
@@ -346,7 +394,6 @@ impl Handler<SendSignal> for Router {
     type Result = ();
 
     fn handle(&mut self, send: SendSignal, ctx: &mut Context<Self>) {
-        self.drop_idle_guests();
         self.send(send, ctx);
     }
 }
@@ -358,6 +405,17 @@ impl Handler<SetAddress> for Router {
         if let Err(error) = self.scribe.set_address(address) {
             warn!(%error, "own address");
         }
+    }
+}
+
+impl Handler<SetClock> for Router {
+    type Result = ();
+
+    fn handle(&mut self, _: SetClock, ctx: &mut Context<Self>) {
+        let clock = self.shared.clock.get();
+        self.scribe.set_clock(clock);
+        self.inbox.machine().handle_clock(clock, now());
+        turn(self, ctx);
     }
 }
 

@@ -153,7 +153,7 @@ enum State {
     },
     /// Somebody dialled us.
     AwaitHello {
-        noise: Box<HandshakeState>,
+        seed: Box<Seed>,
     },
     /// They said who they are.
     Deciding(Pending),
@@ -196,7 +196,7 @@ impl Proof {
             Counterpart::Dialled { peer, attempt, role, .. } => {
                 proof.say_hello(peer, attempt, role, &mut seed)
             }
-            Counterpart::Unknown => proof.listen(&mut seed),
+            Counterpart::Unknown => Ok(State::AwaitHello { seed: Box::new(seed) }),
         };
         match begun {
             Ok(state) => proof.state = state,
@@ -345,15 +345,6 @@ impl Proof {
         Ok(State::AwaitWelcome { noise: Box::new(noise), peer, attempt, role })
     }
 
-    fn listen(&mut self, seed: &mut Seed) -> Result<State, ProofError> {
-        let secret = self.identity.noise_secret();
-        let noise = builder(IK, Some(seed.fork("proof")))
-            .local_private_key(&secret)
-            .and_then(|builder| builder.prologue(PROLOGUE)?.build_responder())
-            .map_err(|_| ProofError::Garbled)?;
-        Ok(State::AwaitHello { noise: Box::new(noise) })
-    }
-
     /// Takes one frame if it is whole.
     fn on_input(&mut self) -> Result<(), ProofError> {
         let Some(length) = self.input.first_chunk::<2>() else {
@@ -372,7 +363,7 @@ impl Proof {
 
     fn on_frame(&mut self, body: &[u8]) -> Result<(), ProofError> {
         match std::mem::replace(&mut self.state, State::Stepping) {
-            State::AwaitHello { noise } => self.on_hello(noise, body),
+            State::AwaitHello { seed } => self.on_hello(*seed, body),
             State::AwaitWelcome { mut noise, peer, attempt, role } => {
                 match read::<Welcome>(&mut noise, body)? {
                     Welcome::No(reason) => Err(ProofError::Refused(reason)),
@@ -401,9 +392,16 @@ impl Proof {
         }
     }
 
-    fn on_hello(&mut self, mut noise: Box<HandshakeState>, body: &[u8]) -> Result<(), ProofError> {
+    /// No key is touched before the code at the door is right: strangers cost one hash.
+    fn on_hello(&mut self, mut seed: Seed, body: &[u8]) -> Result<(), ProofError> {
         let me = self.identity.id();
-        let hello: Hello = read(&mut noise, wire::open_door(&me, body)?)?;
+        let message = wire::open_door(&me, body)?;
+        let secret = self.identity.noise_secret();
+        let mut noise = builder(IK, Some(seed.fork("proof")))
+            .local_private_key(&secret)
+            .and_then(|builder| builder.prologue(PROLOGUE)?.build_responder())
+            .map_err(|_| ProofError::Garbled)?;
+        let hello: Hello = read(&mut noise, message)?;
         let static_key = noise.get_remote_static().unwrap_or_default();
         if hello.to != me || hello.from.noise_public() != static_key {
             return Err(ProofError::Stranger);
@@ -412,7 +410,7 @@ impl Proof {
             return Err(ProofError::Ourselves);
         }
         let claim = Claim { peer: hello.from, attempt: hello.attempt, caller: hello.role == Role::Called };
-        self.state = State::Deciding(Pending { noise, claim, wish: hello.wish });
+        self.state = State::Deciding(Pending { noise: Box::new(noise), claim, wish: hello.wish });
         self.output.push_back(Output::Event(Event::Claimed(claim)));
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The machine that runs a race.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::peer::PeerAddr;
 use crate::proof::ProofError;
-use crate::signal::{AttemptId, Body, Delivery, DialMe, Signal};
+use crate::signal::{AttemptId, Body, Delivery, DialMe, Reason, Signal};
 use crate::{Deadline, Machine, Output};
 
 /// How long the direct way runs alone before the peer is asked to dial us. On the path where it works it
@@ -90,6 +90,8 @@ pub struct Race {
 impl Race {
     /// Starts the first way at once.
     pub fn new(mut config: RaceConfig, now: Instant) -> Self {
+        let mut seen = BTreeSet::new();
+        config.ways.retain(|way| seen.insert(*way));
         for span in [&mut config.within, &mut config.head_start, &mut config.dial_delay] {
             *span = (*span).min(MOST_SPAN);
         }
@@ -145,9 +147,11 @@ impl Race {
         };
         record.failure = Some(failure.clone());
         if let LaneFailure::Proof(ProofError::Refused(reason)) = failure
+            && reason != Reason::Unsupported
             && self.state == State::Racing
         {
-            // The peer is there, is itself, and said no: other ways would only ask again.
+            // The peer is there, is itself, and said no: other ways would only ask again. Unless it only does not
+            // want this way: then another may be welcome.
             return self.lose(&WayFailure::Refused(reason), now);
         }
         if lane.way() == Way::Direct

@@ -100,7 +100,7 @@ pub enum Motive {
     /// Our own user named the peer: whatever it publishes may be tried.
     OurWish,
     /// A signal asked for it. Addresses inside our site are dialled only where the peer can be believed to
-    /// be: on a network of ours that both name, or on this machine. Otherwise anyone who knows our address
+    /// be: inside a network of ours, or on this machine. Otherwise anyone who knows our address
     /// could use us to knock on our neighbours' doors.
     TheirWish,
 }
