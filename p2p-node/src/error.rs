@@ -16,6 +16,14 @@ pub enum BindError {
         /// What is wrong with it, and what to do.
         reason: String,
     },
+    /// A file with certificates to trust cannot be read.
+    #[error("CA file {path}: {reason}")]
+    CaFile {
+        /// Which.
+        path: PathBuf,
+        /// What the operating system said.
+        reason: String,
+    },
     /// The actors could not start.
     #[error(transparent)]
     Start(#[from] p2p_actors::StartError),

@@ -34,12 +34,15 @@ pub use p2p_actors::{
     BrokerConfig, ConnectOptions, Counters, How, Interfaces, Limits, StartError, Status, StunServer,
 };
 pub use p2p_core::Family;
-pub use p2p_core::peer::{BrokerUrl, Identity, PeerAddr, PeerId};
-pub use p2p_core::proof::Cipher;
+pub use p2p_core::peer::{
+    AddrError, BrokerUrl, BrokerUrlError, IdError, Identity, IdentityError, PeerAddr, PeerId,
+};
+pub use p2p_core::proof::{Cipher, ProofError};
 pub use p2p_core::race::{
     Filter, LaneFailure, LaneReport, Path, RaceReport, Way, WayFailure, WayOutcome, WayReport,
 };
 pub use p2p_core::signal::BrokerTrouble;
+pub use p2p_core::signal::{AttemptId, Reason};
 pub use pipe::Pipe;
 
 /// The example in the README is compiled and run.

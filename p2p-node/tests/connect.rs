@@ -100,15 +100,19 @@ async fn families_and_paths_are_kept() {
 }
 
 #[tokio::test]
-async fn who_is_not_allowed_is_told_so_by_every_way() {
+async fn who_is_not_allowed_is_told_so_and_learns_nothing_else() {
     let broker = MemoryBroker::new();
     let mut closed = config(&broker);
     closed.allowed = Some([].into());
     let (anna, bert) = (Node::bind(config(&broker)).await.unwrap(), Node::bind(closed).await.unwrap());
-    for way in Way::ALL {
-        let error = anna.connect_with(&bert.addr().unwrap(), only(way)).await.unwrap_err();
-        assert!(error.to_string().contains("does not allow"), "{error}");
-    }
+    let addr = bert.addr().unwrap();
+    let error = anna.connect_with(&addr, only(Way::Direct)).await.unwrap_err();
+    assert!(error.to_string().contains("does not allow"), "{error}");
+    // By signal there is no answer: every signal tells where its sender is.
+    let soon = ConnectOptions { within: Duration::from_millis(300), ..only(Way::Reverse) };
+    let error = anna.connect_with(&addr, soon).await.unwrap_err();
+    assert!(error.to_string().contains("out of time"), "{error}");
+    assert_eq!(bert.counters().answers, 0);
     // Whom it does not allow to call, it may call itself.
     for way in Way::ALL {
         let addr = anna.addr().unwrap();
@@ -125,6 +129,9 @@ async fn a_node_is_reached_only_by_the_ways_it_wants() {
         picky.ways = vec![wanted];
         let (anna, bert) = (Node::bind(config(&broker)).await.unwrap(), Node::bind(picky).await.unwrap());
         let addr = bert.addr().unwrap();
+        let (called, accepted) = tokio::join!(anna.connect(&addr), bert.accept());
+        assert_eq!(called.unwrap().how().way, wanted, "raced, another way must not spoil it");
+        accepted.unwrap();
         for way in Way::ALL {
             let call = anna.connect_with(&addr, only(way));
             if way == wanted {

@@ -158,6 +158,7 @@ fn a_thread_that_moved_takes_its_node_along() {
     let (addr, serving) = serve(&net, "anna", alone);
     let mut ips: Vec<IpAddr> = addr.interfaces().iter().map(|interface| interface.local).collect();
     ips.retain(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()));
+    ips.sort();
     assert_eq!(ips, ["10.77.0.1".parse::<IpAddr>().unwrap(), "2001:db8:77::1".parse().unwrap()]);
     serving.stop();
 }

@@ -1,5 +1,6 @@
 //! The door for connections that come to us: who they are, what they are for, and whether there is room.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
@@ -90,7 +91,12 @@ impl Root {
         debug!(peer = %claim.peer.short(), attempt = %claim.attempt, ?refuse, "claim");
         // Until the caller's word there is only a claim, and an old Hello can be sent again by anybody: so long the
         // visitor stays in the waiting room, and may have to make room.
-        let kept = async move { (proving.advance().await, proving, seat) };
+        let place = Rc::clone(&self.welcomed);
+        let kept = async move {
+            let stage = proving.advance().await;
+            drop(place);
+            (stage, proving, seat)
+        };
         let work = ctx.spawn(kept.into_actor(self).map(move |(stage, proving, seat), this, _| {
             drop(seat);
             this.lobby.leave(ticket);
@@ -118,7 +124,7 @@ impl Root {
             Some(Reason::NotAllowed)
         } else if !self.config.ways.contains(&way) {
             Some(Reason::Unsupported)
-        } else if self.incoming.capacity() == 0 {
+        } else if self.incoming.capacity() < Rc::strong_count(&self.welcomed) {
             Some(Reason::Busy)
         } else {
             None

@@ -55,6 +55,8 @@ pub(crate) struct Root {
     attempts: BTreeMap<AttemptId, Registered>,
     answers: BTreeMap<AttemptId, (PeerId, Addr<Answering>)>,
     lobby: Lobby,
+    /// Callers that were welcomed and have not said Go: each may yet need a place in the backlog.
+    welcomed: Rc<()>,
     tag: Option<MachineTag>,
     issued: UnixTime,
     incoming: mpsc::Sender<Winner>,
@@ -81,6 +83,7 @@ impl Root {
         let seats = Arc::new(Semaphore::new(config.limits.unproven + SPARE_SEATS));
         Self {
             lobby: Lobby::new(config.limits.unproven),
+            welcomed: Rc::new(()),
             config,
             shared,
             nics,

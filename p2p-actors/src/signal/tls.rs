@@ -44,7 +44,14 @@ pub(super) async fn secure(
 fn explain(error: io::Error) -> LinkError {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {
-        Some(rustls::Error::InvalidCertificate(why)) => LinkError::Certificate(why.to_string()),
+        Some(rustls::Error::InvalidCertificate(why)) => LinkError::Certificate(match why.to_string() {
+            // The commonest self-signed certificate there is: openssl makes it a CA unless told otherwise.
+            why if why.contains("CaUsedAsEndEntity") => {
+                "it is a CA's own certificate: make one for the server, with basicConstraints=CA:FALSE"
+                    .to_owned()
+            }
+            why => why,
+        }),
         _ => LinkError::Tls(error.to_string()),
     }
 }

@@ -43,31 +43,32 @@ fn read(path: &Path, file: File) -> Result<Identity, BindError> {
     text.trim().parse().map_err(|error| wrong(path, error))
 }
 
-/// Writes a new key next to its place, then moves it there: never half a key, never over an old one.
+/// Writes a new key next to its place, then links it there: never half a key, never over an old one, never through
+/// a symbolic link that leads nowhere.
 fn create(path: &Path) -> Result<Identity, BindError> {
     let identity = fresh()?;
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).map_err(|error| wrong(path, error))?;
-    }
     let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".{}", std::process::id()));
+    draft.push(format!(".{}", identity.id().short()));
     let draft = Path::new(&draft);
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let written = options
-        .open(draft)
-        .and_then(|mut file| {
-            file.write_all(format!("{}\n", identity.to_text()).as_bytes())?;
-            file.sync_all()
-        })
+    let mut file = options.open(draft).map_err(|error| wrong(path, error))?;
+    let written = file
+        .write_all(format!("{}\n", identity.to_text()).as_bytes())
+        .and_then(|()| file.sync_all())
         .and_then(|()| fs::hard_link(draft, path));
-    let removed = fs::remove_file(draft);
+    fs::remove_file(draft).map_err(|error| wrong(path, error))?;
     match written {
-        Ok(()) => removed.map(|()| identity).map_err(|error| wrong(path, error)),
+        Ok(()) => Ok(identity),
         // Another process made it in the meantime: its key is the one.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => load_file(path),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => match File::open(path) {
+            Ok(file) => read(path, file),
+            Err(error) => {
+                Err(wrong(path, format!("it is there and cannot be opened ({error}): is it a broken link?")))
+            }
+        },
         Err(error) => Err(wrong(path, error)),
     }
 }
@@ -75,7 +76,11 @@ fn create(path: &Path) -> Result<Identity, BindError> {
 #[cfg(unix)]
 fn check_permissions(path: &Path, file: &File) -> Result<(), BindError> {
     use std::os::unix::fs::PermissionsExt;
-    let mode = file.metadata().map_err(|error| wrong(path, error))?.permissions().mode() & 0o777;
+    let metadata = file.metadata().map_err(|error| wrong(path, error))?;
+    if !metadata.is_file() {
+        return Err(wrong(path, "that is no file"));
+    }
+    let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 == 0 {
         return Ok(());
     }
@@ -101,11 +106,23 @@ mod tests {
     #[test]
     fn a_key_is_made_once_and_kept_private() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("deep/key");
+        let path = folder.path().join("key");
         let first = load_file(&path).unwrap();
         assert_eq!(load_file(&path).unwrap().id(), first.id());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_an_error_and_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        let error = load_file(&path).unwrap_err().to_string();
+        assert!(error.contains("broken link"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let error = load_file(&folder.path().join("no/such/folder/key")).unwrap_err().to_string();
+        assert!(error.contains("No such file or directory"), "{error}");
     }
 
     #[test]

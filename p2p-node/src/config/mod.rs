@@ -109,6 +109,11 @@ impl Config {
     }
 
     pub(crate) fn into_actors(self) -> Result<ActorsConfig, BindError> {
+        for path in self.brokers.iter().filter_map(|broker| broker.ca_file.as_ref()) {
+            if let Err(error) = std::fs::File::open(path) {
+                return Err(BindError::CaFile { path: path.clone(), reason: error.to_string() });
+            }
+        }
         let mut actors = ActorsConfig::new(self.key.into_identity()?);
         actors.interfaces = self.interfaces;
         actors.families = self.families;

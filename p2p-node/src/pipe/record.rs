@@ -6,7 +6,7 @@
 //! └────────────┴────────────────────────────┴──────────┘
 //! ```
 //!
-//! The length, big endian, counts ciphertext and tag. The nonce is the number of the record, so a record that
+//! The length, big endian, counts ciphertext and tag. The nonce is the number of the record under its key, so a record that
 //! is left out, repeated or moved does not open. A record without ciphertext says that nothing follows: a
 //! connection that ends without one was cut, not closed.
 
@@ -14,6 +14,7 @@ use std::io::{Error, ErrorKind, Result};
 
 use p2p_core::proof::Cipher;
 use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use ring::hmac;
 
 /// The most plaintext in one record, in bytes. Larger ones save headers and tags; smaller ones reach the
 /// reader sooner. At 32 KiB the cost of a record's frame is under 0.1 %.
@@ -23,28 +24,34 @@ pub(super) const OVERHEAD: usize = HEADER + TAG;
 const HEADER: usize = 2;
 const TAG: usize = 16;
 
+/// How many records one key protects: 2²³ of 32 KiB are 256 GiB, below the 2^24.5 records after which RFC 8446,
+/// section 5.5, wants another key for AES-GCM. Both ends count alike, so no word is needed.
+const RECORDS_PER_KEY: u64 = 1 << 23;
+
 /// One direction of a pipe.
 pub(super) struct RecordKey {
+    cipher: Cipher,
+    secret: [u8; 32],
     key: LessSafeKey,
     next: u64,
+    most: u64,
 }
 
 impl RecordKey {
-    pub(super) fn new(cipher: Cipher, key: &[u8; 32]) -> Result<Self> {
-        let algorithm = match cipher {
-            Cipher::Aes256Gcm => &AES_256_GCM,
-            Cipher::ChaCha20Poly1305 => &CHACHA20_POLY1305,
-        };
-        let key =
-            UnboundKey::new(algorithm, key).map_err(|_| broken("the key of the pipe has a wrong size"))?;
-        Ok(Self { key: LessSafeKey::new(key), next: 0 })
+    pub(super) fn new(cipher: Cipher, secret: &[u8; 32]) -> Result<Self> {
+        Ok(Self { cipher, secret: *secret, key: aead_key(cipher, secret)?, next: 0, most: RECORDS_PER_KEY })
     }
 
     fn nonce(&mut self) -> Result<Nonce> {
-        let number = self.next;
-        self.next = number.checked_add(1).ok_or_else(|| broken("the pipe is used up"))?;
+        if self.next == self.most {
+            let old = hmac::Key::new(hmac::HMAC_SHA256, &self.secret);
+            self.secret.copy_from_slice(hmac::sign(&old, b"p2p/1 next").as_ref());
+            self.key = aead_key(self.cipher, &self.secret)?;
+            self.next = 0;
+        }
         let mut nonce = [0; 12];
-        nonce[4..].copy_from_slice(&number.to_be_bytes());
+        nonce[4..].copy_from_slice(&self.next.to_be_bytes());
+        self.next += 1;
         Ok(Nonce::assume_unique_for_key(nonce))
     }
 
@@ -91,6 +98,16 @@ pub(super) fn record_len(begin: &[u8]) -> Result<Option<usize>> {
     }
 }
 
+fn aead_key(cipher: Cipher, secret: &[u8; 32]) -> Result<LessSafeKey> {
+    let algorithm = match cipher {
+        Cipher::Aes256Gcm => &AES_256_GCM,
+        Cipher::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+    };
+    UnboundKey::new(algorithm, secret)
+        .map(LessSafeKey::new)
+        .map_err(|_| broken("the key of the pipe has a wrong size"))
+}
+
 fn broken(what: &'static str) -> Error {
     Error::new(ErrorKind::InvalidData, what)
 }
@@ -117,6 +134,23 @@ mod tests {
                 assert_eq!(&record[PLAIN_AT..PLAIN_AT + length], plain);
             }
         }
+    }
+
+    #[test]
+    fn both_ends_change_keys_at_the_same_record() {
+        let (mut seal, mut open) = pair(Cipher::Aes256Gcm);
+        (seal.most, open.most) = (3, 3);
+        let mut records = Vec::new();
+        for number in 0..10u8 {
+            let mut record = Vec::new();
+            seal.seal(&[number; 8], &mut record).unwrap();
+            records.push(record.clone());
+            assert_eq!(open.open(&mut record).unwrap(), 8);
+            assert_eq!(record[PLAIN_AT], number);
+        }
+        // The first record under the second key has the first nonce again, and does not open under the first key.
+        let (_, mut fresh) = pair(Cipher::Aes256Gcm);
+        assert!(fresh.open(&mut records[3]).is_err());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::io::{Error, ErrorKind, Result};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use p2p_core::proof::Session;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,6 +17,34 @@ const MOST_ROOM: usize = 2 * (MOST_PLAIN + OVERHEAD);
 /// How much one write may seal at once: enough to keep the kernel busy, little enough to be bounded.
 const MOST_SEALED: usize = 2 * MOST_PLAIN;
 
+/// Which half of a pipe a task uses.
+#[derive(Clone, Copy)]
+enum Side {
+    Read,
+    Write,
+}
+
+/// The last task of each half. The socket remembers one waker for writing; this one stands for both.
+#[derive(Default)]
+struct Waiting(Mutex<[Option<Waker>; 2]>);
+
+impl Waiting {
+    fn add(&self, side: Side, waker: &Waker) {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut tasks[side as usize] {
+            Some(task) => task.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+}
+
+impl Wake for Waiting {
+    fn wake(self: Arc<Self>) {
+        let tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        tasks.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
 /// The encrypted form of a pipe.
 pub(super) struct Sealed {
     stream: TcpStream,
@@ -23,9 +52,11 @@ pub(super) struct Sealed {
     /// Records on their way out, from `sent`.
     out: Vec<u8>,
     sent: usize,
-    /// Some task waits for `out` to drain. If none does, whoever reads drains it: a user who writes a question
-    /// and then waits for the answer must not have to flush.
-    awaited: bool,
+    /// Who wants to know when `out` can go on. A user who writes a question and then waits for the answer must not
+    /// have to flush, so whoever reads drains it too, in whatever task.
+    waiting: Arc<Waiting>,
+    /// Wakes all of them.
+    room: Waker,
     /// The last record is in `out` or gone.
     closing: bool,
     receive: RecordKey,
@@ -41,12 +72,14 @@ pub(super) struct Sealed {
 
 impl Sealed {
     pub(super) fn new(stream: TcpStream, session: &Session) -> Result<Self> {
+        let waiting = Arc::new(Waiting::default());
         Ok(Self {
             stream,
             send: RecordKey::new(session.cipher, &session.send_key)?,
             out: Vec::new(),
             sent: 0,
-            awaited: false,
+            waiting: Arc::clone(&waiting),
+            room: Waker::from(waiting),
             closing: false,
             receive: RecordKey::new(session.cipher, &session.receive_key)?,
             input: Vec::new(),
@@ -63,14 +96,18 @@ impl Sealed {
 
     /// How much memory the buffers hold, in bytes.
     #[cfg(test)]
-    pub(super) fn room(&self) -> usize {
+    pub(super) fn held(&self) -> usize {
         self.input.capacity() + self.out.capacity()
     }
 
-    /// Writes out what is sealed.
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    /// Writes out what is sealed. The task of `cx` is woken when there is room, and so is the other side's last one.
+    fn poll_drain(&mut self, side: Side, cx: &Context<'_>) -> Poll<Result<()>> {
+        if self.sent < self.out.len() {
+            self.waiting.add(side, cx.waker());
+        }
         while self.sent < self.out.len() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out[self.sent..]))?;
+            let mut both = Context::from_waker(&self.room);
+            let written = ready!(Pin::new(&mut self.stream).poll_write(&mut both, &self.out[self.sent..]))?;
             if written == 0 {
                 return Poll::Ready(Err(ErrorKind::WriteZero.into()));
             }
@@ -79,13 +116,6 @@ impl Sealed {
         self.out.clear();
         self.sent = 0;
         Poll::Ready(Ok(()))
-    }
-
-    /// Writes out what is sealed, for a task that will wait until that is done.
-    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        let drained = self.poll_drain(cx);
-        self.awaited = drained.is_pending();
-        drained
     }
 
     /// Opens the next record, reading as much as it takes. Leaves `plain` empty only at the end.
@@ -133,11 +163,10 @@ impl Sealed {
 
 impl AsyncRead for Sealed {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
-        if !self.awaited && self.sent < self.out.len() {
-            // If there is no room yet, this registered us to be woken when there is. An error will meet the
-            // next write; what the peer sent before it can still be read.
-            let _ = self.poll_drain(cx);
-        }
+        // An error will meet the next write; what the peer sent before it can still be read.
+        let _ = self.poll_drain(Side::Read, cx);
+        // What is written while this task waits may need it to be sent on.
+        self.waiting.add(Side::Read, cx.waker());
         if self.plain.is_empty() && !self.ended {
             ready!(self.poll_record(cx))?;
         }
@@ -154,33 +183,35 @@ impl AsyncWrite for Sealed {
         if self.closing {
             return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
         }
-        ready!(self.poll_drained(cx))?;
+        ready!(self.poll_drain(Side::Write, cx))?;
         // What is sealed is as good as sent: seal nothing before the kernel has room for some of it.
-        ready!(self.stream.poll_write_ready(cx))?;
+        self.waiting.add(Side::Write, cx.waker());
+        let mut both = Context::from_waker(&self.room);
+        ready!(self.stream.poll_write_ready(&mut both))?;
         let some = buf.len().min(MOST_SEALED);
         let this = &mut *self;
         for part in buf[..some].chunks(MOST_PLAIN) {
             this.send.seal(part, &mut this.out)?;
         }
         // What the kernel does not take now goes out with the next write, or with a flush.
-        match this.poll_drain(cx) {
+        match this.poll_drain(Side::Write, cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(some)),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        ready!(self.poll_drained(cx))?;
+        ready!(self.poll_drain(Side::Write, cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        ready!(self.poll_drained(cx))?;
+        ready!(self.poll_drain(Side::Write, cx))?;
         let this = &mut *self;
         if !std::mem::replace(&mut this.closing, true) {
             this.send.seal(b"", &mut this.out)?;
         }
-        ready!(this.poll_drained(cx))?;
+        ready!(this.poll_drain(Side::Write, cx))?;
         Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }

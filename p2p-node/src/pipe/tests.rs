@@ -168,5 +168,47 @@ async fn a_quiet_pipe_is_small() {
     a.write_all(b"x").await.unwrap();
     b.read_exact(&mut [0]).await.unwrap();
     let Stream::Sealed(sealed) = &b.stream else { panic!() };
-    assert!(sealed.room() <= 8 * 1024, "{} bytes", sealed.room());
+    assert!(sealed.held() <= 8 * 1024, "{} bytes", sealed.held());
+}
+
+/// Fills a pipe until the kernel takes no more, leaving sealed bytes behind.
+async fn fill(pipe: &mut Pipe) -> usize {
+    let mut total = 0;
+    let chunk = vec![7; 64 * 1024];
+    while let Ok(written) = tokio::time::timeout(Duration::from_millis(200), pipe.write(&chunk)).await {
+        total += written.unwrap();
+    }
+    total
+}
+
+#[tokio::test]
+async fn a_cancelled_write_leaves_nothing_stuck() {
+    let (mut a, mut b) = pair(false, Cipher::Aes256Gcm).await;
+    let total = fill(&mut a).await;
+    // The write was cancelled while it waited; now this end only reads.
+    let ask = async { a.read_exact(&mut [0]).await.unwrap() };
+    let answer = async {
+        let mut got = vec![0; total];
+        b.read_exact(&mut got).await.unwrap();
+        b.write_all(b"!").await.unwrap();
+    };
+    tokio::join!(ask, answer);
+}
+
+#[tokio::test]
+async fn a_reader_in_another_task_sends_on_what_a_writer_left() {
+    let (a, mut b) = pair(false, Cipher::Aes256Gcm).await;
+    let (mut read, mut write) = tokio::io::split(a);
+    let reading = tokio::spawn(async move { read.read_exact(&mut [0]).await.map(|_| read) });
+    tokio::task::yield_now().await;
+    let mut total = 0;
+    let chunk = vec![7; 64 * 1024];
+    while let Ok(written) = tokio::time::timeout(Duration::from_millis(200), write.write(&chunk)).await {
+        total += written.unwrap();
+    }
+    let mut got = vec![0; total];
+    b.read_exact(&mut got).await.unwrap();
+    b.write_all(b"!").await.unwrap();
+    reading.await.unwrap().unwrap();
+    drop(write);
 }

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 use p2p_node::report::Report;
 use p2p_node::{ConnectOptions, Filter, Path, PeerAddr};
 
 use crate::exit::Ended;
 use crate::options::{NodeOptions, bind, interrupted, parse_one, parse_seconds};
+use crate::reports::Reports;
 use crate::{carry, screen};
 
 const EXAMPLE: &str = "\
@@ -64,6 +64,8 @@ impl Connect {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let config = self.node.config()?;
         let options = self.options(&config.families);
+        // A report that cannot be written is better known before than after.
+        let mut reports = Reports::create(self.report.as_ref())?;
         let node = bind(config).await?;
         let outcome = tokio::select! {
             outcome = async {
@@ -72,11 +74,7 @@ impl Connect {
                     Ok(pipe) => Report::connected(pipe),
                     Err(error) => Report::failed(self.address.id(), error),
                 };
-                if let Some(path) = &self.report {
-                    let text = serde_json::to_string_pretty(&report)? + "\n";
-                    std::fs::write(path, text)
-                        .with_context(|| format!("cannot write the report to {}", path.display()))?;
-                }
+                reports.add(&serde_json::to_string_pretty(&report)?);
                 if self.node.json {
                     screen::note(serde_json::to_string(&report)?);
                 }

@@ -81,7 +81,8 @@ impl Demo {
             true => tell_json(&rows, failed == 0)?,
             false => tell_table(&rows)?,
         }
-        tokio::join!(anna.close(), bert.close(), rendezvous.shutdown());
+        tokio::join!(anna.close(), bert.close());
+        rendezvous.shutdown().await;
         ensure!(failed == 0, "{failed} of {} connections did not work", rows.len());
         Ok(())
     }

@@ -120,7 +120,7 @@ fn connect_code(error: &ConnectError) -> u8 {
 
 fn bind_code(error: &BindError) -> u8 {
     match error {
-        BindError::KeyFile { .. } => USAGE,
+        BindError::KeyFile { .. } | BindError::CaFile { .. } => USAGE,
         BindError::Start(
             StartError::Listen { .. } | StartError::NoSuchInterface { .. } | StartError::Address(_),
         ) => USAGE,

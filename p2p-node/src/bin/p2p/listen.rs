@@ -1,8 +1,6 @@
 //! `p2p listen`
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +15,7 @@ use tokio::task::JoinSet;
 use crate::carry::{self, Carried};
 use crate::exit::Ended;
 use crate::options::{NodeOptions, bind, interrupted, parse_seconds};
+use crate::reports::Reports;
 use crate::screen;
 
 /// Connections served at once; more wait in the node's backlog.
@@ -100,8 +99,8 @@ impl Listen {
     }
 
     async fn serve(&self, node: &Node) -> anyhow::Result<()> {
-        self.announce(node)?;
         let mut reports = Reports::create(self.report.as_ref())?;
+        self.announce(node)?;
         let room = Arc::new(Semaphore::new(MOST_AT_ONCE));
         let mut serving = JoinSet::new();
         let mut patience = self.timeout;
@@ -115,7 +114,11 @@ impl Listen {
             };
             patience = None;
             let report = Report::connected(&pipe);
-            reports.add(&report)?;
+            reports.add(&serde_json::to_string(&report)?);
+            if self.once || self.owns_stdout() {
+                // Nobody else will be served: they are refused instead of left waiting. The pipe lives on.
+                node.close().await;
+            }
             self.tell_start(&report)?;
             if self.owns_stdout() {
                 return carry::stdio(pipe).await.map(|_| ());
@@ -184,25 +187,4 @@ async fn next(node: &Node, patience: Option<Duration>) -> anyhow::Result<Pipe> {
         None => node.accept().await,
     };
     accepted.context("the node is closed")
-}
-
-/// The report file: one line for each connection.
-struct Reports(Option<(PathBuf, File)>);
-
-impl Reports {
-    fn create(path: Option<&PathBuf>) -> anyhow::Result<Self> {
-        let open =
-            |path: &PathBuf| anyhow::Ok((path.clone(), File::create(path).with_context(|| unwritten(path))?));
-        Ok(Self(path.map(open).transpose()?))
-    }
-
-    fn add(&mut self, report: &Report) -> anyhow::Result<()> {
-        let Some((path, file)) = &mut self.0 else { return Ok(()) };
-        let line = serde_json::to_string(report)? + "\n";
-        file.write_all(line.as_bytes()).with_context(|| unwritten(path))
-    }
-}
-
-fn unwritten(path: &Path) -> String {
-    format!("cannot write the report to {}", path.display())
 }

@@ -30,6 +30,7 @@ mod listen;
 mod options;
 #[cfg(feature = "rendezvous")]
 mod rendezvous;
+mod reports;
 mod screen;
 
 use std::io::IsTerminal;
@@ -45,7 +46,7 @@ Exit codes:
   0    it worked, or ended as asked
   1    anything else, such as a connection that was cut
   2    command line, configuration, key file, interface or port
-  3    the peer is offline: a broker says so
+  3    the peer is offline: a broker says so (MQTT 5 brokers such as mosquitto do, `p2p rendezvous` cannot)
   4    no connection: every way failed
   5    the peer refused
   6    out of time

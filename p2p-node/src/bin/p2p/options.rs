@@ -51,7 +51,7 @@ pub(crate) struct NodeOptions {
     /// Key file, made when there is none [default: a new key, forgotten at the end]
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
-    /// No encryption after the proof, if the other side says so too
+    /// No encryption after the proof, if the other side says so too; a cut connection then looks like its end
     #[arg(long)]
     plain: bool,
     /// Peer that may connect to us; repeatable [default: whoever knows our address]
