@@ -84,6 +84,15 @@ async fn a_node_does_not_call_itself_and_does_not_try_nothing() {
 }
 
 #[tokio::test]
+async fn a_missing_ca_file_is_told_at_once() {
+    let mut config = Config::loopback();
+    let url = "mqtts://localhost".parse().unwrap();
+    config.brokers = vec![BrokerConfig { ca_file: Some("missing.pem".into()), ..BrokerConfig::new(url) }];
+    let error = Node::bind(config).await.unwrap_err().to_string();
+    assert!(error.contains("CA file missing.pem"), "{error}");
+}
+
+#[tokio::test]
 async fn families_and_paths_are_kept() {
     let (anna, bert) = pair().await;
     for family in [Family::V4, Family::V6] {

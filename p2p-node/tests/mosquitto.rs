@@ -154,13 +154,14 @@ impl Useless {
         let secure = Mosquitto::secure()?;
         // The kernel accepts for it, and nobody ever speaks.
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let missing = BrokerConfig { ca_file: Some(PathBuf::from("missing.pem")), ..secure_at(&secure, "") };
+        let no_pem = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let unusable = BrokerConfig { ca_file: Some(no_pem), ..secure_at(&secure, "") };
         let localhost = format!("mqtts://localhost:{}", secure.port).parse().unwrap();
         let brokers = vec![
             (with_login(at(locked.port, "?v=3"), "wrong"), "authorise"),
             (with_login(at(locked.port, "?v=5"), "wrong"), "authorise"),
             (secure_at(&secure, "wrong.pem"), "certificate is refused"),
-            (BrokerConfig { url: localhost, ..missing }, "misconfigured"),
+            (BrokerConfig { url: localhost, ..unusable }, "misconfigured"),
             (at(secure.port, ""), "lost"),
             (at(dead_port(), ""), "cannot be reached"),
         ];
