@@ -4,6 +4,8 @@
 //! P2PD (seven types × five deltas) say what that means for a peer who wants to hit the next port. Both are
 //! kept per transport: many NATs treat TCP and UDP differently.
 
+pub mod observe;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
