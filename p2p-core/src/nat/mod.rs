@@ -4,7 +4,15 @@
 //! P2PD (seven types × five deltas) say what that means for a peer who wants to hit the next port. Both are
 //! kept per transport: many NATs treat TCP and UDP differently.
 
+pub mod block;
+pub mod classify;
+pub mod delta;
+pub mod meets;
 pub mod observe;
+pub mod predict;
+pub mod report;
+pub mod verdict;
+pub mod vote;
 
 use std::fmt;
 
