@@ -9,6 +9,7 @@ use super::verdict::{How, Known};
 use super::vote::Vote;
 use super::{Delta, DeltaKind, Filtering, Mapping, NatFacts, NatType, PortRange, SynAnswer, block};
 use crate::stun::Transport;
+use crate::stun::transaction::is_same;
 
 /// What is known of a NAT for one transport, and how. `None` is "not known", never "no".
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -63,8 +64,7 @@ impl Verdicts {
     }
 }
 
-/// The verdicts over one transport. `is_other_alive`: the other transport was answered, so that silence on
-/// this one means that it is blocked.
+/// The verdicts over one transport. When only the other one was answered, this one is blocked.
 pub fn judge(evidence: &Evidence, vote: &Vote, transport: Transport) -> Verdicts {
     let seen = || evidence.over(transport).filter(|seen| vote.is_trusted(seen.server));
     let Some(translates) = translates(seen()) else {
@@ -113,7 +113,8 @@ pub fn borrow(verdicts: &mut Verdicts, other: &Verdicts) {
 
 /// Nobody answered.
 fn silent(evidence: &Evidence, transport: Transport) -> Verdicts {
-    let asked: BTreeSet<_> = evidence.over(transport).map(|seen| seen.server.ip()).collect();
+    let sent = evidence.over(transport).filter(|seen| seen.sends > 0);
+    let asked: BTreeSet<_> = sent.map(|seen| seen.server.ip()).collect();
     let is_other_alive =
         evidence.observations().iter().any(|seen| seen.transport != transport && seen.seen.is_some());
     let nat = match asked.len() {
@@ -132,8 +133,8 @@ fn translates<'a>(seen: impl Iterator<Item = &'a Observation>) -> Option<Known<b
     let (mut same, mut different) = (BTreeSet::new(), BTreeSet::new());
     for observation in seen {
         if let Some(answer) = observation.seen {
-            let is_same = is_same(answer.mapped.0, observation.local.0);
-            (if is_same { &mut same } else { &mut different }).insert(observation.server.ip());
+            let unchanged = is_same(answer.mapped.0, observation.local.0);
+            (if unchanged { &mut same } else { &mut different }).insert(observation.server.ip());
         }
     }
     let (same, different) = (same.len(), different.len());
@@ -144,10 +145,6 @@ fn translates<'a>(seen: impl Iterator<Item = &'a Observation>) -> Option<Known<b
     let (votes, against) = if value { (different, same) } else { (same, different) };
     let share = votes as f64 / (votes + against) as f64;
     Some(Known::measured(value, (1.0 - 0.1_f64.powi(votes.min(8) as i32)) * share))
-}
-
-fn is_same(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
 }
 
 /// RFC 5780, section 4.3, with as many servers as answered.

@@ -78,7 +78,7 @@ pub fn samples<'a>(
             Mapping::AddressDependent => Some(SocketAddr::new(seen.server.ip(), 0)),
             Mapping::AddressAndPortDependent => Some(seen.server),
         };
-        if !made.insert((seen.local, towards)) {
+        if seen.sends == 0 || !made.insert((seen.local, towards)) {
             continue;
         }
         let is_sample =

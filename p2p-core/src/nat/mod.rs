@@ -10,6 +10,7 @@ pub mod delta;
 pub mod meets;
 pub mod observe;
 pub mod predict;
+pub mod probe;
 pub mod report;
 pub mod verdict;
 pub mod vote;

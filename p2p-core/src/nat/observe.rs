@@ -194,6 +194,13 @@ impl Evidence {
         }
     }
 
+    /// Notes that the question could not be sent at all, so that no NAT has seen it.
+    pub fn unsent(&mut self, index: usize) {
+        if let Some(observation) = self.observations.get_mut(index) {
+            observation.sends = 0;
+        }
+    }
+
     /// Notes an answer. Only the first one counts: a server that changes its mind is not asked why.
     pub fn answered(&mut self, index: usize, seen: Seen) {
         if let Some(observation) = self.observations.get_mut(index) {
