@@ -12,11 +12,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use p2p_core::nat::observe::Purpose;
-use p2p_core::nat::predict::{Last, Next, Prediction, predict};
+use p2p_core::nat::predict::{Last, Next, Prediction, predict, predict_measured};
 use p2p_core::nat::report::NatReport;
 use p2p_core::nat::verdict::Known;
 use p2p_core::nat::{Delta, DeltaKind, NatFacts, NatType, PortRange, block};
 use p2p_core::sim::epoch;
+use p2p_core::sim::link::LinkConfig;
 use p2p_core::sim::nat::{Nat, NatConfig, Verdict};
 use p2p_core::sim::packet::{Body, Header, TTL};
 use p2p_core::sim::scene::Scene;
@@ -36,6 +37,7 @@ fn main() -> Result<(), Error> {
     let draws = arguments.next().map_or(Ok(200), |text| text.parse())?;
     let filter = arguments.next().unwrap_or_default();
     classification(seeds, &filter)?;
+    bad_weather(seeds)?;
     known_predictions(draws)?;
     measured_predictions(draws.div_ceil(10))?;
     blocks(draws);
@@ -154,6 +156,66 @@ fn classification(seeds: u64, filter: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// What makes measuring hard.
+struct Weather {
+    name: &'static str,
+    rate: u16,
+    dead: u8,
+    wire: LinkConfig,
+}
+
+/// Where mistakes happen, so that confidence has something to show.
+fn bad_weather(seeds: u64) -> Result<(), Error> {
+    let jitter = |jitter, loss, reorder| LinkConfig {
+        jitter: Duration::from_millis(jitter),
+        loss,
+        reorder,
+        ..LinkConfig::default()
+    };
+    let all = [
+        Weather { name: "100 others a second", rate: 100, dead: 0, wire: jitter(0, 0.0, 0.0) },
+        Weather { name: "300 others a second", rate: 300, dead: 0, wire: jitter(0, 0.0, 0.0) },
+        Weather { name: "20/s, one server left", rate: 20, dead: 3, wire: jitter(0, 0.0, 0.0) },
+        Weather { name: "20/s, 3 % lost, jitter 5 ms", rate: 20, dead: 0, wire: jitter(5, 0.03, 0.0) },
+        Weather { name: "20/s, 10 % lost, half dead", rate: 20, dead: 2, wire: jitter(5, 0.1, 0.0) },
+        Weather { name: "5/s, 20 % out of order", rate: 5, dead: 0, wire: jitter(0, 0.0, 0.2) },
+    ];
+    println!("\nBad weather on the link at home, all 35 presets, {seeds} seeds each: type and delta right");
+    let (mut types, mut deltas) = (Calibration::default(), Calibration::default());
+    for weather in all {
+        let (mut count, mut good) = ([0_u64; 2], [0_u64; 2]);
+        for (nat, kind) in NatType::ALL.into_iter().flat_map(|nat| DeltaKind::ALL.map(|kind| (nat, kind))) {
+            for number in 0..seeds {
+                let delta = Delta { kind, value: value(kind, number) };
+                let config = preset(nat, delta, weather.rate);
+                let truth = match nat {
+                    NatType::Blocked => None,
+                    _ if config.is_translating() => Some(delta),
+                    _ => Some(Delta { kind: DeltaKind::Equal, value: 0 }),
+                };
+                let mut scene = Scene::new(config, RTT, weather.dead, 31_000 + number)?;
+                scene.world.rewire(scene.host, 0, weather.wire)?;
+                let (report, _, _) = scene.probed()?;
+                for (index, verdicts) in [report.tcp, report.udp].iter().enumerate() {
+                    let type_right = is(verdicts.nat, &nat);
+                    let delta_right = truth.is_none_or(|truth| is(verdicts.delta, &truth));
+                    types.note(verdicts.nat.map_or(0.0, |known| known.confidence), type_right);
+                    if truth.is_some() {
+                        deltas.note(verdicts.delta.map_or(0.0, |known| known.confidence), delta_right);
+                    }
+                    count[index] += 1;
+                    good[index] += u64::from(type_right && delta_right);
+                }
+            }
+        }
+        let share = |index: usize| 100.0 * good[index] as f64 / count[index] as f64;
+        println!("  {:<30} TCP {:6.2} %  UDP {:6.2} %  of {}", weather.name, share(0), share(1), count[0]);
+    }
+    types.print("types in bad weather");
+    deltas.print("deltas in bad weather");
+    Ok(())
+}
+
 /// Counts how often the real port was inside, against what was stated.
 #[derive(Default)]
 struct Coverage {
@@ -261,7 +323,11 @@ fn measured_predictions(draws: u64) -> Result<(), Error> {
                 let Some((last, after)) = newest(&report) else { continue };
                 let local = SocketAddr::new(INSIDE, 39_000);
                 let next = Next { at: world.now(), local: local.port(), ours: after + 1 };
-                let prediction = predict(&report.facts().udp, Some(last), next);
+                let facts = report.facts().udp;
+                let prediction = match report.udp.rate {
+                    Some(rate) => predict_measured(&facts, rate.value, Some(last), next),
+                    None => predict(&facts, Some(last), next),
+                };
                 world.with(host, |context| {
                     let socket = context.host.udp_bind(local)?;
                     context.host.udp_send(

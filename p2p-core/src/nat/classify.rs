@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use super::delta::{self, Scope};
+use super::delta::{self, Rate, Scope};
 use super::observe::{Evidence, FilterOutcome, Observation, Purpose, Stranger, SynOutcome};
 use super::verdict::{How, Known};
 use super::vote::Vote;
@@ -37,7 +37,7 @@ pub struct Verdicts {
     /// The block of ports this host was given.
     pub block: Option<Known<PortRange>>,
     /// New mappings a second made by others.
-    pub rate: Option<Known<f64>>,
+    pub rate: Option<Known<Rate>>,
 }
 
 /// What is less sure than this is not published.
@@ -59,7 +59,9 @@ impl Verdicts {
             range: sure(self.range),
             block: sure(self.block),
             // The rate is a guess from few events, but a better one than none.
-            rate: self.rate.map(|rate| rate.value.round().clamp(0.0, f64::from(u16::MAX)) as u16),
+            rate: self
+                .rate
+                .map(|rate| rate.value.per_second().round().clamp(0.0, f64::from(u16::MAX)) as u16),
         }
     }
 }

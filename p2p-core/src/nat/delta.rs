@@ -38,6 +38,22 @@ pub enum Scope {
     PerDestination,
 }
 
+/// What was seen of others behind the same NAT.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// New mappings that were not ours.
+    pub others: f64,
+    /// In so many seconds; more than 0.
+    pub seconds: f64,
+}
+
+impl Rate {
+    /// New mappings a second.
+    pub fn per_second(&self) -> f64 {
+        self.others / self.seconds
+    }
+}
+
 /// What the samples say.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Verdict {
@@ -46,7 +62,7 @@ pub struct Verdict {
     /// Where the delta is a step: whose counter it is.
     pub scope: Option<Known<Scope>>,
     /// New mappings a second made by others, where a shared counter betrays them.
-    pub rate: Option<Known<f64>>,
+    pub rate: Option<Known<Rate>>,
     /// Where ports are random: the block they are from.
     pub block: Option<Known<PortRange>>,
 }
@@ -72,6 +88,7 @@ pub fn samples<'a>(
     let mut made: BTreeSet<(Local, Option<SocketAddr>)> = BTreeSet::new();
     let mut samples = Vec::new();
     let mut index = 0;
+    let mut used = BTreeSet::new();
     for seen in observations {
         let towards = match mapping {
             Mapping::EndpointIndependent => None,
@@ -81,8 +98,8 @@ pub fn samples<'a>(
         if seen.sends == 0 || !made.insert((seen.local, towards)) {
             continue;
         }
-        let is_sample =
-            matches!(seen.purpose, Purpose::Consecutive | Purpose::Fresh | Purpose::Late) && seen.sends == 1;
+        // The second destination of a port may get what is left when the first one has what is due.
+        let is_sample = used.insert(seen.local) && seen.sends == 1 && seen.purpose != Purpose::Filtering;
         if let Some(mapped) = seen.port().filter(|_| is_sample && is_trusted(seen.server)) {
             let local = seen.local.0.port();
             samples.push(Sample { index, at: seen.sent, local, mapped, server: seen.server });
@@ -271,21 +288,20 @@ fn followed(pair: &[Sample], by: i16, hit: impl Fn(bool) -> f64) -> f64 {
 }
 
 /// What others add to a shared counter each second.
-fn rate(samples: &[Sample], by: i16) -> Option<Known<f64>> {
-    let (mut count, mut seconds) = (0.0, 0.0);
+fn rate(samples: &[Sample], by: i16) -> Option<Known<Rate>> {
+    let mut rate = Rate { others: 0.0, seconds: 0.0 };
     for pair in samples.windows(2) {
         if let Some(others) = others(pair, by, Scope::Shared) {
-            count += f64::from(others);
-            seconds += pair[1].at.saturating_duration_since(pair[0].at).as_secs_f64();
+            rate.others += f64::from(others);
+            rate.seconds += pair[1].at.saturating_duration_since(pair[0].at).as_secs_f64();
         }
     }
-    if seconds <= 0.0 {
+    if rate.seconds <= 0.0 {
         return None;
     }
-    let rate: f64 = count / seconds;
     // Right means: off by no more than a half, or by three a second.
-    let leeway = (rate / 2.0).max(3.0);
-    let deviation = (count + 1.0).sqrt() / seconds;
+    let leeway = (rate.per_second() / 2.0).max(3.0);
+    let deviation = (rate.others + 1.0).sqrt() / rate.seconds;
     Some(Known::measured(rate, 1.0 - (-leeway / deviation).exp()))
 }
 

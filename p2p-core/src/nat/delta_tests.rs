@@ -80,7 +80,7 @@ fn others_show_as_a_rate() {
     let verdict = judge(&samples).unwrap();
     assert_eq!(verdict.delta.value, of(DeltaKind::Independent, 2));
     let rate = verdict.rate.unwrap();
-    assert!((19.0..=20.0).contains(&rate.value) && rate.confidence > 0.8, "{rate:?}");
+    assert!((19.0..=20.0).contains(&rate.value.per_second()) && rate.confidence > 0.8, "{rate:?}");
 }
 
 #[test]

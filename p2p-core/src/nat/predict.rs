@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::delta::Rate;
 use super::{DeltaKind, Mapping, NatFacts, PortRange};
 
 /// Ports offered one by one at most.
 pub const MOST_PORTS: usize = 1_024;
+/// No more others than this are reckoned with.
+const MOST_OTHERS: f64 = 1e6;
 /// The ports of a NAT of which no range is known.
 const ANY: PortRange = PortRange { first: 1_024, last: u16::MAX };
 
@@ -99,6 +102,61 @@ impl Prediction {
 /// | dependent | one, while the local port moved by one for each of ours; it fails if others came between |
 /// | random | none: the pool is the block or the range |
 pub fn predict(facts: &NatFacts, last: Option<Last>, next: Next) -> Prediction {
+    let seconds = last.map_or(0.0, |last| elapsed(&last, &next));
+    let mean = f64::from(facts.rate.unwrap_or(0)) * seconds;
+    predict_among(facts, last, next, Others::Poisson { mean: mean.min(MOST_OTHERS) })
+}
+
+/// As [`predict`], with what was seen of others instead of a rate that is taken for granted: where little was
+/// seen, the window is wider and promises less.
+pub fn predict_measured(facts: &NatFacts, rate: Rate, last: Option<Last>, next: Next) -> Prediction {
+    let seconds = last.map_or(0.0, |last| elapsed(&last, &next));
+    // What Jeffreys' prior, of half an event, and the events make of the rate is a gamma distribution; the
+    // others to come are then negative binomial.
+    let shape = rate.others.clamp(0.0, MOST_OTHERS) + 0.5;
+    let part = seconds / (seconds + rate.seconds.max(1e-3));
+    predict_among(facts, last, next, Others::Gamma { shape, part })
+}
+
+/// How many others come between.
+#[derive(Clone, Copy)]
+enum Others {
+    Poisson {
+        mean: f64,
+    },
+    /// Negative binomial: `part` is the share of the time to come in all the time there is.
+    Gamma {
+        shape: f64,
+        part: f64,
+    },
+}
+
+impl Others {
+    fn mean(self) -> f64 {
+        match self {
+            Self::Poisson { mean } => mean,
+            Self::Gamma { shape, part } => shape * part / (1.0 - part),
+        }
+    }
+
+    /// The logarithm of the probability that there are none.
+    fn none(self) -> f64 {
+        match self {
+            Self::Poisson { mean } => -mean,
+            Self::Gamma { shape, part } => shape * (1.0 - part).ln(),
+        }
+    }
+
+    /// How much more probable `count` + 1 is than `count`.
+    fn ratio(self, count: f64) -> f64 {
+        match self {
+            Self::Poisson { mean } => mean / (count + 1.0),
+            Self::Gamma { shape, part } => part * (count + shape) / (count + 1.0),
+        }
+    }
+}
+
+fn predict_among(facts: &NatFacts, last: Option<Last>, next: Next, others: Others) -> Prediction {
     let pool = facts.block.or(facts.range).unwrap_or(ANY);
     let kept =
         last.filter(|last| facts.mapping == Some(Mapping::EndpointIndependent) && last.local == next.local);
@@ -115,13 +173,13 @@ pub fn predict(facts: &NatFacts, last: Option<Last>, next: Next) -> Prediction {
             let port = |others: i64| {
                 wrap(pool, i64::from(last.mapped) + i64::from(delta.value) * (i64::from(next.ours) + others))
             };
-            Prediction { offers: window(others(facts, &last, &next), port), pool }
+            Prediction { offers: window(others, port), pool }
         }
         (DeltaKind::Dependent, Some(last))
             if i32::from(next.local) - i32::from(last.local) == i32::from(next.ours) =>
         {
             let port = wrap(pool, i64::from(last.mapped) + i64::from(delta.value) * i64::from(next.ours));
-            let alone = (-others(facts, &last, &next)).exp();
+            let alone = others.none().exp();
             Prediction { offers: vec![(port, alone)], pool }
         }
         (DeltaKind::Equal | DeltaKind::Independent | DeltaKind::Dependent | DeltaKind::Random, _) => {
@@ -130,26 +188,25 @@ pub fn predict(facts: &NatFacts, last: Option<Last>, next: Next) -> Prediction {
     }
 }
 
-/// How many mappings of others are expected between the two: rate × time.
-fn others(facts: &NatFacts, last: &Last, next: &Next) -> f64 {
-    let seconds = next.at.saturating_duration_since(last.at).as_secs_f64();
-    (f64::from(facts.rate.unwrap_or(0)) * seconds).min(1e6)
+fn elapsed(last: &Last, next: &Next) -> f64 {
+    next.at.saturating_duration_since(last.at).as_secs_f64()
 }
 
 /// The ports for as many others as are probable, at least `mean + 3 √mean` of them, best first.
-fn window(mean: f64, port: impl Fn(i64) -> u16) -> Vec<(u16, f64)> {
+fn window(others: Others, port: impl Fn(i64) -> u16) -> Vec<(u16, f64)> {
+    let mean = others.mean();
     let wide = mean + 3.0 * mean.sqrt();
     let mut offers: BTreeMap<u16, f64> = BTreeMap::new();
-    let mut logarithm = -mean;
+    let mut logarithm = others.none();
     let mut covered = 0.0;
-    for others in 0..100_000_i64 {
+    for count in 0..100_000_u32 {
         let probability = logarithm.exp();
-        *offers.entry(port(others)).or_default() += probability;
+        *offers.entry(port(i64::from(count))).or_default() += probability;
         covered += probability;
-        if mean <= 0.0 || (others as f64 >= wide && covered >= 0.999) {
+        if mean <= 0.0 || (f64::from(count) >= wide && covered >= 0.999) {
             break;
         }
-        logarithm += mean.ln() - ((others + 1) as f64).ln();
+        logarithm += others.ratio(f64::from(count)).ln();
     }
     let mut offers: Vec<_> = offers.into_iter().collect();
     offers.sort_by(|(_, a), (_, b)| b.total_cmp(a));

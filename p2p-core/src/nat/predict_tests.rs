@@ -75,3 +75,23 @@ fn what_cannot_be_told_is_not() {
     let absurd = NatFacts { rate: Some(u16::MAX), ..facts(DeltaKind::Independent, 1) };
     assert!(predict(&absurd, last(), next(1, 1, 100_000_000)).ports().count() <= MOST_PORTS);
 }
+
+#[test]
+fn what_was_hardly_seen_is_not_promised() {
+    let facts = facts(DeltaKind::Independent, 1);
+    let at = next(41_000, 1, 100);
+    let seen = |others, seconds| predict_measured(&facts, Rate { others, seconds }, last(), at);
+    // Nobody came in a tenth of a second: in the next one nobody comes with √½, not with certainty.
+    let hardly = seen(0.0, 0.1);
+    assert!((hardly.probability(1) - 0.5_f64.sqrt()).abs() < 1e-6, "{hardly:?}");
+    assert!(hardly.needed(0.99).unwrap() > 3);
+    // Long known is as good as known.
+    let (long, known) = (seen(20_000.0, 1_000.0), NatFacts { rate: Some(20), ..facts });
+    let known = predict(&known, last(), at);
+    for count in 1..8 {
+        assert!((long.probability(count) - known.probability(count)).abs() < 0.01);
+    }
+    for (others, seconds) in [(f64::INFINITY, 0.0), (-1.0, -1.0), (0.0, 0.0)] {
+        assert!(seen(others, seconds).ports().count() <= MOST_PORTS);
+    }
+}

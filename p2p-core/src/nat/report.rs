@@ -220,7 +220,7 @@ fn write_verdicts(f: &mut fmt::Formatter<'_>, verdicts: &Verdicts) -> fmt::Resul
         write!(f, "; from the block {}-{}", block.value.first, block.value.last)?;
     }
     if let Some(rate) = verdicts.rate {
-        write!(f, "; others make {:.0} mappings a second", rate.value)?;
+        write!(f, "; others make {:.0} mappings a second", rate.value.per_second())?;
     }
     if let Some(syn) = verdicts.syn {
         write!(f, "; an unsolicited SYN gets {:?}", syn.value)?;
