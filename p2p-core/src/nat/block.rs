@@ -44,7 +44,7 @@ fn aligned(first: u16, last: u16, size: u16, origin: u16) -> Option<PortRange> {
     let index = first.checked_sub(origin)? / size;
     let start = u32::from(origin) + u32::from(index) * u32::from(size);
     let end = u16::try_from(start + u32::from(size) - 1).ok()?;
-    (last <= end).then(|| PortRange { first: start as u16, last: end })
+    (last <= end).then_some(PortRange { first: start as u16, last: end })
 }
 
 /// The range random ports are from: as far beyond the outermost as they are apart on average, then to the

@@ -92,7 +92,8 @@ fn liars_are_out_voted_and_named() {
 #[test]
 fn seven_types() {
     use FilterOutcome::{Passed, Silence, Unsupported};
-    let cases: [(&str, &[(Stranger, FilterOutcome)], NatType); 6] = [
+    type Case<'a> = (&'a str, &'a [(Stranger, FilterOutcome)], NatType);
+    let cases: [Case<'_>; 6] = [
         (ONE, &[(Stranger::OtherAddress, Passed)], NatType::FullCone),
         (ONE, &[(Stranger::OtherAddress, Silence), (Stranger::OtherPort, Passed)], NatType::Restricted),
         (ONE, &[(Stranger::OtherAddress, Silence), (Stranger::OtherPort, Silence)], NatType::PortRestricted),

@@ -42,7 +42,8 @@ fn each_delta_is_known_by_its_trace() {
         assert_eq!(verdict.delta.value, of(DeltaKind::Dependent, value));
     }
     let mut random = || 1_024 + seed.below(64_512) as u16;
-    let cases: [(Delta, &mut dyn FnMut(usize, u16) -> u16); 4] = [
+    type Case<'a> = (Delta, &'a mut dyn FnMut(usize, u16) -> u16);
+    let cases: [Case<'_>; 4] = [
         (of(DeltaKind::Equal, 0), &mut |_, local| local),
         (of(DeltaKind::Preserving, 1_009), &mut |_, local| local + 1_009),
         (of(DeltaKind::Preserving, -20_000), &mut |_, local| local - 20_000),

@@ -1,15 +1,17 @@
 //! The probe against whole simulated networks, and against servers that mean it ill.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::*;
 use crate::nat::{Delta, DeltaKind, Filtering, Mapping, NatType, PortRange, SynAnswer};
 use crate::sim::epoch;
 use crate::sim::laws::Subject;
-use crate::sim::nat::{Hairpin as SimHairpin, NatConfig, Unsolicited};
+use crate::sim::nat::{FlowConfig, Hairpin as SimHairpin, NatConfig, Unsolicited};
 use crate::sim::prober::Prober;
 use crate::sim::scene::Scene;
 use crate::stun::query::Server;
+use crate::stun::{Attribute, Message};
 
 const INSIDE: &str = "192.168.1.2";
 const OUTSIDE: &str = "198.51.100.1";
@@ -51,11 +53,21 @@ fn value(kind: DeltaKind) -> i16 {
     }
 }
 
+/// What others cannot change, over both transports.
+fn facts(report: &NatReport) -> [(Option<NatType>, Option<Delta>); 2] {
+    let facts = report.facts();
+    [facts.tcp, facts.udp].map(|facts| (facts.nat, facts.delta))
+}
+
 #[test]
 fn all_35_presets_over_both_transports() {
     for nat in NatType::ALL {
         for kind in DeltaKind::ALL {
-            let (report, took, _) = probed(preset(nat, kind, value(kind)), 1);
+            let busy = |flow: &mut FlowConfig| flow.background = 20.0;
+            let nat_config = preset(nat, kind, value(kind));
+            let (busy, _, _) = probed(nat_config.clone().with_flow(busy), 1);
+            assert_eq!(facts(&busy), facts(&probed(nat_config.clone(), 1).0), "{nat} {kind}");
+            let (report, took, _) = probed(nat_config, 1);
             for verdicts in [&report.udp, &report.tcp] {
                 let judged = verdicts.nat.unwrap();
                 assert_eq!(judged.value, nat, "{nat} {kind}: {verdicts:#?}");
@@ -174,14 +186,14 @@ fn finer_axes() {
     for verdicts in [report.udp, report.tcp] {
         assert_eq!(verdicts.mapping.unwrap().value, Mapping::AddressDependent);
         assert_eq!(verdicts.nat.unwrap().value, NatType::Symmetric);
-        assert_eq!(verdicts.stable.unwrap().value, true);
-        assert_eq!(verdicts.hairpin.unwrap().value, false);
+        assert!(verdicts.stable.unwrap().value);
+        assert!(!verdicts.hairpin.unwrap().value);
     }
     let mut nat = preset(NatType::FullCone, DeltaKind::Preserving, -500);
     nat.hairpin = SimHairpin::ExternalSource;
     let (report, _, _) = probed(nat, 5);
     for verdicts in [report.udp, report.tcp] {
-        assert_eq!(verdicts.hairpin.unwrap().value, true);
+        assert!(verdicts.hairpin.unwrap().value);
     }
     let (report, _, _) = probed(NatConfig::linux_masquerade(ip(OUTSIDE)), 5);
     assert_eq!(report.tcp.nat.unwrap().value, NatType::PortRestricted);
@@ -321,6 +333,70 @@ fn ports_in_use_are_not_taken_for_a_nat() {
     };
     assert_eq!(tried.len(), 1 + usize::from(MOST_RETRIES));
     assert_eq!(report.udp.nat, None, "nothing was ever sent");
+}
+
+/// How a server behaves over TCP.
+#[derive(Clone, Copy, PartialEq)]
+enum Manner {
+    Answers,
+    Drips,
+    Garbage,
+    Huge,
+    Hangs,
+    Closes,
+}
+
+#[test]
+fn servers_that_spoil_their_tcp_are_named_and_cost_nothing_more() {
+    use Manner::{Answers, Closes, Drips, Garbage, Hangs, Huge};
+    let manners = [Answers, Drips, Garbage, Huge, Hangs, Closes];
+    let mut config = ProbeConfig::new(ip(INSIDE));
+    for host in 1..=6_u8 {
+        let address = SocketAddr::new(IpAddr::from([192, 0, 2, host]), 3_478);
+        config.servers.push(Server { address, transport: Transport::Tcp });
+    }
+    let mut now = epoch();
+    let mut probe = Probe::new(config, Seed::from_u64(9), now).unwrap();
+    let report = loop {
+        match probe.poll_output() {
+            Output::Act(Act::OpenTcp { from, to }) => probe.handle_tcp_open(from, to, now + ms(1)),
+            Output::Act(Act::SendTcp { from, to, bytes }) => {
+                let IpAddr::V4(host) = to.ip() else { panic!("only IPv4 is asked") };
+                let mapped = SocketAddr::new(ip(OUTSIDE), from.0.port());
+                let answer = success(&bytes, mapped);
+                match manners[usize::from(host.octets()[3]) - 1] {
+                    Answers => probe.handle_tcp_data(from, to, &answer, now + ms(2)),
+                    Drips => answer.chunks(1).for_each(|byte| probe.handle_tcp_data(from, to, byte, now)),
+                    Garbage => probe.handle_tcp_data(from, to, b"HTTP/1.1 400 Bad Request\r\n\r\n", now),
+                    Huge => {
+                        let header = b"\x01\x01\xff\xfc\x21\x12\xa4\x42aaaaaaaaaaaa";
+                        probe.handle_tcp_data(from, to, header, now);
+                        probe.handle_tcp_data(from, to, &vec![0; 65_532], now);
+                    }
+                    Hangs => {}
+                    Closes => probe.handle_tcp_closed(from, to, None, now),
+                }
+            }
+            Output::Act(_) | Output::Event(Event::External { .. }) => {}
+            Output::Event(Event::Done(report)) => break report,
+            Output::Wait(wait) => {
+                now = wait.unwrap().at;
+                probe.handle_timeout(now);
+            }
+        }
+    };
+    assert!(now - epoch() < ms(1_200), "{:?}", now - epoch());
+    let failure = |manner| {
+        let index = manners.iter().position(|known| *known == manner).unwrap();
+        report.servers[index].failure.clone()
+    };
+    assert_eq!((failure(Answers), failure(Drips)), (None, None));
+    assert!(matches!(failure(Garbage), Some(Failure::Garbage(_))));
+    assert!(matches!(failure(Huge), Some(Failure::Garbage(_))));
+    assert!(matches!(failure(Hangs), Some(Failure::Spared | Failure::Fault(Fault::Silent))));
+    assert_eq!(failure(Closes), Some(Failure::Closed));
+    assert_eq!(report.tcp.delta.unwrap().value.kind, DeltaKind::Equal);
+    assert_eq!(report.tcp.mapping.unwrap().value, Mapping::EndpointIndependent);
 }
 
 #[test]
