@@ -189,7 +189,7 @@ fn explanations(samples: &[Sample]) -> Vec<Explanation> {
         if let Ok(value) = i16::try_from(by) {
             all.push(of(kind, value, None, score - cost));
         } else {
-            // Too far for a value: still the same kind, and nothing but the kind is lost.
+            // Too far for a value: modulo 65,536 it still says which port comes next.
             all.push(of(kind, wrapped(by), None, score - cost));
         }
     }

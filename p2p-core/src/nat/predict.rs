@@ -97,7 +97,7 @@ impl Prediction {
 /// | delta | ports |
 /// |---|---|
 /// | any, but the local port has a mapping that does not change | that one |
-/// | equal, preserving | one |
+/// | equal, preserving | one; two where a preserved port would leave the pool |
 /// | independent | last + step × (ours + others), where others are Poisson with the NAT's rate |
 /// | dependent | one, while the local port moved by one for each of ours; it fails if others came between |
 /// | random | none: the pool is the block or the range |
@@ -166,9 +166,7 @@ fn predict_among(facts: &NatFacts, last: Option<Last>, next: Next, others: Other
     let Some(delta) = facts.delta else { return Prediction::hopeless(pool) };
     match (delta.kind, last) {
         (DeltaKind::Equal, _) if pool.contains(next.local) => Prediction::certain(next.local, pool),
-        (DeltaKind::Preserving, _) => {
-            Prediction::certain(wrap(pool, i64::from(next.local) + i64::from(delta.value)), pool)
-        }
+        (DeltaKind::Preserving, _) => preserving(next.local, delta.value, pool),
         (DeltaKind::Independent, Some(last)) => {
             let port = |others: i64| {
                 wrap(pool, i64::from(last.mapped) + i64::from(delta.value) * (i64::from(next.ours) + others))
@@ -186,6 +184,17 @@ fn predict_among(facts: &NatFacts, last: Option<Last>, next: Next, others: Other
             Prediction::hopeless(pool)
         }
     }
+}
+
+/// The local port moved by a constant. Beyond the pool nobody knows whether the NAT starts the pool again or has
+/// a constant that 16 bits hold only modulo 65,536.
+fn preserving(local: u16, by: i16, pool: PortRange) -> Prediction {
+    let moved = i64::from(local) + i64::from(by);
+    let (around, modulo) = (wrap(pool, moved), local.wrapping_add_signed(by));
+    if around == modulo || !pool.contains(modulo) {
+        return Prediction::certain(around, pool);
+    }
+    Prediction { offers: vec![(modulo, 0.5), (around, 0.5)], pool }
 }
 
 fn elapsed(last: &Last, next: &Next) -> f64 {

@@ -21,7 +21,7 @@ fn one_port_where_one_is_enough() {
     for (facts, next, port) in [
         (facts(DeltaKind::Equal, 0), next(41_000, 1, 50), 41_000),
         (facts(DeltaKind::Preserving, 77), next(41_000, 1, 50), 41_077),
-        (facts(DeltaKind::Preserving, 30_000), next(41_000, 1, 50), 6_488),
+        (facts(DeltaKind::Preserving, -30_000), next(31_500, 1, 50), 1_500),
         (facts(DeltaKind::Independent, -3), next(123, 2, 50), 49_994),
         (facts(DeltaKind::Dependent, 2), next(40_003, 3, 50), 50_006),
     ] {
@@ -29,6 +29,11 @@ fn one_port_where_one_is_enough() {
         assert_eq!(prediction.ports().collect::<Vec<_>>(), [port], "{facts:?}");
         assert_eq!((prediction.probability(1), prediction.needed(0.99)), (1.0, Some(1)));
     }
+    // Round the pool, or a constant of 40,000 that an i16 holds as -25,536.
+    let around = predict(&facts(DeltaKind::Preserving, 30_000), None, next(41_000, 1, 50));
+    assert_eq!(around.ports().collect::<Vec<_>>(), [5_464, 6_488]);
+    let far = predict(&facts(DeltaKind::Preserving, -25_536), None, next(10_000, 1, 50));
+    assert_eq!(far.ports().next(), Some(50_000));
     let held = NatFacts { mapping: Some(Mapping::EndpointIndependent), ..facts(DeltaKind::Random, 0) };
     assert_eq!(predict(&held, last(), next(40_000, 1, 9_000)).ports().collect::<Vec<_>>(), [50_000]);
 }

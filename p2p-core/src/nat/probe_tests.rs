@@ -7,7 +7,7 @@ use super::*;
 use crate::nat::{Delta, DeltaKind, Filtering, Mapping, NatType, PortRange, SynAnswer};
 use crate::sim::epoch;
 use crate::sim::laws::Subject;
-use crate::sim::nat::{FlowConfig, Hairpin as SimHairpin, NatConfig, Unsolicited};
+use crate::sim::nat::{FlowConfig, Hairpin as SimHairpin, NatConfig, PortChoice, StepScope, Unsolicited};
 use crate::sim::prober::Prober;
 use crate::sim::scene::Scene;
 use crate::stun::query::Server;
@@ -129,6 +129,19 @@ fn half_of_the_servers_may_be_dead() {
 }
 
 #[test]
+fn one_server_of_four_is_enough_for_the_delta() {
+    for kind in DeltaKind::ALL {
+        let nat = preset(NatType::PortRestricted, kind, value(kind));
+        let (report, _, _) = Scene::new(nat, RTT, 3, 3).unwrap().probed().unwrap();
+        for verdicts in [report.udp, report.tcp] {
+            assert_eq!(verdicts.delta.unwrap().value, Delta { kind, value: value(kind) });
+            let mapping = verdicts.mapping.unwrap();
+            assert!(mapping.confidence <= 0.9, "one server is one witness: {mapping:?}");
+        }
+    }
+}
+
+#[test]
 fn no_server_gets_more_than_forty_packets() {
     for dead in [0, 2, 3] {
         let mut scene = Scene::new(preset(NatType::Restricted, DeltaKind::Random, 0), RTT, dead, 3).unwrap();
@@ -194,6 +207,15 @@ fn finer_axes() {
     let (report, _, _) = probed(nat, 5);
     for verdicts in [report.udp, report.tcp] {
         assert!(verdicts.hairpin.unwrap().value);
+    }
+    let counters = PortChoice::Step { by: 2, scope: StepScope::PerDestination };
+    let nat = preset(NatType::Symmetric, DeltaKind::Random, 0).with_flow(|flow| flow.ports = counters);
+    let (report, _, _) = probed(nat, 5);
+    for verdicts in [report.udp, report.tcp] {
+        let expected = Delta { kind: DeltaKind::Independent, value: 2 };
+        assert_eq!(verdicts.delta.unwrap().value, expected);
+        assert_eq!(verdicts.scope.unwrap().value, crate::nat::delta::Scope::PerDestination);
+        assert_eq!(verdicts.rate, None);
     }
     let (report, _, _) = probed(NatConfig::linux_masquerade(ip(OUTSIDE)), 5);
     assert_eq!(report.tcp.nat.unwrap().value, NatType::PortRestricted);

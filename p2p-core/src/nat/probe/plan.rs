@@ -147,7 +147,12 @@ pub(super) fn rest(
             Step::Ask { purpose: Purpose::Fresh, local: ports.fresh(), server }
         });
     }
-    early.extend(bait.map(|server| Step::Bait { local: ports.fresh(), server: server.address }));
+    // With next to no packets to spend, the bait is what shows whether ports follow each other.
+    let follows = consecutive == 1 && early_count == 1;
+    early.extend(bait.map(|server| Step::Bait {
+        local: if follows { ports.consecutive(consecutive) } else { ports.fresh() },
+        server: server.address,
+    }));
     let mut at = Duration::ZERO;
     for step in early.into_iter().chain(then) {
         steps.push((at, step));
