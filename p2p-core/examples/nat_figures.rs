@@ -245,10 +245,15 @@ impl Coverage {
         print!("  {name:<34}");
         for (ports, stated, inside, count) in self.levels {
             match count {
-                0 => print!(" | not promised          "),
+                0 => print!(" | not promised                   "),
                 _ => {
                     let of = |sum: f64| sum / f64::from(count);
-                    print!(" | {:5.1} ports {:.3} {:.3}", of(ports), of(stated), of(f64::from(inside)));
+                    print!(
+                        " | {:5.1} ports {:.3} {:.3} of {count:>5}",
+                        of(ports),
+                        of(stated),
+                        of(f64::from(inside))
+                    );
                 }
             }
         }
@@ -260,12 +265,16 @@ fn known_predictions(draws: u64) -> Result<(), Error> {
     println!(
         "\nPrediction straight against the simulated NAT, facts known, 0-200 ms old, {draws} draws each:"
     );
-    println!("  for 50, 90, 99 %: ports offered, probability stated, came true");
+    println!(
+        "  for 50, 90, 99 %: ports offered, probability stated, came true, of how many that were promised it"
+    );
+    let deviation = 100.0 * (0.25 / draws.max(1) as f64).sqrt();
+    println!("  (chance alone moves what came true by {deviation:.1} %, one standard deviation at 50 %)");
     for kind in [DeltaKind::Equal, DeltaKind::Preserving, DeltaKind::Independent, DeltaKind::Dependent] {
         for rate in RATES {
             let mut coverage = Coverage::default();
             for number in 0..draws {
-                let mut seed = Seed::from_u64(number);
+                let mut seed = Seed::from_u64(number).fork(&format!("{kind} {rate}"));
                 let delta = Delta { kind, value: value(kind, number) };
                 let facts = NatFacts {
                     delta: Some(delta),
