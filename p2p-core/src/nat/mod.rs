@@ -3,6 +3,27 @@
 //! The words of RFC 4787 and RFC 5382 (mapping × filtering) say what a NAT does; the words of the original
 //! P2PD (seven types × five deltas) say what that means for a peer who wants to hit the next port. Both are
 //! kept per transport: many NATs treat TCP and UDP differently.
+//!
+//! | part | what it is |
+//! |---|---|
+//! | [`probe`] | machine: whom to ask what next, ends with a report |
+//! | [`observe`], [`verdict`] | what was seen, and how sure a conclusion is |
+//! | [`vote`] | pure: which servers are to be believed |
+//! | [`classify`], [`delta`], [`block`] | pure: from what was seen to what the NAT is |
+//! | [`report`] | all of it for one address of ours, for people and for the published address |
+//! | [`predict`] | pure: the next external ports, best first |
+//! | [`meets`] | pure: who can meet whom, how, at what cost |
+
+pub mod block;
+pub mod classify;
+pub mod delta;
+pub mod meets;
+pub mod observe;
+pub mod predict;
+pub mod probe;
+pub mod report;
+pub mod verdict;
+pub mod vote;
 
 use std::fmt;
 

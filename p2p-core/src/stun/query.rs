@@ -441,17 +441,11 @@ impl Query {
 
     fn on_answer(&mut self, index: usize, message: &Message, rtt: Duration, now: Instant) {
         let server = self.asking[index].server;
-        let Some(mapped) = message.mapped() else {
-            return self.fail(index, Failure::NoAddress, now);
+        let mapped = match seen_as(message, server.address) {
+            Ok(mapped) => mapped,
+            Err(failure) => return self.fail(index, failure, now),
         };
-        let mapped = SocketAddr::new(mapped.ip().to_canonical(), mapped.port());
-        let is_possible = mapped.port() != 0
-            && Reach::of(mapped.ip()) != Reach::Nowhere
-            && Family::of(mapped.ip()) == Family::of(server.address.ip());
-        if !is_possible {
-            return self.fail(index, Failure::Absurd(mapped), now);
-        }
-        let answer = Answer { server, mapped: Mapped(mapped), rtt };
+        let answer = Answer { server, mapped, rtt };
         self.out.push_back(Output::Event(Event::Answer(answer)));
         self.report.answers.push(answer);
         let hold = self.config.hold;
@@ -539,6 +533,16 @@ impl Query {
         });
         Deadline::earliest(asking.chain(lanes))
     }
+}
+
+/// The address in a success response of `server`, if it is one that somebody can have.
+pub(crate) fn seen_as(message: &Message, server: SocketAddr) -> Result<Mapped, Failure> {
+    let mapped = message.mapped().ok_or(Failure::NoAddress)?;
+    let mapped = SocketAddr::new(mapped.ip().to_canonical(), mapped.port());
+    let is_possible = mapped.port() != 0
+        && Reach::of(mapped.ip()) != Reach::Nowhere
+        && Family::of(mapped.ip()) == Family::of(server.ip());
+    if is_possible { Ok(Mapped(mapped)) } else { Err(Failure::Absurd(mapped)) }
 }
 
 /// Pauses are held in these bounds: a pause of nothing makes a driver spin, one of millennia overflows.

@@ -117,7 +117,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub(super) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.sent = self.sent.saturating_add(other.sent);
         self.strangers = self.strangers.saturating_add(other.strangers);
         self.foreign = self.foreign.saturating_add(other.foreign);
@@ -239,7 +239,7 @@ impl Transaction {
         self.out.clear();
     }
 
-    pub(super) fn deadline(&self) -> Option<Deadline> {
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
         match self.state {
             State::Asked { next, .. } => Some(Deadline::new(next, "STUN answer")),
             State::Over => None,
@@ -314,7 +314,7 @@ impl Machine for Transaction {
 }
 
 /// Whether two addresses are one place, whatever form and scope they are written in.
-pub(super) fn is_same(a: SocketAddr, b: SocketAddr) -> bool {
+pub(crate) fn is_same(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
 }
 

@@ -1,0 +1,426 @@
+//! The machine that finds out what the network in front of one address is.
+//!
+//! For each transport it asks all servers at once from one local port: that gives the external address after
+//! one round trip over UDP and two over TCP, and shows whether the mapping depends on the destination. The
+//! servers that answered, and that others do not contradict, are then asked the rest without waiting for one
+//! answer after the other: a run of new local ports in strict order for the delta, changed addresses for the
+//! filtering, a few more ports later for what others do. Over TCP a helper outside may dial a throw-away
+//! port of ours meanwhile.
+
+mod ask;
+mod config;
+mod hairpin;
+mod lane;
+mod output;
+mod plan;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use ask::{Ask, State, Use};
+pub use config::{MOST_HELPERS, ProbeConfig};
+use hairpin::Hairpin;
+use lane::{Lane, Phase};
+pub use output::{Act, Event};
+use plan::{Alive, Ports, Step};
+
+use super::observe::{Evidence, HairpinTest, Purpose, Stranger, SynOutcome, SynProbe};
+use super::report::NatReport;
+use super::vote::Vote;
+use crate::stun::query::{Failure, MOST_SERVERS, TooManyServers};
+use crate::stun::transaction::{Counters, Fault, is_same};
+use crate::stun::wire::Header;
+use crate::stun::{Class, Transport};
+use crate::{Deadline, Family, Local, Machine, Mapped, Output, Seed};
+
+/// Local ports tried before a lane gives up because all are in use.
+const MOST_RETRIES: u8 = 3;
+/// A port that helpers dial.
+#[derive(Clone, Copy, Debug)]
+struct Bait {
+    mapped: Mapped,
+    server: IpAddr,
+    until: Instant,
+}
+
+/// Finds out what the network in front of one address of ours is.
+///
+/// | method | when |
+/// |---|---|
+/// | [`handle_datagram`](Self::handle_datagram), [`handle_unreachable`](Self::handle_unreachable) | on a UDP port |
+/// | [`handle_tcp_open`](Self::handle_tcp_open), `_data`, `_closed` | on a connection to a server |
+/// | [`handle_syn_probe`](Self::handle_syn_probe) | a helper has dialled, or cannot |
+/// | [`close`](Self::close) | the answer is of no interest any more |
+///
+/// A port that cannot be bound is told by `handle_unreachable` or `handle_tcp_closed` with
+/// [`io::ErrorKind::AddrInUse`].
+#[derive(Debug)]
+pub struct Probe {
+    config: ProbeConfig,
+    seed: Seed,
+    lanes: Vec<Lane>,
+    asks: Vec<Ask>,
+    evidence: Evidence,
+    others: BTreeMap<SocketAddr, SocketAddr>,
+    failures: BTreeMap<(SocketAddr, Transport), Failure>,
+    packets: BTreeMap<(SocketAddr, Transport), u32>,
+    hairpins: BTreeMap<Transport, Hairpin>,
+    bait: Option<Bait>,
+    /// Helpers that have been asked and have not said anything.
+    awaited: BTreeSet<IpAddr>,
+    udp_ports: BTreeSet<Local>,
+    listening: BTreeSet<Local>,
+    counters: Counters,
+    is_over: bool,
+    out: VecDeque<Output<Act, Event>>,
+}
+
+impl Probe {
+    /// Begins to ask at once. Without servers it is done at once.
+    ///
+    /// # Errors
+    /// When there are more than [`MOST_SERVERS`].
+    pub fn new(config: ProbeConfig, mut seed: Seed, now: Instant) -> Result<Self, TooManyServers> {
+        if config.servers.len() > MOST_SERVERS {
+            return Err(TooManyServers(config.servers.len()));
+        }
+        let config = config.into_bounds();
+        let until = now + config.give_up;
+        let lanes = [Transport::Udp, Transport::Tcp].map(|transport| {
+            let ports = Ports::new(config.local, config.ports, &mut seed.fork("ports"));
+            Lane::new(transport, ports, until)
+        });
+        let mut probe = Self {
+            config,
+            seed,
+            lanes: lanes.into(),
+            asks: Vec::new(),
+            evidence: Evidence::default(),
+            others: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            packets: BTreeMap::new(),
+            hairpins: BTreeMap::new(),
+            bait: None,
+            awaited: BTreeSet::new(),
+            udp_ports: BTreeSet::new(),
+            listening: BTreeSet::new(),
+            counters: Counters::default(),
+            is_over: false,
+            out: VecDeque::new(),
+        };
+        for lane in 0..probe.lanes.len() {
+            probe.begin(lane, now);
+        }
+        probe.settle(now);
+        Ok(probe)
+    }
+
+    /// What was sent, and what was dropped because it was no answer to anything.
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.counters;
+        for ask in &self.asks {
+            if let State::Asked(asked) = &ask.state {
+                counters.add(asked.0.counters());
+            }
+        }
+        counters
+    }
+
+    /// A datagram came to a UDP port of ours.
+    pub fn handle_datagram(&mut self, at: Local, from: SocketAddr, bytes: &[u8], now: Instant) {
+        if self.is_over {
+            return;
+        }
+        let Ok(header) = Header::decode(bytes) else {
+            self.counters.garbage = self.counters.garbage.saturating_add(1);
+            return;
+        };
+        let id = header.transaction;
+        let found = self
+            .asks
+            .iter()
+            .position(|ask| ask.transport == Transport::Udp && ask.local == at && ask.is_of(id));
+        if let Some(index) = found {
+            self.feed(index, from, bytes, now);
+        } else if let Some(Hairpin::Waiting { id: ours, .. }) = self.hairpins.get(&Transport::Udp)
+            && *ours == id
+            && header.class == Class::Request
+        {
+            self.on_hairpin(Transport::Udp, true);
+        } else {
+            self.counters.foreign = self.counters.foreign.saturating_add(1);
+        }
+        self.settle(now);
+    }
+
+    /// The system says that datagrams from `at` cannot reach `to`, or that `at` cannot be bound.
+    pub fn handle_unreachable(&mut self, at: Local, to: SocketAddr, why: io::ErrorKind, now: Instant) {
+        let found = self.asks.iter().position(|ask| {
+            ask.transport == Transport::Udp && ask.local == at && !ask.is_over() && is_same(ask.server, to)
+        });
+        if let Some(index) = found {
+            self.fail(index, Fault::Unreachable(why).into(), now);
+            self.settle(now);
+        }
+    }
+
+    /// The connection asked for by [`Act::OpenTcp`] stands.
+    pub fn handle_tcp_open(&mut self, from: Local, to: SocketAddr, now: Instant) {
+        if self.is_hairpin(from, to) {
+            self.on_hairpin(Transport::Tcp, true);
+        } else if let Some(index) = self.connection(from, to)
+            && let State::Connecting { .. } = self.asks[index].state
+        {
+            let rtt = now.saturating_duration_since(self.asks[index].sent);
+            self.lane(Transport::Tcp).on_rtt(rtt);
+            self.ask(index, now);
+        }
+        self.settle(now);
+    }
+
+    /// Bytes came on a connection.
+    pub fn handle_tcp_data(&mut self, from: Local, to: SocketAddr, bytes: &[u8], now: Instant) {
+        let Some(index) = self.connection(from, to) else { return };
+        let mut rest = bytes;
+        while let State::Asked(asked) = &mut self.asks[index].state {
+            match asked.1.feed(&mut rest) {
+                Ok(Some(message)) => self.feed(index, to, &message, now),
+                Ok(None) => break,
+                Err(error) => self.fail(index, Failure::Garbage(error), now),
+            }
+        }
+        self.settle(now);
+    }
+
+    /// A connection could not be made (`Some(why)`), broke, or was closed by the other end.
+    pub fn handle_tcp_closed(
+        &mut self,
+        from: Local,
+        to: SocketAddr,
+        why: Option<io::ErrorKind>,
+        now: Instant,
+    ) {
+        if self.is_hairpin(from, to) {
+            self.hairpins.remove(&Transport::Tcp);
+            // A port in use says nothing about the NAT.
+            if why != Some(io::ErrorKind::AddrInUse) {
+                self.evidence.hairpins.push(HairpinTest { transport: Transport::Tcp, passed: false });
+            }
+        }
+        let of_connection =
+            |ask: &Ask| ask.transport == Transport::Tcp && ask.local == from && is_same(ask.server, to);
+        for index in 0..self.asks.len() {
+            if of_connection(&self.asks[index]) {
+                self.asks[index].is_open = false;
+                if !self.asks[index].is_over() {
+                    let failure = why.map_or(Failure::Closed, |why| Fault::Unreachable(why).into());
+                    self.fail(index, failure, now);
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    /// A helper has dialled a throw-away port of ours, or says that it cannot. Unasked answers are dropped.
+    pub fn handle_syn_probe(&mut self, helper: IpAddr, outcome: SynOutcome, now: Instant) {
+        let Some(bait) = self.bait.filter(|_| self.awaited.remove(&helper)) else { return };
+        let stranger = if helper == bait.server { Stranger::OtherPort } else { Stranger::OtherAddress };
+        self.evidence.syn_probes.push(SynProbe { helper, stranger, outcome });
+        self.settle(now);
+    }
+
+    /// Stops asking and closes every socket. There is no report any more.
+    pub fn close(&mut self, _now: Instant) {
+        if !self.is_over {
+            self.out.clear();
+            self.end();
+        }
+    }
+
+    fn lane(&mut self, transport: Transport) -> &mut Lane {
+        &mut self.lanes[usize::from(transport == Transport::Tcp)]
+    }
+
+    /// The question on a connection that is not answered; otherwise the connection's first one.
+    fn connection(&self, from: Local, to: SocketAddr) -> Option<usize> {
+        self.asks.iter().position(|ask| {
+            ask.transport == Transport::Tcp && ask.local == from && !ask.is_over() && is_same(ask.server, to)
+        })
+    }
+
+    /// Asks all servers from one local port.
+    fn begin(&mut self, lane: usize, now: Instant) {
+        let (transport, local) = (self.lanes[lane].transport, self.lanes[lane].first);
+        let family = Family::of(self.config.local);
+        let servers = self
+            .config
+            .servers
+            .iter()
+            .filter(|server| server.transport == transport && Family::of(server.address.ip()) == family);
+        let list = plan::shortlist(servers.map(|server| server.address), self.config.at_once.max(1));
+        for server in list {
+            self.start(lane, Purpose::Mapping, Use::First, local, server, now);
+        }
+    }
+
+    /// The servers that answered and are not contradicted, the fastest first.
+    fn alive(&self, transport: Transport) -> Vec<Alive> {
+        let vote = Vote::new(&self.evidence);
+        let mut seen: Vec<_> = self
+            .evidence
+            .over(transport)
+            .filter(|seen| seen.purpose == Purpose::Mapping && vote.is_trusted(seen.server))
+            .filter_map(|seen| Some((seen.span()?, seen.server)))
+            .collect();
+        seen.sort();
+        let alive = |(_, server): (_, SocketAddr)| Alive {
+            address: server,
+            other: self.others.get(&server).copied(),
+        };
+        seen.into_iter().take(4).map(alive).collect()
+    }
+
+    /// The first answers are in: asks the rest.
+    fn on_first_over(&mut self, lane: usize, now: Instant) {
+        let transport = self.lanes[lane].transport;
+        for index in 0..self.asks.len() {
+            if self.asks[index].transport == transport && !self.asks[index].is_over() {
+                self.fail(index, Failure::Spared, now);
+            }
+        }
+        let alive = self.alive(transport);
+        if alive.is_empty() {
+            self.lanes[lane].phase = Phase::Over;
+            return;
+        }
+        let budget = self.config.budget(transport);
+        let gap = self.config.gap;
+        let lane = &mut self.lanes[lane];
+        let (first, rtt) = (lane.first, lane.rtt());
+        let helpers = &self.config.helpers;
+        let steps = plan::rest(transport, &alive, budget, helpers, first, &mut lane.ports, (gap, rtt));
+        lane.queue = steps.into_iter().map(|(after, step)| (now + after, step)).collect();
+        lane.phase = Phase::Rest;
+    }
+
+    fn take(&mut self, lane: usize, step: Step, now: Instant) {
+        match step {
+            Step::Ask { purpose, local, server } => {
+                self.start(lane, purpose, Use::Plain, local, server, now);
+            }
+            Step::Filter { stranger, local, server, from } => {
+                let purpose = Use::Filter { stranger, from };
+                self.start(lane, Purpose::Filtering, purpose, local, server, now);
+            }
+            Step::Bait { local, server } => {
+                self.start(lane, Purpose::Fresh, Use::Bait, local, server, now);
+            }
+            Step::Hairpin { local } => self.begin_hairpin(lane, local, now),
+        }
+    }
+
+    /// Does what is due, and reports when nothing is left.
+    fn settle(&mut self, now: Instant) {
+        if self.is_over {
+            return;
+        }
+        for lane in 0..self.lanes.len() {
+            self.settle_lane(lane, now);
+        }
+        if self.bait.is_some_and(|bait| bait.until <= now) {
+            for helper in std::mem::take(&mut self.awaited) {
+                tracing::debug!(%helper, "a helper did not say what became of its SYN");
+            }
+        }
+        self.settle_hairpins(now);
+        let is_done = self.lanes.iter().all(|lane| lane.phase == Phase::Over)
+            && self.awaited.is_empty()
+            && self.hairpins.is_empty();
+        if is_done {
+            self.end();
+            let evidence = std::mem::take(&mut self.evidence);
+            let report = NatReport::new(self.config.local, evidence, &self.failures, &self.packets);
+            self.out.push_back(Output::Event(Event::Done(Box::new(report))));
+        }
+    }
+
+    fn settle_lane(&mut self, lane: usize, now: Instant) {
+        let transport = self.lanes[lane].transport;
+        let is_answered =
+            |asks: &[Ask]| asks.iter().filter(|ask| ask.transport == transport).all(Ask::is_over);
+        if let Phase::First { until } = self.lanes[lane].phase
+            && (until <= now || is_answered(&self.asks))
+        {
+            self.on_first_over(lane, now);
+        }
+        while let Some((_, step)) = self.lanes[lane].queue.pop_front_if(|(at, _)| *at <= now) {
+            self.take(lane, step, now);
+        }
+        let lane = &mut self.lanes[lane];
+        if lane.phase == Phase::Rest && lane.queue.is_empty() && is_answered(&self.asks) {
+            lane.phase = Phase::Over;
+        }
+    }
+
+    /// Closes everything.
+    fn end(&mut self) {
+        self.is_over = true;
+        for index in 0..self.asks.len() {
+            self.finish(index, false);
+        }
+        self.end_hairpins();
+        for at in std::mem::take(&mut self.listening) {
+            self.out.push_back(Output::Act(Act::Unlisten { at }));
+        }
+        for from in std::mem::take(&mut self.udp_ports) {
+            self.out.push_back(Output::Act(Act::CloseUdp { from }));
+        }
+        self.awaited.clear();
+    }
+
+    fn deadline(&self) -> Option<Deadline> {
+        if self.is_over {
+            return None;
+        }
+        let asks = self.asks.iter().map(Ask::deadline);
+        let lanes = self.lanes.iter().map(Lane::deadline);
+        let hairpins = self.hairpins.values().map(|hairpin| Some(Deadline::new(hairpin.until(), "hairpin")));
+        let bait = self.bait.filter(|_| !self.awaited.is_empty());
+        let helpers = bait.map(|bait| Deadline::new(bait.until, "helper's SYN"));
+        Deadline::earliest(asks.chain(lanes).chain(hairpins).chain([helpers]))
+    }
+}
+
+impl Machine for Probe {
+    type Act = Act;
+    type Event = Event;
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.is_over {
+            return;
+        }
+        for index in 0..self.asks.len() {
+            match &mut self.asks[index].state {
+                State::Connecting { until } if *until <= now => {
+                    self.fail(index, Failure::NoConnection, now);
+                }
+                State::Asked(asked) => {
+                    asked.0.handle_timeout(now);
+                    self.drain(index, None, now);
+                }
+                State::Connecting { .. } | State::Over => {}
+            }
+        }
+        self.settle(now);
+    }
+
+    fn poll_output(&mut self) -> Output<Act, Event> {
+        self.out.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
+    }
+}
+
+#[cfg(test)]
+#[path = "probe_tests.rs"]
+mod tests;

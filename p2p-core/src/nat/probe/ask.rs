@@ -1,0 +1,283 @@
+//! One question on its way, from the wish to the answer or the end of patience.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::lane::Phase;
+use super::plan::{AGAIN_PACKETS, TCP_PACKETS};
+use super::{Act, Bait, Event, MOST_RETRIES, Probe};
+use crate::nat::observe::{FilterOutcome, FilterTest, Purpose, Seen, Stranger};
+use crate::stun::frame::Framer;
+use crate::stun::query::{Failure, seen_as};
+use crate::stun::transaction::{Event as Outcome, Fault, Request, Transaction, is_same};
+use crate::stun::{Attribute, Message, TransactionId, Transport};
+use crate::{Deadline, Local, Machine, Mapped, Output};
+
+/// What its answer is for, beyond the observation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Nothing else.
+    Plain,
+    /// It is one of the first, all from one local port: its connection is held.
+    First,
+    /// A stranger is to answer, from there.
+    Filter { stranger: Stranger, from: SocketAddr },
+    /// Helpers are to dial its port.
+    Bait,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    Connecting { until: Instant },
+    Asked(Box<(Transaction, Framer)>),
+    Over,
+}
+
+/// One question on its way, and its TCP connection.
+#[derive(Debug)]
+pub(super) struct Ask {
+    /// The number of its observation.
+    pub(super) index: usize,
+    pub(super) transport: Transport,
+    pub(super) local: Local,
+    pub(super) server: SocketAddr,
+    pub(super) sent: Instant,
+    pub(super) purpose: Use,
+    pub(super) state: State,
+    /// There is a TCP connection of its own, or will be one unless it is closed.
+    pub(super) is_open: bool,
+}
+
+impl Ask {
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, State::Over)
+    }
+
+    pub(super) fn is_of(&self, id: TransactionId) -> bool {
+        matches!(&self.state, State::Asked(asked) if asked.0.id() == id)
+    }
+
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        match &self.state {
+            State::Connecting { until } => Some(Deadline::new(*until, "TCP connection to a STUN server")),
+            State::Asked(asked) => asked.0.deadline(),
+            State::Over => None,
+        }
+    }
+}
+
+impl Probe {
+    /// Whether so many more packets may go to a server; if so, they are counted.
+    fn spend(&mut self, transport: Transport, server: SocketAddr, count: u32) -> bool {
+        let same =
+            self.packets.iter().filter(|((known, over), _)| known.ip() == server.ip() && *over == transport);
+        let spent: u32 = same.map(|(_, count)| *count).sum();
+        if spent + count > self.config.budget(transport) {
+            return false;
+        }
+        *self.packets.entry((server, transport)).or_default() += count;
+        true
+    }
+
+    /// Puts one question on the wire.
+    pub(super) fn start(
+        &mut self,
+        lane: usize,
+        why: Purpose,
+        purpose: Use,
+        local: Local,
+        server: SocketAddr,
+        now: Instant,
+    ) {
+        let transport = self.lanes[lane].transport;
+        // Over TCP, asking again uses the connection that was held.
+        let is_held = why == Purpose::Again && transport == Transport::Tcp;
+        let held = self.asks.iter().any(|ask| {
+            ask.transport == transport && ask.local == local && ask.server == server && ask.is_open
+        });
+        let cost = match (transport, is_held) {
+            (Transport::Udp, _) => 0,
+            (Transport::Tcp, true) => AGAIN_PACKETS,
+            (Transport::Tcp, false) => TCP_PACKETS,
+        };
+        if is_held && !held || !self.spend(transport, server, cost) {
+            return;
+        }
+        let Some(index) = self.evidence.asked(transport, why, local, server, now) else { return };
+        let until = now + self.lanes[lane].connect_patience(self.config.give_up);
+        let is_open = transport == Transport::Tcp && !is_held;
+        let state = State::Connecting { until };
+        self.asks.push(Ask { index, transport, local, server, sent: now, purpose, state, is_open });
+        let ask = self.asks.len() - 1;
+        if is_open {
+            if purpose == Use::Bait {
+                self.listening.insert(local);
+                self.out.push_back(Output::Act(Act::Listen { at: local }));
+            }
+            self.out.push_back(Output::Act(Act::OpenTcp { from: local, to: server }));
+        } else {
+            self.ask(ask, now);
+        }
+    }
+
+    /// Sends the request.
+    pub(super) fn ask(&mut self, ask: usize, now: Instant) {
+        let Ask { transport, server, purpose, index, .. } = self.asks[ask];
+        let why = self.evidence.observations()[index].purpose;
+        let mut message = Message::binding(&mut self.seed);
+        let mut also_from = None;
+        if let Use::Filter { stranger, from } = purpose {
+            let ip = stranger == Stranger::OtherAddress;
+            message = message.with(Attribute::ChangeRequest { ip, port: true });
+            also_from = Some(from);
+        }
+        let request = Request { also_from, ..Request::new(server, transport, message) };
+        let patience = self.lane(transport).patience(why);
+        let transaction = Transaction::new(patience, request, now)
+            .expect("a Binding request with at most a CHANGE-REQUEST can be written");
+        self.asks[ask].state = State::Asked(Box::new((transaction, Framer::default())));
+        self.drain(ask, None, now);
+    }
+
+    pub(super) fn feed(&mut self, ask: usize, from: SocketAddr, bytes: &[u8], now: Instant) {
+        if let State::Asked(asked) = &mut self.asks[ask].state {
+            asked.0.handle_message(from, bytes, now);
+            self.drain(ask, Some(from), now);
+        }
+    }
+
+    /// Does what a transaction wants; `from` is who was heard last.
+    pub(super) fn drain(&mut self, ask: usize, from: Option<SocketAddr>, now: Instant) {
+        let Ask { transport, local, server, index, .. } = self.asks[ask];
+        while let State::Asked(asked) = &mut self.asks[ask].state {
+            let is_first = asked.0.counters().sent <= 1;
+            match asked.0.poll_output() {
+                Output::Act(bytes) if transport == Transport::Udp => {
+                    if !self.spend(transport, server, 1) {
+                        if is_first {
+                            self.evidence.unsent(index);
+                        }
+                        continue;
+                    }
+                    if !is_first {
+                        self.evidence.repeated(index);
+                    }
+                    self.udp_ports.insert(local);
+                    self.out.push_back(Output::Act(Act::SendUdp { from: local, to: server, bytes }));
+                }
+                Output::Act(bytes) => {
+                    self.out.push_back(Output::Act(Act::SendTcp { from: local, to: server, bytes }));
+                }
+                Output::Event(Outcome::Answered { message, rtt }) => {
+                    self.on_answer(ask, from, &message, rtt, now);
+                }
+                Output::Event(Outcome::Failed(fault)) => self.fail(ask, fault.into(), now),
+                Output::Wait(_) => break,
+            }
+        }
+    }
+
+    fn on_answer(
+        &mut self,
+        ask: usize,
+        from: Option<SocketAddr>,
+        message: &Message,
+        rtt: Duration,
+        now: Instant,
+    ) {
+        let Ask { transport, local, server, purpose, index, .. } = self.asks[ask];
+        let mapped = match seen_as(message, server) {
+            Ok(mapped) => mapped,
+            Err(failure) => return self.fail(ask, failure, now),
+        };
+        self.evidence.answered(index, Seen { at: now, mapped });
+        if transport == Transport::Udp && self.evidence.observations()[index].sends == 1 {
+            self.lane(transport).on_rtt(rtt);
+        }
+        if purpose == Use::First {
+            if let Some(other) = message.other_address().filter(|other| other.port() != 0) {
+                self.others.insert(server, other);
+            }
+            if !std::mem::replace(&mut self.lane(transport).is_announced, true) {
+                self.out.push_back(Output::Event(Event::External { transport, local, mapped }));
+            }
+        }
+        if let Use::Filter { stranger, from: expected } = purpose {
+            let is_stranger = from.is_some_and(|from| is_same(from, expected) && !is_same(from, server));
+            let outcome = if is_stranger { FilterOutcome::Passed } else { FilterOutcome::Unsupported };
+            self.evidence.filter_tests.push(FilterTest { server, stranger, outcome });
+        }
+        if purpose == Use::Bait {
+            self.on_bait(mapped, server, now);
+        }
+        self.finish(ask, matches!(purpose, Use::First | Use::Bait));
+        if purpose == Use::First {
+            self.hurry(transport, now);
+        }
+    }
+
+    /// The more have answered, the less the others are waited for.
+    fn hurry(&mut self, transport: Transport, now: Instant) {
+        let seen = self.evidence.over(transport).filter(|seen| seen.seen.is_some());
+        let answered = seen.map(|seen| seen.server.ip()).collect::<BTreeSet<_>>().len();
+        let patience = self.config.patience;
+        let lane = self.lane(transport);
+        let wait = match answered {
+            0 | 1 => patience * 2 + lane.rtt() * 2,
+            2 => patience.max(lane.rtt() / 2),
+            _ => lane.rtt() / 2,
+        };
+        if let Phase::First { until } = &mut lane.phase {
+            *until = (*until).min(now + wait);
+        }
+    }
+
+    fn on_bait(&mut self, mapped: Mapped, server: SocketAddr, now: Instant) {
+        let wait = (self.lane(Transport::Tcp).rtt() * 4).max(Duration::from_millis(200));
+        self.bait = Some(Bait { mapped, server: server.ip(), until: now + wait });
+        for helper in self.config.helpers.clone() {
+            if self.awaited.insert(helper) {
+                self.out.push_back(Output::Act(Act::AskSynProbe { helper, target: mapped }));
+            }
+        }
+    }
+
+    pub(super) fn fail(&mut self, ask: usize, failure: Failure, now: Instant) {
+        let Ask { transport, server, purpose, index, local, .. } = self.asks[ask];
+        tracing::debug!(%server, %transport, %failure, "a question about the network was not answered");
+        if let Use::Filter { stranger, .. } = purpose {
+            let outcome = match &failure {
+                Failure::Fault(Fault::Silent | Fault::Unreachable(_)) => FilterOutcome::Silence,
+                _ => FilterOutcome::Unsupported,
+            };
+            self.evidence.filter_tests.push(FilterTest { server, stranger, outcome });
+        }
+        let is_in_use = failure == Failure::Fault(Fault::Unreachable(std::io::ErrorKind::AddrInUse));
+        self.finish(ask, false);
+        if is_in_use {
+            self.evidence.unsent(index);
+            let lane = self.lane(transport);
+            if purpose == Use::First && lane.first == local && lane.retries < MOST_RETRIES {
+                lane.retries += 1;
+                lane.first = lane.ports.first();
+                let lane = usize::from(transport == Transport::Tcp);
+                self.begin(lane, now);
+            }
+        } else if !matches!(purpose, Use::Filter { .. }) {
+            self.failures.entry((server, transport)).or_insert(failure);
+        }
+    }
+
+    pub(super) fn finish(&mut self, ask: usize, hold: bool) {
+        let asking = &mut self.asks[ask];
+        if let State::Asked(asked) = &asking.state {
+            self.counters.add(asked.0.counters());
+        }
+        asking.state = State::Over;
+        if !hold && std::mem::take(&mut asking.is_open) {
+            let act = Act::CloseTcp { from: asking.local, to: asking.server };
+            self.out.push_back(Output::Act(act));
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Which questions show what: pure.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::nat::PortRange;
+use crate::nat::observe::{Purpose, Stranger};
+use crate::stun::Transport;
+use crate::{Local, Seed};
+
+/// What one TCP connection costs its server in packets of ours: SYN, ACK, request, ACK, RST.
+pub(super) const TCP_PACKETS: u32 = 5;
+/// Asking again: over TCP the request and an ACK on the connection that is held.
+pub(super) const AGAIN_PACKETS: u32 = 2;
+/// New mappings that show the delta at most.
+const MOST_SAMPLES: usize = 14;
+
+/// One thing to do at some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Ask a server.
+    Ask { purpose: Purpose, local: Local, server: SocketAddr },
+    /// Have a stranger answer, at `from`.
+    Filter { stranger: Stranger, local: Local, server: SocketAddr, from: SocketAddr },
+    /// Ask, and let helpers dial that port meanwhile.
+    Bait { local: Local, server: SocketAddr },
+    /// Dial ourselves through the outside.
+    Hairpin { local: Local },
+}
+
+/// A server that has answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Alive {
+    pub(super) address: SocketAddr,
+    /// Its other address (RFC 5780).
+    pub(super) other: Option<SocketAddr>,
+}
+
+/// Local ports that have not been used.
+#[derive(Debug)]
+pub(super) struct Ports {
+    ip: IpAddr,
+    base: u16,
+    fresh: Vec<u16>,
+    spare: u16,
+}
+
+/// Ports one lane may use, from its base.
+const SPAN: u16 = 600;
+/// Fresh ports are so far apart, so that none follows another.
+const STRIDE: u16 = 7;
+
+impl Ports {
+    pub(super) fn new(ip: IpAddr, range: PortRange, seed: &mut Seed) -> Self {
+        let last = range.last.saturating_sub(SPAN).max(range.first);
+        let width = u64::from(last - range.first) + 1;
+        let base = (range.first + seed.below(width) as u16).min(u16::MAX - SPAN);
+        let mut fresh: Vec<_> = (0..60).map(|slot| base + 100 + STRIDE * slot).collect();
+        seed.shuffle(&mut fresh);
+        Self { ip, base, fresh, spare: 0 }
+    }
+
+    fn at(&self, port: u16) -> Local {
+        Local(SocketAddr::new(self.ip, port))
+    }
+
+    /// The port for the mapping test; another one each time.
+    pub(super) fn first(&mut self) -> Local {
+        self.spare = self.spare.saturating_add(2);
+        self.at(self.base.saturating_add(self.spare.min(20)))
+    }
+
+    fn consecutive(&self, index: usize) -> Local {
+        self.at(self.base + 40 + (index as u16).min(40))
+    }
+
+    fn fresh(&mut self) -> Local {
+        let port = self.fresh.pop().unwrap_or(self.base);
+        self.at(port)
+    }
+}
+
+/// What is left to ask once some servers have answered, with the time from now for each.
+///
+/// New mappings go out in runs of two to each server, in strict order: two in a row show a counter per
+/// destination, the change from one run to the next shows a shared one. First the local port goes up by one,
+/// then it jumps; some time later come a few more, to show what others did meanwhile.
+pub(super) fn rest(
+    transport: Transport,
+    alive: &[Alive],
+    packets_each: u32,
+    helpers: &[IpAddr],
+    first: Local,
+    ports: &mut Ports,
+    (gap, rtt): (Duration, Duration),
+) -> Vec<(Duration, Step)> {
+    let mut steps = Vec::new();
+    let (mut early, mut then) = (Vec::new(), Vec::new());
+    let others: Vec<_> = alive.iter().filter_map(|server| Some((*server, server.other?))).collect();
+    let cost = if transport == Transport::Tcp { TCP_PACKETS } else { 1 };
+    // The first question was one already.
+    let mut reserved = vec![cost; alive.len()];
+    let of = |server: &Alive| alive.iter().position(|known| known == server).unwrap_or(0);
+    let most_others = if transport == Transport::Tcp { 1 } else { 2 };
+    for (server, other) in others.iter().rev().take(most_others) {
+        let server_at = SocketAddr::new(server.address.ip(), other.port());
+        // Only the server's own address: what it calls its other one may be somebody else's.
+        if server_at != server.address {
+            then.push(Step::Ask { purpose: Purpose::OtherPort, local: first, server: server_at });
+            reserved[of(server)] += cost;
+        }
+    }
+    for server in alive.iter().take(2) {
+        reserved[of(server)] += AGAIN_PACKETS;
+    }
+    if transport == Transport::Udp {
+        for (server, other) in others.iter().take(2) {
+            let local = ports.fresh();
+            for (stranger, from) in [
+                (Stranger::OtherAddress, *other),
+                (Stranger::OtherPort, SocketAddr::new(server.address.ip(), other.port())),
+            ] {
+                then.push(Step::Filter { stranger, local, server: server.address, from });
+            }
+            reserved[of(server)] += 4;
+        }
+    }
+    let bait = alive
+        .iter()
+        .find(|server| helpers.contains(&server.address.ip()))
+        .or(alive.first())
+        .filter(|_| transport == Transport::Tcp && !helpers.is_empty());
+    if let Some(server) = bait {
+        reserved[of(server)] += cost;
+    }
+    let quota = |reserved: &u32| (packets_each.saturating_sub(*reserved) / cost) as usize;
+    let order = runs(&reserved.iter().map(quota).collect::<Vec<_>>());
+    let lates = usize::from(order.len() >= 2) + usize::from(order.len() >= 9);
+    let early_count = order.len().saturating_sub(lates);
+    let consecutive = (early_count * 7).div_ceil(12);
+    for (index, server) in order.iter().take(early_count).enumerate() {
+        let server = alive[*server].address;
+        early.push(if index < consecutive {
+            Step::Ask { purpose: Purpose::Consecutive, local: ports.consecutive(index), server }
+        } else {
+            Step::Ask { purpose: Purpose::Fresh, local: ports.fresh(), server }
+        });
+    }
+    // With next to no packets to spend, the bait is what shows whether ports follow each other.
+    let follows = consecutive == 1 && early_count == 1;
+    early.extend(bait.map(|server| Step::Bait {
+        local: if follows { ports.consecutive(consecutive) } else { ports.fresh() },
+        server: server.address,
+    }));
+    let mut at = Duration::ZERO;
+    for step in early.into_iter().chain(then) {
+        steps.push((at, step));
+        at += gap;
+    }
+    at = at.max(rtt.mul_f64(2.5));
+    for server in order.iter().skip(early_count) {
+        let step = Step::Ask { purpose: Purpose::Late, local: ports.fresh(), server: alive[*server].address };
+        steps.push((at, step));
+        at += gap;
+    }
+    for server in alive.iter().take(2) {
+        steps.push((at, Step::Ask { purpose: Purpose::Again, local: first, server: server.address }));
+        at += gap;
+    }
+    steps.push((at, Step::Hairpin { local: ports.fresh() }));
+    steps
+}
+
+/// Servers in runs of two, as far as their quotas go.
+fn runs(quota: &[usize]) -> Vec<usize> {
+    let mut left = quota.to_vec();
+    let mut order = Vec::new();
+    while order.len() < MOST_SAMPLES && left.iter().any(|left| *left > 0) {
+        for (server, left) in left.iter_mut().enumerate() {
+            let run = (*left).min(2).min(MOST_SAMPLES - order.len());
+            order.extend(std::iter::repeat_n(server, run));
+            *left -= run;
+        }
+    }
+    order
+}
+
+/// The servers to begin with: one of each address, as each has one vote.
+pub(super) fn shortlist(all: impl Iterator<Item = SocketAddr>, most: usize) -> Vec<SocketAddr> {
+    let mut seen = BTreeSet::new();
+    all.filter(|server| seen.insert(server.ip())).take(most).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_two_within_the_quota() {
+        assert_eq!(runs(&[4, 4, 3]), [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2]);
+        assert_eq!(runs(&[1]), [0]);
+        assert_eq!(runs(&[99, 99]).len(), MOST_SAMPLES);
+        assert_eq!(runs(&[]), [0_usize; 0]);
+    }
+
+    #[test]
+    fn local_ports_are_never_used_twice_nor_next_to_each_other() {
+        for number in 0..50 {
+            let mut seed = Seed::from_u64(number);
+            let range = PortRange { first: 40_000, last: 41_000 };
+            let mut ports = Ports::new("192.0.2.9".parse().unwrap(), range, &mut seed);
+            let alive: Vec<_> = (1..5)
+                .map(|host| Alive {
+                    address: format!("192.0.2.{host}:3478").parse().unwrap(),
+                    other: format!("192.0.2.{}:3479", host + 100).parse().ok(),
+                })
+                .collect();
+            let first = ports.first();
+            let times = (Duration::from_millis(1), Duration::from_millis(40));
+            let steps = rest(Transport::Udp, &alive, 15, &[], first, &mut ports, times);
+            let mut used = BTreeSet::from([first.0.port()]);
+            for (_, step) in &steps {
+                let (local, is_new) = match *step {
+                    Step::Ask { purpose, local, .. } => (local, purpose.is_new_port()),
+                    Step::Filter { stranger, local, .. } => (local, stranger == Stranger::OtherAddress),
+                    Step::Bait { local, .. } | Step::Hairpin { local } => (local, true),
+                };
+                assert_eq!(used.insert(local.0.port()), is_new, "{step:?}");
+                assert!(range.contains(local.0.port()));
+                if let Step::Ask { purpose: Purpose::Fresh | Purpose::Late, .. } = step {
+                    assert!(!used.contains(&(local.0.port() - 1)) && !used.contains(&(local.0.port() + 1)));
+                }
+            }
+            assert!(steps.is_sorted_by_key(|(at, _)| *at));
+            let samples = steps
+                .iter()
+                .filter(|(_, step)| matches!(step, Step::Ask { purpose, .. } if purpose.is_new_port()));
+            assert_eq!(samples.count(), MOST_SAMPLES);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What is known of the network in front of one address of ours.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::classify::{self, Verdicts};
+use super::meets::{self, Way};
+use super::observe::Evidence;
+use super::verdict::Known;
+use super::vote::Vote;
+use super::{Delta, DeltaKind, Nat, NatType};
+use crate::stun::Transport;
+use crate::stun::query::Failure;
+use crate::{Family, Reach};
+
+/// What one server did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerReport {
+    /// Who.
+    pub server: SocketAddr,
+    /// Over what.
+    pub transport: Transport,
+    /// Questions it was asked.
+    pub asked: u32,
+    /// Questions it answered.
+    pub answered: u32,
+    /// Packets sent to it, all connections counted with their beginnings and ends.
+    pub packets: u32,
+    /// The shortest time from a question to its answer; over TCP from the SYN, which makes two round trips.
+    pub fastest: Option<Duration>,
+    /// Why it did not answer the first time it failed to.
+    pub failure: Option<Failure>,
+    /// Whether others contradict it, so that what it says does not count.
+    pub is_liar: bool,
+}
+
+/// What is known of the network in front of one address of ours, how, and how surely.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NatReport {
+    /// Our address.
+    pub local: IpAddr,
+    /// The address others see, if any server told.
+    pub external: Option<Known<IpAddr>>,
+    /// All addresses they see, with how many servers named each: more than one behind a pool.
+    pub pool: Vec<(IpAddr, usize)>,
+    /// Over TCP.
+    pub tcp: Verdicts,
+    /// Over UDP.
+    pub udp: Verdicts,
+    /// The servers, and what became of them.
+    pub servers: Vec<ServerReport>,
+    /// All that was seen.
+    pub evidence: Evidence,
+}
+
+impl NatReport {
+    /// Judges the evidence. `failures` and `packets` are per server and transport.
+    pub fn new(
+        local: IpAddr,
+        evidence: Evidence,
+        failures: &BTreeMap<(SocketAddr, Transport), Failure>,
+        packets: &BTreeMap<(SocketAddr, Transport), u32>,
+    ) -> Self {
+        let vote = Vote::new(&evidence);
+        let (mut tcp, mut udp) = (
+            classify::judge(&evidence, &vote, Transport::Tcp),
+            classify::judge(&evidence, &vote, Transport::Udp),
+        );
+        let (tcp_alone, udp_alone) = (tcp, udp);
+        classify::borrow(&mut tcp, &udp_alone);
+        classify::borrow(&mut udp, &tcp_alone);
+        let servers = servers(&evidence, &vote, failures, packets);
+        Self { local, external: vote.address(), pool: vote.external, tcp, udp, servers, evidence }
+    }
+
+    /// The address family of this report.
+    pub fn family(&self) -> Family {
+        Family::of(self.local)
+    }
+
+    /// Whether any server answered over any transport.
+    pub fn is_online(&self) -> bool {
+        self.external.is_some()
+    }
+
+    /// The facts for the published address: what is more probable than not.
+    pub fn facts(&self) -> Nat {
+        Nat { tcp: self.tcp.facts(), udp: self.udp.facts() }
+    }
+
+    fn verdicts(&self, transport: Transport) -> &Verdicts {
+        match transport {
+            Transport::Tcp => &self.tcp,
+            Transport::Udp => &self.udp,
+        }
+    }
+}
+
+fn servers(
+    evidence: &Evidence,
+    vote: &Vote,
+    failures: &BTreeMap<(SocketAddr, Transport), Failure>,
+    packets: &BTreeMap<(SocketAddr, Transport), u32>,
+) -> Vec<ServerReport> {
+    let mut all: Vec<ServerReport> = Vec::new();
+    for seen in evidence.observations() {
+        let known = all
+            .iter()
+            .position(|report| report.server.ip() == seen.server.ip() && report.transport == seen.transport);
+        let index = known.unwrap_or_else(|| {
+            all.push(ServerReport {
+                server: seen.server,
+                transport: seen.transport,
+                asked: 0,
+                answered: 0,
+                packets: 0,
+                fastest: None,
+                failure: failures.get(&(seen.server, seen.transport)).cloned(),
+                is_liar: !vote.is_trusted(seen.server),
+            });
+            all.len() - 1
+        });
+        let report = &mut all[index];
+        report.asked += 1;
+        report.answered += u32::from(seen.seen.is_some());
+        report.fastest = [report.fastest, seen.span()].into_iter().flatten().min();
+    }
+    for ((server, transport), count) in packets {
+        let same =
+            |report: &&mut ServerReport| report.server.ip() == server.ip() && report.transport == *transport;
+        if let Some(report) = all.iter_mut().find(same) {
+            report.packets += count;
+        }
+    }
+    all
+}
+
+/// For people: what the network is, and what it means for connecting.
+impl fmt::Display for NatReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.external {
+            Some(external) => writeln!(f, "{}: seen from outside as {external}", self.local)?,
+            None => return self.write_offline(f),
+        }
+        for transport in [Transport::Tcp, Transport::Udp] {
+            write!(f, "{transport}: ")?;
+            write_verdicts(f, self.verdicts(transport))?;
+        }
+        if self.udp.nat.is_some_and(|nat| nat.value == NatType::Blocked) {
+            writeln!(f, "UDP is blocked here; TCP works.")?;
+        }
+        for server in self.servers.iter().filter(|server| server.is_liar) {
+            writeln!(f, "Not believed: {} over {}; others contradict it.", server.server, server.transport)?;
+        }
+        for server in &self.servers {
+            if let Some(failure) = &server.failure {
+                writeln!(f, "No use: {} over {}: {failure}.", server.server, server.transport)?;
+            }
+        }
+        self.write_meetings(f)
+    }
+}
+
+impl NatReport {
+    fn write_offline(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match (self.servers.is_empty(), Reach::of(self.local)) {
+            (true, _) => "no server was asked",
+            (_, Reach::Loopback | Reach::Link) => "this address does not reach that far",
+            _ => "no server answered: offline, or everything is blocked",
+        };
+        writeln!(f, "{}: not seen from outside: {why}. Only local paths can work.", self.local)
+    }
+
+    /// "You can meet …; you need a relay with …"
+    fn write_meetings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let facts = self.tcp.facts();
+        let mut direct = Vec::new();
+        let mut punched = Vec::new();
+        let mut relayed = Vec::new();
+        for (name, theirs) in meets::classes() {
+            if theirs.nat == Some(NatType::Blocked) {
+                continue;
+            }
+            let meeting = meets::meets(&facts, &theirs);
+            match meeting.ways.first() {
+                Some(Way::Direct | Way::Reverse) => direct.push(name),
+                Some(Way::Punch) => {
+                    punched.push(format!("{name} ({:.0} %)", meeting.probability * 100.0));
+                }
+                Some(Way::Relay) | None => relayed.push(name),
+            }
+        }
+        for (what, names) in [
+            ("You can meet, with a plain dial", direct),
+            ("You can meet, with a punch", punched),
+            ("You need a relay with", relayed),
+        ] {
+            if !names.is_empty() {
+                writeln!(f, "{what}: {}.", names.join(", "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_verdicts(f: &mut fmt::Formatter<'_>, verdicts: &Verdicts) -> fmt::Result {
+    let Some(nat) = verdicts.nat else {
+        return writeln!(f, "nothing is known");
+    };
+    write!(f, "{nat}")?;
+    if let Some(delta) = verdicts.delta {
+        let Delta { kind, value } = delta.value;
+        let steps = !matches!(kind, DeltaKind::Equal | DeltaKind::Random);
+        let text = if steps { format!("{kind} {value:+}") } else { kind.to_string() };
+        write!(f, "; ports {}", Known { value: text, confidence: delta.confidence, how: delta.how })?;
+    }
+    if let Some(block) = verdicts.block {
+        write!(f, "; from the block {}-{}", block.value.first, block.value.last)?;
+    }
+    if let Some(rate) = verdicts.rate {
+        write!(f, "; others make {:.0} mappings a second", rate.value.per_second())?;
+    }
+    if let Some(syn) = verdicts.syn {
+        write!(f, "; an unsolicited SYN gets {:?}", syn.value)?;
+    }
+    if let Some(hairpin) = verdicts.hairpin {
+        write!(f, "; hairpinning {}", if hairpin.value { "works" } else { "does not work" })?;
+    }
+    if verdicts.stable.is_some_and(|stable| !stable.value) {
+        write!(f, "; the mapping does not last")?;
+    }
+    writeln!(f)
+}
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

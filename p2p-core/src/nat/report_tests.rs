@@ -1,0 +1,63 @@
+use super::*;
+use crate::nat::observe::{Purpose, Seen};
+use crate::sim::epoch;
+use crate::{Local, Mapped};
+
+fn report(answers: &[(Transport, &str, Option<&str>)]) -> NatReport {
+    let mut evidence = Evidence::default();
+    let local: SocketAddr = "192.168.1.2:40000".parse().unwrap();
+    let mut failures = BTreeMap::new();
+    for (transport, server, mapped) in answers {
+        let server = server.parse().unwrap();
+        let index = evidence.asked(*transport, Purpose::Mapping, Local(local), server, epoch()).unwrap();
+        match mapped {
+            Some(mapped) => {
+                let at = epoch() + Duration::from_millis(40);
+                evidence.answered(index, Seen { at, mapped: Mapped(mapped.parse().unwrap()) });
+            }
+            None => {
+                failures.insert((server, *transport), Failure::NoConnection);
+            }
+        }
+    }
+    NatReport::new(local.ip(), evidence, &failures, &BTreeMap::new())
+}
+
+const ONE: &str = "198.51.100.1:40000";
+
+#[test]
+fn people_are_told_what_it_means() {
+    let servers = ["192.0.2.1:3478", "192.0.2.2:3478", "192.0.2.3:3478"];
+    let mut answers: Vec<_> = servers.map(|server| (Transport::Tcp, server, Some(ONE))).into();
+    answers.push((Transport::Tcp, "192.0.2.4:3478", Some("203.0.113.9:1")));
+    answers.push((Transport::Tcp, "192.0.2.5:3478", None));
+    answers.extend(servers.map(|server| (Transport::Udp, server, None)));
+    let report = report(&answers);
+    let text = report.to_string();
+    for part in [
+        "192.168.1.2: seen from outside as 198.51.100.1 (measured,",
+        "TCP: port-restricted (assumed,",
+        "UDP: blocked (measured,",
+        "UDP is blocked here; TCP works.",
+        "Not believed: 192.0.2.4:3478 over TCP",
+        "No use: 192.0.2.5:3478 over TCP: no TCP connection to the server in time.",
+        "You can meet, with a plain dial: open, full-cone.",
+        "symmetric random (98 %)",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+    assert!(!text.contains("You need a relay"), "{text}");
+    assert_eq!(report.facts().udp.nat, Some(NatType::Blocked));
+    assert_eq!(report.servers.iter().filter(|server| server.is_liar).count(), 1);
+    assert_eq!(report.servers[0].fastest, Some(Duration::from_millis(40)));
+}
+
+#[test]
+fn offline_is_said_plainly() {
+    let text = report(&[]).to_string();
+    assert!(text.contains("no server was asked"), "{text}");
+    let silent = report(&[(Transport::Udp, "192.0.2.1:3478", None)]);
+    assert!(!silent.is_online());
+    assert!(silent.to_string().contains("offline, or everything is blocked"));
+    assert_eq!(silent.family(), Family::V4);
+}

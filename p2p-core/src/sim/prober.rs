@@ -1,0 +1,337 @@
+//! A [`Probe`] on a simulated host, and the helpers it may ask.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::host::HostEvent;
+use super::packet::IcmpKind;
+use super::stun::StunServer;
+use super::tcp::{Failure, SocketError, TcpEvent, TcpOptions, TcpSocket};
+use super::udp::UdpSocket;
+use super::world::{Context, Program};
+use crate::nat::SynAnswer;
+use crate::nat::observe::SynOutcome;
+use crate::nat::probe::{Act, Event, Probe};
+use crate::nat::report::NatReport;
+use crate::{Local, Machine, Output};
+
+/// Turns a [`Probe`] with the sockets of its host. [`start`](Self::start) it before it
+/// [runs](super::world::World::run).
+#[derive(Debug)]
+pub struct Prober {
+    probe: Probe,
+    wait: Option<Instant>,
+    udp: BTreeMap<Local, UdpSocket>,
+    connections: BTreeMap<(Local, SocketAddr), TcpSocket>,
+    listeners: BTreeMap<Local, TcpSocket>,
+    events: Vec<(Instant, Event)>,
+}
+
+impl Prober {
+    /// Takes the machine over.
+    pub fn new(probe: Probe) -> Self {
+        Self {
+            probe,
+            wait: None,
+            udp: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// Does what the machine wants at once.
+    pub fn start(&mut self, context: &mut Context<'_>) {
+        context.broker.subscribe(context.id, &answer_topic(context));
+        self.turn(context);
+    }
+
+    /// What the machine told, and when.
+    pub fn events(&self) -> &[(Instant, Event)] {
+        &self.events
+    }
+
+    /// The machine.
+    pub fn probe(&self) -> &Probe {
+        &self.probe
+    }
+
+    /// The report, and when it came.
+    pub fn report(&self) -> Option<(Instant, &NatReport)> {
+        self.events.iter().find_map(|(at, event)| match event {
+            Event::Done(report) => Some((*at, &**report)),
+            Event::External { .. } => None,
+        })
+    }
+
+    fn turn(&mut self, context: &mut Context<'_>) {
+        loop {
+            match self.probe.poll_output() {
+                Output::Act(act) => self.act(act, context),
+                Output::Event(event) => self.events.push((context.now, event)),
+                Output::Wait(wait) => {
+                    self.wait = wait.map(|deadline| deadline.at);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn act(&mut self, act: Act, context: &mut Context<'_>) {
+        let now = context.now;
+        match act {
+            Act::SendUdp { from, to, bytes } => {
+                let bound = match self.udp.get(&from) {
+                    Some(socket) => Ok(*socket),
+                    None => context.host.udp_bind(from.0),
+                };
+                let sent = bound.and_then(|socket| {
+                    self.udp.insert(from, socket);
+                    context.host.udp_send(socket, to, Bytes::from(bytes))
+                });
+                if let Err(error) = sent {
+                    self.probe.handle_unreachable(from, to, kind(error), now);
+                }
+            }
+            Act::CloseUdp { from } => {
+                if let Some(socket) = self.udp.remove(&from) {
+                    context.host.udp_close(socket);
+                }
+            }
+            Act::Listen { at } => {
+                if let Ok(socket) = context.host.tcp_listen(at.0, TcpOptions::shared()) {
+                    self.listeners.insert(at, socket);
+                }
+            }
+            Act::Unlisten { at } => {
+                if let Some(socket) = self.listeners.remove(&at) {
+                    context.host.tcp_mut().close(socket, now);
+                }
+            }
+            Act::OpenTcp { from, to } => {
+                match context.host.tcp_dial(Some(from.0), TcpOptions::shared(), to, now) {
+                    Ok(socket) => {
+                        self.connections.insert((from, to), socket);
+                    }
+                    Err(error) => self.probe.handle_tcp_closed(from, to, Some(kind(error)), now),
+                }
+            }
+            Act::SendTcp { from, to, bytes } => {
+                if let Some(socket) = self.connections.get(&(from, to)) {
+                    // A connection that cannot take it breaks, which is told as an event.
+                    let _ = context.host.tcp_mut().send(*socket, &bytes, now);
+                }
+            }
+            Act::CloseTcp { from, to } => {
+                if let Some(socket) = self.connections.remove(&(from, to)) {
+                    context.host.tcp_mut().abort(socket);
+                }
+            }
+            Act::AskSynProbe { helper, target } => {
+                let text = format!("{target} {}", answer_topic(context));
+                if context.broker.publish(&helper_topic(helper), &Bytes::from(text), now) == 0 {
+                    self.probe.handle_syn_probe(helper, SynOutcome::Unavailable, now);
+                }
+            }
+        }
+    }
+
+    fn on_tcp(&mut self, event: TcpEvent, context: &mut Context<'_>) {
+        let now = context.now;
+        let name = |connections: &BTreeMap<_, _>, socket| {
+            connections.iter().find(|(_, known)| **known == socket).map(|(name, _)| *name)
+        };
+        match event {
+            TcpEvent::Connected(socket) => {
+                if let Some((from, to)) = name(&self.connections, socket) {
+                    self.probe.handle_tcp_open(from, to, now);
+                }
+            }
+            // Whoever came is not wanted: that the door was open is all that counts.
+            TcpEvent::Accepted { socket, .. } => context.host.tcp_mut().abort(socket),
+            TcpEvent::Readable(socket) => {
+                if let Some((from, to)) = name(&self.connections, socket)
+                    && let Ok(bytes) = context.host.tcp_mut().read(socket)
+                {
+                    self.probe.handle_tcp_data(from, to, &bytes, now);
+                }
+            }
+            TcpEvent::PeerClosed(socket) | TcpEvent::Failed(socket, _) => {
+                if let Some((from, to)) = name(&self.connections, socket) {
+                    self.connections.remove(&(from, to));
+                    context.host.tcp_mut().abort(socket);
+                    let why = match event {
+                        TcpEvent::Failed(_, Failure::Refused) => Some(io::ErrorKind::ConnectionRefused),
+                        TcpEvent::Failed(_, Failure::Reset) => Some(io::ErrorKind::ConnectionReset),
+                        TcpEvent::Failed(_, Failure::Unreachable(_)) => Some(io::ErrorKind::HostUnreachable),
+                        TcpEvent::Failed(_, Failure::TimedOut) => Some(io::ErrorKind::TimedOut),
+                        _ => None,
+                    };
+                    self.probe.handle_tcp_closed(from, to, why, now);
+                }
+            }
+        }
+    }
+}
+
+impl Program for Prober {
+    fn handle_event(&mut self, event: HostEvent, context: &mut Context<'_>) {
+        let now = context.now;
+        let local = |udp: &BTreeMap<Local, UdpSocket>, socket| {
+            udp.iter().find(|(_, known)| **known == socket).map(|(local, _)| *local)
+        };
+        match event {
+            HostEvent::Datagram { socket, from, payload, .. } => {
+                if let Some(at) = local(&self.udp, socket) {
+                    self.probe.handle_datagram(at, from, &payload, now);
+                }
+            }
+            HostEvent::Unreachable { socket, to, kind: IcmpKind::TooBig } => {
+                tracing::trace!(%socket, %to, "a datagram was too big, which none of a probe is");
+            }
+            HostEvent::Unreachable { socket, to, .. } => {
+                if let Some(at) = local(&self.udp, socket) {
+                    self.probe.handle_unreachable(at, to, io::ErrorKind::HostUnreachable, now);
+                }
+            }
+            HostEvent::Tcp(event) => self.on_tcp(event, context),
+            HostEvent::Signal { payload, .. } => {
+                if let Some((helper, outcome)) = parse_answer(&payload) {
+                    self.probe.handle_syn_probe(helper, outcome, now);
+                }
+            }
+            HostEvent::EchoReply { .. } => {}
+        }
+        self.turn(context);
+    }
+
+    fn handle_timeout(&mut self, context: &mut Context<'_>) {
+        self.probe.handle_timeout(context.now);
+        self.turn(context);
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.wait
+    }
+}
+
+fn kind(error: SocketError) -> io::ErrorKind {
+    match error {
+        SocketError::AddressInUse | SocketError::AddressNotAvailable => io::ErrorKind::AddrInUse,
+        SocketError::NoRoute => io::ErrorKind::NetworkUnreachable,
+        _ => io::ErrorKind::Other,
+    }
+}
+
+fn answer_topic(context: &Context<'_>) -> String {
+    format!("syn-answers/{}", context.host.name())
+}
+
+fn helper_topic(helper: IpAddr) -> String {
+    format!("syn-helper/{helper}")
+}
+
+const OUTCOMES: [(&str, SynOutcome); 5] = [
+    ("connected", SynOutcome::Connected),
+    ("silence", SynOutcome::Kept(SynAnswer::Silence)),
+    ("reset", SynOutcome::Kept(SynAnswer::Reset)),
+    ("icmp", SynOutcome::Kept(SynAnswer::Icmp)),
+    ("unavailable", SynOutcome::Unavailable),
+];
+
+fn parse_answer(payload: &[u8]) -> Option<(IpAddr, SynOutcome)> {
+    let (helper, word) = std::str::from_utf8(payload).ok()?.split_once(' ')?;
+    let (_, outcome) = OUTCOMES.iter().find(|(known, _)| *known == word)?;
+    Some((helper.parse().ok()?, *outcome))
+}
+
+/// Dials a port when asked to over the broker, and says what it got. A STUN server may run on the same host:
+/// then the helper dials from the server's address.
+#[derive(Debug)]
+pub struct SynHelper {
+    ip: IpAddr,
+    patience: Duration,
+    /// The dials under way: who wants to know, and until when.
+    dials: BTreeMap<TcpSocket, (String, Instant)>,
+    server: Option<StunServer>,
+}
+
+impl SynHelper {
+    /// A helper that dials from `ip` and takes `patience` without an answer for silence.
+    pub fn new(ip: IpAddr, patience: Duration, server: Option<StunServer>) -> Self {
+        Self { ip, patience, dials: BTreeMap::new(), server }
+    }
+
+    /// Tells the broker of it.
+    pub fn start(&self, context: &mut Context<'_>) {
+        context.broker.subscribe(context.id, &helper_topic(self.ip));
+    }
+
+    fn on_signal(&mut self, payload: &[u8], context: &mut Context<'_>) {
+        let request = std::str::from_utf8(payload).ok().and_then(|text| text.split_once(' '));
+        let Some((target, topic)) = request else { return };
+        let Ok(target) = target.parse::<SocketAddr>() else { return };
+        let from = SocketAddr::new(self.ip, 0);
+        let dialled = context.host.tcp_dial(Some(from), TcpOptions::default(), target, context.now);
+        match dialled {
+            Ok(socket) => {
+                self.dials.insert(socket, (topic.to_owned(), context.now + self.patience));
+            }
+            Err(_) => self.tell(topic, SynOutcome::Unavailable, context),
+        }
+    }
+
+    fn tell(&self, topic: &str, outcome: SynOutcome, context: &mut Context<'_>) {
+        let word = OUTCOMES.iter().find(|(_, known)| *known == outcome).map_or("", |(word, _)| word);
+        context.broker.publish(topic, &Bytes::from(format!("{} {word}", self.ip)), context.now);
+    }
+
+    fn on_dialled(&mut self, socket: TcpSocket, outcome: SynOutcome, context: &mut Context<'_>) {
+        if let Some((topic, _)) = self.dials.remove(&socket) {
+            context.host.tcp_mut().abort(socket);
+            self.tell(&topic, outcome, context);
+        }
+    }
+}
+
+impl Program for SynHelper {
+    fn handle_event(&mut self, event: HostEvent, context: &mut Context<'_>) {
+        let of_mine = |socket: &TcpSocket| self.dials.contains_key(socket);
+        match &event {
+            HostEvent::Signal { payload, .. } => self.on_signal(payload, context),
+            HostEvent::Tcp(TcpEvent::Connected(socket)) if of_mine(socket) => {
+                self.on_dialled(*socket, SynOutcome::Connected, context);
+            }
+            HostEvent::Tcp(TcpEvent::Failed(socket, why)) if of_mine(socket) => {
+                let answer = match why {
+                    Failure::Refused | Failure::Reset => SynAnswer::Reset,
+                    Failure::Unreachable(_) => SynAnswer::Icmp,
+                    Failure::TimedOut => SynAnswer::Silence,
+                };
+                self.on_dialled(*socket, SynOutcome::Kept(answer), context);
+            }
+            _ => {
+                if let Some(server) = &mut self.server {
+                    server.handle_event(event, context);
+                }
+            }
+        }
+    }
+
+    fn handle_timeout(&mut self, context: &mut Context<'_>) {
+        let now = context.now;
+        let late: Vec<_> =
+            self.dials.iter().filter(|(_, (_, until))| *until <= now).map(|(socket, _)| *socket).collect();
+        for socket in late {
+            self.on_dialled(socket, SynOutcome::Kept(SynAnswer::Silence), context);
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.dials.values().map(|(_, until)| *until).min()
+    }
+}
