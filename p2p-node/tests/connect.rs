@@ -5,7 +5,9 @@ mod nodes;
 use std::time::Duration;
 
 use nodes::{in_memory as config, only, talk};
-use p2p_node::{ConnectError, ConnectOptions, Family, Filter, MemoryBroker, Node, Path, Way};
+use p2p_node::{
+    BrokerConfig, Config, ConnectError, ConnectOptions, Family, Filter, MemoryBroker, Node, Path, Way,
+};
 
 async fn pair() -> (Node, Node) {
     let broker = MemoryBroker::new();
