@@ -13,13 +13,14 @@
 //! | [`signal::Inbox`] | which signals are fresh, new and from somebody who may speak |
 //! | [`signal::link::Link`] | how to keep a session with one MQTT broker |
 //! | [`signal::Tally`] | what became of a signal that was given to several brokers |
+//! | [`nat::probe::Probe`] | whom to ask what next, to know the NAT in front of us |
 //! | [`stun::Transaction`], [`stun::Query`] | when to ask a STUN server again, and whom to believe |
 //!
 //! | pure | says |
 //! |---|---|
 //! | [`peer`] | who a peer is, and where it can be met |
 //! | [`race::candidates`] | which addresses are worth dialling, in which order |
-//! | [`nat`] | what is known of a NAT |
+//! | [`nat`] | what is known of a NAT, which port comes next, who can meet whom |
 //! | [`stun::Responder`] | what a STUN server answers |
 //! | [`addr`], [`clock`], [`rate`], [`Backoff`], [`Seed`] | the small words everything is said in |
 //!
