@@ -1,12 +1,15 @@
 //! The `p2p` command as a user meets it: separate processes on loopback.
 
+#[path = "../../p2p-actors/tests/lab/mod.rs"]
+mod lab;
 mod process;
 
 use std::fs;
 use std::io::{BufRead, Read, Write};
 use std::net::TcpListener;
 
-use process::{Desk, Done, Process, mosquitto};
+use lab::mosquitto::Mosquitto;
+use process::{Desk, Done, Process};
 use serde_json::Value;
 
 /// A broker in a process of its own.
@@ -324,7 +327,8 @@ fn a_broker_with_tls_needs_a_certificate_that_is_trusted() {
 
 #[test]
 fn an_offline_peer_is_reported_as_such() {
-    let Some((_mosquitto, _folder, broker)) = mosquitto() else { return };
+    let Some(mosquitto) = Mosquitto::plain() else { return };
+    let broker = format!("mqtt://127.0.0.1:{}", mosquitto.port);
     let desk = Desk::new();
     let (echo, address) = listen(&desk, &broker, &["--echo"]);
     connect(&desk, &address, &[], b"").says(0, &[]);

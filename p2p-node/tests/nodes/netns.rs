@@ -1,4 +1,5 @@
 //! Networks of a test's own: namespaces on a switch, gone when the test is.
+#![allow(dead_code, reason = "not every test does everything")]
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -68,7 +69,8 @@ impl Net {
         }
     }
 
-    fn space(&self, machine: &str) -> String {
+    /// What the system calls the namespace of a machine.
+    pub(crate) fn space(&self, machine: &str) -> String {
         format!("{}-{machine}", self.name)
     }
 

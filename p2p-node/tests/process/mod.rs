@@ -1,8 +1,8 @@
-//! Real processes of the `p2p` command, and of mosquitto. They end with the test.
+//! Real processes of the `p2p` command. They end with the test.
+#![allow(dead_code, reason = "not every test does everything")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::{self, JoinHandle};
@@ -40,15 +40,22 @@ impl Done {
 pub(crate) struct Desk {
     pub(crate) folder: TempDir,
     environment: Vec<(&'static str, String)>,
+    /// The program that starts `p2p`, and its words, if any.
+    within: Vec<String>,
 }
 
 impl Desk {
     pub(crate) fn new() -> Self {
-        Self { folder: TempDir::new().unwrap(), environment: Vec::new() }
+        Self { folder: TempDir::new().unwrap(), environment: Vec::new(), within: Vec::new() }
     }
 
     pub(crate) fn set(&mut self, name: &'static str, value: &str) {
         self.environment.push((name, value.to_owned()));
+    }
+
+    /// Has `p2p` started by this command, such as `ip netns exec NAME`.
+    pub(crate) fn run_within(&mut self, command: &[&str]) {
+        self.within = command.iter().map(ToString::to_string).collect();
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -61,7 +68,15 @@ impl Desk {
     }
 
     pub(crate) fn start(&self, args: &[&str]) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_p2p"));
+        let p2p = env!("CARGO_BIN_EXE_p2p");
+        let mut command = match self.within.split_first() {
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(p2p);
+                command
+            }
+            None => Command::new(p2p),
+        };
         command.args(args).current_dir(self.folder.path());
         command.env_remove("P2P_CONFIG").env_remove("RUST_LOG").envs(self.environment.iter().cloned());
         Process::new(command)
@@ -151,38 +166,4 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Starts a mosquitto, which tells when nobody is subscribed, and gives its URL. `None` when there is none on
-/// this machine and nobody requires it (`P2P_LAB=require`).
-pub(crate) fn mosquitto() -> Option<(Process, TempDir, String)> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    let Some(binary) = folders.map(|folder| folder.join("mosquitto")).find(|file| file.is_file()) else {
-        let required = std::env::var("P2P_LAB").is_ok_and(|lab| lab == "require");
-        assert!(!required, "mosquitto is required (P2P_LAB=require) and not on this machine");
-        // Past the capture of the test harness, so that a skipped test is seen.
-        let skipped = writeln!(std::io::stderr(), "SKIPPED: there is no mosquitto on this machine");
-        skipped.expect("stderr takes a line");
-        return None;
-    };
-    for _ in 0..10 {
-        let folder = TempDir::new().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let config = format!("listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n");
-        let file = folder.path().join("mosquitto.conf");
-        fs::write(&file, config).unwrap();
-        let mut command = Command::new(&binary);
-        command.arg("-c").arg(&file);
-        let mut process = Process::new(command);
-        // Somebody else may have taken the port meanwhile: then it ends, and another is tried.
-        while let Some(line) = next_line(process.stderr.as_mut()) {
-            if line.ends_with(" running") {
-                let log = slurp(process.stderr.take());
-                drop(log);
-                return Some((process, folder, format!("mqtt://127.0.0.1:{port}")));
-            }
-        }
-    }
-    panic!("mosquitto does not start");
 }

@@ -1,0 +1,81 @@
+//! Separate processes of `p2p` against a real broker, and across a real firewall.
+
+#[path = "../../p2p-actors/tests/lab/mod.rs"]
+mod lab;
+#[path = "nodes/netns.rs"]
+mod netns;
+mod process;
+
+use lab::mosquitto::Mosquitto;
+use netns::Net;
+use process::{Desk, Done};
+
+const WORDS: &[u8] = b"hello\nand good-bye";
+/// A listener that lost its broker is back within seconds; so many calls find it.
+const TRIES: usize = 200;
+
+/// Calls by one way and checks that what was said comes back.
+fn call(desk: &Desk, address: &str, ways: &str, more: &[&str]) -> Done {
+    desk.run(&[&["connect", address, "--strategy", ways], more].concat(), WORDS)
+}
+
+fn is_echoed(done: &Done) {
+    done.says(0, &[]);
+    assert_eq!(done.stdout, WORDS);
+}
+
+/// Two processes meet through this broker by each way, also after it was killed and came back.
+fn meet_and_meet_again(mut mosquitto: Mosquitto, broker: &str, more: &[&str]) {
+    let desk = Desk::new();
+    let common = [&["--interface", "lo", "--broker", broker], more].concat();
+    let mut echo = desk.start(&[&["listen", "--echo"], &common[..]].concat());
+    let address = echo.line();
+    for ways in ["direct", "reverse", "direct,reverse"] {
+        is_echoed(&call(&desk, &address, ways, &common));
+    }
+    mosquitto.kill();
+    is_echoed(&call(&desk, &address, "direct", &common));
+    mosquitto.restart();
+    let again = (0..TRIES).map(|_| call(&desk, &address, "reverse", &common));
+    let found = again.skip_while(|done| done.code == Some(3)).map(|done| is_echoed(&done)).next();
+    assert!(found.is_some(), "the listener never came back to its broker");
+}
+
+#[test]
+fn two_processes_meet_through_mosquitto_killed_and_restarted() {
+    let Some(mosquitto) = Mosquitto::plain() else { return };
+    let broker = format!("mqtt://127.0.0.1:{}", mosquitto.port);
+    meet_and_meet_again(mosquitto, &broker, &[]);
+}
+
+#[test]
+fn two_processes_meet_through_mosquitto_over_tls_killed_and_restarted() {
+    let Some(mosquitto) = Mosquitto::secure() else { return };
+    let broker = format!("mqtts://localhost:{}", mosquitto.port);
+    let authority = mosquitto.folder.path().join("right.pem").display().to_string();
+    meet_and_meet_again(mosquitto, &broker, &["--broker-ca", &authority]);
+}
+
+#[test]
+fn where_a_firewall_lets_nothing_in_direct_fails_and_reverse_connects() {
+    let machines: [(&str, &[&str]); 2] = [("anna", &["10.77.0.1/24"]), ("bert", &["10.77.0.2/24"])];
+    let Some(net) = Net::new(&machines) else { return };
+    net.fire_wall("bert");
+    let (hub, anna, bert) = (desk(&net, "hub"), desk(&net, "anna"), desk(&net, "bert"));
+    let mut rendezvous = hub.start(&["rendezvous", "--mqtt", "10.77.0.254:0", "--stun", "10.77.0.254:0"]);
+    let broker = rendezvous.line();
+    let mut echo = bert.start(&["listen", "--echo", "--broker", &broker]);
+    let address = echo.line();
+    let more = ["--broker", &broker];
+    call(&anna, &address, "direct", &[&more[..], &["--timeout", "2"]].concat()).says(6, &["out of time"]);
+    is_echoed(&call(&anna, &address, "reverse", &more));
+    is_echoed(&call(&anna, &address, "direct,reverse", &more));
+}
+
+/// Where `p2p` runs on a machine of this net, and takes it for another than the others.
+fn desk(net: &Net, machine: &str) -> Desk {
+    let mut desk = Desk::new();
+    desk.write("p2p.toml", &format!("machine_id = \"{machine}\"\n"));
+    desk.run_within(&["ip", "netns", "exec", &net.space(machine)]);
+    desk
+}
