@@ -8,7 +8,7 @@ use p2p_node::report::Report;
 use p2p_node::{ConnectOptions, Filter, Path, PeerAddr};
 
 use crate::exit::Ended;
-use crate::options::{NodeOptions, bind, interrupted, parse_one, parse_seconds};
+use crate::options::{NodeOptions, bind, interrupted, one_of, parse_seconds};
 use crate::reports::Reports;
 use crate::{carry, screen};
 
@@ -27,8 +27,8 @@ pub(crate) struct Connect {
     /// The address that `p2p listen` printed
     #[arg(value_name = "ADDR")]
     address: PeerAddr,
-    /// What may lie between [default: anything] [possible values: machine, local, external]
-    #[arg(long = "path", value_name = "PATH", value_delimiter = ',', value_parser = parse_path)]
+    /// What may lie between [default: anything]
+    #[arg(long = "path", value_name = "PATH", value_delimiter = ',', value_parser = one_of(&Path::ALL))]
     paths: Vec<Path>,
     /// When to give up connecting, in seconds [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
@@ -38,10 +38,6 @@ pub(crate) struct Connect {
     report: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) node: NodeOptions,
-}
-
-fn parse_path(text: &str) -> Result<Path, String> {
-    parse_one(text, &Path::ALL)
 }
 
 impl Connect {
