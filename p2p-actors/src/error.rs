@@ -6,6 +6,7 @@ use p2p_core::race::RaceReport;
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// Somebody else listens there.
     #[error("cannot listen on {addr}: {reason} (choose another port, or 0 for any free one)")]
@@ -36,6 +37,7 @@ pub enum StartError {
 
 /// Why a connection did not come to be.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConnectError {
     /// Every way failed: the report says how.
     #[error("no connection: {0}")]
@@ -64,6 +66,23 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// A word for programs, which never changes: `offline`, `refused` (the peer said no on some way), `timed_out`
+    /// (the time was up while some way still had hope), `no_connection` (every way failed), `ourselves`,
+    /// `nothing_allowed`, `too_many_attempts`, `socket` or `closed`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Offline(_) => "offline",
+            Self::Failed(report) if report.is_refused() => "refused",
+            Self::Failed(report) if report.is_timed_out() => "timed_out",
+            Self::Failed(_) => "no_connection",
+            Self::Ourselves => "ourselves",
+            Self::NothingAllowed => "nothing_allowed",
+            Self::TooManyAttempts { .. } => "too_many_attempts",
+            Self::Socket(_) => "socket",
+            Self::Closed => "closed",
+        }
+    }
+
     /// The story of the attempt, if there was one.
     pub fn report(&self) -> Option<&RaceReport> {
         match self {

@@ -7,8 +7,8 @@
 //! |---|---|
 //! | `peer` | whom we wanted, or who called |
 //! | `result` | `connected`, or the code of `error` |
-//! | `error` | `code`, and `text` for people; see [`error_code`] |
-//! | `connection.way` | `direct`, `reverse` |
+//! | `error` | `code`, and `text` for people; see [`ConnectError::code`] |
+//! | `connection.way` | the name of a [`Way`], such as `direct` |
 //! | `connection.path` | what lies between: `machine`, `local`, `external` |
 //! | `connection.caller` | whether this end asked for the connection |
 //! | `connection.local`, `.remote` | the addresses of both ends, as this end sees them |
@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use p2p_actors::{ConnectError, How};
 use p2p_core::peer::PeerId;
-use p2p_core::proof::{Cipher, ProofError};
+use p2p_core::proof::Cipher;
 use p2p_core::race::{LaneFailure, LaneReport, Path, RaceReport, Way, WayFailure, WayOutcome, WayReport};
 use p2p_core::signal::BrokerTrouble;
 use serde::Serialize;
@@ -72,11 +72,10 @@ impl Report {
 
     /// Tells of a connection to `peer` that did not come to be.
     pub fn failed(peer: PeerId, error: &ConnectError) -> Self {
-        let code = error_code(error);
         Self {
             peer: peer.to_string(),
-            result: code,
-            error: Some(Failure { code, text: error.to_string(), brokers: Vec::new() }),
+            result: error.code(),
+            error: Some(Failure::from(error)),
             connection: None,
             race: error.report().map(Race::from),
         }
@@ -238,79 +237,24 @@ pub struct Failure {
 
 impl From<&WayFailure> for Failure {
     fn from(failure: &WayFailure) -> Self {
-        let code = match failure {
-            WayFailure::NoCandidates => "no_candidates",
-            WayFailure::AllFailed => "all_failed",
-            WayFailure::NotListening => "not_listening",
-            WayFailure::NoSignalling => "no_signalling",
-            WayFailure::NoBroker(_) => "no_broker",
-            WayFailure::Offline => "offline",
-            WayFailure::Refused(_) => "refused",
-            WayFailure::Silent => "silent",
-            WayFailure::TimedOut => "timed_out",
-            WayFailure::Cancelled => "cancelled",
-            WayFailure::Unsupported => "unsupported",
-        };
         let brokers = match failure {
             WayFailure::NoBroker(troubles) => troubles.clone(),
             _ => Vec::new(),
         };
-        Self { code, text: failure.to_string(), brokers }
+        Self { code: failure.code(), text: failure.to_string(), brokers }
     }
 }
 
 impl From<&LaneFailure> for Failure {
     fn from(failure: &LaneFailure) -> Self {
-        let code = match failure {
-            LaneFailure::NotTried => "not_tried",
-            LaneFailure::Dropped => "dropped",
-            LaneFailure::Refused => "connection_refused",
-            LaneFailure::Unreachable(_) => "unreachable",
-            LaneFailure::TimedOut => "timed_out",
-            LaneFailure::Local(_) => "local",
-            LaneFailure::Proof(proof) => match proof {
-                ProofError::Garbled => "proof_garbled",
-                ProofError::Stranger => "proof_stranger",
-                ProofError::Ourselves => "proof_ourselves",
-                ProofError::Refused(_) => "refused",
-                ProofError::Declined(_) => "declined",
-                ProofError::TimedOut => "proof_timed_out",
-                ProofError::Lost => "proof_lost",
-                ProofError::OutOfTurn => "proof_out_of_turn",
-            },
-        };
-        Self { code, text: failure.to_string(), brokers: Vec::new() }
+        Self { code: failure.code(), text: failure.to_string(), brokers: Vec::new() }
     }
 }
 
-/// The stable code of an error: `offline`, `refused` (the peer said no on some way), `timed_out` (the time
-/// was up while some way still had hope), `no_connection` (every way failed), `ourselves`, `nothing_allowed`,
-/// `too_many_attempts`, `socket` or `closed`.
-pub fn error_code(error: &ConnectError) -> &'static str {
-    match error {
-        ConnectError::Offline(_) => "offline",
-        ConnectError::Failed(report) if is_refused(report) => "refused",
-        ConnectError::Failed(report) if is_timed_out(report) => "timed_out",
-        ConnectError::Failed(_) => "no_connection",
-        ConnectError::Ourselves => "ourselves",
-        ConnectError::NothingAllowed => "nothing_allowed",
-        ConnectError::TooManyAttempts { .. } => "too_many_attempts",
-        ConnectError::Socket(_) => "socket",
-        ConnectError::Closed => "closed",
+impl From<&ConnectError> for Failure {
+    fn from(error: &ConnectError) -> Self {
+        Self { code: error.code(), text: error.to_string(), brokers: Vec::new() }
     }
-}
-
-fn is_refused(report: &RaceReport) -> bool {
-    report.ways.iter().any(|way| {
-        let lane_refused =
-            |lane: &LaneReport| matches!(lane.failure, Some(LaneFailure::Proof(ProofError::Refused(_))));
-        matches!(way.outcome, WayOutcome::Failed(WayFailure::Refused(_)))
-            || way.lanes.iter().any(lane_refused)
-    })
-}
-
-fn is_timed_out(report: &RaceReport) -> bool {
-    report.ways.iter().any(|way| way.outcome == WayOutcome::Failed(WayFailure::TimedOut))
 }
 
 /// Milliseconds, to the microsecond.
@@ -322,6 +266,7 @@ fn ms(duration: Duration) -> f64 {
 mod tests {
     use p2p_core::Seed;
     use p2p_core::peer::Identity;
+    use p2p_core::proof::ProofError;
     use p2p_core::signal::{AttemptId, Reason};
     use serde_json::json;
 
@@ -388,14 +333,14 @@ mod tests {
 
     #[test]
     fn each_error_has_its_code() {
-        let code = |way, lane| error_code(&ConnectError::Failed(race(way, lane)));
+        let code = |way, lane| ConnectError::Failed(race(way, lane)).code();
         let no = ProofError::Refused(Reason::Busy);
         assert_eq!(code(WayFailure::AllFailed, LaneFailure::TimedOut), "no_connection");
         assert_eq!(code(WayFailure::AllFailed, no.into()), "refused");
         assert_eq!(code(WayFailure::Refused(Reason::NoRoute), LaneFailure::NotTried), "refused");
         assert_eq!(code(WayFailure::TimedOut, LaneFailure::Dropped), "timed_out");
         let offline = ConnectError::Offline(race(WayFailure::Offline, LaneFailure::Refused));
-        assert_eq!(error_code(&offline), "offline");
-        assert_eq!(error_code(&ConnectError::Closed), "closed");
+        assert_eq!(offline.code(), "offline");
+        assert_eq!(ConnectError::Closed.code(), "closed");
     }
 }

@@ -40,6 +40,7 @@ use crate::signal::Body;
 /// A way to reach a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Way {
     /// Dial what the peer publishes.
     Direct,

@@ -15,6 +15,7 @@ pub const MOST_CANDIDATES: usize = 16;
 /// What lies between two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Path {
     /// Both are on this machine.
     Machine,

@@ -11,6 +11,7 @@ use crate::signal::{AttemptId, BrokerTrouble, Reason};
 
 /// Why one connection did not come to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LaneFailure {
     /// Something else was ready first.
     #[error("not tried")]
@@ -35,8 +36,24 @@ pub enum LaneFailure {
     Proof(#[from] ProofError),
 }
 
+impl LaneFailure {
+    /// A word for programs: it never changes.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotTried => "not_tried",
+            Self::Dropped => "dropped",
+            Self::Refused => "connection_refused",
+            Self::Unreachable(_) => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::Local(_) => "local",
+            Self::Proof(error) => error.code(),
+        }
+    }
+}
+
 /// Why one way did not lead to the peer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum WayFailure {
     /// The peer publishes nothing we could dial.
     #[error("the peer publishes no address that can be dialled from here")]
@@ -71,6 +88,25 @@ pub enum WayFailure {
     /// This node cannot go this way.
     #[error("not supported by this node")]
     Unsupported,
+}
+
+impl WayFailure {
+    /// A word for programs: it never changes.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoCandidates => "no_candidates",
+            Self::AllFailed => "all_failed",
+            Self::NotListening => "not_listening",
+            Self::NoSignalling => "no_signalling",
+            Self::NoBroker(_) => "no_broker",
+            Self::Offline => "offline",
+            Self::Refused(_) => "refused",
+            Self::Silent => "silent",
+            Self::TimedOut => "timed_out",
+            Self::Cancelled => "cancelled",
+            Self::Unsupported => "unsupported",
+        }
+    }
 }
 
 /// How a way ended.
@@ -137,8 +173,24 @@ impl RaceReport {
 
     /// Whether brokers say that the peer is not there, and nothing else worked.
     pub fn is_offline(&self) -> bool {
-        self.won().is_none()
-            && self.ways.iter().any(|way| way.outcome == WayOutcome::Failed(WayFailure::Offline))
+        self.won().is_none() && self.any_failed(|failure| *failure == WayFailure::Offline)
+    }
+
+    /// Whether the peer said no, by signal or in a proof.
+    pub fn is_refused(&self) -> bool {
+        let refused =
+            |lane: &LaneReport| matches!(lane.failure, Some(LaneFailure::Proof(ProofError::Refused(_))));
+        self.any_failed(|failure| matches!(failure, WayFailure::Refused(_)))
+            || self.ways.iter().any(|way| way.lanes.iter().any(refused))
+    }
+
+    /// Whether the time was up while some way still had hope.
+    pub fn is_timed_out(&self) -> bool {
+        self.any_failed(|failure| *failure == WayFailure::TimedOut)
+    }
+
+    fn any_failed(&self, so: impl Fn(&WayFailure) -> bool) -> bool {
+        self.ways.iter().any(|way| matches!(&way.outcome, WayOutcome::Failed(failure) if so(failure)))
     }
 }
 

@@ -77,6 +77,7 @@ pub struct ServerTls {
 
 /// Why a broker does not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BrokerError {
     /// This address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]

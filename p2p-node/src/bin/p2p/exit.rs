@@ -4,7 +4,6 @@ use std::fmt;
 use std::process::ExitCode;
 
 use p2p_node::config::ConfigError;
-use p2p_node::report::error_code;
 use p2p_node::{BindError, ConnectError, StartError};
 use serde_json::json;
 
@@ -108,7 +107,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
 }
 
 fn connect_code(error: &ConnectError) -> u8 {
-    match error_code(error) {
+    match error.code() {
         "offline" => OFFLINE,
         "no_connection" => NO_CONNECTION,
         "refused" => REFUSED,
