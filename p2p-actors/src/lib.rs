@@ -13,9 +13,11 @@
 //!
 //! [`spawn`] puts them on a thread of their own, which is what `p2p-node` does. [`spawn_local`] starts them on
 //! the `LocalSet` or actix `System` a program already has: see the example `embed`. Either way the world talks
-//! to them through a [`Handle`], and gets connections as [`Winner`]s: a std socket and plain state.
+//! to them through a [`Handle`], and gets connections as [`Winner`]s: plain state, which [`Carrier::into_stream`] puts to
+//! work on whatever runtime will use it.
 
 mod attempt;
+mod carrier;
 mod config;
 mod counters;
 mod drive;
@@ -29,6 +31,7 @@ mod shared;
 pub mod signal;
 mod winner;
 
+pub use carrier::{Carrier, CarrierStream};
 pub use config::{ActorsConfig, BrokerConfig, ConnectOptions, Interfaces, Limits};
 pub use counters::Counters;
 pub use error::{ConnectError, StartError};

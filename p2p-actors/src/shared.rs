@@ -9,9 +9,9 @@ use p2p_core::proof::{Cipher, Claim, Counterpart, Proof, ProofConfig, Role, Sess
 use p2p_core::race::{OurPlace, Path, RaceReport, Way, path_to};
 use p2p_core::signal::AttemptId;
 use p2p_core::{Clock, Seed, UnixTime};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+use crate::carrier::CarrierStream;
 use crate::counters::Tallies;
 use crate::drive::now;
 use crate::winner::{How, Winner};
@@ -63,8 +63,8 @@ impl Shared {
         Proof::new(config, self.fork("proof"), now())
     }
 
-    /// Makes a kept connection ready to leave. `None` when its socket died in the last moment.
-    pub(crate) fn winner(&self, stream: TcpStream, session: Session, draft: Draft) -> Option<Winner> {
+    /// Makes a kept connection ready to leave. `None` when it died in the last moment.
+    pub(crate) fn winner(&self, stream: CarrierStream, session: Session, draft: Draft) -> Option<Winner> {
         let (local, remote) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
         let path =
             draft.path.unwrap_or_else(|| path_to(&self.place.borrow(), draft.peer.as_ref(), remote.ip()));
@@ -78,11 +78,11 @@ impl Shared {
             took: now().saturating_duration_since(draft.began),
             report: draft.report,
         };
-        Some(Winner { stream: stream.into_std().ok()?, session, how })
+        Some(Winner { carrier: stream.into_carrier().ok()?, session, how })
     }
 }
 
-/// What is known of a winner before its socket is asked.
+/// What is known of a winner before its connection is asked.
 pub(crate) struct Draft {
     pub(crate) way: Way,
     pub(crate) path: Option<Path>,

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::Root;
 use crate::attempt::{Arrived, Proving};
+use crate::carrier::CarrierStream;
 use crate::counters::Tallies;
 use crate::drive::now;
 use crate::shared::Draft;
@@ -40,7 +41,7 @@ impl Root {
         }
         Tallies::count(&self.shared.tallies.arrived);
         let began = now();
-        let mut proving = Proving::new(stream, self.shared.proof_arrived());
+        let mut proving = Proving::new(CarrierStream::tcp(stream), self.shared.proof_arrived());
         let ticket = self.lobby.ticket();
         let introduced = async move { (proving.advance().await, proving) };
         let work = ctx.spawn(introduced.into_actor(self).map(move |(stage, proving), this, ctx| {
