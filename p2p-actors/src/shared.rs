@@ -4,14 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use p2p_core::peer::{Identity, PeerAddr, PeerId};
-use p2p_core::proof::{Cipher, Claim, Counterpart, Proof, ProofConfig, Role, Session};
-use p2p_core::race::{OurPlace, Path, RaceReport, Way, path_to};
+use p2p_core::peer::{Identity, PeerId};
+use p2p_core::proof::{Cipher, Counterpart, Proof, ProofConfig, Role};
+use p2p_core::race::{OurPlace, Path, Way, path_to};
 use p2p_core::signal::AttemptId;
 use p2p_core::{Clock, Seed, UnixTime};
 use tokio::sync::Semaphore;
 
-use crate::carrier::CarrierStream;
+use crate::attempt::Proving;
 use crate::counters::Tallies;
 use crate::drive::now;
 use crate::winner::{How, Winner};
@@ -64,19 +64,18 @@ impl Shared {
     }
 
     /// Makes a kept connection ready to leave. `None` when it died in the last moment.
-    pub(crate) fn winner(&self, stream: CarrierStream, session: Session, draft: Draft) -> Option<Winner> {
+    pub(crate) fn winner(&self, kept: Proving, draft: Draft) -> Option<Winner> {
+        let Proving { stream, proof } = kept;
+        let session = proof.into_session()?;
         let (local, remote) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
-        let path =
-            draft.path.unwrap_or_else(|| path_to(&self.place.borrow(), draft.peer.as_ref(), remote.ip()));
-        let Claim { caller, .. } = session.claim;
         let how = How {
             way: draft.way,
-            path,
-            caller,
+            path: draft.path.unwrap_or_else(|| path_to(&self.place.borrow(), None, remote.ip())),
+            caller: session.claim.caller,
             local,
             remote,
             took: now().saturating_duration_since(draft.began),
-            report: draft.report,
+            report: None,
         };
         Some(Winner { carrier: stream.into_carrier().ok()?, session, how })
     }
@@ -86,9 +85,7 @@ impl Shared {
 pub(crate) struct Draft {
     pub(crate) way: Way,
     pub(crate) path: Option<Path>,
-    pub(crate) peer: Option<PeerAddr>,
     pub(crate) began: Instant,
-    pub(crate) report: Option<RaceReport>,
 }
 
 /// What time it is, by the system's clock.

@@ -107,18 +107,8 @@ impl Answering {
     }
 
     fn kept(&mut self, lane: Lane, candidate: Candidate, proving: Proving, ctx: &mut Context<Self>) {
-        let draft = Draft {
-            way: Way::Reverse,
-            path: Some(candidate.path),
-            peer: None,
-            began: self.began,
-            report: None,
-        };
-        let winner = proving
-            .proof
-            .into_session()
-            .and_then(|session| self.shared.winner(proving.stream, session, draft));
-        match winner {
+        let draft = Draft { way: Way::Reverse, path: Some(candidate.path), began: self.began };
+        match self.shared.winner(proving, draft) {
             Some(winner) => {
                 self.ended.winner = Some(Box::new(winner));
                 self.driven.machine().handle_kept(lane, now());

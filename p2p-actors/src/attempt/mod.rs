@@ -173,12 +173,7 @@ impl Attempt {
 
     fn kept(&mut self, lane: Lane, proving: Proving, ctx: &mut Context<Self>) {
         let path = self.driven.machine().candidate(lane).map(|candidate| candidate.path);
-        let draft = Draft { way: lane.way(), path, peer: None, began: self.began, report: None };
-        let winner = proving
-            .proof
-            .into_session()
-            .and_then(|session| self.shared.winner(proving.stream, session, draft));
-        match winner {
+        match self.shared.winner(proving, Draft { way: lane.way(), path, began: self.began }) {
             Some(winner) => {
                 self.winner = Some((lane, Box::new(winner)));
                 self.driven.machine().handle_kept(lane, now());
