@@ -60,6 +60,9 @@ pub enum ConnectError {
     /// The connection was made, and this program's runtime could not take it.
     #[error("the connection could not be used: {0}")]
     Socket(String),
+    /// The node was closed while the attempt was under way: the report says how far it was.
+    #[error("the node was closed meanwhile: {0}")]
+    Cancelled(Box<RaceReport>),
     /// The node is closed.
     #[error("the node is closed")]
     Closed,
@@ -68,7 +71,8 @@ pub enum ConnectError {
 impl ConnectError {
     /// A word for programs, which never changes: `offline`, `refused` (the peer said no on some way), `timed_out`
     /// (the time was up while some way still had hope), `no_connection` (every way failed), `ourselves`,
-    /// `nothing_allowed`, `too_many_attempts`, `socket` or `closed`.
+    /// `nothing_allowed`, `too_many_attempts`, `socket`,
+    /// `cancelled` or `closed`.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Offline(_) => "offline",
@@ -79,6 +83,7 @@ impl ConnectError {
             Self::NothingAllowed => "nothing_allowed",
             Self::TooManyAttempts { .. } => "too_many_attempts",
             Self::Socket(_) => "socket",
+            Self::Cancelled(_) => "cancelled",
             Self::Closed => "closed",
         }
     }
@@ -86,7 +91,7 @@ impl ConnectError {
     /// The story of the attempt, if there was one.
     pub fn report(&self) -> Option<&RaceReport> {
         match self {
-            Self::Failed(report) | Self::Offline(report) => Some(report),
+            Self::Failed(report) | Self::Offline(report) | Self::Cancelled(report) => Some(report),
             _ => None,
         }
     }

@@ -390,6 +390,28 @@ fn an_interrupted_call_ends_cleanly() {
 }
 
 #[test]
+fn an_interrupted_attempt_still_writes_its_report() {
+    let mut desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let (echo, address) = listen(&desk, &rendezvous.broker, &["--echo"]);
+    echo.signal("-TERM");
+    echo.finish(b"").says(0, &[]);
+    // The debug log tells when the attempt is under way. This broker cannot tell that nobody listens.
+    desk.set("RUST_LOG", "p2p_actors=debug");
+    let report = desk.path("report.json");
+    let mut caller =
+        desk.start(&["connect", &address, "--interface", "lo", "--report", report.to_str().unwrap()]);
+    while !caller.note().contains("dial") {}
+    caller.signal("-INT");
+    caller.finish(b"").says(130, &["interrupted"]);
+    let told = json(&fs::read_to_string(&report).unwrap());
+    assert_eq!((&told["result"], &told["error"]["code"]), (&"cancelled".into(), &"cancelled".into()));
+    let ways = told["race"]["ways"].as_array().unwrap();
+    assert!(ways.iter().any(|way| way["failure"]["code"] == "cancelled"), "{told}");
+    assert_eq!(ways[0]["way"], "direct");
+}
+
+#[test]
 fn nobody_reading_is_no_panic() {
     let desk = Desk::new();
     let rendezvous = rendezvous(&desk, &[]);

@@ -349,7 +349,8 @@ impl Handler<Stop> for Attempt {
     fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
         self.driven.machine().close(now());
         turn(self, ctx);
-        self.tell(Err(ConnectError::Closed));
+        let report = self.driven.machine().report(now());
+        self.tell(Err(ConnectError::Cancelled(Box::new(report))));
     }
 }
 
