@@ -215,6 +215,28 @@ fn a_wrong_configuration_is_told_with_its_place() {
 }
 
 #[test]
+fn errors_repeat_only_the_beginning_of_what_is_too_long() {
+    let desk = Desk::new();
+    let (long, option) = ("x ".repeat(2_000), format!("--{}", "y".repeat(4_000)));
+    let word = "z".repeat(4_000);
+    for args in [
+        &["connect", &long][..],
+        &["connect", &option],
+        &[&word],
+        &["listen", "--strategy", &long],
+        &["listen", "--port", &word],
+        &["listen", "--broker", &long],
+        &["listen", "--interface", &word],
+        &["listen", "--config", &word, "--json"],
+        &["id", "--identity", &word],
+    ] {
+        let done = desk.run(args, b"");
+        done.says(2, &["…"]);
+        assert!(done.stderr.len() < 600, "{} bytes: {}", done.stderr.len(), done.stderr);
+    }
+}
+
+#[test]
 fn flags_win_over_the_file() {
     let desk = Desk::new();
     let rendezvous = rendezvous(&desk, &[]);

@@ -74,7 +74,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| exit::misused(error));
     let json = match &cli.command {
         #[cfg(feature = "rendezvous")]
         Command::Demo(demo) => demo.json,
