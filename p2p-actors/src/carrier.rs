@@ -34,7 +34,8 @@ impl Carrier {
     }
 }
 
-/// A connection at work on a runtime: a byte stream, whatever it is made of.
+/// A connection at work on a runtime: a byte stream, whatever it is made of. What it takes is sent without
+/// being flushed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CarrierStream {

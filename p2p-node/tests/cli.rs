@@ -482,6 +482,9 @@ fn every_command_helps_with_an_example() {
         let help = String::from_utf8(done.stdout).unwrap();
         assert!(help.contains(&format!("Example:\n  p2p {command}")), "{help}");
     }
+    let help = String::from_utf8(desk.run(&["connect", "--help"], b"").stdout).unwrap();
+    let ways = p2p_node::Way::ALL.map(|way| way.to_string()).join(", ");
+    assert!(help.contains(&format!("[possible values: {ways}]")), "{help}");
     let done = desk.run(&["--help"], b"");
     assert!(String::from_utf8(done.stdout).unwrap().contains("Exit codes:"));
 }

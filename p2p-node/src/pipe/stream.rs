@@ -10,7 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::sealed::Sealed;
 
-/// A byte stream that can tell when it has room.
+/// A byte stream that can tell when it has room. What it takes goes out without a flush, and it remembers the
+/// last waker of each direction at least.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// Waits until a write would be taken, in part at least.
     fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
