@@ -46,6 +46,7 @@ pub mod nat;
 mod noise;
 pub mod peer;
 pub mod proof;
+pub mod punch;
 pub mod race;
 pub mod rate;
 pub mod seed;

@@ -1,0 +1,128 @@
+//! What the two sides of a punch say to each other.
+//!
+//! ```text
+//! caller ── Offer: where I will come from ────────▶ answerer     dials as soon as it has its own ports
+//! caller ◀── Answer: where I will come from, when ─ answerer
+//! dials
+//! caller ── Update: other ports, once more ───────▶ answerer     and so on, a few times
+//! ```
+//!
+//! A message goes sealed and signed, see [`signal`](crate::signal). Nothing in it names a target but ports of its
+//! sender's own address.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::Mode;
+use super::side::Side;
+use super::terms::Stamps;
+use crate::UnixTime;
+
+/// Waves of one punch at most, whatever its limits say.
+pub const MOST_WAVES: u8 = 8;
+/// Pairs of addresses that one attempt punches between at most.
+pub const MOST_PAIRS: u8 = 4;
+/// The longest of the spans in a [`Timing`], in milliseconds.
+const MOST_SPAN: u16 = 2_000;
+
+/// A step of a punch, as a signal carries it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Which pair of addresses it is about, as the caller counts them; less than 4.
+    pub pair: u8,
+    /// Which time this is, from 0; less than 8.
+    pub wave: u8,
+    /// When.
+    pub stamps: Stamps,
+    /// What is said.
+    pub step: Step,
+}
+
+/// What is said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// The caller begins.
+    Offer(Offer),
+    /// The answerer agrees.
+    Answer(Answer),
+    /// The caller begins again, with other ports or better predictions.
+    Update(Update),
+    /// There is no plan for this pair, or no reason to try.
+    Decline,
+}
+
+/// The caller begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// What lies between, as the caller sees it.
+    pub mode: Mode,
+    /// Which of the answerer's own addresses is meant.
+    pub at: IpAddr,
+    /// The caller.
+    pub side: Side,
+    /// How well the caller knows the answerer's clock, in microseconds; `None` when it does not.
+    pub error: Option<u32>,
+}
+
+/// The answerer agrees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The answerer.
+    pub side: Side,
+    /// When.
+    pub timing: Timing,
+}
+
+/// The caller begins again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Update {
+    /// The caller.
+    pub side: Side,
+    /// As in the [`Offer`].
+    pub error: Option<u32>,
+}
+
+/// When a plan starts, and what it must allow for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// The start of the plan, by the answerer's clock.
+    pub start: UnixTime,
+    /// How much later than the start the caller is expected to know of it, in milliseconds; 2,000 at most.
+    pub lead: u16,
+    /// How wrong the two clocks can be, in milliseconds; 2,000 at most.
+    pub spread: u16,
+    /// The distance between two of the times that a ladder tries, in milliseconds; 1 … 2,000. Not above twice the
+    /// delay of the path.
+    pub step: u16,
+}
+
+impl Message {
+    /// Whether this can be. What comes from a peer is looked at before it is used.
+    pub fn is_sound(&self) -> bool {
+        let step = match &self.step {
+            Step::Offer(offer) => self.wave == 0 && offer.side.is_sound(),
+            Step::Update(update) => self.wave > 0 && update.side.is_sound(),
+            Step::Answer(answer) => answer.side.is_sound() && answer.timing.is_sound(),
+            Step::Decline => true,
+        };
+        step && self.pair < MOST_PAIRS && self.wave < MOST_WAVES
+    }
+
+    /// The side it describes, if any.
+    pub fn side(&self) -> Option<&Side> {
+        match &self.step {
+            Step::Offer(offer) => Some(&offer.side),
+            Step::Answer(answer) => Some(&answer.side),
+            Step::Update(update) => Some(&update.side),
+            Step::Decline => None,
+        }
+    }
+}
+
+impl Timing {
+    fn is_sound(&self) -> bool {
+        let spans = [self.lead, self.spread, self.step];
+        spans.into_iter().all(|span| span <= MOST_SPAN) && self.step > 0
+    }
+}
