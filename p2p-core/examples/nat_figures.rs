@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use p2p_core::nat::predict::{Next, Prediction, predict, predict_measured};
+use p2p_core::nat::predict::{Last, Next, Prediction, predict, predict_measured};
 use p2p_core::nat::verdict::Known;
 use p2p_core::nat::{Delta, DeltaKind, NatFacts, NatType, PortRange, block};
 use p2p_core::sim::epoch;

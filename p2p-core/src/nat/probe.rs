@@ -296,29 +296,34 @@ impl Probe {
     fn begin(&mut self, lane: usize, now: Instant) -> bool {
         let (transport, local) = (self.lanes[lane].transport, self.lanes[lane].first);
         let family = Family::of(self.config.local);
-        let asked: BTreeSet<_> = self
+        let of_lane = |ask: &&Ask| ask.transport == transport && ask.local == local;
+        let asked: BTreeSet<_> = self.asks.iter().filter(of_lane).map(|ask| ask.server).collect();
+        let waiting: BTreeSet<_> = self
             .asks
             .iter()
-            .filter(|ask| ask.transport == transport && ask.local == local)
+            .filter(of_lane)
+            .filter(|ask| !ask.is_over())
             .map(|ask| ask.server.ip())
             .collect();
-        let of_lane = |ask: &&Ask| ask.transport == transport && ask.local == local && !ask.is_over();
-        let waiting = self.asks.iter().filter(of_lane).count();
-        let answered = self.answered(transport).len();
+        let answered = self.answered(transport);
         let servers = self
             .config
             .servers
             .iter()
             .filter(|server| server.transport == transport && Family::of(server.address.ip()) == family)
-            .filter(|server| !asked.contains(&server.address.ip()));
-        let most = self.config.at_once.max(1).saturating_sub(waiting + answered);
+            .filter(|server| !asked.contains(&server.address))
+            // Each address has one vote, whatever its ports; but one port may be dead and another not.
+            .filter(|server| {
+                !waiting.contains(&server.address.ip()) && !answered.contains(&server.address.ip())
+            });
+        let most = self.config.at_once.max(1).saturating_sub(waiting.len() + answered.len());
         let list = plan::shortlist(servers.map(|server| server.address), most);
         let before = self.asks.len();
         for server in list {
             self.start(lane, Purpose::Mapping, Use::First, local, server, now);
         }
         let is_any = self.asks.len() > before;
-        if is_any && answered == 0 {
+        if is_any && answered.is_empty() {
             self.lanes[lane].phase = Phase::First { until: now + self.config.give_up };
         }
         is_any

@@ -494,6 +494,9 @@ fn beyond_the_dead_there_are_other_servers() {
             scene.config.servers.push(Server { address, transport });
         }
     }
+    // Another port of a good one is dead, too.
+    let wrong = |server: Server| Server { address: SocketAddr::new(server.address.ip(), 9), ..server };
+    scene.config.servers.extend(alive.iter().copied().map(wrong));
     scene.config.servers.extend(alive);
     let (report, took, _) = scene.probed().unwrap();
     assert_eq!(report.tcp.nat.unwrap().value, NatType::PortRestricted, "{report}");
