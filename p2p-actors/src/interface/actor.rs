@@ -85,7 +85,7 @@ pub struct Interface {
     /// How often the servers were asked.
     round: u64,
     /// Names still being resolved in this round.
-    resolving: usize,
+    resolving: BTreeSet<StunServer>,
     refresh: Option<SpawnHandle>,
     is_ready: bool,
     told: Option<Vec<InterfaceFacts>>,
@@ -102,7 +102,7 @@ impl Interface {
             resolved: BTreeMap::new(),
             unresolved: BTreeMap::new(),
             round: 0,
-            resolving: 0,
+            resolving: BTreeSet::new(),
             refresh: None,
             is_ready: false,
             told: None,
@@ -162,7 +162,7 @@ impl Interface {
     fn ask(&mut self, ctx: &mut Context<Self>) {
         self.round += 1;
         let servers: BTreeSet<StunServer> = self.config.stun.iter().cloned().collect();
-        self.resolving = servers.len();
+        self.resolving.clone_from(&servers);
         let round = self.round;
         for server in servers {
             let resolving = async move {
@@ -258,8 +258,8 @@ impl Interface {
                 }
             });
         }
-        self.resolving -= 1;
-        if self.resolving == 0 {
+        self.resolving.remove(&server);
+        if self.resolving.is_empty() {
             // Servers that moved away have no say any more.
             let known: BTreeSet<SocketAddr> = self.resolved.values().flatten().copied().collect();
             for place in self.places.values_mut() {
@@ -304,6 +304,7 @@ impl Interface {
                 .and_then(|survey| survey.external_udp),
             evidence,
             servers: servers.copied().collect(),
+            pending: self.resolving.iter().cloned().collect(),
             probed: survey.and_then(|survey| survey.probed.clone()),
             is_surveyed: survey.is_none_or(|survey| survey.prober.is_none()),
         }

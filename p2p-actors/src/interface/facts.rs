@@ -81,6 +81,8 @@ pub struct InterfaceFacts {
     pub evidence: Vec<Evidence>,
     /// The STUN servers that can be asked from here, as far as their names are resolved.
     pub servers: Vec<SocketAddr>,
+    /// Those whose names are being resolved.
+    pub pending: Vec<StunServer>,
     /// The network in front of this address: probed from here, or from an address of the same interface, family
     /// and reach. The report names the address.
     pub probed: Option<Probed>,

@@ -25,6 +25,10 @@ use super::links::{self, Lane, Linked, Links};
 use super::{NicAddress, bind};
 use crate::drive::{Driven, Drives, now, turn};
 
+/// Packets a probe sends to one server at most: with those about the port listened on, a SYN and three more, no
+/// server gets more than 40.
+pub const MOST_PACKETS: u32 = 35;
+
 /// How long to leave a listener alone that only gives errors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -66,6 +70,7 @@ impl Prober {
     ) -> Self {
         let mut config = ProbeConfig::new(address.ip);
         config.names = names;
+        config.most_packets = MOST_PACKETS;
         config.ports = beside(config.ports, listen);
         let probe = Probe::new(config, seed, now()).expect("no servers are not too many servers");
         let probing = Probing {

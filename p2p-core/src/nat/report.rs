@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::classify::{self, Verdicts};
-use super::meets::{self, Way};
-use super::observe::Evidence;
+use super::meets::{self, Meeting, Way};
+use super::observe::{Evidence, Purpose};
 use super::predict::Last;
 use super::verdict::Known;
 use super::vote::Vote;
@@ -139,9 +139,13 @@ fn servers(
 ) -> Vec<ServerReport> {
     let mut all: Vec<ServerReport> = Vec::new();
     for seen in evidence.observations() {
-        let known = all
-            .iter()
-            .position(|report| report.server.ip() == seen.server.ip() && report.transport == seen.transport);
+        let is_of = |report: &ServerReport| {
+            // Other ports of a server are its own affair.
+            let same = report.server == seen.server
+                || (seen.purpose == Purpose::OtherPort && report.server.ip() == seen.server.ip());
+            same && report.transport == seen.transport
+        };
+        let known = all.iter().position(is_of);
         let index = known.unwrap_or_else(|| {
             all.push(ServerReport {
                 server: seen.server,
@@ -161,10 +165,13 @@ fn servers(
         report.fastest = [report.fastest, seen.span()].into_iter().flatten().min();
     }
     for ((server, transport), count) in packets {
-        let same =
-            |report: &&mut ServerReport| report.server.ip() == server.ip() && report.transport == *transport;
-        if let Some(report) = all.iter_mut().find(same) {
-            report.packets += count;
+        let of_transport = |report: &ServerReport| report.transport == *transport;
+        let exact = all.iter().position(|report| of_transport(report) && report.server == *server);
+        let known = exact.or_else(|| {
+            all.iter().position(|report| of_transport(report) && report.server.ip() == server.ip())
+        });
+        if let Some(index) = known {
+            all[index].packets += count;
         }
     }
     all
@@ -233,21 +240,27 @@ impl NatReport {
 
     /// The first thing a server said.
     pub fn said(&self, server: SocketAddr, transport: Transport) -> Option<Said> {
-        let mut of_server = self.evidence.over(transport).filter(|seen| seen.server.ip() == server.ip());
+        let mut of_server = self.evidence.over(transport).filter(|seen| seen.server == server);
         of_server.find_map(|seen| Some(Said { local: seen.local, mapped: seen.seen?.mapped }))
+    }
+
+    /// What this network means for connecting: each class of networks a peer may be in, by name, those in which
+    /// nothing works left out. Over TCP, as connections are. Empty while nothing is known.
+    pub fn meetings(&self) -> Vec<(String, Meeting)> {
+        if !self.is_online() {
+            return Vec::new();
+        }
+        let facts = self.tcp.facts();
+        let classes = meets::classes().into_iter().filter(|(_, theirs)| theirs.nat != Some(NatType::Blocked));
+        classes.map(|(name, theirs)| (name, meets::meets(&facts, &theirs))).collect()
     }
 
     /// "You can meet …; you need a relay with …"
     fn write_meetings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let facts = self.tcp.facts();
         let mut direct = Vec::new();
         let mut punched = Vec::new();
         let mut relayed = Vec::new();
-        for (name, theirs) in meets::classes() {
-            if theirs.nat == Some(NatType::Blocked) {
-                continue;
-            }
-            let meeting = meets::meets(&facts, &theirs);
+        for (name, meeting) in self.meetings() {
             match meeting.ways.first() {
                 Some(Way::Direct | Way::Reverse) => direct.push(name),
                 Some(Way::Punch) => {
