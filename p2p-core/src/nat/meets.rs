@@ -344,7 +344,7 @@ fn half_known_pair(probability: f64, known: &Seat, other: &Seat, side: Side) -> 
 }
 
 /// The classes of networks that the table tells apart, by name.
-pub(super) fn classes() -> Vec<(String, NatFacts)> {
+pub fn classes() -> Vec<(String, NatFacts)> {
     let mut classes = Vec::new();
     for nat in NatType::ALL {
         let deltas: &[DeltaKind] =

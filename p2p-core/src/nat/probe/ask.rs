@@ -1,6 +1,5 @@
 //! One question on its way, from the wish to the answer or the end of patience.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -219,8 +218,7 @@ impl Probe {
 
     /// The more have answered, the less the others are waited for.
     fn hurry(&mut self, transport: Transport, now: Instant) {
-        let seen = self.evidence.over(transport).filter(|seen| seen.seen.is_some());
-        let answered = seen.map(|seen| seen.server.ip()).collect::<BTreeSet<_>>().len();
+        let answered = self.answered(transport).len();
         let patience = self.config.patience;
         let lane = self.lane(transport);
         let wait = match answered {
@@ -258,7 +256,8 @@ impl Probe {
         if is_in_use {
             self.evidence.unsent(index);
             let lane = self.lane(transport);
-            if purpose == Use::First && lane.first == local && lane.retries < MOST_RETRIES {
+            let is_retried = lane.is_first() && lane.first == local && lane.retries < MOST_RETRIES;
+            if purpose == Use::First && is_retried {
                 lane.retries += 1;
                 lane.first = lane.ports.first();
                 let lane = usize::from(transport == Transport::Tcp);

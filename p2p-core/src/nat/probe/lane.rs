@@ -52,6 +52,10 @@ impl Lane {
         }
     }
 
+    pub(super) fn is_first(&self) -> bool {
+        matches!(self.phase, Phase::First { .. })
+    }
+
     pub(super) fn rtt(&self) -> Duration {
         self.rtt.unwrap_or(Duration::from_millis(200)).clamp(SHORTEST, Duration::from_secs(2))
     }
