@@ -325,11 +325,6 @@ impl Gather {
         };
         side.is_sound().then_some((side, self.locals))
     }
-
-    /// The local ports that were bound.
-    pub(super) fn bound(&self) -> impl Iterator<Item = u16> {
-        self.ports.keys().copied()
-    }
 }
 
 /// How long all of it may take.

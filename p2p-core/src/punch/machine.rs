@@ -135,6 +135,21 @@ pub enum Failed {
     Spent,
 }
 
+impl Failed {
+    /// A word for programs: it never changes.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NoBudget => "punch_no_budget",
+            Self::NoPorts => "punch_no_ports",
+            Self::NoPlan => "punch_no_plan",
+            Self::Declined => "punch_declined",
+            Self::Silent => "punch_silent",
+            Self::NotTheirs => "punch_not_theirs",
+            Self::Spent => "punch_spent",
+        }
+    }
+}
+
 /// What happened in a punch, for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PunchReport {
@@ -338,6 +353,12 @@ impl Punch {
     /// Whether it is over.
     pub fn is_over(&self) -> bool {
         matches!(self.state, State::Over)
+    }
+
+    /// Whether the peer was told anything yet.
+    pub fn has_spoken(&self) -> bool {
+        matches!(self.state, State::Asking { .. } | State::Firing | State::Proving { .. } | State::Resting { .. })
+            || self.wave > 0
     }
 
     /// Messages there and back, with all four times.

@@ -73,6 +73,7 @@ fn config(peer: PeerAddr) -> RaceConfig {
         plain: false,
         can_signal: true,
         listens: true,
+        punch: None,
         head_start: HEAD_START,
         dial_delay: DIAL_DELAY,
         within: Duration::from_secs(30),

@@ -46,10 +46,23 @@ fn signal(body: Body) -> Signal {
     }
 }
 
+fn punch_offer() -> punch::Message {
+    let side = Side {
+        address: "203.0.113.9".parse().unwrap(),
+        ports: Ports::Fixed(vec![40_000, 50_000]),
+        filtering: Filtering::AddressDependent,
+        syn: None,
+        quiet: false,
+        sockets: 96,
+    };
+    let offer = Offer { mode: Mode::Remote, at: "192.168.1.2".parse().unwrap(), side, error: Some(30_000) };
+    punch::Message { pair: 0, wave: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
+}
+
 fn bodies() -> [Body; 7] {
     [
         Body::DialMe(DialMe { plain: true }),
-        Body::Punch(Punch {}),
+        Body::Punch(punch_offer()),
         Body::Relay(Relay {}),
         Body::AskAddr,
         Body::TellAddr,
