@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use p2p_core::Family;
 use p2p_core::peer::{BrokerUrl, Identity, PeerId};
+use p2p_core::punch;
 use p2p_core::race::{DIAL_DELAY, Filter, HEAD_START, Way};
 
 use crate::interface::StunServer;
@@ -103,6 +104,10 @@ pub struct ActorsConfig {
     pub proof_within: Duration,
     /// The bounds at the doors.
     pub limits: Limits,
+    /// What punches may do: one of them, and all together at a time. For peers that nothing speaks for, neither our
+    /// user nor a list of who may call, the bounds are lower: see [`punch::Limits::stranger`]. Default: 512
+    /// connections half open, 500 dials a second.
+    pub punch: punch::Limits,
 }
 
 impl ActorsConfig {
@@ -122,6 +127,7 @@ impl ActorsConfig {
             machine_id: Vec::new(),
             proof_within: Duration::from_secs(3),
             limits: Limits::default(),
+            punch: punch::Limits::default(),
         }
     }
 }

@@ -26,6 +26,7 @@ mod handle;
 mod host;
 pub mod interface;
 mod lobby;
+mod purse;
 mod root;
 mod shared;
 pub mod signal;

@@ -144,6 +144,7 @@ impl Root {
         Tallies::count(&self.shared.tallies.attempts);
         let attempt = self.shared.attempt_id();
         let peer = call.peer.id();
+        self.shared.remember(peer);
         let listens = self.interfaces.values().any(|state| state.facts.iter().any(|facts| facts.listen != 0));
         let owner = ctx.address().recipient();
         let shared = Rc::clone(&self.shared);

@@ -7,6 +7,7 @@ use super::message::{Answer, Message, Step, Timing};
 use super::plan::Part;
 use super::side::Side;
 use super::terms::{Exchange, Stamps, Terms};
+use crate::signal::Reason;
 use crate::{Clock, Deadline, Machine, Output, UnixTime};
 
 /// When a step that was not answered is said again, after the first time. Links repeat what a broker did not take;
@@ -56,8 +57,8 @@ pub enum AgreeEvent {
         /// When; the start is by our clock.
         timing: Timing,
     },
-    /// The other side sees no way.
-    Declined,
+    /// The other side will not, or sees no way.
+    Declined(Reason),
     /// Nothing was heard.
     Silent,
 }
@@ -67,11 +68,21 @@ enum State {
     /// Waiting for the owner, or for the caller.
     Idle,
     /// The caller has proposed.
-    Proposed { step: Step, since: Instant, said: usize },
+    Proposed {
+        step: Step,
+        since: Instant,
+        said: usize,
+    },
     /// The answerer was asked, and its owner is thinking.
-    Asked { error: Option<u32>, delay: Option<Duration> },
+    Asked {
+        error: Option<u32>,
+        delay: Option<Duration>,
+    },
     /// The answerer has answered.
-    Answered { step: Step, repeats: u8 },
+    Answered {
+        step: Step,
+        repeats: u8,
+    },
     Over,
 }
 
@@ -134,7 +145,7 @@ impl Agree {
     /// The answerer sees no way; or the caller, when it is told the answerer's side.
     pub fn decline(&mut self, now: Instant) {
         if self.state != State::Over {
-            self.say(Step::Decline, now);
+            self.say(Step::Decline(Reason::NoRoute), now);
             self.state = State::Over;
         }
     }
@@ -164,7 +175,7 @@ impl Agree {
                 let (side, error) = match &message.step {
                     Step::Offer(offer) => (offer.side.clone(), offer.error),
                     Step::Update(update) => (update.side.clone(), update.error),
-                    Step::Answer(_) | Step::Decline => return,
+                    Step::Answer(_) | Step::Decline(_) => return,
                 };
                 self.wave = Some(message.wave);
                 self.state = State::Asked { error, delay: self.delay_of(message.stamps, arrival) };
@@ -183,9 +194,9 @@ impl Agree {
                 self.state = State::Idle;
                 self.output.push_back(Output::Event(AgreeEvent::Agreed { wave, side, timing }));
             }
-            (Step::Decline, ..) if self.wave == Some(message.wave) => {
+            (Step::Decline(reason), ..) if self.wave == Some(message.wave) => {
                 self.state = State::Over;
-                self.output.push_back(Output::Event(AgreeEvent::Declined));
+                self.output.push_back(Output::Event(AgreeEvent::Declined(*reason)));
             }
             _ => tracing::trace!(?message, "dropped"),
         }
@@ -258,9 +269,8 @@ impl Agree {
     }
 
     fn timing(&self, error: Option<u32>, delay: Option<Duration>, now: Instant) -> Timing {
-        let millis = |span: Duration, [least, most]: [u64; 2]| {
-            (span.as_millis() as u64 + 1).clamp(least, most) as u16
-        };
+        let millis =
+            |span: Duration, [least, most]: [u64; 2]| (span.as_millis() as u64 + 1).clamp(least, most) as u16;
         let theirs = error.map(|error| Duration::from_micros(u64::from(error)));
         let spread = [theirs, self.terms.error()].into_iter().flatten().min().unwrap_or(SPREAD);
         let path = self.terms.delay.unwrap_or(DELAY);

@@ -22,6 +22,17 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The smaller of these and `other`, each for itself.
+    #[must_use]
+    pub fn at_most(self, other: Self) -> Self {
+        Self {
+            sockets: self.sockets.min(other.sockets),
+            per_second: self.per_second.min(other.per_second),
+            syns: self.syns.min(other.syns),
+            waves: self.waves.min(other.waves),
+        }
+    }
+
     /// For a peer that nothing speaks for: it signs its address itself, and so could name a victim's. 64 half
     /// open, 128 dials in all, two waves. Enough for all tactics but birthdays over a whole range of ports.
     pub fn stranger() -> Self {

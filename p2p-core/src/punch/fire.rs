@@ -200,7 +200,9 @@ impl Fire {
         let wanted: BTreeSet<_> = wave.orders.shots.iter().filter_map(tuple).collect();
         for socket in std::mem::take(&mut self.half_open) {
             match self.lines.get(&socket) {
-                Some(Line::Dialling { tuple, .. }) if wanted.contains(tuple) => self.half_open.push_back(socket),
+                Some(Line::Dialling { tuple, .. }) if wanted.contains(tuple) => {
+                    self.half_open.push_back(socket)
+                }
                 _ => {
                     self.lines.remove(&socket);
                     self.output.push_back(Output::Act(FireAct::Drop(socket)));

@@ -16,13 +16,15 @@ use super::terms::{Exchange, Terms};
 use crate::nat::meets::{self, Seat};
 use crate::nat::{Delta, DeltaKind, Mapping, NatFacts, NatType, SynAnswer};
 use crate::race::LaneFailure;
-use crate::signal::AttemptId;
+use crate::signal::{AttemptId, Reason};
 use crate::{Clock, Deadline, Local, Machine, Mapped, Output};
 
 /// Dials a second that a punch asks for where it does not make many.
 const FEW_PER_SECOND: u16 = 250;
 /// Sockets that a punch asks for where it does not need many.
 const FEW_SOCKETS: u16 = 96;
+/// What it asks for where nothing is between: 16 dials within 1.5 s, the first few 16 ms apart.
+const NEAR: Share = Share { sockets: 24, per_second: 64 };
 /// An answerer whose wave came to nothing waits so long for the next.
 const REST: Duration = Duration::from_secs(6);
 /// A connection that came up has so long to be proven once there is nothing left to dial.
@@ -121,9 +123,9 @@ pub enum Failed {
     /// The facts promise nothing.
     #[error("the ports of the two networks cannot be guessed")]
     NoPlan,
-    /// The peer says so.
-    #[error("the peer sees no way")]
-    Declined,
+    /// The peer says no.
+    #[error("the peer declined: {0}")]
+    Declined(Reason),
     /// The peer did not answer.
     #[error("the peer did not answer the offer")]
     Silent,
@@ -142,7 +144,7 @@ impl Failed {
             Self::NoBudget => "punch_no_budget",
             Self::NoPorts => "punch_no_ports",
             Self::NoPlan => "punch_no_plan",
-            Self::Declined => "punch_declined",
+            Self::Declined(_) => "punch_declined",
             Self::Silent => "punch_silent",
             Self::NotTheirs => "punch_not_theirs",
             Self::Spent => "punch_spent",
@@ -188,16 +190,28 @@ impl fmt::Display for PunchReport {
 #[derive(Clone, Debug)]
 enum State {
     /// Waiting for a share of the budget.
-    Reserving { theirs: Option<Side> },
+    Reserving {
+        theirs: Option<Side>,
+    },
     /// Waiting for ports. The answerer knows the caller's side by then.
-    Gathering { gather: Box<Gather>, theirs: Option<Side>, until: Instant },
+    Gathering {
+        gather: Box<Gather>,
+        theirs: Option<Side>,
+        until: Instant,
+    },
     /// The caller has made its offer.
-    Asking { ours: Side },
+    Asking {
+        ours: Side,
+    },
     Firing,
     /// All was dialled; a connection is being proven.
-    Proving { until: Instant },
+    Proving {
+        until: Instant,
+    },
     /// The answerer waits for the caller to begin again.
-    Resting { until: Instant },
+    Resting {
+        until: Instant,
+    },
     Over,
 }
 
@@ -357,8 +371,10 @@ impl Punch {
 
     /// Whether the peer was told anything yet.
     pub fn has_spoken(&self) -> bool {
-        matches!(self.state, State::Asking { .. } | State::Firing | State::Proving { .. } | State::Resting { .. })
-            || self.wave > 0
+        matches!(
+            self.state,
+            State::Asking { .. } | State::Firing | State::Proving { .. } | State::Resting { .. }
+        ) || self.wave > 0
     }
 
     /// Messages there and back, with all four times.
@@ -401,10 +417,15 @@ impl Punch {
     fn reserve(&mut self, theirs: Option<Side>) {
         let limits = self.config.limits;
         let is_party = self.is_party(theirs.as_ref());
-        let (sockets, per_second) =
-            if is_party { (limits.sockets, limits.per_second) } else { (FEW_SOCKETS, FEW_PER_SECOND) };
-        let share =
-            Share { sockets: sockets.min(limits.sockets), per_second: per_second.min(limits.per_second) };
+        let wanted = match self.config.mode {
+            Mode::Lan | Mode::Machine | Mode::Interface => NEAR,
+            Mode::Remote if is_party => Share { sockets: limits.sockets, per_second: limits.per_second },
+            Mode::Remote => Share { sockets: FEW_SOCKETS, per_second: FEW_PER_SECOND },
+        };
+        let share = Share {
+            sockets: wanted.sockets.min(limits.sockets),
+            per_second: wanted.per_second.min(limits.per_second),
+        };
         self.state = State::Reserving { theirs };
         self.output.push_back(Output::Act(Act::Reserve(share)));
     }
@@ -467,7 +488,8 @@ impl Punch {
         if !gather.is_done() && now < *until {
             return;
         }
-        let State::Gathering { gather, theirs, .. } = std::mem::replace(&mut self.state, State::Firing) else {
+        let State::Gathering { gather, theirs, .. } = std::mem::replace(&mut self.state, State::Firing)
+        else {
             return;
         };
         let Some((mut ours, locals)) = gather.finish(now) else {
@@ -581,8 +603,7 @@ impl Punch {
 
     fn next_wave(&mut self, now: Instant) {
         let syns = self.fire.as_ref().map_or(0, |fire| fire.tally().dialled);
-        let is_last =
-            self.wave + 1 >= self.config.limits.waves || syns >= u32::from(self.config.limits.syns);
+        let is_last = self.wave + 1 >= self.config.limits.waves || syns >= u32::from(self.config.limits.syns);
         match self.config.part {
             _ if is_last => self.lose(Failed::Spent, now),
             Part::Caller => {
@@ -630,7 +651,7 @@ impl Punch {
                     None => self.lose(Failed::NoPlan, now),
                 }
             }
-            AgreeEvent::Declined => self.lose(Failed::Declined, now),
+            AgreeEvent::Declined(reason) => self.lose(Failed::Declined(reason), now),
             AgreeEvent::Silent => self.lose(Failed::Silent, now),
         }
     }

@@ -18,6 +18,7 @@ use super::plan::Mode;
 use super::side::Side;
 use super::terms::Stamps;
 use crate::UnixTime;
+use crate::signal::Reason;
 
 /// Waves of one punch at most, whatever its limits say.
 pub const MOST_WAVES: u8 = 8;
@@ -48,8 +49,8 @@ pub enum Step {
     Answer(Answer),
     /// The caller begins again, with other ports or better predictions.
     Update(Update),
-    /// There is no plan for this pair, or no reason to try.
-    Decline,
+    /// There will be nothing between these two addresses, and why.
+    Decline(Reason),
 }
 
 /// The caller begins.
@@ -98,13 +99,19 @@ pub struct Timing {
 }
 
 impl Message {
+    /// The answer to an offer of pair `pair` that is not gone into.
+    pub fn declined(pair: u8, reason: Reason, now: UnixTime) -> Self {
+        let stamps = Stamps { transmit: now, ..Stamps::default() };
+        Self { pair, wave: 0, stamps, step: Step::Decline(reason) }
+    }
+
     /// Whether this can be. What comes from a peer is looked at before it is used.
     pub fn is_sound(&self) -> bool {
         let step = match &self.step {
             Step::Offer(offer) => self.wave == 0 && offer.side.is_sound(),
             Step::Update(update) => self.wave > 0 && update.side.is_sound(),
             Step::Answer(answer) => answer.side.is_sound() && answer.timing.is_sound(),
-            Step::Decline => true,
+            Step::Decline(_) => true,
         };
         step && self.pair < MOST_PAIRS && self.wave < MOST_WAVES
     }
@@ -115,7 +122,7 @@ impl Message {
             Step::Offer(offer) => Some(&offer.side),
             Step::Answer(answer) => Some(&answer.side),
             Step::Update(update) => Some(&update.side),
-            Step::Decline => None,
+            Step::Decline(_) => None,
         }
     }
 }

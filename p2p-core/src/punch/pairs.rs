@@ -104,17 +104,18 @@ pub fn worthwhile(setup: &Setup, peer: &PeerAddr, filter: &Filter, attempt: Atte
     let mut seen = BTreeSet::new();
     found.retain(|pair| seen.insert((pair.mode, pair.address, pair.remote)));
     found.truncate(usize::from(MOST_PAIRS));
-    found
-        .iter()
-        .zip(0..)
-        .map(|(pair, number)| pair.config(setup, attempt, number, Part::Caller))
-        .collect()
+    found.iter().zip(0..).map(|(pair, number)| pair.config(setup, attempt, number, Part::Caller)).collect()
 }
 
 /// What an offer asks for, if it may be answered. The peer must publish the address it wants to be dialled at, with
 /// the means by which it published all others; and that address must be of the kind that we dial because somebody
 /// asks: a public one, or one inside a network of ours. So an offer leads nowhere that a request to dial would not.
-pub fn answerable(setup: &Setup, peer: &PeerAddr, attempt: AttemptId, message: &Message) -> Option<PunchConfig> {
+pub fn answerable(
+    setup: &Setup,
+    peer: &PeerAddr,
+    attempt: AttemptId,
+    message: &Message,
+) -> Option<PunchConfig> {
     let Step::Offer(offer) = &message.step else { return None };
     let wanted = |pair: &&Pair| {
         pair.ours.ip == offer.at
@@ -157,7 +158,8 @@ fn local_pair(ours: &OurAddress, theirs: &InterfaceAddr, is_same_machine: bool) 
         }
     } else {
         // A loopback address of another machine is one of ours.
-        let is_near = reach[1] != Reach::Loopback && ours.ip != theirs.local && is_on_link(ours, theirs.local);
+        let is_near =
+            reach[1] != Reach::Loopback && ours.ip != theirs.local && is_on_link(ours, theirs.local);
         is_near.then_some(Mode::Lan)?
     };
     let scoped = |ip| match SocketAddr::new(ip, 0) {
@@ -179,7 +181,10 @@ fn local_pair(ours: &OurAddress, theirs: &InterfaceAddr, is_same_machine: bool) 
 }
 
 fn remote_pair(ours: &OurAddress, view: &View, theirs: &InterfaceAddr, motive: Motive) -> Option<Pair> {
-    let (address, remote) = (ours.external?, theirs.external?);
+    // With no server to say so, a public address is taken for what it looks like.
+    let outside =
+        |external: Option<IpAddr>, own| external.or((Reach::of(own) == Reach::Global).then_some(own));
+    let (address, remote) = (outside(ours.external, ours.ip)?, outside(theirs.external, theirs.local)?);
     let may_dial = match (Reach::of(remote), motive) {
         (Reach::Global, _) => true,
         // A carrier's network (RFC 6598) or a company's, as for plain dials.

@@ -252,18 +252,15 @@ impl Layout<'_> {
         }
     }
 
-    fn finish(
-        self,
-        tactic: Tactic,
-        probability: f64,
-        lives: [Option<Duration>; 2],
-        tail: Duration,
-    ) -> Plan {
+    fn finish(self, tactic: Tactic, probability: f64, lives: [Option<Duration>; 2], tail: Duration) -> Plan {
         let [caller, answerer] = self.shots;
         let sockets = [self.caller.sockets, self.answerer.sockets];
         let quiet = |part| tactic == Tactic::Quiet(part);
-        let mut orders = [(caller, Part::Caller), (answerer, Part::Answerer)]
-            .map(|(shots, part)| Orders { shots, lives: None, quiet: quiet(part) });
+        let mut orders = [(caller, Part::Caller), (answerer, Part::Answerer)].map(|(shots, part)| Orders {
+            shots,
+            lives: None,
+            quiet: quiet(part),
+        });
         let mut last = Duration::ZERO;
         for ((orders, lives), sockets) in orders.iter_mut().zip(lives).zip(sockets) {
             orders.shots.sort_by_key(|shot| shot.after);

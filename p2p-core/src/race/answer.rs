@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::punches::{Punches, Said};
 use super::{Act, Candidate, Dialler, Event, Lane, LaneFailure};
-use crate::punch::{self, MOST_PAIRS, Message, Punch, PunchReport, Setup, Share, Socket, Stamps, Step};
+use crate::punch::{self, MOST_PAIRS, Message, Punch, PunchReport, Setup, Share, Socket, Step};
 use crate::race::dial::{DialAct, DialEvent};
 use crate::signal::{Body, Reason, Refusal, Signal};
 use crate::{Deadline, Local, Machine, Mapped, Output};
@@ -40,22 +40,9 @@ enum State {
 }
 
 impl Answer {
-    /// Dials `candidates`, as chosen by [`candidates`](super::candidates) with
-    /// [`Motive::TheirWish`](super::Motive::TheirWish).
-    pub fn new(candidates: Vec<Candidate>, delay: Duration, now: Instant) -> Self {
-        let mut answer = Self::idle(now);
-        answer.handle_dial_me(candidates, delay, now);
-        answer
-    }
-
-    /// Answers the offer to punch in `signal`.
-    pub fn offered(setup: &Setup, signal: &Signal, now: Instant) -> Self {
-        let mut answer = Self::idle(now);
-        answer.handle_punch(setup, signal, now);
-        answer
-    }
-
-    fn idle(now: Instant) -> Self {
+    /// Does nothing until it is asked: [`handle_dial_me`](Self::handle_dial_me),
+    /// [`handle_punch`](Self::handle_punch).
+    pub fn new(now: Instant) -> Self {
         Self {
             dialler: None,
             dial_until: None,
@@ -66,7 +53,8 @@ impl Answer {
         }
     }
 
-    /// The caller wants to be dialled too. The first wish counts.
+    /// The caller wants to be dialled, at `candidates`, as chosen by [`candidates`](super::candidates) with
+    /// [`Motive::TheirWish`](super::Motive::TheirWish), `delay` apart. The first wish counts.
     pub fn handle_dial_me(&mut self, candidates: Vec<Candidate>, delay: Duration, now: Instant) {
         if self.dialler.is_none() && self.state != State::Over {
             self.dialler = Some(Dialler::new(candidates, delay, now));
@@ -87,8 +75,8 @@ impl Answer {
             match punch::answerable(setup, &signal.sender, signal.attempt, message) {
                 Some(config) => self.punches.add(Punch::answer(config, message, now)),
                 None => {
-                    let stamps = Stamps { transmit: setup.clock.unix(now), ..Stamps::default() };
-                    let declined = Message { pair: message.pair, wave: 0, stamps, step: Step::Decline };
+                    let now = setup.clock.unix(now);
+                    let declined = Message::declined(message.pair, Reason::NoRoute, now);
                     self.output.push_back(Output::Act(Act::Signal(Body::Punch(declined))));
                 }
             }

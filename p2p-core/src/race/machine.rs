@@ -1,11 +1,13 @@
 //! The machine that runs a race.
 
+mod punching;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::dial::{DialAct, DialEvent};
-use super::punches::{Punches, Said};
+use super::punches::Punches;
 use super::record::Records;
 use super::reverse::ReverseAct;
 use super::{
@@ -14,9 +16,9 @@ use super::{
 };
 use crate::peer::PeerAddr;
 use crate::proof::ProofError;
-use crate::punch::{self, Punch, Setup, Share, Socket};
+use crate::punch::Setup;
 use crate::signal::{AttemptId, Body, Delivery, DialMe, Reason, Signal};
-use crate::{Deadline, Local, Machine, Mapped, Output};
+use crate::{Deadline, Machine, Output};
 
 /// How long the direct way runs alone before the peer is asked to dial us. On the path where it works it
 /// mostly wins within this, and no third party is troubled.
@@ -86,6 +88,8 @@ pub struct Race {
     question: AddrQuestion,
     records: Records,
     arrivals: usize,
+    /// Nothing but a punch can work, as far as is known.
+    must_punch: bool,
     /// The peer was asked to dial us and may be at it.
     asked: bool,
     ended: Option<Instant>,
@@ -101,6 +105,7 @@ impl Race {
             *span = (*span).min(MOST_SPAN);
         }
         let records = Records::new(&config.ways, now);
+        let must_punch = config.must_punch();
         let mut race = Self {
             config,
             began: now,
@@ -111,6 +116,7 @@ impl Race {
             question: AddrQuestion::NotAsked,
             records,
             arrivals: 0,
+            must_punch,
             asked: false,
             ended: None,
             output: VecDeque::new(),
@@ -165,13 +171,18 @@ impl Race {
             (Way::Punch, _) => self.punches.handle_lane_failed(lane, &failure, now),
             _ => {}
         }
+        self.lost_while_keeping(lane);
+        self.step(now);
+    }
+
+    /// If this was the one to be kept, another one is.
+    fn lost_while_keeping(&mut self, lane: Lane) {
         if self.state == State::Keeping(lane) {
             self.state = State::Racing;
             if let Some(next) = self.records.proven() {
                 self.keep(next);
             }
         }
-        self.step(now);
     }
 
     /// The peer dialled us for this attempt. `None` when it is too late or too often: close the connection.
@@ -223,6 +234,9 @@ impl Race {
             let more = self.candidates();
             if let Some(dialler) = &mut self.dialler {
                 dialler.handle_more(more, now);
+            }
+            if !self.punches.is_empty() && !self.punches.are_over() {
+                self.start_punches(now);
             }
         }
         match &signal.body {
@@ -300,8 +314,10 @@ impl Race {
     fn start_due(&mut self, now: Instant) -> bool {
         let mut started = false;
         let head_start_over = now >= self.began + self.config.head_start;
+        let must_punch = self.must_punch;
+        let is_due = |way| head_start_over || (must_punch && way == Way::Punch);
         while self.state == State::Racing
-            && let Some(way) = self.records.start_next(head_start_over, now)
+            && let Some(way) = self.records.start_next(is_due, now)
         {
             self.start(way, now);
             started = true;
@@ -317,125 +333,6 @@ impl Race {
             Way::Reverse => self.reverse = Some(Reverse::new(now)),
             Way::Punch if !self.config.can_signal => self.records.end(way, WayFailure::NoSignalling, now),
             Way::Punch => self.start_punches(now),
-        }
-    }
-
-    fn start_punches(&mut self, now: Instant) {
-        let Some(setup) = &self.config.punch else {
-            return self.records.end(Way::Punch, WayFailure::Unsupported, now);
-        };
-        let RaceConfig { peer, filter, attempt, .. } = &self.config;
-        for config in punch::worthwhile(setup, peer, filter, *attempt) {
-            self.punches.add(Punch::call(config, now));
-        }
-        if self.punches.is_empty() {
-            self.records.end(Way::Punch, WayFailure::NothingToPunch, now);
-        }
-    }
-
-    /// The punches are over, if they had not led anywhere yet.
-    fn end_punch(&mut self, failure: WayFailure, now: Instant) {
-        if !self.punches.is_empty() && self.state == State::Racing && !self.records.is_up(Way::Punch) {
-            self.punches.close(None, now);
-            self.records.end(Way::Punch, failure, now);
-        }
-    }
-
-    /// What the machine's budget has for a punch.
-    pub fn handle_punch_share(&mut self, pair: u8, share: Share, now: Instant) {
-        self.punches.handle_share(pair, share, now);
-        self.after_punch(now);
-    }
-
-    /// Whether a punch can listen there.
-    pub fn handle_punch_listening(
-        &mut self,
-        pair: u8,
-        at: Local,
-        outcome: Result<(), LaneFailure>,
-        now: Instant,
-    ) {
-        self.punches.handle_listening(pair, at, outcome, now);
-        self.after_punch(now);
-    }
-
-    /// What a server sees of a port of a punch; `None` when none answered.
-    pub fn handle_punch_observed(&mut self, pair: u8, from: Local, mapped: Option<Mapped>, now: Instant) {
-        self.punches.handle_observed(pair, from, mapped, now);
-        self.after_punch(now);
-    }
-
-    /// TCP is up on a socket that a punch dialled: it is a lane from now on. `None`: close it.
-    pub fn handle_punch_connected(
-        &mut self,
-        pair: u8,
-        socket: Socket,
-        remote: SocketAddr,
-        now: Instant,
-    ) -> Option<Lane> {
-        let up = self.punches.handle_connected(pair, socket, remote, now);
-        self.open_punched(up, now)
-    }
-
-    /// Somebody connected to a port that a punch listens on: it is a lane from now on. `None`: close it.
-    pub fn handle_punch_accepted(
-        &mut self,
-        pair: u8,
-        at: Local,
-        remote: SocketAddr,
-        now: Instant,
-    ) -> Option<Lane> {
-        let up = self.punches.handle_accepted(pair, at, remote, now);
-        self.open_punched(up, now)
-    }
-
-    /// A dial of a punch failed. What is a lane fails by [`handle_failed`](Self::handle_failed).
-    pub fn handle_punch_failed(&mut self, pair: u8, socket: Socket, failure: &LaneFailure, now: Instant) {
-        self.punches.handle_failed(pair, socket, failure, now);
-        self.after_punch(now);
-    }
-
-    fn open_punched(&mut self, up: Option<(Lane, Candidate)>, now: Instant) -> Option<Lane> {
-        self.after_punch(now);
-        let (lane, candidate) = up.filter(|_| self.state != State::Over)?;
-        self.records.open(lane, candidate, now);
-        self.handle_connected(lane, now);
-        Some(lane)
-    }
-
-    /// A punch that is over still gives back what it had.
-    fn after_punch(&mut self, now: Instant) {
-        if self.state == State::Over { self.drain_punches(now) } else { self.step(now) }
-    }
-
-    fn drain_punches(&mut self, now: Instant) {
-        while let Some(said) = self.punches.poll() {
-            match said {
-                Said::Act(_, punch::Act::Signal(message)) => {
-                    self.output.push_back(Output::Act(Act::Signal(Body::Punch(message))));
-                }
-                Said::Act(pair, punch::Act::Drop(socket)) => {
-                    let lane = Lane::punched(pair, socket);
-                    match self.records.lane(lane) {
-                        Some(record) if record.failure.is_some() => {}
-                        Some(record) => {
-                            record.failure = Some(LaneFailure::Dropped);
-                            self.output.push_back(Output::Act(Act::Drop(lane)));
-                        }
-                        None => {
-                            let act = punch::Act::Drop(socket);
-                            self.output.push_back(Output::Act(Act::Punch(pair, act)));
-                        }
-                    }
-                }
-                Said::Act(pair, act) => self.output.push_back(Output::Act(Act::Punch(pair, act))),
-                Said::Lost => {}
-            }
-        }
-        if self.punches.are_over()
-            && let Some(failed) = self.punches.failed()
-        {
-            self.records.end(Way::Punch, failed.into(), now);
         }
     }
 

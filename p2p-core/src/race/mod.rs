@@ -31,10 +31,10 @@ use serde::{Deserialize, Serialize};
 pub use answer::{ANSWER_WITHIN, Answer};
 pub use dial::{DIAL_DELAY, DialAct, DialEvent, Dialler};
 pub use machine::{HEAD_START, Race, RaceConfig};
+pub(crate) use order::on_link as is_on_link;
 pub use order::{
     Candidate, Filter, MOST_CANDIDATES, Motive, OurAddress, OurPlace, Path, candidates, path_to,
 };
-pub(crate) use order::on_link as is_on_link;
 pub use report::{LaneFailure, LaneReport, RaceReport, WayFailure, WayOutcome, WayReport};
 pub use reverse::{Reverse, ReverseAct};
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{Candidate, Lane, LaneFailure, Path};
-use crate::punch::{Act, Event, Failed, Message, Mode, Punch, PunchReport, Share, Socket};
+use crate::punch::{Act, Event, Failed, Message, Mode, Punch, PunchConfig, PunchReport, Share, Socket};
 use crate::{Deadline, Local, Machine, Mapped, Output};
 
 /// One punch for each pair of addresses.
@@ -22,6 +22,16 @@ pub(super) enum Said {
 impl Punches {
     pub(super) fn add(&mut self, punch: Punch) {
         self.all.push(punch);
+    }
+
+    pub(super) fn count(&self) -> u8 {
+        self.all.len() as u8
+    }
+
+    /// Whether there is one between these addresses.
+    pub(super) fn are_between(&self, wanted: &PunchConfig) -> bool {
+        let ends = |config: &PunchConfig| (config.mode, config.local, config.remote, config.at);
+        self.all.iter().any(|punch| ends(punch.config()) == ends(wanted))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -47,7 +57,7 @@ impl Punches {
         let weight = |failed: &Failed| match failed {
             Failed::Spent => 6,
             Failed::NoPlan => 5,
-            Failed::Declined => 4,
+            Failed::Declined(_) => 4,
             Failed::Silent => 3,
             Failed::NoPorts => 2,
             Failed::NotTheirs => 1,

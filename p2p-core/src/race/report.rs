@@ -90,7 +90,9 @@ pub enum WayFailure {
     #[error("{0}")]
     Punch(#[from] Failed),
     /// There is no address of ours and one of the peer's that a punch could be tried between.
-    #[error("nothing is known of where this node and the peer are seen from outside, or nothing can come of it")]
+    #[error(
+        "nothing is known of where this node and the peer are seen from outside, or nothing can come of it"
+    )]
     NothingToPunch,
     /// This node cannot go this way.
     #[error("not supported by this node")]

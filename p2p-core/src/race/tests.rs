@@ -7,10 +7,11 @@ use super::*;
 use crate::nat::Nat;
 use crate::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
 use crate::proof::ProofError;
+use crate::punch::{Limits, Setup, Terms};
 use crate::signal::{AttemptId, Body, Delivery, Reason, Refusal, Signal};
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
-use crate::{Local, Machine, Seed, UnixTime};
+use crate::{Clock, Local, Machine, Seed, UnixTime};
 
 const ATTEMPT: AttemptId = AttemptId([1; 16]);
 
@@ -63,17 +64,24 @@ fn targets(candidates: &[Candidate]) -> Vec<String> {
     candidates.iter().map(ToString::to_string).collect()
 }
 
+fn setup(ours: OurPlace) -> Setup {
+    let clock = Clock::new(epoch(), UnixTime::from_secs(1_000_000));
+    let (views, terms, limits) = (Default::default(), Terms::default(), Limits::default());
+    Setup { ours, views, clock, terms, limits }
+}
+
 fn config(peer: PeerAddr) -> RaceConfig {
+    let ours = ours(&[("192.168.1.5", 24)]);
     RaceConfig {
         peer,
         attempt: ATTEMPT,
-        ours: ours(&[("192.168.1.5", 24)]),
+        punch: Some(setup(ours.clone())),
+        ours,
         ways: Way::ALL.to_vec(),
         filter: Filter::default(),
         plain: false,
         can_signal: true,
         listens: true,
-        punch: None,
         head_start: HEAD_START,
         dial_delay: DIAL_DELAY,
         within: Duration::from_secs(30),
@@ -449,11 +457,17 @@ fn the_filter_is_kept() {
     assert_eq!(only(&[crate::Family::V4], &[Path::Local]), ["192.168.1.9:4000 (local)"]);
 }
 
+fn dialling(candidates: Vec<Candidate>, now: Instant) -> Answer {
+    let mut answer = Answer::new(now);
+    answer.handle_dial_me(candidates, DIAL_DELAY, now);
+    answer
+}
+
 #[test]
 fn an_answer_that_reaches_nobody_says_so_at_once() {
     let peer = two_homes();
     let found = candidates(&OurPlace::default(), &peer, &Filter::default(), Motive::TheirWish);
-    let mut answer = Answer::new(found, DIAL_DELAY, epoch());
+    let mut answer = dialling(found, epoch());
     let mut acts = drain(&mut answer).acts;
     for index in 0..2 {
         answer.handle_failed(Lane::dialled(index), LaneFailure::Refused, at(5));
@@ -467,7 +481,7 @@ fn an_answer_that_reaches_nobody_says_so_at_once() {
 #[test]
 fn an_answer_drops_what_the_caller_did_not_choose() {
     let found = candidates(&OurPlace::default(), &two_homes(), &Filter::default(), Motive::TheirWish);
-    let mut answer = Answer::new(found, DIAL_DELAY, epoch());
+    let mut answer = dialling(found, epoch());
     drain(&mut answer);
     answer.handle_timeout(at(100));
     assert!(matches!(drain(&mut answer).acts[..], [Act::Dial(..)]));
@@ -488,7 +502,7 @@ impl Subject for AnyRace {
         let mut config = config(peer(interfaces));
         config.can_signal = seed.chance(0.8);
         config.listens = seed.chance(0.9);
-        config.ways.truncate(1 + seed.below(2) as usize);
+        config.ways.truncate(1 + seed.below(3) as usize);
         Race::new(config, now)
     }
 
@@ -543,7 +557,7 @@ impl Subject for AnyAnswer {
         let interfaces = (0..seed.below(9)).map(|n| interface(&format!("203.0.113.{n}"), None)).collect();
         let found =
             candidates(&OurPlace::default(), &peer(interfaces), &Filter::default(), Motive::TheirWish);
-        Answer::new(found, DIAL_DELAY, now)
+        dialling(found, now)
     }
 
     fn disturb(answer: &mut Answer, dice: &mut Seed, now: Instant) {

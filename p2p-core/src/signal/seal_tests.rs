@@ -4,9 +4,10 @@ use proptest::prelude::*;
 
 use super::seal::seal_bytes;
 use super::*;
-use crate::nat::Nat;
+use crate::nat::{Filtering, Nat};
 use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
-use crate::{Seed, UnixTime};
+use crate::punch::{Mode, Offer, Ports, Side, Stamps, Step};
+use crate::{Seed, UnixTime, punch};
 
 fn identity(number: u64) -> Identity {
     Identity::generate(&mut Seed::from_u64(number))

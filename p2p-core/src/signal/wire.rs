@@ -91,7 +91,9 @@ impl Body {
             1 => Self::DialMe(unpack_all(packed)?),
             2 => {
                 let message: crate::punch::Message = unpack_all(packed)?;
-                Self::Punch(Some(message).filter(crate::punch::Message::is_sound).ok_or(WireError::Malformed)?)
+                Self::Punch(
+                    Some(message).filter(crate::punch::Message::is_sound).ok_or(WireError::Malformed)?,
+                )
             }
             3 => Self::Relay(unpack_all(packed)?),
             4 => unpack_all(packed).map(|()| Self::AskAddr)?,

@@ -150,12 +150,11 @@ impl Meeting {
             }
             let local = if is_translating { INSIDE[index] } else { OUTSIDE[index] };
             let share = if index == 0 { shares } else { 1.0 - shares };
-            let link = LinkConfig {
-                loss: self.loss,
-                ..LinkConfig::with_latency((self.rtt / 2).mul_f64(share))
-            };
+            let link =
+                LinkConfig { loss: self.loss, ..LinkConfig::with_latency((self.rtt / 2).mul_f64(share)) };
             let name = ["nat-a", "nat-b"][index];
-            let router = world.add_router(RouterConfig::new(name).with_v4(nat), internet, Wire::from(link))?;
+            let router =
+                world.add_router(RouterConfig::new(name).with_v4(nat), internet, Wire::from(link))?;
             let host = world.add_host(["a", "b"][index]);
             world.attach(host, router, &[local], Duration::ZERO)?;
             hosts.push(host);
@@ -186,12 +185,11 @@ impl Meeting {
             let clock = Clock::new(start, UnixTime(1_800_000_000_000_000 + index as u64 * 7_000_000));
             let terms = match self.skew {
                 // The answerer's clock is seven seconds ahead.
-                Some((error, bound)) if index == 0 => {
-                    Terms { offset: Some((7_000_000_000 + error * 1_000_000, bound * 1_000_000)), delay: None }
-                }
-                Some((_, bound)) => {
-                    Terms { offset: Some((-7_000_000_000, bound * 1_000_000)), delay: None }
-                }
+                Some((error, bound)) if index == 0 => Terms {
+                    offset: Some((7_000_000_000 + error * 1_000_000, bound * 1_000_000)),
+                    delay: None,
+                },
+                Some((_, bound)) => Terms { offset: Some((-7_000_000_000, bound * 1_000_000)), delay: None },
                 None => Terms::default(),
             };
             let config = PunchConfig {

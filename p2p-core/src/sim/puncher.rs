@@ -132,7 +132,11 @@ impl Puncher {
         context.host.tcp_mut().close(tcp, context.now);
     }
 
-    fn close_where(&mut self, context: &mut Context<'_>, which: impl Fn(TcpSocket, &Use, &Context<'_>) -> bool) {
+    fn close_where(
+        &mut self,
+        context: &mut Context<'_>,
+        which: impl Fn(TcpSocket, &Use, &Context<'_>) -> bool,
+    ) {
         let found: Vec<_> =
             self.uses.iter().filter(|(tcp, used)| which(**tcp, used, context)).map(|(tcp, _)| *tcp).collect();
         for tcp in found {
@@ -171,9 +175,9 @@ impl Puncher {
                     None => punch.handle_observed(from, None, now),
                 }
             }
-            Act::Forget(from) => self.close_where(context, |_, used, _| {
-                matches!(used, Use::Stun(local) if *local == from)
-            }),
+            Act::Forget(from) => {
+                self.close_where(context, |_, used, _| matches!(used, Use::Stun(local) if *local == from))
+            }
             Act::Dial { socket, from, to, ttl } => {
                 self.dialled.get_or_insert(now);
                 let usual = TcpOptions::shared();
@@ -278,9 +282,8 @@ impl Puncher {
             TcpEvent::Accepted { socket: tcp, .. } => {
                 let stack = context.host.tcp();
                 let ends = stack.local(tcp).zip(stack.remote(tcp));
-                let socket = ends.and_then(|(at, remote)| {
-                    self.punch.as_mut()?.handle_accepted(Local(at), remote, now)
-                });
+                let socket = ends
+                    .and_then(|(at, remote)| self.punch.as_mut()?.handle_accepted(Local(at), remote, now));
                 match socket {
                     Some(socket) => self.on_up(tcp, socket, context),
                     None => context.host.tcp_mut().close(tcp, now),
@@ -344,8 +347,7 @@ impl Program for Puncher {
             Use::Lane { socket, until: Some(until) } if *until <= now => Some(*socket),
             _ => None,
         };
-        let late: Vec<_> =
-            self.uses.iter().filter_map(|(tcp, used)| Some((*tcp, late(used)?))).collect();
+        let late: Vec<_> = self.uses.iter().filter_map(|(tcp, used)| Some((*tcp, late(used)?))).collect();
         for (tcp, socket) in late {
             self.fail(tcp, socket, ProofError::TimedOut.into(), context);
         }
