@@ -17,6 +17,8 @@ mod answer;
 mod dial;
 mod machine;
 mod order;
+#[cfg(test)]
+mod punch_tests;
 mod punches;
 mod record;
 mod report;

@@ -13,17 +13,17 @@ use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
 use crate::{Clock, Local, Machine, Seed, UnixTime};
 
-const ATTEMPT: AttemptId = AttemptId([1; 16]);
+pub(super) const ATTEMPT: AttemptId = AttemptId([1; 16]);
 
-fn ms(millis: u64) -> Duration {
+pub(super) fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn at(millis: u64) -> Instant {
+pub(super) fn at(millis: u64) -> Instant {
     epoch() + ms(millis)
 }
 
-fn interface(local: &str, external: Option<&str>) -> InterfaceAddr {
+pub(super) fn interface(local: &str, external: Option<&str>) -> InterfaceAddr {
     InterfaceAddr {
         nic: 0,
         local: local.parse().unwrap(),
@@ -35,7 +35,7 @@ fn interface(local: &str, external: Option<&str>) -> InterfaceAddr {
     }
 }
 
-fn peer_at(issued: u64, interfaces: Vec<InterfaceAddr>, machine: Option<&[u8]>) -> PeerAddr {
+pub(super) fn peer_at(issued: u64, interfaces: Vec<InterfaceAddr>, machine: Option<&[u8]>) -> PeerAddr {
     let identity = Identity::generate(&mut Seed::from_u64(2));
     let contents = Contents {
         brokers: vec!["mqtt://broker.example".parse().unwrap()],
@@ -50,7 +50,7 @@ fn peer(interfaces: Vec<InterfaceAddr>) -> PeerAddr {
     peer_at(1_000, interfaces, None)
 }
 
-fn ours(addresses: &[(&str, u8)]) -> OurPlace {
+pub(super) fn ours(addresses: &[(&str, u8)]) -> OurPlace {
     let address = |(ip, prefix): &(&str, u8)| OurAddress {
         ip: ip.parse().unwrap(),
         prefix: *prefix,
@@ -64,13 +64,13 @@ fn targets(candidates: &[Candidate]) -> Vec<String> {
     candidates.iter().map(ToString::to_string).collect()
 }
 
-fn setup(ours: OurPlace) -> Setup {
+pub(super) fn setup(ours: OurPlace) -> Setup {
     let clock = Clock::new(epoch(), UnixTime::from_secs(1_000_000));
     let (views, terms, limits) = (Default::default(), Terms::default(), Limits::default());
     Setup { ours, views, clock, terms, limits }
 }
 
-fn config(peer: PeerAddr) -> RaceConfig {
+pub(super) fn config(peer: PeerAddr) -> RaceConfig {
     let ours = ours(&[("192.168.1.5", 24)]);
     RaceConfig {
         peer,
@@ -145,7 +145,7 @@ impl Story {
     }
 }
 
-fn from_peer(peer: PeerAddr, body: Body) -> Signal {
+pub(super) fn from_peer(peer: PeerAddr, body: Body) -> Signal {
     let from = peer.id();
     let to = Identity::generate(&mut Seed::from_u64(1)).id();
     let (issued, expires) = (UnixTime::from_secs(1), UnixTime::from_secs(2));
