@@ -53,7 +53,11 @@ impl Cell {
         print!("  {name:<52} {share:6.2} % of {:>6} ({low:.2} … {high:.2})", self.all);
         if let (Some(middle), Some(last)) = (self.rtts.get(self.rtts.len() / 2), self.rtts.last()) {
             print!("; median {middle:.2}, most {last:.2} RTT; ");
-            print!("{:.0} / {:.0} ms", self.millis[self.millis.len() / 2], self.millis[self.millis.len() - 1]);
+            print!(
+                "{:.0} / {:.0} ms",
+                self.millis[self.millis.len() / 2],
+                self.millis[self.millis.len() - 1]
+            );
         }
         if self.syns > 0 {
             print!("; {} SYNs at most", self.syns);

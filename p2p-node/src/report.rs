@@ -249,6 +249,8 @@ impl From<&WayFailure> for Failure {
             WayFailure::Silent => "silent",
             WayFailure::TimedOut => "timed_out",
             WayFailure::Cancelled => "cancelled",
+            WayFailure::Punch(_) => "punch",
+            WayFailure::NothingToPunch => "nothing_to_punch",
             WayFailure::Unsupported => "unsupported",
         };
         let brokers = match failure {
@@ -342,6 +344,7 @@ mod tests {
             ended: Duration::from_millis(20),
             outcome: WayOutcome::Failed(failure),
             lanes: vec![lane],
+            punches: Vec::new(),
         };
         let peer = Identity::generate(&mut Seed::new([7; 32])).id();
         Box::new(RaceReport {

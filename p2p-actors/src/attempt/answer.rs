@@ -166,6 +166,7 @@ impl Drives for Answering {
                 back_on: Some(self.channel),
                 done: None,
             }),
+            Act::Punch(pair, act) => debug!(parent: &self.span, pair, ?act, "this node does not punch"),
             Act::Keep(lane) => debug!(parent: &self.span, %lane, "only a caller keeps"),
         }
     }

@@ -103,6 +103,7 @@ impl Attempt {
             plain,
             can_signal: !peer.brokers().is_empty(),
             listens,
+            punch: None,
             head_start: options.head_start,
             dial_delay: options.dial_delay,
             within: options.within,
@@ -253,6 +254,7 @@ impl Drives for Attempt {
             Act::Dial(lane, candidate) => self.dial(lane, candidate, ctx),
             Act::Drop(lane) => self.drop_lane(lane, ctx),
             Act::Keep(lane) => self.keep(lane, ctx),
+            Act::Punch(pair, act) => debug!(parent: &self.span, pair, ?act, "this node does not punch"),
             Act::Signal(body) => {
                 let done = (body != Body::Bye).then(|| ctx.address().recipient());
                 let (to, attempt) = (self.peer.clone(), self.attempt);

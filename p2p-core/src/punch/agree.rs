@@ -67,11 +67,21 @@ enum State {
     /// Waiting for the owner, or for the caller.
     Idle,
     /// The caller has proposed.
-    Proposed { step: Step, since: Instant, said: usize },
+    Proposed {
+        step: Step,
+        since: Instant,
+        said: usize,
+    },
     /// The answerer was asked, and its owner is thinking.
-    Asked { error: Option<u32>, delay: Option<Duration> },
+    Asked {
+        error: Option<u32>,
+        delay: Option<Duration>,
+    },
     /// The answerer has answered.
-    Answered { step: Step, repeats: u8 },
+    Answered {
+        step: Step,
+        repeats: u8,
+    },
     Over,
 }
 
@@ -258,9 +268,8 @@ impl Agree {
     }
 
     fn timing(&self, error: Option<u32>, delay: Option<Duration>, now: Instant) -> Timing {
-        let millis = |span: Duration, [least, most]: [u64; 2]| {
-            (span.as_millis() as u64 + 1).clamp(least, most) as u16
-        };
+        let millis =
+            |span: Duration, [least, most]: [u64; 2]| (span.as_millis() as u64 + 1).clamp(least, most) as u16;
         let theirs = error.map(|error| Duration::from_micros(u64::from(error)));
         let spread = [theirs, self.terms.error()].into_iter().flatten().min().unwrap_or(SPREAD);
         let path = self.terms.delay.unwrap_or(DELAY);

@@ -20,7 +20,18 @@ const MOST_HOLDS: u8 = 3;
 
 /// One TCP connection of a punch, by number. Never used twice in one punch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Socket(pub(crate) u32);
+pub struct Socket(u32);
+
+impl Socket {
+    /// Its number: below 2²⁴ in any one punch.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) fn numbered(number: u32) -> Self {
+        Self(number)
+    }
+}
 
 impl fmt::Display for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -189,7 +200,9 @@ impl Fire {
         let wanted: BTreeSet<_> = wave.orders.shots.iter().filter_map(tuple).collect();
         for socket in std::mem::take(&mut self.half_open) {
             match self.lines.get(&socket) {
-                Some(Line::Dialling { tuple, .. }) if wanted.contains(tuple) => self.half_open.push_back(socket),
+                Some(Line::Dialling { tuple, .. }) if wanted.contains(tuple) => {
+                    self.half_open.push_back(socket)
+                }
                 _ => {
                     self.lines.remove(&socket);
                     self.output.push_back(Output::Act(FireAct::Drop(socket)));
@@ -281,7 +294,8 @@ impl Fire {
 
     fn number(&mut self) -> Socket {
         let socket = Socket(self.sockets);
-        self.sockets += 1;
+        // Strangers who come and go for days must not reach another punch's numbers.
+        self.sockets = (self.sockets + 1) & 0xff_ffff;
         socket
     }
 

@@ -134,9 +134,7 @@ fn kind(config: &GatherConfig) -> Kind {
             let pool = facts.block.or(facts.range).unwrap_or(ANY);
             let pool = PortRange { first: pool.first.max(1), last: pool.last.max(1) };
             match delta {
-                Some(delta)
-                    if delta.kind != DeltaKind::Random && delta.value != 0 && config.can_observe =>
-                {
+                Some(delta) if delta.kind != DeltaKind::Random && delta.value != 0 && config.can_observe => {
                     Kind::Counter { step: delta.value }
                 }
                 _ => Kind::Random { pool },
@@ -273,8 +271,7 @@ impl Gather {
 
     /// Whether nothing more is expected.
     pub(super) fn is_done(&self) -> bool {
-        self.wants.is_empty()
-            && self.ports.values().all(|port| matches!(port, Port::Ready(_) | Port::Failed))
+        self.wants.is_empty() && self.ports.values().all(|port| matches!(port, Port::Ready(_) | Port::Failed))
     }
 
     /// What the other side must know, and the local ports behind the numbers. `None` when nothing can be used.
@@ -324,11 +321,6 @@ impl Gather {
             sockets: self.config.sockets.max(1),
         };
         side.is_sound().then_some((side, self.locals))
-    }
-
-    /// The local ports that were bound.
-    pub(super) fn bound(&self) -> impl Iterator<Item = u16> {
-        self.ports.keys().copied()
     }
 }
 

@@ -173,16 +173,28 @@ impl fmt::Display for PunchReport {
 #[derive(Clone, Debug)]
 enum State {
     /// Waiting for a share of the budget.
-    Reserving { theirs: Option<Side> },
+    Reserving {
+        theirs: Option<Side>,
+    },
     /// Waiting for ports. The answerer knows the caller's side by then.
-    Gathering { gather: Box<Gather>, theirs: Option<Side>, until: Instant },
+    Gathering {
+        gather: Box<Gather>,
+        theirs: Option<Side>,
+        until: Instant,
+    },
     /// The caller has made its offer.
-    Asking { ours: Side },
+    Asking {
+        ours: Side,
+    },
     Firing,
     /// All was dialled; a connection is being proven.
-    Proving { until: Instant },
+    Proving {
+        until: Instant,
+    },
     /// The answerer waits for the caller to begin again.
-    Resting { until: Instant },
+    Resting {
+        until: Instant,
+    },
     Over,
 }
 
@@ -340,6 +352,14 @@ impl Punch {
         matches!(self.state, State::Over)
     }
 
+    /// Whether the peer was told anything yet.
+    pub fn has_spoken(&self) -> bool {
+        matches!(
+            self.state,
+            State::Asking { .. } | State::Firing | State::Proving { .. } | State::Resting { .. }
+        ) || self.wave > 0
+    }
+
     /// Messages there and back, with all four times.
     pub fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
         self.agree.exchanges()
@@ -446,7 +466,8 @@ impl Punch {
         if !gather.is_done() && now < *until {
             return;
         }
-        let State::Gathering { gather, theirs, .. } = std::mem::replace(&mut self.state, State::Firing) else {
+        let State::Gathering { gather, theirs, .. } = std::mem::replace(&mut self.state, State::Firing)
+        else {
             return;
         };
         let Some((mut ours, locals)) = gather.finish(now) else {
@@ -560,8 +581,7 @@ impl Punch {
 
     fn next_wave(&mut self, now: Instant) {
         let syns = self.fire.as_ref().map_or(0, |fire| fire.tally().dialled);
-        let is_last =
-            self.wave + 1 >= self.config.limits.waves || syns >= u32::from(self.config.limits.syns);
+        let is_last = self.wave + 1 >= self.config.limits.waves || syns >= u32::from(self.config.limits.syns);
         match self.config.part {
             _ if is_last => self.lose(Failed::Spent, now),
             Part::Caller => {

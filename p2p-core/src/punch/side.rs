@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn ports_follow_their_rule() {
-        let ports = |ports: Ports| -> Vec<_> { (-1..4).map(|index| side(ports.clone()).port(index)).collect() };
+        let ports =
+            |ports: Ports| -> Vec<_> { (-1..4).map(|index| side(ports.clone()).port(index)).collect() };
         assert_eq!(ports(Ports::Fixed(vec![7, 8])), [None, Some(7), Some(8), Some(7), Some(8)]);
         assert_eq!(ports(Ports::Run { first: 9, count: 3 }), [None, Some(9), Some(10), Some(11), None]);
         let counter = Ports::Counter { next: 1_008, step: 1, others: 0, pool: POOL };

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::dial::{DialAct, DialEvent};
+use super::punches::{Punches, Said};
 use super::record::Records;
 use super::reverse::ReverseAct;
 use super::{
@@ -13,8 +14,9 @@ use super::{
 };
 use crate::peer::PeerAddr;
 use crate::proof::ProofError;
+use crate::punch::{self, Punch, Setup, Share, Socket};
 use crate::signal::{AttemptId, Body, Delivery, DialMe, Reason, Signal};
-use crate::{Deadline, Machine, Output};
+use crate::{Deadline, Local, Machine, Mapped, Output};
 
 /// How long the direct way runs alone before the peer is asked to dial us. On the path where it works it
 /// mostly wins within this, and no third party is troubled.
@@ -47,6 +49,8 @@ pub struct RaceConfig {
     pub can_signal: bool,
     /// Whether we listen anywhere.
     pub listens: bool,
+    /// What it takes to punch; `None` when this node does not.
+    pub punch: Option<Setup>,
     /// How much later than the first way the others begin. Default [`HEAD_START`].
     pub head_start: Duration,
     /// The pause between two dials. Default [`DIAL_DELAY`](super::DIAL_DELAY).
@@ -78,6 +82,7 @@ pub struct Race {
     state: State,
     dialler: Option<Dialler>,
     reverse: Option<Reverse>,
+    punches: Punches,
     question: AddrQuestion,
     records: Records,
     arrivals: usize,
@@ -102,6 +107,7 @@ impl Race {
             state: State::Racing,
             dialler: None,
             reverse: None,
+            punches: Punches::default(),
             question: AddrQuestion::NotAsked,
             records,
             arrivals: 0,
@@ -154,10 +160,10 @@ impl Race {
             // want this way: then another may be welcome.
             return self.lose(&WayFailure::Refused(reason), now);
         }
-        if lane.way() == Way::Direct
-            && let Some(dialler) = &mut self.dialler
-        {
-            dialler.handle_failed(lane.index(), failure, now);
+        match (lane.way(), &mut self.dialler) {
+            (Way::Direct, Some(dialler)) => dialler.handle_failed(lane.index(), failure, now),
+            (Way::Punch, _) => self.punches.handle_lane_failed(lane, &failure, now),
+            _ => {}
         }
         if self.state == State::Keeping(lane) {
             self.state = State::Racing;
@@ -193,6 +199,11 @@ impl Race {
                     reverse.handle_delivery(delivery, now);
                 }
             }
+            Body::Punch(_) => match delivery {
+                Delivery::Offline => self.end_punch(WayFailure::Offline, now),
+                Delivery::NoBroker(troubles) => self.end_punch(WayFailure::NoBroker(troubles), now),
+                Delivery::Told | Delivery::Unknown => {}
+            },
             Body::AskAddr if matches!(delivery, Delivery::Offline | Delivery::NoBroker(_)) => {
                 self.question = AddrQuestion::Closed;
             }
@@ -220,7 +231,12 @@ impl Race {
                 if let Some(reverse) = &mut self.reverse {
                     reverse.handle_refused(refusal.reason, now);
                 }
+                // These are about one way, and not this one.
+                if !matches!(refusal.reason, Reason::NoRoute | Reason::Unsupported) {
+                    self.end_punch(WayFailure::Refused(refusal.reason), now);
+                }
             }
+            Body::Punch(message) => self.punches.handle_message(message, now),
             Body::TellAddr => self.question = AddrQuestion::Closed,
             _ => {}
         }
@@ -247,7 +263,8 @@ impl Race {
 
     /// What happened so far.
     pub fn report(&self, now: Instant) -> RaceReport {
-        self.records.report(self.config.peer.id(), self.config.attempt, self.ended.unwrap_or(now))
+        let now = self.ended.unwrap_or(now);
+        self.records.report(self.config.peer.id(), self.config.attempt, self.punches.reports(), now)
     }
 
     fn candidates(&self) -> Vec<Candidate> {
@@ -298,6 +315,127 @@ impl Race {
             Way::Reverse if !self.config.can_signal => self.records.end(way, WayFailure::NoSignalling, now),
             Way::Reverse if !self.config.listens => self.records.end(way, WayFailure::NotListening, now),
             Way::Reverse => self.reverse = Some(Reverse::new(now)),
+            Way::Punch if !self.config.can_signal => self.records.end(way, WayFailure::NoSignalling, now),
+            Way::Punch => self.start_punches(now),
+        }
+    }
+
+    fn start_punches(&mut self, now: Instant) {
+        let Some(setup) = &self.config.punch else {
+            return self.records.end(Way::Punch, WayFailure::Unsupported, now);
+        };
+        let RaceConfig { peer, filter, attempt, .. } = &self.config;
+        for config in punch::worthwhile(setup, peer, filter, *attempt) {
+            self.punches.add(Punch::call(config, now));
+        }
+        if self.punches.is_empty() {
+            self.records.end(Way::Punch, WayFailure::NothingToPunch, now);
+        }
+    }
+
+    /// The punches are over, if they had not led anywhere yet.
+    fn end_punch(&mut self, failure: WayFailure, now: Instant) {
+        if !self.punches.is_empty() && self.state == State::Racing && !self.records.is_up(Way::Punch) {
+            self.punches.close(None, now);
+            self.records.end(Way::Punch, failure, now);
+        }
+    }
+
+    /// What the machine's budget has for a punch.
+    pub fn handle_punch_share(&mut self, pair: u8, share: Share, now: Instant) {
+        self.punches.handle_share(pair, share, now);
+        self.after_punch(now);
+    }
+
+    /// Whether a punch can listen there.
+    pub fn handle_punch_listening(
+        &mut self,
+        pair: u8,
+        at: Local,
+        outcome: Result<(), LaneFailure>,
+        now: Instant,
+    ) {
+        self.punches.handle_listening(pair, at, outcome, now);
+        self.after_punch(now);
+    }
+
+    /// What a server sees of a port of a punch; `None` when none answered.
+    pub fn handle_punch_observed(&mut self, pair: u8, from: Local, mapped: Option<Mapped>, now: Instant) {
+        self.punches.handle_observed(pair, from, mapped, now);
+        self.after_punch(now);
+    }
+
+    /// TCP is up on a socket that a punch dialled: it is a lane from now on. `None`: close it.
+    pub fn handle_punch_connected(
+        &mut self,
+        pair: u8,
+        socket: Socket,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Option<Lane> {
+        let up = self.punches.handle_connected(pair, socket, remote, now);
+        self.open_punched(up, now)
+    }
+
+    /// Somebody connected to a port that a punch listens on: it is a lane from now on. `None`: close it.
+    pub fn handle_punch_accepted(
+        &mut self,
+        pair: u8,
+        at: Local,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Option<Lane> {
+        let up = self.punches.handle_accepted(pair, at, remote, now);
+        self.open_punched(up, now)
+    }
+
+    /// A dial of a punch failed. What is a lane fails by [`handle_failed`](Self::handle_failed).
+    pub fn handle_punch_failed(&mut self, pair: u8, socket: Socket, failure: &LaneFailure, now: Instant) {
+        self.punches.handle_failed(pair, socket, failure, now);
+        self.after_punch(now);
+    }
+
+    fn open_punched(&mut self, up: Option<(Lane, Candidate)>, now: Instant) -> Option<Lane> {
+        self.after_punch(now);
+        let (lane, candidate) = up.filter(|_| self.state != State::Over)?;
+        self.records.open(lane, candidate, now);
+        self.handle_connected(lane, now);
+        Some(lane)
+    }
+
+    /// A punch that is over still gives back what it had.
+    fn after_punch(&mut self, now: Instant) {
+        if self.state == State::Over { self.drain_punches(now) } else { self.step(now) }
+    }
+
+    fn drain_punches(&mut self, now: Instant) {
+        while let Some(said) = self.punches.poll() {
+            match said {
+                Said::Act(_, punch::Act::Signal(message)) => {
+                    self.output.push_back(Output::Act(Act::Signal(Body::Punch(message))));
+                }
+                Said::Act(pair, punch::Act::Drop(socket)) => {
+                    let lane = Lane::punched(pair, socket);
+                    match self.records.lane(lane) {
+                        Some(record) if record.failure.is_some() => {}
+                        Some(record) => {
+                            record.failure = Some(LaneFailure::Dropped);
+                            self.output.push_back(Output::Act(Act::Drop(lane)));
+                        }
+                        None => {
+                            let act = punch::Act::Drop(socket);
+                            self.output.push_back(Output::Act(Act::Punch(pair, act)));
+                        }
+                    }
+                }
+                Said::Act(pair, act) => self.output.push_back(Output::Act(Act::Punch(pair, act))),
+                Said::Lost => {}
+            }
+        }
+        if self.punches.are_over()
+            && let Some(failed) = self.punches.failed()
+        {
+            self.records.end(Way::Punch, failed.into(), now);
         }
     }
 
@@ -327,6 +465,7 @@ impl Race {
                 Output::Wait(_) => break,
             }
         }
+        self.drain_punches(now);
     }
 
     fn may_ask(&self) -> bool {
@@ -376,10 +515,14 @@ impl Race {
         self.ended = Some(now);
         self.dialler = None;
         self.reverse = None;
+        let has_offered = self.punches.have_offered();
+        self.punches.close(winner, now);
+        self.drain_punches(now);
         for dropped in self.records.settle(winner, now) {
             self.output.push_back(Output::Act(Act::Drop(dropped)));
         }
-        if self.asked && winner.is_none_or(|lane| lane.way() != Way::Reverse) {
+        let is_known_there = winner.is_some_and(|lane| lane.way() != Way::Direct);
+        if (self.asked || has_offered) && !is_known_there {
             self.output.push_back(Output::Act(Act::Signal(Body::Bye)));
         }
     }
@@ -402,6 +545,7 @@ impl Machine for Race {
         if let Some(reverse) = &mut self.reverse {
             reverse.handle_timeout(now);
         }
+        self.punches.handle_timeout(now);
         self.step(now);
     }
 
@@ -425,6 +569,7 @@ impl Machine for Race {
             answered.map(|at| Deadline::new(at, "the peer should have told its address by now")),
             self.dialler.as_ref().and_then(Dialler::deadline),
             self.reverse.as_ref().and_then(Reverse::deadline),
+            self.punches.deadline(),
         ]))
     }
 }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{Candidate, Lane, LaneFailure, LaneReport, RaceReport, Way, WayFailure, WayOutcome, WayReport};
 use crate::peer::PeerId;
+use crate::punch::PunchReport;
 use crate::signal::AttemptId;
 
 /// How far one way is.
@@ -97,6 +98,11 @@ impl Records {
             && self.lanes.iter().all(|record| record.failure.is_some())
     }
 
+    /// Whether a connection of this way is up.
+    pub(super) fn is_up(&self, way: Way) -> bool {
+        self.lanes.iter().any(|record| record.lane.way() == way && record.failure.is_none())
+    }
+
     /// A way that runs has failed.
     pub(super) fn end(&mut self, way: Way, failure: WayFailure, now: Instant) {
         for runner in self.runners.iter_mut().filter(|runner| runner.way == way) {
@@ -137,7 +143,13 @@ impl Records {
     }
 
     /// The story so far.
-    pub(super) fn report(&self, peer: PeerId, attempt: AttemptId, now: Instant) -> RaceReport {
+    pub(super) fn report(
+        &self,
+        peer: PeerId,
+        attempt: AttemptId,
+        punches: Vec<PunchReport>,
+        now: Instant,
+    ) -> RaceReport {
         let since = |at: Instant| at.saturating_duration_since(self.began);
         let lane = |record: &LaneRecord| LaneReport {
             path: record.candidate.path,
@@ -158,6 +170,7 @@ impl Records {
                 ended: since(ended),
                 outcome,
                 lanes: self.lanes.iter().filter(|record| record.lane.way() == runner.way).map(lane).collect(),
+                punches: if runner.way == Way::Punch { punches.clone() } else { Vec::new() },
             }
         };
         RaceReport { peer, attempt, took: since(now), ways: self.runners.iter().map(way).collect() }

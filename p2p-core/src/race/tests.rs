@@ -73,6 +73,7 @@ fn config(peer: PeerAddr) -> RaceConfig {
         plain: false,
         can_signal: true,
         listens: true,
+        punch: None,
         head_start: HEAD_START,
         dial_delay: DIAL_DELAY,
         within: Duration::from_secs(30),
@@ -476,6 +477,9 @@ fn an_answer_drops_what_the_caller_did_not_choose() {
     assert_eq!(drained.events, [Event::Won(Lane::dialled(1))]);
     assert_eq!(drained.wait, None);
 }
+
+#[path = "punch_tests.rs"]
+mod punching;
 
 struct AnyRace;
 

@@ -27,20 +27,22 @@ const GO: u8 = b'G';
 /// The connection that one side keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// When.
+    /// When TCP was up.
+    pub up: Instant,
+    /// When it was proven, and kept.
     pub at: Instant,
     /// The ends of it, as this side sees them.
     pub local: SocketAddr,
     /// The other one.
     pub remote: SocketAddr,
-    /// Its sequence numbers hang together only with those of the other end's socket: whether SYNs crossed.
+    /// Whether both dialled, and the SYNs crossed.
     pub is_crossed: bool,
 }
 
 /// What is known of a socket of the host.
 #[derive(Clone, Copy, Debug)]
 enum Use {
-    Lane { socket: Socket, until: Option<Instant> },
+    Lane { socket: Socket, up: Option<Instant> },
     Listener,
     Stun(Local),
 }
@@ -132,7 +134,11 @@ impl Puncher {
         context.host.tcp_mut().close(tcp, context.now);
     }
 
-    fn close_where(&mut self, context: &mut Context<'_>, which: impl Fn(TcpSocket, &Use, &Context<'_>) -> bool) {
+    fn close_where(
+        &mut self,
+        context: &mut Context<'_>,
+        which: impl Fn(TcpSocket, &Use, &Context<'_>) -> bool,
+    ) {
         let found: Vec<_> =
             self.uses.iter().filter(|(tcp, used)| which(**tcp, used, context)).map(|(tcp, _)| *tcp).collect();
         for tcp in found {
@@ -171,9 +177,9 @@ impl Puncher {
                     None => punch.handle_observed(from, None, now),
                 }
             }
-            Act::Forget(from) => self.close_where(context, |_, used, _| {
-                matches!(used, Use::Stun(local) if *local == from)
-            }),
+            Act::Forget(from) => {
+                self.close_where(context, |_, used, _| matches!(used, Use::Stun(local) if *local == from))
+            }
             Act::Dial { socket, from, to, ttl } => {
                 self.dialled.get_or_insert(now);
                 let usual = TcpOptions::shared();
@@ -184,7 +190,7 @@ impl Puncher {
                             // It was made a line ago.
                             let _ = context.host.tcp_mut().set_ttl(tcp, usual.ttl);
                         }
-                        self.uses.insert(tcp, Use::Lane { socket, until: None });
+                        self.uses.insert(tcp, Use::Lane { socket, up: None });
                     }
                     Err(error) => punch.handle_failed(socket, &local(error), now),
                 }
@@ -204,7 +210,7 @@ impl Puncher {
     }
 
     fn on_up(&mut self, tcp: TcpSocket, socket: Socket, context: &mut Context<'_>) {
-        self.uses.insert(tcp, Use::Lane { socket, until: Some(context.now + PROOF_WITHIN) });
+        self.uses.insert(tcp, Use::Lane { socket, up: Some(context.now) });
         if self.config.part == Part::Caller {
             let _ = context.host.tcp_mut().send(tcp, &[HELLO], context.now);
         }
@@ -231,11 +237,13 @@ impl Puncher {
 
     fn keep(&mut self, tcp: TcpSocket, socket: Socket, context: &mut Context<'_>) {
         let stack = context.host.tcp();
-        if let (Some(local), Some(remote)) = (stack.local(tcp), stack.remote(tcp)) {
+        let used = self.uses.remove(&tcp);
+        if let (Some(local), Some(remote), Some(Use::Lane { up: Some(up), .. })) =
+            (stack.local(tcp), stack.remote(tcp), used)
+        {
             let is_crossed = stack.is_crossed(tcp);
-            self.kept.push(Kept { at: context.now, local, remote, is_crossed });
+            self.kept.push(Kept { up, at: context.now, local, remote, is_crossed });
         }
-        self.uses.remove(&tcp);
         if let Some(punch) = &mut self.punch {
             punch.handle_kept(socket, context.now);
         }
@@ -275,31 +283,31 @@ impl Puncher {
                 }
                 _ => {}
             },
-            TcpEvent::Accepted { socket: tcp, .. } => {
+            TcpEvent::Accepted { listener, socket: tcp } if self.uses.contains_key(&listener) => {
                 let stack = context.host.tcp();
                 let ends = stack.local(tcp).zip(stack.remote(tcp));
-                let socket = ends.and_then(|(at, remote)| {
-                    self.punch.as_mut()?.handle_accepted(Local(at), remote, now)
-                });
+                let socket = ends
+                    .and_then(|(at, remote)| self.punch.as_mut()?.handle_accepted(Local(at), remote, now));
                 match socket {
                     Some(socket) => self.on_up(tcp, socket, context),
                     None => context.host.tcp_mut().close(tcp, now),
                 }
             }
+            TcpEvent::Accepted { .. } => {}
             TcpEvent::Readable(tcp) => match self.uses.get(&tcp).copied() {
                 Some(Use::Lane { socket, .. }) => self.on_data(tcp, socket, context),
                 Some(Use::Stun(from)) => self.on_stun(tcp, from, context),
                 _ => {}
             },
             TcpEvent::PeerClosed(tcp) | TcpEvent::Failed(tcp, _) => match self.uses.get(&tcp).copied() {
-                Some(Use::Lane { socket, until }) => {
+                Some(Use::Lane { socket, up }) => {
                     let failure = match event {
                         TcpEvent::Failed(_, Failure::Refused) => LaneFailure::Refused,
                         TcpEvent::Failed(_, Failure::Unreachable(kind)) => {
                             LaneFailure::Unreachable(kind.to_string())
                         }
                         TcpEvent::Failed(_, Failure::TimedOut) => LaneFailure::TimedOut,
-                        _ if until.is_none() => LaneFailure::Refused,
+                        _ if up.is_none() => LaneFailure::Refused,
                         _ => LaneFailure::Proof(ProofError::Lost),
                     };
                     self.fail(tcp, socket, failure, context);
@@ -332,7 +340,9 @@ impl Program for Puncher {
     fn handle_event(&mut self, event: HostEvent, context: &mut Context<'_>) {
         match event {
             HostEvent::Tcp(event) => self.on_tcp(event, context),
-            HostEvent::Signal { payload, .. } => self.on_signal(&payload, context),
+            HostEvent::Signal { topic, payload } if topic == self.topics[0] => {
+                self.on_signal(&payload, context);
+            }
             _ => {}
         }
         self.turn(context);
@@ -341,11 +351,10 @@ impl Program for Puncher {
     fn handle_timeout(&mut self, context: &mut Context<'_>) {
         let now = context.now;
         let late = |used: &Use| match used {
-            Use::Lane { socket, until: Some(until) } if *until <= now => Some(*socket),
+            Use::Lane { socket, up: Some(up) } if *up + PROOF_WITHIN <= now => Some(*socket),
             _ => None,
         };
-        let late: Vec<_> =
-            self.uses.iter().filter_map(|(tcp, used)| Some((*tcp, late(used)?))).collect();
+        let late: Vec<_> = self.uses.iter().filter_map(|(tcp, used)| Some((*tcp, late(used)?))).collect();
         for (tcp, socket) in late {
             self.fail(tcp, socket, ProofError::TimedOut.into(), context);
         }
@@ -357,9 +366,31 @@ impl Program for Puncher {
 
     fn next_timeout(&self) -> Option<Instant> {
         let proofs = self.uses.values().filter_map(|used| match used {
-            Use::Lane { until, .. } => *until,
+            Use::Lane { up, .. } => up.map(|up| up + PROOF_WITHIN),
             _ => None,
         });
         proofs.chain(self.wait).min()
+    }
+}
+
+/// Both sides on one host.
+#[derive(Debug)]
+pub struct Neighbours(pub [Puncher; 2]);
+
+impl Program for Neighbours {
+    fn handle_event(&mut self, event: HostEvent, context: &mut Context<'_>) {
+        for side in &mut self.0 {
+            side.handle_event(event.clone(), context);
+        }
+    }
+
+    fn handle_timeout(&mut self, context: &mut Context<'_>) {
+        for side in &mut self.0 {
+            side.handle_timeout(context);
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.0.iter().filter_map(Puncher::next_timeout).min()
     }
 }
