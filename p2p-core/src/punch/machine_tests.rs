@@ -71,7 +71,7 @@ fn offer(address: [u8; 4]) -> Message {
 }
 
 fn answer(address: [u8; 4], wave: u8) -> Message {
-    let start = UnixTime::from_secs(1_800_000_000);
+    let start = UnixTime::from_secs(1_800_000_000 + 4 * u64::from(wave));
     let timing = Timing { start, lead: 50, spread: 50, step: 32 };
     message(wave, Step::Answer(Answer { side: their_side(address), timing }))
 }
@@ -95,7 +95,7 @@ impl Driver {
             match self.punch.poll_output() {
                 Output::Act(act) => {
                     match &act {
-                        Act::Reserve(share) => self.punch.handle_share(*share, now),
+                        Act::Reserve(share) => assert!(self.punch.handle_share(*share, now)),
                         Act::Listen(at) => self.punch.handle_listening(*at, Ok(()), now),
                         Act::Observe(from) => {
                             let mapped = SocketAddr::from((OURS, from.0.port() ^ 1));
@@ -276,13 +276,13 @@ fn what_this_machine_lacks_is_an_error_and_no_crash() {
     let begin = || Punch::call(config(Part::Caller, asked()), epoch());
     let mut punch = begin();
     drain(&mut punch);
-    punch.handle_share(Share::default(), epoch());
+    assert!(punch.handle_share(Share::default(), epoch()));
     assert_eq!(drain(&mut punch).events, [Event::Lost(Failed::NoBudget)]);
 
     // No port can be bound: others are tried, then it gives up.
     let mut punch = begin();
     drain(&mut punch);
-    punch.handle_share(Share { sockets: 96, per_second: 250 }, epoch());
+    assert!(punch.handle_share(Share { sockets: 96, per_second: 250 }, epoch()));
     let mut tried = 0;
     let lost = loop {
         let drained = drain(&mut punch);
@@ -301,7 +301,7 @@ fn what_this_machine_lacks_is_an_error_and_no_crash() {
     // No server answers.
     let mut punch = begin();
     drain(&mut punch);
-    punch.handle_share(Share { sockets: 96, per_second: 250 }, epoch());
+    assert!(punch.handle_share(Share { sockets: 96, per_second: 250 }, epoch()));
     for act in drain(&mut punch).acts {
         if let Act::Listen(at) = act {
             punch.handle_listening(at, Ok(()), epoch());
@@ -336,7 +336,9 @@ impl Subject for AnyPunch {
         let port = dice.pick(&bound).copied().unwrap_or(1);
         let local = Local(with_port(punch.config.local.0, port));
         match dice.below(16) {
-            0 => punch.handle_share(Share { sockets: dice.below(600) as u16, per_second: 500 }, now),
+            0 => {
+                let _ = punch.handle_share(Share { sockets: dice.below(600) as u16, per_second: 500 }, now);
+            }
             1..5 => {
                 let outcome = if dice.chance(0.9) { Ok(()) } else { Err(LaneFailure::TimedOut) };
                 punch.handle_listening(local, outcome, now);

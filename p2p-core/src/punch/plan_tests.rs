@@ -161,7 +161,7 @@ fn any_side() -> impl Strategy<Value = Side> {
     let ports = prop_oneof![
         proptest::collection::vec(1..u16::MAX, 1..9).prop_map(Ports::Fixed),
         (1..u16::MAX, 1..65_u16).prop_map(|(first, count)| Ports::Run { first, count }),
-        (pool(), any::<i16>(), 0..257_u16).prop_map(|(pool, step, others)| Ports::Counter {
+        (pool(), any::<i16>(), 0..97_u16).prop_map(|(pool, step, others)| Ports::Counter {
             next: pool.first,
             step,
             others,

@@ -36,7 +36,7 @@ fn met(meeting: Meeting) -> Outcome {
 /// Both keep exactly one connection, and it is the same.
 fn same_socket(outcome: &Outcome) {
     let [one, two] = &outcome.kept;
-    assert!(one.len() == 1 && two.len() == 1, "{one:?} {two:?}");
+    assert!(one.len() == 1 && two.len() == 1 && one[0].is_with(&two[0]), "{one:?} {two:?}");
 }
 
 #[test]
@@ -168,10 +168,9 @@ fn what_cannot_be_guessed_is_told_at_once_and_dials_nothing() {
 
 #[test]
 fn a_silent_hop_opens_a_way_that_takes_no_clock() {
-    for (hops, quiet) in [([Some(1), None], Part::Caller), ([None, Some(1)], Part::Answerer)] {
+    for (hops, quiet) in [([Some(2), None], Part::Caller), ([None, Some(2)], Part::Answerer)] {
         let mut meeting = Meeting::new([home(SynAnswer::Reset), home(SynAnswer::Reset)], 6);
         meeting.silent_hops = hops;
-        // The hop is the home's own router here, which must not say so; then the NAT has seen the SYN.
         let outcome = met(meeting);
         assert_eq!(outcome.tactic, Some(Tactic::Quiet(quiet)));
     }

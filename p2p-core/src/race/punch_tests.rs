@@ -45,7 +45,7 @@ fn serve(race: &mut Race, now: Instant) -> Vec<Act> {
     loop {
         match race.poll_output() {
             Output::Act(Act::Punch(pair, punch::Act::Reserve(share))) => {
-                race.handle_punch_share(pair, share, now);
+                assert!(race.handle_punch_share(pair, share, now));
             }
             Output::Act(Act::Punch(pair, punch::Act::Listen(at))) => {
                 race.handle_punch_listening(pair, at, Ok(()), now);
@@ -95,7 +95,7 @@ fn a_punched_connection_is_a_lane_like_any_other() {
     let report = race.report(at(90));
     assert_eq!(report.won(), Some(Way::Punch));
     assert_eq!((report.ways[0].lanes.len(), report.ways[0].punches.len()), (2, 1));
-    assert!(report.to_string().contains("1 to somebody else"), "{report}");
+    assert!(report.to_string().contains("2 connected, 1 to somebody else"), "{report}");
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn the_answer_dials_and_punches_side_by_side_and_declines_what_it_may_not_do() {
     loop {
         match answer.poll_output() {
             Output::Act(Act::Punch(pair, punch::Act::Reserve(share))) => {
-                answer.handle_punch_share(pair, share, at(30));
+                assert!(answer.handle_punch_share(pair, share, at(30)));
             }
             Output::Act(Act::Punch(pair, punch::Act::Listen(local))) => {
                 answer.handle_punch_listening(pair, local, Ok(()), at(30));

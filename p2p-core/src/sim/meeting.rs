@@ -82,7 +82,7 @@ pub struct Meeting {
     pub limits: Limits,
     /// What lies between.
     pub mode: Mode,
-    /// The TTL of a silent hop that each side has found.
+    /// The TTL of a silent hop that each side has found: one that stands above its NAT, if it is 2.
     pub silent_hops: [Option<u8>; 2],
     /// The chance of it all.
     pub number: u64,
@@ -214,8 +214,14 @@ impl Meeting {
             let delay = (self.rtt / 2).mul_f64(share);
             let link = LinkConfig { loss: self.loss, ..LinkConfig::with_latency(delay) };
             let name = ["nat-a", "nat-b"][index];
-            let router =
-                world.add_router(RouterConfig::new(name).with_v4(nat), internet, Wire::from(link))?;
+            let above = match self.silent_hops[index] {
+                Some(_) => {
+                    let hop = RouterConfig::new("hop").with_silent_hops();
+                    world.add_router(hop, internet, Duration::ZERO)?
+                }
+                None => internet,
+            };
+            let router = world.add_router(RouterConfig::new(name).with_v4(nat), above, Wire::from(link))?;
             let host = world.add_host(["a", "b"][index]);
             world.attach(host, router, &[locals[index]], Duration::ZERO)?;
             hosts.push(host);

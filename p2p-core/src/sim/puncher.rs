@@ -1,4 +1,4 @@
-//! A [`Punch`] on a simulated host, with a proof in three bytes.
+//! A [`Punch`] on a simulated host, with a proof in three words.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::{Local, Machine, Mapped, Output, Seed};
 
 /// A connection has so long to be proven.
 const PROOF_WITHIN: Duration = Duration::from_secs(3);
-/// The caller's first byte, the answerer's, and the caller's last word.
+/// The caller's first word, the answerer's, and the caller's last word.
 const HELLO: u8 = b'H';
 const WELCOME: u8 = b'W';
 const GO: u8 = b'G';
@@ -37,6 +37,15 @@ pub struct Kept {
     pub remote: SocketAddr,
     /// Whether both dialled, and the SYNs crossed.
     pub is_crossed: bool,
+    /// What the caller has said on this connection and on no other.
+    pub number: u32,
+}
+
+impl Kept {
+    /// Whether these are the two ends of one connection.
+    pub fn is_with(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
 }
 
 /// What is known of a socket of the host.
@@ -150,7 +159,12 @@ impl Puncher {
         let now = context.now;
         let Some(punch) = &mut self.punch else { return };
         match act {
-            Act::Reserve(wanted) => punch.handle_share(self.budget.take(wanted), now),
+            Act::Reserve(wanted) => {
+                let share = self.budget.take(wanted);
+                if !punch.handle_share(share, now) {
+                    self.budget.give_back(share);
+                }
+            }
             Act::GiveBack(share) => self.budget.give_back(share),
             Act::Listen(at) => {
                 let bound = context.host.tcp_listen(at.0, TcpOptions::shared());
@@ -212,37 +226,46 @@ impl Puncher {
     fn on_up(&mut self, tcp: TcpSocket, socket: Socket, context: &mut Context<'_>) {
         self.uses.insert(tcp, Use::Lane { socket, up: Some(context.now) });
         if self.config.part == Part::Caller {
-            let _ = context.host.tcp_mut().send(tcp, &[HELLO], context.now);
+            self.say(tcp, HELLO, socket.number(), context);
         }
+    }
+
+    /// A word, and the number that the caller has given to the connection.
+    fn say(&self, tcp: TcpSocket, word: u8, number: u32, context: &mut Context<'_>) {
+        let [_, a, b, c] = number.to_be_bytes();
+        // A connection that cannot take it breaks, which is told as an event.
+        let _ = context.host.tcp_mut().send(tcp, &[word, a, b, c], context.now);
     }
 
     fn on_data(&mut self, tcp: TcpSocket, socket: Socket, context: &mut Context<'_>) {
         let Ok(bytes) = context.host.tcp_mut().read(tcp) else { return };
-        for byte in bytes {
-            let answer = match (byte, self.config.part) {
-                (HELLO, Part::Answerer) => WELCOME,
-                (WELCOME, Part::Caller) if self.kept.is_empty() => GO,
-                (GO, Part::Answerer) => GO,
+        // Words come whole: nothing between splits segments this short.
+        for word in bytes.chunks(4) {
+            let &[word, a, b, c] = word else {
+                return self.fail(tcp, socket, ProofError::Garbled.into(), context);
+            };
+            let number = u32::from_be_bytes([0, a, b, c]);
+            match (word, self.config.part) {
+                (HELLO, Part::Answerer) => self.say(tcp, WELCOME, number, context),
+                (WELCOME, Part::Caller) if self.kept.is_empty() => {
+                    self.say(tcp, GO, number, context);
+                    return self.keep(tcp, socket, number, context);
+                }
+                (GO, Part::Answerer) => return self.keep(tcp, socket, number, context),
                 (WELCOME, Part::Caller) => return,
                 _ => return self.fail(tcp, socket, ProofError::Garbled.into(), context),
-            };
-            if self.config.part == Part::Caller || answer == WELCOME {
-                let _ = context.host.tcp_mut().send(tcp, &[answer], context.now);
-            }
-            if answer == GO {
-                return self.keep(tcp, socket, context);
             }
         }
     }
 
-    fn keep(&mut self, tcp: TcpSocket, socket: Socket, context: &mut Context<'_>) {
+    fn keep(&mut self, tcp: TcpSocket, socket: Socket, number: u32, context: &mut Context<'_>) {
         let stack = context.host.tcp();
         let used = self.uses.remove(&tcp);
         if let (Some(local), Some(remote), Some(Use::Lane { up: Some(up), .. })) =
             (stack.local(tcp), stack.remote(tcp), used)
         {
             let is_crossed = stack.is_crossed(tcp);
-            self.kept.push(Kept { up, at: context.now, local, remote, is_crossed });
+            self.kept.push(Kept { up, at: context.now, local, remote, is_crossed, number });
         }
         if let Some(punch) = &mut self.punch {
             punch.handle_kept(socket, context.now);
