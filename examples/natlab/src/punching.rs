@@ -12,8 +12,8 @@ use p2p_core::nat::meets::{self, Way as Meets, meets};
 use p2p_core::nat::{Delta, DeltaKind, NatFacts, NatType, SynAnswer};
 use p2p_node::rendezvous::broker::{Broker, BrokerError, Options};
 use p2p_node::{
-    BindError, BrokerConfig, Config, ConnectOptions, Family, Identity, Interfaces, Key, Node, PeerAddr, PeerId,
-    Pipe, StunServer, Way,
+    BindError, BrokerConfig, Config, ConnectOptions, Family, Identity, Interfaces, Key, Node, PeerAddr,
+    PeerId, Pipe, StunServer, Way,
 };
 use serde::Serialize;
 use thiserror::Error;
@@ -93,7 +93,11 @@ pub enum PunchingError {
 ///
 /// # Errors
 /// When it cannot be tried. An attempt that fails is a [`Trial`].
-pub fn punch(lab: &Lab, [caller, answerer]: [Place<'_>; 2], trials: u32) -> Result<Vec<Trial>, PunchingError> {
+pub fn punch(
+    lab: &Lab,
+    [caller, answerer]: [Place<'_>; 2],
+    trials: u32,
+) -> Result<Vec<Trial>, PunchingError> {
     let coturn = Coturn::start(lab)?;
     let server = SocketAddr::new(lab.host(SERVER)?.address(), 0);
     let mut seed = Seed::from_u64(7);
@@ -102,7 +106,9 @@ pub fn punch(lab: &Lab, [caller, answerer]: [Place<'_>; 2], trials: u32) -> Resu
     let (broker_tells, broker_told) = mpsc::channel();
     let (end_broker, broker_ends) = oneshot::channel();
     let broker = lab.host(SERVER)?.spawn(move || serve_broker(server, &broker_tells, broker_ends))?;
-    let Ok(broker_at) = broker_told.recv_timeout(READY) else { return joined(broker, "the broker").and(Ok(Vec::new())) };
+    let Ok(broker_at) = broker_told.recv_timeout(READY) else {
+        return joined(broker, "the broker").and(Ok(Vec::new()));
+    };
     let config = |place: Place<'_>, identity: Identity, other: PeerId| {
         let mut config = Config::default();
         config.families = [Family::V4].into();

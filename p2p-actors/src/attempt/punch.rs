@@ -27,7 +27,7 @@ use crate::shared::Shared;
 
 /// A machine that owns punches. Both sides of an attempt call the same things by the same names.
 pub(super) trait OwnsPunches {
-    fn on_share(&mut self, pair: u8, share: Share, now: Instant);
+    fn on_share(&mut self, pair: u8, share: Share, now: Instant) -> bool;
     fn on_listening(&mut self, pair: u8, at: Local, outcome: Result<(), LaneFailure>, now: Instant);
     fn on_observed(&mut self, pair: u8, from: Local, mapped: Option<Mapped>, now: Instant);
     fn on_connected(&mut self, pair: u8, socket: Socket, remote: SocketAddr, now: Instant) -> Option<Lane>;
@@ -38,8 +38,8 @@ pub(super) trait OwnsPunches {
 macro_rules! owns_punches {
     ($machine:ty) => {
         impl OwnsPunches for $machine {
-            fn on_share(&mut self, pair: u8, share: Share, now: Instant) {
-                self.handle_punch_share(pair, share, now);
+            fn on_share(&mut self, pair: u8, share: Share, now: Instant) -> bool {
+                self.handle_punch_share(pair, share, now)
             }
             fn on_listening(&mut self, pair: u8, at: Local, outcome: Result<(), LaneFailure>, now: Instant) {
                 self.handle_punch_listening(pair, at, outcome, now);
@@ -176,10 +176,12 @@ fn reserve<A: Punches>(actor: &mut A, pair: u8, wanted: Share, ctx: &mut Context
     let reserved = Rc::clone(&punching.shared.purse).reserve(wanted, punching.sake);
     start(actor, pair, Task::Reserve, reserved, ctx, move |held, actor, _| {
         let share = held.as_ref().map(Held::share).unwrap_or_default();
-        if let Some(held) = held {
+        // What comes too late goes back by being dropped.
+        if actor.driven().machine().on_share(pair, share, now())
+            && let Some(held) = held
+        {
             actor.punching().shares.insert(pair, held);
         }
-        actor.driven().machine().on_share(pair, share, now());
     });
 }
 

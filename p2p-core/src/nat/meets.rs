@@ -13,7 +13,7 @@ use crate::punch::side::{self, Ports, others};
 pub const MOST_SYNS: u32 = 512;
 /// SYNs the side with a known port sends for a birthday at most. Its dials are given up before the kernel repeats
 /// them, so there may be more of them.
-pub const MOST_GUESSES: u32 = 576;
+pub const MOST_GUESSES: u32 = 560;
 /// How surely the two sides of a birthday should meet, where that many SYNs are allowed.
 const BIRTHDAY: f64 = 0.9995;
 /// Dials that a side whose port counts on makes towards a known port.
@@ -237,7 +237,8 @@ pub(crate) fn choose(a: &Seat, b: &Seat) -> Option<Punch> {
 /// by two, the second by one, so that whatever number of others comes between, one pair of dials meets. `a` and
 /// `b` are how many others there may be; see `punch::plan`.
 pub(crate) fn stairs(a: u32, b: u32) -> (u32, u32) {
-    let first = (LOST + a + b) * 5 / 4 + LOST;
+    // Half as many again, for those that come while both dial.
+    let first = (LOST + a + b) * 3 / 2 + LOST;
     (first, first + a)
 }
 

@@ -175,10 +175,13 @@ impl fmt::Display for PunchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} to {} ({})", self.local, self.remote, self.mode)?;
         if let Some(tactic) = self.tactic {
-            write!(f, ", {tactic}, {}", self.tally)?;
-            if self.waves > 1 {
-                write!(f, " in {} waves", self.waves)?;
-            }
+            write!(f, ", {tactic}")?;
+        }
+        if self.tally != Tally::default() {
+            write!(f, ", {}", self.tally)?;
+        }
+        if self.waves > 1 {
+            write!(f, " in {} waves", self.waves)?;
         }
         match self.failed {
             Some(failed) => write!(f, ": {failed}"),
@@ -278,23 +281,21 @@ impl Punch {
         }
     }
 
-    /// What the machine's budget has for us.
-    pub fn handle_share(&mut self, share: Share, now: Instant) {
-        let State::Reserving { theirs } = &mut self.state else {
-            if share != Share::default() {
-                self.output.push_back(Output::Act(Act::GiveBack(share)));
-            }
-            return;
-        };
+    /// What the machine's budget has for us. Whether it was taken; if not, it goes back, as it came too late.
+    #[must_use]
+    pub fn handle_share(&mut self, share: Share, now: Instant) -> bool {
+        let State::Reserving { theirs } = &mut self.state else { return false };
         let theirs = theirs.take();
         self.share = share;
         if share.sockets == 0 || share.per_second == 0 {
-            return self.lose(Failed::NoBudget, now);
+            self.lose(Failed::NoBudget, now);
+            return true;
         }
         let (local, remote) = (self.config.local, self.config.remote);
         let syns = u32::from(self.config.limits.syns);
         self.fire = Some(Fire::new(FireConfig { local, remote, share, syns }, now));
         self.gather(theirs, now);
+        true
     }
 
     /// Whether we could listen.

@@ -133,3 +133,63 @@ impl Timing {
         spans.into_iter().all(|span| span <= MOST_SPAN) && self.step > 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::nat::{Filtering, PortRange, SynAnswer};
+    use crate::punch::side::Ports;
+
+    fn any_message() -> impl Strategy<Value = Message> {
+        let ports = prop_oneof![
+            proptest::collection::vec(any::<u16>(), 0..12).prop_map(Ports::Fixed),
+            any::<(u16, u16)>().prop_map(|(first, count)| Ports::Run { first, count }),
+            any::<(u16, i16, u16, u16, u16)>().prop_map(|(next, step, others, first, last)| {
+                Ports::Counter { next, step, others, pool: PortRange { first, last } }
+            }),
+            any::<(u16, u16)>().prop_map(|(first, last)| Ports::Random { pool: PortRange { first, last } }),
+        ];
+        let side =
+            (any::<IpAddr>(), ports, any::<(bool, bool, u16)>()).prop_map(|(address, ports, rest)| Side {
+                address,
+                ports,
+                filtering: if rest.0 { Filtering::AddressDependent } else { Filtering::EndpointIndependent },
+                syn: rest.1.then_some(SynAnswer::Icmp),
+                quiet: rest.0,
+                sockets: rest.2,
+            });
+        let step = (side, any::<(u8, IpAddr, Option<u32>)>(), any::<(u64, u16, u16, u16)>()).prop_map(
+            |(side, (which, at, error), (start, lead, spread, step))| match which % 4 {
+                0 => Step::Offer(Offer { mode: Mode::Lan, at, side, error }),
+                1 => Step::Update(Update { side, error }),
+                2 => {
+                    let timing = Timing { start: UnixTime(start), lead, spread, step };
+                    Step::Answer(Answer { side, timing })
+                }
+                _ => Step::Decline(Reason::NoRoute),
+            },
+        );
+        (any::<(u8, u8)>(), any::<[u64; 3]>(), step).prop_map(|((pair, wave), times, step)| {
+            let [origin, receive, transmit] = times.map(UnixTime);
+            Message { pair, wave, stamps: Stamps { origin, receive, transmit }, step }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(message in any_message()) {
+            let bytes = postcard::to_stdvec(&message).unwrap();
+            prop_assert!(bytes.len() < 160, "{} bytes", bytes.len());
+            prop_assert_eq!(postcard::from_bytes::<Message>(&bytes).unwrap(), message);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(message) = postcard::from_bytes::<Message>(&bytes) {
+                let _ = message.is_sound();
+            }
+        }
+    }
+}

@@ -21,7 +21,7 @@
 //!
 //! | act | what to do | then call, on the race or the answer |
 //! |---|---|---|
-//! | [`Act::Reserve`] | take it from the [`Budget`] of the machine | `handle_punch_share` |
+//! | [`Act::Reserve`] | take it from the [`Budget`] of the machine | `handle_punch_share`; back with it if that says `false` |
 //! | [`Act::GiveBack`] | give it back | |
 //! | [`Act::Listen`] | bind with `SO_REUSEADDR` and `SO_REUSEPORT`, listen, accept | `handle_punch_listening`; for each connection `handle_punch_accepted` |
 //! | [`Act::Unlisten`] | close that listener | |
@@ -63,6 +63,8 @@ mod message;
 mod pairs;
 mod plan;
 pub mod side;
+#[cfg(test)]
+mod story_tests;
 mod terms;
 
 pub use agree::{Agree, AgreeAct, AgreeEvent};

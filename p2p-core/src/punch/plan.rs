@@ -17,7 +17,7 @@ use crate::nat::meets::{self, COUNTED, LOST, NextPort, Seat};
 use crate::nat::{Filtering, PortRange};
 
 /// Pairs of ports in one plan at most.
-pub const MOST_RUNGS: usize = 36;
+pub(super) const MOST_RUNGS: usize = 36;
 /// When each further pair of ports is dialled where no NAT answers, in milliseconds: for what was lost. Wider each
 /// time; the whole is over before two seconds are.
 const CALM: [u64; 10] = [0, 120, 250, 400, 570, 760, 970, 1_200, 1_450, 1_700];
@@ -29,9 +29,9 @@ const UNSURE_RUNG: u64 = 15;
 const AGAIN: u64 = 180;
 /// After its last dial a plan waits so long. A SYN that was lost is repeated by the kernel after a second.
 const TAIL: Duration = Duration::from_millis(1_250);
-/// The same where so many were dialled that a lost one does not matter: one and a half round trips of the slowest
-/// path there is reason to wait for.
-const SHORT_TAIL: Duration = Duration::from_millis(450);
+/// The same where so many were dialled that a lost one does not matter: one and a half round trips of a slow path.
+/// Longer, and the kernel would repeat SYNs by the hundred.
+const SHORT_TAIL: Duration = Duration::from_millis(300);
 /// A birthday gives its dials up before the kernel repeats them.
 const GUESS_LIVES: Duration = Duration::from_millis(900);
 

@@ -13,7 +13,7 @@ pub const MOST_RUN: u16 = 64;
 /// No side announces or uses more sockets for one wave than this.
 pub const MOST_SOCKETS: u16 = 1_024;
 /// No more mappings of others than this are reckoned with.
-const MOST_OTHERS: u16 = 256;
+const MOST_OTHERS: u16 = 96;
 
 /// The external ports that one side's SYNs will come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub enum Ports {
         next: u16,
         /// The step, not 0.
         step: i16,
-        /// As many mappings of others may come between, all but certainly; 256 at most.
+        /// As many mappings of others may come between, all but certainly; 96 at most.
         others: u16,
         /// Where the counter turns round.
         pool: PortRange,

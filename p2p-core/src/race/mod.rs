@@ -17,9 +17,9 @@ mod answer;
 mod dial;
 mod machine;
 mod order;
-#[cfg(test)]
-mod punch_tests;
 mod punches;
+#[cfg(test)]
+mod punching_tests;
 mod record;
 mod report;
 mod reverse;

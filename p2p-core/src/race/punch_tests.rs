@@ -1,485 +1,187 @@
-//! Stories of races that punch.
+//! A race and an answer as they drive their punches.
 
-use std::collections::BTreeSet;
-
-use super::tests::{ATTEMPT, at, config, from_peer, interface, ms, ours, peer_at, setup};
 use super::*;
-use crate::nat::{Filtering, Mapping, NatFacts, NatType};
-use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
-use crate::punch::{Failed, MOST_PAIRS, Message, Mode, Offer, Ports, Setup, Share, Side, Stamps, Step, View};
-use crate::signal::{Delivery, Reason, Signal};
-use crate::sim::epoch;
-use crate::sim::laws::{Subject, drain};
-use crate::{Local, Machine, Mapped, Output, Seed, UnixTime};
-use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use crate::nat::{Delta, DeltaKind, NatFacts, NatType};
+use crate::punch::{self, Failed, Limits, Setup, Terms, View};
+use crate::sim::laws::drain;
+use crate::{Clock, Local, Output};
 
-const OURS: &str = "192.168.1.5";
-const THEIRS: &str = "192.168.1.9";
-const THEIR_OUTSIDE: &str = "203.0.113.7";
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
+fn home() -> NatFacts {
+    let delta = Some(Delta { kind: DeltaKind::Equal, value: 0 });
+    NatFacts { nat: Some(NatType::PortRestricted), delta, ..NatFacts::default() }
 }
 
-/// The owner of the peer's key at some address, as it sees itself.
-fn them(local: &str, outside: Option<&str>) -> PeerAddr {
-    peer_at(1_000, vec![interface(local, outside)], None)
-}
-
-/// Who calls, with a signed address of its own.
-fn us() -> PeerAddr {
-    let identity = Identity::generate(&mut Seed::from_u64(1));
-    let interfaces = vec![InterfaceAddr { mapped: None, ..interface(OURS, Some("198.51.100.1")) }];
-    let contents =
-        Contents { brokers: Vec::new(), machine: None, interfaces, issued: UnixTime::from_secs(1_000) };
-    PeerAddr::sign(&identity, contents).unwrap()
-}
-
-fn port_restricted() -> NatFacts {
-    NatFacts {
-        nat: Some(NatType::PortRestricted),
-        mapping: Some(Mapping::EndpointIndependent),
-        filtering: Some(Filtering::AddressAndPortDependent),
-        ..NatFacts::default()
+fn setup(ip: &str, external: &str) -> Setup {
+    let mut place = ours(&[(ip, 24)]);
+    place.addresses[0].external = Some(external.parse().unwrap());
+    let view = View { facts: home(), can_observe: false, silent_hop: None };
+    Setup {
+        ours: place,
+        views: [(ip.parse().unwrap(), view)].into(),
+        clock: Clock::new(epoch(), UnixTime::from_secs(1_800_000_000)),
+        terms: Terms::default(),
+        limits: Limits::default(),
     }
 }
 
-/// A race to a peer behind a NAT elsewhere; what is known of both NATs.
-fn remote(facts: NatFacts) -> RaceConfig {
-    let mut theirs = interface("10.1.1.1", Some(THEIR_OUTSIDE));
-    theirs.nat.tcp = facts;
-    let mut config = config(peer_at(1_000, vec![theirs], None));
-    let view = View { facts, can_observe: true, silent_hop: None };
-    config.punch.as_mut().unwrap().views.insert(ip(OURS), view);
-    config
+fn behind_nat(local: &str, external: &str) -> InterfaceAddr {
+    let mut interface = interface(local, Some(external));
+    interface.listen = 0;
+    interface.nat.tcp = home();
+    interface
 }
 
-fn only(mut config: RaceConfig) -> RaceConfig {
-    config.ways = vec![Way::Punch];
-    config
+fn call() -> RaceConfig {
+    RaceConfig {
+        ways: vec![Way::Punch],
+        punch: Some(setup("192.168.1.5", "198.51.100.1")),
+        ..config(peer(vec![behind_nat("192.168.9.9", "203.0.113.9")]))
+    }
 }
 
-fn reserves(acts: &[Act]) -> usize {
-    acts.iter().filter(|act| matches!(act, Act::Punch(_, punch::Act::Reserve(_)))).count()
-}
-
-fn outcome(race: &Race, way: Way) -> WayOutcome {
-    race.report(at(60_000)).ways.into_iter().find(|report| report.way == way).unwrap().outcome
-}
-
-/// One side of an attempt with sockets that always work, and what it has open.
-struct End<M> {
-    machine: M,
-    shares: BTreeSet<u8>,
-    listening: BTreeSet<(u8, Local)>,
-    dials: Vec<(u8, punch::Socket, Local, SocketAddr)>,
-    signals: Vec<Body>,
-    dropped: Vec<Lane>,
-    kept: Option<Lane>,
-    events: Vec<Event>,
-}
-
-/// What both machines have in common.
-trait Owner: Machine<Act = Act, Event = Event> {
-    fn share(&mut self, pair: u8, share: Share, now: Instant);
-    fn listening(&mut self, pair: u8, at: Local, now: Instant);
-    fn observed(&mut self, pair: u8, from: Local, mapped: Mapped, now: Instant);
-}
-
-macro_rules! owner {
-    ($machine:ty) => {
-        impl Owner for $machine {
-            fn share(&mut self, pair: u8, share: Share, now: Instant) {
-                self.handle_punch_share(pair, share, now);
+/// Answers what needs an answer; everything else is returned.
+fn serve(race: &mut Race, now: Instant) -> Vec<Act> {
+    let mut left = Vec::new();
+    loop {
+        match race.poll_output() {
+            Output::Act(Act::Punch(pair, punch::Act::Reserve(share))) => {
+                assert!(race.handle_punch_share(pair, share, now));
             }
-            fn listening(&mut self, pair: u8, at: Local, now: Instant) {
-                self.handle_punch_listening(pair, at, Ok(()), now);
+            Output::Act(Act::Punch(pair, punch::Act::Listen(at))) => {
+                race.handle_punch_listening(pair, at, Ok(()), now);
+                left.push(Act::Punch(pair, punch::Act::Listen(at)));
             }
-            fn observed(&mut self, pair: u8, from: Local, mapped: Mapped, now: Instant) {
-                self.handle_punch_observed(pair, from, Some(mapped), now);
-            }
+            Output::Act(act) => left.push(act),
+            Output::Event(_) => {}
+            Output::Wait(_) => return left,
         }
+    }
+}
+
+fn offered(acts: &[Act]) -> punch::Message {
+    let offer = |act: &Act| match act {
+        Act::Signal(Body::Punch(message)) => Some(message.clone()),
+        _ => None,
     };
+    acts.iter().find_map(offer).unwrap()
 }
 
-owner!(Race);
-owner!(Answer);
-
-impl<M: Owner> End<M> {
-    fn new(machine: M, now: Instant) -> Self {
-        let (shares, listening, dials) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-        let (signals, dropped, events) = (Vec::new(), Vec::new(), Vec::new());
-        let mut end = Self { machine, shares, listening, dials, signals, dropped, kept: None, events };
-        end.turn(now);
-        end
-    }
-
-    fn turn(&mut self, now: Instant) {
-        loop {
-            match self.machine.poll_output() {
-                Output::Act(Act::Punch(pair, act)) => match act {
-                    punch::Act::Reserve(share) => {
-                        self.shares.insert(pair);
-                        self.machine.share(pair, share, now);
-                    }
-                    punch::Act::GiveBack(_) => assert!(self.shares.remove(&pair)),
-                    punch::Act::Listen(at) => {
-                        self.listening.insert((pair, at));
-                        self.machine.listening(pair, at, now);
-                    }
-                    punch::Act::Unlisten(at) => assert!(self.listening.remove(&(pair, at))),
-                    punch::Act::Observe(from) => self.machine.observed(pair, from, Mapped(from.0), now),
-                    punch::Act::Forget(_) | punch::Act::Drop(_) => {}
-                    punch::Act::Dial { socket, from, to, .. } => self.dials.push((pair, socket, from, to)),
-                    punch::Act::Signal(_) => panic!("a race says it itself"),
-                },
-                Output::Act(Act::Signal(body)) => self.signals.push(body),
-                Output::Act(Act::Drop(lane)) => self.dropped.push(lane),
-                Output::Act(Act::Keep(lane)) => self.kept = Some(lane),
-                Output::Act(Act::Dial(..)) => {}
-                Output::Event(event) => self.events.push(event),
-                Output::Wait(_) => return,
-            }
-        }
-    }
-
-    fn punch_signals(&mut self) -> Vec<Body> {
-        let (punches, others) =
-            std::mem::take(&mut self.signals).into_iter().partition(|body| matches!(body, Body::Punch(_)));
-        self.signals = others;
-        punches
-    }
-
-    fn has_nothing(&self) -> bool {
-        self.shares.is_empty() && self.listening.is_empty()
-    }
-}
-
-/// The place of the peer at [`THEIRS`], on the network of ours.
-fn their_setup() -> Setup {
-    setup(ours(&[(THEIRS, 24)]))
-}
-
-fn offered(setup: &Setup, signal: &Signal, now: Instant) -> Answer {
-    let mut answer = Answer::new(now);
-    answer.handle_punch(setup, signal, now);
-    answer
-}
-
-/// Both sides of a punch on one network up to the moment when SYNs are out.
-fn on_one_network() -> (End<Race>, End<Answer>) {
-    let mut caller = End::new(Race::new(only(config(them(THEIRS, None))), epoch()), epoch());
-    let mut answerer = End::new(Answer::new(epoch()), epoch());
-    for body in caller.punch_signals() {
-        answerer.machine.handle_punch(&their_setup(), &from_peer(us(), body), at(1));
-        answerer.turn(at(1));
-    }
-    for body in answerer.punch_signals() {
-        caller.machine.handle_signal(&from_peer(them(THEIRS, None), body), at(2));
-        caller.turn(at(2));
-    }
-    (caller, answerer)
-}
-
-#[test]
-fn both_sides_of_a_punch_end_with_one_connection_and_nothing_else() {
-    let (mut caller, mut answerer) = on_one_network();
-    // The answerer's SYN comes to a port the caller listens on.
-    let (pair, socket, from, to) = answerer.dials[0];
-    assert!(caller.listening.contains(&(pair, Local(to))), "{to} is one of {:?}", caller.listening);
-    let here = caller.machine.handle_punch_accepted(pair, Local(to), from.0, at(3)).unwrap();
-    let there = answerer.machine.handle_punch_connected(pair, socket, to, at(3)).unwrap();
-    assert_eq!((here.way(), there.way()), (Way::Punch, Way::Punch));
-    assert_eq!(answerer.machine.candidate(there).unwrap().path, Path::Local);
-    caller.machine.handle_proven(here, at(5));
-    caller.turn(at(5));
-    assert_eq!(caller.kept, Some(here));
-    caller.machine.handle_kept(here, at(6));
-    answerer.machine.handle_kept(there, at(7));
-    caller.turn(at(6));
-    answerer.turn(at(7));
-    assert_eq!(caller.events, [Event::Won(here)]);
-    assert_eq!(answerer.events, [Event::Won(there)]);
-    assert!(caller.has_nothing() && answerer.has_nothing());
-    assert_eq!(caller.signals, [], "the peer knows that it is over");
-    let report = caller.machine.report(at(9));
-    assert_eq!((report.won(), report.ways[0].punches.len()), (Some(Way::Punch), 1));
-    assert!(report.to_string().contains("192.168.1.5 to 192.168.1.9 (lan), now"), "{report}");
-}
-
-#[test]
-fn where_nothing_else_can_work_a_punch_does_not_wait() {
-    let mut race = Race::new(remote(port_restricted()), epoch());
-    assert_eq!(reserves(&drain(&mut race).acts), 1, "direct and punch at once");
-    let open = NatFacts { nat: Some(NatType::Open), ..NatFacts::default() };
-    for facts in [open, NatFacts::default()] {
-        let mut race = Race::new(remote(facts), epoch());
-        assert_eq!(reserves(&drain(&mut race).acts), 0, "another way may be faster");
-        race.handle_timeout(at(30));
-        assert_eq!(reserves(&drain(&mut race).acts), 1);
-    }
-}
-
-#[test]
-fn a_peer_that_does_not_punch_says_so_and_the_other_ways_go_on() {
-    let mut config = remote(port_restricted());
-    config.ways = vec![Way::Reverse, Way::Punch];
-    let mut end = End::new(Race::new(config.clone(), epoch()), epoch());
-    let declined = Message::declined(0, Reason::Unsupported, UnixTime::from_secs(1));
-    let body = Body::Punch(declined);
-    end.machine.handle_signal(&from_peer(config.peer.clone(), body), at(40));
-    end.turn(at(40));
-    let refused = WayOutcome::Failed(WayFailure::Refused(Reason::Unsupported));
-    assert_eq!(outcome(&end.machine, Way::Punch), refused);
-    assert!(end.has_nothing() && end.events.is_empty());
-    assert_eq!(outcome(&end.machine, Way::Reverse), WayOutcome::Overtaken, "it is under way");
-}
-
-#[test]
-fn a_refusal_of_another_way_leaves_a_punch_alone() {
-    for (reason, goes_on) in [(Reason::NoRoute, true), (Reason::Unsupported, true), (Reason::Busy, false)] {
-        let mut end = End::new(Race::new(remote(port_restricted()), epoch()), epoch());
-        let body = Body::Refuse(crate::signal::Refusal { reason });
-        end.machine.handle_signal(&from_peer(remote(port_restricted()).peer, body), at(40));
-        end.turn(at(40));
-        assert_eq!(end.shares.len(), usize::from(goes_on), "{reason}");
-    }
-}
-
-#[test]
-fn why_there_is_no_punch_is_told() {
-    let told = |config: RaceConfig| {
-        let race = Race::new(only(config), epoch());
-        match outcome(&race, Way::Punch) {
-            WayOutcome::Failed(failure) => failure,
-            outcome => panic!("{outcome:?}"),
-        }
+fn listened(acts: &[Act]) -> Local {
+    let listen = |act: &Act| match act {
+        Act::Punch(_, punch::Act::Listen(at)) => Some(*at),
+        _ => None,
     };
-    assert_eq!(told(RaceConfig { can_signal: false, ..remote(port_restricted()) }), WayFailure::NoSignalling);
-    assert_eq!(told(RaceConfig { punch: None, ..remote(port_restricted()) }), WayFailure::Unsupported);
-    assert_eq!(told(config(them("10.1.1.1", None))), WayFailure::NothingToPunch);
-    let nobody = Race::new(only(remote(port_restricted())), epoch());
-    let mut end = End::new(nobody, epoch());
-    let offer = end.punch_signals().remove(0);
-    end.machine.handle_delivery(&offer, Delivery::Offline, at(5));
-    end.turn(at(5));
-    assert_eq!(outcome(&end.machine, Way::Punch), WayOutcome::Failed(WayFailure::Offline));
-    assert!(end.has_nothing());
-    let mut poor = Race::new(only(remote(port_restricted())), epoch());
-    drain(&mut poor);
-    poor.handle_punch_share(0, Share::default(), at(1));
-    let failed = WayOutcome::Failed(WayFailure::Punch(Failed::NoBudget));
-    assert_eq!(outcome(&poor, Way::Punch), failed);
-    assert_eq!(drain(&mut poor).events, [Event::Lost]);
+    acts.iter().find_map(listen).unwrap()
 }
 
 #[test]
-fn a_peer_that_has_moved_is_punched_where_it_is() {
-    let config = only(remote(port_restricted()));
-    let mut end = End::new(Race::new(config, epoch()), epoch());
-    let mut moved = interface("10.1.1.1", Some("203.0.113.99"));
-    moved.nat.tcp = port_restricted();
-    let moved = peer_at(2_000, vec![moved], None);
-    end.machine.handle_signal(&from_peer(moved, Body::TellAddr), at(40));
-    end.turn(at(40));
-    let reports = end.machine.report(at(41)).ways.remove(0).punches;
-    let remotes: Vec<_> = reports.iter().map(|report| report.remote.to_string()).collect();
-    assert_eq!(remotes, [THEIR_OUTSIDE, "203.0.113.99"]);
-    for issued in 3_000..3_020 {
-        let moved = interface("10.1.1.1", Some(&format!("203.0.113.{}", issued - 2_900)));
-        let moved = peer_at(issued, vec![moved], None);
-        end.machine.handle_signal(&from_peer(moved, Body::TellAddr), at(50));
-        end.turn(at(50));
-    }
-    assert_eq!(end.shares.len(), usize::from(MOST_PAIRS), "however often it moves");
+fn a_punched_connection_is_a_lane_like_any_other() {
+    let mut race = Race::new(call(), epoch());
+    let acts = serve(&mut race, epoch());
+    let at_port = listened(&acts);
+    assert!(matches!(offered(&acts).step, punch::Step::Offer(_)));
+    let remote = SocketAddr::from(([203, 0, 113, 9], 7_000));
+    let lane = race.handle_punch_accepted(0, at_port, remote, at(60)).unwrap();
+    assert_eq!((lane.way(), lane.to_string().as_str()), (Way::Punch, "punch#0"));
+    let stranger =
+        race.handle_punch_accepted(0, at_port, SocketAddr::from(([9, 9, 9, 9], 9)), at(61)).unwrap();
+    race.handle_failed(stranger, ProofError::Garbled.into(), at(62));
+    race.handle_proven(lane, at(80));
+    assert_eq!(serve(&mut race, at(80)), [Act::Keep(lane)]);
+    race.handle_kept(lane, at(81));
+    let acts = serve(&mut race, at(81));
+    assert!(race.is_over() && !acts.contains(&Act::Drop(lane)) && !acts.contains(&Act::Signal(Body::Bye)));
+    assert!(acts.iter().any(|act| matches!(act, Act::Punch(0, punch::Act::GiveBack(_)))));
+    let report = race.report(at(90));
+    assert_eq!(report.won(), Some(Way::Punch));
+    assert_eq!((report.ways[0].lanes.len(), report.ways[0].punches.len()), (2, 1));
+    assert!(report.to_string().contains("2 connected, 1 to somebody else"), "{report}");
 }
 
 #[test]
-fn strangers_at_a_punched_port_cost_little_and_change_nothing() {
-    let (mut caller, answerer) = on_one_network();
-    let (pair, _, from, to) = answerer.dials[0];
-    let mut most = 0;
-    for number in 0..1_000 {
-        let stranger = SocketAddr::from(([192, 168, 1, 66], 1_000 + number));
-        let lane = caller.machine.handle_punch_accepted(pair, Local(to), stranger, at(10)).unwrap();
-        caller.machine.handle_failed(lane, LaneFailure::Proof(crate::proof::ProofError::Garbled), at(10));
-        caller.turn(at(10));
-        most = most.max(caller.machine.report(at(10)).ways[0].lanes.len());
-    }
-    assert!(most <= 64, "{most} lanes are remembered");
-    let silent = (0..1_000).filter(|number| {
-        let stranger = SocketAddr::from(([192, 168, 1, 67], 1_000 + number));
-        caller.machine.handle_punch_accepted(pair, Local(to), stranger, at(11)).is_some()
-    });
-    assert!(silent.count() <= 8, "those who say nothing are few");
-    let lane = caller.machine.handle_punch_accepted(pair, Local(to), from.0, at(12)).unwrap();
-    caller.machine.handle_proven(lane, at(13));
-    caller.machine.handle_kept(lane, at(14));
-    caller.turn(at(14));
-    assert_eq!(caller.events, [Event::Won(lane)]);
-    assert_eq!(caller.machine.report(at(15)).ways[0].punches[0].tally.strange, 1_000);
-}
-
-/// An offer as somebody could write it.
-fn offer(mode: Mode, at: &str, address: &str) -> Message {
-    let side = Side {
-        address: ip(address),
-        ports: Ports::Fixed(vec![4_000]),
-        filtering: Filtering::EndpointIndependent,
-        syn: None,
-        quiet: false,
-        sockets: 1,
+fn losing_ends_say_why() {
+    let failure = |mut race: Race| {
+        serve(&mut race, epoch());
+        let mut now = epoch();
+        while let Some(deadline) = drain(&mut race).wait.filter(|_| !race.is_over()) {
+            now = now.max(deadline.at);
+            race.handle_timeout(now);
+            serve(&mut race, now);
+        }
+        let WayOutcome::Failed(failure) = race.report(now).ways[0].outcome.clone() else { panic!() };
+        failure
     };
-    let step = Step::Offer(Offer { mode, at: ip(at), side, error: None });
-    Message { pair: 0, wave: 0, stamps: Stamps::default(), step }
+    assert_eq!(failure(Race::new(call(), epoch())), WayFailure::Punch(Failed::Silent));
+    let unable = RaceConfig { punch: None, ..call() };
+    assert_eq!(failure(Race::new(unable, epoch())), WayFailure::Unsupported);
+    let mute = RaceConfig { can_signal: false, ..call() };
+    assert_eq!(failure(Race::new(mute, epoch())), WayFailure::NoSignalling);
+    let nowhere = RaceConfig { peer: peer(vec![interface("192.168.9.9", None)]), ..call() };
+    assert_eq!(failure(Race::new(nowhere, epoch())), WayFailure::NothingToPunch);
+    let mut offline = Race::new(call(), epoch());
+    let body = Body::Punch(offered(&serve(&mut offline, epoch())));
+    offline.handle_delivery(&body, Delivery::Offline, at(40));
+    assert_eq!(failure(offline), WayFailure::Offline);
+    let mut refused = Race::new(call(), epoch());
+    serve(&mut refused, epoch());
+    let no = |reason| Body::Refuse(Refusal { reason });
+    let theirs = peer(vec![behind_nat("192.168.9.9", "203.0.113.9")]);
+    refused.handle_signal(&from_peer(theirs.clone(), no(Reason::Unsupported)), at(40));
+    assert!(!refused.is_over(), "that was about being dialled");
+    refused.handle_signal(&from_peer(theirs, no(Reason::NotAllowed)), at(41));
+    assert_eq!(failure(refused), WayFailure::Refused(Reason::NotAllowed));
 }
 
 #[test]
-fn no_offer_sends_us_to_anybody_else() {
-    let outside = "198.51.100.1";
-    let absurd = [
-        (Mode::Remote, THEIRS, "203.0.113.200"),
-        (Mode::Remote, THEIRS, "127.0.0.1"),
-        (Mode::Remote, THEIRS, "224.0.0.1"),
-        (Mode::Remote, "10.0.0.1", outside),
-        (Mode::Lan, THEIRS, "192.168.1.1"),
-        (Mode::Lan, THEIRS, "127.0.0.1"),
-        (Mode::Machine, THEIRS, OURS),
-        (Mode::Interface, THEIRS, THEIRS),
-    ];
-    for (mode, meant, address) in absurd {
-        let signal = from_peer(us(), Body::Punch(offer(mode, meant, address)));
-        let end = End::new(offered(&their_setup(), &signal, epoch()), epoch());
-        let [Body::Punch(Message { step: Step::Decline(Reason::NoRoute), .. })] = &end.signals[..] else {
-            panic!("{mode} {meant} {address}: {:?}", end.signals)
-        };
-        assert_eq!((end.dials.len(), end.events.as_slice()), (0, &[Event::Lost][..]));
-        assert!(end.has_nothing());
-    }
-    let signal = from_peer(us(), Body::Punch(offer(Mode::Lan, THEIRS, OURS)));
-    let end = End::new(offered(&their_setup(), &signal, epoch()), epoch());
-    assert!(end.dials.iter().all(|(.., to)| to.ip() == ip(OURS)) && !end.dials.is_empty());
-}
-
-#[test]
-fn an_answer_punches_and_dials_in_one_attempt() {
-    let (_, mut answerer) = on_one_network();
-    let found = candidates(&their_setup().ours, &us(), &Filter::default(), Motive::TheirWish);
-    answerer.machine.handle_dial_me(found, DIAL_DELAY, at(10));
-    answerer.turn(at(10));
-    answerer.machine.handle_failed(Lane::dialled(0), LaneFailure::Refused, at(11));
-    answerer.turn(at(11));
-    assert_eq!(answerer.events, [], "a way that fails is not the end of the others");
-    assert!(answerer.signals.iter().any(|body| matches!(body, Body::Refuse(_))), "but the caller knows");
-    answerer.machine.close(at(12));
-    answerer.turn(at(12));
-    assert!(answerer.has_nothing());
-}
-
-/// Feeds a machine what its punches may hear.
-macro_rules! disturb_punch {
-    ($machine:expr, $dice:expr, $now:expr) => {{
-        let (machine, dice, now) = ($machine, $dice, $now);
-        let pair = dice.below(4) as u8;
-        let port = 10_000 + dice.below(3) as u16;
-        let here = Local(SocketAddr::new(ip(OURS), port));
-        let there = SocketAddr::from(([203, 0, 113, 7], 4_000 + dice.below(3) as u16));
-        let lane = Lane::punched(pair, punch::Socket::numbered(dice.below(6) as u32));
-        let (_, socket) = lane.punched_by().unwrap();
-        match dice.below(8) {
-            0 => machine.handle_punch_share(pair, Share { sockets: 96, per_second: 100 }, now),
-            1 => machine.handle_punch_listening(pair, here, Ok(()), now),
-            2 => machine.handle_punch_observed(pair, here, dice.chance(0.5).then_some(Mapped(there)), now),
-            3 => drop(machine.handle_punch_connected(pair, socket, there, now)),
-            4 => drop(machine.handle_punch_accepted(pair, here, there, now)),
-            5 => machine.handle_punch_failed(pair, socket, &LaneFailure::Refused, now),
-            6 => machine.handle_failed(lane, LaneFailure::TimedOut, now),
-            _ => machine.handle_kept(lane, now),
-        }
-    }};
-}
-
-struct PunchingRace;
-
-impl Subject for PunchingRace {
-    type Machine = Race;
-
-    fn new(mut seed: Seed, now: Instant) -> Race {
-        let facts = if seed.chance(0.5) { port_restricted() } else { NatFacts::default() };
-        let mut config = remote(facts);
-        if seed.chance(0.3) {
-            config.peer = them(THEIRS, None);
-        }
-        config.ways = if seed.chance(0.5) { vec![Way::Punch] } else { Way::ALL.to_vec() };
-        config.within = Duration::from_secs(60);
-        Race::new(config, now)
-    }
-
-    fn disturb(race: &mut Race, dice: &mut Seed, now: Instant) {
-        match dice.below(12) {
-            0 => {
-                let side = match offer(Mode::Remote, OURS, THEIR_OUTSIDE).step {
-                    Step::Offer(offer) => offer.side,
-                    _ => return,
-                };
-                let start = UnixTime::from_secs(1_000_000).after(now.saturating_duration_since(epoch()));
-                let timing = punch::Timing { start, lead: 10, spread: 10, step: 10 };
-                let step = Step::Answer(punch::Answer { side, timing });
-                let message = Message { pair: dice.below(2) as u8, wave: 0, stamps: Stamps::default(), step };
-                race.handle_signal(
-                    &from_peer(them("10.1.1.1", Some(THEIR_OUTSIDE)), Body::Punch(message)),
-                    now,
-                );
+fn the_answer_dials_and_punches_side_by_side_and_declines_what_it_may_not_do() {
+    let mut race = Race::new(call(), epoch());
+    let offer = offered(&serve(&mut race, epoch()));
+    let caller = peer(vec![behind_nat("192.168.1.5", "198.51.100.1")]);
+    let mut signal = from_peer(caller, Body::Punch(offer.clone()));
+    let here = setup("192.168.9.9", "203.0.113.9");
+    let mut answer = Answer::new(at(30));
+    answer.handle_punch(&here, &signal, at(30));
+    let mut listens = Vec::new();
+    let mut others = Vec::new();
+    loop {
+        match answer.poll_output() {
+            Output::Act(Act::Punch(pair, punch::Act::Reserve(share))) => {
+                assert!(answer.handle_punch_share(pair, share, at(30)));
             }
-            1 if dice.chance(0.2) => {
-                let body = Body::Punch(offer(Mode::Remote, OURS, THEIR_OUTSIDE));
-                race.handle_delivery(&body, Delivery::Offline, now);
+            Output::Act(Act::Punch(pair, punch::Act::Listen(local))) => {
+                answer.handle_punch_listening(pair, local, Ok(()), at(30));
+                listens.push(local);
             }
-            2 if dice.chance(0.2) => {
-                let lane = Lane::punched(dice.below(2) as u8, punch::Socket::numbered(dice.below(6) as u32));
-                race.handle_proven(lane, now);
-            }
-            _ => disturb_punch!(&mut *race, dice, now),
+            Output::Act(act) => others.push(act),
+            Output::Event(event) => panic!("{event:?}"),
+            Output::Wait(_) => break,
         }
     }
+    assert!(matches!(
+        &others[0],
+        Act::Signal(Body::Punch(punch::Message { step: punch::Step::Answer(_), .. }))
+    ));
+    let Act::Punch(0, punch::Act::Dial { to, socket, .. }) = others[1] else { panic!("{others:?}") };
+    assert_eq!(to.ip(), IpAddr::from([198, 51, 100, 1]));
+    // The caller wants to be dialled too, which fails: it is told, and the punch goes on.
+    answer.handle_dial_me(Vec::new(), DIAL_DELAY, at(31));
+    let refusal = Refusal { reason: Reason::NoRoute };
+    assert_eq!(drain(&mut answer).acts, [Act::Signal(Body::Refuse(refusal))]);
+    let lane = answer.handle_punch_connected(0, socket, to, at(90)).unwrap();
+    assert_eq!(answer.candidate(lane).map(|candidate| candidate.path), Some(Path::External));
+    answer.handle_kept(lane, at(150));
+    let drained = drain(&mut answer);
+    assert_eq!(drained.events, [Event::Won(lane)]);
+    assert!(!drained.acts.contains(&Act::Drop(lane)) && drained.wait.is_none());
 
-    fn close(race: &mut Race, now: Instant) {
-        race.close(now);
-    }
+    // Somebody who publishes nothing that it names.
+    signal.sender = peer(vec![behind_nat("192.168.1.5", "198.51.100.9")]);
+    let mut answer = Answer::new(at(30));
+    answer.handle_punch(&here, &signal, at(30));
+    let drained = drain(&mut answer);
+    assert!(matches!(
+        &drained.acts[..],
+        [Act::Signal(Body::Punch(punch::Message { step: punch::Step::Decline(Reason::NoRoute), .. }))]
+    ));
+    assert_eq!((drained.events, drained.wait), (vec![Event::Lost], None));
 }
-
-crate::machine_laws!(punching_race_laws: PunchingRace);
-
-struct PunchingAnswer;
-
-impl Subject for PunchingAnswer {
-    type Machine = Answer;
-
-    fn new(mut seed: Seed, now: Instant) -> Answer {
-        let mode = if seed.chance(0.5) { Mode::Lan } else { Mode::Remote };
-        let address = if mode == Mode::Lan { OURS } else { "198.51.100.1" };
-        let signal = from_peer(us(), Body::Punch(offer(mode, THEIRS, address)));
-        offered(&their_setup(), &signal, now)
-    }
-
-    fn disturb(answer: &mut Answer, dice: &mut Seed, now: Instant) {
-        match dice.below(12) {
-            0 => {
-                let message = Message { pair: dice.below(5) as u8, ..offer(Mode::Lan, THEIRS, OURS) };
-                answer.handle_punch(&their_setup(), &from_peer(us(), Body::Punch(message)), now);
-            }
-            1 => {
-                let found = candidates(&their_setup().ours, &us(), &Filter::default(), Motive::TheirWish);
-                answer.handle_dial_me(found, ms(100), now);
-            }
-            _ => disturb_punch!(&mut *answer, dice, now),
-        }
-    }
-
-    fn close(answer: &mut Answer, now: Instant) {
-        answer.close(now);
-    }
-}
-
-crate::machine_laws!(punching_answer_laws: PunchingAnswer);

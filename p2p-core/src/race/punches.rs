@@ -97,10 +97,8 @@ impl Punches {
         }
     }
 
-    pub(super) fn handle_share(&mut self, pair: u8, share: Share, now: Instant) {
-        if let Some(punch) = self.pair(pair) {
-            punch.handle_share(share, now);
-        }
+    pub(super) fn handle_share(&mut self, pair: u8, share: Share, now: Instant) -> bool {
+        self.pair(pair).is_some_and(|punch| punch.handle_share(share, now))
     }
 
     pub(super) fn handle_listening(

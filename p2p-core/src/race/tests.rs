@@ -492,6 +492,9 @@ fn an_answer_drops_what_the_caller_did_not_choose() {
     assert_eq!(drained.wait, None);
 }
 
+#[path = "punch_tests.rs"]
+mod punching;
+
 struct AnyRace;
 
 impl Subject for AnyRace {

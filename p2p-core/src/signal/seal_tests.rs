@@ -6,8 +6,8 @@ use super::seal::seal_bytes;
 use super::*;
 use crate::nat::{Filtering, Nat};
 use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
-use crate::punch::{Mode, Offer, Ports, Side, Stamps, Step};
-use crate::{Seed, UnixTime, punch};
+use crate::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
+use crate::{Seed, UnixTime};
 
 fn identity(number: u64) -> Identity {
     Identity::generate(&mut Seed::from_u64(number))

@@ -9,7 +9,7 @@ use super::dump::Fate;
 use super::link::LinkConfig;
 use super::nat::{NatConfig, Unsolicited};
 use super::packet::{Body, Protocol};
-use super::puncher::{Kept, Puncher};
+use super::puncher::{Kept, Neighbours, Puncher};
 use super::router::RouterConfig;
 use super::stun::StunServer;
 use super::tcp::TcpOptions;
@@ -80,6 +80,10 @@ pub struct Meeting {
     pub counts: bool,
     /// What a punch may do.
     pub limits: Limits,
+    /// What lies between.
+    pub mode: Mode,
+    /// The TTL of a silent hop that each side has found: one that stands above its NAT, if it is 2.
+    pub silent_hops: [Option<u8>; 2],
     /// The chance of it all.
     pub number: u64,
 }
@@ -89,8 +93,12 @@ pub struct Meeting {
 pub struct Outcome {
     /// What the caller and the answerer keep.
     pub kept: [Vec<Kept>; 2],
-    /// From when both had the plan to when both keep a connection.
+    /// From when both had the plan to when TCP was up at both ends, on the connection that both keep.
+    pub opened: Option<Duration>,
+    /// From when both had the plan to when both have proven and keep it.
     pub took: Option<Duration>,
+    /// From the answerer's first SYN to when both have proven and keep it.
+    pub answered: Option<Duration>,
     /// From the start.
     pub whole: Option<Duration>,
     /// When each side's first SYN was sent, after the start.
@@ -123,8 +131,17 @@ impl Meeting {
             skew: None,
             counts: false,
             limits: Limits::default(),
+            mode: Mode::Remote,
+            silent_hops: [None; 2],
             number,
         }
+    }
+
+    /// Two peers with no NAT between: on one network, `rtt` apart, or on one machine.
+    pub fn nearby(mode: Mode, rtt: Duration, number: u64) -> Self {
+        let equal = Delta { kind: crate::nat::DeltaKind::Equal, value: 0 };
+        let home = || Home::of_type(NatType::PortRestricted, equal, SynAnswer::Silence);
+        Self { mode, rtt, ..Self::new([home(), home()], number) }
     }
 
     /// Lets it happen.
@@ -135,33 +152,11 @@ impl Meeting {
         let mut seed = Seed::from_u64(self.number);
         let mut world = World::new(seed.fork("world"));
         world.set_broker(self.signals)?;
+        let mut scene = match self.mode {
+            Mode::Remote => self.homes(&mut world, &mut seed)?,
+            mode => self.neighbours(mode, &mut world)?,
+        };
         let internet = world.internet();
-        // The way from home to home is half a round trip, and mostly not halved by the Internet.
-        let shares = seed.within(20..81) as f64 / 100.0;
-        let mut hosts = Vec::new();
-        let mut routers = Vec::new();
-        let mut addresses = Vec::new();
-        let mut all_facts = Vec::new();
-        for (index, home) in self.homes.iter().enumerate() {
-            let mut nat = home.nat.clone();
-            let is_translating = nat.is_translating();
-            if is_translating {
-                nat.external = vec![OUTSIDE[index]];
-            }
-            let local = if is_translating { INSIDE[index] } else { OUTSIDE[index] };
-            let share = if index == 0 { shares } else { 1.0 - shares };
-            let link =
-                LinkConfig { loss: self.loss, ..LinkConfig::with_latency((self.rtt / 2).mul_f64(share)) };
-            let name = ["nat-a", "nat-b"][index];
-            let router =
-                world.add_router(RouterConfig::new(name).with_v4(nat), internet, Wire::from(link))?;
-            let host = world.add_host(["a", "b"][index]);
-            world.attach(host, router, &[local], Duration::ZERO)?;
-            hosts.push(host);
-            routers.push(router);
-            addresses.push(local);
-            all_facts.push(home.facts);
-        }
         let server = world.add_host("server");
         world.attach(server, internet, &[SERVER], Duration::from_millis(5))?;
         let stun = SocketAddr::new(SERVER, 3_478);
@@ -169,10 +164,10 @@ impl Meeting {
             .with(server, |context| StunServer::bind(context.host, Responder::new(stun)))
             .expect("a new host has all its ports");
         world.run(server, responder);
-        for index in [0, 1] {
+        for (index, router) in scene.routers.iter().enumerate() {
             if self.homes[index].nat.block.is_some() {
-                all_facts[index].block =
-                    learn_block(&mut world, hosts[index], routers[index], addresses[index], OUTSIDE[index]);
+                let (host, local) = (scene.hosts[index], scene.locals[index]);
+                scene.facts[index].block = learn_block(&mut world, host, *router, local, OUTSIDE[index]);
             }
         }
         if self.counts {
@@ -180,51 +175,135 @@ impl Meeting {
         }
         let start = world.now();
         let attempt = AttemptId::new(&mut seed);
+        let mut sides = [0, 1].map(|index| {
+            let config = self.config(index, &scene, attempt, start);
+            let topics = [TOPICS[index], TOPICS[1 - index]];
+            Puncher::new(config, Some(stun), topics, seed.fork("puncher"))
+        });
         for index in [1, 0] {
-            let other = 1 - index;
-            let clock = Clock::new(start, UnixTime(1_800_000_000_000_000 + index as u64 * 7_000_000));
-            let terms = match self.skew {
-                // The answerer's clock is seven seconds ahead.
-                Some((error, bound)) if index == 0 => Terms {
-                    offset: Some((7_000_000_000 + error * 1_000_000, bound * 1_000_000)),
-                    delay: None,
-                },
-                Some((_, bound)) => Terms { offset: Some((-7_000_000_000, bound * 1_000_000)), delay: None },
-                None => Terms::default(),
-            };
-            let config = PunchConfig {
-                attempt,
-                pair: 0,
-                part: [Part::Caller, Part::Answerer][index],
-                mode: Mode::Remote,
-                local: Local(SocketAddr::new(addresses[index], 0)),
-                address: OUTSIDE[index],
-                remote: SocketAddr::new(OUTSIDE[other], 0),
-                at: addresses[other],
-                facts: all_facts[index],
-                theirs: all_facts[other],
-                can_observe: true,
-                silent_hop: None,
-                terms,
-                clock,
-                limits: self.limits,
-            };
-            let topics = [TOPICS[index], TOPICS[other]];
-            let mut puncher = Puncher::new(config, Some(stun), topics, seed.fork("puncher"));
-            world.with(hosts[index], |context| puncher.start(context));
-            world.run(hosts[index], puncher);
+            world.with(scene.hosts[index], |context| sides[index].start(context));
         }
-        let hosts = [hosts[0], hosts[1]];
+        let hosts = scene.hosts;
+        if hosts[0] == hosts[1] {
+            world.run(hosts[0], Neighbours(sides));
+        } else {
+            for (host, side) in hosts.into_iter().zip(sides) {
+                world.run(host, side);
+            }
+        }
         world.run_until_done(start + LONGEST, |world| is_over(world, hosts));
         // What is still under way must not change it.
         let after = world.now() + Duration::from_millis(300);
         world.run_until(after);
         Ok(outcome(&world, hosts, start))
     }
+
+    fn homes(&self, world: &mut World, seed: &mut Seed) -> Result<Scene, WorldError> {
+        let internet = world.internet();
+        // The way from home to home is half a round trip, and mostly not halved by the Internet.
+        let share = seed.within(20..81) as f64 / 100.0;
+        let (mut hosts, mut routers) = (Vec::new(), Vec::new());
+        let mut locals = OUTSIDE;
+        for (index, home) in self.homes.iter().enumerate() {
+            let mut nat = home.nat.clone();
+            if nat.is_translating() {
+                nat.external = vec![OUTSIDE[index]];
+                locals[index] = INSIDE[index];
+            }
+            let share = if index == 0 { share } else { 1.0 - share };
+            let delay = (self.rtt / 2).mul_f64(share);
+            let link = LinkConfig { loss: self.loss, ..LinkConfig::with_latency(delay) };
+            let name = ["nat-a", "nat-b"][index];
+            let above = match self.silent_hops[index] {
+                Some(_) => {
+                    let hop = RouterConfig::new("hop").with_silent_hops();
+                    world.add_router(hop, internet, Duration::ZERO)?
+                }
+                None => internet,
+            };
+            let router = world.add_router(RouterConfig::new(name).with_v4(nat), above, Wire::from(link))?;
+            let host = world.add_host(["a", "b"][index]);
+            world.attach(host, router, &[locals[index]], Duration::ZERO)?;
+            hosts.push(host);
+            routers.push(router);
+        }
+        let facts = [self.homes[0].facts, self.homes[1].facts];
+        Ok(Scene { hosts: [hosts[0], hosts[1]], routers, locals, addresses: OUTSIDE, facts })
+    }
+
+    fn neighbours(&self, mode: Mode, world: &mut World) -> Result<Scene, WorldError> {
+        let internet = world.internet();
+        let home = world.add_router(RouterConfig::new("switch"), internet, Duration::from_millis(5))?;
+        let locals = match mode {
+            Mode::Interface => [INSIDE[0]; 2],
+            _ => INSIDE,
+        };
+        let leg = self.rtt / 4;
+        let host = world.add_host("a");
+        world.attach(host, home, &[locals[0]], leg)?;
+        let hosts = match mode {
+            Mode::Interface => [host, host],
+            Mode::Machine => {
+                world.attach(host, home, &[locals[1]], leg)?;
+                [host, host]
+            }
+            Mode::Lan | Mode::Remote => {
+                let other = world.add_host("b");
+                world.attach(other, home, &[locals[1]], leg)?;
+                [host, other]
+            }
+        };
+        let facts = [NatFacts::default(); 2];
+        Ok(Scene { hosts, routers: Vec::new(), locals, addresses: locals, facts })
+    }
+
+    fn config(&self, index: usize, scene: &Scene, attempt: AttemptId, start: Instant) -> PunchConfig {
+        let other = 1 - index;
+        // The answerer's clock is seven seconds ahead.
+        let clock = Clock::new(start, UnixTime(1_800_000_000_000_000 + index as u64 * 7_000_000));
+        let offset = self.skew.map(|(error, bound)| match index {
+            0 => (7_000_000_000 + error * 1_000_000, bound * 1_000_000),
+            _ => (-7_000_000_000, bound * 1_000_000),
+        });
+        PunchConfig {
+            attempt,
+            pair: 0,
+            part: [Part::Caller, Part::Answerer][index],
+            mode: self.mode,
+            local: Local(SocketAddr::new(scene.locals[index], 0)),
+            address: scene.addresses[index],
+            remote: SocketAddr::new(scene.addresses[other], 0),
+            at: scene.locals[other],
+            facts: scene.facts[index],
+            theirs: scene.facts[other],
+            can_observe: true,
+            silent_hop: self.silent_hops[index],
+            terms: Terms { offset, delay: None },
+            clock,
+            limits: self.limits,
+        }
+    }
+}
+
+/// Who stands where.
+struct Scene {
+    hosts: [HostId; 2],
+    routers: Vec<RouterId>,
+    locals: [IpAddr; 2],
+    addresses: [IpAddr; 2],
+    facts: [NatFacts; 2],
+}
+
+/// The two sides, wherever they run.
+fn sides(world: &World, hosts: [HostId; 2]) -> [Option<&Puncher>; 2] {
+    if let Some(Neighbours([one, two])) = world.program(hosts[0]) {
+        return [Some(one), Some(two)];
+    }
+    hosts.map(|host| world.program(host))
 }
 
 fn is_over(world: &World, hosts: [HostId; 2]) -> bool {
-    let sides = hosts.map(|host| world.program::<Puncher>(host));
+    let sides = sides(world, hosts);
     let has_kept = |side: &Option<&Puncher>| side.is_some_and(|side| !side.kept.is_empty());
     sides.iter().all(has_kept) || sides.iter().all(|side| side.is_some_and(|side| side.failed.is_some()))
 }
@@ -250,11 +329,12 @@ fn learn_block(
 }
 
 fn outcome(world: &World, hosts: [HostId; 2], start: Instant) -> Outcome {
-    let sides = hosts.map(|host| world.program::<Puncher>(host).expect("it was given one"));
+    let sides = sides(world, hosts).map(|side| side.expect("each host was given one"));
     let since = |at: Instant| at.saturating_duration_since(start);
     let kept = sides.map(|side| side.kept.clone());
-    let planned = sides[0].planned.zip(sides[1].planned).map(|(a, b)| a.max(b));
+    let planned = sides[0].planned.or(sides[1].planned).max(sides[1].planned);
     let both = kept[0].first().zip(kept[1].first()).map(|(a, b)| a.at.max(b.at));
+    let up = kept[0].first().zip(kept[1].first()).map(|(a, b)| a.up.max(b.up));
     let is_syn = |body: &Body| matches!(body, Body::Tcp(tcp) if tcp.flags.is_syn());
     let syns = world.records().iter().filter(|record| {
         let header = &record.packet.header;
@@ -264,7 +344,9 @@ fn outcome(world: &World, hosts: [HostId; 2], start: Instant) -> Outcome {
             && is_syn(&header.body)
     });
     Outcome {
+        opened: up.zip(planned).map(|(up, planned)| up.saturating_duration_since(planned)),
         took: both.zip(planned).map(|(both, planned)| both.saturating_duration_since(planned)),
+        answered: both.zip(sides[1].dialled).map(|(both, first)| both.saturating_duration_since(first)),
         whole: both.map(since),
         first_syn: sides.map(|side| side.dialled.map(since)),
         tactic: sides[0].punch().and_then(|punch| punch.report().tactic),

@@ -1,4 +1,4 @@
-//! A [`Punch`] on a simulated host, with a proof in three bytes.
+//! A [`Punch`] on a simulated host, with a proof in three words.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::{Local, Machine, Mapped, Output, Seed};
 
 /// A connection has so long to be proven.
 const PROOF_WITHIN: Duration = Duration::from_secs(3);
-/// The caller's first byte, the answerer's, and the caller's last word.
+/// The caller's first word, the answerer's, and the caller's last word.
 const HELLO: u8 = b'H';
 const WELCOME: u8 = b'W';
 const GO: u8 = b'G';
@@ -27,20 +27,31 @@ const GO: u8 = b'G';
 /// The connection that one side keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// When.
+    /// When TCP was up.
+    pub up: Instant,
+    /// When it was proven, and kept.
     pub at: Instant,
     /// The ends of it, as this side sees them.
     pub local: SocketAddr,
     /// The other one.
     pub remote: SocketAddr,
-    /// Its sequence numbers hang together only with those of the other end's socket: whether SYNs crossed.
+    /// Whether both dialled, and the SYNs crossed.
     pub is_crossed: bool,
+    /// What the caller has said on this connection and on no other.
+    pub number: u32,
+}
+
+impl Kept {
+    /// Whether these are the two ends of one connection.
+    pub fn is_with(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
 }
 
 /// What is known of a socket of the host.
 #[derive(Clone, Copy, Debug)]
 enum Use {
-    Lane { socket: Socket, until: Option<Instant> },
+    Lane { socket: Socket, up: Option<Instant> },
     Listener,
     Stun(Local),
 }
@@ -148,7 +159,12 @@ impl Puncher {
         let now = context.now;
         let Some(punch) = &mut self.punch else { return };
         match act {
-            Act::Reserve(wanted) => punch.handle_share(self.budget.take(wanted), now),
+            Act::Reserve(wanted) => {
+                let share = self.budget.take(wanted);
+                if !punch.handle_share(share, now) {
+                    self.budget.give_back(share);
+                }
+            }
             Act::GiveBack(share) => self.budget.give_back(share),
             Act::Listen(at) => {
                 let bound = context.host.tcp_listen(at.0, TcpOptions::shared());
@@ -188,7 +204,7 @@ impl Puncher {
                             // It was made a line ago.
                             let _ = context.host.tcp_mut().set_ttl(tcp, usual.ttl);
                         }
-                        self.uses.insert(tcp, Use::Lane { socket, until: None });
+                        self.uses.insert(tcp, Use::Lane { socket, up: None });
                     }
                     Err(error) => punch.handle_failed(socket, &local(error), now),
                 }
@@ -208,38 +224,49 @@ impl Puncher {
     }
 
     fn on_up(&mut self, tcp: TcpSocket, socket: Socket, context: &mut Context<'_>) {
-        self.uses.insert(tcp, Use::Lane { socket, until: Some(context.now + PROOF_WITHIN) });
+        self.uses.insert(tcp, Use::Lane { socket, up: Some(context.now) });
         if self.config.part == Part::Caller {
-            let _ = context.host.tcp_mut().send(tcp, &[HELLO], context.now);
+            self.say(tcp, HELLO, socket.number(), context);
         }
+    }
+
+    /// A word, and the number that the caller has given to the connection.
+    fn say(&self, tcp: TcpSocket, word: u8, number: u32, context: &mut Context<'_>) {
+        let [_, a, b, c] = number.to_be_bytes();
+        // A connection that cannot take it breaks, which is told as an event.
+        let _ = context.host.tcp_mut().send(tcp, &[word, a, b, c], context.now);
     }
 
     fn on_data(&mut self, tcp: TcpSocket, socket: Socket, context: &mut Context<'_>) {
         let Ok(bytes) = context.host.tcp_mut().read(tcp) else { return };
-        for byte in bytes {
-            let answer = match (byte, self.config.part) {
-                (HELLO, Part::Answerer) => WELCOME,
-                (WELCOME, Part::Caller) if self.kept.is_empty() => GO,
-                (GO, Part::Answerer) => GO,
+        // Words come whole: nothing between splits segments this short.
+        for word in bytes.chunks(4) {
+            let &[word, a, b, c] = word else {
+                return self.fail(tcp, socket, ProofError::Garbled.into(), context);
+            };
+            let number = u32::from_be_bytes([0, a, b, c]);
+            match (word, self.config.part) {
+                (HELLO, Part::Answerer) => self.say(tcp, WELCOME, number, context),
+                (WELCOME, Part::Caller) if self.kept.is_empty() => {
+                    self.say(tcp, GO, number, context);
+                    return self.keep(tcp, socket, number, context);
+                }
+                (GO, Part::Answerer) => return self.keep(tcp, socket, number, context),
                 (WELCOME, Part::Caller) => return,
                 _ => return self.fail(tcp, socket, ProofError::Garbled.into(), context),
-            };
-            if self.config.part == Part::Caller || answer == WELCOME {
-                let _ = context.host.tcp_mut().send(tcp, &[answer], context.now);
-            }
-            if answer == GO {
-                return self.keep(tcp, socket, context);
             }
         }
     }
 
-    fn keep(&mut self, tcp: TcpSocket, socket: Socket, context: &mut Context<'_>) {
+    fn keep(&mut self, tcp: TcpSocket, socket: Socket, number: u32, context: &mut Context<'_>) {
         let stack = context.host.tcp();
-        if let (Some(local), Some(remote)) = (stack.local(tcp), stack.remote(tcp)) {
+        let used = self.uses.remove(&tcp);
+        if let (Some(local), Some(remote), Some(Use::Lane { up: Some(up), .. })) =
+            (stack.local(tcp), stack.remote(tcp), used)
+        {
             let is_crossed = stack.is_crossed(tcp);
-            self.kept.push(Kept { at: context.now, local, remote, is_crossed });
+            self.kept.push(Kept { up, at: context.now, local, remote, is_crossed, number });
         }
-        self.uses.remove(&tcp);
         if let Some(punch) = &mut self.punch {
             punch.handle_kept(socket, context.now);
         }
@@ -279,7 +306,7 @@ impl Puncher {
                 }
                 _ => {}
             },
-            TcpEvent::Accepted { socket: tcp, .. } => {
+            TcpEvent::Accepted { listener, socket: tcp } if self.uses.contains_key(&listener) => {
                 let stack = context.host.tcp();
                 let ends = stack.local(tcp).zip(stack.remote(tcp));
                 let socket = ends
@@ -289,20 +316,21 @@ impl Puncher {
                     None => context.host.tcp_mut().close(tcp, now),
                 }
             }
+            TcpEvent::Accepted { .. } => {}
             TcpEvent::Readable(tcp) => match self.uses.get(&tcp).copied() {
                 Some(Use::Lane { socket, .. }) => self.on_data(tcp, socket, context),
                 Some(Use::Stun(from)) => self.on_stun(tcp, from, context),
                 _ => {}
             },
             TcpEvent::PeerClosed(tcp) | TcpEvent::Failed(tcp, _) => match self.uses.get(&tcp).copied() {
-                Some(Use::Lane { socket, until }) => {
+                Some(Use::Lane { socket, up }) => {
                     let failure = match event {
                         TcpEvent::Failed(_, Failure::Refused) => LaneFailure::Refused,
                         TcpEvent::Failed(_, Failure::Unreachable(kind)) => {
                             LaneFailure::Unreachable(kind.to_string())
                         }
                         TcpEvent::Failed(_, Failure::TimedOut) => LaneFailure::TimedOut,
-                        _ if until.is_none() => LaneFailure::Refused,
+                        _ if up.is_none() => LaneFailure::Refused,
                         _ => LaneFailure::Proof(ProofError::Lost),
                     };
                     self.fail(tcp, socket, failure, context);
@@ -335,7 +363,9 @@ impl Program for Puncher {
     fn handle_event(&mut self, event: HostEvent, context: &mut Context<'_>) {
         match event {
             HostEvent::Tcp(event) => self.on_tcp(event, context),
-            HostEvent::Signal { payload, .. } => self.on_signal(&payload, context),
+            HostEvent::Signal { topic, payload } if topic == self.topics[0] => {
+                self.on_signal(&payload, context);
+            }
             _ => {}
         }
         self.turn(context);
@@ -344,7 +374,7 @@ impl Program for Puncher {
     fn handle_timeout(&mut self, context: &mut Context<'_>) {
         let now = context.now;
         let late = |used: &Use| match used {
-            Use::Lane { socket, until: Some(until) } if *until <= now => Some(*socket),
+            Use::Lane { socket, up: Some(up) } if *up + PROOF_WITHIN <= now => Some(*socket),
             _ => None,
         };
         let late: Vec<_> = self.uses.iter().filter_map(|(tcp, used)| Some((*tcp, late(used)?))).collect();
@@ -359,9 +389,31 @@ impl Program for Puncher {
 
     fn next_timeout(&self) -> Option<Instant> {
         let proofs = self.uses.values().filter_map(|used| match used {
-            Use::Lane { until, .. } => *until,
+            Use::Lane { up, .. } => up.map(|up| up + PROOF_WITHIN),
             _ => None,
         });
         proofs.chain(self.wait).min()
+    }
+}
+
+/// Both sides on one host.
+#[derive(Debug)]
+pub struct Neighbours(pub [Puncher; 2]);
+
+impl Program for Neighbours {
+    fn handle_event(&mut self, event: HostEvent, context: &mut Context<'_>) {
+        for side in &mut self.0 {
+            side.handle_event(event.clone(), context);
+        }
+    }
+
+    fn handle_timeout(&mut self, context: &mut Context<'_>) {
+        for side in &mut self.0 {
+            side.handle_timeout(context);
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.0.iter().filter_map(Puncher::next_timeout).min()
     }
 }

@@ -125,7 +125,10 @@ impl Punch {
             return Ok(());
         }
         let width = rows.iter().map(|row| row.pair.len()).max().unwrap_or(0);
-        println!("{:width$}  {:>6}  {:10}  {:>9}  {:>9}  {:>9}", "NATs", "RTT", "plan", "connected", "median", "RTTs");
+        println!(
+            "{:width$}  {:>6}  {:10}  {:>9}  {:>9}  {:>9}",
+            "NATs", "RTT", "plan", "connected", "median", "RTTs"
+        );
         for row in rows {
             let times = row.times();
             let median = times.get(times.len() / 2).copied();

@@ -56,10 +56,12 @@ impl Race {
         }
     }
 
-    /// What the machine's budget has for a punch.
-    pub fn handle_punch_share(&mut self, pair: u8, share: Share, now: Instant) {
-        self.punches.handle_share(pair, share, now);
+    /// What the machine's budget has for a punch. Whether it was taken; if not, it goes back, as it came too late.
+    #[must_use]
+    pub fn handle_punch_share(&mut self, pair: u8, share: Share, now: Instant) -> bool {
+        let is_taken = self.punches.handle_share(pair, share, now);
         self.after_punch(now);
+        is_taken
     }
 
     /// Whether a punch can listen there.
