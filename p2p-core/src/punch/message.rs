@@ -136,16 +136,14 @@ mod tests {
     use crate::punch::side::Ports;
 
     fn any_message() -> impl Strategy<Value = Message> {
-        let ports =
-            prop_oneof![
-                proptest::collection::vec(any::<u16>(), 0..12).prop_map(Ports::Fixed),
-                any::<(u16, u16)>().prop_map(|(first, count)| Ports::Run { first, count }),
-                any::<(u16, i16, u16, u16, u16)>().prop_map(|(next, step, others, first, last)| {
-                    Ports::Counter { next, step, others, pool: PortRange { first, last } }
-                }),
-                any::<(u16, u16)>()
-                    .prop_map(|(first, last)| Ports::Random { pool: PortRange { first, last } }),
-            ];
+        let ports = prop_oneof![
+            proptest::collection::vec(any::<u16>(), 0..12).prop_map(Ports::Fixed),
+            any::<(u16, u16)>().prop_map(|(first, count)| Ports::Run { first, count }),
+            any::<(u16, i16, u16, u16, u16)>().prop_map(|(next, step, others, first, last)| {
+                Ports::Counter { next, step, others, pool: PortRange { first, last } }
+            }),
+            any::<(u16, u16)>().prop_map(|(first, last)| Ports::Random { pool: PortRange { first, last } }),
+        ];
         let side =
             (any::<IpAddr>(), ports, any::<(bool, bool, u16)>()).prop_map(|(address, ports, rest)| Side {
                 address,
