@@ -29,8 +29,8 @@ const UNSURE_RUNG: u64 = 15;
 const AGAIN: u64 = 180;
 /// After its last dial a plan waits so long. A SYN that was lost is repeated by the kernel after a second.
 const TAIL: Duration = Duration::from_millis(1_250);
-/// The same where so many were dialled that a lost one does not matter: one and a half round trips of a slow path.
-/// Longer, and the kernel would repeat SYNs by the hundred.
+/// The same where so many were dialled that a lost one does not matter, or where nothing is left waiting that could
+/// succeed: one and a half round trips of a slow path. Longer, and the kernel would repeat SYNs by the hundred.
 const SHORT_TAIL: Duration = Duration::from_millis(300);
 /// A birthday gives its dials up before the kernel repeats them.
 const GUESS_LIVES: Duration = Duration::from_millis(900);
@@ -220,7 +220,10 @@ impl Plan {
             }
             Tactic::Birthday => layout.birthday(),
         };
-        let tail = if tactic == Tactic::Birthday { SHORT_TAIL } else { TAIL };
+        let tail = match tactic {
+            Tactic::Birthday | Tactic::Ladder => SHORT_TAIL,
+            _ => TAIL,
+        };
         Ok(layout.finish(tactic, chosen.probability, lives, tail))
     }
 }
@@ -332,33 +335,42 @@ impl Layout<'_> {
 
     fn pairs(&mut self, tactic: Tactic) {
         let rungs = self.rungs();
-        let is_unsure = self.caller.may_answer() || self.answerer.may_answer();
+        let Some((eager, others)) = rungs.split_first() else { return };
+        let lead = ms(u64::from(self.timing.lead));
+        // A side of which it is not known may answer too; a ladder is right for all then, but slower where one pair
+        // of dials would do.
+        let is_unsure = |part| self.side(part).may_answer() && !self.side(part).answers();
         match tactic {
+            Tactic::Ladder => self.ladder(&rungs, lead, RUNG),
+            Tactic::First(first) if is_unsure(first.other()) => {
+                let wait = if first == Part::Caller { self.lag(1) } else { Duration::ZERO };
+                self.shoot_rung(first, *eager, Duration::ZERO);
+                self.shoot_rung(first.other(), *eager, wait);
+                self.ladder(others, lead, UNSURE_RUNG);
+            }
             Tactic::First(Part::Caller) | Tactic::Quiet(Part::Caller) => {
-                for (index, rung) in rungs.into_iter().take(CALM.len() + 2).enumerate() {
-                    self.shoot_rung(Part::Caller, rung, Duration::ZERO);
-                    self.shoot_rung(Part::Answerer, rung, self.lag(index));
+                for (index, rung) in rungs.iter().take(CALM.len() + 2).enumerate() {
+                    self.shoot_rung(Part::Caller, *rung, Duration::ZERO);
+                    self.shoot_rung(Part::Answerer, *rung, self.lag(index));
                 }
             }
             Tactic::First(Part::Answerer) | Tactic::Quiet(Part::Answerer) => {
-                for (rung, at) in rungs.into_iter().zip(CALM) {
-                    self.shoot_rung(Part::Answerer, rung, Duration::ZERO);
-                    self.shoot_rung(Part::Caller, rung, ms(at));
+                for (rung, at) in rungs.iter().zip(CALM) {
+                    self.shoot_rung(Part::Answerer, *rung, Duration::ZERO);
+                    self.shoot_rung(Part::Caller, *rung, ms(at));
                 }
             }
-            Tactic::Ladder => self.ladder(&rungs, ms(u64::from(self.timing.lead)), RUNG),
-            _ if is_unsure => {
-                let Some((eager, rungs)) = rungs.split_first() else { return };
+            _ if is_unsure(Part::Caller) || is_unsure(Part::Answerer) => {
                 for part in [Part::Caller, Part::Answerer] {
                     self.shoot_rung(part, *eager, Duration::ZERO);
                 }
-                self.ladder(rungs, ms(u64::from(self.timing.lead)), UNSURE_RUNG);
+                self.ladder(others, lead, UNSURE_RUNG);
             }
             _ => {
-                for (rung, at) in rungs.into_iter().zip(CALM) {
+                for (rung, at) in rungs.iter().zip(CALM) {
                     let jitter = self.seed.up_to(ms(at / 8));
                     for part in [Part::Caller, Part::Answerer] {
-                        self.shoot_rung(part, rung, ms(at) + jitter);
+                        self.shoot_rung(part, *rung, ms(at) + jitter);
                     }
                 }
             }
@@ -401,25 +413,23 @@ impl Layout<'_> {
         (0..rungs.len()).map(rank).collect()
     }
 
-    /// `opener` sends a few SYNs anywhere at the other's address, and is then dialled.
+    /// `opener` sends a few SYNs anywhere at the other's address, and is then dialled. Also where it lets anybody in:
+    /// then they only make the mapping.
     fn open(&mut self, opener: Part) {
         let dialler = opener.other();
-        let reachable = self.side(opener).is_reachable();
-        if !reachable {
-            for (index, at) in CALM.into_iter().take(6).enumerate() {
-                // Anywhere but where the other side may be, should its ports be known.
-                let pool = pool(self.side(dialler));
-                let to = pool.first + self.seed.below(u64::from(pool.size())) as u16;
-                let from = index as u16;
-                self.shoot(opener, ms(at), from % ports(self.side(opener)), Some(to));
-            }
+        let count = ports(self.side(opener)).min(2);
+        // Each of its ports at once, and again later: what was lost, or was answered and forgotten.
+        for (index, at) in [0, 0, 120, 120, 400, 400, 760, 760].into_iter().enumerate() {
+            let pool = pool(self.side(dialler));
+            let to = pool.first + self.seed.below(u64::from(pool.size())) as u16;
+            self.shoot(opener, ms(at), index as u16 % count, Some(to));
         }
         for (index, at) in CALM.into_iter().enumerate() {
             let late = match opener {
-                Part::Caller if !reachable => self.lag(index),
-                _ => ms(at),
+                Part::Caller => self.lag(index),
+                Part::Answerer => ms(at),
             };
-            let to = self.side(opener).port(index as i32);
+            let to = self.side(opener).port(i32::from(index as u16 % count));
             self.shoot(dialler, late, index as u16, to);
         }
     }
