@@ -115,15 +115,18 @@ pub(super) fn rest(
         reserved[of(server)] += AGAIN_PACKETS;
     }
     if transport == Transport::Udp {
-        for (server, other) in others.iter().take(2) {
+        let mut strangers: Vec<_> =
+            others.iter().map(|(server, other)| (server, strangers(server, *other))).collect();
+        strangers.sort_by_key(|(_, from)| std::cmp::Reverse(from.len()));
+        for (server, from) in strangers.into_iter().take(2) {
             let local = ports.fresh();
-            for (stranger, from) in [
-                (Stranger::OtherAddress, *other),
-                (Stranger::OtherPort, SocketAddr::new(server.address.ip(), other.port())),
-            ] {
-                then.push(Step::Filter { stranger, local, server: server.address, from });
-            }
-            reserved[of(server)] += 4;
+            reserved[of(server)] += 2 * from.len() as u32;
+            then.extend(from.into_iter().map(|(stranger, from)| Step::Filter {
+                stranger,
+                local,
+                server: server.address,
+                from,
+            }));
         }
     }
     let bait = alive
@@ -172,6 +175,15 @@ pub(super) fn rest(
     steps
 }
 
+/// Who else can answer for a server, and is a stranger to a mapping that has only sent to it. What a server calls
+/// its other address may be its own: coturn 4.6 does so on the second of two.
+fn strangers(server: &Alive, other: SocketAddr) -> Vec<(Stranger, SocketAddr)> {
+    let beside = SocketAddr::new(server.address.ip(), other.port());
+    let far = (other.ip() != server.address.ip()).then_some((Stranger::OtherAddress, other));
+    let near = (beside != server.address).then_some((Stranger::OtherPort, beside));
+    far.into_iter().chain(near).collect()
+}
+
 /// Servers in runs of two, as far as their quotas go.
 fn runs(quota: &[usize]) -> Vec<usize> {
     let mut left = quota.to_vec();
@@ -202,6 +214,21 @@ mod tests {
         assert_eq!(runs(&[1]), [0]);
         assert_eq!(runs(&[99, 99]).len(), MOST_SAMPLES);
         assert_eq!(runs(&[]), [0_usize; 0]);
+    }
+
+    #[test]
+    fn a_server_is_no_stranger_to_itself() {
+        let of = |other: &str| {
+            let server = Alive { address: "192.0.2.1:3478".parse().unwrap(), other: None };
+            strangers(&server, other.parse().unwrap())
+                .into_iter()
+                .map(|(stranger, _)| stranger)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of("192.0.2.2:3479"), [Stranger::OtherAddress, Stranger::OtherPort]);
+        assert_eq!(of("192.0.2.2:3478"), [Stranger::OtherAddress]);
+        assert_eq!(of("192.0.2.1:3479"), [Stranger::OtherPort]);
+        assert_eq!(of("192.0.2.1:3478"), []);
     }
 
     #[test]
