@@ -13,6 +13,8 @@ use crate::{Local, Seed};
 pub(super) const TCP_PACKETS: u32 = 5;
 /// Asking again: over TCP the request and an ACK on the connection that is held.
 pub(super) const AGAIN_PACKETS: u32 = 2;
+/// Being dialled back: the request as above, and a SYN-ACK and a RST to whoever was let in.
+const DIAL_PACKETS: u32 = AGAIN_PACKETS + 2;
 /// New mappings that show the delta at most.
 const MOST_SAMPLES: usize = 14;
 
@@ -35,6 +37,8 @@ pub(super) struct Alive {
     pub(super) address: SocketAddr,
     /// Its other address (RFC 5780).
     pub(super) other: Option<SocketAddr>,
+    /// It offers to dial back.
+    pub(super) dials_back: bool,
 }
 
 /// Local ports that have not been used.
@@ -131,11 +135,12 @@ pub(super) fn rest(
     }
     let bait = alive
         .iter()
-        .find(|server| helpers.contains(&server.address.ip()))
-        .or(alive.first())
-        .filter(|_| transport == Transport::Tcp && !helpers.is_empty());
+        .find(|server| server.dials_back)
+        .or(alive.iter().find(|server| helpers.contains(&server.address.ip())))
+        .or(alive.first().filter(|_| !helpers.is_empty()))
+        .filter(|_| transport == Transport::Tcp);
     if let Some(server) = bait {
-        reserved[of(server)] += cost;
+        reserved[of(server)] += cost + if server.dials_back { DIAL_PACKETS } else { 0 };
     }
     let quota = |reserved: &u32| (packets_each.saturating_sub(*reserved) / cost) as usize;
     let order = runs(&reserved.iter().map(quota).collect::<Vec<_>>());
@@ -219,7 +224,7 @@ mod tests {
     #[test]
     fn a_server_is_no_stranger_to_itself() {
         let of = |other: &str| {
-            let server = Alive { address: "192.0.2.1:3478".parse().unwrap(), other: None };
+            let server = Alive { address: "192.0.2.1:3478".parse().unwrap(), other: None, dials_back: false };
             strangers(&server, other.parse().unwrap())
                 .into_iter()
                 .map(|(stranger, _)| stranger)
@@ -241,6 +246,7 @@ mod tests {
                 .map(|host| Alive {
                     address: format!("192.0.2.{host}:3478").parse().unwrap(),
                     other: format!("192.0.2.{}:3479", host + 100).parse().ok(),
+                    dials_back: false,
                 })
                 .collect();
             let first = ports.first();
