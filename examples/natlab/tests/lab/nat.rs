@@ -1,12 +1,14 @@
 //! A real node behind the lab's NATs finds out what they are, from coturn.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use natlab::survey::{Coturn, Kind, Seen, survey, survey_kind, survey_simulated};
 use natlab::{Lab, Scenario};
-use p2p_core::nat::NatType;
 use p2p_core::nat::observe::Purpose;
+use p2p_core::nat::{Filtering, NatType, SynAnswer};
 use p2p_core::stun::Transport;
+use p2p_node::rendezvous::stun::{StunServer, StunServerConfig};
 
 use crate::support::{can_run, each};
 
@@ -85,4 +87,64 @@ fn questions_go_out_in_the_order_of_the_wire() {
         assert!(ports.len() >= 2 && ports.is_sorted(), "{transport}: {ports:?}");
     }
     assert!(report.newest(Transport::Tcp).is_some());
+}
+
+/// Our own STUN server in host `s`, which dials back from both of its addresses. Ends with what is returned.
+fn own_server(lab: &Lab) -> (SocketAddr, tokio::sync::oneshot::Sender<()>, std::thread::JoinHandle<()>) {
+    let (told, address) = std::sync::mpsc::channel();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = lab.host("s").unwrap().spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut config = StunServerConfig::new(["45.1.1.1:3478".parse().unwrap()]);
+            config.alternate = vec!["45.1.1.2:3479".parse().unwrap()];
+            let server = StunServer::start(config).await.unwrap();
+            told.send(server.local_addrs()[0]).unwrap();
+            // An error means that the test is over as well.
+            let _ = stopped.await;
+            server.shutdown().await;
+        });
+    });
+    (address.recv().unwrap(), stop, serving.unwrap())
+}
+
+#[test]
+fn how_a_nat_answers_an_unsolicited_syn_is_told_by_a_server_that_dials_back() {
+    if !can_run() {
+        return;
+    }
+    let of = |nat: &str, syn: &str| format!("homes:{nat}+open?rtt=20ms&syn={syn}");
+    let cases = [
+        (
+            of("port-restricted/equal", "silence"),
+            Some(SynAnswer::Silence),
+            Filtering::AddressAndPortDependent,
+        ),
+        (of("port-restricted/equal", "rst"), Some(SynAnswer::Reset), Filtering::AddressAndPortDependent),
+        (of("symmetric/random", "icmp"), Some(SynAnswer::Icmp), Filtering::AddressAndPortDependent),
+        (of("restricted/equal", "rst"), Some(SynAnswer::Reset), Filtering::AddressDependent),
+        (of("full-cone/equal", "rst"), None, Filtering::EndpointIndependent),
+        (of("linux", "icmp"), Some(SynAnswer::Icmp), Filtering::AddressAndPortDependent),
+        // Linux itself; its ICMP error looks like a refusal to a program that does not look twice.
+        (of("kernel-masquerade", "icmp"), Some(SynAnswer::Icmp), Filtering::AddressAndPortDependent),
+        (of("kernel-masquerade", "rst"), Some(SynAnswer::Reset), Filtering::AddressAndPortDependent),
+    ];
+    let told = each(&cases, |(form, answer, filtering)| {
+        let mut wrong = String::new();
+        for _ in 0..4 {
+            let lab = Lab::new(&Scenario::short(form).unwrap()).unwrap();
+            let (server, stop, serving) = own_server(&lab);
+            let report = survey(&lab, &[server]).unwrap().report;
+            drop(stop);
+            serving.join().unwrap();
+            let is = (report.tcp.syn.map(|known| known.value), report.tcp.filtering.map(|known| known.value));
+            if is == (*answer, Some(*filtering)) {
+                return Ok(());
+            }
+            wrong = format!("{form}: {is:?}\n{report}");
+        }
+        Err(wrong)
+    });
+    let wrong: Vec<String> = told.into_iter().filter_map(Result::err).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
