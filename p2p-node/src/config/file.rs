@@ -19,6 +19,7 @@
 //! [limits]                            # see `Limits` for what they bound
 //! attempts = 256
 //! answers = 64
+//! errands = 128
 //! unproven = 512
 //! backlog = 128
 //! ```
@@ -127,7 +128,7 @@ const KEYS: [&str; 12] = [
     "machine_id",
 ];
 const BROKER_KEYS: [&str; 6] = ["url", "user", "password", "password_file", "ca", "bind"];
-const LIMIT_KEYS: [&str; 4] = ["attempts", "answers", "unproven", "backlog"];
+const LIMIT_KEYS: [&str; 5] = ["attempts", "answers", "errands", "unproven", "backlog"];
 
 type Result<T, E = ConfigError> = std::result::Result<T, E>;
 
@@ -301,6 +302,7 @@ impl<'t> Reader<'t> {
             match key {
                 "attempts" => limits.attempts = bound,
                 "answers" => limits.answers = bound,
+                "errands" => limits.errands = bound,
                 "unproven" => limits.unproven = bound,
                 _ => limits.backlog = bound,
             }
