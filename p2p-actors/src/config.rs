@@ -63,6 +63,9 @@ pub struct Limits {
     pub attempts: usize,
     /// Peers we dial at once because they asked. Default 64; more are refused as busy.
     pub answers: usize,
+    /// Connections we make at once because peers asked for them, each a dial or a proof. Default 128: far below the
+    /// 1,024 descriptors a process usually has. More wait; attempts of our own never do.
+    pub errands: usize,
     /// Connections that came to us and are not proven yet. Default 512; the oldest makes room for the newest.
     pub unproven: usize,
     /// Accepted connections nobody has taken yet. Default 128; more are refused as busy.
@@ -71,7 +74,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { attempts: 256, answers: 64, unproven: 512, backlog: 128 }
+        Self { attempts: 256, answers: 64, errands: 128, unproven: 512, backlog: 128 }
     }
 }
 

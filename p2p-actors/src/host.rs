@@ -21,8 +21,6 @@ use crate::root::{Ends, Root};
 use crate::shared::{Shared, system_clock};
 use crate::signal::BrokerState;
 
-/// Connections under way at once because others asked for them: far below the 1,024 descriptors a process usually has.
-const ERRANDS: usize = 128;
 /// Connections to punched ports that are not proven yet.
 const PUNCHED: usize = 128;
 /// Commands waiting for the root. Callers wait when there are more.
@@ -87,7 +85,7 @@ fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), S
         plain: config.plain,
         cipher: fast_cipher(),
         proof_within: config.proof_within,
-        errands: Arc::new(Semaphore::new(ERRANDS)),
+        errands: Arc::new(Semaphore::new(config.limits.errands)),
         closing: Cell::new(false),
         tallies: Arc::clone(&tallies),
     });

@@ -16,7 +16,7 @@ use crate::purse::Sake;
 use crate::signal::{BrokerState, FromRouter, SendSignal};
 
 /// Attempts of one caller that we dial for at once.
-const ANSWERS_PER_CALLER: usize = 4;
+pub(super) const ANSWERS_PER_CALLER: usize = 4;
 
 impl Root {
     fn on_signal(&mut self, signal: Box<Signal>, channel: u32, ctx: &mut Context<Self>) {

@@ -254,3 +254,6 @@ impl Handler<AttemptEnded> for Root {
         self.close_router(ctx);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,6 +69,8 @@ pub struct Probe {
     unresolved: Vec<Unresolved>,
     evidence: Evidence,
     others: BTreeMap<SocketAddr, SocketAddr>,
+    /// Servers that offered to dial back.
+    diallers: BTreeSet<SocketAddr>,
     failures: BTreeMap<(SocketAddr, Transport), Failure>,
     packets: BTreeMap<(SocketAddr, Transport), u32>,
     hairpins: BTreeMap<Transport, Hairpin>,
@@ -107,6 +109,7 @@ impl Probe {
             unresolved: Vec::new(),
             evidence: Evidence::default(),
             others: BTreeMap::new(),
+            diallers: BTreeSet::new(),
             failures: BTreeMap::new(),
             packets: BTreeMap::new(),
             hairpins: BTreeMap::new(),
@@ -348,6 +351,7 @@ impl Probe {
         let alive = |(_, server): (_, SocketAddr)| Alive {
             address: server,
             other: self.others.get(&server).copied(),
+            dials_back: self.diallers.contains(&server),
         };
         seen.into_iter().take(4).map(alive).collect()
     }

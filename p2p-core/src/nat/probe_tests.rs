@@ -177,6 +177,62 @@ fn a_syn_that_is_not_let_in_shows_the_answer() {
     }
 }
 
+/// A home behind `nat`; no helpers, but the second of two servers dials back.
+fn dialled_back(nat: NatConfig) -> (NatReport, Duration, BTreeMap<IpAddr, u32>) {
+    use crate::sim::stun::StunServer;
+    let mut scene = scene(nat, 5);
+    scene.config.helpers.clear();
+    scene.config.servers.truncate(2);
+    let [first, second] = [at("192.0.2.60:3478"), at("192.0.2.61:3479")];
+    let server = scene.world.add_host("dialler");
+    let internet = scene.world.internet();
+    scene.world.attach(server, internet, &[first.ip(), second.ip()], RTT / 4).unwrap();
+    let responder = crate::stun::Responder::new(first).with_alternate(second).with_dialling();
+    let stun = scene.world.with(server, |context| StunServer::bind(context.host, responder)).unwrap();
+    scene.world.run(server, stun);
+    let both = [Transport::Udp, Transport::Tcp].map(|transport| Server { address: first, transport });
+    scene.config.servers.extend(both);
+    scene.world.set_recording(100_000);
+    let host = scene.host;
+    let (report, took, world) = scene.probed().unwrap();
+    let mut sent: BTreeMap<IpAddr, u32> = BTreeMap::new();
+    for record in world.records() {
+        if record.node == host.into() && record.fate == crate::sim::dump::Fate::Sent {
+            *sent.entry(record.packet.header.dst.ip()).or_default() += 1;
+        }
+    }
+    (report, took, sent)
+}
+
+#[test]
+fn a_server_that_dials_back_shows_the_answer_and_the_filtering() {
+    use crate::sim::packet::IcmpKind;
+    let icmp = Unsolicited::Icmp(IcmpKind::PortUnreachable);
+    for nat in [NatType::Open, NatType::FullCone, NatType::Restricted, NatType::PortRestricted] {
+        for (unsolicited, answer) in [
+            (Unsolicited::Silence, SynAnswer::Silence),
+            (Unsolicited::Reset, SynAnswer::Reset),
+            (icmp, SynAnswer::Icmp),
+        ] {
+            let config = preset(nat, DeltaKind::Equal, 0).with_unsolicited(unsolicited);
+            let (report, took, sent) = dialled_back(config);
+            let lets_in = matches!(nat, NatType::Open | NatType::FullCone);
+            assert_eq!(report.tcp.syn.map(|known| known.value), (!lets_in).then_some(answer), "{report}");
+            let filtering = match nat {
+                NatType::Open | NatType::FullCone => Filtering::EndpointIndependent,
+                NatType::Restricted => Filtering::AddressDependent,
+                _ => Filtering::AddressAndPortDependent,
+            };
+            let known = report.tcp.filtering.unwrap();
+            assert_eq!(known.value, filtering, "{nat}: {report}");
+            assert_eq!(known.how, crate::nat::verdict::How::Measured);
+            assert_eq!(report.tcp.nat.unwrap().value, nat);
+            assert!(took <= RTT * 10, "{nat}: {took:?}");
+            assert!(sent.values().all(|count| *count <= 40), "{nat}: {sent:?}");
+        }
+    }
+}
+
 #[test]
 fn without_helpers_nothing_is_said_about_syns() {
     for is_known in [true, false] {
@@ -552,7 +608,8 @@ impl Subject for Probing {
             let mapped = SocketAddr::new(IpAddr::from([198, 51, 100, dice.below(3) as u8]), port);
             let message = Message::new(Class::Success, crate::stun::Method::BINDING, id)
                 .with(Attribute::XorMappedAddress(mapped))
-                .with(Attribute::OtherAddress(at("192.0.2.77:3479")));
+                .with(Attribute::OtherAddress(at("192.0.2.77:3479")))
+                .with(Attribute::DialBack(dice.number() as u16));
             answer = message.encode(Transport::Udp).unwrap();
         }
         let why = *dice

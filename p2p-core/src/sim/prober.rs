@@ -329,11 +329,7 @@ impl Program for SynHelper {
                 self.on_dialled(*socket, SynOutcome::Connected, context);
             }
             HostEvent::Tcp(TcpEvent::Failed(socket, why)) if of_mine(socket) => {
-                let answer = match why {
-                    Failure::Refused | Failure::Reset => SynAnswer::Reset,
-                    Failure::Unreachable(_) => SynAnswer::Icmp,
-                    Failure::TimedOut => SynAnswer::Silence,
-                };
+                let answer = super::stun::answer(*why);
                 self.on_dialled(*socket, SynOutcome::Kept(answer), context);
             }
             _ => {
@@ -351,9 +347,14 @@ impl Program for SynHelper {
         for socket in late {
             self.on_dialled(socket, SynOutcome::Kept(SynAnswer::Silence), context);
         }
+        if let Some(server) = &mut self.server {
+            server.handle_timeout(context);
+        }
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        self.dials.values().map(|(_, until)| *until).min()
+        let own = self.dials.values().map(|(_, until)| *until).min();
+        let server = self.server.as_ref().and_then(StunServer::next_timeout);
+        [own, server].into_iter().flatten().min()
     }
 }

@@ -19,6 +19,7 @@
 //! [limits]                            # see `Limits` for what they bound
 //! attempts = 256
 //! answers = 64
+//! errands = 128
 //! unproven = 512
 //! backlog = 128
 //! half_open = 512                     # connections that punches may have half open, see `Config::punch`
@@ -129,7 +130,8 @@ const KEYS: [&str; 12] = [
     "machine_id",
 ];
 const BROKER_KEYS: [&str; 6] = ["url", "user", "password", "password_file", "ca", "bind"];
-const LIMIT_KEYS: [&str; 6] = ["attempts", "answers", "unproven", "backlog", "half_open", "dials_per_second"];
+const LIMIT_KEYS: [&str; 7] =
+    ["attempts", "answers", "errands", "unproven", "backlog", "half_open", "dials_per_second"];
 
 type Result<T, E = ConfigError> = std::result::Result<T, E>;
 
@@ -303,6 +305,7 @@ impl<'t> Reader<'t> {
             match key {
                 "attempts" => limits.attempts = bound,
                 "answers" => limits.answers = bound,
+                "errands" => limits.errands = bound,
                 "unproven" => limits.unproven = bound,
                 "backlog" => limits.backlog = bound,
                 "half_open" => config.punch.sockets = number,

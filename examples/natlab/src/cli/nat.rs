@@ -136,15 +136,16 @@ impl Nat {
         let most = |of: fn(&Row) -> Option<f64>| rows.iter().filter_map(of).fold(0.0, f64::max);
         println!(
             "{} NATs, RTT {}: {} as in virtual time, {} as they are; address after at most {:.1} RTT over UDP and \
-             {:.1} over TCP, all after at most {:.1} RTT ({:.0} ms); at most {:.0} packets to a server",
+             {:.1} over TCP, all after at most {:.1} RTT ({:.0} ms) where servers answer; at most {:.0} packets to a \
+             server",
             rows.len(),
             self.rtt,
             count(|row| row.is_same),
             count(|row| row.is_true),
             most(|row| row.udp_rtts),
             most(|row| row.tcp_rtts),
-            most(|row| Some(row.all_rtts)),
-            most(|row| Some(row.all_ms)),
+            most(|row| row.tcp_rtts.map(|_| row.all_rtts)),
+            most(|row| row.tcp_rtts.map(|_| row.all_ms)),
             most(|row| row.packets.map(f64::from)),
         );
         Ok(())

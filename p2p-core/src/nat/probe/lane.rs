@@ -77,6 +77,11 @@ impl Lane {
         TransactionConfig { rto, sends, last_wait, tcp_wait: rto * (sends + last_wait) }
     }
 
+    /// How long a server that dials back is to wait: twice as long as a SYN and its answer take.
+    pub(super) fn dial_patience(&self) -> Duration {
+        (self.rtt() * 2).clamp(Duration::from_millis(100), Duration::from_secs(3))
+    }
+
     /// How long to wait for a TCP connection.
     pub(super) fn connect_patience(&self, give_up: Duration) -> Duration {
         match self.phase {
