@@ -3,6 +3,7 @@ use std::fs;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::Limits;
 
 const ID: &str = "the id of a peer";
 
