@@ -20,6 +20,18 @@ async fn hello_is_heard_and_answered() {
 }
 
 #[tokio::test]
+async fn the_network_is_told() {
+    let told = output(env!("CARGO_BIN_EXE_nat")).await;
+    assert!(told.contains("seen from outside as 127.0.0.1 (measured"), "{told}");
+    assert!(told.contains("You can meet, with a plain dial: "), "{told}");
+    assert!(
+        told.contains("127.0.0.1: symmetric-firewall over TCP, ")
+            || told.contains("127.0.0.1: open over TCP, "),
+        "{told}"
+    );
+}
+
+#[tokio::test]
 async fn embedded_actors_greet() {
     let told = output(env!("CARGO_BIN_EXE_embed")).await;
     assert!(told.contains("by the direct way"), "{told}");

@@ -19,6 +19,7 @@
 pub mod config;
 mod error;
 mod message;
+pub mod network;
 mod node;
 mod pipe;
 #[cfg(feature = "rendezvous")]
@@ -28,6 +29,7 @@ pub mod report;
 pub use config::{Config, Key};
 pub use error::{BindError, ConnectError};
 pub use message::{Framing, Message, MessageGuard, MessageOptions, Messages, Replier};
+pub use network::{Network, NetworkReport, NetworkState};
 pub use node::Node;
 pub use p2p_actors::signal::{BrokerState, MemoryBroker};
 pub use p2p_actors::{

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use p2p_core::Seed;
+use p2p_core::nat::SynAnswer;
+use p2p_core::nat::observe::SynOutcome;
 use p2p_core::rate::Rate;
 use p2p_core::stun::wire::Parsed;
 use p2p_core::stun::{Attribute, Message, Transport};
@@ -266,5 +268,69 @@ async fn the_nat_discovery_of_coturn_comes_to_the_right_end() {
         assert!(said.contains("NAT with Endpoint Independent Filtering!"), "{said}");
         assert!(said.contains("Response origin: : 127.0.0.2:"), "{said}");
     }
+    server.shutdown().await;
+}
+
+/// Asks over TCP from `stream` to be dialled back.
+async fn dialled_back(stream: &mut TcpStream, number: u64) -> Message {
+    let request = request(number).with(Attribute::DialBack(500)).encode(Transport::Tcp).unwrap();
+    stream.write_all(&request).await.unwrap();
+    let mut header = [0; 20];
+    timeout(PATIENCE, stream.read_exact(&mut header)).await.expect("an answer").unwrap();
+    let mut bytes = header.to_vec();
+    bytes.resize(20 + usize::from(u16::from_be_bytes([header[2], header[3]])), 0);
+    stream.read_exact(&mut bytes[20..]).await.unwrap();
+    Parsed::decode(&bytes, Transport::Tcp).unwrap().message
+}
+
+#[tokio::test]
+async fn it_dials_the_address_a_connection_comes_from_and_no_other_and_not_often() {
+    let mut config = on_loopback();
+    config.alternate = addresses(&["127.0.0.2:0"]);
+    let server = start(config).await;
+    let at = server.local_addrs()[0];
+    let socket = || {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket
+    };
+    // Nobody listens where it comes from.
+    let first = socket();
+    first.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut stream = first.connect(at).await.unwrap();
+    let here = stream.local_addr().unwrap();
+    let refused = SynOutcome::Kept(SynAnswer::Reset);
+    let told = dialled_back(&mut stream, 1).await;
+    assert_eq!((told.dialled_back(), told.mapped()), (Some((refused, refused)), Some(here)));
+    assert!(told.dial_back().is_some(), "it offers to do so");
+    drop(stream);
+    // Somebody does: both of the server's addresses come, each from a port of its own.
+    let listening = socket();
+    listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let here = listening.local_addr().unwrap();
+    let listener = listening.listen(8).unwrap();
+    rustix::net::sockopt::set_socket_reuseport(&listener, true).unwrap();
+    let second = socket();
+    second.set_reuseport(true).unwrap();
+    second.bind(here).unwrap();
+    let mut stream = second.connect(at).await.unwrap();
+    let told = dialled_back(&mut stream, 2).await;
+    assert_eq!(told.dialled_back(), Some((SynOutcome::Connected, SynOutcome::Connected)));
+    let mut came = Vec::new();
+    for _ in 0..2 {
+        let (_, from) = timeout(PATIENCE, listener.accept()).await.expect("somebody came").unwrap();
+        assert_ne!(from.port(), at.port());
+        came.push(from.ip().to_string());
+    }
+    came.sort();
+    assert_eq!(came, ["127.0.0.1", "127.0.0.2"]);
+    // It does not go on for ever.
+    let mut unavailable = false;
+    for number in 3..20 {
+        let told = dialled_back(&mut stream, number).await.dialled_back();
+        unavailable |= told == Some((SynOutcome::Unavailable, SynOutcome::Unavailable));
+    }
+    assert!(unavailable);
+    assert_eq!(server.counters().dialled, 19);
     server.shutdown().await;
 }

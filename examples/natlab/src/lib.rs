@@ -40,6 +40,7 @@ mod pcap;
 mod privilege;
 mod registry;
 pub mod scenario;
+pub mod survey;
 mod tun;
 
 pub use error::LabError;

@@ -66,19 +66,12 @@ pub(crate) async fn dial(
     Ok(stream)
 }
 
-/// A socket for datagrams at `local`; with any port when that one is taken.
+/// A socket for datagrams at `local`.
 ///
 /// # Errors
-/// When the system refuses the address.
+/// When the system refuses: the port is in use, or the address is not ours.
 pub(crate) fn datagrams(local: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = match StdUdpSocket::bind(local) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            let mut any = local;
-            any.set_port(0);
-            StdUdpSocket::bind(any)
-        }
-        bound => bound,
-    }?;
+    let socket = StdUdpSocket::bind(local)?;
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket)
 }
@@ -160,10 +153,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_taken_datagram_port_is_replaced() {
+    async fn a_taken_datagram_port_is_refused() {
         let first = datagrams(any("127.0.0.1:0")).unwrap();
-        let second = datagrams(first.local_addr().unwrap()).unwrap();
-        assert_ne!(first.local_addr().unwrap(), second.local_addr().unwrap());
+        let error = datagrams(first.local_addr().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

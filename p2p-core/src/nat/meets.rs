@@ -287,7 +287,7 @@ fn half_known(known: &Seat, other: &Seat, side: Side) -> Punch {
 }
 
 /// The classes of networks that the table tells apart, by name.
-pub(super) fn classes() -> Vec<(String, NatFacts)> {
+pub fn classes() -> Vec<(String, NatFacts)> {
     let mut classes = Vec::new();
     for nat in NatType::ALL {
         let deltas: &[DeltaKind] =

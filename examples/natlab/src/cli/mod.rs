@@ -4,6 +4,7 @@ mod clean;
 mod exec;
 mod figures;
 mod matrix;
+mod nat;
 mod run;
 mod signal;
 
@@ -35,6 +36,8 @@ enum Command {
     },
     /// Punch through every pair of NATs.
     Matrix(matrix::Matrix),
+    /// Have a real node find out what each NAT is, and compare with virtual time and with the truth.
+    Nat(nat::Nat),
     /// Measure how exact the lab is on this machine: round trips, loss, throughput.
     Figures(figures::Figures),
     /// List the labs that run.
@@ -93,6 +96,7 @@ impl Cli {
             Command::Run(run) => run.run(),
             Command::Exec(exec) => exec.run(),
             Command::Matrix(matrix) => matrix.run(),
+            Command::Nat(nat) => nat.run(),
             Command::Figures(figures) => figures.run(),
             Command::Show { scenario } => {
                 print!("{}", Scenario::load(&scenario)?.source());

@@ -8,6 +8,7 @@ mod cleanup;
 mod judge;
 mod life;
 mod linux;
+mod nat;
 mod readme;
 mod support;
 mod unprivileged;

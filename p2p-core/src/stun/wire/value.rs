@@ -11,6 +11,8 @@ use stun_codec::net::{SocketAddrDecoder, SocketAddrEncoder, socket_addr_xor};
 use stun_codec::rfc5389::attributes as codec;
 
 use super::WireError;
+use crate::nat::SynAnswer;
+use crate::nat::observe::SynOutcome;
 use crate::stun::{Attribute, TransactionId};
 
 /// Flags of CHANGE-REQUEST (RFC 5780, section 7.2).
@@ -39,6 +41,8 @@ pub(super) fn number(attribute: &Attribute) -> u16 {
         Attribute::AlternateServer(_) => 0x8023,
         Attribute::ResponseOrigin(_) => 0x802b,
         Attribute::OtherAddress(_) => 0x802c,
+        Attribute::DialBack(_) => 0xffb0,
+        Attribute::DialledBack { .. } => 0xffb1,
     }
 }
 
@@ -78,6 +82,11 @@ pub(super) fn decode(number: u16, value: &[u8], transaction: TransactionId) -> V
         0x8023 => address(value).map(Attribute::AlternateServer),
         0x802b => address(value).map(Attribute::ResponseOrigin),
         0x802c => address(value).map(Attribute::OtherAddress),
+        0xffb0 => word(value).map(|ms| Attribute::DialBack((ms >> 16) as u16)),
+        0xffb1 => word(value).map(|codes| {
+            let [near, far, ..] = codes.to_be_bytes();
+            Attribute::DialledBack { near: outcome(near), far: outcome(far) }
+        }),
         _ => return Value::Unknown,
     };
     attribute.map_or(Value::Malformed, Value::Known)
@@ -118,9 +127,29 @@ pub(super) fn encode(attribute: &Attribute, transaction: TransactionId) -> Resul
             codec::Software::new(text.clone()).ok().and_then(into::<codec::SoftwareEncoder>)
         }
         Attribute::Padding(length) => Some(vec![0; usize::from(*length)]),
-        Attribute::ResponsePort(port) => Some((u32::from(*port) << 16).to_be_bytes().to_vec()),
+        Attribute::ResponsePort(half) | Attribute::DialBack(half) => {
+            Some((u32::from(*half) << 16).to_be_bytes().to_vec())
+        }
+        Attribute::DialledBack { near, far } => Some(vec![outcome_code(*near), outcome_code(*far), 0, 0]),
     };
     value.ok_or(WireError::Unencodable { attribute: number(attribute) })
+}
+
+/// What DIALLED-BACK calls the outcomes of a SYN; whatever is not here is none.
+const OUTCOMES: [SynOutcome; 5] = [
+    SynOutcome::Unavailable,
+    SynOutcome::Connected,
+    SynOutcome::Kept(SynAnswer::Silence),
+    SynOutcome::Kept(SynAnswer::Reset),
+    SynOutcome::Kept(SynAnswer::Icmp),
+];
+
+fn outcome(code: u8) -> SynOutcome {
+    OUTCOMES.get(usize::from(code)).copied().unwrap_or(SynOutcome::Unavailable)
+}
+
+fn outcome_code(outcome: SynOutcome) -> u8 {
+    OUTCOMES.iter().position(|known| *known == outcome).unwrap_or(0) as u8
 }
 
 fn with<D: Decode + Default>(value: &[u8]) -> Option<D::Item> {

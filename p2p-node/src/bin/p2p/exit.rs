@@ -16,6 +16,7 @@ const OFFLINE: u8 = 3;
 const NO_CONNECTION: u8 = 4;
 const REFUSED: u8 = 5;
 const TIMEOUT: u8 = 6;
+const UNKNOWN: u8 = 7;
 /// What a shell reports for a program that SIGINT ended.
 const INTERRUPTED: u8 = 130;
 /// How much an error repeats of what it is about, in characters. Whoever gave a file instead of its name sees by
@@ -53,6 +54,8 @@ pub(crate) enum Ended {
     Interrupted,
     /// The time was up.
     TimedOut,
+    /// No STUN server answered.
+    Offline,
     /// Whoever read our output does not any more.
     Unread,
     /// The user was told already.
@@ -64,6 +67,7 @@ impl fmt::Display for Ended {
         match self {
             Self::Interrupted => f.write_str("interrupted"),
             Self::TimedOut => f.write_str("out of time"),
+            Self::Offline => f.write_str("no STUN server answered"),
             Self::Unread => f.write_str("nobody reads the output"),
             Self::Told(error) => error.fmt(f),
         }
@@ -131,6 +135,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(match ended {
             Ended::Interrupted => INTERRUPTED,
             Ended::TimedOut => TIMEOUT,
+            Ended::Offline => UNKNOWN,
             Ended::Unread => 0,
             Ended::Told(error) => connect_code(error),
         });

@@ -130,6 +130,11 @@ impl NodeOptions {
         Ok(())
     }
 
+    /// Whether a port was named on the command line.
+    pub(crate) fn names_port(&self) -> bool {
+        self.port.is_some()
+    }
+
     /// Whether the bare TCP connection is wished for.
     pub(crate) fn plain(&self) -> bool {
         self.plain

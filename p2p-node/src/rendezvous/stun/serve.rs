@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{trace, warn};
 
 use super::bind::Site;
+use super::dial::Dialler;
 use super::limit::{Limit, Source};
 use super::{StunServerConfig, Tally, count};
 
@@ -34,6 +35,7 @@ pub(super) struct Bounds {
     most_connections: u32,
     by_source: Arc<Mutex<HashMap<Source, usize>>>,
     most_per_source: usize,
+    dialler: Dialler,
     idle: Duration,
     stall: Duration,
 }
@@ -47,6 +49,7 @@ impl Bounds {
             most_connections: most_connections as u32,
             by_source: Arc::default(),
             most_per_source: config.most_per_source,
+            dialler: Dialler::new(Instant::now()),
             idle: config.idle,
             stall: config.stall,
         }
@@ -110,7 +113,12 @@ fn answer(
         count(&tally.limited);
         return Ok(None);
     }
-    match responder.respond(bytes, source, destination, transport) {
+    told(responder.respond(bytes, source, destination, transport), source, tally)
+}
+
+/// Counts what became of a request.
+fn told(reply: Result<Reply, Silence>, source: SocketAddr, tally: &Tally) -> Result<Option<Reply>, Silence> {
+    match reply {
         Ok(reply) => {
             count(if reply.is_error { &tally.refused } else { &tally.answered });
             Ok(Some(reply))
@@ -224,7 +232,16 @@ async fn serve(
             };
             begun = Instant::now();
             let ends = (source, destination);
-            match answer(responder, &message, ends, Transport::Tcp, bounds, tally) {
+            let reply = match responder.dial_wish(&message) {
+                None => answer(responder, &message, ends, Transport::Tcp, bounds, tally),
+                Some(patience) => {
+                    count(&tally.dialled);
+                    let far = responder.other_ip(destination);
+                    let outcomes = bounds.dialler.dial(source, destination.ip(), far, patience).await;
+                    told(responder.respond_dialled(&message, source, destination, outcomes), source, tally)
+                }
+            };
+            match reply {
                 Ok(Some(reply)) => timeout(bounds.stall, stream.write_all(&reply.bytes)).await??,
                 Ok(None) => {}
                 Err(silence) => return Err(io::Error::new(io::ErrorKind::InvalidData, silence)),
