@@ -11,6 +11,7 @@ use crate::attempt::Call;
 use crate::config::ConnectOptions;
 use crate::counters::{Counters, Tallies};
 use crate::error::ConnectError;
+use crate::ntp::NtpStatus;
 use crate::signal::BrokerState;
 use crate::winner::Winner;
 
@@ -36,6 +37,8 @@ pub struct Status {
     pub placed: bool,
     /// What each STUN server said.
     pub stun: Vec<crate::interface::Evidence>,
+    /// What the NTP servers say of the time. Nobody waits for them.
+    pub ntp: NtpStatus,
 }
 
 impl Status {

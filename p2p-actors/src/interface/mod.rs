@@ -32,6 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub use actor::Interface;
 pub use enumerate::{Nic, NicAddress, nics};
 pub use facts::{Evidence, InterfaceFacts, Outcome, StunServer};
+pub(crate) use resolve::resolve;
 pub use watch::{NicChange, Watch, watch};
 
 /// How often servers are asked again: well within the 4 min after which a NAT may forget a closed TCP mapping, and
