@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! Handle ──▶ Root ─┬─▶ Interface  one per NIC: listens, asks STUN servers     ⟷ core::stun::Query
-//!                  ├─▶ Ntp        asks NTP servers, if there are any            ⟷ core::clock::ntp::Client
+//!                  ├─▶ Ntp        asks NTP servers, if there are any          ⟷ core::clock::ntp::Client
 //!                  ├─▶ Router     all signals, in and out                     ⟷ core::signal::Inbox
 //!                  │     └─▶ Channel  one per broker                          ⟷ core::signal::link::Link
 //!                  ├─▶ Attempt    one per connect                             ⟷ core::race::Race
