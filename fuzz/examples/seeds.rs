@@ -4,9 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 use std::{fs, io};
 
+use p2p_core::clock::ntp::Packet;
 use p2p_core::nat::{Delta, DeltaKind, Nat, NatFacts, NatType, PortRange};
 use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
 use p2p_core::signal::{AttemptId, Body, DialMe, Punch, Reason, Refusal, Relay, Signal, seal};
+use p2p_core::sim::ntp::NtpServer;
 use p2p_core::stun::wire::{Algorithm, Ending, Key};
 use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
 use p2p_core::{Seed, UnixTime};
@@ -56,6 +58,7 @@ fn main() -> io::Result<()> {
     write("signal", "inbox_repeats", &repeats)?;
     proof()?;
     stun()?;
+    ntp()?;
     mqtt_link()
 }
 
@@ -119,6 +122,27 @@ fn stun() -> io::Result<()> {
     classic[4] ^= 0xff;
     write("stun_wire", "classic", &classic)?;
     write("stun_wire", "two_in_a_row", &[plain.clone(), plain].concat())
+}
+
+/// An answer, one after the other; each kind of refusal; and what is too short.
+fn ntp() -> io::Result<()> {
+    let time = UnixTime::from_secs(1_800_000_000);
+    let answer = |server: NtpServer| {
+        let question = Packet::request(1).encode();
+        server
+            .answer(&question, time, time.after(Duration::from_micros(30)))
+            .expect("an answer to a question")
+    };
+    let good = answer(NtpServer::default());
+    write("ntp_wire", "good", &good)?;
+    write(
+        "ntp_wire",
+        "burst",
+        &[good, answer(NtpServer::ahead(-700)), answer(NtpServer::ahead(9_000_000))].concat(),
+    )?;
+    write("ntp_wire", "rate", &[answer(NtpServer::kissing(*b"RATE")), good].concat())?;
+    write("ntp_wire", "deny", &[answer(NtpServer::kissing(*b"DENY")), good].concat())?;
+    write("ntp_wire", "short", &good[..47])
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -10,12 +10,14 @@
 //! seeds in `corpus/<target>/`.
 
 mod mqtt_link;
+mod ntp_wire;
 mod peer_addr;
 mod proof;
 mod signal;
 mod stun_wire;
 
 pub use mqtt_link::mqtt_link;
+pub use ntp_wire::ntp_wire;
 pub use peer_addr::peer_addr;
 pub use proof::{hello, proof};
 pub use signal::{RECEIVER, SENDERS, signal};
@@ -25,8 +27,9 @@ pub use stun_wire::stun_wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("mqtt_link", mqtt_link),
+    ("ntp_wire", ntp_wire),
     ("peer_addr", peer_addr),
     ("proof", proof),
     ("signal", signal),

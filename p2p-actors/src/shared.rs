@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use p2p_core::clock::ntp::Measured;
 use p2p_core::peer::{Identity, PeerId};
 use p2p_core::proof::{Cipher, Counterpart, Proof, ProofConfig, Role};
 use p2p_core::race::{OurPlace, Path, Way, path_to};
@@ -21,6 +22,8 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     /// Replaced when the system's clock was set, or stood still.
     pub(crate) clock: Cell<Clock>,
+    /// How far the true time is ahead of that clock, if NTP servers were asked and most of them agree.
+    pub(crate) ntp: Cell<Option<Measured>>,
     pub(crate) seed: RefCell<Seed>,
     /// Where we are: changes when the network does.
     pub(crate) place: RefCell<OurPlace>,

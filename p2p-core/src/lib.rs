@@ -14,6 +14,7 @@
 //! | [`signal::link::Link`] | how to keep a session with one MQTT broker |
 //! | [`signal::Tally`] | what became of a signal that was given to several brokers |
 //! | [`nat::probe::Probe`] | whom to ask what next, to know the NAT in front of us |
+//! | [`clock::ntp::Client`] | when to ask NTP servers, and how far our clock is off by what most of them say |
 //! | [`stun::Transaction`], [`stun::Query`] | when to ask a STUN server again, and whom to believe |
 //!
 //! | pure | says |
@@ -22,6 +23,7 @@
 //! | [`race::candidates`] | which addresses are worth dialling, in which order |
 //! | [`nat`] | what is known of a NAT, which port comes next, who can meet whom |
 //! | [`stun::Responder`] | what a STUN server answers |
+//! | [`clock::OffsetFilter`], [`clock::combine`] | how far two clocks are apart, with a bound |
 //! | [`addr`], [`clock`], [`rate`], [`Backoff`], [`Seed`] | the small words everything is said in |
 //!
 //! # The contract
@@ -57,6 +59,6 @@ pub mod sim;
 
 pub use addr::{Family, Local, Mapped, Reach, Relayed};
 pub use backoff::Backoff;
-pub use clock::{Clock, UnixTime};
+pub use clock::{Clock, Offset, UnixTime};
 pub use machine::{Deadline, Machine, Output};
 pub use seed::Seed;

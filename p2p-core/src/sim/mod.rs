@@ -73,6 +73,7 @@ pub mod host;
 pub mod laws;
 pub mod link;
 pub mod nat;
+pub mod ntp;
 pub mod packet;
 pub mod prober;
 pub mod router;

@@ -168,7 +168,10 @@ fn bind_code(error: &BindError) -> u8 {
     match error {
         BindError::KeyFile { .. } | BindError::CaFile { .. } => USAGE,
         BindError::Start(
-            StartError::Listen { .. } | StartError::NoSuchInterface { .. } | StartError::Address(_),
+            StartError::Listen { .. }
+            | StartError::NoSuchInterface { .. }
+            | StartError::NtpServers(_)
+            | StartError::Address(_),
         ) => USAGE,
         _ => OTHER,
     }
