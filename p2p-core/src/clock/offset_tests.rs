@@ -244,6 +244,21 @@ fn the_fastest_way_there_and_the_fastest_way_back_need_not_be_of_one_exchange() 
     assert_eq!(offset.to_string(), "+5000.000 ms ± 20.001 ms");
 }
 
+/// At once there and long on the way back: the clocks drift apart before the answer is heard.
+#[test]
+fn clocks_drift_while_an_answer_is_on_its_way() {
+    for drift in [-100, 100] {
+        let pair = Pair { ahead: 0, drift };
+        for (there, back) in [(0, 3_000), (3_000, 0)] {
+            let way = Way { sent: 0, there: there * MILLI, held: 0, back: back * MILLI };
+            let (mut filter, heard) = (OffsetFilter::default(), instant(way.heard()));
+            filter.add(pair.exchange(way), heard).unwrap();
+            let offset = filter.offset(heard).unwrap();
+            assert!(offset.contains(pair.truth(way.heard())), "{offset}, drifting by {drift} ppm");
+        }
+    }
+}
+
 #[test]
 fn a_meeting_is_kept_by_both_clocks() {
     let clock = Clock::new(epoch(), UnixTime::from_secs(1_800_000_000));

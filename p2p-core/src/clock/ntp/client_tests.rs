@@ -312,6 +312,17 @@ fn a_server_that_is_asked_too_often_is_asked_less_each_time() {
 }
 
 #[test]
+fn a_server_that_was_asked_too_often_once_gets_no_burst_again() {
+    let mut story = Story::new(&[Manner::Says(NtpServer::kissing(*b"RATE"), [30, 30], 0.0)], 0);
+    story.run(SECOND);
+    story.manners = vec![says(0)];
+    story.run(SECOND * 6_000);
+    let asked = story.asked(0);
+    assert!(asked.windows(2).all(|pair| pair[1] - pair[0] >= SECOND * 512), "{asked:?}");
+    assert!(asked.len() > 6 && story.offset().unwrap().contains(0));
+}
+
+#[test]
 fn a_blind_forger_and_a_repeater_are_not_heard() {
     let mut story = Story::new(&[Manner::Forged(NtpServer::default())], 0);
     story.run(SECOND * 20);
