@@ -5,9 +5,10 @@ use std::time::Duration;
 use std::{fs, io};
 
 use p2p_core::clock::ntp::Packet;
-use p2p_core::nat::{Delta, DeltaKind, Nat, NatFacts, NatType, PortRange};
+use p2p_core::nat::{Delta, DeltaKind, Filtering, Nat, NatFacts, NatType, PortRange};
 use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
-use p2p_core::signal::{AttemptId, Body, DialMe, Punch, Reason, Refusal, Relay, Signal, seal};
+use p2p_core::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
+use p2p_core::signal::{AttemptId, Body, DialMe, Reason, Refusal, Relay, Signal, seal};
 use p2p_core::sim::ntp::NtpServer;
 use p2p_core::stun::wire::{Algorithm, Ending, Key};
 use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
@@ -34,7 +35,7 @@ fn main() -> io::Result<()> {
 
     let bodies = [
         Body::DialMe(DialMe { plain: true }),
-        Body::Punch(Punch {}),
+        Body::Punch(punch_offer()),
         Body::Relay(Relay {}),
         Body::AskAddr,
         Body::TellAddr,
@@ -191,4 +192,17 @@ fn address(identity: &Identity, brokers: usize, interfaces: usize) -> PeerAddr {
         issued: UnixTime::from_secs(1_800_000_000),
     };
     PeerAddr::sign(identity, contents).expect("within bounds")
+}
+
+fn punch_offer() -> punch::Message {
+    let side = Side {
+        address: [203, 0, 113, 9].into(),
+        ports: Ports::Fixed(vec![40_000, 50_000]),
+        filtering: Filtering::AddressDependent,
+        syn: None,
+        quiet: false,
+        sockets: 96,
+    };
+    let offer = Offer { mode: Mode::Remote, at: [192, 168, 1, 2].into(), side, error: Some(30_000) };
+    punch::Message { pair: 0, wave: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use p2p_core::Family;
 use p2p_core::peer::{BrokerUrl, Identity, PeerId};
+use p2p_core::punch;
 use p2p_core::race::{DIAL_DELAY, Filter, HEAD_START, Way};
 
 use crate::interface::StunServer;
@@ -63,6 +64,9 @@ pub struct Limits {
     pub attempts: usize,
     /// Peers we dial at once because they asked. Default 64; more are refused as busy.
     pub answers: usize,
+    /// Connections we make at once because peers asked for them, each a dial or a proof. Default 128: far below the
+    /// 1,024 descriptors a process usually has. More wait; attempts of our own never do.
+    pub errands: usize,
     /// Connections that came to us and are not proven yet. Default 512; the oldest makes room for the newest.
     pub unproven: usize,
     /// Accepted connections nobody has taken yet. Default 128; more are refused as busy.
@@ -71,7 +75,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { attempts: 256, answers: 64, unproven: 512, backlog: 128 }
+        Self { attempts: 256, answers: 64, errands: 128, unproven: 512, backlog: 128 }
     }
 }
 
@@ -107,6 +111,10 @@ pub struct ActorsConfig {
     pub proof_within: Duration,
     /// The bounds at the doors.
     pub limits: Limits,
+    /// What punches may do: one of them, and all together at a time. For peers that nothing speaks for, neither our
+    /// user nor a list of who may call, the bounds are lower: see [`punch::Limits::stranger`]. Default: 512
+    /// connections half open, 500 dials a second.
+    pub punch: punch::Limits,
 }
 
 impl ActorsConfig {
@@ -127,6 +135,7 @@ impl ActorsConfig {
             machine_id: Vec::new(),
             proof_within: Duration::from_secs(3),
             limits: Limits::default(),
+            punch: punch::Limits::default(),
         }
     }
 }

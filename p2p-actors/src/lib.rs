@@ -28,6 +28,7 @@ mod host;
 pub mod interface;
 mod lobby;
 mod ntp;
+mod purse;
 mod root;
 mod shared;
 pub mod signal;

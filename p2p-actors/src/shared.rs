@@ -1,12 +1,17 @@
 //! What all actors of one node know.
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use p2p_core::clock::ntp::Measured;
+use p2p_core::nat::NatFacts;
 use p2p_core::peer::{Identity, PeerId};
 use p2p_core::proof::{Cipher, Counterpart, Proof, ProofConfig, Role};
+use p2p_core::punch::{Limits, Setup, Terms, View};
 use p2p_core::race::{OurPlace, Path, Way, path_to};
 use p2p_core::signal::AttemptId;
 use p2p_core::{Clock, Seed, UnixTime};
@@ -15,7 +20,11 @@ use tokio::sync::Semaphore;
 use crate::attempt::Proving;
 use crate::counters::Tallies;
 use crate::drive::now;
+use crate::purse::{Purse, Sake};
 use crate::winner::{How, Winner};
+
+/// Peers our user has called that are remembered.
+const MOST_REMEMBERED: usize = 1_024;
 
 /// Facts and sources shared by the actors of one node, on their one thread.
 pub(crate) struct Shared {
@@ -27,6 +36,16 @@ pub(crate) struct Shared {
     pub(crate) seed: RefCell<Seed>,
     /// Where we are: changes when the network does.
     pub(crate) place: RefCell<OurPlace>,
+    /// What is in front of each of our addresses.
+    pub(crate) outlooks: RefCell<BTreeMap<IpAddr, Outlook>>,
+    /// Peers that our user has called, the last ones.
+    pub(crate) called: RefCell<VecDeque<PeerId>>,
+    /// What one punch may do for our sake.
+    pub(crate) punch: Limits,
+    /// What all of them may do together.
+    pub(crate) purse: Rc<Purse>,
+    /// Seats for connections that come to punched ports, until they are proven.
+    pub(crate) punched: Arc<Semaphore>,
     /// Whether we wish bare connections when we are called.
     pub(crate) plain: bool,
     pub(crate) cipher: Cipher,
@@ -46,7 +65,52 @@ impl Shared {
         AttemptId(self.seed.borrow_mut().array())
     }
 
-    /// A proof for a connection that we dialled.
+    /// Our user named this peer.
+    pub(crate) fn remember(&self, peer: PeerId) {
+        let mut called = self.called.borrow_mut();
+        called.retain(|known| *known != peer);
+        if called.len() == MOST_REMEMBERED {
+            called.pop_front();
+        }
+        called.push_back(peer);
+    }
+
+    /// Whether our user has named this peer, not too many peers ago.
+    pub(crate) fn remembers(&self, peer: &PeerId) -> bool {
+        self.called.borrow().contains(peer)
+    }
+
+    /// What is in front of this address of ours.
+    pub(crate) fn outlook(&self, address: IpAddr) -> Outlook {
+        self.outlooks.borrow().get(&address).cloned().unwrap_or_default()
+    }
+
+    /// What it takes to punch for this sake.
+    pub(crate) fn punch_setup(&self, sake: Sake) -> Setup {
+        let view = |outlook: &Outlook| View {
+            facts: outlook.facts,
+            can_observe: !outlook.servers.is_empty(),
+            silent_hop: None,
+        };
+        Setup {
+            ours: self.place.borrow().clone(),
+            views: self
+                .outlooks
+                .borrow()
+                .iter()
+                .map(|(address, outlook)| (*address, view(outlook)))
+                .collect(),
+            clock: self.clock.get(),
+            // All that is known of a peer's clock is what the stamps on the punch's own messages will tell.
+            terms: Terms::default(),
+            limits: match sake {
+                Sake::Ours => self.punch,
+                Sake::Strangers => self.punch.at_most(Limits::stranger()),
+            },
+        }
+    }
+
+    /// A proof for a connection that we dialled, or on which it is we who speak first.
     pub(crate) fn proof_dialled(&self, peer: PeerId, attempt: AttemptId, role: Role, plain: bool) -> Proof {
         self.proof(Counterpart::Dialled { peer, attempt, role, plain })
     }
@@ -82,6 +146,15 @@ impl Shared {
         };
         Some(Winner { carrier: stream.into_carrier().ok()?, session, how })
     }
+}
+
+/// What is in front of one address of ours.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outlook {
+    /// Its NAT, over TCP.
+    pub(crate) facts: NatFacts,
+    /// The STUN servers to ask from there, those first that answered before.
+    pub(crate) servers: Vec<SocketAddr>,
 }
 
 /// What is known of a winner before its connection is asked.

@@ -13,6 +13,7 @@
 //! | [`signal::Inbox`] | which signals are fresh, new and from somebody who may speak |
 //! | [`signal::link::Link`] | how to keep a session with one MQTT broker |
 //! | [`signal::Tally`] | what became of a signal that was given to several brokers |
+//! | [`punch::Punch`] | how to meet a peer behind a NAT: agree, dial, agree again |
 //! | [`nat::probe::Probe`] | whom to ask what next, to know the NAT in front of us |
 //! | [`clock::ntp::Client`] | when to ask NTP servers, and how far our clock is off by what most of them say |
 //! | [`stun::Transaction`], [`stun::Query`] | when to ask a STUN server again, and whom to believe |
@@ -48,6 +49,7 @@ pub mod nat;
 mod noise;
 pub mod peer;
 pub mod proof;
+pub mod punch;
 pub mod race;
 pub mod rate;
 pub mod seed;

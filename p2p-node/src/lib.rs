@@ -41,6 +41,7 @@ pub use p2p_core::peer::{
     AddrError, BrokerUrl, BrokerUrlError, IdError, Identity, IdentityError, PeerAddr, PeerId,
 };
 pub use p2p_core::proof::{Cipher, ProofError};
+pub use p2p_core::punch::{Failed as PunchFailure, Limits as PunchLimits, PunchReport};
 pub use p2p_core::race::{
     Filter, LaneFailure, LaneReport, Path, RaceReport, Way, WayFailure, WayOutcome, WayReport,
 };

@@ -49,10 +49,12 @@ async fn ask_udp(server: SocketAddr, message: &Message) -> (Message, SocketAddr,
     (parsed.message, from, socket.local_addr().unwrap())
 }
 
-async fn read_message(stream: &mut TcpStream, length: usize) -> Message {
-    let mut buffer = vec![0; length];
-    timeout(PATIENCE, stream.read_exact(&mut buffer)).await.expect("an answer").unwrap();
-    Parsed::decode(&buffer, Transport::Tcp).unwrap().message
+async fn read_message(stream: &mut TcpStream) -> Message {
+    let mut bytes = vec![0; 20];
+    timeout(PATIENCE, stream.read_exact(&mut bytes)).await.expect("an answer").unwrap();
+    bytes.resize(20 + usize::from(u16::from_be_bytes([bytes[2], bytes[3]])), 0);
+    timeout(PATIENCE, stream.read_exact(&mut bytes[20..])).await.expect("the rest").unwrap();
+    Parsed::decode(&bytes, Transport::Tcp).unwrap().message
 }
 
 /// Waits until the server closes the connection.
@@ -94,7 +96,7 @@ async fn it_answers_over_udp_and_tcp_in_both_families() {
             stream.write_all(piece).await.unwrap();
         }
         for question in questions {
-            let answer = read_message(&mut stream, if local.is_ipv4() { 32 } else { 44 }).await;
+            let answer = read_message(&mut stream).await;
             assert_eq!((answer.transaction, answer.mapped()), (question.transaction, Some(local)));
         }
     }
@@ -139,7 +141,7 @@ async fn with_an_alternate_it_answers_from_where_it_is_asked_to() {
     let mut stream = TcpStream::connect(other).await.unwrap();
     let question = request(3).encode(Transport::Tcp).unwrap();
     stream.write_all(&question).await.unwrap();
-    assert!(read_message(&mut stream, 68).await.mapped().is_some());
+    assert!(read_message(&mut stream).await.mapped().is_some());
     server.shutdown().await;
 }
 
@@ -189,7 +191,7 @@ async fn garbage_and_crowds_and_silence_end_tcp_connections() {
     // And there is room again.
     let mut fourth = TcpStream::connect(address).await.unwrap();
     fourth.write_all(&bytes).await.unwrap();
-    assert!(read_message(&mut fourth, 32).await.mapped().is_some());
+    assert!(read_message(&mut fourth).await.mapped().is_some());
     server.shutdown().await;
 }
 
@@ -275,12 +277,7 @@ async fn the_nat_discovery_of_coturn_comes_to_the_right_end() {
 async fn dialled_back(stream: &mut TcpStream, number: u64) -> Message {
     let request = request(number).with(Attribute::DialBack(500)).encode(Transport::Tcp).unwrap();
     stream.write_all(&request).await.unwrap();
-    let mut header = [0; 20];
-    timeout(PATIENCE, stream.read_exact(&mut header)).await.expect("an answer").unwrap();
-    let mut bytes = header.to_vec();
-    bytes.resize(20 + usize::from(u16::from_be_bytes([header[2], header[3]])), 0);
-    stream.read_exact(&mut bytes[20..]).await.unwrap();
-    Parsed::decode(&bytes, Transport::Tcp).unwrap().message
+    read_message(stream).await
 }
 
 #[tokio::test]
@@ -306,10 +303,10 @@ async fn it_dials_the_address_a_connection_comes_from_and_no_other_and_not_often
     drop(stream);
     // Somebody does: both of the server's addresses come, each from a port of its own.
     let listening = socket();
+    listening.set_reuseport(true).unwrap();
     listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let here = listening.local_addr().unwrap();
     let listener = listening.listen(8).unwrap();
-    rustix::net::sockopt::set_socket_reuseport(&listener, true).unwrap();
     let second = socket();
     second.set_reuseport(true).unwrap();
     second.bind(here).unwrap();

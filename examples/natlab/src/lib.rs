@@ -38,6 +38,7 @@ mod namespace;
 mod netlink;
 mod pcap;
 mod privilege;
+pub mod punching;
 mod registry;
 pub mod scenario;
 pub mod survey;

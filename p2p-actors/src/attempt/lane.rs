@@ -35,7 +35,7 @@ pub(crate) async fn dial(candidate: Candidate) -> Result<CarrierStream, LaneFail
 }
 
 /// Whose fault a failed dial is.
-fn failure(error: &Error) -> LaneFailure {
+pub(super) fn failure(error: &Error) -> LaneFailure {
     match error.kind() {
         ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => LaneFailure::Refused,
         ErrorKind::TimedOut => LaneFailure::TimedOut,

@@ -12,7 +12,7 @@ pub(crate) mod bind;
 mod enumerate;
 mod facts;
 mod links;
-mod listen;
+pub(crate) mod listen;
 #[cfg(target_os = "linux")]
 mod netlink;
 mod observe;

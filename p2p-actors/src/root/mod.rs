@@ -147,6 +147,7 @@ impl Root {
         Tallies::count(&self.shared.tallies.attempts);
         let attempt = self.shared.attempt_id();
         let peer = call.peer.id();
+        self.shared.remember(peer);
         let listens = self.interfaces.values().any(|state| state.facts.iter().any(|facts| facts.listen != 0));
         let owner = ctx.address().recipient();
         let shared = Rc::clone(&self.shared);
@@ -240,3 +241,6 @@ impl Handler<AttemptEnded> for Root {
         self.close_router(ctx);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,11 @@
 //! Where this node is: its interfaces, its address, and what it tells of both.
 
 use std::cmp::Reverse;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use actix::{AsyncContext, Context, Handler};
-use p2p_core::nat::Nat;
+use p2p_core::nat::{Nat, NatFacts};
 use p2p_core::peer::{Contents, InterfaceAddr, PeerAddr};
 use p2p_core::race::OurAddress;
 use p2p_core::{Reach, UnixTime};
@@ -15,7 +15,10 @@ use super::Root;
 use crate::config::Interfaces;
 use crate::drive::now;
 use crate::interface::watch::NicChange;
-use crate::interface::{self, FromInterface, InterfaceConfig, InterfaceFacts, InterfaceHandle, Nic};
+use crate::interface::{
+    self, Evidence, FromInterface, InterfaceConfig, InterfaceFacts, InterfaceHandle, Nic, Outcome,
+};
+use crate::shared::Outlook;
 use crate::signal::SetAddress;
 
 /// What is known of one interface.
@@ -46,6 +49,8 @@ impl Root {
             external: external(facts),
         });
         self.shared.place.borrow_mut().addresses = ours.collect();
+        *self.shared.outlooks.borrow_mut() =
+            facts().map(|(_, facts)| (facts.local, outlook(facts))).collect();
         let mut interfaces: Vec<_> = facts()
             .map(|(nic, facts)| InterfaceAddr {
                 nic,
@@ -134,6 +139,18 @@ fn external(facts: &InterfaceFacts) -> Option<IpAddr> {
         .map(|external| external.0.ip())
         .or_else(|| own.and_then(|probed| Some(probed.report.external?.value)))
         .or(facts.external_udp.map(|external| external.0.ip()))
+}
+
+/// What punches from an address have to go by.
+fn outlook(facts: &InterfaceFacts) -> Outlook {
+    let has_answered = |server: &SocketAddr| {
+        let is_answer = |evidence: &&Evidence| matches!(evidence.outcome, Outcome::Mapped(_));
+        facts.evidence.iter().filter(is_answer).any(|evidence| evidence.asked == Some(*server))
+    };
+    let mut servers = facts.servers.clone();
+    servers.sort_by_key(|server| !has_answered(server));
+    let facts = facts.probed.as_ref().map_or_else(NatFacts::default, |probed| probed.report.facts().tcp);
+    Outlook { facts, servers }
 }
 
 impl Handler<FromInterface> for Root {

@@ -42,7 +42,7 @@ fn people_are_told_what_it_means() {
         "Not believed: 192.0.2.4:3478 over TCP",
         "No use: 192.0.2.5:3478 over TCP: no TCP connection to the server in time.",
         "You can meet, with a plain dial: open, full-cone.",
-        "symmetric random (98 %)",
+        "symmetric random (99 %)",
     ] {
         assert!(text.contains(part), "{part:?} is missing in:\n{text}");
     }

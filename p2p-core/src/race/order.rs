@@ -209,7 +209,7 @@ fn neighbours(ours: &OurPlace, theirs: &InterfaceAddr) -> bool {
 }
 
 /// Whether `ip` is inside the network `our` address belongs to.
-fn on_link(our: &OurAddress, ip: IpAddr) -> bool {
+pub(crate) fn on_link(our: &OurAddress, ip: IpAddr) -> bool {
     match (our.ip, ip) {
         (IpAddr::V4(our_ip), IpAddr::V4(ip)) => {
             let shift = 32 - u32::from(our.prefix.min(32));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Path, Way};
 use crate::peer::PeerId;
 use crate::proof::ProofError;
+use crate::punch::{Failed, PunchReport};
 use crate::signal::{AttemptId, BrokerTrouble, Reason};
 
 /// Why one connection did not come to be.
@@ -85,6 +86,14 @@ pub enum WayFailure {
     /// The caller gave up.
     #[error("cancelled")]
     Cancelled,
+    /// No punch between any address of ours and any of the peer's led to a connection.
+    #[error("{0}")]
+    Punch(#[from] Failed),
+    /// There is no address of ours and one of the peer's that a punch could be tried between.
+    #[error(
+        "nothing is known of where this node and the peer are seen from outside, or nothing can come of it"
+    )]
+    NothingToPunch,
     /// This node cannot go this way.
     #[error("not supported by this node")]
     Unsupported,
@@ -104,6 +113,8 @@ impl WayFailure {
             Self::Silent => "silent",
             Self::TimedOut => "timed_out",
             Self::Cancelled => "cancelled",
+            Self::Punch(failed) => failed.code(),
+            Self::NothingToPunch => "nothing_to_punch",
             Self::Unsupported => "unsupported",
         }
     }
@@ -150,6 +161,8 @@ pub struct WayReport {
     pub outcome: WayOutcome,
     /// Its connections.
     pub lanes: Vec<LaneReport>,
+    /// Its punches: for each pair of addresses how it went, with the dials that never became a connection.
+    pub punches: Vec<PunchReport>,
 }
 
 /// An attempt, told.
@@ -203,6 +216,9 @@ impl fmt::Display for RaceReport {
                 for trouble in troubles {
                     write!(f, "\n           {}: {}", trouble.broker, trouble.reason)?;
                 }
+            }
+            for punch in &way.punches {
+                write!(f, "\n           {punch}")?;
             }
             for lane in &way.lanes {
                 write!(f, "\n           {} ({})", lane.remote, lane.path)?;

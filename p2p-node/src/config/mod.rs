@@ -13,6 +13,7 @@ use p2p_actors::signal::MemoryBroker;
 use p2p_actors::{ActorsConfig, BrokerConfig, Interfaces, Limits, NtpServer, StunServer};
 use p2p_core::Family;
 use p2p_core::peer::{Identity, PeerId};
+use p2p_core::punch;
 use p2p_core::race::Way;
 
 #[cfg(feature = "config-file")]
@@ -81,6 +82,11 @@ pub struct Config {
     pub ready_within: Duration,
     /// The bounds at the doors.
     pub limits: Limits,
+    /// What punches may do to this machine and its router: one of them, and all together at a time. Default: 512
+    /// connections half open, as small routers hold a few thousand in all, and 500 dials a second. Less makes
+    /// networks with random ports harder to reach. A peer for which neither our own calls nor `allowed` speak has 64,
+    /// and 100 a second.
+    pub punch: punch::Limits,
 }
 
 impl Default for Config {
@@ -100,6 +106,7 @@ impl Default for Config {
             machine_id: None,
             ready_within: Duration::from_secs(3),
             limits: Limits::default(),
+            punch: punch::Limits::default(),
         }
     }
 }
@@ -134,6 +141,7 @@ impl Config {
         actors.allowed = self.allowed;
         actors.machine_id = self.machine_id.unwrap_or_else(machine::id);
         actors.limits = self.limits;
+        actors.punch = self.punch;
         Ok(actors)
     }
 }

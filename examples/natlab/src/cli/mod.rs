@@ -5,6 +5,7 @@ mod exec;
 mod figures;
 mod matrix;
 mod nat;
+mod punch;
 mod run;
 mod signal;
 
@@ -38,6 +39,8 @@ enum Command {
     Matrix(matrix::Matrix),
     /// Have a real node find out what each NAT is, and compare with virtual time and with the truth.
     Nat(nat::Nat),
+    /// Have two real nodes punch through NATs, and count how often that works.
+    Punch(punch::Punch),
     /// Measure how exact the lab is on this machine: round trips, loss, throughput.
     Figures(figures::Figures),
     /// List the labs that run.
@@ -97,6 +100,7 @@ impl Cli {
             Command::Exec(exec) => exec.run(),
             Command::Matrix(matrix) => matrix.run(),
             Command::Nat(nat) => nat.run(),
+            Command::Punch(punch) => punch.run(),
             Command::Figures(figures) => figures.run(),
             Command::Show { scenario } => {
                 print!("{}", Scenario::load(&scenario)?.source());

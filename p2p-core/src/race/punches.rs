@@ -1,0 +1,181 @@
+//! The punches of one attempt, on either side of it.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::{Candidate, Lane, LaneFailure, Path};
+use crate::punch::{Act, Event, Failed, Message, Mode, Punch, PunchConfig, PunchReport, Share, Socket};
+use crate::{Deadline, Local, Machine, Mapped, Output};
+
+/// One punch for each pair of addresses.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Punches {
+    all: Vec<Punch>,
+}
+
+/// What one of them wants or tells.
+pub(super) enum Said {
+    Act(u8, Act),
+    Lost,
+}
+
+impl Punches {
+    pub(super) fn add(&mut self, punch: Punch) {
+        self.all.push(punch);
+    }
+
+    pub(super) fn count(&self) -> u8 {
+        self.all.len() as u8
+    }
+
+    /// Whether there is one between these addresses.
+    pub(super) fn are_between(&self, wanted: &PunchConfig) -> bool {
+        let ends = |config: &PunchConfig| (config.mode, config.local, config.remote, config.at);
+        self.all.iter().any(|punch| ends(punch.config()) == ends(wanted))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Whether none runs any more.
+    pub(super) fn are_over(&self) -> bool {
+        self.all.iter().all(Punch::is_over)
+    }
+
+    /// Whether the other side has heard of any of them.
+    pub(super) fn have_offered(&self) -> bool {
+        self.all.iter().any(|punch| !punch.is_over() && punch.has_spoken())
+    }
+
+    pub(super) fn has(&self, pair: u8) -> bool {
+        self.all.iter().any(|punch| punch.config().pair == pair)
+    }
+
+    /// The reason that says most about why nothing came of any.
+    pub(super) fn failed(&self) -> Option<Failed> {
+        let weight = |failed: &Failed| match failed {
+            Failed::Spent => 6,
+            Failed::NoPlan => 5,
+            Failed::Declined(_) => 4,
+            Failed::Silent => 3,
+            Failed::NoPorts => 2,
+            Failed::NotTheirs => 1,
+            Failed::NoBudget => 0,
+        };
+        self.all.iter().filter_map(|punch| punch.report().failed).max_by_key(weight)
+    }
+
+    pub(super) fn reports(&self) -> Vec<PunchReport> {
+        self.all.iter().map(Punch::report).collect()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        Deadline::earliest(self.all.iter().map(Punch::deadline))
+    }
+
+    /// The next thing any of them says.
+    pub(super) fn poll(&mut self) -> Option<Said> {
+        self.all.iter_mut().find_map(|punch| match punch.poll_output() {
+            Output::Act(act) => Some(Said::Act(punch.config().pair, act)),
+            Output::Event(Event::Lost(_)) => Some(Said::Lost),
+            Output::Wait(_) => None,
+        })
+    }
+
+    fn pair(&mut self, pair: u8) -> Option<&mut Punch> {
+        self.all.iter_mut().find(|punch| punch.config().pair == pair)
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.all.iter_mut().for_each(|punch| punch.handle_timeout(now));
+    }
+
+    pub(super) fn handle_message(&mut self, message: &Message, now: Instant) {
+        if let Some(punch) = self.pair(message.pair) {
+            punch.handle_message(message, now);
+        }
+    }
+
+    pub(super) fn handle_share(&mut self, pair: u8, share: Share, now: Instant) -> bool {
+        self.pair(pair).is_some_and(|punch| punch.handle_share(share, now))
+    }
+
+    pub(super) fn handle_listening(
+        &mut self,
+        pair: u8,
+        at: Local,
+        outcome: Result<(), LaneFailure>,
+        now: Instant,
+    ) {
+        if let Some(punch) = self.pair(pair) {
+            punch.handle_listening(at, outcome, now);
+        }
+    }
+
+    pub(super) fn handle_observed(&mut self, pair: u8, from: Local, mapped: Option<Mapped>, now: Instant) {
+        if let Some(punch) = self.pair(pair) {
+            punch.handle_observed(from, mapped, now);
+        }
+    }
+
+    /// The lane that a dial has become, and where it leads.
+    pub(super) fn handle_connected(
+        &mut self,
+        pair: u8,
+        socket: Socket,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Option<(Lane, Candidate)> {
+        let punch = self.pair(pair)?;
+        punch.handle_connected(socket, now).then(|| lane(punch, socket, remote))
+    }
+
+    /// The lane that an arrival becomes.
+    pub(super) fn handle_accepted(
+        &mut self,
+        pair: u8,
+        at: Local,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Option<(Lane, Candidate)> {
+        let punch = self.pair(pair)?;
+        let socket = punch.handle_accepted(at, remote, now)?;
+        Some(lane(punch, socket, remote))
+    }
+
+    pub(super) fn handle_failed(&mut self, pair: u8, socket: Socket, failure: &LaneFailure, now: Instant) {
+        if let Some(punch) = self.pair(pair) {
+            punch.handle_failed(socket, failure, now);
+        }
+    }
+
+    /// A lane failed.
+    pub(super) fn handle_lane_failed(&mut self, lane: Lane, failure: &LaneFailure, now: Instant) {
+        if let Some((pair, socket)) = lane.punched_by() {
+            self.handle_failed(pair, socket, failure, now);
+        }
+    }
+
+    /// Closes all, but the lane that is kept.
+    pub(super) fn close(&mut self, kept: Option<Lane>, now: Instant) {
+        let kept = kept.and_then(|lane| lane.punched_by());
+        for punch in &mut self.all {
+            match kept.filter(|(pair, _)| *pair == punch.config().pair) {
+                Some((_, socket)) => punch.handle_kept(socket, now),
+                None => punch.close(now),
+            }
+        }
+    }
+}
+
+fn lane(punch: &Punch, socket: Socket, remote: SocketAddr) -> (Lane, Candidate) {
+    let config = punch.config();
+    let path = match config.mode {
+        Mode::Remote => Path::External,
+        Mode::Lan => Path::Local,
+        Mode::Machine | Mode::Interface => Path::Machine,
+    };
+    let candidate = Candidate { path, target: remote, from: Some(config.local) };
+    (Lane::punched(config.pair, socket), candidate)
+}
