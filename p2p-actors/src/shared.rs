@@ -101,8 +101,7 @@ impl Shared {
                 .map(|(address, outlook)| (*address, view(outlook)))
                 .collect(),
             clock: self.clock.get(),
-            // All that is known of a peer's clock is what the stamps on the punch's own messages will tell.
-            terms: Terms::default(),
+            terms: Terms { served: self.ntp.get().map(|measured| measured.offset(now())), delay: None },
             limits: match sake {
                 Sake::Ours => self.punch,
                 Sake::Strangers => self.punch.at_most(Limits::stranger()),

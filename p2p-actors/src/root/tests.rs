@@ -139,7 +139,11 @@ fn one_caller_cannot_have_all_answers() {
 }
 
 /// Says who it is, and hears whether it is welcome.
-async fn knock(door: SocketAddr, called: &PeerAddr, number: u8) -> (Proving, Result<Stage, ProofError>) {
+async fn knock(
+    door: SocketAddr,
+    called: &PeerAddr,
+    number: u8,
+) -> (Proving<TcpStream>, Result<Stage, ProofError>) {
     let config = ProofConfig {
         identity: Identity::from_bytes([number; 32]),
         counterpart: Counterpart::Dialled {

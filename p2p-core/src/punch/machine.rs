@@ -12,7 +12,7 @@ use super::gather::{self, Gather, GatherConfig, Want, foreseen, lot};
 use super::message::{MOST_WAVES, Message, Offer, Step, Timing, Update};
 use super::plan::{Mode, Orders, Part, Plan, Shot, Tactic};
 use super::side::{Ports, Side};
-use super::terms::{Exchange, Terms};
+use super::terms::Terms;
 use crate::nat::meets::{self, Seat};
 use crate::nat::{Delta, DeltaKind, Mapping, NatFacts, NatType, SynAnswer};
 use crate::race::LaneFailure;
@@ -378,11 +378,6 @@ impl Punch {
         ) || self.wave > 0
     }
 
-    /// Messages there and back, with all four times.
-    pub fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
-        self.agree.exchanges()
-    }
-
     /// How it runs, or ran.
     pub fn report(&self) -> PunchReport {
         PunchReport {
@@ -506,7 +501,7 @@ impl Punch {
     }
 
     fn propose(&mut self, ours: Side, now: Instant) {
-        let error = self.agree.error();
+        let error = self.agree.error(now);
         let side = ours.clone();
         let step = match self.wave {
             0 => Step::Offer(Offer { mode: self.config.mode, at: self.config.at, side, error }),

@@ -75,4 +75,4 @@ pub use message::{Answer, MOST_PAIRS, MOST_WAVES, Message, Offer, Step, Timing, 
 pub use pairs::{Setup, View, answerable, worthwhile};
 pub use plan::{Mode, NoPlan, Orders, Part, Plan, Shot, Tactic};
 pub use side::{Ports, Side};
-pub use terms::{Exchange, Stamps, Terms};
+pub use terms::{Stamps, Terms};
