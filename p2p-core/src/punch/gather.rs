@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use super::plan::{Mode, NO_NAT, Part};
 use super::side::{Ports, Side, others};
 use crate::nat::{DeltaKind, Filtering, Mapping, NatFacts, NatType, PortRange};
-use crate::race::LaneFailure;
 use crate::signal::AttemptId;
 use crate::{Mapped, Seed};
 
@@ -231,17 +230,17 @@ impl Gather {
         self.wants.push(Want::Listen(local));
     }
 
-    pub(super) fn handle_listening(&mut self, local: u16, outcome: Result<(), &LaneFailure>) {
+    pub(super) fn handle_listening(&mut self, local: u16, is_listening: bool) {
         let Some(port) = self.ports.get_mut(&local).filter(|port| **port == Port::Binding) else { return };
-        match (outcome, self.kind) {
-            (Ok(()), Kind::Fixed(Outside::Moved(by)) | Kind::Run { by }) => {
+        match (is_listening, self.kind) {
+            (true, Kind::Fixed(Outside::Moved(by)) | Kind::Run { by }) => {
                 *port = Port::Ready(local.wrapping_add_signed(by));
             }
-            (Ok(()), _) => {
+            (true, _) => {
                 *port = Port::Asking;
                 self.wants.push(Want::Observe(local));
             }
-            (Err(_), Kind::Fixed(_)) => {
+            (false, Kind::Fixed(_)) => {
                 self.ports.remove(&local);
                 self.locals.retain(|other| *other != local);
                 if self.replaced < MOST_REPLACED {
@@ -249,13 +248,13 @@ impl Gather {
                     self.add();
                 }
             }
-            (Err(_), Kind::Counter { .. }) if self.replaced < MOST_REPLACED => {
+            (false, Kind::Counter { .. }) if self.replaced < MOST_REPLACED => {
                 self.ports.remove(&local);
                 self.replaced += 1;
                 self.choose();
             }
             // A gap in a run costs one pair.
-            (Err(_), _) => *port = Port::Failed,
+            (false, _) => *port = Port::Failed,
         }
     }
 

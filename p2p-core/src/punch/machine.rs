@@ -305,7 +305,7 @@ impl Punch {
             self.listening.remove(&port);
         }
         if let State::Gathering { gather, .. } = &mut self.state {
-            gather.handle_listening(port, outcome.as_ref().map(|()| ()));
+            gather.handle_listening(port, outcome.is_ok());
             self.gathered(now);
         }
     }
