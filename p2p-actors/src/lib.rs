@@ -4,7 +4,7 @@
 //! machine of `p2p-core`. Actors negotiate, pipes carry: no payload byte ever passes through a mailbox.
 //!
 //! ```text
-//! Handle ──▶ Root ─┬─▶ Interface  one per NIC: listens, asks STUN servers     ⟷ core::stun::Query
+//! Handle ──▶ Root ─┬─▶ Interface  one per NIC: listens, asks STUN servers     ⟷ core::stun::Query, core::nat::Probe
 //!                  ├─▶ Ntp        asks NTP servers, if there are any          ⟷ core::clock::ntp::Client
 //!                  ├─▶ Router     all signals, in and out                     ⟷ core::signal::Inbox
 //!                  │     └─▶ Channel  one per broker                          ⟷ core::signal::link::Link
