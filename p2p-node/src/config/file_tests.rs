@@ -1,5 +1,6 @@
 use std::fs;
 
+use p2p_actors::Limits;
 use proptest::prelude::*;
 
 use super::*;
