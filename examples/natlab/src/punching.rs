@@ -1,8 +1,8 @@
-//! Real nodes that punch through the NATs of a lab, with coturn and a broker on the public server.
+//! Real nodes that punch through the NATs of a lab, with a rendezvous on the public server: a broker, and a STUN server that dials back.
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use p2p_core::Seed;
 use p2p_core::nat::meets::{self, Way as Meets, meets};
 use p2p_core::nat::{Delta, DeltaKind, NatFacts, NatType, SynAnswer};
-use p2p_node::rendezvous::broker::{Broker, BrokerError, Options};
+use p2p_core::stun::DEFAULT_PORT;
+use p2p_node::rendezvous::{Rendezvous, RendezvousConfig, RendezvousError};
 use p2p_node::{
     BindError, BrokerConfig, Config, ConnectOptions, Family, Identity, Interfaces, Key, Node, PeerAddr,
     PeerId, Pipe, StunServer, Way,
@@ -24,10 +25,11 @@ use tokio::time::timeout;
 use crate::error::LabError;
 use crate::lab::Lab;
 use crate::scenario::{Scenario, ScenarioError};
-use crate::survey::{Coturn, SurveyError};
 
-/// The host with broker and STUN servers.
+/// The host with the rendezvous.
 const SERVER: &str = "s";
+/// The other port of the STUN server.
+const OTHER_PORT: u16 = DEFAULT_PORT + 1;
 /// How long a node may take to start and to learn its network, on a busy machine.
 const READY: Duration = Duration::from_secs(20);
 /// How long one attempt may take.
@@ -71,19 +73,16 @@ pub enum PunchingError {
     /// The lab does not work.
     #[error(transparent)]
     Lab(#[from] LabError),
-    /// coturn does not start.
-    #[error(transparent)]
-    Stun(#[from] SurveyError),
     /// A node does not start.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The broker does not.
+    /// The rendezvous does not.
     #[error(transparent)]
-    Broker(#[from] BrokerError),
+    Rendezvous(#[from] RendezvousError),
     /// Something with a program.
     #[error("{0}: {1}")]
     System(&'static str, io::Error),
-    /// A node, or the broker, ended too early, or never began.
+    /// A node, or the rendezvous, ended too early, or never began.
     #[error("{0} does not run")]
     Gone(&'static str),
 }
@@ -98,16 +97,15 @@ pub fn punch(
     [caller, answerer]: [Place<'_>; 2],
     trials: u32,
 ) -> Result<Vec<Trial>, PunchingError> {
-    let coturn = Coturn::start(lab)?;
-    let server = SocketAddr::new(lab.host(SERVER)?.address(), 0);
     let mut seed = Seed::from_u64(7);
     let identities = [(); 2].map(|()| Identity::generate(&mut seed));
     let ids = [identities[0].id(), identities[1].id()];
-    let (broker_tells, broker_told) = mpsc::channel();
-    let (end_broker, broker_ends) = oneshot::channel();
-    let broker = lab.host(SERVER)?.spawn(move || serve_broker(server, &broker_tells, broker_ends))?;
-    let Ok(broker_at) = broker_told.recv_timeout(READY) else {
-        return joined(broker, "the broker").and(Ok(Vec::new()));
+    let addresses = lab.host(SERVER)?.addresses().to_vec();
+    let (server_tells, server_told) = mpsc::channel();
+    let (end_server, server_ends) = oneshot::channel();
+    let serving = lab.host(SERVER)?.spawn(move || serve(&addresses, &server_tells, server_ends))?;
+    let Ok(servers) = server_told.recv_timeout(READY) else {
+        return joined(serving, "the rendezvous").and(Err(PunchingError::Gone("the rendezvous")));
     };
     let config = |place: Place<'_>, identity: Identity, other: PeerId| {
         let mut config = Config::default();
@@ -119,10 +117,10 @@ pub fn punch(
         if let Some(name) = place.interface {
             config.interfaces = Interfaces::Only(vec![name.to_owned()]);
         }
-        let url = format!("mqtt://{broker_at}").parse().expect("an address and a port");
+        let url = format!("mqtt://{}", servers.broker).parse().expect("an address and a port");
         config.brokers = vec![BrokerConfig::new(url)];
         let stun = |at: &SocketAddr| StunServer { host: at.ip().to_string(), port: at.port() };
-        config.stun = coturn.servers.iter().map(stun).collect();
+        config.stun = servers.stun.iter().map(stun).collect();
         config
     };
     let [ours, theirs] = identities;
@@ -137,8 +135,8 @@ pub fn punch(
     // An error means that it has ended already, and says why.
     let _ = end.send(());
     let answered = joined(answering, "the answering node");
-    let _ = end_broker.send(());
-    let served = joined(broker, "the broker");
+    let _ = end_server.send(());
+    let served = joined(serving, "the rendezvous");
     answered.and(served).and(called)
 }
 
@@ -151,17 +149,32 @@ fn runtime() -> Result<tokio::runtime::Runtime, PunchingError> {
     runtime.map_err(|error| PunchingError::System("starting a runtime", error))
 }
 
-fn serve_broker(
-    at: SocketAddr,
-    tells: &mpsc::Sender<SocketAddr>,
+/// Where the servers listen.
+struct Servers {
+    broker: SocketAddr,
+    stun: Vec<SocketAddr>,
+}
+
+/// A STUN server needs two addresses to tell all there is to tell (RFC 5780).
+fn serve(
+    addresses: &[IpAddr],
+    tells: &mpsc::Sender<Servers>,
     ends: oneshot::Receiver<()>,
 ) -> Result<(), PunchingError> {
+    let mut addresses = addresses.iter().copied().filter(IpAddr::is_ipv4);
+    let first = addresses.next().ok_or(PunchingError::Gone("an IPv4 address of the server"))?;
     runtime()?.block_on(async {
-        let broker = Broker::start(&[at], Options::default()).await?;
+        let mut config = RendezvousConfig::default();
+        config.mqtt = vec![SocketAddr::new(first, 0)];
+        config.stun = vec![SocketAddr::new(first, DEFAULT_PORT)];
+        config.stun_alternate =
+            addresses.next().map(|ip| SocketAddr::new(ip, OTHER_PORT)).into_iter().collect();
+        let stun = config.stun.iter().chain(&config.stun_alternate).copied().collect();
+        let rendezvous = Rendezvous::start(config).await?;
         // An error means that nobody wants to know.
-        let _ = tells.send(broker.local_addrs()[0]);
+        let _ = tells.send(Servers { broker: rendezvous.mqtt_addrs()[0], stun });
         let _ = ends.await;
-        broker.shutdown().await;
+        rendezvous.shutdown().await;
         Ok(())
     })
 }

@@ -9,6 +9,7 @@ mod judge;
 mod life;
 mod linux;
 mod nat;
+mod punching;
 mod readme;
 mod support;
 mod unprivileged;
