@@ -51,6 +51,7 @@ pub mod rate;
 pub mod seed;
 pub mod signal;
 pub mod stun;
+pub mod turn;
 
 #[cfg(feature = "sim")]
 pub mod sim;
