@@ -1,12 +1,14 @@
 //! A TURN server for simulated worlds: RFC 8656 and RFC 6062 as far as a client can tell.
 //!
 //! [`Desk`] decides and knows no sockets, so that one exchange can be tried without a world; [`TurnServer`]
-//! runs it on a simulated host. It shares its words (STUN messages) with the client it is to try, but none of
+//! runs it on a simulated host, and [`TurnRunner`] a client on another. It shares its words (STUN messages) with the client it is to try, but none of
 //! its rules.
 
 mod desk;
 mod program;
+mod runner;
 mod table;
 
 pub use desk::{Deed, Desk, DeskCounters, Tuple, TurnServerConfig};
 pub use program::TurnServer;
+pub use runner::TurnRunner;

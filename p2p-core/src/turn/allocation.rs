@@ -716,7 +716,7 @@ impl Allocation {
         self.errands.iter().any(|(purpose, _)| *purpose == Purpose::Refresh)
     }
 
-    fn deadline(&self) -> Option<Deadline> {
+    pub(super) fn deadline(&self) -> Option<Deadline> {
         let errands = self.errands.iter().map(|(_, errand)| errand.deadline());
         let own = match &self.state {
             State::Over => return None,

@@ -130,7 +130,7 @@ impl DataConnection {
         self.out.push_back(Output::Event(Event::Failed(failure)));
     }
 
-    fn deadline(&self) -> Option<Deadline> {
+    pub(super) fn deadline(&self) -> Option<Deadline> {
         match &self.state {
             State::Asking(errand) => errand.deadline(),
             State::Over => None,

@@ -26,6 +26,7 @@
 
 pub mod allocation;
 pub mod channel;
+pub mod client;
 pub mod credentials;
 pub mod data;
 mod errand;
@@ -41,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 pub use allocation::{Allocation, AllocationConfig};
 pub use channel::{ChannelNumber, Packet};
+pub use client::{Client, ClientConfig, Server};
 pub use credentials::Credentials;
 pub use errand::MOST_CHALLENGES;
 pub use failure::Failure;
