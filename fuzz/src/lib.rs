@@ -14,21 +14,24 @@ mod peer_addr;
 mod proof;
 mod signal;
 mod stun_wire;
+mod turn_wire;
 
 pub use mqtt_link::mqtt_link;
 pub use peer_addr::peer_addr;
 pub use proof::{hello, proof};
 pub use signal::{RECEIVER, SENDERS, signal};
 pub use stun_wire::stun_wire;
+pub use turn_wire::turn_wire;
 
 /// A fuzz target: a name, and what it does with any bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("mqtt_link", mqtt_link),
     ("peer_addr", peer_addr),
     ("proof", proof),
     ("signal", signal),
     ("stun_wire", stun_wire),
+    ("turn_wire", turn_wire),
 ];

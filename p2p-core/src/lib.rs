@@ -15,6 +15,8 @@
 //! | [`signal::Tally`] | what became of a signal that was given to several brokers |
 //! | [`nat::probe::Probe`] | whom to ask what next, to know the NAT in front of us |
 //! | [`stun::Transaction`], [`stun::Query`] | when to ask a STUN server again, and whom to believe |
+//! | [`turn::Client`], [`turn::Allocation`] | which TURN server relays for us, and how its address is kept |
+//! | [`turn::data::DataConnection`] | how a peer's TCP connection comes to us through a TURN server |
 //!
 //! | pure | says |
 //! |---|---|

@@ -34,6 +34,8 @@ mod failure;
 pub mod frame;
 
 #[cfg(test)]
+mod oracle_tests;
+#[cfg(test)]
 mod wire_tests;
 
 use std::fmt;

@@ -142,14 +142,24 @@ pub struct DeskCounters {
     pub allocated: u64,
 }
 
+/// How a request was signed, and so its answer will be.
+type Signature = (Algorithm, Key);
+
+/// A Connect request that is answered when the dial has ended.
+#[derive(Debug)]
+struct Asked {
+    request: Message,
+    signature: Option<Signature>,
+    peer: SocketAddr,
+}
+
 /// A connection of a peer: whose it is, and until when it may be taken.
 #[derive(Debug)]
 struct Waiting {
     client: Tuple,
     user: String,
     until: Instant,
-    /// The Connect request to answer when the dial has ended.
-    asked: Option<(Message, Option<(Algorithm, Key)>, SocketAddr)>,
+    asked: Option<Asked>,
 }
 
 /// A server's mind.
@@ -331,7 +341,7 @@ impl Desk {
     /// What became of a [`Deed::Dial`].
     pub fn handle_dialled(&mut self, connection: u32, is_connected: bool, now: Instant) {
         let Some(waiting) = self.waiting.get_mut(&connection) else { return };
-        let Some((request, signature, _)) = waiting.asked.take() else { return };
+        let Some(Asked { request, signature, .. }) = waiting.asked.take() else { return };
         let tuple = waiting.client;
         waiting.until = now + CONNECTION_LIFE;
         if is_connected {
@@ -343,13 +353,7 @@ impl Desk {
         }
     }
 
-    fn wait_for(
-        &mut self,
-        client: Tuple,
-        user: String,
-        asked: Option<(Message, Option<(Algorithm, Key)>, SocketAddr)>,
-        now: Instant,
-    ) -> u32 {
+    fn wait_for(&mut self, client: Tuple, user: String, asked: Option<Asked>, now: Instant) -> u32 {
         let connection = self.next_connection;
         self.next_connection = connection.wrapping_add(1);
         self.waiting.insert(connection, Waiting { client, user, until: now + CONNECTION_LIFE, asked });
@@ -386,11 +390,7 @@ impl Desk {
     }
 
     /// Says who asks, or what to say instead (RFC 8489, section 9.2.4).
-    fn authenticate(
-        &mut self,
-        parsed: &Parsed<'_>,
-        now: Instant,
-    ) -> Result<(String, (Algorithm, Key)), Message> {
+    fn authenticate(&mut self, parsed: &Parsed<'_>, now: Instant) -> Result<(String, Signature), Message> {
         let request = &parsed.message;
         let nonce = self.nonce(now);
         let said = request.find(|attribute| match attribute {
@@ -480,7 +480,7 @@ impl Desk {
         tuple: Tuple,
         user: &str,
         request: &Message,
-        signature: Option<&(Algorithm, Key)>,
+        signature: Option<&Signature>,
         now: Instant,
     ) -> Option<Result<Message, u16>> {
         match request.method {
@@ -508,7 +508,7 @@ impl Desk {
         tuple: Tuple,
         user: &str,
         request: &Message,
-        signature: Option<&(Algorithm, Key)>,
+        signature: Option<&Signature>,
         now: Instant,
     ) -> Result<(), u16> {
         if let Some(entry) = self.entries.get(&tuple) {
@@ -650,18 +650,18 @@ impl Desk {
         tuple: Tuple,
         user: &str,
         request: &Message,
-        signature: Option<&(Algorithm, Key)>,
+        signature: Option<&Signature>,
         now: Instant,
     ) -> Result<(), u16> {
         let peer = peer_of(request).ok_or(400u16)?;
         self.check_peer(tuple, peer)?;
-        let asked_for = |waiting: &Waiting| waiting.asked.as_ref().is_some_and(|(.., whom)| *whom == peer);
+        let asked_for = |waiting: &Waiting| waiting.asked.as_ref().is_some_and(|asked| asked.peer == peer);
         if self.waiting.values().any(|waiting| waiting.client == tuple && asked_for(waiting)) {
             return Err(446);
         }
         let entry = self.entries.get(&tuple).filter(|entry| entry.is_tcp).ok_or(400u16)?;
         let relayed = entry.relayed_for(peer).ok_or(443u16)?;
-        let asked = Some((request.clone(), signature.cloned(), peer));
+        let asked = Some(Asked { request: request.clone(), signature: signature.cloned(), peer });
         let connection = self.wait_for(tuple, user.to_owned(), asked, now);
         self.out.push_back(Deed::Dial { relayed, peer, connection });
         Ok(())
@@ -672,7 +672,7 @@ impl Desk {
         tuple: Tuple,
         user: &str,
         request: &Message,
-        signature: Option<&(Algorithm, Key)>,
+        signature: Option<&Signature>,
     ) -> Result<(), u16> {
         let id = request.find(|attribute| match attribute {
             Attribute::ConnectionId(id) => Some(*id),
@@ -698,7 +698,7 @@ impl Desk {
         }
     }
 
-    fn tell(&mut self, tuple: Tuple, message: &Message, signature: Option<&(Algorithm, Key)>) {
+    fn tell(&mut self, tuple: Tuple, message: &Message, signature: Option<&Signature>) {
         if self.is_lost(message.method) {
             return;
         }
@@ -708,7 +708,7 @@ impl Desk {
     }
 }
 
-fn encode(message: &Message, tuple: Tuple, signature: Option<&(Algorithm, Key)>) -> Option<Vec<u8>> {
+fn encode(message: &Message, tuple: Tuple, signature: Option<&Signature>) -> Option<Vec<u8>> {
     let signature = signature.map(|(algorithm, key)| (*algorithm, key));
     message.encode_with(tuple.transport, Ending { signature, fingerprint: false }).ok()
 }
