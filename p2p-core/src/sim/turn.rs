@@ -4,11 +4,14 @@
 //! runs it on a simulated host, and [`TurnRunner`] a client on another. It shares its words (STUN messages) with the client it is to try, but none of
 //! its rules.
 
+mod config;
 mod desk;
 mod program;
 mod runner;
+mod serve;
 mod table;
 
-pub use desk::{Deed, Desk, DeskCounters, Tuple, TurnServerConfig};
+pub use config::TurnServerConfig;
+pub use desk::{Deed, Desk, DeskCounters, Tuple};
 pub use program::TurnServer;
 pub use runner::TurnRunner;

@@ -1,5 +1,7 @@
 //! One relayed address on one server: got, kept, used, given back.
 
+mod config;
+mod keep;
 mod output;
 mod peers;
 mod receive;
@@ -11,16 +13,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+pub use config::AllocationConfig;
 pub use output::{AllocationOutput, ConnectionId, Counters, Event, Lease, Misuse};
 
 use super::channel::{self, CHANNEL_HEADER};
 use super::credentials::{Credentials, Login};
 use super::data::{DataConfig, DataConnection};
-use super::errand::{Draft, Errand, Line};
+use super::errand::{Draft, Errand};
 use super::failure::Failure;
 use super::frame::Framer;
-use super::{Carrier, Families, Packet, Relaying};
-use crate::stun::transaction::{Fault, TransactionConfig};
+use super::{Families, Packet, Relaying};
 use crate::stun::{Attribute, Class, Message, Method, TransactionId};
 use crate::{Backoff, Deadline, Family, Machine, Output, Reach, Seed};
 use peers::{Peers, Route};
@@ -30,9 +32,6 @@ pub const MOST_PEERS: usize = 32;
 /// Connect requests under way at a time.
 pub const MOST_CONNECTS: usize = 16;
 
-/// What a server gives when it is not asked for more (RFC 8656, section 3.2), and what it may give at most: an hour.
-pub const LIFETIME: Duration = Duration::from_secs(600);
-const LONGEST_LIFETIME: Duration = Duration::from_secs(3_600);
 /// Nothing is renewed more often than this, however short its life.
 const SOONEST: Duration = Duration::from_millis(500);
 /// Two checks because of doubt are at least this far apart.
@@ -45,46 +44,6 @@ const MOST_MISSES: u8 = 3;
 const CLOSING: Duration = Duration::from_secs(3);
 /// How long a server may take to dial a peer (RFC 6062, section 5.2: at least 30 s), with the way there and back.
 const CONNECT_WAIT: Duration = Duration::from_millis(39_500);
-
-/// What to ask for, and whom.
-#[derive(Clone, Debug)]
-pub struct AllocationConfig {
-    /// The server.
-    pub server: SocketAddr,
-    /// How it is reached.
-    pub carrier: Carrier,
-    /// Who we are to it.
-    pub credentials: Credentials,
-    /// Which addresses are wanted. Default IPv4.
-    pub families: Families,
-    /// What is to be relayed. Default UDP.
-    pub relaying: Relaying,
-    /// How often to speak to the server over UDP though there is nothing to say: a NAT may forget us after 30 s
-    /// (RFC 4787, REQ-5 wants two minutes; many do less). 1 s … 5 min. Default 20 s.
-    pub keep_alive: Duration,
-    /// Patience with one request. Default: over UDP 5 sendings with a first pause of 500 ms, given up after
-    /// 9.5 s; over a stream 9.5 s. RFC 8489 would wait 39.5 s, longer than anybody waits for a pipe.
-    pub transaction: TransactionConfig,
-}
-
-impl AllocationConfig {
-    /// The defaults.
-    pub fn new(server: SocketAddr, carrier: Carrier, credentials: Credentials) -> Self {
-        let transaction = TransactionConfig {
-            rto: Duration::from_millis(500),
-            sends: 5,
-            last_wait: 4,
-            tcp_wait: Duration::from_millis(9_500),
-        };
-        let (families, relaying) = (Families::default(), Relaying::default());
-        let keep_alive = Duration::from_secs(20);
-        Self { server, carrier, credentials, families, relaying, keep_alive, transaction }
-    }
-
-    fn line(&self) -> Line {
-        Line { server: self.server, carrier: self.carrier, transaction: self.transaction }
-    }
-}
 
 /// What a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -457,176 +416,6 @@ impl Allocation {
         }
     }
 
-    fn on_success(&mut self, purpose: Purpose, began: Instant, message: &Message, now: Instant) {
-        if matches!(self.state, State::Closing { .. }) {
-            return match purpose {
-                Purpose::Allocate => self.say_farewell(now),
-                _ => self.end_closing(),
-            };
-        }
-        match purpose {
-            Purpose::Allocate => return self.on_allocated(began, message, now),
-            Purpose::Refresh => match lifetime(message) {
-                Some(lifetime) => self.on_refreshed(began, lifetime, now),
-                None => return self.on_failure(purpose, Failure::Missing("lifetime"), now),
-            },
-            Purpose::Permit(ips) => ips.into_iter().for_each(|ip| self.on_permitted(ip, began)),
-            Purpose::Bind(peer) => {
-                // A channel brings its permission along (RFC 8656, section 12.2).
-                self.on_permitted(peer.ip(), began);
-                if self.peers.on_bound(peer, began) {
-                    self.tell(Event::Bound(peer));
-                }
-            }
-            Purpose::Connect(peer) => {
-                let id = message.find(|attribute| match attribute {
-                    Attribute::ConnectionId(id) => Some(ConnectionId(*id)),
-                    _ => None,
-                });
-                self.tell(match id {
-                    Some(connection) => Event::Connected { peer, connection },
-                    None => Event::NotConnected { peer, failure: Failure::Missing("connection id") },
-                });
-            }
-            Purpose::Farewell => {}
-        }
-        if let State::Standing(standing) = &mut self.state {
-            standing.retry.reset();
-            if std::mem::take(&mut standing.is_troubled) {
-                self.tell(Event::Recovered);
-            }
-        }
-    }
-
-    fn on_permitted(&mut self, ip: IpAddr, began: Instant) {
-        if self.peers.on_permitted(ip, began) {
-            self.tell(Event::Permitted(ip));
-        }
-    }
-
-    fn on_refreshed(&mut self, began: Instant, lifetime: Duration, now: Instant) {
-        if let State::Standing(standing) = &mut self.state {
-            standing.lease.lifetime = lifetime;
-            standing.ends = began + lifetime;
-            standing.refresh = (began + lifetime / 2).max(now + SOONEST);
-        }
-    }
-
-    fn on_allocated(&mut self, began: Instant, message: &Message, now: Instant) {
-        let lease = match self.lease_of(message) {
-            Ok(lease) => lease,
-            Err(failure) => return self.on_failure(Purpose::Allocate, failure, now),
-        };
-        let State::Asking { is_first, .. } = self.state else { return };
-        tracing::info!(server = %self.config.server, carrier = %self.config.carrier, ?lease, "TURN allocation");
-        let lifetime = lease.lifetime;
-        self.state = State::Standing(Box::new(Standing {
-            lease: lease.clone(),
-            ends: began + lifetime,
-            refresh: (began + lifetime / 2).max(now + SOONEST),
-            checked: now,
-            is_troubled: false,
-            retry: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
-            calm_until: now,
-        }));
-        self.peers.reset(now);
-        if self.config.carrier == Carrier::Udp {
-            self.pulse = Pulse { at: Some(now + self.keep_alive()), ..Pulse::default() };
-        }
-        self.tell(if is_first { Event::Allocated(lease) } else { Event::Moved(lease) });
-    }
-
-    fn on_failure(&mut self, purpose: Purpose, failure: Failure, now: Instant) {
-        tracing::debug!(server = %self.config.server, carrier = %self.config.carrier, ?purpose, %failure, "TURN request failed");
-        match &self.state {
-            State::Over => {}
-            State::Closing { .. } => self.end_closing(),
-            State::Asking { .. } => self.on_not_allocated(failure, now),
-            State::Standing(_) if failure.is_signed() && failure.code() == Some(437) => {
-                self.ask_anew(false, now);
-            }
-            State::Standing(_) if failure.is_signed() && failure.code() == Some(441) => {
-                self.end(Event::Failed(failure));
-            }
-            State::Standing(_) => self.on_unrenewed(purpose, failure, now),
-        }
-    }
-
-    /// Not the end of anything, but not what was asked for either.
-    fn on_unrenewed(&mut self, purpose: Purpose, failure: Failure, now: Instant) {
-        let is_no = failure.is_signed() && failure.code() != Some(400);
-        match &purpose {
-            Purpose::Permit(ips) if is_no => {
-                if self.peers.on_refused(ips, now) {
-                    let ip = ips[0];
-                    self.peers.forget(ip, now);
-                    self.tell(Event::Refused(ip, failure));
-                }
-                return;
-            }
-            Purpose::Permit(ips) => self.peers.retry_permissions(ips, now),
-            Purpose::Bind(peer) => {
-                self.peers.retry_channel(*peer, is_no, now);
-                if is_no {
-                    return;
-                }
-            }
-            Purpose::Connect(peer) => {
-                let peer = *peer;
-                return self.tell(Event::NotConnected { peer, failure });
-            }
-            Purpose::Refresh | Purpose::Allocate | Purpose::Farewell => {}
-        }
-        let State::Standing(standing) = &mut self.state else { return };
-        if purpose == Purpose::Refresh {
-            standing.refresh = now + standing.retry.fail(&mut self.seed).max(SOONEST);
-        }
-        let is_suspicion = !failure.is_silence() && now >= standing.calm_until;
-        if !std::mem::replace(&mut standing.is_troubled, true) {
-            self.out.push_back(Output::Event(Event::Trouble(failure)));
-        }
-        if is_suspicion {
-            self.ask_anew(true, now);
-        }
-    }
-
-    /// Asks for another allocation from the same port. When the old one may still stand, the server will say
-    /// so, signed.
-    fn ask_anew(&mut self, may_stand: bool, now: Instant) {
-        let State::Standing(standing) = std::mem::replace(&mut self.state, State::Over) else { return };
-        self.drop_errands(|_, _| false);
-        self.peers.ask_again(now);
-        let old = if may_stand {
-            // Whoever refused may have lied about the realm as well: from the beginning.
-            let fresh = Login::new(self.config.credentials.clone());
-            Some(Box::new((*standing, std::mem::replace(&mut self.login, fresh))))
-        } else {
-            self.peers.reset(now);
-            None
-        };
-        self.pulse.asked = None;
-        self.state = State::Asking { old, is_first: false };
-        self.ask(now);
-    }
-
-    fn on_not_allocated(&mut self, failure: Failure, now: Instant) {
-        let State::Asking { old, .. } = &mut self.state else { return };
-        if let Some(old) = old.take() {
-            let (mut standing, login) = *old;
-            self.login = login;
-            standing.calm_until = now + SUSPICION_PAUSE;
-            standing.refresh = standing.refresh.max(now + SOONEST);
-            self.peers.ask_again(now + SOONEST);
-            self.state = State::Standing(Box::new(standing));
-            return;
-        }
-        let failure = match failure {
-            Failure::Fault(Fault::Refused { code: 300, message, .. }) => redirection(&message),
-            failure => failure,
-        };
-        self.end(Event::Failed(failure));
-    }
-
     fn end_closing(&mut self) {
         if self.errands.is_empty() {
             self.end(Event::Closed);
@@ -648,68 +437,6 @@ impl Allocation {
 
     fn keep_alive(&self) -> Duration {
         self.config.keep_alive.clamp(Duration::from_secs(1), Duration::from_secs(300))
-    }
-
-    /// Does what is due.
-    fn settle(&mut self, now: Instant) {
-        if let State::Closing { until } = self.state
-            && until <= now
-        {
-            return self.end(Event::Closed);
-        }
-        if let State::Standing(standing) = &self.state
-            && standing.ends <= now
-        {
-            self.ask_anew(false, now);
-        }
-        let is_refreshing = self.is_refreshing();
-        let State::Standing(standing) = &mut self.state else { return };
-        if standing.refresh <= now && !is_refreshing {
-            standing.checked = now;
-            self.begin(Purpose::Refresh, Draft::new(Method::REFRESH), now);
-        }
-        self.ask_for_peers(now);
-        self.beat(now);
-    }
-
-    fn ask_for_peers(&mut self, now: Instant) {
-        while matches!(self.state, State::Standing(_)) {
-            let ips = self.peers.take_permissions(now);
-            if ips.is_empty() {
-                break;
-            }
-            let draft = ips.iter().fold(Draft::new(Method::CREATE_PERMISSION), |draft, ip| {
-                draft.with(Attribute::XorPeerAddress(SocketAddr::new(*ip, 0)))
-            });
-            self.begin(Purpose::Permit(ips), draft, now);
-        }
-        while matches!(self.state, State::Standing(_))
-            && let Some((number, peer)) = self.peers.take_channel(now)
-        {
-            let draft = Draft::new(Method::CHANNEL_BIND)
-                .with(Attribute::ChannelNumber(number.number()))
-                .with(Attribute::XorPeerAddress(peer));
-            self.begin(Purpose::Bind(peer), draft, now);
-        }
-    }
-
-    /// One Binding request, not repeated and not signed: NATs care for packets only.
-    fn beat(&mut self, now: Instant) {
-        if self.pulse.at.is_none_or(|at| at > now) || !matches!(self.state, State::Standing(_)) {
-            return;
-        }
-        let request = Message::binding(&mut self.seed);
-        self.pulse.misses = match self.pulse.asked.replace(request.transaction) {
-            Some(_) if self.pulse.is_heard => self.pulse.misses + 1,
-            _ => 0,
-        };
-        self.pulse.at = Some(now + self.keep_alive());
-        let bytes = request.encode(self.config.carrier.transport()).expect("an empty request can be written");
-        self.out.push_back(Output::Act(Packet::message(bytes)));
-        if self.pulse.misses >= MOST_MISSES {
-            self.pulse.misses = 0;
-            self.handle_doubt(now);
-        }
     }
 
     fn is_refreshing(&self) -> bool {
@@ -751,28 +478,6 @@ impl Machine for Allocation {
 /// One form for one place.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// LIFETIME, unless there is none or no life in it.
-fn lifetime(message: &Message) -> Option<Duration> {
-    let seconds = message.find(|attribute| match attribute {
-        Attribute::Lifetime(seconds) => Some(*seconds),
-        _ => None,
-    })?;
-    (seconds > 0).then(|| Duration::from_secs(seconds.into()).min(LONGEST_LIFETIME))
-}
-
-/// Where a 300 sends us.
-fn redirection(refusal: &Message) -> Failure {
-    let to = refusal.find(|attribute| match attribute {
-        Attribute::AlternateServer(to) => Some(*to),
-        _ => None,
-    });
-    let domain = refusal.find(|attribute| match attribute {
-        Attribute::AlternateDomain(domain) => Some(domain.clone()),
-        _ => None,
-    });
-    to.map_or(Failure::Missing("alternate server"), |to| Failure::Redirected { to, domain })
 }
 
 #[cfg(test)]

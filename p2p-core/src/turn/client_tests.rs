@@ -9,6 +9,7 @@ use crate::sim::turn::{Deed, Desk, Tuple, TurnRunner, TurnServer, TurnServerConf
 use crate::sim::world::{HostId, World};
 use crate::stun::Method;
 use crate::stun::transaction::Fault;
+use crate::turn::Carrier;
 
 fn ip(last: u8) -> IpAddr {
     IpAddr::from([203, 0, 113, last])

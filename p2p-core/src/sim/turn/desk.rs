@@ -1,84 +1,21 @@
 //! Requests in, deeds out.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::config::TurnServerConfig;
 use super::table::Entry;
 use crate::stun::wire::{Algorithm, Ending, Key, Parsed};
 use crate::stun::{Attribute, Class, Message, Method, PasswordAlgorithm, TransactionId, Transport};
 use crate::turn::Credentials;
 use crate::turn::channel;
-use crate::{Clock, Family, Seed, UnixTime};
+use crate::{Seed, UnixTime};
 
 /// How long an unused connection of a peer is kept (RFC 6062, section 5.2).
 const CONNECTION_LIFE: Duration = Duration::from_secs(30);
-
-/// How a server behaves. Everything may be changed while it runs.
-#[derive(Clone, Debug)]
-pub struct TurnServerConfig {
-    /// Where it listens, over UDP and TCP.
-    pub address: SocketAddr,
-    /// What it relays from: one address for each family it has.
-    pub relays: Vec<IpAddr>,
-    /// Its realm.
-    pub realm: String,
-    /// Passwords by user.
-    pub users: BTreeMap<String, String>,
-    /// The secret of time-limited credentials, and the clock that ends them.
-    pub secret: Option<(Vec<u8>, Clock)>,
-    /// Password algorithms it offers (RFC 8489); none means RFC 5389 only.
-    pub algorithms: Vec<u16>,
-    /// Whether it takes USERHASH.
-    pub is_anonymous: bool,
-    /// How long a nonce is good.
-    pub nonce_life: Duration,
-    /// How long an allocation stands. Default 600 s.
-    pub lifetime: Duration,
-    /// How long a permission lasts. Default 300 s.
-    pub permission_life: Duration,
-    /// How long a channel lasts. Default 600 s.
-    pub channel_life: Duration,
-    /// Allocations at a time; more are answered with 486.
-    pub quota: usize,
-    /// Where it sends everybody (300).
-    pub alternate: Option<SocketAddr>,
-    /// Peers it lets nobody reach (403).
-    pub forbidden: Vec<IpAddr>,
-    /// Requests of this kind are answered with this code, signed or not.
-    pub refusals: BTreeMap<Method, (u16, bool)>,
-    /// Answers to requests of this kind that get lost.
-    pub lost: BTreeMap<Method, u32>,
-    /// What it claims to relay from in place of the truth.
-    pub lie: Option<SocketAddr>,
-}
-
-impl TurnServerConfig {
-    /// A server that knows one user, relaying from the address it listens at.
-    pub fn new(address: SocketAddr, user: &str, password: &str) -> Self {
-        Self {
-            address,
-            relays: vec![address.ip()],
-            realm: "example.org".into(),
-            users: BTreeMap::from([(user.to_owned(), password.to_owned())]),
-            secret: None,
-            algorithms: Vec::new(),
-            is_anonymous: false,
-            nonce_life: Duration::from_secs(3_600),
-            lifetime: Duration::from_secs(600),
-            permission_life: Duration::from_secs(300),
-            channel_life: Duration::from_secs(600),
-            quota: 1_000,
-            alternate: None,
-            forbidden: Vec::new(),
-            refusals: BTreeMap::new(),
-            lost: BTreeMap::new(),
-            lie: None,
-        }
-    }
-}
 
 /// A client as the server sees it: where it comes from, and over what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,23 +80,23 @@ pub struct DeskCounters {
 }
 
 /// How a request was signed, and so its answer will be.
-type Signature = (Algorithm, Key);
+pub(super) type Signature = (Algorithm, Key);
 
 /// A Connect request that is answered when the dial has ended.
 #[derive(Debug)]
-struct Asked {
-    request: Message,
-    signature: Option<Signature>,
-    peer: SocketAddr,
+pub(super) struct Asked {
+    pub(super) request: Message,
+    pub(super) signature: Option<Signature>,
+    pub(super) peer: SocketAddr,
 }
 
 /// A connection of a peer: whose it is, and until when it may be taken.
 #[derive(Debug)]
-struct Waiting {
-    client: Tuple,
-    user: String,
+pub(super) struct Waiting {
+    pub(super) client: Tuple,
+    pub(super) user: String,
     until: Instant,
-    asked: Option<Asked>,
+    pub(super) asked: Option<Asked>,
 }
 
 /// A server's mind.
@@ -168,14 +105,14 @@ pub struct Desk {
     /// How it behaves.
     pub config: TurnServerConfig,
     seed: Seed,
-    entries: BTreeMap<Tuple, Entry>,
-    owners: BTreeMap<SocketAddr, Tuple>,
-    waiting: BTreeMap<u32, Waiting>,
+    pub(super) entries: BTreeMap<Tuple, Entry>,
+    pub(super) owners: BTreeMap<SocketAddr, Tuple>,
+    pub(super) waiting: BTreeMap<u32, Waiting>,
     nonce: Option<(String, Instant)>,
-    next_port: u16,
+    pub(super) next_port: u16,
     next_connection: u32,
-    counters: DeskCounters,
-    out: VecDeque<Deed>,
+    pub(super) counters: DeskCounters,
+    pub(super) out: VecDeque<Deed>,
 }
 
 impl Desk {
@@ -241,7 +178,7 @@ impl Desk {
         self.drop_entry(tuple);
     }
 
-    fn drop_entry(&mut self, tuple: Tuple) {
+    pub(super) fn drop_entry(&mut self, tuple: Tuple) {
         let Some(entry) = self.entries.remove(&tuple) else { return };
         for relayed in entry.relayed {
             self.owners.remove(&relayed);
@@ -353,7 +290,13 @@ impl Desk {
         }
     }
 
-    fn wait_for(&mut self, client: Tuple, user: String, asked: Option<Asked>, now: Instant) -> u32 {
+    pub(super) fn wait_for(
+        &mut self,
+        client: Tuple,
+        user: String,
+        asked: Option<Asked>,
+        now: Instant,
+    ) -> u32 {
         let connection = self.next_connection;
         self.next_connection = connection.wrapping_add(1);
         self.waiting.insert(connection, Waiting { client, user, until: now + CONNECTION_LIFE, asked });
@@ -474,221 +417,7 @@ impl Desk {
         (clock.unix(now) < expiry).then(|| (user.clone(), credentials.password().to_owned()))
     }
 
-    /// `None` when the answer comes later.
-    fn serve(
-        &mut self,
-        tuple: Tuple,
-        user: &str,
-        request: &Message,
-        signature: Option<&Signature>,
-        now: Instant,
-    ) -> Option<Result<Message, u16>> {
-        match request.method {
-            Method::ALLOCATE => return self.allocate(tuple, user, request, signature, now).err().map(Err),
-            Method::CONNECTION_BIND => {
-                return self.bind_connection(tuple, user, request, signature).err().map(Err);
-            }
-            _ => {}
-        }
-        let Some(entry) = self.entries.get(&tuple) else { return Some(Err(437)) };
-        if entry.user != user {
-            return Some(Err(441));
-        }
-        Some(match request.method {
-            Method::REFRESH => Ok(self.refresh(tuple, request, now)),
-            Method::CREATE_PERMISSION => self.permit(tuple, request, now),
-            Method::CHANNEL_BIND => self.bind_channel(tuple, request, now),
-            Method::CONNECT => return self.dial(tuple, user, request, signature, now).err().map(Err),
-            _ => Err(400),
-        })
-    }
-
-    fn allocate(
-        &mut self,
-        tuple: Tuple,
-        user: &str,
-        request: &Message,
-        signature: Option<&Signature>,
-        now: Instant,
-    ) -> Result<(), u16> {
-        if let Some(entry) = self.entries.get(&tuple) {
-            if entry.made_by.0 != request.transaction {
-                return Err(437);
-            }
-            let again = entry.made_by.1.clone();
-            self.out.push_back(Deed::Tell(tuple, again.into()));
-            return Ok(());
-        }
-        let protocol = request.find(|attribute| match attribute {
-            Attribute::RequestedTransport(protocol) => Some(*protocol),
-            _ => None,
-        });
-        let is_tcp = match protocol.ok_or(400u16)? {
-            17 => false,
-            6 if tuple.transport == Transport::Tcp => true,
-            _ => return Err(442),
-        };
-        if self.entries.len() >= self.config.quota {
-            return Err(486);
-        }
-        let wanted = request.find(|attribute| match attribute {
-            Attribute::RequestedAddressFamily(family) => Some(*family),
-            _ => None,
-        });
-        let also = request.find(|attribute| match attribute {
-            Attribute::AdditionalAddressFamily(family) => Some(*family),
-            _ => None,
-        });
-        let mut answer = answer(request);
-        let mut relayed = Vec::new();
-        let families = [(Some(wanted.unwrap_or(Family::V4)), false), (also, true)];
-        for (family, is_extra) in families {
-            let Some(family) = family else { continue };
-            match self.config.relays.iter().find(|ip| Family::of(**ip) == family) {
-                Some(ip) => {
-                    let address = SocketAddr::new(*ip, self.next_port);
-                    self.next_port = self.next_port.checked_add(1).unwrap_or(49_152);
-                    relayed.push(address);
-                    answer = answer.with(Attribute::XorRelayedAddress(self.config.lie.unwrap_or(address)));
-                }
-                None if is_extra => {
-                    let reason = "Address Family not Supported".into();
-                    answer = answer.with(Attribute::AddressErrorCode { family, code: 440, reason });
-                }
-                None => return Err(440),
-            }
-        }
-        let lifetime = self.config.lifetime.as_secs() as u32;
-        let answer =
-            answer.with(Attribute::Lifetime(lifetime)).with(Attribute::XorMappedAddress(tuple.client));
-        for address in &relayed {
-            self.owners.insert(*address, tuple);
-            self.out.push_back(Deed::Open { relayed: *address, is_tcp });
-        }
-        let bytes = encode(&answer, tuple, signature).ok_or(500u16)?;
-        self.counters.allocated += 1;
-        let entry = Entry {
-            relayed,
-            is_tcp,
-            user: user.to_owned(),
-            ends: now + self.config.lifetime,
-            made_by: (request.transaction, bytes.clone()),
-            permissions: BTreeMap::new(),
-            channels: BTreeMap::new(),
-        };
-        self.entries.insert(tuple, entry);
-        if !self.is_lost(Method::ALLOCATE) {
-            self.out.push_back(Deed::Tell(tuple, bytes.into()));
-        }
-        Ok(())
-    }
-
-    fn refresh(&mut self, tuple: Tuple, request: &Message, now: Instant) -> Message {
-        let asked = request.find(|attribute| match attribute {
-            Attribute::Lifetime(seconds) => Some(*seconds),
-            _ => None,
-        });
-        if asked == Some(0) {
-            self.drop_entry(tuple);
-            return answer(request).with(Attribute::Lifetime(0));
-        }
-        let lifetime = self.config.lifetime;
-        if let Some(entry) = self.entries.get_mut(&tuple) {
-            entry.ends = now + lifetime;
-        }
-        answer(request).with(Attribute::Lifetime(lifetime.as_secs() as u32))
-    }
-
-    fn check_peer(&self, tuple: Tuple, peer: SocketAddr) -> Result<(), u16> {
-        let entry = self.entries.get(&tuple).ok_or(437u16)?;
-        entry.relayed_for(peer).ok_or(443u16)?;
-        if self.config.forbidden.contains(&peer.ip()) { Err(403) } else { Ok(()) }
-    }
-
-    fn permit(&mut self, tuple: Tuple, request: &Message, now: Instant) -> Result<Message, u16> {
-        let peers: Vec<_> = request
-            .attributes
-            .iter()
-            .filter_map(|attribute| match attribute {
-                Attribute::XorPeerAddress(peer) => Some(*peer),
-                _ => None,
-            })
-            .collect();
-        if peers.is_empty() {
-            return Err(400);
-        }
-        peers.iter().try_for_each(|peer| self.check_peer(tuple, *peer))?;
-        let until = now + self.config.permission_life;
-        let entry = self.entries.get_mut(&tuple).ok_or(437u16)?;
-        entry.permissions.extend(peers.iter().map(|peer| (peer.ip(), until)));
-        Ok(answer(request))
-    }
-
-    fn bind_channel(&mut self, tuple: Tuple, request: &Message, now: Instant) -> Result<Message, u16> {
-        let number = request.find(|attribute| match attribute {
-            Attribute::ChannelNumber(number) => Some(*number),
-            _ => None,
-        });
-        let (number, peer) = number.zip(peer_of(request)).ok_or(400u16)?;
-        self.check_peer(tuple, peer)?;
-        let (until, permitted) = (now + self.config.channel_life, now + self.config.permission_life);
-        let entry = self.entries.get_mut(&tuple).ok_or(437u16)?;
-        let rest = Duration::from_secs(300);
-        let is_free = |(whose, until): &(SocketAddr, Instant)| *whose == peer || *until + rest <= now;
-        let is_other = entry.number(peer, now).is_some_and(|bound| bound != number);
-        if !(0x4000..0x5000).contains(&number) || is_other || !entry.channels.get(&number).is_none_or(is_free)
-        {
-            return Err(400);
-        }
-        entry.channels.insert(number, (peer, until));
-        entry.permissions.insert(peer.ip(), permitted);
-        Ok(answer(request))
-    }
-
-    fn dial(
-        &mut self,
-        tuple: Tuple,
-        user: &str,
-        request: &Message,
-        signature: Option<&Signature>,
-        now: Instant,
-    ) -> Result<(), u16> {
-        let peer = peer_of(request).ok_or(400u16)?;
-        self.check_peer(tuple, peer)?;
-        let asked_for = |waiting: &Waiting| waiting.asked.as_ref().is_some_and(|asked| asked.peer == peer);
-        if self.waiting.values().any(|waiting| waiting.client == tuple && asked_for(waiting)) {
-            return Err(446);
-        }
-        let entry = self.entries.get(&tuple).filter(|entry| entry.is_tcp).ok_or(400u16)?;
-        let relayed = entry.relayed_for(peer).ok_or(443u16)?;
-        let asked = Some(Asked { request: request.clone(), signature: signature.cloned(), peer });
-        let connection = self.wait_for(tuple, user.to_owned(), asked, now);
-        self.out.push_back(Deed::Dial { relayed, peer, connection });
-        Ok(())
-    }
-
-    fn bind_connection(
-        &mut self,
-        tuple: Tuple,
-        user: &str,
-        request: &Message,
-        signature: Option<&Signature>,
-    ) -> Result<(), u16> {
-        let id = request.find(|attribute| match attribute {
-            Attribute::ConnectionId(id) => Some(*id),
-            _ => None,
-        });
-        let id = id.filter(|_| tuple.transport == Transport::Tcp).ok_or(400u16)?;
-        if self.waiting.get(&id).is_none_or(|waiting| waiting.user != user || waiting.asked.is_some()) {
-            return Err(400);
-        }
-        self.waiting.remove(&id);
-        self.tell(tuple, &answer(request), signature);
-        self.out.push_back(Deed::Splice(tuple, id));
-        Ok(())
-    }
-
-    fn is_lost(&mut self, method: Method) -> bool {
+    pub(super) fn is_lost(&mut self, method: Method) -> bool {
         match self.config.lost.get_mut(&method) {
             Some(left) if *left > 0 => {
                 *left -= 1;
@@ -698,7 +427,7 @@ impl Desk {
         }
     }
 
-    fn tell(&mut self, tuple: Tuple, message: &Message, signature: Option<&Signature>) {
+    pub(super) fn tell(&mut self, tuple: Tuple, message: &Message, signature: Option<&Signature>) {
         if self.is_lost(message.method) {
             return;
         }
@@ -708,12 +437,12 @@ impl Desk {
     }
 }
 
-fn encode(message: &Message, tuple: Tuple, signature: Option<&Signature>) -> Option<Vec<u8>> {
+pub(super) fn encode(message: &Message, tuple: Tuple, signature: Option<&Signature>) -> Option<Vec<u8>> {
     let signature = signature.map(|(algorithm, key)| (*algorithm, key));
     message.encode_with(tuple.transport, Ending { signature, fingerprint: false }).ok()
 }
 
-fn answer(request: &Message) -> Message {
+pub(super) fn answer(request: &Message) -> Message {
     Message::new(Class::Success, request.method, request.transaction)
 }
 
@@ -723,7 +452,7 @@ fn refusal(request: &Message, code: u16) -> Message {
         .with(Attribute::ErrorCode { code, reason })
 }
 
-fn peer_of(message: &Message) -> Option<SocketAddr> {
+pub(super) fn peer_of(message: &Message) -> Option<SocketAddr> {
     message.find(|attribute| match attribute {
         Attribute::XorPeerAddress(peer) => Some(*peer),
         _ => None,

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::desk::{Deed, Desk, Tuple, TurnServerConfig};
+use super::config::TurnServerConfig;
+use super::desk::{Deed, Desk, Tuple};
 use crate::Seed;
 use crate::sim::host::{Host, HostEvent};
 use crate::sim::tcp::{SocketError, TcpEvent, TcpOptions, TcpSocket};

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Allocation, ConnectionId, Event, Failure, Lease, State, canonical, lifetime};
+use super::keep::lifetime;
+use super::{Allocation, ConnectionId, Event, Failure, Lease, State, canonical};
 use crate::stun::wire::{Header, Parsed};
 use crate::stun::{Attribute, Class, Message, Method};
 use crate::turn::channel::{self, ChannelNumber};

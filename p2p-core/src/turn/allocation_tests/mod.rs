@@ -11,6 +11,7 @@ use super::*;
 use crate::sim::epoch;
 use crate::sim::turn::{Deed, Desk, Tuple, TurnServerConfig};
 use crate::stun::Transport;
+use crate::turn::Carrier;
 
 /// One way.
 const DELAY: Duration = Duration::from_millis(20);

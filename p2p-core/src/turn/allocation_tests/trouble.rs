@@ -1,6 +1,7 @@
 //! What bites, one story each.
 
 use super::*;
+use crate::stun::transaction::Fault;
 use crate::stun::wire::Ending;
 use crate::turn::MOST_CHALLENGES;
 use crate::{Clock, UnixTime};
