@@ -60,6 +60,7 @@ fn main() -> io::Result<()> {
     proof()?;
     stun()?;
     ntp()?;
+    turn()?;
     mqtt_link()
 }
 
@@ -144,6 +145,35 @@ fn ntp() -> io::Result<()> {
     write("ntp_wire", "rate", &[answer(NtpServer::kissing(*b"RATE")), good].concat())?;
     write("ntp_wire", "deny", &[answer(NtpServer::kissing(*b"DENY")), good].concat())?;
     write("ntp_wire", "short", &good[..47])
+}
+
+/// Frames as a stream has them, and steps: data, time, answers that nobody signed, doubts.
+fn turn() -> io::Result<()> {
+    let mut seed = Seed::from_u64(1);
+    let peer = "192.0.2.9:5000".parse().expect("an address");
+    let id = TransactionId::new(&mut seed);
+    let data = Message::new(Class::Indication, Method::DATA, id)
+        .with(Attribute::XorPeerAddress(peer))
+        .with(Attribute::Data("data".into()));
+    let attempt = Message::new(Class::Indication, Method::CONNECTION_ATTEMPT, id)
+        .with(Attribute::ConnectionId(7))
+        .with(Attribute::XorPeerAddress(peer));
+    let [data, attempt] = [data, attempt].map(|message| message.encode(Transport::Tcp).expect("our own"));
+    let channel = b"\x40\0\0\x05hello\0\0\0";
+    write("turn_wire", "frames", &[&data[..], channel, &attempt, channel].concat())?;
+    let step = |bytes: &[u8]| [&[bytes.len() as u8], bytes].concat();
+    write(
+        "turn_wire",
+        "hears",
+        &[step(&data), step(&channel[..9]), step(&attempt), step(b"GET /")].concat(),
+    )?;
+    // Doubt, and each refusal in turn, with time to believe it.
+    for code in 0..11 {
+        let steps = [0xc0, 0x42, 0xc0, 0x83, 0, code, b'n', 0x41, 0x41, 0x83, 0, code, b'm', 0x4a, 0x4a];
+        write("turn_wire", &format!("refusal_{code}"), &steps)?;
+    }
+    write("turn_wire", "success", &[0x42, 0xc0, 0x82, 1, 0, 0x4a, 0x4a, 0x7f, 0x7f])?;
+    write("turn_wire", "hours", &[0x7f; 16])
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -15,6 +15,7 @@ mod peer_addr;
 mod proof;
 mod signal;
 mod stun_wire;
+mod turn_wire;
 
 pub use mqtt_link::mqtt_link;
 pub use ntp_wire::ntp_wire;
@@ -22,6 +23,7 @@ pub use peer_addr::peer_addr;
 pub use proof::{hello, proof};
 pub use signal::{RECEIVER, SENDERS, signal};
 pub use stun_wire::stun_wire;
+pub use turn_wire::turn_wire;
 
 /// A fuzz target: a name, and what it does with any bytes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -34,4 +36,5 @@ pub const TARGETS: [Target; 6] = [
     ("proof", proof),
     ("signal", signal),
     ("stun_wire", stun_wire),
+    ("turn_wire", turn_wire),
 ];

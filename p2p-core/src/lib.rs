@@ -17,6 +17,8 @@
 //! | [`nat::probe::Probe`] | whom to ask what next, to know the NAT in front of us |
 //! | [`clock::ntp::Client`] | when to ask NTP servers, and how far our clock is off by what most of them say |
 //! | [`stun::Transaction`], [`stun::Query`] | when to ask a STUN server again, and whom to believe |
+//! | [`turn::Client`], [`turn::Allocation`] | which TURN server relays for us, and how its address is kept |
+//! | [`turn::data::DataConnection`] | how a peer's TCP connection comes to us through a TURN server |
 //!
 //! | pure | says |
 //! |---|---|
@@ -55,6 +57,7 @@ pub mod rate;
 pub mod seed;
 pub mod signal;
 pub mod stun;
+pub mod turn;
 
 #[cfg(feature = "sim")]
 pub mod sim;
