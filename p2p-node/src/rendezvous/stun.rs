@@ -4,18 +4,17 @@
 //! it can be given a second address, and then listens on the four combinations of two addresses and two ports.
 
 mod bind;
-mod limit;
 mod serve;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use p2p_core::rate::Rate;
 use tokio::task::JoinSet;
 
+use super::tally::counters;
 use bind::Site;
 
 /// Where to listen, and how much to bear.
@@ -77,28 +76,9 @@ pub enum StunServerError {
     Nowhere,
 }
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What the server has done so far.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct StunServerCounters {
-            $($(#[$doc])* pub $name: u64,)*
-        }
-
-        #[derive(Debug, Default)]
-        struct Tally {
-            $($name: AtomicU64,)*
-        }
-
-        impl Tally {
-            fn read(&self) -> StunServerCounters {
-                StunServerCounters { $($name: self.$name.load(Ordering::Relaxed),)* }
-            }
-        }
-    };
-}
-
 counters! {
+    /// What the server has done so far.
+    StunServerCounters, Tally;
     /// Requests answered.
     answered,
     /// Requests answered with an error response.
@@ -115,10 +95,6 @@ counters! {
     crowded,
     /// TCP connections closed for idling or stalling.
     stalled,
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// A running STUN server. Dropping it stops it.
