@@ -11,7 +11,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::Transport;
-use super::message::{Attribute, Class, Message, Method, TransactionId};
+use super::message::{Class, Message, Method, TransactionId};
 use value::Value;
 
 /// Bytes of a header.

@@ -23,11 +23,16 @@ mod serve;
 mod stream;
 
 #[cfg(test)]
+mod connect_tests;
+#[cfg(test)]
 mod core_tests;
+#[cfg(test)]
+mod story;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -168,6 +173,14 @@ pub enum TurnServerError {
     /// Neither a secret nor users: nobody could come, and an open relay there shall not be.
     #[error("a TURN server needs a secret for time-limited credentials, or users")]
     Nobody,
+    /// The file with the secret cannot be used.
+    #[error("the file {} with the TURN secret: {reason}", .path.display())]
+    SecretFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// The realm is empty or too long.
     #[error("the realm of a TURN server is 1 to 127 characters")]
     Realm,

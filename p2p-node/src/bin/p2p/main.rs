@@ -6,7 +6,7 @@
 //! | `listen` | prints its address and serves whoever connects |
 //! | `connect` | connects to an address: standard input and output are the two directions |
 //! | `id` | prints the peer id of a key file, and makes the file |
-//! | `rendezvous` | runs an MQTT broker and a STUN server for others |
+//! | `rendezvous` | runs an MQTT broker, a STUN server and a TURN server for others |
 //!
 //! # Exit codes
 //! | code | meaning |
@@ -32,6 +32,8 @@ mod options;
 mod rendezvous;
 mod reports;
 mod screen;
+#[cfg(feature = "rendezvous")]
+mod turn;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -70,7 +72,7 @@ enum Command {
     Connect(connect::Connect),
     Id(id::Id),
     #[cfg(feature = "rendezvous")]
-    Rendezvous(rendezvous::Run),
+    Rendezvous(Box<rendezvous::Run>),
 }
 
 fn main() -> ExitCode {
@@ -82,7 +84,7 @@ fn main() -> ExitCode {
         Command::Connect(connect) => connect.node.json,
         Command::Id(id) => id.json,
         #[cfg(feature = "rendezvous")]
-        Command::Rendezvous(run) => run.json,
+        Command::Rendezvous(run) => run.json(),
     };
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

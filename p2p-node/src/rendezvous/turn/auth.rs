@@ -104,11 +104,12 @@ impl Gate {
         Self { realm, users, nonces }
     }
 
-    /// Who signed `parsed`, a request that came from `client`. `unix` is the time in seconds since the UNIX epoch.
+    /// Who signed `parsed`, a request that came from `client`. Its nonce may also be one that `other` was given.
+    /// `unix` is the time in seconds since the UNIX epoch.
     pub(super) fn admit(
         &self,
         parsed: &Parsed<'_>,
-        client: SocketAddr,
+        (client, other): (SocketAddr, Option<SocketAddr>),
         unix: u64,
     ) -> Result<Signer, Refusal> {
         if parsed.algorithm().is_none() {
@@ -125,7 +126,8 @@ impl Gate {
             None if told.is_hashed => return Err(Refusal::UNAUTHORIZED),
             None => return Err(Refusal::BAD_REQUEST),
         };
-        if !self.nonces.is_fresh(nonce, client, unix) {
+        let is_fresh = |client| self.nonces.is_fresh(nonce, client, unix);
+        if !is_fresh(client) && !other.is_some_and(is_fresh) {
             return Err(Refusal::STALE_NONCE);
         }
         let known = self.users.find(username, unix);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use p2p_core::stun::wire::Parsed;
 use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
 
 use super::allocation::{Allocation, CONNECTION, Connection, Full, Kind, Stage};
@@ -98,6 +99,16 @@ impl<R: Clone, S> Core<R, S> {
             .with(Attribute::ConnectionId(id))
             .with(Attribute::XorPeerAddress(peer));
         indication.encode(client.transport).ok()
+    }
+
+    /// From where the connection was asked for that a ConnectionBind names. Clients, coturn's among them, sign with the
+    /// nonce they were given there.
+    pub(super) fn control_of(&self, parsed: &Parsed<'_>) -> Option<SocketAddr> {
+        if parsed.message.method != Method::CONNECTION_BIND {
+            return None;
+        }
+        let owner = self.owners.get(&Wish::of(&parsed.message).connection?)?;
+        Some(owner.remote)
     }
 
     /// "This is the connection for that peer" (RFC 6062, section 5.4).

@@ -1,15 +1,21 @@
 //! Who may use the relay: time-limited credentials made from a shared secret, and users with a password.
 
 use std::fmt;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use data_encoding::BASE64;
 use p2p_core::signal::link::Login;
 use ring::hmac;
 
+use super::TurnServerError;
+
 /// Shorter secrets can be guessed from one credential, offline. Those made here have 43 characters.
 const LEAST_SECRET: usize = 16;
+/// A secret is one short line; what is longer is not one.
+const MOST_BYTES: u64 = 1_024;
 
 /// What a server and whoever makes credentials for it both know.
 #[derive(Clone, PartialEq, Eq)]
@@ -48,9 +54,35 @@ impl Secret {
         Ok(Self(data_encoding::BASE64URL_NOPAD.encode(&bits)))
     }
 
-    /// The secret itself, to be written to a file.
-    pub fn as_str(&self) -> &str {
-        &self.0
+    /// The secret in a file, its first line. When there is no such file, it is made, with a new secret, and only its
+    /// owner may read it.
+    ///
+    /// # Errors
+    /// [`TurnServerError::SecretFile`] when it cannot be read or made, or is no secret.
+    pub fn load(path: &Path) -> Result<Self, TurnServerError> {
+        let wrong = |reason: String| TurnServerError::SecretFile { path: path.to_owned(), reason };
+        let mut text = String::new();
+        match File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Self::create(path).map_err(|error| wrong(error.to_string()))
+            }
+            Err(error) => Err(wrong(error.to_string())),
+            Ok(_) => {
+                Self::new(text.lines().next().unwrap_or_default()).map_err(|error| wrong(error.to_string()))
+            }
+        }
+    }
+
+    fn create(path: &Path) -> io::Result<Self> {
+        let secret = Self::generate()?;
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(path)?;
+        file.write_all(format!("{}\n", secret.0).as_bytes())?;
+        file.sync_all()?;
+        Ok(secret)
     }
 
     /// A credential for `name`, good until `expires`, in time since the UNIX epoch. Nobody is told: the
@@ -172,7 +204,27 @@ mod tests {
     fn a_secret_cannot_be_guessed() {
         assert_eq!(Secret::new("short").unwrap_err(), WeakSecret);
         assert_eq!(Secret::new("two lines are not\none secret").unwrap_err(), WeakSecret);
-        assert_eq!(Secret::generate().unwrap().as_str().len(), 43);
+        assert_eq!(Secret::generate().unwrap().0.len(), 43);
         assert_ne!(Secret::generate().unwrap(), Secret::generate().unwrap());
+    }
+
+    #[test]
+    fn a_file_is_made_once_and_kept_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        let made = Secret::load(&path).unwrap();
+        assert_eq!(Secret::load(&path).unwrap(), made);
+        #[cfg(unix)]
+        {
+            let mode = std::os::unix::fs::MetadataExt::mode(&path.metadata().unwrap());
+            assert_eq!(mode & 0o777, 0o600);
+        }
+        std::fs::write(&path, "given by somebody else\nand more\n").unwrap();
+        assert_eq!(Secret::load(&path).unwrap(), Secret::new("given by somebody else").unwrap());
+        std::fs::write(&path, "short\n").unwrap();
+        let error = Secret::load(&path).unwrap_err().to_string();
+        assert!(error.contains("at least 16") && error.contains("secret"), "{error}");
+        let error = Secret::load(folder.path()).unwrap_err();
+        assert!(matches!(error, TurnServerError::SecretFile { .. }), "{error}");
     }
 }

@@ -68,7 +68,8 @@ impl<R: Clone, S> Core<R, S> {
         ports: &mut dyn Ports<R>,
     ) -> Reaction<R, S> {
         let question = Question::of(parsed);
-        let signer = match self.gate.admit(parsed, client.remote, at.unix) {
+        let remotes = (client.remote, self.control_of(parsed));
+        let signer = match self.gate.admit(parsed, remotes, at.unix) {
             Ok(signer) => signer,
             Err(refusal) => return self.refuse_unsigned(refusal, question, client, at.unix),
         };
