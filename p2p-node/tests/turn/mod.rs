@@ -1,4 +1,5 @@
 //! Somebody who asks a TURN server, over real sockets, one question after the other.
+#![allow(dead_code, reason = "not every test does everything")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
