@@ -184,6 +184,11 @@ pub enum Attribute {
     XorRelayedAddress(SocketAddr),
     /// REQUESTED-ADDRESS-FAMILY (RFC 8656, section 18.6).
     RequestedAddressFamily(Family),
+    /// EVEN-PORT: an even port, and whether the next one is wanted later (RFC 8656, section 18.7).
+    EvenPort {
+        /// The next one shall be kept.
+        reserve: bool,
+    },
     /// REQUESTED-TRANSPORT: an IP protocol, 17 for UDP, 6 for TCP (RFC 8656, section 18.8; RFC 6062, section 6.2).
     RequestedTransport(u8),
     /// ADDITIONAL-ADDRESS-FAMILY: one more address, of this family (RFC 8656, section 18.11).

@@ -71,6 +71,7 @@ fn turn_attribute() -> impl Strategy<Value = Attribute> {
         vec(any::<u8>(), 0..99).prop_map(|data| Attribute::Data(data.into())),
         address().prop_map(Attribute::XorRelayedAddress),
         family().prop_map(Attribute::RequestedAddressFamily),
+        any::<bool>().prop_map(|reserve| Attribute::EvenPort { reserve }),
         any::<u8>().prop_map(Attribute::RequestedTransport),
         family().prop_map(Attribute::AdditionalAddressFamily),
         (family(), 300u16..700, ".{0,30}").prop_map(|(family, code, reason)| Attribute::AddressErrorCode {

@@ -56,6 +56,7 @@ pub(super) fn number(attribute: &Attribute) -> u16 {
         Attribute::Data(_) => 0x0013,
         Attribute::XorRelayedAddress(_) => 0x0016,
         Attribute::RequestedAddressFamily(_) => 0x0017,
+        Attribute::EvenPort { .. } => 0x0018,
         Attribute::RequestedTransport(_) => 0x0019,
         Attribute::PasswordAlgorithm(_) => 0x001d,
         Attribute::UserHash(_) => 0x001e,
@@ -112,6 +113,10 @@ pub(super) fn decode(number: u16, value: &[u8], transaction: TransactionId) -> V
         0x0013 => Some(Attribute::Data(Bytes::copy_from_slice(value))),
         0x0016 => hidden(value, transaction).map(Attribute::XorRelayedAddress),
         0x0017 => family(value).map(Attribute::RequestedAddressFamily),
+        0x0018 => match value {
+            [flags] => Some(Attribute::EvenPort { reserve: flags & 0x80 != 0 }),
+            _ => None,
+        },
         0x0019 => word(value).map(|word| Attribute::RequestedTransport((word >> 24) as u8)),
         0x001d => match algorithms(value).as_deref() {
             Some([only]) => Some(Attribute::PasswordAlgorithm(only.clone())),
@@ -174,6 +179,7 @@ pub(super) fn encode(attribute: &Attribute, transaction: TransactionId) -> Resul
         Attribute::RequestedAddressFamily(family) | Attribute::AdditionalAddressFamily(family) => {
             Some(vec![family_number(*family), 0, 0, 0])
         }
+        Attribute::EvenPort { reserve } => Some(vec![u8::from(*reserve) << 7]),
         Attribute::RequestedTransport(protocol) => Some(vec![*protocol, 0, 0, 0]),
         Attribute::AddressErrorCode { family, code, reason } => (300..700).contains(code).then(|| {
             let mut value = vec![family_number(*family), 0, (code / 100) as u8, (code % 100) as u8];

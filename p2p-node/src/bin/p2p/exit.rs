@@ -147,7 +147,9 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(bind_code(error));
     }
     #[cfg(feature = "rendezvous")]
-    if cause.is::<p2p_node::rendezvous::RendezvousError>() {
+    if cause.is::<p2p_node::rendezvous::RendezvousError>()
+        || cause.is::<p2p_node::rendezvous::turn::TurnServerError>()
+    {
         return Some(USAGE);
     }
     (cause.is::<Usage>() || cause.is::<ConfigError>()).then_some(USAGE)
