@@ -61,7 +61,8 @@ pub struct TurnServerConfig {
     pub ports: RangeInclusive<u16>,
     /// What the server calls itself when it asks for a user name: 1 … 127 characters. Default `p2p`.
     pub realm: String,
-    /// Makes and recognizes time-limited credentials. Default: none, only `users` may come.
+    /// Makes and recognizes time-limited credentials. What was allocated in time can be refreshed when the credential
+    /// has ended. Default: none, only `users` may come.
     pub secret: Option<Secret>,
     /// Users whose credentials do not end. Default: none.
     pub users: Vec<Login>,

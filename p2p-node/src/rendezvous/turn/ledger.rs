@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// What one piece can keep a flow busy for, whatever the rate.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// How much there is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quota {
@@ -38,17 +41,16 @@ impl Flow {
         Self { paid_until: now }
     }
 
-    /// How long `bytes` at `rate` keep it busy, and until when; `None` when that is more than a second ahead.
-    fn take(&mut self, bytes: usize, rate: u64, now: Instant) -> Result<(), Duration> {
+    /// Until when it is busy once `bytes` went at `rate`; if they may not go yet, how long that would have to wait.
+    fn after(&self, bytes: usize, rate: u64, now: Instant) -> Result<Instant, Duration> {
         let start = self.paid_until.max(now);
         let ahead = start.duration_since(now);
-        // One that is as large as a second's worth or larger goes when nothing else has.
         let cost = Duration::from_nanos((bytes as u64).saturating_mul(1_000_000_000) / rate.max(1));
+        // What is larger than a second's worth goes when nothing else has gone before.
         if !ahead.is_zero() && ahead + cost > Duration::from_secs(1) {
             return Err(ahead);
         }
-        self.paid_until = start + cost.min(Duration::from_secs(60));
-        Ok(())
+        Ok(start + cost.min(LONGEST))
     }
 
     fn is_idle(&self, now: Instant) -> bool {
@@ -105,17 +107,17 @@ impl Ledger {
         self.accounts.retain(|_, account| account.held > 0 || !account.flow.is_idle(now));
     }
 
-    /// Whether `bytes` may be relayed for `account` now; if not, how long that would have to wait.
+    /// Whether `bytes` may be relayed for `account` now; if not, how long that would have to wait. Nothing is paid for
+    /// what may not go.
     pub(super) fn spend(&mut self, account: &str, bytes: usize, now: Instant) -> Result<(), Duration> {
+        let total = self.quota.total_rate.map(|rate| self.flow.after(bytes, rate, now)).transpose()?;
         if let Some(rate) = self.quota.user_rate
             && let Some(account) = self.accounts.get_mut(account)
         {
-            account.flow.take(bytes, rate, now)?;
+            account.flow.paid_until = account.flow.after(bytes, rate, now)?;
         }
-        match self.quota.total_rate {
-            Some(rate) => self.flow.take(bytes, rate, now),
-            None => Ok(()),
-        }
+        self.flow.paid_until = total.unwrap_or(self.flow.paid_until);
+        Ok(())
     }
 
     /// Relayed addresses in all.
@@ -179,6 +181,20 @@ mod tests {
         let burst = (0..1_000).filter(|_| ledger.spend("anna", 1_000, later).is_ok()).count();
         assert!((299..=301).contains(&burst), "{burst}");
         assert!(ledger.spend("anna", 1_000, later).is_err());
+    }
+
+    #[test]
+    fn what_may_not_go_costs_nobody_anything() {
+        let now = Instant::now();
+        let mut ledger =
+            Ledger::new(Quota { user_rate: Some(1_000), total_rate: Some(1_000), ..quota() }, now);
+        let users: [Arc<str>; 2] = ["anna".into(), "bert".into()];
+        users.iter().for_each(|user| ledger.enter(user, now));
+        assert_eq!(ledger.spend("anna", 600, now), Ok(()));
+        assert_eq!(ledger.spend("bert", 600, now), Err(Duration::from_millis(600)), "by the total");
+        assert_eq!(ledger.spend("anna", 600, now), Err(Duration::from_millis(600)));
+        let later = now + Duration::from_millis(600);
+        assert_eq!(ledger.spend("bert", 1_000, later), Ok(()), "all of his second's worth");
     }
 
     #[test]

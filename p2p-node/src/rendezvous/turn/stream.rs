@@ -22,7 +22,7 @@ use super::serve::{Join, Outlet, Shared};
 use crate::rendezvous::tally::count;
 
 /// Bytes that wait for a client that reads slowly; more are lost.
-const QUEUED: usize = 512 * 1024;
+const QUEUED: usize = 256 * 1024;
 /// Messages written at once.
 const BATCH: usize = 64;
 /// Bytes read at once.
@@ -115,10 +115,10 @@ where
     let Some(Join { reply, over, peer, id }) = joined? else {
         return Ok(());
     };
-    while let Ok(bytes) = queued.try_recv() {
-        to.write_all(&bytes).await?;
-    }
     let passed = over.run_until_cancelled(async {
+        while let Ok(bytes) = queued.try_recv() {
+            to.write_all(&bytes).await?;
+        }
         to.write_all(&reply).await?;
         to.flush().await?;
         pass(shared, (from, to), peer, buffer, id).await
