@@ -13,6 +13,7 @@
 //! | [`signal::Inbox`] | which signals are fresh, new and from somebody who may speak |
 //! | [`signal::link::Link`] | how to keep a session with one MQTT broker |
 //! | [`signal::Tally`] | what became of a signal that was given to several brokers |
+//! | [`relay::Stream`], [`relay::Messages`] | what to send again, when and how fast, so that everything arrives |
 //! | [`nat::probe::Probe`] | whom to ask what next, to know the NAT in front of us |
 //! | [`stun::Transaction`], [`stun::Query`] | when to ask a STUN server again, and whom to believe |
 //!
@@ -48,6 +49,7 @@ pub mod peer;
 pub mod proof;
 pub mod race;
 pub mod rate;
+pub mod relay;
 pub mod seed;
 pub mod signal;
 pub mod stun;
