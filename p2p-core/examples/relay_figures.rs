@@ -25,7 +25,9 @@ fn main() -> Result<(), Error> {
     let megabits: u64 = arguments.next().map_or(Ok(50), |text| text.parse())?;
     let mut data = vec![0; megabytes * 1_000_000];
     Seed::from_u64(1).fill(&mut data);
-    println!("{megabytes} MB at {megabits} Mbit/s, 5 % reordered by 10 ms, 3 % doubled; goodput in Mbit/s (datagrams sent, of those lost, late)");
+    println!(
+        "{megabytes} MB at {megabits} Mbit/s, 5 % reordered by 10 ms, 3 % doubled; goodput in Mbit/s (datagrams sent, of those lost, late)"
+    );
     for round_trip in ROUND_TRIPS {
         print!("RTT {round_trip:3} ms");
         for loss in LOSSES {
@@ -60,12 +62,13 @@ fn carry(data: &[u8], link: LinkConfig) -> Result<(Duration, Pair<Stream>), Erro
     let mut turn = 0;
     loop {
         let now = pair.now();
-        if turn == 0 {
+        if turn == 0 && written < data.len() {
             written += pair.ends[0].write(&data[written..], now)?;
             if written == data.len() {
                 pair.ends[0].finish(now)?;
             }
-        } else {
+        }
+        if turn == 1 {
             loop {
                 match pair.ends[1].read(&mut out, now)? {
                     Read::Bytes(count) => {

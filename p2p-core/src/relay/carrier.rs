@@ -70,8 +70,6 @@ enum AckDue {
 pub(super) enum Alarm {
     /// Nothing to worry about.
     None,
-    /// Nothing was said for long: memory can be given back.
-    Idle,
     /// Nobody answers.
     Dead,
     /// Nobody answers, and it has lasted long enough.
@@ -269,8 +267,7 @@ impl<R: Copy> Carrier<R> {
                             self.counters.spurious += 1;
                             let late = now.saturating_duration_since(sent.sent_at + self.rtt.smoothed());
                             let behind = self.largest_acked.unwrap_or(0).saturating_sub(sent.number);
-                            self.reorder.packets =
-                                self.reorder.packets.max(behind + 1).min(MOST_THRESHOLD);
+                            self.reorder.packets = self.reorder.packets.max(behind + 1).min(MOST_THRESHOLD);
                             self.reorder.extra = self.reorder.extra.max(late).min(self.rtt.smoothed());
                             self.reorder.seen_at = now;
                         }
@@ -496,8 +493,6 @@ impl<R: Copy> Carrier<R> {
         }
         if is_due(self.keep_alive_at()) {
             self.wants_ping = true;
-            self.shrink();
-            return Alarm::Idle;
         }
         if is_due(self.loss_at) {
             self.detect_losses(tell);
@@ -524,6 +519,14 @@ impl<R: Copy> Carrier<R> {
         self.probes == PROBES
     }
 
+    /// Nothing that is on its way is of interest any more.
+    pub(super) fn abandon(&mut self) {
+        self.sent.clear();
+        (self.flying, self.in_flight, self.undecided) = (0, 0, self.next);
+        self.loss_at = None;
+        self.shrink();
+    }
+
     /// The peer is somewhere else now: what was known of the way there is void, and what is on its way is
     /// taken for lost.
     pub(super) fn on_path_changed(&mut self, mut tell: impl FnMut(Fate, R)) {
@@ -540,8 +543,7 @@ impl<R: Copy> Carrier<R> {
         // Even if there is nothing to send, the peer is told, and we learn whether it hears us.
         self.wants_ping = true;
         self.rtt = Rtt::new(self.config.initial_rtt);
-        self.reorder =
-            Reorder { packets: PACKET_THRESHOLD, extra: Duration::ZERO, seen_at: self.now };
+        self.reorder = Reorder { packets: PACKET_THRESHOLD, extra: Duration::ZERO, seen_at: self.now };
         self.congestion.reset(self.now);
     }
 }

@@ -205,13 +205,7 @@ impl Congestion {
     }
 
     /// Datagrams have arrived. `in_flight` bytes are on their way after that, `rtt` is the newest sample.
-    pub(super) fn on_acked(
-        &mut self,
-        acked: &Acked,
-        in_flight: usize,
-        rtt: Option<Duration>,
-        now: Instant,
-    ) {
+    pub(super) fn on_acked(&mut self, acked: &Acked, in_flight: usize, rtt: Option<Duration>, now: Instant) {
         let Some((sent_at, snapshot)) = acked.newest else { return };
         self.delivered += acked.bytes as u64;
         self.delivered_at = now;
@@ -286,8 +280,7 @@ impl Congestion {
 
     fn measure(&mut self, rtt: Option<Duration>, in_flight: usize, now: Instant) {
         let Some(rtt) = rtt else { return };
-        let is_old =
-            self.least_rtt.is_some_and(|(_, at)| now.saturating_duration_since(at) > LEAST_RTT_AGE);
+        let is_old = self.least_rtt.is_some_and(|(_, at)| now.saturating_duration_since(at) > LEAST_RTT_AGE);
         let is_probing = matches!(self.phase, Phase::ProbeRtt { .. });
         if self.least_rtt.is_none_or(|(least, _)| rtt <= least) {
             self.least_rtt = Some((rtt, now));

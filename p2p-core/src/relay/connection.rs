@@ -25,6 +25,8 @@ const RESETS: u8 = 3;
 const LINGER: u32 = 3;
 /// The first pause between two questions for room; each is twice as long, up to the pause between signs of life.
 const FIRST_QUESTION: Duration = Duration::from_millis(500);
+/// Memory that nothing has used for this long is given back.
+const REST: Duration = Duration::from_secs(2);
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,6 +202,8 @@ pub(super) struct Connection<B: Body> {
     life: Life,
     error: Option<RelayError>,
     question: Option<Question>,
+    /// When memory is given back, unless something is carried before.
+    rest_at: Option<Instant>,
     events: VecDeque<Event>,
 }
 
@@ -211,6 +215,7 @@ impl<B: Body> Connection<B> {
             life: Life::Open,
             error: None,
             question: None,
+            rest_at: None,
             events: VecDeque::new(),
         }
     }
@@ -266,7 +271,9 @@ impl<B: Body> Connection<B> {
                     return Err(Refusal::Late);
                 }
             }
-            Life::Resetting { .. } if !packet.frames().any(|frame| matches!(frame, Frame::Ack(_)) || is_reset(frame)) => {
+            Life::Resetting { .. }
+                if !packet.frames().any(|frame| matches!(frame, Frame::Ack(_)) || is_reset(frame)) =>
+            {
                 return Err(Refusal::Late);
             }
             Life::Open | Life::Lingering { .. } | Life::Resetting { .. } => {}
@@ -319,6 +326,7 @@ impl<B: Body> Connection<B> {
             // Two frames of one datagram can contradict each other.
             Frame::Data { .. } | Frame::Message { .. } | Frame::End { .. } => match self.body.check(&frame) {
                 Ok(()) => {
+                    self.touch();
                     self.body.on_frame(&frame);
                     if matches!(frame, Frame::Data { is_last: true, .. } | Frame::End { .. }) {
                         self.carrier.hurry_ack();
@@ -327,6 +335,11 @@ impl<B: Body> Connection<B> {
                 Err(why) => self.carrier.counters.refuse(why),
             },
         }
+    }
+
+    /// Something was written, read or carried.
+    pub(super) fn touch(&mut self) {
+        self.rest_at = Some(self.carrier.now() + REST);
     }
 
     /// After every input: what follows from it.
@@ -358,6 +371,8 @@ impl<B: Body> Connection<B> {
     fn end(&mut self, error: Option<RelayError>) {
         self.life = Life::Over { is_reset_by_peer: false };
         self.question = None;
+        self.carrier.abandon();
+        self.body.shrink();
         // Whoever has closed it knows.
         if self.error.is_none() {
             self.error = error;
@@ -388,11 +403,16 @@ impl<B: Body> Connection<B> {
             question.pause = (question.pause * 2).min(self.carrier.config().keep_alive);
             question.again_at = now + question.pause;
         }
+        if self.rest_at.is_some_and(|at| at <= now) {
+            self.rest_at = None;
+            self.carrier.shrink();
+            self.body.shrink();
+            self.events.shrink_to_fit();
+        }
         let was_probing = self.carrier.is_probing();
         let (body, question) = (&mut self.body, &mut self.question);
         match self.carrier.on_time(|fate, carried| carried.tell(fate, body, question)) {
             Alarm::None => {}
-            Alarm::Idle => self.body.shrink(),
             Alarm::Dead if self.error.is_some() => {}
             Alarm::Dead => {
                 debug!("the path through the relay is dead");
@@ -425,8 +445,8 @@ impl<B: Body> Connection<B> {
             Life::Over { .. } => self.life = Life::Over { is_reset_by_peer: false },
             Life::Open => {
                 let now = self.carrier.now();
-                // What is on its way is of no interest any more; only the ack of the reset is.
-                self.carrier.on_path_changed(|_, _| ());
+                // Only the ack of the reset is of interest now.
+                self.carrier.abandon();
                 self.life = Life::Resetting { reason, left: RESETS, again_at: now, is_due: true };
             }
             Life::Lingering { .. } | Life::Resetting { .. } => {}
@@ -434,7 +454,6 @@ impl<B: Body> Connection<B> {
         self.error = Some(RelayError::Closed);
         if !matches!(self.life, Life::Lingering { .. }) {
             self.body.clear();
-            self.carrier.shrink();
         }
     }
 
@@ -507,8 +526,10 @@ impl<B: Body> Connection<B> {
                     Life::Lingering { until } => Some(Deadline::new(until, "the last ack may be lost")),
                     _ => None,
                 };
-                let asking = self.question.map(|question| Deadline::new(question.again_at, "asking for room"));
-                Deadline::earliest([linger, asking, self.carrier.deadline(self.body.has_piece())])
+                let asking =
+                    self.question.map(|question| Deadline::new(question.again_at, "asking for room"));
+                let rest = self.rest_at.map(|at| Deadline::new(at, "memory can be given back"));
+                Deadline::earliest([linger, asking, rest, self.carrier.deadline(self.body.has_piece())])
             }
         }
     }

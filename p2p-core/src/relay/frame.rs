@@ -379,3 +379,7 @@ impl<'a> Writer<'a> {
         self.varint(count);
     }
 }
+
+#[cfg(test)]
+#[path = "frame_tests.rs"]
+mod tests;

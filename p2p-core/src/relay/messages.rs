@@ -87,6 +87,7 @@ impl Messages {
             return Err(SendError::Full);
         }
         out.push(message);
+        self.connection.touch();
         self.connection.settle();
         Ok(())
     }
@@ -129,6 +130,7 @@ impl Messages {
             let cost = cost(message.len() as u64);
             body.held -= cost;
             body.window.consume(cost, rtt, now);
+            self.connection.touch();
             return Ok(Some(message));
         }
         if !self.is_ended() {
@@ -575,3 +577,7 @@ impl Body for Post {
             + self.done.heap()
     }
 }
+
+#[cfg(test)]
+#[path = "messages_tests.rs"]
+mod tests;

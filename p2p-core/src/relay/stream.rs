@@ -96,6 +96,7 @@ impl Stream {
         let taken = bytes.len().min(body.send.room(window));
         body.send.write(&bytes[..taken]);
         body.wants_write = taken < bytes.len();
+        self.connection.touch();
         self.connection.settle();
         Ok(taken)
     }
@@ -156,6 +157,7 @@ impl Stream {
         let now = self.connection.pass(now);
         let rtt = self.connection.rtt();
         self.connection.body.recv.consume(count, rtt, now);
+        self.connection.touch();
     }
 
     /// A datagram has come from the peer, or from somebody else.
@@ -308,3 +310,7 @@ impl Body for Bytes {
         self.send.heap() + self.recv.heap()
     }
 }
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;
