@@ -12,12 +12,14 @@
 mod mqtt_link;
 mod peer_addr;
 mod proof;
+mod relay_stream;
 mod signal;
 mod stun_wire;
 
 pub use mqtt_link::mqtt_link;
 pub use peer_addr::peer_addr;
 pub use proof::{hello, proof};
+pub use relay_stream::relay_stream;
 pub use signal::{RECEIVER, SENDERS, signal};
 pub use stun_wire::stun_wire;
 
@@ -25,10 +27,11 @@ pub use stun_wire::stun_wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("mqtt_link", mqtt_link),
     ("peer_addr", peer_addr),
     ("proof", proof),
+    ("relay_stream", relay_stream),
     ("signal", signal),
     ("stun_wire", stun_wire),
 ];

@@ -38,6 +38,7 @@ mod namespace;
 mod netlink;
 mod pcap;
 mod privilege;
+pub mod race_tcp;
 mod registry;
 pub mod scenario;
 mod tun;

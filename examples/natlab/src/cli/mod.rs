@@ -4,6 +4,7 @@ mod clean;
 mod exec;
 mod figures;
 mod matrix;
+mod relay_figures;
 mod run;
 mod signal;
 
@@ -37,6 +38,8 @@ enum Command {
     Matrix(matrix::Matrix),
     /// Measure how exact the lab is on this machine: round trips, loss, throughput.
     Figures(figures::Figures),
+    /// Measure a relayed stream beside the kernel's TCP over the same bad cables.
+    RelayFigures(relay_figures::RelayFigures),
     /// List the labs that run.
     List,
     /// Remove what labs left behind that were killed.
@@ -94,6 +97,7 @@ impl Cli {
             Command::Exec(exec) => exec.run(),
             Command::Matrix(matrix) => matrix.run(),
             Command::Figures(figures) => figures.run(),
+            Command::RelayFigures(figures) => figures.run(),
             Command::Show { scenario } => {
                 print!("{}", Scenario::load(&scenario)?.source());
                 Ok(ExitCode::SUCCESS)
