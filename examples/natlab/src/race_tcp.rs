@@ -90,7 +90,14 @@ fn kernel(lab: &Lab, congestion: &str, bytes: usize, patience: Duration) -> Resu
         stream.set_write_timeout(Some(patience))?;
         match stream.write_all(&data(bytes)) {
             // The receiver has had enough, or nothing moves any more: what has come counts.
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Ok(()),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+                ) =>
+            {
+                Ok(())
+            }
             other => other,
         }
     })?;
@@ -132,7 +139,9 @@ impl End {
         while let Some(length) = self.stream.poll_transmit(&mut packet) {
             match self.socket.send(&packet[..length]) {
                 // A full buffer loses it, as a cable may.
-                Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused) => {
+                Err(error)
+                    if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused) =>
+                {
                     return Err(error);
                 }
                 _ => {}
@@ -149,7 +158,11 @@ impl End {
         for _ in 0..BATCH {
             match self.socket.recv(&mut packet) {
                 Ok(length) => self.stream.handle_datagram(&packet[..length], Instant::now()),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused) => break,
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused) =>
+                {
+                    break;
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -473,10 +473,13 @@ impl<B: Body> Connection<B> {
 
     /// Writes the next datagram into `out`; answers its length.
     pub(super) fn poll_transmit(&mut self, out: &mut [u8]) -> Option<usize> {
-        if out.len() < LEAST_BUFFER || !self.has_datagram() {
+        if !self.has_datagram() {
             if !self.body.has_piece() {
                 self.carrier.on_nothing_to_send();
             }
+            return None;
+        }
+        if out.len() < LEAST_BUFFER {
             return None;
         }
         let may_send = self.carrier.may_send();
@@ -542,15 +545,11 @@ impl<B: Body> Connection<B> {
         if let Some(event) = self.poll_event() {
             return Output::Event(event);
         }
-        if self.has_datagram() {
-            let mut out = vec![0; self.carrier.config().datagram];
-            if let Some(size) = self.poll_transmit(&mut out) {
-                out.truncate(size);
-                return Output::Act(Act::Send(out.into()));
-            }
-        } else {
-            // Says that there is nothing to send, if there is nothing.
-            self.poll_transmit(&mut []);
+        let room = if self.has_datagram() { self.carrier.config().datagram } else { 0 };
+        let mut out = vec![0; room];
+        if let Some(size) = self.poll_transmit(&mut out) {
+            out.truncate(size);
+            return Output::Act(Act::Send(out.into()));
         }
         Output::Wait(self.deadline())
     }

@@ -329,6 +329,32 @@ fn a_reader_who_does_not_read_stops_the_writer_and_costs_a_window() {
 }
 
 #[test]
+fn an_end_that_is_said_while_the_peer_takes_no_more_waits_for_its_turn() {
+    let mut pair = Pair::<Stream>::new(LinkConfig::with_latency(ms(10)), Seed::from_u64(1), |_| ()).unwrap();
+    let mut written = 0;
+    while written < 300_000 {
+        let now = pair.now();
+        written += pair.ends[0].write(&vec![7; 300_000 - written], now).unwrap();
+        pair.drain(0);
+        pair.run_for(ms(100));
+        assert!(pair.passed() < Duration::from_secs(60), "{written}");
+    }
+    let now = pair.now();
+    pair.ends[0].finish(now).unwrap();
+    let before = pair.ends[0].counters().sent;
+    pair.drain(0);
+    assert_eq!(pair.ends[0].counters().sent, before, "256 KiB are all that it takes");
+    let mut out = vec![0; 300_000];
+    assert_eq!(pair.ends[1].read(&mut out, now), Ok(Read::Bytes(256 * 1024)));
+    pair.drain(1);
+    pair.run_for(ms(100));
+    let now = pair.now();
+    assert_eq!(pair.ends[1].read(&mut out, now), Ok(Read::Bytes(300_000 - 256 * 1024)));
+    assert_eq!(pair.ends[1].read(&mut out, now), Ok(Read::End));
+    assert!(pair.ends[0].is_delivered());
+}
+
+#[test]
 fn a_reset_is_told_with_its_reason_and_only_once() {
     let mut story = Story::new(LinkConfig::with_latency(ms(10)), 1, [u64::MAX, u64::MAX]);
     story.until(ms(300));
