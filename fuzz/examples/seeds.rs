@@ -61,6 +61,7 @@ fn main() -> io::Result<()> {
     stun()?;
     ntp()?;
     turn()?;
+    relay_stream()?;
     mqtt_link()
 }
 
@@ -89,6 +90,49 @@ fn mqtt_link() -> io::Result<()> {
     write("mqtt_link", "older", &[0, 0, 0, 2, 201, 0, 0, 2, 0, 3, 1, 5, 7, 5, 0])?;
     let full: Vec<u8> = (0..80).flat_map(|ticket| [9, ticket]).collect();
     write("mqtt_link", "full", &then(&full))
+}
+
+/// A size, then two bytes a step: what, which end, and how much.
+fn relay_stream() -> io::Result<()> {
+    const SIZE: u8 = 134;
+    let step = |what: u8, end: u8, with: u8| [what << 1 | end, with];
+    let steps = |all: &[[u8; 2]]| [&[SIZE][..], &all.concat()].concat();
+    let [write, read, deliver, lose, twice, turn] = [0, 2, 4, 7, 8, 9];
+    let [pass, wake, path, spoil, end, forge] = [10, 11, 12, 13, 14, 15];
+    let there = [step(write, 0, 200), step(deliver, 1, 50), step(deliver, 0, 50), step(read, 1, 255)];
+    write_steps("there", &steps(&there))?;
+    write_steps("there_and_back", &steps(&[there, there.map(|[what, with]| [what ^ 1, with])].concat()))?;
+    let lossy =
+        [step(write, 0, 255), step(lose, 1, 0), step(lose, 1, 3), step(deliver, 1, 9), step(deliver, 0, 9)];
+    write_steps("lost", &steps(&[&lossy[..], &[step(wake, 0, 0), step(pass, 0, 40)], &lossy].concat()))?;
+    let mixed =
+        [step(write, 0, 255), step(twice, 1, 4), step(turn, 1, 5), step(spoil, 1, 77), step(deliver, 1, 99)];
+    write_steps("mixed", &steps(&[mixed, mixed].concat()))?;
+    let moved =
+        [step(write, 0, 99), step(path, 0, 0), step(deliver, 1, 99), step(path, 1, 0), step(pass, 0, 200)];
+    write_steps(
+        "moved",
+        &steps(&[&moved[..], &[step(write, 1, 99), step(wake, 0, 0), step(wake, 1, 0)]].concat()),
+    )?;
+    write_steps(
+        "half_over",
+        &steps(&[&[step(write, 0, 9), step(end, 0, 1)], &there[1..], &there[..1]].concat()),
+    )?;
+    write_steps(
+        "cut",
+        &steps(&[&there[..2], &[step(end, 1, 255), step(deliver, 0, 9), step(wake, 1, 0)]].concat()),
+    )?;
+    let silent =
+        [step(write, 0, 9), step(lose, 1, 0), step(pass, 0, 255), step(wake, 0, 0), step(lose, 1, 0)];
+    write_steps("silent", &steps(&[silent; 6].concat()))?;
+    let unread = [step(write, 0, 255), step(deliver, 1, 255), step(deliver, 0, 255), step(wake, 0, 0)];
+    write_steps("unread", &steps(&[unread; 12].concat()))?;
+    let forged: Vec<_> = (0..60).map(|with| step(forge, with & 1, with * 4 + 3)).collect();
+    write_steps("forged", &steps(&[&there[..], &forged, &there].concat()))
+}
+
+fn write_steps(name: &str, bytes: &[u8]) -> io::Result<()> {
+    write("relay_stream", name, bytes)
 }
 
 /// A question with every wish, an answer with every address, signed both ways, and two in a row.

@@ -13,6 +13,7 @@ mod mqtt_link;
 mod ntp_wire;
 mod peer_addr;
 mod proof;
+mod relay_stream;
 mod signal;
 mod stun_wire;
 mod turn_wire;
@@ -21,6 +22,7 @@ pub use mqtt_link::mqtt_link;
 pub use ntp_wire::ntp_wire;
 pub use peer_addr::peer_addr;
 pub use proof::{hello, proof};
+pub use relay_stream::relay_stream;
 pub use signal::{RECEIVER, SENDERS, signal};
 pub use stun_wire::stun_wire;
 pub use turn_wire::turn_wire;
@@ -34,6 +36,7 @@ pub const TARGETS: [Target; 6] = [
     ("ntp_wire", ntp_wire),
     ("peer_addr", peer_addr),
     ("proof", proof),
+    ("relay_stream", relay_stream),
     ("signal", signal),
     ("stun_wire", stun_wire),
     ("turn_wire", turn_wire),

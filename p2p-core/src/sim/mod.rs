@@ -11,6 +11,7 @@
 //! | [`link`] | latency, jitter, loss, duplication, reordering, rate |
 //! | [`broker`], [`stun`], [`turn`] | the third parties: one for signals, one that says how we look, one that relays |
 //! | [`packet`], [`wire`] | packets as headers, and the same headers read from and written into raw bytes |
+//! | [`pair`] | two ends of a relayed connection, and nothing but a link between them |
 //! | [`prober`], [`scene`] | a NAT probe on a host, the helpers it may ask, and a world to do it in |
 //! | [`dump`] | what happened, as text and as pcap |
 //! | [`laws`] | what every [`Machine`](crate::Machine) must keep |
@@ -76,6 +77,7 @@ pub mod meeting;
 pub mod nat;
 pub mod ntp;
 pub mod packet;
+pub mod pair;
 pub mod prober;
 pub mod puncher;
 pub mod router;
