@@ -7,7 +7,7 @@
 //! | [`Reverse`] | when to ask the peer, again, and when to give up |
 //! | [`Race`] | which ways run, which connection is kept, why the others failed |
 //! | [`Answer`] | the mirror side: dial somebody who asked for it |
-//! | [`Punch`](crate::punch::Punch) | how to meet a peer behind a NAT; see [`punch`](crate::punch) |
+//! | [`Punch`](crate::punch::Punch) | how to meet a peer behind a NAT; see there |
 //! | [`RaceReport`] | what happened, for people and programs |
 //!
 //! A [`Lane`] is one TCP connection on its way to become the one that is kept. `Race` and `Answer` speak of
