@@ -137,7 +137,7 @@ fn refusal(asked: &Header, piece: &[u8]) -> Vec<u8> {
     let text = |at: usize| String::from_utf8_lossy(piece.get(at..).unwrap_or_default()).into_owned();
     let message = Message::new(class, asked.method, asked.transaction)
         .with(Attribute::ErrorCode { code, reason: String::new() })
-        .with(Attribute::Realm(if piece.len() % 2 == 0 { "example.org".into() } else { text(2) }))
+        .with(Attribute::Realm(if piece.len().is_multiple_of(2) { "example.org".into() } else { text(2) }))
         .with(Attribute::Nonce(text(3)))
         .with(Attribute::Lifetime(1))
         .with(Attribute::XorRelayedAddress(SocketAddr::from(([203, 0, 113, 6], 6))));

@@ -26,7 +26,7 @@ impl Server {
 /// Whom to ask for what.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// The servers, best first; of [`MOST_SERVERS`] the rest is left out. UDP is tried before TCP before TLS.
+    /// The servers, best first; those beyond [`MOST_SERVERS`](super::MOST_SERVERS) are left out. UDP is tried before TCP before TLS.
     pub servers: Vec<Server>,
     /// Which addresses are wanted. Default IPv4.
     pub families: Families,
