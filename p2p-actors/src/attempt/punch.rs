@@ -5,7 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::fut::ActorStreamExt;
 use actix::{ActorFutureExt, AsyncContext, Context, SpawnHandle, WrapFuture};
@@ -15,6 +15,7 @@ use p2p_core::race::{Answer, Lane, LaneFailure, Race};
 use p2p_core::{Local, Mapped};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 use tracing::{debug, trace};
 
 use super::lane::failure;
@@ -24,6 +25,9 @@ use crate::interface::listen::{Accepted, accept};
 use crate::interface::{Observed, bind, observe};
 use crate::purse::{Held, Sake};
 use crate::shared::Shared;
+
+/// How long a STUN server may take to tell: two can be asked before a punch goes on without.
+const ASK_WITHIN: Duration = Duration::from_millis(700);
 
 /// A machine that owns punches. Both sides of an attempt call the same things by the same names.
 pub(super) trait OwnsPunches {
@@ -185,24 +189,28 @@ fn reserve<A: Punches>(actor: &mut A, pair: u8, wanted: Share, ctx: &mut Context
     });
 }
 
-/// Asks a STUN server how it sees a port, over a connection that is kept.
+/// Asks a STUN server how it sees a port, over a connection that is kept. Never two at once: a second connection from
+/// the port moves the counter of a NAT that counts.
 fn ask<A: Punches>(actor: &mut A, pair: u8, from: Local, ctx: &mut Context<A>) {
     let shared = &actor.punching().shared;
     let servers = shared.outlook(from.0.ip()).servers;
-    let seed = shared.fork("punched port");
-    let observed = async move { observe(from.0, &servers, seed).await };
+    let mut seed = shared.fork("punched port");
+    let observed = async move {
+        for server in servers {
+            match timeout(ASK_WITHIN, observe(from.0, &[server], seed.fork("server"))).await {
+                Ok(Ok(observed)) => return Some(observed),
+                Ok(Err(error)) => debug!(%error, "punch"),
+                Err(_) => debug!(%from, %server, "no answer yet: the next server is asked"),
+            }
+        }
+        None
+    };
     start(actor, pair, Task::Observe(from), observed, ctx, move |observed, actor, _| {
-        let mapped = match observed {
-            Ok(observed) => {
-                let mapped = observed.seen.mapped;
-                actor.punching().observed.insert((pair, from), observed);
-                Some(mapped)
-            }
-            Err(error) => {
-                debug!(%error, "punch");
-                None
-            }
-        };
+        let mapped = observed.map(|observed| {
+            let mapped = observed.seen.mapped;
+            actor.punching().observed.insert((pair, from), observed);
+            mapped
+        });
         actor.driven().machine().on_observed(pair, from, mapped, now());
     });
 }

@@ -143,10 +143,10 @@ impl Agree {
         Some(timing)
     }
 
-    /// The answerer sees no way; or the caller, when it is told the answerer's side.
-    pub fn decline(&mut self, now: Instant) {
+    /// The answerer sees no way, or has no room; or the caller, when it is told the answerer's side.
+    pub fn decline(&mut self, reason: Reason, now: Instant) {
         if self.state != State::Over {
-            self.say(Step::Decline(Reason::NoRoute), now);
+            self.say(Step::Decline(reason), now);
             self.state = State::Over;
         }
     }

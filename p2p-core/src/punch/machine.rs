@@ -288,6 +288,9 @@ impl Punch {
         let theirs = theirs.take();
         self.share = share;
         if share.sockets == 0 || share.per_second == 0 {
+            if self.config.part == Part::Answerer {
+                self.agree.decline(Reason::Busy, now);
+            }
             self.lose(Failed::NoBudget, now);
             return true;
         }
@@ -489,7 +492,7 @@ impl Punch {
             return;
         };
         let Some((mut ours, locals)) = gather.finish(now) else {
-            self.agree.decline(now);
+            self.agree.decline(Reason::NoRoute, now);
             return self.lose(Failed::NoPorts, now);
         };
         ours.quiet = self.config.silent_hop.is_some() && !self.config.mode.is_local();
@@ -540,7 +543,7 @@ impl Punch {
 
     fn answer_to(&mut self, theirs: &Side, ours: Side, now: Instant) {
         let Some(plan) = self.plan_for(theirs, &ours, None) else {
-            self.agree.decline(now);
+            self.agree.decline(Reason::NoRoute, now);
             return self.lose(Failed::NoPlan, now);
         };
         let Some(timing) = self.agree.answer(ours.clone(), now) else { return };
@@ -625,7 +628,7 @@ impl Punch {
     fn on_agreed(&mut self, event: AgreeEvent, now: Instant) {
         match event {
             AgreeEvent::Asked { wave, .. } if wave >= self.config.limits.waves => {
-                self.agree.decline(now);
+                self.agree.decline(Reason::NoRoute, now);
                 self.lose(Failed::Spent, now);
             }
             AgreeEvent::Asked { wave, side } => {
