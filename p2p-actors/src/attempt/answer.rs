@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient,
@@ -26,6 +26,9 @@ use crate::shared::{Draft, Shared};
 use crate::signal::{Router, SendSignal};
 use crate::winner::Winner;
 
+/// An actor with nothing left to do waits so long for another offer of its caller.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Dials somebody who asked for it, or punches with them.
 pub(crate) struct Answering {
     shared: Rc<Shared>,
@@ -37,6 +40,8 @@ pub(crate) struct Answering {
     began: Instant,
     lanes: BTreeMap<Lane, SpawnHandle>,
     sake: Sake,
+    /// A punch was offered.
+    is_punching: bool,
     punching: Punching,
     ended: Ended,
     span: Span,
@@ -82,6 +87,7 @@ impl Answering {
         Self {
             punching: Punching::new(Rc::clone(&shared), sake),
             sake,
+            is_punching: matches!(signal.body, Body::Punch(_)),
             shared,
             router,
             driven: Driven::new(answer),
@@ -174,7 +180,15 @@ impl Drives for Answering {
 
     fn on_event(&mut self, event: Event, ctx: &mut Context<Self>) {
         debug!(parent: &self.span, ?event, "over");
-        ctx.stop();
+        if event != Event::Lost || !self.is_punching {
+            return ctx.stop();
+        }
+        // The offers of one attempt come one after the other, and the next may be a better one.
+        ctx.run_later(LINGER, |this, ctx| {
+            if this.driven.machine().is_over() {
+                ctx.stop();
+            }
+        });
     }
 }
 
@@ -237,6 +251,10 @@ impl Handler<Asked> for Answering {
     fn handle(&mut self, Asked(signal): Asked, ctx: &mut Context<Self>) {
         if signal.sender.is_newer_than(&self.caller) {
             self.caller = signal.sender.clone();
+        }
+        self.is_punching |= matches!(signal.body, Body::Punch(_));
+        if self.driven.machine().is_over() {
+            *self.driven.machine() = Answer::new(now());
         }
         ask(self.driven.machine(), &self.shared, &signal, self.sake);
         turn(self, ctx);

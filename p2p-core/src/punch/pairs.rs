@@ -135,10 +135,14 @@ fn all(setup: &Setup, peer: &PeerAddr, motive: Motive) -> Vec<Pair> {
     let mut found = Vec::new();
     for ours in &setup.ours.addresses {
         for theirs in peer.interfaces().iter().filter(|theirs| theirs.family() == Family::of(ours.ip)) {
-            found.extend(local_pair(ours, theirs, is_same_machine));
+            let near = local_pair(ours, theirs, is_same_machine);
+            found.extend(near);
             if !is_same_machine {
                 let view = setup.views.get(&ours.ip).copied().unwrap_or_default();
-                found.extend(remote_pair(ours, &view, theirs, motive));
+                let far = remote_pair(ours, &view, theirs, motive);
+                // Where nothing translates, both would be between the same addresses.
+                let ends = |pair: &Pair| (pair.address, pair.remote.ip());
+                found.extend(far.filter(|far| near.as_ref().map(ends) != Some(ends(far))));
             }
         }
     }

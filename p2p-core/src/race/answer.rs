@@ -168,6 +168,11 @@ impl Answer {
         }
     }
 
+    /// Whether it is over, won or lost.
+    pub fn is_over(&self) -> bool {
+        self.state == State::Over
+    }
+
     /// Where a punched lane leads.
     pub fn candidate(&self, lane: Lane) -> Option<Candidate> {
         self.lanes.iter().find(|(other, _)| *other == lane).map(|(_, candidate)| *candidate)

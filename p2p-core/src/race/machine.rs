@@ -88,6 +88,8 @@ pub struct Race {
     question: AddrQuestion,
     records: Records,
     arrivals: usize,
+    /// It has told of another address since we began.
+    has_moved: bool,
     /// Nothing but a punch can work, as far as is known.
     must_punch: bool,
     /// The peer was asked to dial us and may be at it.
@@ -116,6 +118,7 @@ impl Race {
             question: AddrQuestion::NotAsked,
             records,
             arrivals: 0,
+            has_moved: false,
             must_punch,
             asked: false,
             ended: None,
@@ -235,9 +238,7 @@ impl Race {
             if let Some(dialler) = &mut self.dialler {
                 dialler.handle_more(more, now);
             }
-            if !self.punches.is_empty() && !self.punches.are_over() {
-                self.start_punches(now);
-            }
+            self.has_moved = true;
         }
         match &signal.body {
             Body::Refuse(refusal) => {
@@ -250,8 +251,15 @@ impl Race {
                     self.end_punch(WayFailure::Refused(refusal.reason), now);
                 }
             }
-            Body::Punch(message) => self.punches.handle_message(message, now),
-            Body::TellAddr => self.question = AddrQuestion::Closed,
+            Body::Punch(message) => {
+                self.follow(now);
+                self.punches.handle_message(message, now);
+                self.follow(now);
+            }
+            Body::TellAddr => {
+                self.question = AddrQuestion::Closed;
+                self.follow(now);
+            }
             _ => {}
         }
         self.step(now);

@@ -4,13 +4,20 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{Candidate, Lane, LaneFailure, Path};
-use crate::punch::{Act, Event, Failed, Message, Mode, Punch, PunchConfig, PunchReport, Share, Socket};
+use crate::punch::{
+    Act, Event, Failed, MOST_PAIRS, Message, Mode, Punch, PunchConfig, PunchReport, Share, Socket,
+};
 use crate::{Deadline, Local, Machine, Mapped, Output};
+
+/// Punches of one attempt in all, however often the peer says that it is elsewhere.
+const MOST_PUNCHES: usize = 2 * MOST_PAIRS as usize;
 
 /// One punch for each pair of addresses.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Punches {
     all: Vec<Punch>,
+    /// What became of those that made room for others.
+    gone: Vec<PunchReport>,
 }
 
 /// What one of them wants or tells.
@@ -24,14 +31,25 @@ impl Punches {
         self.all.push(punch);
     }
 
-    pub(super) fn count(&self) -> u8 {
-        self.all.len() as u8
+    /// A number for one more: one that is free, or that of one that the peer has declined, as it keeps nothing of
+    /// those. Never of one that is `wanted`. `None` when there were enough.
+    pub(super) fn make_room(&mut self, wanted: impl Fn(&PunchConfig) -> bool) -> Option<u8> {
+        if self.all.len() + self.gone.len() >= MOST_PUNCHES {
+            return None;
+        }
+        if let Some(free) = (0..MOST_PAIRS).find(|number| !self.has(*number)) {
+            return Some(free);
+        }
+        let is_declined = |punch: &Punch| matches!(punch.report().failed, Some(Failed::Declined(_)));
+        let index = self.all.iter().position(|punch| is_declined(punch) && !wanted(punch.config()))?;
+        let old = self.all.remove(index);
+        self.gone.push(old.report());
+        Some(old.config().pair)
     }
 
     /// Whether there is one between these addresses.
     pub(super) fn are_between(&self, wanted: &PunchConfig) -> bool {
-        let ends = |config: &PunchConfig| (config.mode, config.local, config.remote, config.at);
-        self.all.iter().any(|punch| ends(punch.config()) == ends(wanted))
+        self.all.iter().any(|punch| is_same(punch.config(), wanted))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -67,7 +85,7 @@ impl Punches {
     }
 
     pub(super) fn reports(&self) -> Vec<PunchReport> {
-        self.all.iter().map(Punch::report).collect()
+        self.gone.iter().cloned().chain(self.all.iter().map(Punch::report)).collect()
     }
 
     pub(super) fn deadline(&self) -> Option<Deadline> {
@@ -167,6 +185,12 @@ impl Punches {
             }
         }
     }
+}
+
+/// Whether both are between the same addresses.
+pub(super) fn is_same(one: &PunchConfig, other: &PunchConfig) -> bool {
+    let ends = |config: &PunchConfig| (config.mode, config.local, config.remote, config.at);
+    ends(one) == ends(other)
 }
 
 fn lane(punch: &Punch, socket: Socket, remote: SocketAddr) -> (Lane, Candidate) {

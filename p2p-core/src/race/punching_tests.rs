@@ -297,6 +297,17 @@ fn a_peer_that_has_moved_is_punched_where_it_is() {
         end.turn(at(50));
     }
     assert_eq!(end.shares.len(), usize::from(MOST_PAIRS), "however often it moves");
+    // Where it was nobody knows of this; where it is there is room then.
+    for (pair, issued) in [(0, 4_000), (1, 4_001)] {
+        let there = peer_at(issued, vec![interface("10.1.1.1", Some(&format!("203.0.113.{pair}")))], None);
+        let declined = Message::declined(pair, Reason::NoRoute, UnixTime::from_secs(1));
+        end.machine.handle_signal(&from_peer(there, Body::Punch(declined)), at(60));
+        end.turn(at(60));
+    }
+    let reports = end.machine.report(at(61)).ways.remove(0).punches;
+    let remotes: Vec<_> = reports.iter().map(|report| report.remote.to_string()).collect();
+    assert_eq!(remotes[..2], [THEIR_OUTSIDE, "203.0.113.99"], "those are told of, too");
+    assert_eq!(remotes[4..], ["203.0.113.0", "203.0.113.1"]);
 }
 
 #[test]

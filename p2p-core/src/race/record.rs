@@ -72,6 +72,11 @@ impl Records {
         self.lanes.push(LaneRecord { lane, candidate, began: now, connected, proven, failure });
     }
 
+    /// These lanes never were.
+    pub(super) fn forget(&mut self, is_gone: impl Fn(Lane) -> bool) {
+        self.lanes.retain(|record| !is_gone(record.lane));
+    }
+
     pub(super) fn lane(&mut self, lane: Lane) -> Option<&mut LaneRecord> {
         self.lanes.iter_mut().find(|record| record.lane == lane)
     }
@@ -95,6 +100,13 @@ impl Records {
         let next = waiting.find(|runner| nobody_runs || is_due(runner.way))?;
         next.progress = Progress::Running { since: now };
         Some(next.way)
+    }
+
+    /// Whether a way is under way.
+    pub(super) fn is_running(&self, way: Way) -> bool {
+        self.runners
+            .iter()
+            .any(|runner| runner.way == way && matches!(runner.progress, Progress::Running { .. }))
     }
 
     /// Whether a way has not begun.

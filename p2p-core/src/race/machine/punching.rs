@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::super::punches::Said;
+use super::super::punches::{Said, is_same};
 use super::super::{Act, Candidate, Lane, LaneFailure, Way, WayFailure};
 use super::{Race, RaceConfig, State};
 use crate::nat::NatFacts;
 use crate::nat::meets::{self, meets};
-use crate::punch::{self, Failed, MOST_PAIRS, Mode, Punch, PunchConfig, Setup, Share, Socket};
+use crate::punch::{self, Failed, Mode, Punch, PunchConfig, Setup, Share, Socket};
 use crate::signal::{Body, Reason};
 use crate::{Local, Mapped, Output};
 
@@ -37,14 +37,23 @@ impl Race {
         let Some(setup) = &self.config.punch else {
             return self.records.end(Way::Punch, WayFailure::Unsupported, now);
         };
-        for config in self.config.worthwhile(setup) {
-            let pair = self.punches.count();
-            if pair < MOST_PAIRS && !self.punches.are_between(&config) {
-                self.punches.add(Punch::call(PunchConfig { pair, ..config }, now));
-            }
+        let wanted = self.config.worthwhile(setup);
+        let is_wanted = |config: &PunchConfig| wanted.iter().any(|wanted| is_same(wanted, config));
+        for config in wanted.iter().filter(|config| !self.punches.are_between(config)).collect::<Vec<_>>() {
+            let Some(pair) = self.punches.make_room(is_wanted) else { break };
+            // The lanes of whoever had the number before are numbered alike.
+            self.records.forget(|lane| lane.punched_by().is_some_and(|(number, _)| number == pair));
+            self.punches.add(Punch::call(PunchConfig { pair, ..config.clone() }, now));
         }
         if self.punches.is_empty() {
             self.records.end(Way::Punch, WayFailure::NothingToPunch, now);
+        }
+    }
+
+    /// Punches where the peer is by now, if they are not over. What was declined makes room.
+    pub(super) fn follow(&mut self, now: Instant) {
+        if self.has_moved && !self.punches.is_empty() && self.records.is_running(Way::Punch) {
+            self.start_punches(now);
         }
     }
 
