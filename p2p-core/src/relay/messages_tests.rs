@@ -53,8 +53,9 @@ impl Subject for Anything {
             3 if dice.chance(0.3) => messages.handle_path_changed(now),
             4 => {
                 let lowest = dice.below(60);
-                let ranges = [lowest..lowest + 1 + dice.below(9)];
-                messages.handle_datagram(&forged(number, |writer| writer.ack(ranges.into_iter(), 0, 0)), now);
+                let range = lowest..lowest + 1 + dice.below(9);
+                let acked = forged(number, |writer| writer.ack(std::iter::once(range), 0, 0));
+                messages.handle_datagram(&acked, now);
             }
             5 | 6 => {
                 let (id, total) = (dice.below(30), dice.below(2_000));

@@ -4,7 +4,6 @@ use p2p_actors::Limits;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Limits;
 
 const ID: &str = "the id of a peer";
 

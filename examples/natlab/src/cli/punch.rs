@@ -121,7 +121,9 @@ impl Punch {
 
     fn print(&self, rows: &[Row]) -> anyhow::Result<()> {
         if self.json {
-            rows.iter().try_for_each(|row| anyhow::Ok(println!("{}", serde_json::to_string(row)?)))?;
+            for row in &rows {
+                println!("{}", serde_json::to_string(row)?);
+            }
             return Ok(());
         }
         let width = rows.iter().map(|row| row.pair.len()).max().unwrap_or(0);
