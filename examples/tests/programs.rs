@@ -1,7 +1,9 @@
 //! Each program does what it says.
 
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 
+use p2p_node::rendezvous::{Rendezvous, RendezvousConfig};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
@@ -20,10 +22,56 @@ async fn hello_is_heard_and_answered() {
 }
 
 #[tokio::test]
+async fn the_network_is_told() {
+    let told = output(env!("CARGO_BIN_EXE_nat")).await;
+    assert!(told.contains("seen from outside as 127.0.0.1 (measured"), "{told}");
+    assert!(told.contains("You can meet, with a plain dial: "), "{told}");
+    assert!(
+        told.contains("127.0.0.1: symmetric-firewall over TCP, ")
+            || told.contains("127.0.0.1: open over TCP, "),
+        "{told}"
+    );
+}
+
+#[tokio::test]
 async fn embedded_actors_greet() {
     let told = output(env!("CARGO_BIN_EXE_embed")).await;
     assert!(told.contains("by the direct way"), "{told}");
     assert!(told.contains("bert heard \"hello\""), "{told}");
+}
+
+#[tokio::test]
+async fn a_punch_on_one_interface() {
+    let told = output(env!("CARGO_BIN_EXE_punch")).await;
+    for part in ["caller: 127.0.0.1:", "by punch (machine)", "(on one interface), now", "\"hello yourself\""]
+    {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn two_processes_punch() {
+    let mut config = RendezvousConfig::default();
+    config.mqtt = vec![(Ipv4Addr::LOCALHOST, 0).into()];
+    config.stun = vec![(Ipv4Addr::LOCALHOST, 0).into()];
+    let rendezvous = Rendezvous::start(config).await.unwrap();
+    let broker = format!("mqtt://{}", rendezvous.mqtt_addrs()[0]);
+    let stun = rendezvous.stun_addrs()[0].to_string();
+    let start = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_punch"));
+        command.args(words).env("PUNCH_INTERFACE", "lo").stdout(Stdio::piped()).kill_on_drop(true);
+        command.spawn().unwrap()
+    };
+    let mut waiting = start(&["wait", &broker, &stun]);
+    let mut lines = BufReader::new(waiting.stdout.take().unwrap()).lines();
+    let address = lines.next_line().await.unwrap().unwrap();
+    let called = start(&["call", &broker, &stun, &address]).wait_with_output().await.unwrap();
+    let told = String::from_utf8(called.stdout).unwrap();
+    assert!(called.status.success() && told.contains("by punch (machine)"), "{told}");
+    let answered = lines.next_line().await.unwrap().unwrap();
+    assert!(answered.contains("by punch (machine)"), "{answered}");
+    assert!(waiting.wait().await.unwrap().success());
+    rendezvous.shutdown().await;
 }
 
 /// Starts an end of a tunnel and reads the one line it prints.

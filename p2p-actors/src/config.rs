@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use p2p_core::Family;
 use p2p_core::peer::{BrokerUrl, Identity, PeerId};
+use p2p_core::punch;
 use p2p_core::race::{DIAL_DELAY, Filter, HEAD_START, Way};
 
 use crate::interface::StunServer;
+use crate::ntp::NtpServer;
 use crate::signal::MemoryBroker;
 
 /// Which network interfaces a node uses.
@@ -62,6 +64,9 @@ pub struct Limits {
     pub attempts: usize,
     /// Peers we dial at once because they asked. Default 64; more are refused as busy.
     pub answers: usize,
+    /// Connections we make at once because peers asked for them, each a dial or a proof. Default 128: far below the
+    /// 1,024 descriptors a process usually has. More wait; attempts of our own never do.
+    pub errands: usize,
     /// Connections that came to us and are not proven yet. Default 512; the oldest makes room for the newest.
     pub unproven: usize,
     /// Accepted connections nobody has taken yet. Default 128; more are refused as busy.
@@ -70,7 +75,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { attempts: 256, answers: 64, unproven: 512, backlog: 128 }
+        Self { attempts: 256, answers: 64, errands: 128, unproven: 512, backlog: 128 }
     }
 }
 
@@ -91,6 +96,9 @@ pub struct ActorsConfig {
     pub memory: Option<MemoryBroker>,
     /// Whom to ask for our external addresses. None by default: no server is built in.
     pub stun: Vec<StunServer>,
+    /// Whom to ask for the true time, 8 at most. None by default: no server is built in, and peers that must meet at
+    /// a time compare their clocks between themselves.
+    pub ntp: Vec<NtpServer>,
     /// Whether connections we are called for may stay unencrypted, if the caller wishes that too.
     pub plain: bool,
     /// By which ways peers may reach this node. Default: all. The others are refused.
@@ -103,6 +111,10 @@ pub struct ActorsConfig {
     pub proof_within: Duration,
     /// The bounds at the doors.
     pub limits: Limits,
+    /// What punches may do: one of them, and all together at a time. For peers that nothing speaks for, neither our
+    /// user nor a list of who may call, the bounds are lower: see [`punch::Limits::stranger`]. Default: 512
+    /// connections half open, 500 dials a second.
+    pub punch: punch::Limits,
 }
 
 impl ActorsConfig {
@@ -116,12 +128,14 @@ impl ActorsConfig {
             brokers: Vec::new(),
             memory: None,
             stun: Vec::new(),
+            ntp: Vec::new(),
             plain: false,
             ways: Way::ALL.to_vec(),
             allowed: None,
             machine_id: Vec::new(),
             proof_within: Duration::from_secs(3),
             limits: Limits::default(),
+            punch: punch::Limits::default(),
         }
     }
 }

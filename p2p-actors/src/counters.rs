@@ -58,12 +58,12 @@ impl Tallies {
     /// Counts a connection that came to us and failed its proof.
     pub(crate) fn count_failure(&self, error: ProofError) {
         Self::count(match error {
-            ProofError::Garbled | ProofError::OutOfTurn => &self.garbled,
             ProofError::Stranger => &self.strangers,
             ProofError::Ourselves => &self.ourselves,
             ProofError::TimedOut => &self.silent,
             ProofError::Lost => &self.lost,
             ProofError::Refused(_) | ProofError::Declined(_) => &self.refused,
+            _ => &self.garbled,
         });
     }
 }

@@ -6,6 +6,7 @@ use p2p_core::race::RaceReport;
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// Somebody else listens there.
     #[error("cannot listen on {addr}: {reason} (choose another port, or 0 for any free one)")]
@@ -26,6 +27,9 @@ pub enum StartError {
     /// Too much for a peer address to hold.
     #[error("this node's address cannot be made: {0}")]
     Address(#[from] p2p_core::peer::AddrError),
+    /// More NTP servers than a node asks.
+    #[error(transparent)]
+    NtpServers(#[from] p2p_core::clock::ntp::TooManyServers),
     /// The operating system gave no thread, no random bytes or no event loop.
     #[error("the operating system refused: {0}")]
     System(#[from] std::io::Error),
@@ -36,6 +40,7 @@ pub enum StartError {
 
 /// Why a connection did not come to be.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConnectError {
     /// Every way failed: the report says how.
     #[error("no connection: {0}")]
@@ -58,16 +63,38 @@ pub enum ConnectError {
     /// The connection was made, and this program's runtime could not take it.
     #[error("the connection could not be used: {0}")]
     Socket(String),
+    /// The node was closed while the attempt was under way: the report says how far it was.
+    #[error("the node was closed meanwhile: {0}")]
+    Cancelled(Box<RaceReport>),
     /// The node is closed.
     #[error("the node is closed")]
     Closed,
 }
 
 impl ConnectError {
+    /// A word for programs, which never changes: `offline`, `refused` (the peer said no on some way), `timed_out`
+    /// (the time was up while some way still had hope), `no_connection` (every way failed), `ourselves`,
+    /// `nothing_allowed`, `too_many_attempts`, `socket`,
+    /// `cancelled` or `closed`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Offline(_) => "offline",
+            Self::Failed(report) if report.is_refused() => "refused",
+            Self::Failed(report) if report.is_timed_out() => "timed_out",
+            Self::Failed(_) => "no_connection",
+            Self::Ourselves => "ourselves",
+            Self::NothingAllowed => "nothing_allowed",
+            Self::TooManyAttempts { .. } => "too_many_attempts",
+            Self::Socket(_) => "socket",
+            Self::Cancelled(_) => "cancelled",
+            Self::Closed => "closed",
+        }
+    }
+
     /// The story of the attempt, if there was one.
     pub fn report(&self) -> Option<&RaceReport> {
         match self {
-            Self::Failed(report) | Self::Offline(report) => Some(report),
+            Self::Failed(report) | Self::Offline(report) | Self::Cancelled(report) => Some(report),
             _ => None,
         }
     }

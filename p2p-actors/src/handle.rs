@@ -11,6 +11,8 @@ use crate::attempt::Call;
 use crate::config::ConnectOptions;
 use crate::counters::{Counters, Tallies};
 use crate::error::ConnectError;
+use crate::interface::InterfaceFacts;
+use crate::ntp::NtpStatus;
 use crate::signal::BrokerState;
 use crate::winner::Winner;
 
@@ -34,8 +36,12 @@ pub struct Status {
     pub brokers: BTreeMap<String, BrokerState>,
     /// Whether the external addresses are known, or known to be unknowable for now.
     pub placed: bool,
-    /// What each STUN server said.
-    pub stun: Vec<crate::interface::Evidence>,
+    /// Whether the networks in front of all interfaces are probed: what can be known of them is.
+    pub surveyed: bool,
+    /// Each interface by its name, what is known of its addresses, and who said so.
+    pub networks: Vec<(String, Vec<InterfaceFacts>)>,
+    /// What the NTP servers say of the time. Nobody waits for them.
+    pub ntp: NtpStatus,
 }
 
 impl Status {

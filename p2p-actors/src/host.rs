@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use actix::Actor;
 use p2p_core::Seed;
+use p2p_core::clock::ntp::{MOST_SERVERS, TooManyServers};
 use p2p_core::proof::Cipher;
 use p2p_core::race::OurPlace;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -16,12 +17,13 @@ use crate::counters::Tallies;
 use crate::error::StartError;
 use crate::handle::{Handle, Status};
 use crate::interface::{Nic, nics};
+use crate::purse::Purse;
 use crate::root::{Ends, Root};
 use crate::shared::{Shared, system_clock};
 use crate::signal::BrokerState;
 
-/// Connections under way at once because others asked for them: far below the 1,024 descriptors a process usually has.
-const ERRANDS: usize = 128;
+/// Connections to punched ports that are not proven yet.
+const PUNCHED: usize = 128;
 /// Commands waiting for the root. Callers wait when there are more.
 const COMMANDS: usize = 64;
 
@@ -69,17 +71,26 @@ pub fn spawn_local(config: ActorsConfig) -> Result<Handle, StartError> {
 }
 
 fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), StartError> {
+    if config.ntp.len() > MOST_SERVERS {
+        return Err(TooManyServers(config.ntp.len()).into());
+    }
     let nics = choose(&config, nics())?;
     let tallies = Arc::new(Tallies::default());
     let shared = Rc::new(Shared {
         identity: config.identity.clone(),
         clock: Cell::new(system_clock()),
+        ntp: Cell::new(None),
         seed: RefCell::new(entropy()?),
         place: RefCell::new(OurPlace { addresses: Vec::new(), machine_id: config.machine_id.clone() }),
+        outlooks: RefCell::default(),
+        called: RefCell::default(),
+        punch: config.punch,
+        purse: Purse::new(config.punch),
+        punched: Arc::new(Semaphore::new(PUNCHED)),
         plain: config.plain,
         cipher: fast_cipher(),
         proof_within: config.proof_within,
-        errands: Arc::new(Semaphore::new(ERRANDS)),
+        errands: Arc::new(Semaphore::new(config.limits.errands)),
         closing: Cell::new(false),
         tallies: Arc::clone(&tallies),
     });

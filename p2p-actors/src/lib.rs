@@ -4,7 +4,8 @@
 //! machine of `p2p-core`. Actors negotiate, pipes carry: no payload byte ever passes through a mailbox.
 //!
 //! ```text
-//! Handle ──▶ Root ─┬─▶ Interface  one per NIC: listens, asks STUN servers     ⟷ core::stun::Query
+//! Handle ──▶ Root ─┬─▶ Interface  one per NIC: listens, asks STUN servers     ⟷ core::stun::Query, core::nat::Probe
+//!                  ├─▶ Ntp        asks NTP servers, if there are any          ⟷ core::clock::ntp::Client
 //!                  ├─▶ Router     all signals, in and out                     ⟷ core::signal::Inbox
 //!                  │     └─▶ Channel  one per broker                          ⟷ core::signal::link::Link
 //!                  ├─▶ Attempt    one per connect                             ⟷ core::race::Race
@@ -13,9 +14,11 @@
 //!
 //! [`spawn`] puts them on a thread of their own, which is what `p2p-node` does. [`spawn_local`] starts them on
 //! the `LocalSet` or actix `System` a program already has: see the example `embed`. Either way the world talks
-//! to them through a [`Handle`], and gets connections as [`Winner`]s: a std socket and plain state.
+//! to them through a [`Handle`], and gets connections as [`Winner`]s: plain state, which [`Carrier::into_stream`] puts to
+//! work on whatever runtime will use it.
 
 mod attempt;
+mod carrier;
 mod config;
 mod counters;
 mod drive;
@@ -24,15 +27,19 @@ mod handle;
 mod host;
 pub mod interface;
 mod lobby;
+mod ntp;
+mod purse;
 mod root;
 mod shared;
 pub mod signal;
 mod winner;
 
+pub use carrier::{Carrier, CarrierStream};
 pub use config::{ActorsConfig, BrokerConfig, ConnectOptions, Interfaces, Limits};
 pub use counters::Counters;
 pub use error::{ConnectError, StartError};
 pub use handle::{Handle, Status};
 pub use host::{spawn, spawn_local};
 pub use interface::StunServer;
+pub use ntp::{NtpServer, NtpStatus};
 pub use winner::{How, Winner};

@@ -1,29 +1,51 @@
 //! What all actors of one node know.
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use p2p_core::peer::{Identity, PeerAddr, PeerId};
-use p2p_core::proof::{Cipher, Claim, Counterpart, Proof, ProofConfig, Role, Session};
-use p2p_core::race::{OurPlace, Path, RaceReport, Way, path_to};
+use p2p_core::clock::ntp::Measured;
+use p2p_core::nat::NatFacts;
+use p2p_core::peer::{Identity, PeerId};
+use p2p_core::proof::{Cipher, Counterpart, Proof, ProofConfig, Role};
+use p2p_core::punch::{Limits, Setup, Terms, View};
+use p2p_core::race::{OurPlace, Path, Way, path_to};
 use p2p_core::signal::AttemptId;
 use p2p_core::{Clock, Seed, UnixTime};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+use crate::attempt::Proving;
 use crate::counters::Tallies;
 use crate::drive::now;
+use crate::purse::{Purse, Sake};
 use crate::winner::{How, Winner};
+
+/// Peers our user has called that are remembered.
+const MOST_REMEMBERED: usize = 1_024;
 
 /// Facts and sources shared by the actors of one node, on their one thread.
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
     /// Replaced when the system's clock was set, or stood still.
     pub(crate) clock: Cell<Clock>,
+    /// How far the true time is ahead of that clock, if NTP servers were asked and most of them agree.
+    pub(crate) ntp: Cell<Option<Measured>>,
     pub(crate) seed: RefCell<Seed>,
     /// Where we are: changes when the network does.
     pub(crate) place: RefCell<OurPlace>,
+    /// What is in front of each of our addresses.
+    pub(crate) outlooks: RefCell<BTreeMap<IpAddr, Outlook>>,
+    /// Peers that our user has called, the last ones.
+    pub(crate) called: RefCell<VecDeque<PeerId>>,
+    /// What one punch may do for our sake.
+    pub(crate) punch: Limits,
+    /// What all of them may do together.
+    pub(crate) purse: Rc<Purse>,
+    /// Seats for connections that come to punched ports, until they are proven.
+    pub(crate) punched: Arc<Semaphore>,
     /// Whether we wish bare connections when we are called.
     pub(crate) plain: bool,
     pub(crate) cipher: Cipher,
@@ -43,7 +65,51 @@ impl Shared {
         AttemptId(self.seed.borrow_mut().array())
     }
 
-    /// A proof for a connection that we dialled.
+    /// Our user named this peer.
+    pub(crate) fn remember(&self, peer: PeerId) {
+        let mut called = self.called.borrow_mut();
+        called.retain(|known| *known != peer);
+        if called.len() == MOST_REMEMBERED {
+            called.pop_front();
+        }
+        called.push_back(peer);
+    }
+
+    /// Whether our user has named this peer, not too many peers ago.
+    pub(crate) fn remembers(&self, peer: &PeerId) -> bool {
+        self.called.borrow().contains(peer)
+    }
+
+    /// What is in front of this address of ours.
+    pub(crate) fn outlook(&self, address: IpAddr) -> Outlook {
+        self.outlooks.borrow().get(&address).cloned().unwrap_or_default()
+    }
+
+    /// What it takes to punch for this sake.
+    pub(crate) fn punch_setup(&self, sake: Sake) -> Setup {
+        let view = |outlook: &Outlook| View {
+            facts: outlook.facts,
+            can_observe: !outlook.servers.is_empty(),
+            silent_hop: None,
+        };
+        Setup {
+            ours: self.place.borrow().clone(),
+            views: self
+                .outlooks
+                .borrow()
+                .iter()
+                .map(|(address, outlook)| (*address, view(outlook)))
+                .collect(),
+            clock: self.clock.get(),
+            terms: Terms { served: self.ntp.get().map(|measured| measured.offset(now())), delay: None },
+            limits: match sake {
+                Sake::Ours => self.punch,
+                Sake::Strangers => self.punch.at_most(Limits::stranger()),
+            },
+        }
+    }
+
+    /// A proof for a connection that we dialled, or on which it is we who speak first.
     pub(crate) fn proof_dialled(&self, peer: PeerId, attempt: AttemptId, role: Role, plain: bool) -> Proof {
         self.proof(Counterpart::Dialled { peer, attempt, role, plain })
     }
@@ -63,32 +129,38 @@ impl Shared {
         Proof::new(config, self.fork("proof"), now())
     }
 
-    /// Makes a kept connection ready to leave. `None` when its socket died in the last moment.
-    pub(crate) fn winner(&self, stream: TcpStream, session: Session, draft: Draft) -> Option<Winner> {
+    /// Makes a kept connection ready to leave. `None` when it died in the last moment.
+    pub(crate) fn winner(&self, kept: Proving, draft: Draft) -> Option<Winner> {
+        let Proving { stream, proof } = kept;
+        let session = proof.into_session()?;
         let (local, remote) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
-        let path =
-            draft.path.unwrap_or_else(|| path_to(&self.place.borrow(), draft.peer.as_ref(), remote.ip()));
-        let Claim { caller, .. } = session.claim;
         let how = How {
             way: draft.way,
-            path,
-            caller,
+            path: draft.path.unwrap_or_else(|| path_to(&self.place.borrow(), None, remote.ip())),
+            caller: session.claim.caller,
             local,
             remote,
             took: now().saturating_duration_since(draft.began),
-            report: draft.report,
+            report: None,
         };
-        Some(Winner { stream: stream.into_std().ok()?, session, how })
+        Some(Winner { carrier: stream.into_carrier().ok()?, session, how })
     }
 }
 
-/// What is known of a winner before its socket is asked.
+/// What is in front of one address of ours.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outlook {
+    /// Its NAT, over TCP.
+    pub(crate) facts: NatFacts,
+    /// The STUN servers to ask from there, those first that answered before.
+    pub(crate) servers: Vec<SocketAddr>,
+}
+
+/// What is known of a winner before its connection is asked.
 pub(crate) struct Draft {
     pub(crate) way: Way,
     pub(crate) path: Option<Path>,
-    pub(crate) peer: Option<PeerAddr>,
     pub(crate) began: Instant,
-    pub(crate) report: Option<RaceReport>,
 }
 
 /// What time it is, by the system's clock.

@@ -1,18 +1,18 @@
 //! What an attempt ends with.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use p2p_core::proof::Session;
 use p2p_core::race::{Path, RaceReport, Way};
 
-/// A proven connection: an operating-system socket and plain state, free to go to any thread and runtime.
-///
-/// The socket is non-blocking and unregistered: register it with the runtime that will use it.
+use crate::carrier::Carrier;
+
+/// A proven connection: plain state, free to go to any thread and runtime.
 #[derive(Debug)]
 pub struct Winner {
     /// The connection. Not one byte of the user's has been read from it.
-    pub stream: TcpStream,
+    pub carrier: Carrier,
     /// Who is at the other end, and the keys of the pipe.
     pub session: Session,
     /// How it came to be.
@@ -28,9 +28,11 @@ pub struct How {
     pub path: Path,
     /// Whether this end asked for the connection.
     pub caller: bool,
-    /// Our end's address.
+    /// Our end's address, the one that what we send comes from: our socket's; behind a relay of ours, the one
+    /// that the relay lends us.
     pub local: SocketAddr,
-    /// The other end's address.
+    /// The other end's address, the one that our end sends to: that of the peer's socket or of the NAT before
+    /// it; behind a relay of the peer's, the one that the relay lends it.
     pub remote: SocketAddr,
     /// From the call, or from the first this end heard of it, to the proven connection.
     pub took: Duration,

@@ -11,9 +11,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use p2p_core::nat::observe::Purpose;
 use p2p_core::nat::predict::{Last, Next, Prediction, predict, predict_measured};
-use p2p_core::nat::report::NatReport;
 use p2p_core::nat::verdict::Known;
 use p2p_core::nat::{Delta, DeltaKind, NatFacts, NatType, PortRange, block};
 use p2p_core::sim::epoch;
@@ -307,15 +305,6 @@ fn known_predictions(draws: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// The newest mapping of a probe over UDP, and how many came after it.
-fn newest(report: &NatReport) -> Option<(Last, u16)> {
-    let new = || report.evidence.over(Transport::Udp).filter(|seen| seen.purpose.is_new_port());
-    let last = new().filter(|seen| seen.purpose == Purpose::Late && seen.sends == 1).last()?;
-    let after = new().filter(|seen| seen.order > last.order).count();
-    let local = last.local.0.port();
-    Some((Last { at: last.sent, local, mapped: last.port()? }, u16::try_from(after).ok()?))
-}
-
 fn measured_predictions(draws: u64) -> Result<(), Error> {
     println!(
         "\nPrediction with what the probe measured in a simulated world (its rate included), {draws} draws each:"
@@ -329,7 +318,7 @@ fn measured_predictions(draws: u64) -> Result<(), Error> {
                     Scene::new(preset(NatType::PortRestricted, delta, rate), RTT, 0, 77_000 + number)?;
                 let (host, router) = (scene.host, scene.router);
                 let (report, _, mut world) = scene.probed()?;
-                let Some((last, after)) = newest(&report) else { continue };
+                let Some((last, after)) = report.newest(Transport::Udp) else { continue };
                 let local = SocketAddr::new(INSIDE, 39_000);
                 let next = Next { at: world.now(), local: local.port(), ours: after + 1 };
                 let facts = report.facts().udp;

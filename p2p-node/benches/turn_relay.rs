@@ -177,10 +177,11 @@ fn main() {
     let server = runtime.block_on(TurnServer::start(server)).expect("the server starts");
     let credential = server.credential("anna", Duration::from_secs(3_600)).expect("a credential");
     let ours = server.local_addrs()[0];
-    // Its command line parts name and password by a colon.
-    let known = Credential { username: "anna".into(), ..credential.clone() };
-    let coturn = runtime.block_on(Coturn::start(&known.username, &known.password));
-    let theirs = coturn.as_ref().map(|coturn| (coturn.address, known));
+    let coturn =
+        runtime.block_on(Coturn::start(&credential.username.replace(':', "-"), &credential.password));
+    let known = |name: &str| Credential { username: name.to_owned(), ..credential.clone() };
+    let theirs =
+        coturn.as_ref().map(|coturn| (coturn.address, known(&credential.username.replace(':', "-"))));
     if theirs.is_none() {
         println!("coturn: not on this machine");
     }

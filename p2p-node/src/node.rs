@@ -1,14 +1,16 @@
 //! A node: the one object a program needs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_actors::signal::BrokerState;
-use p2p_actors::{ConnectOptions, Counters, Handle, StartError, Status, Winner};
+use p2p_actors::{ConnectOptions, Counters, Handle, StartError, Status, StunServer, Winner};
 use p2p_core::peer::{PeerAddr, PeerId};
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::error::{BindError, ConnectError};
+use crate::network::NetworkReport;
 use crate::pipe::Pipe;
 
 /// A node on the network: it can be found, and it can find others.
@@ -19,6 +21,8 @@ use crate::pipe::Pipe;
 pub struct Node {
     handle: Handle,
     id: PeerId,
+    /// The STUN servers it was given.
+    servers: Arc<[StunServer]>,
 }
 
 impl Node {
@@ -31,10 +35,11 @@ impl Node {
     /// bad key file. A broker that cannot be reached is no error: other ways may work.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let ready_within = config.ready_within;
+        let servers = config.stun.clone().into();
         let actors = config.into_actors()?;
         let id = actors.identity.id();
         let handle = p2p_actors::spawn(actors).await?;
-        let node = Self { handle, id };
+        let node = Self { handle, id, servers };
         node.ready(ready_within).await?;
         Ok(node)
     }
@@ -116,7 +121,21 @@ impl Node {
         up.map(|(url, _)| url.clone()).collect()
     }
 
-    /// The network may have changed: looks at the interfaces again.
+    /// What is known now of the networks this node is in, and how: see [`network`](crate::network).
+    pub fn network(&self) -> NetworkReport {
+        NetworkReport::new(&self.status().borrow(), &self.servers)
+    }
+
+    /// What is known of the networks once the probes that are under way have ended: mostly within ten round trips
+    /// to the STUN servers. Cancelling loses nothing.
+    pub async fn survey(&self) -> NetworkReport {
+        let mut status = self.status();
+        // An error means that the node is closed, and will learn nothing more.
+        let _ = status.wait_for(|status| status.surveyed).await;
+        self.network()
+    }
+
+    /// The network may have changed: looks at the interfaces again, and probes the networks again.
     pub async fn refresh(&self) {
         self.handle.refresh().await;
     }

@@ -7,8 +7,8 @@
 //! |---|---|
 //! | `peer` | whom we wanted, or who called |
 //! | `result` | `connected`, or the code of `error` |
-//! | `error` | `code`, and `text` for people; see [`error_code`] |
-//! | `connection.way` | `direct`, `reverse` |
+//! | `error` | `code`, and `text` for people; see [`ConnectError::code`] |
+//! | `connection.way` | the name of a [`Way`], such as `direct` |
 //! | `connection.path` | what lies between: `machine`, `local`, `external` |
 //! | `connection.caller` | whether this end asked for the connection |
 //! | `connection.local`, `.remote` | the addresses of both ends, as this end sees them |
@@ -18,24 +18,28 @@
 //! | `race.took_ms` | how long the attempt took in all |
 //! | `race.won` | the way that led to the peer |
 //! | `race.ways[]` | each way that was allowed: `way`, `began_ms`, `ended_ms`, `outcome` (`won`, `overtaken`, `failed`), `failure`, `lanes` |
+//! | `….punches[]` | each pair of addresses punched between: `mode`, `local`, `remote`, `tactic`, `waves`, what became of the dials (`dialled`, `refused`, `unreachable`, `not_possible`, `connected`, `strangers`, `half_open` at most), `failure` |
 //! | `….lanes[]` | each TCP connection: `path`, `remote`, `began_ms`, `connected_ms`, `proven_ms`, `failure` |
 //! | `….failure` | `code`, `text`, and `brokers` (`broker`, `reason`) for `no_broker` |
 //!
 //! Codes of a failed way: `no_candidates`, `all_failed`, `not_listening`, `no_signalling`, `no_broker`,
-//! `offline`, `refused`, `silent`, `timed_out`, `cancelled`, `unsupported`. Of a failed lane: `not_tried`,
+//! `offline`, `refused`, `silent`, `timed_out`, `cancelled`, `unsupported`, `nothing_to_punch`. Of a failed way or pair of
+//! addresses: `punch_no_budget`, `punch_no_ports`, `punch_no_plan`, `punch_declined`, `punch_silent`, `punch_not_theirs`,
+//! `punch_spent`. Of a failed lane: `not_tried`,
 //! `dropped`, `connection_refused`, `unreachable`, `timed_out`, `local`, and for a failed proof
 //! `proof_garbled`, `proof_stranger`, `proof_ourselves`, `refused`, `declined`, `proof_timed_out`,
 //! `proof_lost`, `proof_out_of_turn`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use p2p_actors::{ConnectError, How};
 use p2p_core::peer::PeerId;
-use p2p_core::proof::{Cipher, ProofError};
+use p2p_core::proof::Cipher;
+use p2p_core::punch::{Failed, Mode, PunchReport};
 use p2p_core::race::{LaneFailure, LaneReport, Path, RaceReport, Way, WayFailure, WayOutcome, WayReport};
 use p2p_core::signal::BrokerTrouble;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::pipe::Pipe;
 
@@ -72,11 +76,10 @@ impl Report {
 
     /// Tells of a connection to `peer` that did not come to be.
     pub fn failed(peer: PeerId, error: &ConnectError) -> Self {
-        let code = error_code(error);
         Self {
             peer: peer.to_string(),
-            result: code,
-            error: Some(Failure { code, text: error.to_string(), brokers: Vec::new() }),
+            result: error.code(),
+            error: Some(Failure::from(error)),
             connection: None,
             race: error.report().map(Race::from),
         }
@@ -167,6 +170,9 @@ pub struct WayStory {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Its punches.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub punches: Vec<PunchStory>,
     /// Its connections.
     pub lanes: Vec<LaneStory>,
 }
@@ -184,7 +190,66 @@ impl From<&WayReport> for WayStory {
             ended_ms: ms(report.ended),
             outcome,
             failure,
+            punches: report.punches.iter().map(PunchStory::from).collect(),
             lanes: report.lanes.iter().map(LaneStory::from).collect(),
+        }
+    }
+}
+
+/// What was tried between one address of ours and one of the peer's.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PunchStory {
+    /// What lay between.
+    #[serde(serialize_with = "named")]
+    pub mode: Mode,
+    /// Our address.
+    pub local: IpAddr,
+    /// The peer's.
+    pub remote: IpAddr,
+    /// How it was tried the last time, if it came to that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tactic: Option<String>,
+    /// How often.
+    pub waves: u8,
+    /// Dials.
+    pub dialled: u32,
+    /// Dials that a RST ended.
+    pub refused: u32,
+    /// Dials that an ICMP error ended.
+    pub unreachable: u32,
+    /// Dials that this machine could not make.
+    pub not_possible: u32,
+    /// Connections that came up, ours and theirs.
+    pub connected: u32,
+    /// Connections that were not to the peer.
+    pub strangers: u32,
+    /// Most connections that were half open at a time.
+    pub half_open: u32,
+    /// Why nothing came of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+impl From<&PunchReport> for PunchStory {
+    fn from(report: &PunchReport) -> Self {
+        let tally = report.tally;
+        let failure =
+            |failed: Failed| Failure { code: failed.code(), text: failed.to_string(), brokers: Vec::new() };
+        Self {
+            mode: report.mode,
+            local: report.local,
+            remote: report.remote,
+            tactic: report.tactic.map(|tactic| tactic.to_string()),
+            waves: report.waves,
+            dialled: tally.dialled,
+            refused: tally.refused,
+            unreachable: tally.unreachable,
+            not_possible: tally.local,
+            connected: tally.up,
+            strangers: tally.strange,
+            half_open: tally.half_open,
+            failure: report.failed.map(failure),
         }
     }
 }
@@ -238,83 +303,33 @@ pub struct Failure {
 
 impl From<&WayFailure> for Failure {
     fn from(failure: &WayFailure) -> Self {
-        let code = match failure {
-            WayFailure::NoCandidates => "no_candidates",
-            WayFailure::AllFailed => "all_failed",
-            WayFailure::NotListening => "not_listening",
-            WayFailure::NoSignalling => "no_signalling",
-            WayFailure::NoBroker(_) => "no_broker",
-            WayFailure::Offline => "offline",
-            WayFailure::Refused(_) => "refused",
-            WayFailure::Silent => "silent",
-            WayFailure::TimedOut => "timed_out",
-            WayFailure::Cancelled => "cancelled",
-            WayFailure::Unsupported => "unsupported",
-        };
         let brokers = match failure {
             WayFailure::NoBroker(troubles) => troubles.clone(),
             _ => Vec::new(),
         };
-        Self { code, text: failure.to_string(), brokers }
+        Self { code: failure.code(), text: failure.to_string(), brokers }
     }
 }
 
 impl From<&LaneFailure> for Failure {
     fn from(failure: &LaneFailure) -> Self {
-        let code = match failure {
-            LaneFailure::NotTried => "not_tried",
-            LaneFailure::Dropped => "dropped",
-            LaneFailure::Refused => "connection_refused",
-            LaneFailure::Unreachable(_) => "unreachable",
-            LaneFailure::TimedOut => "timed_out",
-            LaneFailure::Local(_) => "local",
-            LaneFailure::Proof(proof) => match proof {
-                ProofError::Garbled => "proof_garbled",
-                ProofError::Stranger => "proof_stranger",
-                ProofError::Ourselves => "proof_ourselves",
-                ProofError::Refused(_) => "refused",
-                ProofError::Declined(_) => "declined",
-                ProofError::TimedOut => "proof_timed_out",
-                ProofError::Lost => "proof_lost",
-                ProofError::OutOfTurn => "proof_out_of_turn",
-            },
-        };
-        Self { code, text: failure.to_string(), brokers: Vec::new() }
+        Self { code: failure.code(), text: failure.to_string(), brokers: Vec::new() }
     }
 }
 
-/// The stable code of an error: `offline`, `refused` (the peer said no on some way), `timed_out` (the time
-/// was up while some way still had hope), `no_connection` (every way failed), `ourselves`, `nothing_allowed`,
-/// `too_many_attempts`, `socket` or `closed`.
-pub fn error_code(error: &ConnectError) -> &'static str {
-    match error {
-        ConnectError::Offline(_) => "offline",
-        ConnectError::Failed(report) if is_refused(report) => "refused",
-        ConnectError::Failed(report) if is_timed_out(report) => "timed_out",
-        ConnectError::Failed(_) => "no_connection",
-        ConnectError::Ourselves => "ourselves",
-        ConnectError::NothingAllowed => "nothing_allowed",
-        ConnectError::TooManyAttempts { .. } => "too_many_attempts",
-        ConnectError::Socket(_) => "socket",
-        ConnectError::Closed => "closed",
+impl From<&ConnectError> for Failure {
+    fn from(error: &ConnectError) -> Self {
+        Self { code: error.code(), text: error.to_string(), brokers: Vec::new() }
     }
 }
 
-fn is_refused(report: &RaceReport) -> bool {
-    report.ways.iter().any(|way| {
-        let lane_refused =
-            |lane: &LaneReport| matches!(lane.failure, Some(LaneFailure::Proof(ProofError::Refused(_))));
-        matches!(way.outcome, WayOutcome::Failed(WayFailure::Refused(_)))
-            || way.lanes.iter().any(lane_refused)
-    })
-}
-
-fn is_timed_out(report: &RaceReport) -> bool {
-    report.ways.iter().any(|way| way.outcome == WayOutcome::Failed(WayFailure::TimedOut))
+/// By its name for people: that is stable, too.
+fn named<S: Serializer>(what: &impl ToString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&what.to_string())
 }
 
 /// Milliseconds, to the microsecond.
-fn ms(duration: Duration) -> f64 {
+pub(crate) fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
@@ -322,6 +337,8 @@ fn ms(duration: Duration) -> f64 {
 mod tests {
     use p2p_core::Seed;
     use p2p_core::peer::Identity;
+    use p2p_core::proof::ProofError;
+    use p2p_core::punch::{Tactic, Tally};
     use p2p_core::signal::{AttemptId, Reason};
     use serde_json::json;
 
@@ -342,6 +359,7 @@ mod tests {
             ended: Duration::from_millis(20),
             outcome: WayOutcome::Failed(failure),
             lanes: vec![lane],
+            punches: Vec::new(),
         };
         let peer = Identity::generate(&mut Seed::new([7; 32])).id();
         Box::new(RaceReport {
@@ -387,15 +405,50 @@ mod tests {
     }
 
     #[test]
+    fn a_punch_is_told_with_what_became_of_its_dials() {
+        let tally = Tally { dialled: 12, refused: 3, up: 1, strange: 1, half_open: 9, ..Tally::default() };
+        let mut race = race(WayFailure::Punch(Failed::Spent), LaneFailure::Refused);
+        race.ways[0].punches.push(PunchReport {
+            mode: Mode::Remote,
+            local: "192.168.1.2".parse().unwrap(),
+            remote: "203.0.113.7".parse().unwrap(),
+            tactic: Some(Tactic::Ladder),
+            waves: 2,
+            tally,
+            failed: Some(Failed::Spent),
+        });
+        let told = serde_json::to_value(Race::from(&*race)).unwrap();
+        assert_eq!(told["ways"][0]["failure"]["code"], "punch_spent");
+        assert_eq!(
+            told["ways"][0]["punches"],
+            json!([{
+                "mode": "remote",
+                "local": "192.168.1.2",
+                "remote": "203.0.113.7",
+                "tactic": "ladder",
+                "waves": 2,
+                "dialled": 12,
+                "refused": 3,
+                "unreachable": 0,
+                "not_possible": 0,
+                "connected": 1,
+                "strangers": 1,
+                "half_open": 9,
+                "failure": { "code": "punch_spent", "text": Failed::Spent.to_string() },
+            }])
+        );
+    }
+
+    #[test]
     fn each_error_has_its_code() {
-        let code = |way, lane| error_code(&ConnectError::Failed(race(way, lane)));
+        let code = |way, lane| ConnectError::Failed(race(way, lane)).code();
         let no = ProofError::Refused(Reason::Busy);
         assert_eq!(code(WayFailure::AllFailed, LaneFailure::TimedOut), "no_connection");
         assert_eq!(code(WayFailure::AllFailed, no.into()), "refused");
         assert_eq!(code(WayFailure::Refused(Reason::NoRoute), LaneFailure::NotTried), "refused");
         assert_eq!(code(WayFailure::TimedOut, LaneFailure::Dropped), "timed_out");
         let offline = ConnectError::Offline(race(WayFailure::Offline, LaneFailure::Refused));
-        assert_eq!(error_code(&offline), "offline");
-        assert_eq!(error_code(&ConnectError::Closed), "closed");
+        assert_eq!(offline.code(), "offline");
+        assert_eq!(ConnectError::Closed.code(), "closed");
     }
 }

@@ -215,6 +215,28 @@ fn a_wrong_configuration_is_told_with_its_place() {
 }
 
 #[test]
+fn errors_repeat_only_the_beginning_of_what_is_too_long() {
+    let desk = Desk::new();
+    let (long, option) = ("x ".repeat(2_000), format!("--{}", "y".repeat(4_000)));
+    let word = "z".repeat(4_000);
+    for args in [
+        &["connect", &long][..],
+        &["connect", &option],
+        &[&word],
+        &["listen", "--strategy", &long],
+        &["listen", "--port", &word],
+        &["listen", "--broker", &long],
+        &["listen", "--interface", &word],
+        &["listen", "--config", &word, "--json"],
+        &["id", "--identity", &word],
+    ] {
+        let done = desk.run(args, b"");
+        done.says(2, &["…"]);
+        assert!(done.stderr.len() < 600, "{} bytes: {}", done.stderr.len(), done.stderr);
+    }
+}
+
+#[test]
 fn flags_win_over_the_file() {
     let desk = Desk::new();
     let rendezvous = rendezvous(&desk, &[]);
@@ -247,6 +269,16 @@ fn what_this_machine_lacks_is_named() {
     let addr = taken.local_addr().unwrap().to_string();
     desk.run(&["rendezvous", "--mqtt", &addr], b"").says(2, &[&addr]);
     desk.run(&["rendezvous", "--stun", &addr], b"").says(2, &[&addr]);
+}
+
+#[test]
+fn servers_of_the_time_have_a_port_and_are_few() {
+    let desk = Desk::new();
+    desk.run(&["listen", "--ntp", "192.0.2.1"], b"").says(2, &["--ntp", "`192.0.2.1:123`"]);
+    let many: Vec<_> = (1..=9).flat_map(|port| ["--ntp".into(), format!("127.0.0.1:{port}")]).collect();
+    let many: Vec<_> =
+        ["listen", "--interface", "lo"].into_iter().chain(many.iter().map(String::as_str)).collect();
+    desk.run(&many, b"").says(2, &["9 NTP servers", "8"]);
 }
 
 #[cfg(unix)]
@@ -390,6 +422,28 @@ fn an_interrupted_call_ends_cleanly() {
 }
 
 #[test]
+fn an_interrupted_attempt_still_writes_its_report() {
+    let mut desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let (echo, address) = listen(&desk, &rendezvous.broker, &["--echo"]);
+    echo.signal("-TERM");
+    echo.finish(b"").says(0, &[]);
+    // The debug log tells when the attempt is under way. This broker cannot tell that nobody listens.
+    desk.set("RUST_LOG", "p2p_actors=debug");
+    let report = desk.path("report.json");
+    let mut caller =
+        desk.start(&["connect", &address, "--interface", "lo", "--report", report.to_str().unwrap()]);
+    while !caller.note().contains("dial") {}
+    caller.signal("-INT");
+    caller.finish(b"").says(130, &["interrupted"]);
+    let told = json(&fs::read_to_string(&report).unwrap());
+    assert_eq!((&told["result"], &told["error"]["code"]), (&"cancelled".into(), &"cancelled".into()));
+    let ways = told["race"]["ways"].as_array().unwrap();
+    assert!(ways.iter().any(|way| way["failure"]["code"] == "cancelled"), "{told}");
+    assert_eq!(ways[0]["way"], "direct");
+}
+
+#[test]
 fn nobody_reading_is_no_panic() {
     let desk = Desk::new();
     let rendezvous = rendezvous(&desk, &[]);
@@ -438,6 +492,9 @@ fn every_command_helps_with_an_example() {
         let help = String::from_utf8(done.stdout).unwrap();
         assert!(help.contains(&format!("Example:\n  p2p {command}")), "{help}");
     }
+    let help = String::from_utf8(desk.run(&["connect", "--help"], b"").stdout).unwrap();
+    let ways = p2p_node::Way::ALL.map(|way| way.to_string()).join(", ");
+    assert!(help.contains(&format!("[possible values: {ways}]")), "{help}");
     let done = desk.run(&["--help"], b"");
     assert!(String::from_utf8(done.stdout).unwrap().contains("Exit codes:"));
 }

@@ -177,14 +177,17 @@ fn behind_a_firewall_direct_fails_and_reverse_connects() {
             assert_eq!(failure, Some(LaneFailure::TimedOut), "{remote}: no answer\n{error}");
         }
     });
-    for options in [only(Way::Reverse), ConnectOptions::default()] {
-        call(&net, "anna", config("anna", &key(1)), &bert, options, |told| {
+    let ways = [vec![Way::Reverse], vec![Way::Punch], Way::ALL.to_vec()];
+    for ways in ways {
+        let options = ConnectOptions { ways: ways.clone(), ..ConnectOptions::default() };
+        call(&net, "anna", config("anna", &key(1)), &bert, options, move |told| {
             let how = told.unwrap();
-            assert_eq!((how.way, how.path), (Way::Reverse, Path::Local));
+            assert!(ways.contains(&how.way) && how.way != Way::Direct, "{how:?}");
+            assert_eq!(how.path, Path::Local);
         });
     }
     let counters = serving.stop();
-    assert_eq!((counters.arrived, counters.accepted), (0, 2), "nothing came through the wall");
+    assert_eq!((counters.arrived, counters.accepted), (0, 3), "nothing came through the wall");
 }
 
 #[test]

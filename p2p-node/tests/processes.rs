@@ -30,7 +30,7 @@ fn meet_and_meet_again(mut mosquitto: Mosquitto, broker: &str, more: &[&str]) {
     let common = [&["--interface", "lo", "--broker", broker], more].concat();
     let mut echo = desk.start(&[&["listen", "--echo"], &common[..]].concat());
     let address = echo.line();
-    for ways in ["direct", "reverse", "direct,reverse"] {
+    for ways in ["direct", "reverse", "punch", "direct,reverse,punch"] {
         is_echoed(&call(&desk, &address, ways, &common));
     }
     mosquitto.kill();

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use p2p_core::Seed;
+use p2p_core::nat::SynAnswer;
+use p2p_core::nat::observe::SynOutcome;
 use p2p_core::rate::Rate;
 use p2p_core::stun::wire::Parsed;
 use p2p_core::stun::{Attribute, Message, Transport};
@@ -47,10 +49,12 @@ async fn ask_udp(server: SocketAddr, message: &Message) -> (Message, SocketAddr,
     (parsed.message, from, socket.local_addr().unwrap())
 }
 
-async fn read_message(stream: &mut TcpStream, length: usize) -> Message {
-    let mut buffer = vec![0; length];
-    timeout(PATIENCE, stream.read_exact(&mut buffer)).await.expect("an answer").unwrap();
-    Parsed::decode(&buffer, Transport::Tcp).unwrap().message
+async fn read_message(stream: &mut TcpStream) -> Message {
+    let mut bytes = vec![0; 20];
+    timeout(PATIENCE, stream.read_exact(&mut bytes)).await.expect("an answer").unwrap();
+    bytes.resize(20 + usize::from(u16::from_be_bytes([bytes[2], bytes[3]])), 0);
+    timeout(PATIENCE, stream.read_exact(&mut bytes[20..])).await.expect("the rest").unwrap();
+    Parsed::decode(&bytes, Transport::Tcp).unwrap().message
 }
 
 /// Waits until the server closes the connection.
@@ -92,7 +96,7 @@ async fn it_answers_over_udp_and_tcp_in_both_families() {
             stream.write_all(piece).await.unwrap();
         }
         for question in questions {
-            let answer = read_message(&mut stream, if local.is_ipv4() { 32 } else { 44 }).await;
+            let answer = read_message(&mut stream).await;
             assert_eq!((answer.transaction, answer.mapped()), (question.transaction, Some(local)));
         }
     }
@@ -137,7 +141,7 @@ async fn with_an_alternate_it_answers_from_where_it_is_asked_to() {
     let mut stream = TcpStream::connect(other).await.unwrap();
     let question = request(3).encode(Transport::Tcp).unwrap();
     stream.write_all(&question).await.unwrap();
-    assert!(read_message(&mut stream, 68).await.mapped().is_some());
+    assert!(read_message(&mut stream).await.mapped().is_some());
     server.shutdown().await;
 }
 
@@ -187,7 +191,7 @@ async fn garbage_and_crowds_and_silence_end_tcp_connections() {
     // And there is room again.
     let mut fourth = TcpStream::connect(address).await.unwrap();
     fourth.write_all(&bytes).await.unwrap();
-    assert!(read_message(&mut fourth, 32).await.mapped().is_some());
+    assert!(read_message(&mut fourth).await.mapped().is_some());
     server.shutdown().await;
 }
 
@@ -266,5 +270,64 @@ async fn the_nat_discovery_of_coturn_comes_to_the_right_end() {
         assert!(said.contains("NAT with Endpoint Independent Filtering!"), "{said}");
         assert!(said.contains("Response origin: : 127.0.0.2:"), "{said}");
     }
+    server.shutdown().await;
+}
+
+/// Asks over TCP from `stream` to be dialled back.
+async fn dialled_back(stream: &mut TcpStream, number: u64) -> Message {
+    let request = request(number).with(Attribute::DialBack(500)).encode(Transport::Tcp).unwrap();
+    stream.write_all(&request).await.unwrap();
+    read_message(stream).await
+}
+
+#[tokio::test]
+async fn it_dials_the_address_a_connection_comes_from_and_no_other_and_not_often() {
+    let mut config = on_loopback();
+    config.alternate = addresses(&["127.0.0.2:0"]);
+    let server = start(config).await;
+    let at = server.local_addrs()[0];
+    let socket = || {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket
+    };
+    // Nobody listens where it comes from.
+    let first = socket();
+    first.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut stream = first.connect(at).await.unwrap();
+    let here = stream.local_addr().unwrap();
+    let refused = SynOutcome::Kept(SynAnswer::Reset);
+    let told = dialled_back(&mut stream, 1).await;
+    assert_eq!((told.dialled_back(), told.mapped()), (Some((refused, refused)), Some(here)));
+    assert!(told.dial_back().is_some(), "it offers to do so");
+    drop(stream);
+    // Somebody does: both of the server's addresses come, each from a port of its own.
+    let listening = socket();
+    listening.set_reuseport(true).unwrap();
+    listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let here = listening.local_addr().unwrap();
+    let listener = listening.listen(8).unwrap();
+    let second = socket();
+    second.set_reuseport(true).unwrap();
+    second.bind(here).unwrap();
+    let mut stream = second.connect(at).await.unwrap();
+    let told = dialled_back(&mut stream, 2).await;
+    assert_eq!(told.dialled_back(), Some((SynOutcome::Connected, SynOutcome::Connected)));
+    let mut came = Vec::new();
+    for _ in 0..2 {
+        let (_, from) = timeout(PATIENCE, listener.accept()).await.expect("somebody came").unwrap();
+        assert_ne!(from.port(), at.port());
+        came.push(from.ip().to_string());
+    }
+    came.sort();
+    assert_eq!(came, ["127.0.0.1", "127.0.0.2"]);
+    // It does not go on for ever.
+    let mut unavailable = false;
+    for number in 3..20 {
+        let told = dialled_back(&mut stream, number).await.dialled_back();
+        unavailable |= told == Some((SynOutcome::Unavailable, SynOutcome::Unavailable));
+    }
+    assert!(unavailable);
+    assert_eq!(server.counters().dialled, 19);
     server.shutdown().await;
 }

@@ -38,8 +38,11 @@ mod namespace;
 mod netlink;
 mod pcap;
 mod privilege;
+pub mod punching;
+pub mod race_tcp;
 mod registry;
 pub mod scenario;
+pub mod survey;
 mod tun;
 
 pub use error::LabError;

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -52,4 +53,21 @@ impl Captures {
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.files.iter_mut().try_for_each(Write::flush)
     }
+}
+
+/// Source and destination of each IPv4 packet in a capture, in order. A packet that was not written whole ends it.
+pub(crate) fn ends(capture: &[u8]) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+    let mut rest = capture.get(24..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let length: [u8; 4] = rest.get(8..12)?.try_into().ok()?;
+        let length = usize::try_from(u32::from_le_bytes(length)).ok()?;
+        let packet = rest.get(16..16 + length)?;
+        rest = &rest[16 + length..];
+        Some(packet)
+    })
+    .filter(|packet| packet.len() >= 20 && packet[0] >> 4 == 4)
+    .map(|packet| {
+        let ip = |at: usize| IpAddr::from([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
+        (ip(12), ip(16))
+    })
 }

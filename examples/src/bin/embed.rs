@@ -1,15 +1,13 @@
 //! The actors of p2p inside a program that already runs an actix `System`: no second thread, no second
 //! runtime.
 
-use std::net::TcpStream as StdStream;
-
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use anyhow::{Context as _, Result};
 use p2p_actors::signal::MemoryBroker;
-use p2p_actors::{ActorsConfig, BrokerConfig, ConnectOptions, Handle, Interfaces, Winner};
+use p2p_actors::{ActorsConfig, BrokerConfig, Carrier, ConnectOptions, Handle, Interfaces, Winner};
 use p2p_core::Seed;
 use p2p_core::peer::{Identity, PeerAddr};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// An actor of the program's own, which uses the network.
 struct Greeter {
@@ -31,10 +29,10 @@ impl Handler<Greet> for Greeter {
     fn handle(&mut self, Greet(peer): Greet, _: &mut Context<Self>) -> Self::Result {
         let network = self.network.clone();
         Box::pin(async move {
-            // Both ends wish a plain connection, so the bare socket is the pipe.
+            // Both ends wish a plain connection, so what carries it is the pipe.
             let options = ConnectOptions { plain: true, ..ConnectOptions::default() };
-            let Winner { stream, how, .. } = network.connect(peer, options).await?;
-            say(stream, "hello").await?;
+            let Winner { carrier, how, .. } = network.connect(peer, options).await?;
+            say(carrier, "hello").await?;
             Ok(format!("greeted {} by the {} way", how.remote, how.way))
         })
     }
@@ -50,7 +48,7 @@ fn main() -> Result<()> {
         let addr = address(&bert).await?;
         let (greeted, winner) = tokio::join!(greeter.send(Greet(addr)), bert.accept());
         println!("anna {}", greeted??);
-        println!("bert heard {:?}", hear(winner.context("nobody called")?.stream).await?);
+        println!("bert heard {:?}", hear(winner.context("nobody called")?.carrier).await?);
 
         anna.close().await;
         bert.close().await;
@@ -76,13 +74,14 @@ async fn address(handle: &Handle) -> Result<PeerAddr> {
     ready.address.clone().context("a node that is ready has an address")
 }
 
-async fn say(stream: StdStream, what: &str) -> Result<()> {
-    let mut stream = TcpStream::from_std(stream)?;
-    Ok(tokio::io::AsyncWriteExt::write_all(&mut stream, what.as_bytes()).await?)
+async fn say(carrier: Carrier, what: &str) -> Result<()> {
+    let mut stream = carrier.into_stream()?;
+    stream.write_all(what.as_bytes()).await?;
+    Ok(stream.shutdown().await?)
 }
 
-async fn hear(stream: StdStream) -> Result<String> {
+async fn hear(carrier: Carrier) -> Result<String> {
     let mut heard = String::new();
-    tokio::io::AsyncReadExt::read_to_string(&mut TcpStream::from_std(stream)?, &mut heard).await?;
+    carrier.into_stream()?.read_to_string(&mut heard).await?;
     Ok(heard)
 }

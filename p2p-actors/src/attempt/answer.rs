@@ -1,28 +1,35 @@
-//! The mirror side: one actor per peer that asked us to dial it.
+//! The mirror side: one actor per attempt of a peer that asked us to dial it, or to punch.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient,
     SpawnHandle, WrapFuture,
 };
 use p2p_core::peer::PeerAddr;
-use p2p_core::proof::{ProofError, Role, Stage};
+use p2p_core::proof::{Claim, ProofError, Role, Stage};
 use p2p_core::race::{
-    Act, Answer, Candidate, DIAL_DELAY, Event, Filter, Lane, LaneFailure, Motive, Way, candidates,
+    Act, Answer, Candidate, DIAL_DELAY, Event, Filter, Lane, LaneFailure, Motive, Path, Way, candidates,
 };
-use p2p_core::signal::{AttemptId, Signal};
+use p2p_core::signal::{AttemptId, Body, Signal};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{Span, debug, debug_span};
 
+use super::punch::{self, Punches, Punching};
 use super::{Proving, Stop, lane};
+use crate::carrier::CarrierStream;
 use crate::drive::{Driven, Drives, now, turn};
+use crate::purse::Sake;
 use crate::shared::{Draft, Shared};
 use crate::signal::{Router, SendSignal};
 use crate::winner::Winner;
 
-/// Dials somebody who asked for it.
+/// An actor with nothing left to do waits so long for another offer of its caller.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Dials somebody who asked for it, or punches with them.
 pub(crate) struct Answering {
     shared: Rc<Shared>,
     router: Addr<Router>,
@@ -31,7 +38,11 @@ pub(crate) struct Answering {
     attempt: AttemptId,
     channel: u32,
     began: Instant,
-    lanes: BTreeMap<Lane, (Candidate, SpawnHandle)>,
+    lanes: BTreeMap<Lane, SpawnHandle>,
+    sake: Sake,
+    /// A punch was offered.
+    is_punching: bool,
+    punching: Punching,
     ended: Ended,
     span: Span,
 }
@@ -58,22 +69,28 @@ impl Drop for Ended {
 }
 
 impl Answering {
-    /// Answers the `DialMe` in `signal`, which came over `channel`.
+    /// Answers the `DialMe` or the offer to punch in `signal`, which came over `channel`. `sake` says whether anything
+    /// speaks for its sender.
     pub(crate) fn new(
         shared: Rc<Shared>,
         router: Addr<Router>,
         owner: Recipient<AnsweringEnded>,
         signal: &Signal,
         channel: u32,
+        sake: Sake,
     ) -> Self {
         let caller = signal.sender.clone();
         let span = debug_span!("answer", attempt = %signal.attempt, caller = %caller.id().short());
-        let found = candidates(&shared.place.borrow(), &caller, &Filter::default(), Motive::TheirWish);
         let began = now();
+        let mut answer = Answer::new(began);
+        ask(&mut answer, &shared, signal, sake);
         Self {
+            punching: Punching::new(Rc::clone(&shared), sake),
+            sake,
+            is_punching: matches!(signal.body, Body::Punch(_)),
             shared,
             router,
-            driven: Driven::new(Answer::new(found, DIAL_DELAY, began)),
+            driven: Driven::new(answer),
             caller,
             attempt: signal.attempt,
             channel,
@@ -100,25 +117,15 @@ impl Answering {
             }
         };
         let work = ctx.spawn(proved.into_actor(self).map(move |proved, this, ctx| match proved {
-            Ok(proving) => this.kept(lane, candidate, proving, ctx),
+            Ok(proving) => this.kept(lane, proving, Way::Reverse, Some(candidate.path), ctx),
             Err(failure) => this.fail(lane, failure, ctx),
         }));
-        self.lanes.insert(lane, (candidate, work));
+        self.lanes.insert(lane, work);
     }
 
-    fn kept(&mut self, lane: Lane, candidate: Candidate, proving: Proving, ctx: &mut Context<Self>) {
-        let draft = Draft {
-            way: Way::Reverse,
-            path: Some(candidate.path),
-            peer: None,
-            began: self.began,
-            report: None,
-        };
-        let winner = proving
-            .proof
-            .into_session()
-            .and_then(|session| self.shared.winner(proving.stream, session, draft));
-        match winner {
+    fn kept(&mut self, lane: Lane, proving: Proving, way: Way, path: Option<Path>, ctx: &mut Context<Self>) {
+        let draft = Draft { way, path, began: self.began };
+        match self.shared.winner(proving, draft) {
             Some(winner) => {
                 self.ended.winner = Some(Box::new(winner));
                 self.driven.machine().handle_kept(lane, now());
@@ -155,7 +162,7 @@ impl Drives for Answering {
         match act {
             Act::Dial(lane, candidate) => self.dial(lane, candidate, ctx),
             Act::Drop(lane) => {
-                if let Some((_, work)) = self.lanes.remove(&lane) {
+                if let Some(work) = self.lanes.remove(&lane) {
                     ctx.cancel_future(work);
                 }
             }
@@ -166,13 +173,91 @@ impl Drives for Answering {
                 back_on: Some(self.channel),
                 done: None,
             }),
+            Act::Punch(pair, act) => punch::perform(self, pair, act, ctx),
             Act::Keep(lane) => debug!(parent: &self.span, %lane, "only a caller keeps"),
         }
     }
 
     fn on_event(&mut self, event: Event, ctx: &mut Context<Self>) {
         debug!(parent: &self.span, ?event, "over");
-        ctx.stop();
+        if event != Event::Lost || !self.is_punching {
+            return ctx.stop();
+        }
+        // The offers of one attempt come one after the other, and the next may be a better one.
+        ctx.run_later(LINGER, |this, ctx| {
+            if this.driven.machine().is_over() {
+                ctx.stop();
+            }
+        });
+    }
+}
+
+/// Takes up what `signal` asks for.
+fn ask(answer: &mut Answer, shared: &Shared, signal: &Signal, sake: Sake) {
+    match &signal.body {
+        Body::DialMe(_) => {
+            let place = shared.place.borrow();
+            let found = candidates(&place, &signal.sender, &Filter::default(), Motive::TheirWish);
+            answer.handle_dial_me(found, DIAL_DELAY, now());
+        }
+        _ => answer.handle_punch(&shared.punch_setup(sake), signal, now()),
+    }
+}
+
+impl Punches for Answering {
+    fn punching(&mut self) -> &mut Punching {
+        &mut self.punching
+    }
+
+    /// Whichever side's SYN came first, the caller speaks first.
+    fn on_punched(
+        &mut self,
+        lane: Lane,
+        stream: CarrierStream,
+        seat: Option<OwnedSemaphorePermit>,
+        ctx: &mut Context<Self>,
+    ) {
+        let path = self.driven.machine().candidate(lane).map(|candidate| candidate.path);
+        let wanted = Claim { peer: self.caller.id(), attempt: self.attempt, caller: false };
+        let (proof, plain) = (self.shared.proof_arrived(), self.shared.plain);
+        let proved = async move {
+            let mut proving = Proving::new(stream, proof);
+            let stage = proving.advance().await?;
+            match (stage, proving.proof.claim()) {
+                (Stage::Deciding, Some(claim)) if claim == wanted => proving.proof.welcome(plain, now())?,
+                _ => return Err(ProofError::Stranger),
+            }
+            match proving.advance().await? {
+                Stage::Kept => Ok((proving, seat)),
+                _ => Err(ProofError::OutOfTurn),
+            }
+        };
+        let work = ctx.spawn(proved.into_actor(self).map(move |proved, this, ctx| match proved {
+            Ok((proving, _seat)) => this.kept(lane, proving, Way::Punch, path, ctx),
+            Err(error) => this.fail(lane, error.into(), ctx),
+        }));
+        self.lanes.insert(lane, work);
+    }
+}
+
+/// The caller has more to say in this attempt.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Asked(pub(crate) Box<Signal>);
+
+impl Handler<Asked> for Answering {
+    type Result = ();
+
+    fn handle(&mut self, Asked(signal): Asked, ctx: &mut Context<Self>) {
+        if signal.sender.is_newer_than(&self.caller) {
+            self.caller = signal.sender.clone();
+        }
+        self.is_punching |= matches!(signal.body, Body::Punch(_));
+        if self.driven.machine().is_over() {
+            *self.driven.machine() = Answer::new(now());
+        }
+        ask(self.driven.machine(), &self.shared, &signal, self.sake);
+        turn(self, ctx);
     }
 }
 

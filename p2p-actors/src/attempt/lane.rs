@@ -7,13 +7,14 @@ use p2p_core::race::{Candidate, LaneFailure};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::carrier::CarrierStream;
 use crate::interface::bind;
 
 /// How long one dial may take. Linux would go on for over two minutes.
 const DIAL_WITHIN: Duration = Duration::from_secs(10);
 
 /// Dials one candidate.
-pub(crate) async fn dial(candidate: Candidate) -> Result<TcpStream, LaneFailure> {
+pub(crate) async fn dial(candidate: Candidate) -> Result<CarrierStream, LaneFailure> {
     let dialled = async {
         match candidate.from {
             Some(from) => bind::dial(from.0, candidate.target, None).await,
@@ -28,13 +29,13 @@ pub(crate) async fn dial(candidate: Candidate) -> Result<TcpStream, LaneFailure>
     // A socket that dials its own port from its own address connects to itself.
     match (stream.local_addr(), stream.peer_addr()) {
         (Ok(local), Ok(remote)) if local == remote => Err(LaneFailure::Refused),
-        (Ok(_), Ok(_)) => Ok(stream),
+        (Ok(_), Ok(_)) => Ok(CarrierStream::tcp(stream)),
         (Err(error), _) | (_, Err(error)) => Err(failure(&error)),
     }
 }
 
 /// Whose fault a failed dial is.
-fn failure(error: &Error) -> LaneFailure {
+pub(super) fn failure(error: &Error) -> LaneFailure {
     match error.kind() {
         ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => LaneFailure::Refused,
         ErrorKind::TimedOut => LaneFailure::TimedOut,

@@ -3,6 +3,7 @@
 mod answer;
 mod lane;
 mod prove;
+mod punch;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -16,15 +17,18 @@ use p2p_core::peer::{PeerAddr, PeerId};
 use p2p_core::proof::{ProofError, Role, Stage};
 use p2p_core::race::{Act, Candidate, Event, Lane, LaneFailure, Race, RaceConfig};
 use p2p_core::signal::{AttemptId, Body, Delivery, Reason, Signal};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{Span, debug, debug_span, info};
 
-pub(crate) use answer::{Answering, AnsweringEnded};
+pub(crate) use answer::{Answering, AnsweringEnded, Asked};
 pub(crate) use prove::Proving;
+use punch::{Punches, Punching};
 
+use crate::carrier::CarrierStream;
 use crate::config::ConnectOptions;
 use crate::drive::{Driven, Drives, now, turn};
 use crate::error::ConnectError;
+use crate::purse::Sake;
 use crate::shared::{Draft, Shared};
 use crate::signal::{Router, SendSignal};
 use crate::winner::Winner;
@@ -57,6 +61,7 @@ pub(crate) struct Attempt {
     plain: bool,
     began: Instant,
     lanes: BTreeMap<Lane, Work>,
+    punching: Punching,
     reply: Option<Reply>,
     winner: Option<(Lane, Box<Winner>)>,
     span: Span,
@@ -103,6 +108,7 @@ impl Attempt {
             plain,
             can_signal: !peer.brokers().is_empty(),
             listens,
+            punch: Some(shared.punch_setup(Sake::Ours)),
             head_start: options.head_start,
             dial_delay: options.dial_delay,
             within: options.within,
@@ -110,6 +116,7 @@ impl Attempt {
         let began = now();
         let driven = Driven::new(Race::new(config, began));
         Self {
+            punching: Punching::new(Rc::clone(&shared), Sake::Ours),
             shared,
             router,
             driven,
@@ -130,8 +137,7 @@ impl Attempt {
         let dialling = lane::dial(candidate).into_actor(self).map(move |dialled, this, ctx| match dialled {
             Ok(stream) => {
                 this.driven.machine().handle_connected(lane, now());
-                let proof = this.shared.proof_dialled(this.peer.id(), this.attempt, Role::Caller, this.plain);
-                this.prove(lane, Proving::new(stream, proof), ctx);
+                this.introduce(lane, stream, None, ctx);
             }
             Err(failure) => this.fail(lane, failure, ctx),
         });
@@ -139,9 +145,31 @@ impl Attempt {
         self.lanes.insert(lane, Work::Busy(work));
     }
 
-    /// Goes on with a proof until the peer is proven.
-    fn prove(&mut self, lane: Lane, mut proving: Proving, ctx: &mut Context<Self>) {
-        let proved = async move { (proving.advance().await, proving) };
+    /// Begins a proof on a connection on which we speak first.
+    fn introduce(
+        &mut self,
+        lane: Lane,
+        stream: CarrierStream,
+        seat: Option<OwnedSemaphorePermit>,
+        ctx: &mut Context<Self>,
+    ) {
+        let proof = self.shared.proof_dialled(self.peer.id(), self.attempt, Role::Caller, self.plain);
+        self.prove(lane, Proving::new(stream, proof), seat, ctx);
+    }
+
+    /// Goes on with a proof until the peer is proven, and then gives up the seat.
+    fn prove(
+        &mut self,
+        lane: Lane,
+        mut proving: Proving,
+        seat: Option<OwnedSemaphorePermit>,
+        ctx: &mut Context<Self>,
+    ) {
+        let proved = async move {
+            let stage = proving.advance().await;
+            drop(seat);
+            (stage, proving)
+        };
         let work = ctx.spawn(proved.into_actor(self).map(move |(stage, proving), this, ctx| match stage {
             Ok(Stage::Proven) => {
                 this.lanes.insert(lane, Work::Proven(Box::new(proving)));
@@ -173,12 +201,7 @@ impl Attempt {
 
     fn kept(&mut self, lane: Lane, proving: Proving, ctx: &mut Context<Self>) {
         let path = self.driven.machine().candidate(lane).map(|candidate| candidate.path);
-        let draft = Draft { way: lane.way(), path, peer: None, began: self.began, report: None };
-        let winner = proving
-            .proof
-            .into_session()
-            .and_then(|session| self.shared.winner(proving.stream, session, draft));
-        match winner {
+        match self.shared.winner(proving, Draft { way: lane.way(), path, began: self.began }) {
             Some(winner) => {
                 self.winner = Some((lane, Box::new(winner)));
                 self.driven.machine().handle_kept(lane, now());
@@ -253,6 +276,7 @@ impl Drives for Attempt {
             Act::Dial(lane, candidate) => self.dial(lane, candidate, ctx),
             Act::Drop(lane) => self.drop_lane(lane, ctx),
             Act::Keep(lane) => self.keep(lane, ctx),
+            Act::Punch(pair, act) => punch::perform(self, pair, act, ctx),
             Act::Signal(body) => {
                 let done = (body != Body::Bye).then(|| ctx.address().recipient());
                 let (to, attempt) = (self.peer.clone(), self.attempt);
@@ -283,6 +307,23 @@ impl Drives for Attempt {
     }
 }
 
+impl Punches for Attempt {
+    fn punching(&mut self) -> &mut Punching {
+        &mut self.punching
+    }
+
+    /// Whichever side's SYN came first, the caller speaks first.
+    fn on_punched(
+        &mut self,
+        lane: Lane,
+        stream: CarrierStream,
+        seat: Option<OwnedSemaphorePermit>,
+        ctx: &mut Context<Self>,
+    ) {
+        self.introduce(lane, stream, seat, ctx);
+    }
+}
+
 /// The peer dialled us, and says it is for this attempt.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -299,7 +340,7 @@ impl Handler<Arrived> for Attempt {
             None => proving.proof.refuse(Reason::Expired, now()),
         };
         match (lane, welcomed) {
-            (Some(lane), Ok(())) => self.prove(lane, proving, ctx),
+            (Some(lane), Ok(())) => self.prove(lane, proving, None, ctx),
             (Some(lane), Err(error)) => self.fail(lane, error.into(), ctx),
             // Nobody waits for the end of a refusal.
             (None, _) => drop(tokio::task::spawn_local(async move { proving.advance().await.is_ok() })),
@@ -354,7 +395,8 @@ impl Handler<Stop> for Attempt {
     fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
         self.driven.machine().close(now());
         turn(self, ctx);
-        self.tell(Err(ConnectError::Closed));
+        let report = self.driven.machine().report(now());
+        self.tell(Err(ConnectError::Cancelled(Box::new(report))));
     }
 }
 

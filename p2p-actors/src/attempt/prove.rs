@@ -1,31 +1,33 @@
-//! Runs a proof on a socket.
+//! Runs a proof on a connection.
 
+use std::future::poll_fn;
+use std::io::{ErrorKind, Result as IoResult};
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use p2p_core::proof::{Act, Event, MOST_FRAME, Proof, ProofError, Stage};
 use p2p_core::{Machine, Output};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::unconstrained;
 use tokio::time::timeout_at;
 use tracing::trace;
 
+use crate::carrier::CarrierStream;
 use crate::drive::now;
 
-/// How long the last frame of a proof may wait for room in a socket that nothing else was written to.
+/// How long the last frame of a proof may wait for room in a connection that nothing else was written to.
 const SAY_WITHIN: Duration = Duration::from_secs(3);
 
 /// A connection and the proof that runs on it.
-pub(crate) struct Proving {
-    pub(crate) stream: TcpStream,
+pub(crate) struct Proving<S = CarrierStream> {
+    pub(crate) stream: S,
     pub(crate) proof: Proof,
 }
 
-impl Proving {
-    /// A proof on a fresh connection. Small frames must not wait for each other.
-    pub(crate) fn new(stream: TcpStream, proof: Proof) -> Self {
-        if let Err(error) = stream.set_nodelay(true) {
-            trace!(%error, "TCP_NODELAY");
-        }
+impl<S: AsyncRead + AsyncWrite + Unpin> Proving<S> {
+    /// A proof on a fresh connection.
+    pub(crate) fn new(stream: S, proof: Proof) -> Self {
         Self { stream, proof }
     }
 
@@ -61,13 +63,30 @@ impl Proving {
         }
     }
 
-    /// Sends a frame. A last word is sent if the socket takes it, and not waited for.
-    async fn say(&mut self, frame: &[u8], last: bool, deadline: Option<Instant>) -> std::io::Result<()> {
+    /// Sends a frame. A last word is sent if the connection takes it, and not waited for.
+    async fn say(&mut self, frame: &[u8], last: bool, deadline: Option<Instant>) -> IoResult<()> {
         if last {
-            return self.stream.try_write(frame).map(|_| ());
+            return self.say_at_once(frame).await;
         }
+        let said = async {
+            self.stream.write_all(frame).await?;
+            self.stream.flush().await
+        };
         let deadline = deadline.unwrap_or_else(|| now() + SAY_WITHIN);
-        timeout_at(deadline.into(), self.stream.write_all(frame)).await?
+        timeout_at(deadline.into(), said).await?
+    }
+
+    /// Sends what the connection takes without waiting: asks it once, whatever this task's budget for IO is.
+    async fn say_at_once(&mut self, frame: &[u8]) -> IoResult<()> {
+        let once = poll_fn(|cx| {
+            let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, frame) else {
+                return Poll::Ready(Err(ErrorKind::WouldBlock.into()));
+            };
+            // What a connection gathers is sent now or by itself; nobody stays to wait for it.
+            let _ = Pin::new(&mut self.stream).poll_flush(cx);
+            Poll::Ready(written.map(drop))
+        });
+        unconstrained(once).await
     }
 
     async fn hear(&mut self, deadline: Option<Instant>) {
@@ -88,6 +107,84 @@ impl Proving {
                 self.proof.handle_lost(now());
             }
             Err(_) => self.proof.handle_timeout(now()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use p2p_core::Seed;
+    use p2p_core::peer::Identity;
+    use p2p_core::proof::{Cipher, Counterpart, ProofConfig, Role};
+    use p2p_core::signal::{AttemptId, Reason};
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    fn proving(number: u64, stream: DuplexStream, counterpart: Counterpart) -> Proving<DuplexStream> {
+        let config = ProofConfig {
+            identity: identity(number),
+            counterpart,
+            cipher: Cipher::ChaCha20Poly1305,
+            within: Duration::from_secs(3),
+        };
+        Proving::new(stream, Proof::new(config, Seed::from_u64(number), now()))
+    }
+
+    fn identity(number: u64) -> Identity {
+        Identity::generate(&mut Seed::from_u64(number))
+    }
+
+    fn pair(room: usize) -> (Proving<DuplexStream>, Proving<DuplexStream>) {
+        let (a, b) = duplex(room);
+        let (peer, attempt) = (identity(2).id(), AttemptId([7; 16]));
+        let dialled = Counterpart::Dialled { peer, attempt, role: Role::Caller, plain: false };
+        (proving(1, a, dialled), proving(2, b, Counterpart::Unknown))
+    }
+
+    #[tokio::test]
+    async fn a_proof_runs_on_any_stream_and_leaves_the_users_bytes_alone() {
+        let (mut caller, mut called) = pair(16);
+        let call = async {
+            assert_eq!(caller.advance().await, Ok(Stage::Proven));
+            caller.proof.go(now()).unwrap();
+            assert_eq!(caller.advance().await, Ok(Stage::Kept));
+            caller.stream.write_all(b"first").await.unwrap();
+        };
+        let answer = async {
+            assert_eq!(called.advance().await, Ok(Stage::Deciding));
+            called.proof.welcome(false, now()).unwrap();
+            assert_eq!(called.advance().await, Ok(Stage::Kept));
+            let mut first = [0; 5];
+            called.stream.read_exact(&mut first).await.unwrap();
+            assert_eq!(&first, b"first");
+        };
+        tokio::join!(call, answer);
+        let (ours, theirs) = (caller.proof.into_session().unwrap(), called.proof.into_session().unwrap());
+        assert_eq!(ours.binding, theirs.binding);
+    }
+
+    #[tokio::test]
+    async fn a_last_word_goes_out_if_there_is_room_and_is_never_waited_for() {
+        for room in [true, false] {
+            let (mut caller, mut called) = pair(1_000);
+            let introduced = async {
+                tokio::select! {
+                    biased;
+                    stage = called.advance() => stage,
+                    _ = caller.advance() => unreachable!("nothing was answered"),
+                }
+            };
+            assert_eq!(introduced.await, Ok(Stage::Deciding));
+            if !room {
+                called.stream.write_all(&[0; 1_000]).await.unwrap();
+            }
+            called.proof.refuse(Reason::Busy, now()).unwrap();
+            assert_eq!(called.advance().now_or_never(), Some(Err(ProofError::Declined(Reason::Busy))));
+            if room {
+                assert_eq!(caller.advance().await, Err(ProofError::Refused(Reason::Busy)));
+            }
         }
     }
 }

@@ -6,21 +6,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient,
-    SpawnHandle, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle,
+    WeakRecipient, WrapFuture,
 };
-use p2p_core::stun::query::Event;
-use p2p_core::stun::{Server, Transport};
-use p2p_core::{Family, Reach};
+use p2p_core::stun::{QueryConfig, Transport};
+use p2p_core::{Family, Mapped, Reach};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
-use super::external::{Again, Anew, Ask, External, FromExternal, Stop};
-use super::facts::{Evidence, InterfaceFacts, Outcome, StunServer, agreed};
+use super::facts::{Evidence, InterfaceFacts, Outcome, Probed, StunServer, agreed};
 use super::listen::{Accepted, accept};
+use super::observe::{Heard, Observer};
+use super::probe::{Learned, LookedUp, Prober};
 use super::resolve::resolve;
 use super::{FromInterface, InterfaceConfig, Nic, NicAddress, bind};
+use crate::drive::now;
 
 /// How often to look for a port that is free on every address.
 const TRIES: usize = 16;
@@ -29,20 +30,43 @@ const TRIES: usize = 16;
 struct Place {
     local: SocketAddr,
     accepting: SpawnHandle,
-    external: Addr<External>,
+    observer: Observer,
     /// Who said what last, in the order they first spoke: the first word counts.
-    heard: Vec<(SocketAddr, Transport, Outcome)>,
+    heard: Vec<(SocketAddr, Outcome)>,
 }
 
 impl Place {
-    fn hear(&mut self, server: Server, outcome: Outcome) {
-        let Server { address, transport } = server;
-        let known =
-            |heard: &&mut (SocketAddr, Transport, Outcome)| (heard.0, heard.1) == (address, transport);
-        match self.heard.iter_mut().find(known) {
-            Some(heard) => heard.2 = outcome,
-            None => self.heard.push((address, transport, outcome)),
+    fn hear(&mut self, server: SocketAddr, outcome: Outcome) {
+        match self.heard.iter_mut().find(|heard| heard.0 == server) {
+            Some(heard) => heard.1 = outcome,
+            None => self.heard.push((server, outcome)),
         }
+    }
+}
+
+/// What is known of the network of one family, or will be.
+struct Survey {
+    /// The address it is probed from.
+    address: NicAddress,
+    /// The round of asking it was begun for.
+    round: u64,
+    /// The probe under way.
+    prober: Option<Prober>,
+    /// What a UDP port was seen as.
+    external_udp: Option<Mapped>,
+    /// The last one that ended.
+    probed: Option<Probed>,
+}
+
+impl Survey {
+    /// Whether what it says goes for another address of the interface, too.
+    fn is_of(&self, address: NicAddress) -> bool {
+        self.address.family() == address.family() && Reach::of(self.address.ip) == Reach::of(address.ip)
+    }
+
+    fn is_liar(&self, server: SocketAddr) -> bool {
+        let servers = self.probed.iter().flat_map(|probed| &probed.report.servers);
+        servers.filter(|report| report.is_liar).any(|report| report.server.ip() == server.ip())
     }
 }
 
@@ -53,6 +77,7 @@ pub struct Interface {
     /// The port all addresses listen on if they can; 0 before the first does.
     port: u16,
     places: BTreeMap<NicAddress, Place>,
+    surveys: BTreeMap<Family, Survey>,
     /// What the servers' names resolved to last.
     resolved: BTreeMap<StunServer, Vec<SocketAddr>>,
     /// Names that never resolved.
@@ -60,7 +85,7 @@ pub struct Interface {
     /// How often the servers were asked.
     round: u64,
     /// Names still being resolved in this round.
-    resolving: usize,
+    resolving: BTreeSet<StunServer>,
     refresh: Option<SpawnHandle>,
     is_ready: bool,
     told: Option<Vec<InterfaceFacts>>,
@@ -73,10 +98,11 @@ impl Interface {
             config,
             owner,
             places: BTreeMap::new(),
+            surveys: BTreeMap::new(),
             resolved: BTreeMap::new(),
             unresolved: BTreeMap::new(),
             round: 0,
-            resolving: 0,
+            resolving: BTreeSet::new(),
             refresh: None,
             is_ready: false,
             told: None,
@@ -92,7 +118,6 @@ impl Interface {
             if let Some(place) = self.places.remove(&address) {
                 info!(local = %place.local, "no longer listening");
                 ctx.cancel_future(place.accepting);
-                place.external.do_send(Stop);
             }
         }
         let missing: Vec<NicAddress> =
@@ -122,12 +147,12 @@ impl Interface {
         info!(%local, nic = self.config.nic.name, "listening");
         let accepting =
             accept_all(listener, Arc::clone(&self.config.seats), self.owner.clone(), self.config.nic_number);
-        let owner = ctx.address().downgrade().recipient();
-        let seed = self.config.seed.fork("external");
+        let told = ctx.address().downgrade().recipient();
+        let tell = Box::new(move |heard| tell(&told, FromObserver { local, heard }));
         let place = Place {
             local,
             accepting: ctx.spawn(accepting.into_actor(self)),
-            external: External::new(local, seed, owner).start(),
+            observer: Observer::start(local, QueryConfig::default(), self.config.seed.fork("observer"), tell),
             heard: Vec::new(),
         };
         self.places.insert(address, place);
@@ -137,7 +162,7 @@ impl Interface {
     fn ask(&mut self, ctx: &mut Context<Self>) {
         self.round += 1;
         let servers: BTreeSet<StunServer> = self.config.stun.iter().cloned().collect();
-        self.resolving = servers.len();
+        self.resolving.clone_from(&servers);
         let round = self.round;
         for server in servers {
             let resolving = async move {
@@ -151,17 +176,57 @@ impl Interface {
             });
             ctx.spawn(resolving);
         }
-        let later = ctx.run_later(self.config.refresh, Self::ask_again);
+        let later = ctx.run_later(self.config.refresh, |actor, ctx| {
+            if actor.is_elsewhere() {
+                actor.probe(ctx);
+            }
+            actor.ask_again(ctx);
+        });
         if let Some(earlier) = self.refresh.replace(later) {
             ctx.cancel_future(earlier);
         }
     }
 
     fn ask_again(&mut self, ctx: &mut Context<Self>) {
-        for place in self.places.values() {
-            place.external.do_send(Again);
-        }
+        self.places.values().for_each(|place| place.observer.again());
         self.ask(ctx);
+    }
+
+    /// Probes the network of each family anew, from the address that reaches furthest. Servers come with the next
+    /// [`ask`](Self::ask).
+    fn probe(&mut self, ctx: &mut Context<Self>) {
+        let names = self.config.stun.iter().collect::<BTreeSet<_>>().len();
+        let mut before = std::mem::take(&mut self.surveys);
+        if names == 0 {
+            return;
+        }
+        for family in [Family::V4, Family::V6] {
+            let of_family = self.places.keys().filter(|address| address.family() == family);
+            // `max_by_key` takes the last of equals.
+            let best = of_family.rev().max_by_key(|address| Reach::of(address.ip)).copied();
+            let Some(address) = best.filter(|address| Reach::of(address.ip) != Reach::Link) else { continue };
+            let told = ctx.address().downgrade().recipient();
+            let round = self.round + 1;
+            let tell = Box::new(move |learned| tell(&told, FromProber { family, round, learned }));
+            let seed = self.config.seed.fork("probe");
+            let prober = Some(Prober::start(address, self.port, names, seed, tell));
+            let before = before.remove(&family).filter(|before| before.address == address);
+            let (external_udp, probed) =
+                before.map_or((None, None), |before| (before.external_udp, before.probed));
+            self.surveys.insert(family, Survey { address, round, prober, external_udp, probed });
+        }
+    }
+
+    /// Whether the last probes say something else than the servers do now, or nothing.
+    fn is_elsewhere(&self) -> bool {
+        self.surveys.values().any(|survey| {
+            let known = survey.probed.as_ref().and_then(|probed| probed.report.external);
+            let now = self.places.get(&survey.address).and_then(|place| {
+                let evidence: Vec<Evidence> = self.evidence(place).collect();
+                agreed(&evidence, |server| survey.is_liar(server))
+            });
+            known.is_none() || now.is_some_and(|now| Some(now.0.ip()) != known.map(|known| known.value))
+        })
     }
 
     fn on_resolved(&mut self, server: StunServer, found: Result<Vec<SocketAddr>, String>) {
@@ -178,15 +243,23 @@ impl Interface {
                 }
             }
         }
-        for address in self.resolved.get(&server).into_iter().flatten() {
-            for (own, place) in &self.places {
-                if is_askable(*own, *address) {
-                    place.external.do_send(Ask(*address));
-                }
-            }
+        let found: Vec<SocketAddr> = self.resolved.get(&server).into_iter().flatten().copied().collect();
+        for (own, place) in &self.places {
+            let askable = found.iter().filter(|address| is_askable(*own, **address));
+            askable.for_each(|address| place.observer.ask(*address));
         }
-        self.resolving -= 1;
-        if self.resolving == 0 {
+        for survey in self.surveys.values() {
+            let Some(prober) = &survey.prober else { continue };
+            prober.looked_up(match self.unresolved.get(&server) {
+                Some(why) => LookedUp::Unknown { name: server.to_string(), why: why.clone() },
+                None => {
+                    let askable = found.iter().filter(|address| is_askable(survey.address, **address));
+                    LookedUp::Found(askable.copied().collect())
+                }
+            });
+        }
+        self.resolving.remove(&server);
+        if self.resolving.is_empty() {
             // Servers that moved away have no say any more.
             let known: BTreeSet<SocketAddr> = self.resolved.values().flatten().copied().collect();
             for place in self.places.values_mut() {
@@ -196,32 +269,45 @@ impl Interface {
         self.tell();
     }
 
+    /// Who said what of the port listened on.
+    fn evidence(&self, place: &Place) -> impl Iterator<Item = Evidence> {
+        let heard = place.heard.iter().map(|(server, outcome)| Evidence {
+            server: self.name(*server),
+            asked: Some(*server),
+            outcome: outcome.clone(),
+        });
+        let unresolved = self.unresolved.iter().map(|(server, why)| Evidence {
+            server: server.clone(),
+            asked: None,
+            outcome: Outcome::Unresolved(why.clone()),
+        });
+        heard.chain(unresolved)
+    }
+
     fn facts(&self) -> Vec<InterfaceFacts> {
-        self.places
-            .iter()
-            .map(|(address, place)| {
-                let heard = place.heard.iter().map(|(server, transport, outcome)| Evidence {
-                    server: self.name(*server),
-                    asked: Some((*server, *transport)),
-                    outcome: outcome.clone(),
-                });
-                let unresolved = self.unresolved.iter().map(|(server, why)| Evidence {
-                    server: server.clone(),
-                    asked: None,
-                    outcome: Outcome::Unresolved(why.clone()),
-                });
-                let evidence: Vec<Evidence> = heard.chain(unresolved).collect();
-                InterfaceFacts {
-                    local: address.ip,
-                    prefix: address.prefix,
-                    scope: address.scope,
-                    listen: place.local.port(),
-                    external: agreed(&evidence, Transport::Tcp),
-                    external_udp: agreed(&evidence, Transport::Udp),
-                    evidence,
-                }
-            })
-            .collect()
+        self.places.iter().map(|(address, place)| self.facts_of(*address, place)).collect()
+    }
+
+    fn facts_of(&self, address: NicAddress, place: &Place) -> InterfaceFacts {
+        let survey = self.surveys.get(&address.family()).filter(|survey| survey.is_of(address));
+        let evidence: Vec<Evidence> = self.evidence(place).collect();
+        let is_liar = |server| survey.is_some_and(|survey| survey.is_liar(server));
+        let servers = self.resolved.values().flatten().filter(|server| is_askable(address, **server));
+        InterfaceFacts {
+            local: address.ip,
+            prefix: address.prefix,
+            scope: address.scope,
+            listen: place.local.port(),
+            external: agreed(&evidence, is_liar),
+            external_udp: survey
+                .filter(|survey| survey.address == address)
+                .and_then(|survey| survey.external_udp),
+            evidence,
+            servers: servers.copied().collect(),
+            pending: self.resolving.iter().cloned().collect(),
+            probed: survey.and_then(|survey| survey.probed.clone()),
+            is_surveyed: survey.is_none_or(|survey| survey.prober.is_none()),
+        }
     }
 
     /// The name a server was configured with; its address once the name stands for another.
@@ -309,22 +395,75 @@ impl Actor for Interface {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.settle(ctx);
+        self.probe(ctx);
         self.tell();
         self.ask(ctx);
     }
 }
 
-impl Handler<FromExternal> for Interface {
+/// Tells an interface, if there still is one.
+fn tell<M: Message<Result = ()> + Send + 'static>(to: &WeakRecipient<M>, what: M) {
+    if let Some(to) = to.upgrade() {
+        to.do_send(what);
+    }
+}
+
+/// What servers say of one port listened on.
+struct FromObserver {
+    /// Which, as it was given to the observer.
+    local: SocketAddr,
+    heard: Heard,
+}
+
+impl Message for FromObserver {
+    type Result = ();
+}
+
+impl Handler<FromObserver> for Interface {
     type Result = ();
 
-    fn handle(&mut self, FromExternal { local, event }: FromExternal, _: &mut Context<Self>) {
+    fn handle(&mut self, FromObserver { local, heard }: FromObserver, _: &mut Context<Self>) {
         let Some(place) = self.places.values_mut().find(|place| place.local == local) else {
             return;
         };
-        match event {
-            Event::Answer(answer) => place.hear(answer.server, Outcome::Mapped(answer.mapped)),
-            Event::Failure(server, failure) => place.hear(server, Outcome::Failed(failure)),
-            Event::Done(report) => debug!(%local, counters = ?report.counters, "all STUN servers were heard"),
+        match heard {
+            Heard::Answer(seen) => place.hear(seen.server, Outcome::Mapped(seen)),
+            Heard::Failure { server, failure } => place.hear(server, Outcome::Failed(failure)),
+            Heard::Done => {}
+        }
+        self.tell();
+    }
+}
+
+/// What the probe of a family learned.
+struct FromProber {
+    family: Family,
+    /// The round of asking it was begun for: an earlier one has no say any more.
+    round: u64,
+    learned: Learned,
+}
+
+impl Message for FromProber {
+    type Result = ();
+}
+
+impl Handler<FromProber> for Interface {
+    type Result = ();
+
+    fn handle(&mut self, told: FromProber, _: &mut Context<Self>) {
+        let Some(survey) = self.surveys.get_mut(&told.family).filter(|survey| survey.round == told.round)
+        else {
+            return;
+        };
+        match told.learned {
+            Learned::External { transport: Transport::Udp, mapped } => survey.external_udp = Some(mapped),
+            // Over TCP the port listened on is asked about at the same time, and that is the better answer.
+            Learned::External { .. } => {}
+            Learned::Done(report) => {
+                info!(nic = self.config.nic.name, %report, "network");
+                survey.probed = Some(Probed { at: now(), report });
+                survey.prober = None;
+            }
         }
         self.tell();
     }
@@ -342,10 +481,9 @@ impl Handler<Update> for Interface {
 
     fn handle(&mut self, Update(nic): Update, ctx: &mut Context<Self>) {
         self.config.nic = nic;
-        for place in self.places.values() {
-            place.external.do_send(Anew);
-        }
+        self.places.values().for_each(|place| place.observer.anew());
         self.settle(ctx);
+        self.probe(ctx);
         self.tell();
         self.ask(ctx);
     }
@@ -362,6 +500,8 @@ impl Handler<Refresh> for Interface {
     type Result = ();
 
     fn handle(&mut self, _: Refresh, ctx: &mut Context<Self>) {
+        self.probe(ctx);
+        self.tell();
         self.ask_again(ctx);
     }
 }
@@ -377,9 +517,8 @@ impl Handler<Close> for Interface {
     type Result = ();
 
     fn handle(&mut self, _: Close, ctx: &mut Context<Self>) {
-        for place in self.places.values() {
-            place.external.do_send(Stop);
-        }
+        self.places.clear();
+        self.surveys.clear();
         ctx.stop();
     }
 }

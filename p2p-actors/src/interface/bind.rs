@@ -4,7 +4,8 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
 use std::num::NonZeroU32;
 
-use socket2::SockRef;
+use futures_util::FutureExt;
+use socket2::{SockRef, Socket};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 /// Connections the system may keep for us before we take them.
@@ -47,6 +48,19 @@ pub(crate) async fn dial(
     remote: SocketAddr,
     device: Option<NonZeroU32>,
 ) -> io::Result<TcpStream> {
+    dial_unheard(local, remote, device, None).await
+}
+
+/// As [`dial`]. With `ttl`, the first SYN dies after so many hops, and those that the system repeats do not.
+///
+/// # Errors
+/// As [`dial`].
+pub(crate) async fn dial_unheard(
+    local: SocketAddr,
+    remote: SocketAddr,
+    device: Option<NonZeroU32>,
+    ttl: Option<u8>,
+) -> io::Result<TcpStream> {
     let to_self = || io::Error::new(io::ErrorKind::InvalidInput, "a socket cannot dial itself");
     if local == remote {
         return Err(to_self());
@@ -59,26 +73,54 @@ pub(crate) async fn dial(
     }
     socket.bind(local)?;
     socket.set_nodelay(true)?;
-    let stream = socket.connect(with_scope(remote, local)).await?;
+    let unheard = ttl.map(|ttl| Unheard::new(&socket, local, ttl)).transpose()?;
+    let mut connecting = Box::pin(socket.connect(with_scope(remote, local)));
+    // The first step of it sends the SYN.
+    let first = (&mut connecting).now_or_never();
+    if let Some(unheard) = unheard {
+        unheard.end()?;
+    }
+    let stream = match first {
+        Some(connected) => connected,
+        None => connecting.await,
+    }?;
     if stream.local_addr()? == stream.peer_addr()? {
         return Err(to_self());
     }
     Ok(stream)
 }
 
-/// A socket for datagrams at `local`; with any port when that one is taken.
+/// A second handle to a socket whose packets die on the way, until the end of this.
+struct Unheard {
+    socket: Socket,
+    is_v4: bool,
+    usual: u32,
+}
+
+impl Unheard {
+    fn new(socket: &TcpSocket, local: SocketAddr, ttl: u8) -> io::Result<Self> {
+        let (socket, is_v4) = (SockRef::from(socket).try_clone()?, local.is_ipv4());
+        let usual = if is_v4 { socket.ttl_v4()? } else { socket.unicast_hops_v6()? };
+        let unheard = Self { socket, is_v4, usual };
+        unheard.set(u32::from(ttl))?;
+        Ok(unheard)
+    }
+
+    fn set(&self, hops: u32) -> io::Result<()> {
+        if self.is_v4 { self.socket.set_ttl_v4(hops) } else { self.socket.set_unicast_hops_v6(hops) }
+    }
+
+    fn end(self) -> io::Result<()> {
+        self.set(self.usual)
+    }
+}
+
+/// A socket for datagrams at `local`.
 ///
 /// # Errors
-/// When the system refuses the address.
+/// When the system refuses: the port is in use, or the address is not ours.
 pub(crate) fn datagrams(local: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = match StdUdpSocket::bind(local) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            let mut any = local;
-            any.set_port(0);
-            StdUdpSocket::bind(any)
-        }
-        bound => bound,
-    }?;
+    let socket = StdUdpSocket::bind(local)?;
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket)
 }
@@ -137,6 +179,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_unheard_dial_is_heard_in_the_end() {
+        for ip in ["127.0.0.1:0", "[::1]:0"] {
+            let server = listen(any(ip)).unwrap();
+            let there = server.local_addr().unwrap();
+            let usual = dial(any(ip), there, None).await.unwrap();
+            let stream = dial_unheard(any(ip), there, None, Some(1)).await.unwrap();
+            let hops = |stream: &TcpStream| {
+                let socket = SockRef::from(stream);
+                if there.is_ipv4() { socket.ttl_v4() } else { socket.unicast_hops_v6() }.unwrap()
+            };
+            assert_eq!(hops(&stream), hops(&usual));
+        }
+    }
+
+    #[tokio::test]
     async fn nobody_dials_himself() {
         let closed = {
             let gone = listen(any("127.0.0.1:0")).unwrap();
@@ -160,10 +217,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_taken_datagram_port_is_replaced() {
+    async fn a_taken_datagram_port_is_refused() {
         let first = datagrams(any("127.0.0.1:0")).unwrap();
-        let second = datagrams(first.local_addr().unwrap()).unwrap();
-        assert_ne!(first.local_addr().unwrap(), second.local_addr().unwrap());
+        let error = datagrams(first.local_addr().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

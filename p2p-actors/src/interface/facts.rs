@@ -2,9 +2,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
 
 use p2p_core::Mapped;
-use p2p_core::stun::{Failure, Transport};
+use p2p_core::nat::report::NatReport;
+use p2p_core::stun::Failure;
+
+use super::observe::Observation;
 
 /// A STUN server by its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,13 +30,13 @@ impl fmt::Display for StunServer {
     }
 }
 
-/// One server's word on one address of ours.
+/// One server's word on the TCP port listened on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// The server as it was configured.
     pub server: StunServer,
-    /// Where it was asked, and how; `None` when its name did not resolve.
-    pub asked: Option<(SocketAddr, Transport)>,
+    /// Where it was asked; `None` when its name did not resolve.
+    pub asked: Option<SocketAddr>,
     /// What it said.
     pub outcome: Outcome,
 }
@@ -40,15 +45,25 @@ pub struct Evidence {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It sees us as this.
-    Mapped(Mapped),
+    Mapped(Observation),
     /// It said nothing of use.
     Failed(Failure),
     /// Its name has no address, says the resolver.
     Unresolved(String),
 }
 
+/// What a probe of the network found out, and when.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probed {
+    /// When it ended.
+    pub at: Instant,
+    /// All of it: verdicts with their confidence, servers, and every mapping seen with its times
+    /// ([`NatReport::newest`]).
+    pub report: Arc<NatReport>,
+}
+
 /// One address of an interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct InterfaceFacts {
     /// The address.
     pub local: IpAddr,
@@ -60,18 +75,27 @@ pub struct InterfaceFacts {
     pub listen: u16,
     /// What that port is seen as from outside, over TCP.
     pub external: Option<Mapped>,
-    /// What our UDP port, the same number if it was free, is seen as.
+    /// What one UDP port of this address was seen as.
     pub external_udp: Option<Mapped>,
-    /// Who said what.
+    /// Who said what of the port listened on.
     pub evidence: Vec<Evidence>,
+    /// The STUN servers that can be asked from here, as far as their names are resolved.
+    pub servers: Vec<SocketAddr>,
+    /// Those whose names are being resolved.
+    pub pending: Vec<StunServer>,
+    /// The network in front of this address: probed from here, or from an address of the same interface, family
+    /// and reach. The report names the address.
+    pub probed: Option<Probed>,
+    /// Whether the last probe has ended, or there is nobody to ask.
+    pub is_surveyed: bool,
 }
 
-/// What most servers say over `transport`; of claims with equal votes the one that stands first.
-pub(super) fn agreed(evidence: &[Evidence], transport: Transport) -> Option<Mapped> {
+/// What most servers say, those left out that are `liars`; of claims with equal votes the one that stands first.
+pub(super) fn agreed(evidence: &[Evidence], is_liar: impl Fn(SocketAddr) -> bool) -> Option<Mapped> {
     let claims: Vec<Mapped> = evidence
         .iter()
         .filter_map(|evidence| match (evidence.asked, &evidence.outcome) {
-            (Some((_, over)), Outcome::Mapped(mapped)) if over == transport => Some(*mapped),
+            (Some(server), Outcome::Mapped(seen)) if !is_liar(server) => Some(seen.mapped),
             _ => None,
         })
         .collect();
@@ -82,34 +106,34 @@ pub(super) fn agreed(evidence: &[Evidence], transport: Transport) -> Option<Mapp
 
 #[cfg(test)]
 mod tests {
+    use p2p_core::Local;
+
     use super::*;
 
-    fn claim(last: u8, transport: Transport, mapped: Option<&str>) -> Evidence {
-        let address = SocketAddr::from(([192, 0, 2, last], 3478));
+    fn claim(last: u8, mapped: Option<&str>) -> Evidence {
+        let server = SocketAddr::from(([192, 0, 2, last], 3478));
+        let local = Local(SocketAddr::from(([192, 168, 1, 2], 5)));
+        let (sent, at) = (p2p_core::sim::epoch(), p2p_core::sim::epoch());
+        let seen =
+            |mapped: &str| Observation { server, local, mapped: Mapped(mapped.parse().unwrap()), sent, at };
         Evidence {
-            server: StunServer { host: address.ip().to_string(), port: 3478 },
-            asked: Some((address, transport)),
-            outcome: mapped.map_or(Outcome::Failed(Failure::Closed), |mapped| {
-                Outcome::Mapped(Mapped(mapped.parse().unwrap()))
-            }),
+            server: StunServer { host: server.ip().to_string(), port: 3478 },
+            asked: Some(server),
+            outcome: mapped.map_or(Outcome::Failed(Failure::Closed), |mapped| Outcome::Mapped(seen(mapped))),
         }
     }
 
     #[test]
-    fn a_liar_is_outvoted_and_transports_are_apart() {
+    fn a_liar_is_outvoted_or_left_out() {
         let (truth, lie) = (Some("198.51.100.1:5"), Some("203.0.113.66:6"));
-        let evidence = [
-            claim(1, Transport::Tcp, lie),
-            claim(2, Transport::Tcp, truth),
-            claim(3, Transport::Tcp, None),
-            claim(4, Transport::Tcp, truth),
-            claim(1, Transport::Udp, lie),
-        ];
+        let evidence = [claim(1, lie), claim(2, truth), claim(3, None), claim(4, truth)];
         let mapped = |text: Option<&str>| text.map(|text| Mapped(text.parse().unwrap()));
-        assert_eq!(agreed(&evidence, Transport::Tcp), mapped(truth));
-        assert_eq!(agreed(&evidence, Transport::Udp), mapped(lie), "nobody contradicts");
-        assert_eq!(agreed(&evidence[..2], Transport::Tcp), mapped(lie), "the first of equals");
-        assert_eq!(agreed(&evidence[2..3], Transport::Tcp), None);
+        let nobody = |_| false;
+        assert_eq!(agreed(&evidence, nobody), mapped(truth));
+        assert_eq!(agreed(&evidence[..2], nobody), mapped(lie), "the first of equals");
+        let first = |server| Some(server) == evidence[0].asked;
+        assert_eq!(agreed(&evidence[..2], first), mapped(truth), "others have shown that it lies");
+        assert_eq!(agreed(&evidence[2..3], nobody), None);
     }
 
     #[test]

@@ -14,16 +14,16 @@ use tracing::{debug, warn};
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection that came in, with its seat.
-pub(super) struct Accepted {
-    pub(super) stream: TcpStream,
-    pub(super) local: SocketAddr,
-    pub(super) remote: SocketAddr,
-    pub(super) seat: OwnedSemaphorePermit,
+pub(crate) struct Accepted {
+    pub(crate) stream: TcpStream,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) seat: OwnedSemaphorePermit,
 }
 
 /// The next connection. With no seat free it waits with one connection in hand; the others queue in the kernel,
 /// which is the one place where a flood costs us nothing. `None` when the seats are closed.
-pub(super) async fn accept(listener: &TcpListener, seats: &Arc<Semaphore>) -> Option<Accepted> {
+pub(crate) async fn accept(listener: &TcpListener, seats: &Arc<Semaphore>) -> Option<Accepted> {
     loop {
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,

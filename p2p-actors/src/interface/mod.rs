@@ -1,18 +1,22 @@
 //! One actor per network interface: it listens on every address of it, and learns from STUN servers what those
-//! addresses are seen as from outside.
+//! addresses are seen as from outside and what the network in front of them is.
 //!
 //! [`watch()`] tells which interfaces there are; [`start`] makes an actor of one of them; what it learns comes to the
 //! owner as [`FromInterface`]. First the listeners stand, then servers are asked: a dead server or resolver delays
-//! nothing.
+//! nothing. Two things are asked at once, for each address family: what the port listened on looks like, over
+//! connections that are held so that the mapping lasts; and, from other ports, what kind of network this is
+//! ([`p2p_core::nat::probe`]), when the interface starts, when it changes and when it is told to.
 
 mod actor;
 pub(crate) mod bind;
 mod enumerate;
-mod external;
 mod facts;
-mod listen;
+mod links;
+pub(crate) mod listen;
 #[cfg(target_os = "linux")]
 mod netlink;
+mod observe;
+mod probe;
 mod resolve;
 pub mod watch;
 
@@ -31,7 +35,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use actor::Interface;
 pub use enumerate::{Nic, NicAddress, nics};
-pub use facts::{Evidence, InterfaceFacts, Outcome, StunServer};
+pub use facts::{Evidence, InterfaceFacts, Outcome, Probed, StunServer};
+pub use observe::{Observation, Observed, Unobserved, observe};
+pub use probe::MOST_PACKETS;
+pub(crate) use resolve::resolve;
 pub use watch::{NicChange, Watch, watch};
 
 /// How often servers are asked again: well within the 4 min after which a NAT may forget a closed TCP mapping, and
@@ -54,7 +61,7 @@ pub struct InterfaceConfig {
     /// Seats for connections that came in, shared by all interfaces of a node. One is taken by each
     /// [`FromInterface::Inbound`] and given back when its `seat` is dropped.
     pub seats: Arc<Semaphore>,
-    /// How often to ask the servers again. Default of a node: [`REFRESH`].
+    /// How often to ask the servers again what the port listened on looks like. Default of a node: [`REFRESH`].
     pub refresh: Duration,
     /// Chance, for transaction ids.
     pub seed: Seed,
@@ -130,7 +137,7 @@ impl InterfaceHandle {
         self.actor.do_send(actor::Update(nic));
     }
 
-    /// Asks the servers again, now.
+    /// Asks the servers again, and probes the network again, now.
     pub fn refresh(&self) {
         self.actor.do_send(actor::Refresh);
     }

@@ -3,26 +3,30 @@
 use std::rc::Rc;
 
 use actix::{Actor, AsyncContext, Context, Handler};
+use p2p_core::punch::{Message, Step};
 use p2p_core::race::Way;
 use p2p_core::signal::{Body, Reason, Refusal, Signal};
 use tracing::{debug, info, warn};
 
 use super::Root;
-use crate::attempt::{Answering, AnsweringEnded, Heard, Stop};
+use crate::attempt::{Answering, AnsweringEnded, Asked, Heard, Stop};
 use crate::counters::Tallies;
+use crate::drive::now;
+use crate::purse::Sake;
 use crate::signal::{BrokerState, FromRouter, SendSignal};
 
 /// Attempts of one caller that we dial for at once.
-const ANSWERS_PER_CALLER: usize = 4;
+pub(super) const ANSWERS_PER_CALLER: usize = 4;
 
 impl Root {
     fn on_signal(&mut self, signal: Box<Signal>, channel: u32, ctx: &mut Context<Self>) {
         debug!(from = %signal.from.short(), attempt = %signal.attempt, body = signal.body.name(), "signal");
         let ours = self.attempts.get(&signal.attempt).filter(|ours| ours.peer == signal.from);
         match (&signal.body, ours) {
-            (Body::DialMe(_), _) => self.answer(&signal, channel, ctx),
+            (Body::DialMe(_), _) => self.answer(signal, channel, Way::Reverse, ctx),
             (Body::AskAddr, _) => self.reply(&signal, channel, Body::TellAddr),
             (_, Some(ours)) => ours.addr.do_send(Heard(signal)),
+            (Body::Punch(_), None) => self.answer(signal, channel, Way::Punch, ctx),
             (Body::Bye, None) => {
                 if let Some((caller, answer)) = self.answers.get(&signal.attempt)
                     && *caller == signal.from
@@ -35,27 +39,48 @@ impl Root {
         }
     }
 
-    /// Somebody asks us to dial them.
-    fn answer(&mut self, signal: &Signal, channel: u32, ctx: &mut Context<Self>) {
-        if self.answers.contains_key(&signal.attempt) {
+    /// Somebody asks us to dial them, or to punch, or goes on with it.
+    fn answer(&mut self, signal: Box<Signal>, channel: u32, way: Way, ctx: &mut Context<Self>) {
+        if let Some((caller, answer)) = self.answers.get(&signal.attempt) {
+            if *caller != signal.from {
+                debug!("an attempt of somebody else");
+            } else if self.config.ways.contains(&way) {
+                answer.do_send(Asked(signal));
+            } else {
+                self.refuse(&signal, channel, Reason::Unsupported);
+            }
             return;
+        }
+        if matches!(&signal.body, Body::Punch(message) if !matches!(message.step, Step::Offer(_))) {
+            return debug!("for an attempt that is over");
         }
         let of_caller = self.answers.values().filter(|(caller, _)| *caller == signal.from).count();
         let full = self.answers.len() >= self.config.limits.answers || of_caller >= ANSWERS_PER_CALLER;
         let busy = full.then_some(Reason::Busy);
-        if let Some(reason) = self.objection(&signal.from, Way::Reverse).or(busy) {
-            return self.refuse(signal, channel, reason);
+        if let Some(reason) = self.objection(&signal.from, way).or(busy) {
+            return self.refuse(&signal, channel, reason);
         }
         let Some(router) = self.router.clone() else { return };
         Tallies::count(&self.shared.tallies.answers);
         let owner = ctx.address().recipient();
-        let answer = Answering::new(Rc::clone(&self.shared), router, owner, signal, channel);
+        // A list of who may call speaks for those on it.
+        let is_known = self.config.allowed.is_some() || self.shared.remembers(&signal.from);
+        let sake = if is_known { Sake::Ours } else { Sake::Strangers };
+        let answer = Answering::new(Rc::clone(&self.shared), router, owner, &signal, channel, sake);
         self.answers.insert(signal.attempt, (signal.from, answer.start()));
     }
 
     fn refuse(&self, signal: &Signal, channel: u32, reason: Reason) {
         Tallies::count(&self.shared.tallies.refused);
-        self.reply(signal, channel, Body::Refuse(Refusal { reason }));
+        let body = match &signal.body {
+            // A refusal says nothing of what it refuses; the other ways of the attempt go on.
+            Body::Punch(message) => {
+                let now = self.shared.clock.get().unix(now());
+                Body::Punch(Message::declined(message.pair, reason, now))
+            }
+            _ => Body::Refuse(Refusal { reason }),
+        };
+        self.reply(signal, channel, body);
     }
 
     fn reply(&self, signal: &Signal, channel: u32, body: Body) {

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::Root;
 use crate::attempt::{Arrived, Proving};
+use crate::carrier::CarrierStream;
 use crate::counters::Tallies;
 use crate::drive::now;
 use crate::shared::Draft;
@@ -40,7 +41,7 @@ impl Root {
         }
         Tallies::count(&self.shared.tallies.arrived);
         let began = now();
-        let mut proving = Proving::new(stream, self.shared.proof_arrived());
+        let mut proving = Proving::new(CarrierStream::tcp(stream), self.shared.proof_arrived());
         let ticket = self.lobby.ticket();
         let introduced = async move { (proving.advance().await, proving) };
         let work = ctx.spawn(introduced.into_actor(self).map(move |(stage, proving), this, ctx| {
@@ -100,17 +101,17 @@ impl Root {
         let work = ctx.spawn(kept.into_actor(self).map(move |(stage, proving, seat), this, _| {
             drop(seat);
             this.lobby.leave(ticket);
-            match (stage, proving.proof.into_session()) {
-                (Ok(Stage::Kept), Some(session)) => {
-                    let draft = Draft { way: Way::Direct, path: None, peer: None, began, report: None };
-                    if let Some(winner) = this.shared.winner(proving.stream, session, draft) {
+            match stage {
+                Ok(Stage::Kept) => {
+                    let draft = Draft { way: Way::Direct, path: None, began };
+                    if let Some(winner) = this.shared.winner(proving, draft) {
                         this.accept(winner);
                     }
                 }
                 // One that the caller did not choose, and one that was counted already.
-                (Err(ProofError::Lost | ProofError::Declined(_)), _) => {}
-                (Err(error), _) => this.shared.tallies.count_failure(error),
-                (Ok(_), _) => this.shared.tallies.count_failure(ProofError::OutOfTurn),
+                Err(ProofError::Lost | ProofError::Declined(_)) => {}
+                Err(error) => this.shared.tallies.count_failure(error),
+                Ok(_) => this.shared.tallies.count_failure(ProofError::OutOfTurn),
             }
         }));
         self.lobby.stay(ticket, work);

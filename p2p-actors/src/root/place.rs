@@ -1,11 +1,11 @@
 //! Where this node is: its interfaces, its address, and what it tells of both.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use actix::{AsyncContext, Context, Handler};
-use p2p_core::nat::Nat;
+use p2p_core::nat::{Nat, NatFacts};
 use p2p_core::peer::{Contents, InterfaceAddr, PeerAddr};
 use p2p_core::race::OurAddress;
 use p2p_core::{Reach, UnixTime};
@@ -15,7 +15,10 @@ use super::Root;
 use crate::config::Interfaces;
 use crate::drive::now;
 use crate::interface::watch::NicChange;
-use crate::interface::{self, FromInterface, InterfaceConfig, InterfaceFacts, InterfaceHandle, Nic};
+use crate::interface::{
+    self, Evidence, FromInterface, InterfaceConfig, InterfaceFacts, InterfaceHandle, Nic, Outcome,
+};
+use crate::shared::Outlook;
 use crate::signal::SetAddress;
 
 /// What is known of one interface.
@@ -27,14 +30,9 @@ pub(super) struct NicState {
 }
 
 impl NicState {
-    /// Whether its external addresses are known, or every one of `servers` had its say.
-    fn is_placed(&self, servers: usize) -> bool {
+    /// Whether one of its external addresses is known.
+    fn is_placed(&self) -> bool {
         self.facts.iter().any(|facts| facts.external.is_some() || facts.external_udp.is_some())
-            || self.facts.iter().any(|facts| {
-                let said: BTreeSet<_> =
-                    facts.evidence.iter().map(|evidence| evidence.server.to_string()).collect();
-                said.len() >= servers
-            })
     }
 }
 
@@ -48,18 +46,20 @@ impl Root {
             ip: facts.local,
             prefix: facts.prefix,
             scope: facts.scope,
-            external: facts.external.map(|external| external.0.ip()),
+            external: external(facts),
         });
         self.shared.place.borrow_mut().addresses = ours.collect();
+        *self.shared.outlooks.borrow_mut() =
+            facts().map(|(_, facts)| (facts.local, outlook(facts))).collect();
         let mut interfaces: Vec<_> = facts()
             .map(|(nic, facts)| InterfaceAddr {
                 nic,
                 local: facts.local,
                 prefix: facts.prefix,
-                external: facts.external.or(facts.external_udp).map(|external| external.0.ip()),
+                external: external(facts),
                 listen: facts.listen,
                 mapped: facts.external.map(|external| external.0.port()),
-                nat: Nat::default(),
+                nat: facts.probed.as_ref().map_or_else(Nat::default, |probed| probed.report.facts()),
             })
             .collect();
         // If there are more than fit, those go first that lead furthest.
@@ -117,16 +117,40 @@ impl Root {
     fn publish_status(&self) {
         // An interface is ready a moment before its addresses are known here, and published.
         let listening = self.interfaces.values().all(|state| state.ready && !state.facts.is_empty());
-        let servers = self.config.stun.len();
-        let placed = servers == 0 || self.interfaces.values().any(|state| state.is_placed(servers));
-        let evidence = self.interfaces.values().flat_map(|state| state.facts.iter());
-        let stun = evidence.flat_map(|facts| facts.evidence.iter().cloned()).collect();
+        let surveyed = self.interfaces.values().flat_map(|state| &state.facts).all(|facts| facts.is_surveyed);
+        let placed = surveyed || self.interfaces.values().any(NicState::is_placed);
+        let networks = self.interfaces.values().map(|state| (state.nic.name.clone(), state.facts.clone()));
+        let networks = networks.collect();
         self.status.send_modify(|status| {
             status.listening = listening;
             status.placed = listening && placed;
-            status.stun = stun;
+            status.surveyed = listening && surveyed;
+            status.networks = networks;
         });
     }
+}
+
+/// What is published as the external address: that of the port listened on if it is known, else what most servers
+/// of the probe say, else what the first one said.
+fn external(facts: &InterfaceFacts) -> Option<IpAddr> {
+    let own = facts.probed.as_ref().filter(|probed| probed.report.local == facts.local);
+    facts
+        .external
+        .map(|external| external.0.ip())
+        .or_else(|| own.and_then(|probed| Some(probed.report.external?.value)))
+        .or(facts.external_udp.map(|external| external.0.ip()))
+}
+
+/// What punches from an address have to go by.
+fn outlook(facts: &InterfaceFacts) -> Outlook {
+    let has_answered = |server: &SocketAddr| {
+        let is_answer = |evidence: &&Evidence| matches!(evidence.outcome, Outcome::Mapped(_));
+        facts.evidence.iter().filter(is_answer).any(|evidence| evidence.asked == Some(*server))
+    };
+    let mut servers = facts.servers.clone();
+    servers.sort_by_key(|server| !has_answered(server));
+    let facts = facts.probed.as_ref().map_or_else(NatFacts::default, |probed| probed.report.facts().tcp);
+    Outlook { facts, servers }
 }
 
 impl Handler<FromInterface> for Root {

@@ -48,6 +48,7 @@ struct Line {
 
 /// How a broker does.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BrokerState {
     /// The first connection is under way.
     Connecting,

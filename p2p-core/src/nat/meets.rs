@@ -4,12 +4,22 @@
 
 use std::fmt;
 
-use super::predict::birthday;
+use super::predict::{birthday, birthday_needed};
 use super::{DeltaKind, Filtering, Mapping, NatFacts, NatType, SynAnswer};
+use crate::punch::side::{self, Ports, others};
 
-/// SYNs one side sends for a birthday at most: small routers hold a few thousand connections, and floods
-/// have taken home networks down.
+/// SYNs a side with random ports sends at most, which is as many as are half open: small routers hold a few
+/// thousand connections, and floods have taken home networks down.
 pub const MOST_SYNS: u32 = 512;
+/// SYNs the side with a known port sends for a birthday at most. Its dials are given up before the kernel repeats
+/// them, so there may be more of them.
+pub const MOST_GUESSES: u32 = 560;
+/// How surely the two sides of a birthday should meet, where that many SYNs are allowed.
+const BIRTHDAY: f64 = 0.9995;
+/// Dials that a side whose port counts on makes towards a known port.
+pub(crate) const COUNTED: u32 = 6;
+/// SYNs of ours that may be lost before they make a mapping, so that a counter is behind what we think.
+pub(crate) const LOST: u32 = 2;
 /// Pairs of ports in a ladder: twelve hit 11 times of 11 with clocks 300 ms apart (lab).
 pub const LADDER: u32 = 12;
 /// From the measurement to the punch, in seconds: what others may do to a counter in between.
@@ -95,12 +105,10 @@ pub struct Meeting {
 
 /// What one side is for the other.
 #[derive(Clone, Copy, Debug)]
-struct Seat {
+pub(crate) struct Seat {
     is_blocked: bool,
     /// Anybody who knows the address can dial it.
     is_reachable: bool,
-    /// The external port towards the peer is known beforehand.
-    is_known: bool,
     /// The peer comes in from any port, once something was sent to its address.
     is_lax: bool,
     /// An unsolicited SYN is answered.
@@ -110,55 +118,75 @@ struct Seat {
 
 /// How much of the external port towards the peer is known.
 #[derive(Clone, Copy, Debug)]
-enum NextPort {
-    /// One of so many, all but certainly.
-    Window { ports: u32, probability: f64 },
+pub(crate) enum NextPort {
+    /// The same for all destinations, and known.
+    Fixed,
+    /// Known for each local port, which serves one destination.
+    Exact,
+    /// That of a counter which up to so many others move too, all but certainly.
+    Counted { others: u32, probability: f64 },
     /// Any one of so many.
     Random { pool: u32 },
 }
 
 impl Seat {
-    fn new(facts: &NatFacts) -> Self {
-        let nat = facts.nat;
-        let mapping = facts.mapping.or(match nat {
-            Some(NatType::Symmetric) => Some(Mapping::AddressAndPortDependent),
-            Some(_) => Some(Mapping::EndpointIndependent),
-            None => None,
-        });
-        let filtering = facts.filtering.or(match nat {
-            Some(NatType::Open | NatType::FullCone) => Some(Filtering::EndpointIndependent),
-            Some(NatType::Restricted) => Some(Filtering::AddressDependent),
-            _ => None,
-        });
-        let is_known = mapping == Some(Mapping::EndpointIndependent);
+    pub(crate) fn new(facts: &NatFacts) -> Self {
+        let is_known = facts.mapping_or_guess() == Some(Mapping::EndpointIndependent);
+        let filtering = facts.filtering_or_guess();
         Self {
-            is_blocked: nat == Some(NatType::Blocked),
+            is_blocked: facts.nat == Some(NatType::Blocked),
             is_reachable: filtering == Some(Filtering::EndpointIndependent),
-            is_known,
             is_lax: is_known && filtering == Some(Filtering::AddressDependent),
             answers: !matches!(facts.syn, None | Some(SynAnswer::Silence)),
-            port: if is_known {
-                NextPort::Window { ports: 1, probability: 1.0 }
-            } else {
-                NextPort::new(facts)
-            },
+            port: if is_known { NextPort::Fixed } else { NextPort::new(facts) },
         }
+    }
+
+    /// The same, from what a side says of itself.
+    pub(crate) fn of(side: &side::Side) -> Self {
+        let port = match &side.ports {
+            Ports::Fixed(_) => NextPort::Fixed,
+            Ports::Run { .. } => NextPort::Exact,
+            Ports::Counter { others, .. } => {
+                NextPort::Counted { others: u32::from(*others), probability: 0.99 }
+            }
+            Ports::Random { pool } => NextPort::Random { pool: pool.size() },
+        };
+        let is_known = matches!(port, NextPort::Fixed);
+        Self {
+            is_blocked: false,
+            is_reachable: side.is_reachable(),
+            is_lax: is_known && side.filtering == Filtering::AddressDependent,
+            answers: side.answers(),
+            port,
+        }
+    }
+
+    /// Whether its NAT ends a dial that it does not let in. One that lets strangers in never does.
+    fn is_harsh(&self) -> bool {
+        self.answers && !self.is_reachable
+    }
+
+    /// Whether nothing can be wrong about its port but a SYN that was lost.
+    fn is_sure(&self) -> bool {
+        matches!(self.port, NextPort::Fixed | NextPort::Exact | NextPort::Counted { others: 0, .. })
     }
 }
 
 impl NextPort {
     fn new(facts: &NatFacts) -> Self {
         let pool = facts.block.or(facts.range).map_or(64_512, |range| range.size());
-        let others = f64::from(facts.rate.unwrap_or(0)) * AGE;
+        let rate = facts.rate.unwrap_or(0);
         match facts.delta.map(|delta| delta.kind) {
-            Some(DeltaKind::Equal | DeltaKind::Preserving) => Self::Window { ports: 1, probability: 1.0 },
-            Some(DeltaKind::Independent) if others > 0.0 => {
-                let ports = (others + 3.0 * others.sqrt()).ceil() as u32 + 1;
-                Self::Window { ports, probability: 0.99 }
+            Some(DeltaKind::Equal | DeltaKind::Preserving) => Self::Exact,
+            Some(DeltaKind::Independent) => {
+                let others = u32::from(others(rate, AGE));
+                Self::Counted { others, probability: if others == 0 { 1.0 } else { 0.99 } }
             }
-            Some(DeltaKind::Independent) => Self::Window { ports: 1, probability: 1.0 },
             // Measured again at once before, so that only a round trip's worth of others can come between.
-            Some(DeltaKind::Dependent) => Self::Window { ports: 1, probability: (-others).exp() },
+            Some(DeltaKind::Dependent) => {
+                Self::Counted { others: 0, probability: (-f64::from(rate) * AGE).exp() }
+            }
             Some(DeltaKind::Random) | None => Self::Random { pool },
         }
     }
@@ -181,7 +209,7 @@ pub fn meets(a: &NatFacts, b: &NatFacts) -> Meeting {
     if a.is_reachable {
         ways.push(Way::Reverse);
     }
-    let punch = punch(&a, &b).filter(|punch| punch.probability >= WORTH_IT);
+    let punch = choose(&a, &b);
     if punch.is_some() {
         ways.push(Way::Punch);
     }
@@ -194,69 +222,93 @@ pub fn meets(a: &NatFacts, b: &NatFacts) -> Meeting {
     Meeting { ways, plan: punch.map(|punch| punch.plan), syns, probability }
 }
 
-struct Punch {
-    plan: Plan,
-    syns: u32,
-    probability: f64,
+pub(crate) struct Punch {
+    pub(crate) plan: Plan,
+    pub(crate) syns: u32,
+    pub(crate) probability: f64,
+}
+
+/// How the two punch, if that is worth it.
+pub(crate) fn choose(a: &Seat, b: &Seat) -> Option<Punch> {
+    punch(a, b).filter(|punch| punch.probability >= WORTH_IT)
+}
+
+/// How many dials each side makes where both must guess the other's port and at least one counts: the first steps
+/// by two, the second by one, so that whatever number of others comes between, one pair of dials meets. `a` and
+/// `b` are how many others there may be; see `punch::plan`.
+pub(crate) fn stairs(a: u32, b: u32) -> (u32, u32) {
+    // Half as many again, for those that come while both dial.
+    let first = (LOST + a + b) * 3 / 2 + LOST;
+    (first, first + a)
+}
+
+/// How many dials the side with random ports and the one with a known port make for a birthday.
+pub(crate) fn party(pool: u32) -> (u32, u32) {
+    let each = birthday_needed(pool, BIRTHDAY).and_then(|each| u32::try_from(each).ok()).unwrap_or(u32::MAX);
+    (each.min(MOST_SYNS), each.min(MOST_GUESSES))
+}
+
+/// How many dials a side makes, all to one port, so that one of them comes from the port that the other side
+/// dials; and how probably one does. Where mappings are given out without repetition, as many dials as there are
+/// ports are certain to make that one.
+pub(crate) fn sweep(port: NextPort) -> (u32, f64) {
+    match port {
+        NextPort::Fixed | NextPort::Exact => (1, 1.0),
+        NextPort::Counted { others, probability } => (others + 2 * LOST + 1, probability),
+        NextPort::Random { pool } => {
+            let dials = pool.min(MOST_SYNS);
+            (dials, f64::from(dials) / f64::from(pool.max(1)))
+        }
+    }
 }
 
 fn punch(a: &Seat, b: &Seat) -> Option<Punch> {
-    // A side that lets strangers in never answers their SYNs for the NAT.
-    let answers = |side: &Seat| side.answers && !side.is_reachable;
-    let both_answer = answers(a) && answers(b);
-    match (a.is_known, b.is_known) {
-        (true, true) => Some(pairs(1, 1.0, a, b)),
-        (true, false) => Some(half_known(a, b, Side::A)),
-        (false, true) => Some(half_known(b, a, Side::B)),
-        (false, false) if both_answer => match (a.port, b.port) {
-            (
-                NextPort::Window { ports: 1, probability: p },
-                NextPort::Window { ports: 1, probability: q },
-            ) => Some(pairs(1, p * q, a, b)),
-            _ => None,
-        },
-        (false, false) => Some(match (a.port, b.port) {
-            (
-                NextPort::Window { ports, probability },
-                NextPort::Window { ports: others, probability: other },
-            ) => match ports.saturating_mul(others) {
-                1 => pairs(1, probability * other, a, b),
-                // One side steps by one, the other by two: every pair of offsets comes up.
-                all => {
-                    let each = all.min(MOST_SYNS);
-                    let covered = f64::from(each) / f64::from(all);
-                    Punch { plan: Plan::Window, syns: 2 * each, probability: probability * other * covered }
-                }
-            },
-            // Each dial has its own two ports, so both must be right at once: guesses do not multiply.
-            (NextPort::Window { ports, probability }, NextPort::Random { pool })
-            | (NextPort::Random { pool }, NextPort::Window { ports, probability }) => {
-                let hit = birthday(MOST_SYNS, 1, pool.saturating_mul(ports));
-                Punch { plan: Plan::Birthday, syns: 2 * MOST_SYNS, probability: probability * hit }
-            }
-            (NextPort::Random { pool }, NextPort::Random { pool: other }) => {
-                let hit = birthday(MOST_SYNS, 1, pool.saturating_mul(other));
-                Punch { plan: Plan::Birthday, syns: 2 * MOST_SYNS, probability: hit }
-            }
-        }),
-    }
-}
-
-/// Both dial one port, or one of a few.
-fn pairs(each: u32, probability: f64, a: &Seat, b: &Seat) -> Punch {
-    let answers = |side: &Seat| side.answers && !side.is_reachable;
-    match (answers(a), answers(b)) {
-        // The ladder met 11 times of 11; its probability is that of rule of succession.
-        (true, true) => {
-            Punch { plan: Plan::Ladder, syns: 2 * LADDER * each, probability: probability * 12.0 / 13.0 }
+    use NextPort::{Counted, Exact, Fixed, Random};
+    let both_answer = a.is_harsh() && b.is_harsh();
+    match (a.port, b.port) {
+        (Fixed, Fixed) => Some(pairs(1.0, a, b)),
+        (Fixed, _) => Some(half_known(a, b, Side::A)),
+        (_, Fixed) => Some(half_known(b, a, Side::B)),
+        (Exact, Exact) => Some(pairs(1.0, a, b)),
+        _ if both_answer => {
+            let probability = |seat: &Seat| match seat.port {
+                Counted { probability, .. } => probability,
+                _ => 1.0,
+            };
+            (a.is_sure() && b.is_sure()).then(|| pairs(probability(a) * probability(b), a, b))
         }
-        (true, false) => Punch { plan: Plan::First(Side::A), syns: 2 * each, probability },
-        (false, true) => Punch { plan: Plan::First(Side::B), syns: 2 * each, probability },
-        (false, false) => Punch { plan: Plan::Now, syns: 2 * each, probability },
+        // Each dial has its own two ports, and both must be right at once: then it is best if all dials of a side
+        // go to one port of the other's.
+        (Random { .. }, _) | (_, Random { .. }) => {
+            let ((one, p), (two, q)) = (sweep(a.port), sweep(b.port));
+            Some(Punch { plan: Plan::Birthday, syns: one + two, probability: p * q })
+        }
+        (Counted { .. }, _) | (_, Counted { .. }) => {
+            let counted = |port| match port {
+                Counted { others, probability } => (others, probability),
+                _ => (0, 1.0),
+            };
+            let ((one, p), (two, q)) = (counted(a.port), counted(b.port));
+            let (first, second) = stairs(one.min(two), one.max(two));
+            Some(Punch { plan: Plan::Window, syns: first + second, probability: p * q })
+        }
     }
 }
 
-/// One side's port is known; the other's is not.
+/// Both dial one port that is all but certain.
+fn pairs(probability: f64, a: &Seat, b: &Seat) -> Punch {
+    match (a.is_harsh(), b.is_harsh()) {
+        // The ladder met 11 times of 11; its probability is that of the rule of succession.
+        (true, true) => {
+            Punch { plan: Plan::Ladder, syns: 2 * LADDER, probability: probability * 12.0 / 13.0 }
+        }
+        (true, false) => Punch { plan: Plan::First(Side::A), syns: 2, probability },
+        (false, true) => Punch { plan: Plan::First(Side::B), syns: 2, probability },
+        (false, false) => Punch { plan: Plan::Now, syns: 2, probability },
+    }
+}
+
+/// One side's port is known for all destinations; the other's is not.
 fn half_known(known: &Seat, other: &Seat, side: Side) -> Punch {
     if known.is_lax || known.is_reachable {
         // The opening SYN meets no mapping at the other's NAT. If that one answers, some NATs forget what
@@ -266,28 +318,34 @@ fn half_known(known: &Seat, other: &Seat, side: Side) -> Punch {
     }
     let both_answer = known.answers && other.answers;
     match other.port {
-        NextPort::Window { ports: 1, probability } => match side {
-            Side::A => pairs(1, probability, known, other),
-            Side::B => pairs(1, probability, other, known),
-        },
-        NextPort::Window { ports, probability } => {
-            // Most of the dials are answered, and so end, before the right one is sent.
+        NextPort::Fixed | NextPort::Exact => half_known_pair(1.0, known, other, side),
+        NextPort::Counted { others: 0, probability } if both_answer => {
+            half_known_pair(probability, known, other, side)
+        }
+        NextPort::Counted { others, probability } => {
+            // With answers on both sides most of the dials end before the right one is sent.
             let probability = if both_answer { probability * 0.5 } else { probability };
-            Punch { plan: Plan::Window, syns: ports.min(MOST_SYNS) + 1, probability }
+            let guesses = others + COUNTED + LOST;
+            Punch { plan: Plan::Window, syns: guesses.min(MOST_GUESSES) + COUNTED, probability }
         }
         NextPort::Random { pool } => {
-            let each = super::predict::birthday_needed(pool, 0.99)
-                .and_then(|each| u32::try_from(each).ok())
-                .map_or(MOST_SYNS, |each| each.min(MOST_SYNS));
+            let (theirs, ours) = party(pool);
             // With answers on both sides each SYN ends the dial it meets.
-            let probability = if both_answer { 0.0 } else { birthday(each, each, pool) };
-            Punch { plan: Plan::Birthday, syns: 2 * each, probability }
+            let probability = if both_answer { 0.0 } else { birthday(ours, theirs, pool) };
+            Punch { plan: Plan::Birthday, syns: ours + theirs, probability }
         }
     }
 }
 
+fn half_known_pair(probability: f64, known: &Seat, other: &Seat, side: Side) -> Punch {
+    match side {
+        Side::A => pairs(probability, known, other),
+        Side::B => pairs(probability, other, known),
+    }
+}
+
 /// The classes of networks that the table tells apart, by name.
-pub(super) fn classes() -> Vec<(String, NatFacts)> {
+pub fn classes() -> Vec<(String, NatFacts)> {
     let mut classes = Vec::new();
     for nat in NatType::ALL {
         let deltas: &[DeltaKind] =

@@ -199,6 +199,26 @@ pub struct NatFacts {
     pub rate: Option<u16>,
 }
 
+impl NatFacts {
+    /// The mapping behaviour: as measured, or as the type implies.
+    pub fn mapping_or_guess(&self) -> Option<Mapping> {
+        self.mapping.or(match self.nat {
+            Some(NatType::Symmetric) => Some(Mapping::AddressAndPortDependent),
+            Some(_) => Some(Mapping::EndpointIndependent),
+            None => None,
+        })
+    }
+
+    /// The filtering behaviour: as measured, or as the type implies.
+    pub fn filtering_or_guess(&self) -> Option<Filtering> {
+        self.filtering.or(match self.nat {
+            Some(NatType::Open | NatType::FullCone) => Some(Filtering::EndpointIndependent),
+            Some(NatType::Restricted) => Some(Filtering::AddressDependent),
+            _ => None,
+        })
+    }
+}
+
 /// What is known of the NAT in front of one interface, for each transport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Nat {

@@ -27,9 +27,9 @@ pub use output::{Act, Event};
 use plan::{Alive, Ports, Step};
 
 use super::observe::{Evidence, HairpinTest, Purpose, Stranger, SynOutcome, SynProbe};
-use super::report::NatReport;
+use super::report::{NatReport, Unresolved};
 use super::vote::Vote;
-use crate::stun::query::{Failure, MOST_SERVERS, TooManyServers};
+use crate::stun::query::{Failure, MOST_SERVERS, Server, TooManyServers};
 use crate::stun::transaction::{Counters, Fault, is_same};
 use crate::stun::wire::Header;
 use crate::stun::{Class, Transport};
@@ -49,6 +49,7 @@ struct Bait {
 ///
 /// | method | when |
 /// |---|---|
+/// | [`handle_resolved`](Self::handle_resolved), [`handle_unresolved`](Self::handle_unresolved) | on a server's name |
 /// | [`handle_datagram`](Self::handle_datagram), [`handle_unreachable`](Self::handle_unreachable) | on a UDP port |
 /// | [`handle_tcp_open`](Self::handle_tcp_open), `_data`, `_closed` | on a connection to a server |
 /// | [`handle_syn_probe`](Self::handle_syn_probe) | a helper has dialled, or cannot |
@@ -62,8 +63,14 @@ pub struct Probe {
     seed: Seed,
     lanes: Vec<Lane>,
     asks: Vec<Ask>,
+    /// Names that are being resolved, and until when they are waited for.
+    names: usize,
+    names_until: Instant,
+    unresolved: Vec<Unresolved>,
     evidence: Evidence,
     others: BTreeMap<SocketAddr, SocketAddr>,
+    /// Servers that offered to dial back.
+    diallers: BTreeSet<SocketAddr>,
     failures: BTreeMap<(SocketAddr, Transport), Failure>,
     packets: BTreeMap<(SocketAddr, Transport), u32>,
     hairpins: BTreeMap<Transport, Hairpin>,
@@ -93,12 +100,16 @@ impl Probe {
             Lane::new(transport, ports, until)
         });
         let mut probe = Self {
+            names: config.names,
+            names_until: now + config.names_within,
             config,
             seed,
             lanes: lanes.into(),
             asks: Vec::new(),
+            unresolved: Vec::new(),
             evidence: Evidence::default(),
             others: BTreeMap::new(),
+            diallers: BTreeSet::new(),
             failures: BTreeMap::new(),
             packets: BTreeMap::new(),
             hairpins: BTreeMap::new(),
@@ -126,6 +137,39 @@ impl Probe {
             }
         }
         counters
+    }
+
+    /// One of [`ProbeConfig::names`] stands for these servers; none of our family is as good as none. Who
+    /// comes after the first answers were weighed is too late for this probe.
+    ///
+    /// # Errors
+    /// When there would be more than [`MOST_SERVERS`]; then none of these is asked.
+    pub fn handle_resolved(&mut self, servers: &[Server], now: Instant) -> Result<(), TooManyServers> {
+        if self.is_over {
+            return Ok(());
+        }
+        self.names = self.names.saturating_sub(1);
+        let count = self.config.servers.len() + servers.len();
+        let room = if count <= MOST_SERVERS { Ok(()) } else { Err(TooManyServers(count)) };
+        if room.is_ok() {
+            self.config.servers.extend_from_slice(servers);
+            for lane in 0..self.lanes.len() {
+                if self.lanes[lane].is_first() {
+                    self.begin(lane, now);
+                }
+            }
+        }
+        self.settle(now);
+        room
+    }
+
+    /// One of [`ProbeConfig::names`] has no address. The report will say so.
+    pub fn handle_unresolved(&mut self, name: String, why: String, now: Instant) {
+        self.names = self.names.saturating_sub(1);
+        if !self.is_over && self.unresolved.len() < MOST_SERVERS {
+            self.unresolved.push(Unresolved { name, why });
+        }
+        self.settle(now);
     }
 
     /// A datagram came to a UDP port of ours.
@@ -250,19 +294,48 @@ impl Probe {
         })
     }
 
-    /// Asks all servers from one local port.
-    fn begin(&mut self, lane: usize, now: Instant) {
+    /// Asks the next servers from the first local port, as many as may be asked at once. Tells whether there
+    /// were any.
+    fn begin(&mut self, lane: usize, now: Instant) -> bool {
         let (transport, local) = (self.lanes[lane].transport, self.lanes[lane].first);
         let family = Family::of(self.config.local);
+        let of_lane = |ask: &&Ask| ask.transport == transport && ask.local == local;
+        let asked: BTreeSet<_> = self.asks.iter().filter(of_lane).map(|ask| ask.server).collect();
+        let waiting: BTreeSet<_> = self
+            .asks
+            .iter()
+            .filter(of_lane)
+            .filter(|ask| !ask.is_over())
+            .map(|ask| ask.server.ip())
+            .collect();
+        let answered = self.answered(transport);
         let servers = self
             .config
             .servers
             .iter()
-            .filter(|server| server.transport == transport && Family::of(server.address.ip()) == family);
-        let list = plan::shortlist(servers.map(|server| server.address), self.config.at_once.max(1));
+            .filter(|server| server.transport == transport && Family::of(server.address.ip()) == family)
+            .filter(|server| !asked.contains(&server.address))
+            // Each address has one vote, whatever its ports; but one port may be dead and another not.
+            .filter(|server| {
+                !waiting.contains(&server.address.ip()) && !answered.contains(&server.address.ip())
+            });
+        let most = self.config.at_once.max(1).saturating_sub(waiting.len() + answered.len());
+        let list = plan::shortlist(servers.map(|server| server.address), most);
+        let before = self.asks.len();
         for server in list {
             self.start(lane, Purpose::Mapping, Use::First, local, server, now);
         }
+        let is_any = self.asks.len() > before;
+        if is_any && answered.is_empty() {
+            self.lanes[lane].phase = Phase::First { until: now + self.config.give_up };
+        }
+        is_any
+    }
+
+    /// Who has answered over this transport.
+    fn answered(&self, transport: Transport) -> BTreeSet<IpAddr> {
+        let seen = self.evidence.over(transport).filter(|seen| seen.seen.is_some());
+        seen.map(|seen| seen.server.ip()).collect()
     }
 
     /// The servers that answered and are not contradicted, the fastest first.
@@ -278,6 +351,7 @@ impl Probe {
         let alive = |(_, server): (_, SocketAddr)| Alive {
             address: server,
             other: self.others.get(&server).copied(),
+            dials_back: self.diallers.contains(&server),
         };
         seen.into_iter().take(4).map(alive).collect()
     }
@@ -303,6 +377,19 @@ impl Probe {
         let steps = plan::rest(transport, &alive, budget, helpers, first, &mut lane.ports, (gap, rtt));
         lane.queue = steps.into_iter().map(|(after, step)| (now + after, step)).collect();
         lane.phase = Phase::Rest;
+    }
+
+    /// Whether there is still hope for a first answer: servers that have not been asked, or names that are
+    /// being resolved.
+    fn asks_others(&mut self, lane: usize, now: Instant) -> bool {
+        if !self.answered(self.lanes[lane].transport).is_empty() {
+            return false;
+        }
+        let is_waiting = self.names > 0 && now < self.names_until;
+        if is_waiting {
+            self.lanes[lane].phase = Phase::First { until: self.names_until };
+        }
+        self.begin(lane, now) || is_waiting
     }
 
     fn take(&mut self, lane: usize, step: Step, now: Instant) {
@@ -341,7 +428,8 @@ impl Probe {
         if is_done {
             self.end();
             let evidence = std::mem::take(&mut self.evidence);
-            let report = NatReport::new(self.config.local, evidence, &self.failures, &self.packets);
+            let mut report = NatReport::new(self.config.local, evidence, &self.failures, &self.packets);
+            report.unresolved = std::mem::take(&mut self.unresolved);
             self.out.push_back(Output::Event(Event::Done(Box::new(report))));
         }
     }
@@ -351,7 +439,8 @@ impl Probe {
         let is_answered =
             |asks: &[Ask]| asks.iter().filter(|ask| ask.transport == transport).all(Ask::is_over);
         if let Phase::First { until } = self.lanes[lane].phase
-            && (until <= now || is_answered(&self.asks))
+            && (until <= now || (self.names == 0 && is_answered(&self.asks)))
+            && !self.asks_others(lane, now)
         {
             self.on_first_over(lane, now);
         }

@@ -177,6 +177,62 @@ fn a_syn_that_is_not_let_in_shows_the_answer() {
     }
 }
 
+/// A home behind `nat`; no helpers, but the second of two servers dials back.
+fn dialled_back(nat: NatConfig) -> (NatReport, Duration, BTreeMap<IpAddr, u32>) {
+    use crate::sim::stun::StunServer;
+    let mut scene = scene(nat, 5);
+    scene.config.helpers.clear();
+    scene.config.servers.truncate(2);
+    let [first, second] = [at("192.0.2.60:3478"), at("192.0.2.61:3479")];
+    let server = scene.world.add_host("dialler");
+    let internet = scene.world.internet();
+    scene.world.attach(server, internet, &[first.ip(), second.ip()], RTT / 4).unwrap();
+    let responder = crate::stun::Responder::new(first).with_alternate(second).with_dialling();
+    let stun = scene.world.with(server, |context| StunServer::bind(context.host, responder)).unwrap();
+    scene.world.run(server, stun);
+    let both = [Transport::Udp, Transport::Tcp].map(|transport| Server { address: first, transport });
+    scene.config.servers.extend(both);
+    scene.world.set_recording(100_000);
+    let host = scene.host;
+    let (report, took, world) = scene.probed().unwrap();
+    let mut sent: BTreeMap<IpAddr, u32> = BTreeMap::new();
+    for record in world.records() {
+        if record.node == host.into() && record.fate == crate::sim::dump::Fate::Sent {
+            *sent.entry(record.packet.header.dst.ip()).or_default() += 1;
+        }
+    }
+    (report, took, sent)
+}
+
+#[test]
+fn a_server_that_dials_back_shows_the_answer_and_the_filtering() {
+    use crate::sim::packet::IcmpKind;
+    let icmp = Unsolicited::Icmp(IcmpKind::PortUnreachable);
+    for nat in [NatType::Open, NatType::FullCone, NatType::Restricted, NatType::PortRestricted] {
+        for (unsolicited, answer) in [
+            (Unsolicited::Silence, SynAnswer::Silence),
+            (Unsolicited::Reset, SynAnswer::Reset),
+            (icmp, SynAnswer::Icmp),
+        ] {
+            let config = preset(nat, DeltaKind::Equal, 0).with_unsolicited(unsolicited);
+            let (report, took, sent) = dialled_back(config);
+            let lets_in = matches!(nat, NatType::Open | NatType::FullCone);
+            assert_eq!(report.tcp.syn.map(|known| known.value), (!lets_in).then_some(answer), "{report}");
+            let filtering = match nat {
+                NatType::Open | NatType::FullCone => Filtering::EndpointIndependent,
+                NatType::Restricted => Filtering::AddressDependent,
+                _ => Filtering::AddressAndPortDependent,
+            };
+            let known = report.tcp.filtering.unwrap();
+            assert_eq!(known.value, filtering, "{nat}: {report}");
+            assert_eq!(known.how, crate::nat::verdict::How::Measured);
+            assert_eq!(report.tcp.nat.unwrap().value, nat);
+            assert!(took <= RTT * 10, "{nat}: {took:?}");
+            assert!(sent.values().all(|count| *count <= 40), "{nat}: {sent:?}");
+        }
+    }
+}
+
 #[test]
 fn without_helpers_nothing_is_said_about_syns() {
     for is_known in [true, false] {
@@ -421,6 +477,88 @@ fn servers_that_spoil_their_tcp_are_named_and_cost_nothing_more() {
     assert_eq!(report.tcp.mapping.unwrap().value, Mapping::EndpointIndependent);
 }
 
+/// A probe of a home, the names of whose servers are resolved when `told`, in order.
+fn resolved_late(dead: u8, told: &[(Duration, Result<usize, &str>)]) -> (NatReport, Duration) {
+    let mut scene = Scene::new(preset(NatType::PortRestricted, DeltaKind::Equal, 0), RTT, dead, 3).unwrap();
+    let servers = std::mem::take(&mut scene.config.servers);
+    scene.config.names = told.len();
+    let (start, host) = (scene.world.now(), scene.host);
+    let look_up = |(after, outcome): &(Duration, Result<usize, &str>)| {
+        let found = match outcome {
+            // Each server is there twice, once for each transport.
+            Ok(index) => Ok(servers[index * 2..index * 2 + 2].to_vec()),
+            Err(why) => Err(("stun.example:3478".to_owned(), (*why).to_owned())),
+        };
+        (start + *after, found)
+    };
+    let probe = Probe::new(scene.config, scene.seed, start).unwrap();
+    let mut prober = Prober::new(probe).with_names(told.iter().map(look_up).collect());
+    scene.world.with(host, |context| prober.start(context));
+    scene.world.run(host, prober);
+    let done = |world: &crate::sim::world::World| {
+        let (at, report) = world.program::<Prober>(host)?.report()?;
+        Some((report.clone(), at - start))
+    };
+    scene.world.run_until_done(start + ms(30_000), |world| done(world).is_some());
+    done(&scene.world).unwrap()
+}
+
+#[test]
+fn names_may_be_resolved_late() {
+    let told = [(ms(3_000), Ok(0)), (ms(3_010), Ok(1)), (ms(3_020), Ok(2))];
+    let (report, took) = resolved_late(0, &told);
+    assert_eq!(report.tcp.nat.unwrap().value, NatType::PortRestricted);
+    assert_eq!(report.tcp.mapping.unwrap().value, Mapping::EndpointIndependent);
+    assert!(took <= ms(3_000) + RTT * 10, "{took:?}");
+    let answered: BTreeSet<_> = report.servers.iter().map(|server| server.server.ip()).collect();
+    assert_eq!(answered.len(), 3, "{report}");
+}
+
+#[test]
+fn a_name_is_not_waited_for_when_others_have_answered() {
+    let (report, took) = resolved_late(0, &[(ms(0), Ok(0)), (ms(1), Ok(1)), (ms(9_000), Ok(2))]);
+    assert!(took <= ms(1_200), "{took:?}");
+    assert_eq!(report.udp.nat.unwrap().value, NatType::PortRestricted);
+}
+
+#[test]
+fn a_name_without_an_address_is_named_and_ends_the_waiting() {
+    let (report, took) = resolved_late(0, &[(ms(5), Err("no such name")), (ms(50), Err("no such name"))]);
+    assert_eq!(took, ms(50), "nothing is left to wait for");
+    let text = report.to_string();
+    assert!(text.contains("no server was found"), "{text}");
+    assert!(text.contains("No use: stun.example:3478: no such name."), "{text}");
+    // A resolver that never comes back.
+    let mut config = ProbeConfig::new(ip(INSIDE));
+    (config.names, config.names_within) = (1, ms(7_000));
+    let mut probe = Probe::new(config, Seed::from_u64(1), epoch()).unwrap();
+    let mut now = epoch();
+    while let Some(wait) = crate::sim::laws::drain(&mut probe).wait {
+        now = wait.at;
+        probe.handle_timeout(now);
+    }
+    assert_eq!(now, epoch() + ms(7_000));
+}
+
+#[test]
+fn beyond_the_dead_there_are_other_servers() {
+    let mut scene = scene(preset(NatType::PortRestricted, DeltaKind::Equal, 0), 3);
+    let alive = std::mem::take(&mut scene.config.servers);
+    for host in 1..9_u8 {
+        let address = SocketAddr::new(IpAddr::from([192, 0, 2, 100 + host]), 3_478);
+        for transport in [Transport::Udp, Transport::Tcp] {
+            scene.config.servers.push(Server { address, transport });
+        }
+    }
+    // Another port of a good one is dead, too.
+    let wrong = |server: Server| Server { address: SocketAddr::new(server.address.ip(), 9), ..server };
+    scene.config.servers.extend(alive.iter().copied().map(wrong));
+    scene.config.servers.extend(alive);
+    let (report, took, _) = scene.probed().unwrap();
+    assert_eq!(report.tcp.nat.unwrap().value, NatType::PortRestricted, "{report}");
+    assert!(took <= ms(3_000), "{took:?}");
+}
+
 #[test]
 fn too_many_servers_are_the_callers_fault() {
     let mut config = ProbeConfig::new(ip(INSIDE));
@@ -444,6 +582,7 @@ impl Subject for Probing {
         }
         config.helpers = vec![ip("192.0.2.1"), ip("192.0.2.9")];
         config.gap = seed.up_to(ms(3));
+        config.names = seed.below(3) as usize;
         Probe::new(config, seed, now).unwrap()
     }
 
@@ -469,13 +608,20 @@ impl Subject for Probing {
             let mapped = SocketAddr::new(IpAddr::from([198, 51, 100, dice.below(3) as u8]), port);
             let message = Message::new(Class::Success, crate::stun::Method::BINDING, id)
                 .with(Attribute::XorMappedAddress(mapped))
-                .with(Attribute::OtherAddress(at("192.0.2.77:3479")));
+                .with(Attribute::OtherAddress(at("192.0.2.77:3479")))
+                .with(Attribute::DialBack(dice.number() as u16));
             answer = message.encode(Transport::Udp).unwrap();
         }
         let why = *dice
             .pick(&[io::ErrorKind::AddrInUse, io::ErrorKind::ConnectionRefused, io::ErrorKind::Other])
             .unwrap();
-        match dice.below(8) {
+        match dice.below(10) {
+            8 => {
+                let address = SocketAddr::new(IpAddr::from([192, 0, 2, dice.number() as u8]), 3_478);
+                let found = [Transport::Udp, Transport::Tcp].map(|transport| Server { address, transport });
+                let _ = probe.handle_resolved(&found, now);
+            }
+            9 => probe.handle_unresolved("stun.example".to_owned(), "no such name".to_owned(), now),
             0 | 1 => probe.handle_datagram(local, server, &answer, now),
             2 => probe.handle_tcp_open(local, server, now),
             3 | 4 => probe.handle_tcp_data(local, server, &answer, now),

@@ -6,14 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::classify::{self, Verdicts};
-use super::meets::{self, Way};
-use super::observe::Evidence;
+use super::meets::{self, Meeting, Way};
+use super::observe::{Evidence, Purpose};
+use super::predict::Last;
 use super::verdict::Known;
 use super::vote::Vote;
 use super::{Delta, DeltaKind, Nat, NatType};
 use crate::stun::Transport;
 use crate::stun::query::Failure;
-use crate::{Family, Reach};
+use crate::{Family, Local, Mapped, Reach};
 
 /// What one server did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,24 @@ pub struct ServerReport {
     pub is_liar: bool,
 }
 
+/// What a server says it sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Where we asked from.
+    pub local: Local,
+    /// What that looked like to the server.
+    pub mapped: Mapped,
+}
+
+/// A server whose name has no address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unresolved {
+    /// What it is called.
+    pub name: String,
+    /// What the resolver says.
+    pub why: String,
+}
+
 /// What is known of the network in front of one address of ours, how, and how surely.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NatReport {
@@ -51,6 +70,8 @@ pub struct NatReport {
     pub udp: Verdicts,
     /// The servers, and what became of them.
     pub servers: Vec<ServerReport>,
+    /// The servers that could not be asked, because their names have no address.
+    pub unresolved: Vec<Unresolved>,
     /// All that was seen.
     pub evidence: Evidence,
 }
@@ -72,7 +93,9 @@ impl NatReport {
         classify::borrow(&mut tcp, &udp_alone);
         classify::borrow(&mut udp, &tcp_alone);
         let servers = servers(&evidence, &vote, failures, packets);
-        Self { local, external: vote.address(), pool: vote.external, tcp, udp, servers, evidence }
+        let external = vote.address();
+        let unresolved = Vec::new();
+        Self { local, external, pool: vote.external, tcp, udp, servers, unresolved, evidence }
     }
 
     /// The address family of this report.
@@ -83,6 +106,16 @@ impl NatReport {
     /// Whether any server answered over any transport.
     pub fn is_online(&self) -> bool {
         self.external.is_some()
+    }
+
+    /// The newest mapping whose place on the wire is sure, and how many others of ours came after it: what
+    /// [`predict`](super::predict::predict) starts from.
+    pub fn newest(&self, transport: Transport) -> Option<(Last, u16)> {
+        let new = || self.evidence.over(transport).filter(|seen| seen.purpose.is_new_port());
+        let last = new().filter(|seen| seen.sends == 1 && seen.seen.is_some()).last()?;
+        let after = new().filter(|seen| seen.order > last.order && seen.sends > 0).count();
+        let local = last.local.0.port();
+        Some((Last { at: last.sent, local, mapped: last.port()? }, u16::try_from(after).ok()?))
     }
 
     /// The facts for the published address: what is more probable than not.
@@ -106,9 +139,13 @@ fn servers(
 ) -> Vec<ServerReport> {
     let mut all: Vec<ServerReport> = Vec::new();
     for seen in evidence.observations() {
-        let known = all
-            .iter()
-            .position(|report| report.server.ip() == seen.server.ip() && report.transport == seen.transport);
+        let is_of = |report: &ServerReport| {
+            // Other ports of a server are its own affair.
+            let same = report.server == seen.server
+                || (seen.purpose == Purpose::OtherPort && report.server.ip() == seen.server.ip());
+            same && report.transport == seen.transport
+        };
+        let known = all.iter().position(is_of);
         let index = known.unwrap_or_else(|| {
             all.push(ServerReport {
                 server: seen.server,
@@ -128,10 +165,13 @@ fn servers(
         report.fastest = [report.fastest, seen.span()].into_iter().flatten().min();
     }
     for ((server, transport), count) in packets {
-        let same =
-            |report: &&mut ServerReport| report.server.ip() == server.ip() && report.transport == *transport;
-        if let Some(report) = all.iter_mut().find(same) {
-            report.packets += count;
+        let of_transport = |report: &ServerReport| report.transport == *transport;
+        let exact = all.iter().position(|report| of_transport(report) && report.server == *server);
+        let known = exact.or_else(|| {
+            all.iter().position(|report| of_transport(report) && report.server.ip() == server.ip())
+        });
+        if let Some(index) = known {
+            all[index].packets += count;
         }
     }
     all
@@ -142,7 +182,10 @@ impl fmt::Display for NatReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.external {
             Some(external) => writeln!(f, "{}: seen from outside as {external}", self.local)?,
-            None => return self.write_offline(f),
+            None => {
+                self.write_offline(f)?;
+                return self.write_servers(f);
+            }
         }
         for transport in [Transport::Tcp, Transport::Udp] {
             write!(f, "{transport}: ")?;
@@ -151,14 +194,7 @@ impl fmt::Display for NatReport {
         if self.udp.nat.is_some_and(|nat| nat.value == NatType::Blocked) {
             writeln!(f, "UDP is blocked here; TCP works.")?;
         }
-        for server in self.servers.iter().filter(|server| server.is_liar) {
-            writeln!(f, "Not believed: {} over {}; others contradict it.", server.server, server.transport)?;
-        }
-        for server in &self.servers {
-            if let Some(failure) = &server.failure {
-                writeln!(f, "No use: {} over {}: {failure}.", server.server, server.transport)?;
-            }
-        }
+        self.write_servers(f)?;
         self.write_meetings(f)
     }
 }
@@ -166,24 +202,65 @@ impl fmt::Display for NatReport {
 impl NatReport {
     fn write_offline(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match (self.servers.is_empty(), Reach::of(self.local)) {
-            (true, _) => "no server was asked",
+            (true, _) if self.unresolved.is_empty() => "no server was asked",
+            (true, _) => "no server was found",
             (_, Reach::Loopback | Reach::Link) => "this address does not reach that far",
             _ => "no server answered: offline, or everything is blocked",
         };
         writeln!(f, "{}: not seen from outside: {why}. Only local paths can work.", self.local)
     }
 
+    /// Who said what, and who was of no use.
+    fn write_servers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for report in &self.servers {
+            let ServerReport { server, transport, asked, answered, .. } = report;
+            if *answered > 0 {
+                write!(f, "{server} over {transport} answered {answered} of {asked} questions")?;
+                if let Some(fastest) = report.fastest {
+                    write!(f, ", the fastest after {:.0} ms", fastest.as_secs_f64() * 1e3)?;
+                }
+                let first = self.said(*server, *transport);
+                if let Some(first) = first {
+                    write!(f, "; it saw {} as {}", first.local, first.mapped)?;
+                }
+                writeln!(f, ".")?;
+            }
+            if report.is_liar {
+                writeln!(f, "Not believed: {server} over {transport}; others contradict it.")?;
+            }
+            if let Some(failure) = report.failure.as_ref().filter(|_| *answered == 0) {
+                writeln!(f, "No use: {server} over {transport}: {failure}.")?;
+            }
+        }
+        for Unresolved { name, why } in &self.unresolved {
+            writeln!(f, "No use: {name}: {why}.")?;
+        }
+        Ok(())
+    }
+
+    /// The first thing a server said.
+    pub fn said(&self, server: SocketAddr, transport: Transport) -> Option<Said> {
+        let mut of_server = self.evidence.over(transport).filter(|seen| seen.server == server);
+        of_server.find_map(|seen| Some(Said { local: seen.local, mapped: seen.seen?.mapped }))
+    }
+
+    /// What this network means for connecting: each class of networks a peer may be in, by name, those in which
+    /// nothing works left out. Over TCP, as connections are. Empty while nothing is known.
+    pub fn meetings(&self) -> Vec<(String, Meeting)> {
+        if !self.is_online() {
+            return Vec::new();
+        }
+        let facts = self.tcp.facts();
+        let classes = meets::classes().into_iter().filter(|(_, theirs)| theirs.nat != Some(NatType::Blocked));
+        classes.map(|(name, theirs)| (name, meets::meets(&facts, &theirs))).collect()
+    }
+
     /// "You can meet …; you need a relay with …"
     fn write_meetings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let facts = self.tcp.facts();
         let mut direct = Vec::new();
         let mut punched = Vec::new();
         let mut relayed = Vec::new();
-        for (name, theirs) in meets::classes() {
-            if theirs.nat == Some(NatType::Blocked) {
-                continue;
-            }
-            let meeting = meets::meets(&facts, &theirs);
+        for (name, meeting) in self.meetings() {
             match meeting.ways.first() {
                 Some(Way::Direct | Way::Reverse) => direct.push(name),
                 Some(Way::Punch) => {

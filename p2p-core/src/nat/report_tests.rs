@@ -42,7 +42,7 @@ fn people_are_told_what_it_means() {
         "Not believed: 192.0.2.4:3478 over TCP",
         "No use: 192.0.2.5:3478 over TCP: no TCP connection to the server in time.",
         "You can meet, with a plain dial: open, full-cone.",
-        "symmetric random (98 %)",
+        "symmetric random (99 %)",
     ] {
         assert!(text.contains(part), "{part:?} is missing in:\n{text}");
     }
@@ -60,4 +60,15 @@ fn offline_is_said_plainly() {
     assert!(!silent.is_online());
     assert!(silent.to_string().contains("offline, or everything is blocked"));
     assert_eq!(silent.family(), Family::V4);
+}
+
+#[test]
+fn two_ports_of_one_address_are_two_servers() {
+    let report =
+        report(&[(Transport::Tcp, "192.0.2.1:1", None), (Transport::Tcp, "192.0.2.1:3478", Some(ONE))]);
+    let [dead, good] = &report.servers[..] else { panic!("{report}") };
+    assert_eq!((dead.answered, good.answered), (0, 1));
+    assert!(dead.failure.is_some() && good.failure.is_none());
+    assert_eq!(report.said(dead.server, Transport::Tcp), None);
+    assert!(report.to_string().contains("it saw 192.168.1.2:40000 as 198.51.100.1:40000."), "{report}");
 }

@@ -88,6 +88,7 @@ pub enum Event {
 
 /// Why a proof failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProofError {
     /// Not our protocol: a port scanner, another service, or a broken connection.
     #[error("what answered does not speak p2p")]
@@ -113,6 +114,22 @@ pub enum ProofError {
     /// The owner called something the proof was not ready for.
     #[error("the proof was driven out of turn")]
     OutOfTurn,
+}
+
+impl ProofError {
+    /// A word for programs: it never changes.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Garbled => "proof_garbled",
+            Self::Stranger => "proof_stranger",
+            Self::Ourselves => "proof_ourselves",
+            Self::Refused(_) => "refused",
+            Self::Declined(_) => "declined",
+            Self::TimedOut => "proof_timed_out",
+            Self::Lost => "proof_lost",
+            Self::OutOfTurn => "proof_out_of_turn",
+        }
+    }
 }
 
 /// How far a proof is.

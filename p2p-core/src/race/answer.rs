@@ -1,94 +1,253 @@
-//! The mirror side of the reverse way: somebody asked us to dial them.
+//! The mirror side of the ways that need one: somebody asked us to dial them, or to punch.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::punches::{Punches, Said};
 use super::{Act, Candidate, Dialler, Event, Lane, LaneFailure};
+use crate::punch::{self, MOST_PAIRS, Message, Punch, PunchReport, Setup, Share, Socket, Step};
 use crate::race::dial::{DialAct, DialEvent};
-use crate::signal::{Body, Reason, Refusal};
-use crate::{Deadline, Machine, Output};
+use crate::signal::{Body, Reason, Refusal, Signal};
+use crate::{Deadline, Local, Machine, Mapped, Output};
 
 /// How long we dial for somebody else's sake.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// All of it together, the punches included.
+const MOST_TIME: Duration = Duration::from_secs(40);
 
-/// Dials a caller, proves each connection, and lets the caller choose. If nothing can be dialled, it tells
-/// the caller at once instead of letting it wait.
+/// Dials a caller, or punches with it, proves each connection, and lets the caller choose. If nothing can be
+/// dialled, it tells the caller at once instead of letting it wait.
 ///
-/// It speaks the language of [`Race`](super::Race), but never says `Keep`: that is the caller's word.
+/// It speaks the language of [`Race`](super::Race), but never says `Keep`: that is the caller's word. On a socket
+/// that it dialled for a `DialMe` it says Hello; on one that a punch brought about, whoever dialled, the caller does.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    dialler: Dialler,
+    dialler: Option<Dialler>,
+    /// When to stop dialling for a `DialMe`.
+    dial_until: Option<Instant>,
+    punches: Punches,
+    /// Punched connections that are up.
+    lanes: Vec<(Lane, Candidate)>,
     state: State,
     output: VecDeque<Output<Act, Event>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Dialling { until: Instant },
+    Trying { until: Instant },
     Over,
 }
 
 impl Answer {
-    /// Dials `candidates`, as chosen by [`candidates`](super::candidates) with
-    /// [`Motive::TheirWish`](super::Motive::TheirWish).
-    pub fn new(candidates: Vec<Candidate>, delay: Duration, now: Instant) -> Self {
-        let mut answer = Self {
-            dialler: Dialler::new(candidates, delay, now),
-            state: State::Dialling { until: now + ANSWER_WITHIN },
+    /// Does nothing until it is asked: [`handle_dial_me`](Self::handle_dial_me),
+    /// [`handle_punch`](Self::handle_punch).
+    pub fn new(now: Instant) -> Self {
+        Self {
+            dialler: None,
+            dial_until: None,
+            punches: Punches::default(),
+            lanes: Vec::new(),
+            state: State::Trying { until: now + MOST_TIME },
             output: VecDeque::new(),
-        };
-        answer.drain();
-        answer
+        }
+    }
+
+    /// The caller wants to be dialled, at `candidates`, as chosen by [`candidates`](super::candidates) with
+    /// [`Motive::TheirWish`](super::Motive::TheirWish), `delay` apart. The first wish counts.
+    pub fn handle_dial_me(&mut self, candidates: Vec<Candidate>, delay: Duration, now: Instant) {
+        if self.dialler.is_none() && self.state != State::Over {
+            self.dialler = Some(Dialler::new(candidates, delay, now));
+            self.dial_until = Some(now + ANSWER_WITHIN);
+            self.drain();
+        }
+    }
+
+    /// The caller wants to punch, or goes on with it. What may not be answered is declined; it dials nothing.
+    pub fn handle_punch(&mut self, setup: &Setup, signal: &Signal, now: Instant) {
+        let Body::Punch(message) = &signal.body else { return };
+        if self.state == State::Over {
+            return;
+        }
+        if self.punches.has(message.pair) {
+            self.punches.handle_message(message, now);
+        } else if matches!(message.step, Step::Offer(_)) && message.pair < MOST_PAIRS {
+            match punch::answerable(setup, &signal.sender, signal.attempt, message) {
+                Some(config) => self.punches.add(Punch::answer(config, message, now)),
+                None => {
+                    let now = setup.clock.unix(now);
+                    let declined = Message::declined(message.pair, Reason::NoRoute, now);
+                    self.output.push_back(Output::Act(Act::Signal(Body::Punch(declined))));
+                }
+            }
+        }
+        self.drain();
     }
 
     /// A connection failed, in TCP or in its proof.
     pub fn handle_failed(&mut self, lane: Lane, failure: LaneFailure, now: Instant) {
-        self.dialler.handle_failed(lane.index(), failure, now);
+        match (lane.punched_by(), &mut self.dialler) {
+            (Some(_), _) => {
+                self.lanes.retain(|(other, _)| *other != lane);
+                self.punches.handle_lane_failed(lane, &failure, now);
+            }
+            (None, Some(dialler)) => dialler.handle_failed(lane.index(), failure, now),
+            (None, None) => {}
+        }
         self.drain();
     }
 
     /// The caller chose this connection.
-    pub fn handle_kept(&mut self, lane: Lane, _now: Instant) {
+    pub fn handle_kept(&mut self, lane: Lane, now: Instant) {
         if self.state != State::Over {
-            self.state = State::Over;
-            self.dialler.close(Some(lane.index()));
-            self.drain();
+            self.over(Some(lane), now);
             self.output.push_back(Output::Event(Event::Won(lane)));
         }
     }
 
+    /// What the machine's budget has for a punch. Whether it was taken; if not, it goes back, as it came too late.
+    #[must_use]
+    pub fn handle_punch_share(&mut self, pair: u8, share: Share, now: Instant) -> bool {
+        let is_taken = self.punches.handle_share(pair, share, now);
+        self.drain();
+        is_taken
+    }
+
+    /// Whether a punch can listen there.
+    pub fn handle_punch_listening(
+        &mut self,
+        pair: u8,
+        at: Local,
+        outcome: Result<(), LaneFailure>,
+        now: Instant,
+    ) {
+        self.punches.handle_listening(pair, at, outcome, now);
+        self.drain();
+    }
+
+    /// What a server sees of a port of a punch; `None` when none answered.
+    pub fn handle_punch_observed(&mut self, pair: u8, from: Local, mapped: Option<Mapped>, now: Instant) {
+        self.punches.handle_observed(pair, from, mapped, now);
+        self.drain();
+    }
+
+    /// TCP is up on a socket that a punch dialled: it is a lane from now on. `None`: close it.
+    pub fn handle_punch_connected(
+        &mut self,
+        pair: u8,
+        socket: Socket,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Option<Lane> {
+        let up = self.punches.handle_connected(pair, socket, remote, now);
+        self.open(up)
+    }
+
+    /// Somebody connected to a port that a punch listens on: it is a lane from now on. `None`: close it.
+    pub fn handle_punch_accepted(
+        &mut self,
+        pair: u8,
+        at: Local,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Option<Lane> {
+        let up = self.punches.handle_accepted(pair, at, remote, now);
+        self.open(up)
+    }
+
+    /// A dial of a punch failed. What is a lane fails by [`handle_failed`](Self::handle_failed).
+    pub fn handle_punch_failed(&mut self, pair: u8, socket: Socket, failure: &LaneFailure, now: Instant) {
+        self.punches.handle_failed(pair, socket, failure, now);
+        self.drain();
+    }
+
     /// Stops all of it.
-    pub fn close(&mut self, _now: Instant) {
+    pub fn close(&mut self, now: Instant) {
         if self.state != State::Over {
-            self.state = State::Over;
-            self.dialler.close(None);
-            self.drain();
+            self.over(None, now);
         }
     }
 
+    /// Whether it is over, won or lost.
+    pub fn is_over(&self) -> bool {
+        self.state == State::Over
+    }
+
+    /// Where a punched lane leads.
+    pub fn candidate(&self, lane: Lane) -> Option<Candidate> {
+        self.lanes.iter().find(|(other, _)| *other == lane).map(|(_, candidate)| *candidate)
+    }
+
+    /// How the punches went.
+    pub fn punches(&self) -> Vec<PunchReport> {
+        self.punches.reports()
+    }
+
+    fn open(&mut self, up: Option<(Lane, Candidate)>) -> Option<Lane> {
+        let lane = up.map(|(lane, candidate)| {
+            self.lanes.push((lane, candidate));
+            lane
+        });
+        self.drain();
+        lane
+    }
+
     fn drain(&mut self) {
-        loop {
-            match self.dialler.poll_output() {
+        while let Some(output) = self.dialler.as_mut().map(Machine::poll_output) {
+            match output {
                 Output::Act(DialAct::Dial(line, candidate)) => {
                     self.output.push_back(Output::Act(Act::Dial(Lane::dialled(line), candidate)));
                 }
                 Output::Act(DialAct::Drop(line)) => {
                     self.output.push_back(Output::Act(Act::Drop(Lane::dialled(line))));
                 }
-                Output::Event(DialEvent::Exhausted) => self.give_up(),
-                Output::Wait(_) => return,
+                Output::Event(DialEvent::Exhausted) => self.give_up_dialling(),
+                Output::Wait(_) => break,
             }
+        }
+        while let Some(said) = self.punches.poll() {
+            let Said::Act(pair, act) = said else { continue };
+            let act = match act {
+                punch::Act::Signal(message) => Act::Signal(Body::Punch(message)),
+                punch::Act::Drop(socket) => {
+                    let lane = Lane::punched(pair, socket);
+                    let before = self.lanes.len();
+                    self.lanes.retain(|(other, _)| *other != lane);
+                    match self.lanes.len() < before {
+                        true => Act::Drop(lane),
+                        false => Act::Punch(pair, punch::Act::Drop(socket)),
+                    }
+                }
+                act => Act::Punch(pair, act),
+            };
+            self.output.push_back(Output::Act(act));
+        }
+        if self.state != State::Over && self.dial_until.is_none() && self.punches.are_over() {
+            self.state = State::Over;
+            self.output.push_back(Output::Event(Event::Lost));
         }
     }
 
-    fn give_up(&mut self) {
-        if self.state != State::Over {
-            self.state = State::Over;
-            self.dialler.close(None);
+    /// Nothing can be dialled: the caller should know, whatever becomes of the punches.
+    fn give_up_dialling(&mut self) {
+        if self.dial_until.take().is_some() {
+            if let Some(dialler) = &mut self.dialler {
+                dialler.close(None);
+            }
             let refusal = Refusal { reason: Reason::NoRoute };
             self.output.push_back(Output::Act(Act::Signal(Body::Refuse(refusal))));
-            self.output.push_back(Output::Event(Event::Lost));
         }
+    }
+
+    fn over(&mut self, kept: Option<Lane>, now: Instant) {
+        self.state = State::Over;
+        self.dial_until = None;
+        let dialled = kept.filter(|lane| lane.punched_by().is_none());
+        if let Some(dialler) = &mut self.dialler {
+            dialler.close(dialled.map(|lane| lane.index()));
+        }
+        self.punches.close(kept, now);
+        self.drain();
     }
 }
 
@@ -98,10 +257,20 @@ impl Machine for Answer {
 
     fn handle_timeout(&mut self, now: Instant) {
         match self.state {
-            State::Dialling { until } if now >= until => self.give_up(),
-            State::Dialling { .. } => self.dialler.handle_timeout(now),
-            State::Over => {}
+            State::Over => return,
+            State::Trying { until } if now >= until => {
+                self.over(None, now);
+                self.output.push_back(Output::Event(Event::Lost));
+                return;
+            }
+            State::Trying { .. } => {}
         }
+        if self.dial_until.is_some_and(|until| now >= until) {
+            self.give_up_dialling();
+        } else if let Some(dialler) = self.dialler.as_mut().filter(|_| self.dial_until.is_some()) {
+            dialler.handle_timeout(now);
+        }
+        self.punches.handle_timeout(now);
         self.drain();
     }
 
@@ -109,12 +278,10 @@ impl Machine for Answer {
         if let Some(output) = self.output.pop_front() {
             return output;
         }
-        Output::Wait(match self.state {
-            State::Dialling { until } => {
-                let give_up = Deadline::new(until, "stop dialling for the caller");
-                Deadline::earliest([self.dialler.deadline(), Some(give_up)])
-            }
-            State::Over => None,
-        })
+        let State::Trying { until } = self.state else { return Output::Wait(None) };
+        let dial = self.dial_until.map(|at| Deadline::new(at, "stop dialling for the caller"));
+        let next = self.dialler.as_ref().filter(|_| dial.is_some()).and_then(Dialler::deadline);
+        let end = Deadline::new(until, "stop answering");
+        Output::Wait(Deadline::earliest([next, dial, Some(end), self.punches.deadline()]))
     }
 }

@@ -1,10 +1,13 @@
 //! The machine that runs a race.
 
+mod punching;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::dial::{DialAct, DialEvent};
+use super::punches::Punches;
 use super::record::Records;
 use super::reverse::ReverseAct;
 use super::{
@@ -13,6 +16,7 @@ use super::{
 };
 use crate::peer::PeerAddr;
 use crate::proof::ProofError;
+use crate::punch::Setup;
 use crate::signal::{AttemptId, Body, Delivery, DialMe, Reason, Signal};
 use crate::{Deadline, Machine, Output};
 
@@ -47,6 +51,8 @@ pub struct RaceConfig {
     pub can_signal: bool,
     /// Whether we listen anywhere.
     pub listens: bool,
+    /// What it takes to punch; `None` when this node does not.
+    pub punch: Option<Setup>,
     /// How much later than the first way the others begin. Default [`HEAD_START`].
     pub head_start: Duration,
     /// The pause between two dials. Default [`DIAL_DELAY`](super::DIAL_DELAY).
@@ -78,9 +84,14 @@ pub struct Race {
     state: State,
     dialler: Option<Dialler>,
     reverse: Option<Reverse>,
+    punches: Punches,
     question: AddrQuestion,
     records: Records,
     arrivals: usize,
+    /// It has told of another address since we began.
+    has_moved: bool,
+    /// Nothing but a punch can work, as far as is known.
+    must_punch: bool,
     /// The peer was asked to dial us and may be at it.
     asked: bool,
     ended: Option<Instant>,
@@ -96,15 +107,19 @@ impl Race {
             *span = (*span).min(MOST_SPAN);
         }
         let records = Records::new(&config.ways, now);
+        let must_punch = config.must_punch();
         let mut race = Self {
             config,
             began: now,
             state: State::Racing,
             dialler: None,
             reverse: None,
+            punches: Punches::default(),
             question: AddrQuestion::NotAsked,
             records,
             arrivals: 0,
+            has_moved: false,
+            must_punch,
             asked: false,
             ended: None,
             output: VecDeque::new(),
@@ -154,18 +169,23 @@ impl Race {
             // want this way: then another may be welcome.
             return self.lose(&WayFailure::Refused(reason), now);
         }
-        if lane.way() == Way::Direct
-            && let Some(dialler) = &mut self.dialler
-        {
-            dialler.handle_failed(lane.index(), failure, now);
+        match (lane.way(), &mut self.dialler) {
+            (Way::Direct, Some(dialler)) => dialler.handle_failed(lane.index(), failure, now),
+            (Way::Punch, _) => self.punches.handle_lane_failed(lane, &failure, now),
+            _ => {}
         }
+        self.lost_while_keeping(lane);
+        self.step(now);
+    }
+
+    /// If this was the one to be kept, another one is.
+    fn lost_while_keeping(&mut self, lane: Lane) {
         if self.state == State::Keeping(lane) {
             self.state = State::Racing;
             if let Some(next) = self.records.proven() {
                 self.keep(next);
             }
         }
-        self.step(now);
     }
 
     /// The peer dialled us for this attempt. `None` when it is too late or too often: close the connection.
@@ -193,6 +213,11 @@ impl Race {
                     reverse.handle_delivery(delivery, now);
                 }
             }
+            Body::Punch(_) => match delivery {
+                Delivery::Offline => self.end_punch(WayFailure::Offline, now),
+                Delivery::NoBroker(troubles) => self.end_punch(WayFailure::NoBroker(troubles), now),
+                Delivery::Told | Delivery::Unknown => {}
+            },
             Body::AskAddr if matches!(delivery, Delivery::Offline | Delivery::NoBroker(_)) => {
                 self.question = AddrQuestion::Closed;
             }
@@ -213,6 +238,7 @@ impl Race {
             if let Some(dialler) = &mut self.dialler {
                 dialler.handle_more(more, now);
             }
+            self.has_moved = true;
         }
         match &signal.body {
             Body::Refuse(refusal) => {
@@ -220,8 +246,20 @@ impl Race {
                 if let Some(reverse) = &mut self.reverse {
                     reverse.handle_refused(refusal.reason, now);
                 }
+                // These are about one way, and not this one.
+                if !matches!(refusal.reason, Reason::NoRoute | Reason::Unsupported) {
+                    self.end_punch(WayFailure::Refused(refusal.reason), now);
+                }
             }
-            Body::TellAddr => self.question = AddrQuestion::Closed,
+            Body::Punch(message) => {
+                self.follow(now);
+                self.punches.handle_message(message, now);
+                self.follow(now);
+            }
+            Body::TellAddr => {
+                self.question = AddrQuestion::Closed;
+                self.follow(now);
+            }
             _ => {}
         }
         self.step(now);
@@ -247,7 +285,8 @@ impl Race {
 
     /// What happened so far.
     pub fn report(&self, now: Instant) -> RaceReport {
-        self.records.report(self.config.peer.id(), self.config.attempt, self.ended.unwrap_or(now))
+        let now = self.ended.unwrap_or(now);
+        self.records.report(self.config.peer.id(), self.config.attempt, self.punches.reports(), now)
     }
 
     fn candidates(&self) -> Vec<Candidate> {
@@ -283,8 +322,10 @@ impl Race {
     fn start_due(&mut self, now: Instant) -> bool {
         let mut started = false;
         let head_start_over = now >= self.began + self.config.head_start;
+        let must_punch = self.must_punch;
+        let is_due = |way| head_start_over || (must_punch && way == Way::Punch);
         while self.state == State::Racing
-            && let Some(way) = self.records.start_next(head_start_over, now)
+            && let Some(way) = self.records.start_next(is_due, now)
         {
             self.start(way, now);
             started = true;
@@ -298,6 +339,8 @@ impl Race {
             Way::Reverse if !self.config.can_signal => self.records.end(way, WayFailure::NoSignalling, now),
             Way::Reverse if !self.config.listens => self.records.end(way, WayFailure::NotListening, now),
             Way::Reverse => self.reverse = Some(Reverse::new(now)),
+            Way::Punch if !self.config.can_signal => self.records.end(way, WayFailure::NoSignalling, now),
+            Way::Punch => self.start_punches(now),
         }
     }
 
@@ -327,6 +370,7 @@ impl Race {
                 Output::Wait(_) => break,
             }
         }
+        self.drain_punches(now);
     }
 
     fn may_ask(&self) -> bool {
@@ -376,10 +420,14 @@ impl Race {
         self.ended = Some(now);
         self.dialler = None;
         self.reverse = None;
+        let has_offered = self.punches.have_offered();
+        self.punches.close(winner, now);
+        self.drain_punches(now);
         for dropped in self.records.settle(winner, now) {
             self.output.push_back(Output::Act(Act::Drop(dropped)));
         }
-        if self.asked && winner.is_none_or(|lane| lane.way() != Way::Reverse) {
+        let is_known_there = winner.is_some_and(|lane| lane.way() != Way::Direct);
+        if (self.asked || has_offered) && !is_known_there {
             self.output.push_back(Output::Act(Act::Signal(Body::Bye)));
         }
     }
@@ -402,6 +450,7 @@ impl Machine for Race {
         if let Some(reverse) = &mut self.reverse {
             reverse.handle_timeout(now);
         }
+        self.punches.handle_timeout(now);
         self.step(now);
     }
 
@@ -425,6 +474,7 @@ impl Machine for Race {
             answered.map(|at| Deadline::new(at, "the peer should have told its address by now")),
             self.dialler.as_ref().and_then(Dialler::deadline),
             self.reverse.as_ref().and_then(Reverse::deadline),
+            self.punches.deadline(),
         ]))
     }
 }

@@ -7,6 +7,7 @@
 //! | [`Reverse`] | when to ask the peer, again, and when to give up |
 //! | [`Race`] | which ways run, which connection is kept, why the others failed |
 //! | [`Answer`] | the mirror side: dial somebody who asked for it |
+//! | [`Punch`](crate::punch::Punch) | how to meet a peer behind a NAT; see there |
 //! | [`RaceReport`] | what happened, for people and programs |
 //!
 //! A [`Lane`] is one TCP connection on its way to become the one that is kept. `Race` and `Answer` speak of
@@ -16,6 +17,9 @@ mod answer;
 mod dial;
 mod machine;
 mod order;
+mod punches;
+#[cfg(test)]
+mod punching_tests;
 mod record;
 mod report;
 mod reverse;
@@ -29,27 +33,32 @@ use serde::{Deserialize, Serialize};
 pub use answer::{ANSWER_WITHIN, Answer};
 pub use dial::{DIAL_DELAY, DialAct, DialEvent, Dialler};
 pub use machine::{HEAD_START, Race, RaceConfig};
+pub(crate) use order::on_link as is_on_link;
 pub use order::{
     Candidate, Filter, MOST_CANDIDATES, Motive, OurAddress, OurPlace, Path, candidates, path_to,
 };
 pub use report::{LaneFailure, LaneReport, RaceReport, WayFailure, WayOutcome, WayReport};
 pub use reverse::{Reverse, ReverseAct};
 
+use crate::punch::{self, Socket};
 use crate::signal::Body;
 
 /// A way to reach a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Way {
     /// Dial what the peer publishes.
     Direct,
     /// Ask the peer, through a broker, to dial us.
     Reverse,
+    /// Both dial at once, as agreed through a broker.
+    Punch,
 }
 
 impl Way {
     /// All of them, the cheapest first.
-    pub const ALL: [Self; 2] = [Self::Direct, Self::Reverse];
+    pub const ALL: [Self; 3] = [Self::Direct, Self::Reverse, Self::Punch];
 }
 
 impl fmt::Display for Way {
@@ -57,9 +66,13 @@ impl fmt::Display for Way {
         f.pad(match self {
             Self::Direct => "direct",
             Self::Reverse => "reverse",
+            Self::Punch => "punch",
         })
     }
 }
+
+/// Sockets of one punch are fewer than 2 to this power: its dials are limited, and so are arrivals.
+const PAIR_SHIFT: u32 = 24;
 
 /// One TCP connection of an attempt, on its way to be kept or dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,6 +90,17 @@ impl Lane {
     /// A connection the peer dialled because we asked, in order of arrival.
     pub(crate) fn arrived(index: usize) -> Self {
         Self { way: Way::Reverse, index }
+    }
+
+    /// A connection that a punch brought about: which of the attempt's punches, and which of its sockets.
+    pub(crate) fn punched(pair: u8, socket: Socket) -> Self {
+        Self { way: Way::Punch, index: usize::from(pair) << PAIR_SHIFT | socket.number() as usize }
+    }
+
+    /// The punch and the socket behind it, if it is a punched one.
+    pub fn punched_by(&self) -> Option<(u8, Socket)> {
+        let pair = u8::try_from(self.index >> PAIR_SHIFT).ok().filter(|_| self.way == Way::Punch)?;
+        Some((pair, Socket::numbered((self.index & ((1 << PAIR_SHIFT) - 1)) as u32)))
     }
 
     /// The way it belongs to.
@@ -106,6 +130,8 @@ pub enum Act {
     Keep(Lane),
     /// Send this to the peer, through every broker that may reach it.
     Signal(Body),
+    /// Do this for the attempt's punch of this number. It is never a signal, and drops only what never was a lane.
+    Punch(u8, punch::Act),
 }
 
 /// What an attempt has to tell.

@@ -15,6 +15,7 @@ pub const MOST_CANDIDATES: usize = 16;
 /// What lies between two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Path {
     /// Both are on this machine.
     Machine,
@@ -208,7 +209,7 @@ fn neighbours(ours: &OurPlace, theirs: &InterfaceAddr) -> bool {
 }
 
 /// Whether `ip` is inside the network `our` address belongs to.
-fn on_link(our: &OurAddress, ip: IpAddr) -> bool {
+pub(crate) fn on_link(our: &OurAddress, ip: IpAddr) -> bool {
     match (our.ip, ip) {
         (IpAddr::V4(our_ip), IpAddr::V4(ip)) => {
             let shift = 32 - u32::from(our.prefix.min(32));

@@ -4,7 +4,11 @@ use std::time::Instant;
 
 use super::{Candidate, Lane, LaneFailure, LaneReport, RaceReport, Way, WayFailure, WayOutcome, WayReport};
 use crate::peer::PeerId;
+use crate::punch::PunchReport;
 use crate::signal::AttemptId;
+
+/// Failed punched lanes that are remembered; the tally of each punch counts them all.
+const MOST_FAILED_PUNCHED: usize = 32;
 
 /// How far one way is.
 #[derive(Clone, Debug)]
@@ -55,10 +59,22 @@ impl Records {
         Self { began: now, runners, lanes: Vec::new() }
     }
 
-    /// A lane begins.
+    /// A lane begins. Strangers can connect to a punched port for as long as it is listened on: of their lanes only
+    /// the last ones are remembered.
     pub(super) fn open(&mut self, lane: Lane, candidate: Candidate, now: Instant) {
+        let is_old = |record: &LaneRecord| record.lane.way() == Way::Punch && record.failure.is_some();
+        if self.lanes.iter().filter(|record| is_old(record)).count() >= MOST_FAILED_PUNCHED
+            && let Some(oldest) = self.lanes.iter().position(is_old)
+        {
+            self.lanes.remove(oldest);
+        }
         let (connected, proven, failure) = (None, None, None);
         self.lanes.push(LaneRecord { lane, candidate, began: now, connected, proven, failure });
+    }
+
+    /// These lanes never were.
+    pub(super) fn forget(&mut self, is_gone: impl Fn(Lane) -> bool) {
+        self.lanes.retain(|record| !is_gone(record.lane));
     }
 
     pub(super) fn lane(&mut self, lane: Lane) -> Option<&mut LaneRecord> {
@@ -75,15 +91,22 @@ impl Records {
         self.lanes.iter().find(proven).map(|record| record.lane)
     }
 
-    /// The next way that is due: the first at once, the others when `head_start_over`, or when none runs.
-    pub(super) fn start_next(&mut self, head_start_over: bool, now: Instant) -> Option<Way> {
+    /// The next way to start: the first one waiting when none runs, else one that is due.
+    pub(super) fn start_next(&mut self, is_due: impl Fn(Way) -> bool, now: Instant) -> Option<Way> {
         let nobody_runs =
             !self.runners.iter().any(|runner| matches!(runner.progress, Progress::Running { .. }));
-        let next = self.runners.iter_mut().find(|runner| matches!(runner.progress, Progress::Waiting))?;
-        (nobody_runs || head_start_over).then(|| {
-            next.progress = Progress::Running { since: now };
-            next.way
-        })
+        let mut waiting =
+            self.runners.iter_mut().filter(|runner| matches!(runner.progress, Progress::Waiting));
+        let next = waiting.find(|runner| nobody_runs || is_due(runner.way))?;
+        next.progress = Progress::Running { since: now };
+        Some(next.way)
+    }
+
+    /// Whether a way is under way.
+    pub(super) fn is_running(&self, way: Way) -> bool {
+        self.runners
+            .iter()
+            .any(|runner| runner.way == way && matches!(runner.progress, Progress::Running { .. }))
     }
 
     /// Whether a way has not begun.
@@ -95,6 +118,11 @@ impl Records {
     pub(super) fn is_idle(&self) -> bool {
         self.runners.iter().all(|runner| matches!(runner.progress, Progress::Ended { .. }))
             && self.lanes.iter().all(|record| record.failure.is_some())
+    }
+
+    /// Whether a connection of this way is up.
+    pub(super) fn is_up(&self, way: Way) -> bool {
+        self.lanes.iter().any(|record| record.lane.way() == way && record.failure.is_none())
     }
 
     /// A way that runs has failed.
@@ -137,7 +165,13 @@ impl Records {
     }
 
     /// The story so far.
-    pub(super) fn report(&self, peer: PeerId, attempt: AttemptId, now: Instant) -> RaceReport {
+    pub(super) fn report(
+        &self,
+        peer: PeerId,
+        attempt: AttemptId,
+        punches: Vec<PunchReport>,
+        now: Instant,
+    ) -> RaceReport {
         let since = |at: Instant| at.saturating_duration_since(self.began);
         let lane = |record: &LaneRecord| LaneReport {
             path: record.candidate.path,
@@ -158,6 +192,7 @@ impl Records {
                 ended: since(ended),
                 outcome,
                 lanes: self.lanes.iter().filter(|record| record.lane.way() == runner.way).map(lane).collect(),
+                punches: if runner.way == Way::Punch { punches.clone() } else { Vec::new() },
             }
         };
         RaceReport { peer, attempt, took: since(now), ways: self.runners.iter().map(way).collect() }

@@ -7,10 +7,12 @@ use std::time::Duration;
 use super::{Path, Way};
 use crate::peer::PeerId;
 use crate::proof::ProofError;
+use crate::punch::{Failed, PunchReport};
 use crate::signal::{AttemptId, BrokerTrouble, Reason};
 
 /// Why one connection did not come to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LaneFailure {
     /// Something else was ready first.
     #[error("not tried")]
@@ -35,8 +37,24 @@ pub enum LaneFailure {
     Proof(#[from] ProofError),
 }
 
+impl LaneFailure {
+    /// A word for programs: it never changes.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotTried => "not_tried",
+            Self::Dropped => "dropped",
+            Self::Refused => "connection_refused",
+            Self::Unreachable(_) => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::Local(_) => "local",
+            Self::Proof(error) => error.code(),
+        }
+    }
+}
+
 /// Why one way did not lead to the peer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum WayFailure {
     /// The peer publishes nothing we could dial.
     #[error("the peer publishes no address that can be dialled from here")]
@@ -68,9 +86,38 @@ pub enum WayFailure {
     /// The caller gave up.
     #[error("cancelled")]
     Cancelled,
+    /// No punch between any address of ours and any of the peer's led to a connection.
+    #[error("{0}")]
+    Punch(#[from] Failed),
+    /// There is no address of ours and one of the peer's that a punch could be tried between.
+    #[error(
+        "nothing is known of where this node and the peer are seen from outside, or nothing can come of it"
+    )]
+    NothingToPunch,
     /// This node cannot go this way.
     #[error("not supported by this node")]
     Unsupported,
+}
+
+impl WayFailure {
+    /// A word for programs: it never changes.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoCandidates => "no_candidates",
+            Self::AllFailed => "all_failed",
+            Self::NotListening => "not_listening",
+            Self::NoSignalling => "no_signalling",
+            Self::NoBroker(_) => "no_broker",
+            Self::Offline => "offline",
+            Self::Refused(_) => "refused",
+            Self::Silent => "silent",
+            Self::TimedOut => "timed_out",
+            Self::Cancelled => "cancelled",
+            Self::Punch(failed) => failed.code(),
+            Self::NothingToPunch => "nothing_to_punch",
+            Self::Unsupported => "unsupported",
+        }
+    }
 }
 
 /// How a way ended.
@@ -114,6 +161,8 @@ pub struct WayReport {
     pub outcome: WayOutcome,
     /// Its connections.
     pub lanes: Vec<LaneReport>,
+    /// Its punches: for each pair of addresses how it went, with the dials that never became a connection.
+    pub punches: Vec<PunchReport>,
 }
 
 /// An attempt, told.
@@ -137,8 +186,24 @@ impl RaceReport {
 
     /// Whether brokers say that the peer is not there, and nothing else worked.
     pub fn is_offline(&self) -> bool {
-        self.won().is_none()
-            && self.ways.iter().any(|way| way.outcome == WayOutcome::Failed(WayFailure::Offline))
+        self.won().is_none() && self.any_failed(|failure| *failure == WayFailure::Offline)
+    }
+
+    /// Whether the peer said no, by signal or in a proof.
+    pub fn is_refused(&self) -> bool {
+        let refused =
+            |lane: &LaneReport| matches!(lane.failure, Some(LaneFailure::Proof(ProofError::Refused(_))));
+        self.any_failed(|failure| matches!(failure, WayFailure::Refused(_)))
+            || self.ways.iter().any(|way| way.lanes.iter().any(refused))
+    }
+
+    /// Whether the time was up while some way still had hope.
+    pub fn is_timed_out(&self) -> bool {
+        self.any_failed(|failure| *failure == WayFailure::TimedOut)
+    }
+
+    fn any_failed(&self, so: impl Fn(&WayFailure) -> bool) -> bool {
+        self.ways.iter().any(|way| matches!(&way.outcome, WayOutcome::Failed(failure) if so(failure)))
     }
 }
 
@@ -151,6 +216,9 @@ impl fmt::Display for RaceReport {
                 for trouble in troubles {
                     write!(f, "\n           {}: {}", trouble.broker, trouble.reason)?;
                 }
+            }
+            for punch in &way.punches {
+                write!(f, "\n           {punch}")?;
             }
             for lane in &way.lanes {
                 write!(f, "\n           {} ({})", lane.remote, lane.path)?;

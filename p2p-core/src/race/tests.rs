@@ -7,22 +7,23 @@ use super::*;
 use crate::nat::Nat;
 use crate::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
 use crate::proof::ProofError;
+use crate::punch::{Limits, Setup, Terms};
 use crate::signal::{AttemptId, Body, Delivery, Reason, Refusal, Signal};
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
-use crate::{Local, Machine, Seed, UnixTime};
+use crate::{Clock, Local, Machine, Seed, UnixTime};
 
-const ATTEMPT: AttemptId = AttemptId([1; 16]);
+pub(super) const ATTEMPT: AttemptId = AttemptId([1; 16]);
 
-fn ms(millis: u64) -> Duration {
+pub(super) fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn at(millis: u64) -> Instant {
+pub(super) fn at(millis: u64) -> Instant {
     epoch() + ms(millis)
 }
 
-fn interface(local: &str, external: Option<&str>) -> InterfaceAddr {
+pub(super) fn interface(local: &str, external: Option<&str>) -> InterfaceAddr {
     InterfaceAddr {
         nic: 0,
         local: local.parse().unwrap(),
@@ -34,7 +35,7 @@ fn interface(local: &str, external: Option<&str>) -> InterfaceAddr {
     }
 }
 
-fn peer_at(issued: u64, interfaces: Vec<InterfaceAddr>, machine: Option<&[u8]>) -> PeerAddr {
+pub(super) fn peer_at(issued: u64, interfaces: Vec<InterfaceAddr>, machine: Option<&[u8]>) -> PeerAddr {
     let identity = Identity::generate(&mut Seed::from_u64(2));
     let contents = Contents {
         brokers: vec!["mqtt://broker.example".parse().unwrap()],
@@ -49,7 +50,7 @@ fn peer(interfaces: Vec<InterfaceAddr>) -> PeerAddr {
     peer_at(1_000, interfaces, None)
 }
 
-fn ours(addresses: &[(&str, u8)]) -> OurPlace {
+pub(super) fn ours(addresses: &[(&str, u8)]) -> OurPlace {
     let address = |(ip, prefix): &(&str, u8)| OurAddress {
         ip: ip.parse().unwrap(),
         prefix: *prefix,
@@ -63,11 +64,19 @@ fn targets(candidates: &[Candidate]) -> Vec<String> {
     candidates.iter().map(ToString::to_string).collect()
 }
 
-fn config(peer: PeerAddr) -> RaceConfig {
+pub(super) fn setup(ours: OurPlace) -> Setup {
+    let clock = Clock::new(epoch(), UnixTime::from_secs(1_000_000));
+    let (views, terms, limits) = (Default::default(), Terms::default(), Limits::default());
+    Setup { ours, views, clock, terms, limits }
+}
+
+pub(super) fn config(peer: PeerAddr) -> RaceConfig {
+    let ours = ours(&[("192.168.1.5", 24)]);
     RaceConfig {
         peer,
         attempt: ATTEMPT,
-        ours: ours(&[("192.168.1.5", 24)]),
+        punch: Some(setup(ours.clone())),
+        ours,
         ways: Way::ALL.to_vec(),
         filter: Filter::default(),
         plain: false,
@@ -136,7 +145,7 @@ impl Story {
     }
 }
 
-fn from_peer(peer: PeerAddr, body: Body) -> Signal {
+pub(super) fn from_peer(peer: PeerAddr, body: Body) -> Signal {
     let from = peer.id();
     let to = Identity::generate(&mut Seed::from_u64(1)).id();
     let (issued, expires) = (UnixTime::from_secs(1), UnixTime::from_secs(2));
@@ -448,11 +457,17 @@ fn the_filter_is_kept() {
     assert_eq!(only(&[crate::Family::V4], &[Path::Local]), ["192.168.1.9:4000 (local)"]);
 }
 
+fn dialling(candidates: Vec<Candidate>, now: Instant) -> Answer {
+    let mut answer = Answer::new(now);
+    answer.handle_dial_me(candidates, DIAL_DELAY, now);
+    answer
+}
+
 #[test]
 fn an_answer_that_reaches_nobody_says_so_at_once() {
     let peer = two_homes();
     let found = candidates(&OurPlace::default(), &peer, &Filter::default(), Motive::TheirWish);
-    let mut answer = Answer::new(found, DIAL_DELAY, epoch());
+    let mut answer = dialling(found, epoch());
     let mut acts = drain(&mut answer).acts;
     for index in 0..2 {
         answer.handle_failed(Lane::dialled(index), LaneFailure::Refused, at(5));
@@ -466,7 +481,7 @@ fn an_answer_that_reaches_nobody_says_so_at_once() {
 #[test]
 fn an_answer_drops_what_the_caller_did_not_choose() {
     let found = candidates(&OurPlace::default(), &two_homes(), &Filter::default(), Motive::TheirWish);
-    let mut answer = Answer::new(found, DIAL_DELAY, epoch());
+    let mut answer = dialling(found, epoch());
     drain(&mut answer);
     answer.handle_timeout(at(100));
     assert!(matches!(drain(&mut answer).acts[..], [Act::Dial(..)]));
@@ -476,6 +491,9 @@ fn an_answer_drops_what_the_caller_did_not_choose() {
     assert_eq!(drained.events, [Event::Won(Lane::dialled(1))]);
     assert_eq!(drained.wait, None);
 }
+
+#[path = "punch_tests.rs"]
+mod punching;
 
 struct AnyRace;
 
@@ -487,7 +505,7 @@ impl Subject for AnyRace {
         let mut config = config(peer(interfaces));
         config.can_signal = seed.chance(0.8);
         config.listens = seed.chance(0.9);
-        config.ways.truncate(1 + seed.below(2) as usize);
+        config.ways.truncate(1 + seed.below(3) as usize);
         Race::new(config, now)
     }
 
@@ -542,7 +560,7 @@ impl Subject for AnyAnswer {
         let interfaces = (0..seed.below(9)).map(|n| interface(&format!("203.0.113.{n}"), None)).collect();
         let found =
             candidates(&OurPlace::default(), &peer(interfaces), &Filter::default(), Motive::TheirWish);
-        Answer::new(found, DIAL_DELAY, now)
+        dialling(found, now)
     }
 
     fn disturb(answer: &mut Answer, dice: &mut Seed, now: Instant) {

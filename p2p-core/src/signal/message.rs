@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::peer::{PeerAddr, PeerId};
-use crate::{Seed, UnixTime};
+use crate::{Seed, UnixTime, punch};
 
 /// One attempt to connect, on both sides of it. Drawn by who starts it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,7 +59,7 @@ pub enum Body {
     /// "Dial me at the addresses in `sender`."
     DialMe(DialMe),
     /// A step towards a simultaneous open.
-    Punch(Punch),
+    Punch(punch::Message),
     /// A step towards a relayed connection.
     Relay(Relay),
     /// "Tell me where you are now." Answered by [`Body::TellAddr`].
@@ -93,10 +93,6 @@ pub struct DialMe {
     /// Whether the connection is wanted without encryption after the proof. Both must want it.
     pub plain: bool,
 }
-
-/// A step towards a simultaneous open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Punch {}
 
 /// A step towards a relayed connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use super::seal::seal_bytes;
 use super::*;
-use crate::nat::Nat;
+use crate::nat::{Filtering, Nat};
 use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
+use crate::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
 use crate::{Seed, UnixTime};
 
 fn identity(number: u64) -> Identity {
@@ -46,10 +47,23 @@ fn signal(body: Body) -> Signal {
     }
 }
 
+fn punch_offer() -> punch::Message {
+    let side = Side {
+        address: "203.0.113.9".parse().unwrap(),
+        ports: Ports::Fixed(vec![40_000, 50_000]),
+        filtering: Filtering::AddressDependent,
+        syn: None,
+        quiet: false,
+        sockets: 96,
+    };
+    let offer = Offer { mode: Mode::Remote, at: "192.168.1.2".parse().unwrap(), side, error: Some(30_000) };
+    punch::Message { pair: 0, wave: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
+}
+
 fn bodies() -> [Body; 7] {
     [
         Body::DialMe(DialMe { plain: true }),
-        Body::Punch(Punch {}),
+        Body::Punch(punch_offer()),
         Body::Relay(Relay {}),
         Body::AskAddr,
         Body::TellAddr,

@@ -89,7 +89,12 @@ impl Body {
     fn unpack(kind: u16, packed: &[u8]) -> Result<Self, WireError> {
         Ok(match kind {
             1 => Self::DialMe(unpack_all(packed)?),
-            2 => Self::Punch(unpack_all(packed)?),
+            2 => {
+                let message: crate::punch::Message = unpack_all(packed)?;
+                Self::Punch(
+                    Some(message).filter(crate::punch::Message::is_sound).ok_or(WireError::Malformed)?,
+                )
+            }
             3 => Self::Relay(unpack_all(packed)?),
             4 => unpack_all(packed).map(|()| Self::AskAddr)?,
             5 => unpack_all(packed).map(|()| Self::TellAddr)?,

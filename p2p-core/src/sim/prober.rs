@@ -17,6 +17,7 @@ use crate::nat::SynAnswer;
 use crate::nat::observe::SynOutcome;
 use crate::nat::probe::{Act, Event, Probe};
 use crate::nat::report::NatReport;
+use crate::stun::query::Server;
 use crate::{Local, Machine, Output};
 
 /// Turns a [`Probe`] with the sockets of its host. [`start`](Self::start) it before it
@@ -29,7 +30,12 @@ pub struct Prober {
     connections: BTreeMap<(Local, SocketAddr), TcpSocket>,
     listeners: BTreeMap<Local, TcpSocket>,
     events: Vec<(Instant, Event)>,
+    /// What comes of looking names up, and when, the last first.
+    names: Vec<(Instant, LookUp)>,
 }
+
+/// The servers a name stands for, or the name and why there are none.
+pub type LookUp = Result<Vec<Server>, (String, String)>;
 
 impl Prober {
     /// Takes the machine over.
@@ -41,7 +47,15 @@ impl Prober {
             connections: BTreeMap::new(),
             listeners: BTreeMap::new(),
             events: Vec::new(),
+            names: Vec::new(),
         }
+    }
+
+    /// The same, with names that are looked up meanwhile.
+    pub fn with_names(mut self, mut names: Vec<(Instant, LookUp)>) -> Self {
+        names.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        self.names = names;
+        self
     }
 
     /// Does what the machine wants at once.
@@ -210,12 +224,20 @@ impl Program for Prober {
     }
 
     fn handle_timeout(&mut self, context: &mut Context<'_>) {
+        while let Some((_, looked_up)) = self.names.pop_if(|(at, _)| *at <= context.now) {
+            match looked_up {
+                // A script that names too many servers sees them missing.
+                Ok(servers) => drop(self.probe.handle_resolved(&servers, context.now)),
+                Err((name, why)) => self.probe.handle_unresolved(name, why, context.now),
+            }
+        }
         self.probe.handle_timeout(context.now);
         self.turn(context);
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        self.wait
+        let name = self.names.last().map(|(at, _)| *at);
+        [self.wait, name].into_iter().flatten().min()
     }
 }
 
@@ -307,11 +329,7 @@ impl Program for SynHelper {
                 self.on_dialled(*socket, SynOutcome::Connected, context);
             }
             HostEvent::Tcp(TcpEvent::Failed(socket, why)) if of_mine(socket) => {
-                let answer = match why {
-                    Failure::Refused | Failure::Reset => SynAnswer::Reset,
-                    Failure::Unreachable(_) => SynAnswer::Icmp,
-                    Failure::TimedOut => SynAnswer::Silence,
-                };
+                let answer = super::stun::answer(*why);
                 self.on_dialled(*socket, SynOutcome::Kept(answer), context);
             }
             _ => {
@@ -329,9 +347,14 @@ impl Program for SynHelper {
         for socket in late {
             self.on_dialled(socket, SynOutcome::Kept(SynAnswer::Silence), context);
         }
+        if let Some(server) = &mut self.server {
+            server.handle_timeout(context);
+        }
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        self.dials.values().map(|(_, until)| *until).min()
+        let own = self.dials.values().map(|(_, until)| *until).min();
+        let server = self.server.as_ref().and_then(StunServer::next_timeout);
+        [own, server].into_iter().flatten().min()
     }
 }

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::nat::observe::SynOutcome;
 use crate::{Family, Seed};
 
 /// The first word of every transaction id since RFC 5389.
@@ -159,6 +161,17 @@ pub enum Attribute {
     ResponseOrigin(SocketAddr),
     /// OTHER-ADDRESS: where it would come from with both changes asked for (RFC 5780, section 7.4).
     OtherAddress(SocketAddr),
+    /// DIAL-BACK, our own (0xFFB0, understanding optional). In a success response over TCP: this server dials back
+    /// when asked to, and waits so many milliseconds at most. In a request over TCP: dial the address this
+    /// connection comes from, wait so long, and answer then.
+    DialBack(u16),
+    /// DIALLED-BACK, our own (0xFFB1, understanding optional): what a server got when it dialled back.
+    DialledBack {
+        /// From the address the request came to, and another port.
+        near: SynOutcome,
+        /// From its other address; [`SynOutcome::Unavailable`] when it has none.
+        far: SynOutcome,
+    },
     /// CHANNEL-NUMBER (RFC 8656, section 18.1).
     ChannelNumber(u16),
     /// LIFETIME: seconds (RFC 8656, section 18.2).
@@ -256,6 +269,22 @@ impl Message {
     pub fn other_address(&self) -> Option<SocketAddr> {
         self.find(|attribute| match attribute {
             Attribute::OtherAddress(address) | Attribute::ChangedAddress(address) => Some(*address),
+            _ => None,
+        })
+    }
+
+    /// DIAL-BACK: how long the other side waits, or is to wait.
+    pub fn dial_back(&self) -> Option<Duration> {
+        self.find(|attribute| match attribute {
+            Attribute::DialBack(ms) => Some(Duration::from_millis(u64::from(*ms))),
+            _ => None,
+        })
+    }
+
+    /// DIALLED-BACK: from near and from far.
+    pub fn dialled_back(&self) -> Option<(SynOutcome, SynOutcome)> {
+        self.find(|attribute| match attribute {
+            Attribute::DialledBack { near, far } => Some((*near, *far)),
             _ => None,
         })
     }

@@ -1,14 +1,20 @@
 //! The server's side: which bytes answer which, and from where.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use super::Transport;
 use super::message::{Attribute, Class, Message, Method};
 use super::wire::{Ending, Header, Parsed, WireError};
 use crate::Reach;
+use crate::nat::observe::SynOutcome;
 
 const CHANGE_REQUEST: u16 = 0x0003;
 const RESPONSE_PORT: u16 = 0x0027;
+
+/// How long a dial back is waited for: long enough for a round trip, short enough that nobody keeps a server busy.
+const SHORTEST_DIAL: Duration = Duration::from_millis(50);
+const LONGEST_DIAL: Duration = Duration::from_secs(3);
 
 /// Numbers listed in a 420 at most.
 const MOST_UNKNOWN: usize = 16;
@@ -33,6 +39,7 @@ pub struct Responder {
     primary: SocketAddr,
     alternate: Option<SocketAddr>,
     is_response_port_allowed: bool,
+    dials_back: bool,
 }
 
 /// What to send.
@@ -66,7 +73,7 @@ impl Responder {
     /// A server on one address. When `primary` is unspecified, so is RESPONSE-ORIGIN's value; it is then not
     /// sent, as without an alternate anyway.
     pub fn new(primary: SocketAddr) -> Self {
-        Self { primary, alternate: None, is_response_port_allowed: false }
+        Self { primary, alternate: None, is_response_port_allowed: false, dials_back: false }
     }
 
     /// The same server with a second address **and** a second port: it must be able to send from all four
@@ -87,6 +94,27 @@ impl Responder {
     pub fn with_response_port(mut self) -> Self {
         self.is_response_port_allowed = true;
         self
+    }
+
+    /// Offers, over TCP, to dial back: to the one address the request's own connection comes from, so to nobody
+    /// who has not come by himself. Whoever has the sockets asks [`dial_wish`](Self::dial_wish) of each request,
+    /// dials, and answers with [`respond_dialled`](Self::respond_dialled).
+    pub fn with_dialling(mut self) -> Self {
+        self.dials_back = true;
+        self
+    }
+
+    /// How long to wait for the outcome of dialling back, when that is what a request over TCP wants.
+    pub fn dial_wish(&self, bytes: &[u8]) -> Option<Duration> {
+        let header = Header::decode(bytes).ok()?;
+        let is_binding = header.class == Class::Request && header.method == Method::BINDING;
+        let parsed = Parsed::decode(bytes, Transport::Tcp).ok().filter(|_| self.dials_back && is_binding)?;
+        parsed.message.dial_back().map(|wish| wish.clamp(SHORTEST_DIAL, LONGEST_DIAL))
+    }
+
+    /// The IP address to dial from that a client does not know, when the request came to `destination`.
+    pub fn other_ip(&self, destination: SocketAddr) -> Option<IpAddr> {
+        self.change(destination, Wish { ip: true, ..Wish::default() }).map(|other| other.ip())
     }
 
     /// The addresses it answers on: one, or four.
@@ -112,6 +140,31 @@ impl Responder {
         source: SocketAddr,
         destination: SocketAddr,
         transport: Transport,
+    ) -> Result<Reply, Silence> {
+        self.respond_with(bytes, source, destination, transport, None)
+    }
+
+    /// The same over TCP, after dialling back: from near and from far.
+    ///
+    /// # Errors
+    /// As [`respond`](Self::respond).
+    pub fn respond_dialled(
+        &self,
+        bytes: &[u8],
+        source: SocketAddr,
+        destination: SocketAddr,
+        outcomes: (SynOutcome, SynOutcome),
+    ) -> Result<Reply, Silence> {
+        self.respond_with(bytes, source, destination, Transport::Tcp, Some(outcomes))
+    }
+
+    fn respond_with(
+        &self,
+        bytes: &[u8],
+        source: SocketAddr,
+        destination: SocketAddr,
+        transport: Transport,
+        dialled: Option<(SynOutcome, SynOutcome)>,
     ) -> Result<Reply, Silence> {
         let header = Header::decode(bytes)?;
         if header.class != Class::Request || header.method != Method::BINDING {
@@ -145,7 +198,13 @@ impl Responder {
         }
         let from = self.change(destination, wish).unwrap_or(destination);
         let to = SocketAddr::new(source.ip(), wish.port.unwrap_or(source.port()));
-        let message = self.success(&header, source, destination, from, wish.padding);
+        let mut message = self.success(&header, source, destination, from, wish.padding);
+        if self.dials_back && transport == Transport::Tcp && !header.transaction.is_classic() {
+            message = message.with(Attribute::DialBack(LONGEST_DIAL.as_millis() as u16));
+        }
+        if let Some((near, far)) = dialled {
+            message = message.with(Attribute::DialledBack { near, far });
+        }
         let bytes = message.encode_with(transport, Ending { signature: None, fingerprint: sign })?;
         Ok(Reply { bytes, from, to: with_scope(to, source), is_error: false })
     }

@@ -189,3 +189,27 @@ proptest! {
         let _ = two().respond(&bytes, client(), primary(), transport);
     }
 }
+
+#[test]
+fn a_dial_back_is_offered_and_done_over_tcp_only() {
+    let wish = binding().with(Attribute::DialBack(200));
+    let bytes = wish.encode(Transport::Tcp).unwrap();
+    assert_eq!(two().dial_wish(&bytes), None, "not offered unless told");
+    let dialling = two().with_dialling();
+    assert_eq!(dialling.dial_wish(&bytes), Some(Duration::from_millis(200)));
+    for (asked, held) in [(0, SHORTEST_DIAL), (u16::MAX, LONGEST_DIAL)] {
+        let bytes = binding().with(Attribute::DialBack(asked)).encode(Transport::Tcp).unwrap();
+        assert_eq!(dialling.dial_wish(&bytes), Some(held));
+    }
+    assert_eq!(dialling.dial_wish(&binding().encode(Transport::Tcp).unwrap()), None);
+    assert_eq!(dialling.dial_wish(&bytes[..19]), None);
+    let offered = |transport| ask(dialling, &binding(), transport).0.dial_back();
+    assert_eq!((offered(Transport::Udp), offered(Transport::Tcp)), (None, Some(LONGEST_DIAL)));
+    let outcomes = (SynOutcome::Connected, SynOutcome::Unavailable);
+    let reply = dialling.respond_dialled(&bytes, client(), primary(), outcomes).unwrap();
+    let message = Parsed::decode(&reply.bytes, Transport::Tcp).unwrap().message;
+    assert_eq!((message.dialled_back(), message.mapped()), (Some(outcomes), Some(client())));
+    assert_eq!(dialling.other_ip(primary()), Some(other().ip()));
+    assert_eq!(dialling.other_ip(other()), Some(primary().ip()));
+    assert_eq!(Responder::new(primary()).with_dialling().other_ip(primary()), None);
+}

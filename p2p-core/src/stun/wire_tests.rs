@@ -13,7 +13,17 @@ use stun_types::message::{
 use super::Transport;
 use super::message::{Attribute, Class, Message, Method, PasswordAlgorithm, TransactionId};
 use super::wire::{Algorithm, Ending, HEADER, IntegrityError, Key, Parsed, WireError};
+use crate::nat::SynAnswer;
+use crate::nat::observe::SynOutcome;
 use crate::{Family, Seed};
+
+const OUTCOMES: [SynOutcome; 5] = [
+    SynOutcome::Unavailable,
+    SynOutcome::Connected,
+    SynOutcome::Kept(SynAnswer::Silence),
+    SynOutcome::Kept(SynAnswer::Reset),
+    SynOutcome::Kept(SynAnswer::Icmp),
+];
 
 fn address() -> impl Strategy<Value = SocketAddr> {
     (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port))
@@ -31,6 +41,9 @@ fn attribute() -> impl Strategy<Value = Attribute> {
         any::<(bool, bool)>().prop_map(|(ip, port)| Attribute::ChangeRequest { ip, port }),
         any::<u16>().prop_map(Attribute::ResponsePort),
         (0u16..64).prop_map(Attribute::Padding),
+        any::<u16>().prop_map(Attribute::DialBack),
+        (0..OUTCOMES.len(), 0..OUTCOMES.len())
+            .prop_map(|(near, far)| Attribute::DialledBack { near: OUTCOMES[near], far: OUTCOMES[far] }),
         vec(any::<u16>(), 0..9).prop_map(Attribute::UnknownAttributes),
         (300u16..600, ".{0,30}").prop_map(|(code, reason)| Attribute::ErrorCode { code, reason }),
         ".{0,30}".prop_map(Attribute::Username),

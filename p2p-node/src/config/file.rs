@@ -10,8 +10,9 @@
 //!     { url = "mqtts://broker.example", user = "anna", password_file = "broker.pw" },
 //! ]
 //! stun = ["192.0.2.1:3478"]           # default: none
+//! ntp = ["192.0.2.1:123"]             # default: none; at most 8, of three one may lie
 //! plain = false                       # default: pipes are always encrypted
-//! ways = ["direct", "reverse"]        # how peers may reach this node, default: every way
+//! ways = ["direct", "punch"]          # how peers may reach this node, default: every way
 //! allow = ["p2pid1…"]                 # default: whoever knows this node's address may connect
 //! ready_within = 3                    # seconds to wait for brokers and STUN servers, default 3
 //! machine_id = "blue box"             # default: what the operating system says
@@ -19,8 +20,11 @@
 //! [limits]                            # see `Limits` for what they bound
 //! attempts = 256
 //! answers = 64
+//! errands = 128
 //! unproven = 512
 //! backlog = 128
+//! half_open = 512                     # connections that punches may have half open, see `Config::punch`
+//! dials_per_second = 500              # of all punches
 //! ```
 //!
 //! A broker is a URL or a table of `url`, `user`, `password` or `password_file`, `ca` (a PEM file with the
@@ -36,10 +40,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use p2p_actors::{BrokerConfig, Interfaces, Limits, StunServer};
+use p2p_actors::{BrokerConfig, Interfaces, NtpServer, StunServer};
 use p2p_core::Family;
+use p2p_core::clock::ntp::{self, MOST_SERVERS};
 use p2p_core::peer::{BrokerUrl, Scheme};
 use p2p_core::race::Way;
+use p2p_core::stun;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -112,13 +118,14 @@ pub enum ConfigFault {
     },
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "identity",
     "listen_port",
     "interfaces",
     "families",
     "brokers",
     "stun",
+    "ntp",
     "plain",
     "ways",
     "allow",
@@ -127,7 +134,8 @@ const KEYS: [&str; 12] = [
     "machine_id",
 ];
 const BROKER_KEYS: [&str; 6] = ["url", "user", "password", "password_file", "ca", "bind"];
-const LIMIT_KEYS: [&str; 4] = ["attempts", "answers", "unproven", "backlog"];
+const LIMIT_KEYS: [&str; 7] =
+    ["attempts", "answers", "errands", "unproven", "backlog", "half_open", "dials_per_second"];
 
 type Result<T, E = ConfigError> = std::result::Result<T, E>;
 
@@ -188,7 +196,20 @@ fn anywhere(fault: ConfigFault) -> ConfigError {
 /// # Errors
 /// A sentence that says what is wanted.
 pub fn parse_stun(text: &str) -> Result<StunServer, String> {
-    let wanted = || "a server is `host:port`, such as `192.0.2.1:3478` or `[2001:db8::1]:3478`".to_owned();
+    parse_server(text, stun::DEFAULT_PORT)
+}
+
+/// Parses `host:port`, with an IPv6 address in brackets.
+///
+/// # Errors
+/// A sentence that says what is wanted.
+pub fn parse_ntp(text: &str) -> Result<NtpServer, String> {
+    parse_server(text, ntp::DEFAULT_PORT)
+}
+
+fn parse_server(text: &str, usual: u16) -> Result<StunServer, String> {
+    let wanted =
+        || format!("a server is `host:port`, such as `192.0.2.1:{usual}` or `[2001:db8::1]:{usual}`");
     let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;
     let port: u16 = port.parse().ok().filter(|port| *port != 0).ok_or_else(wanted)?;
     let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
@@ -273,6 +294,13 @@ impl<'t> Reader<'t> {
                         brokers.iter().map(|broker| self.broker(broker)).collect::<Result<_>>()?;
                 }
                 "stun" => config.stun = self.parsed("stun", value, parse_stun)?,
+                "ntp" => {
+                    let servers = self.parsed("ntp", value, parse_ntp)?;
+                    if servers.len() > MOST_SERVERS {
+                        return Err(self.wrong("ntp", value, &format!("{MOST_SERVERS} servers at most")));
+                    }
+                    config.ntp = servers;
+                }
                 "plain" => config.plain = self.truth("plain", value)?,
                 "ways" => config.ways = self.parsed("ways", value, parse_way)?,
                 "allow" => {
@@ -284,28 +312,31 @@ impl<'t> Reader<'t> {
                         self.string("machine_id", value, "any text that is different on other machines")?;
                     config.machine_id = Some(id.as_bytes().to_vec());
                 }
-                _ => config.limits = self.limits(value)?,
+                _ => self.limits(value, &mut config)?,
             }
         }
         Ok(config)
     }
 
-    fn limits(&self, value: &Value<'t>) -> Result<Limits> {
-        let mut limits = Limits::default();
+    fn limits(&self, value: &Value<'t>, config: &mut Config) -> Result<()> {
         let Some(table) = value.get_ref().as_table() else {
             return Err(self.wrong("limits", value, "a table, [limits]"));
         };
         for (key, value) in table {
             let key = self.key(key, &LIMIT_KEYS)?;
-            let bound = usize::from(self.number(key, value, 1, u16::MAX)?);
+            let number = self.number(key, value, 1, u16::MAX)?;
+            let (limits, bound) = (&mut config.limits, usize::from(number));
             match key {
                 "attempts" => limits.attempts = bound,
                 "answers" => limits.answers = bound,
+                "errands" => limits.errands = bound,
                 "unproven" => limits.unproven = bound,
-                _ => limits.backlog = bound,
+                "backlog" => limits.backlog = bound,
+                "half_open" => config.punch.sockets = number,
+                _ => config.punch.per_second = number,
             }
         }
-        Ok(limits)
+        Ok(())
     }
 
     fn broker(&self, value: &Value<'t>) -> Result<BrokerConfig> {

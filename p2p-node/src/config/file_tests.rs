@@ -1,5 +1,6 @@
 use std::fs;
 
+use p2p_actors::Limits;
 use proptest::prelude::*;
 
 use super::*;
@@ -22,7 +23,7 @@ fn says(text: &str, parts: &[&str]) {
 fn nothing_is_the_default() {
     let config = Config::from_toml("").unwrap();
     assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
-    assert!(config.brokers.is_empty() && config.stun.is_empty());
+    assert!(config.brokers.is_empty() && config.stun.is_empty() && config.ntp.is_empty());
 }
 
 #[test]
@@ -38,6 +39,7 @@ fn everything_can_be_told() {
             interfaces = ["lo", "eth0"]
             families = ["v6"]
             stun = ["stun.example:3478", "[2001:db8::1]:3479"]
+            ntp = ["ntp.example:123", "192.0.2.1:1123"]
             plain = true
             allow = ["{peer}"]
             ready_within = 0.5
@@ -50,8 +52,11 @@ fn everything_can_be_told() {
             [limits]
             attempts = 1
             answers = 2
+            errands = 5
             unproven = 3
             backlog = 4
+            half_open = 6
+            dials_per_second = 7
         "#
     );
     fs::write(&file, text).unwrap();
@@ -62,11 +67,14 @@ fn everything_can_be_told() {
     assert_eq!(config.families, [Family::V6].into());
     let stun = [("stun.example", 3478), ("2001:db8::1", 3479)];
     assert_eq!(config.stun, stun.map(|(host, port)| StunServer { host: host.into(), port }));
+    let ntp = [("ntp.example", 123), ("192.0.2.1", 1123)];
+    assert_eq!(config.ntp, ntp.map(|(host, port)| NtpServer { host: host.into(), port }));
     assert!(config.plain);
     assert_eq!(config.allowed, Some([peer].into()));
     assert_eq!(config.ready_within, Duration::from_millis(500));
     assert_eq!(config.machine_id.as_deref(), Some(&b"here"[..]));
-    assert_eq!(config.limits, Limits { attempts: 1, answers: 2, unproven: 3, backlog: 4 });
+    assert_eq!(config.limits, Limits { attempts: 1, answers: 2, errands: 5, unproven: 3, backlog: 4 });
+    assert_eq!((config.punch.sockets, config.punch.per_second), (6, 7));
     let [first, second, third] = &config.brokers[..] else { panic!("{:?}", config.brokers) };
     assert_eq!((first.url.to_string().as_str(), &first.login), ("mqtt://192.0.2.1", &None));
     assert_eq!(second.login, Some(("anna".into(), "open sesame".into())));
@@ -102,6 +110,8 @@ fn a_wrong_value_names_its_line_and_what_is_allowed() {
     says("stun = [\"a:0\"]", &["host:port"]);
     says("stun = [\"2001:db8::1:3478\"]", &["[2001:db8::1]:3478"]);
     says("stun = 1", &["a list"]);
+    says("ntp = [\"ntp.example\"]", &["host:port", "192.0.2.1:123"]);
+    says(&format!("\nntp = [{}]", "\"a:1\", ".repeat(9)), &["line 2", "8 servers at most"]);
     says("plain = 1", &["true or false"]);
     says(&format!("allow = ['{ID}']"), &["no peer id"]);
     says("ready_within = -1", &["seconds", "0.5"]);

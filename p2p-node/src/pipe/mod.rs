@@ -2,6 +2,7 @@
 
 mod record;
 mod sealed;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -10,13 +11,13 @@ use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use p2p_actors::{How, Winner};
+use p2p_actors::{CarrierStream, How, Winner};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::{Cipher, Session};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use sealed::Sealed;
+use stream::Stream;
 
 /// A byte stream to a proven peer.
 ///
@@ -30,25 +31,16 @@ use sealed::Sealed;
 /// **Flushing.** A write may leave up to 64 KiB in the pipe when the kernel's buffer is full; `flush`, or
 /// the next write, sends it on.
 pub struct Pipe {
-    stream: Stream,
+    stream: Stream<CarrierStream>,
     session: Box<Session>,
     how: Box<How>,
-}
-
-enum Stream {
-    Plain(TcpStream),
-    Sealed(Box<Sealed>),
 }
 
 impl Pipe {
     /// Takes a winner over to the current runtime.
     pub(crate) fn new(winner: Winner) -> Result<Self> {
-        let Winner { stream, session, how } = winner;
-        let stream = TcpStream::from_std(stream)?;
-        let stream = match session.plain {
-            true => Stream::Plain(stream),
-            false => Stream::Sealed(Box::new(Sealed::new(stream, &session)?)),
-        };
+        let Winner { carrier, session, how } = winner;
+        let stream = Stream::new(carrier.into_stream()?, &session)?;
         Ok(Self { stream, session: Box::new(session), how: Box::new(how) })
     }
 
@@ -73,27 +65,23 @@ impl Pipe {
         self.session.binding
     }
 
-    /// The bare TCP connection, when both ends wished a plain pipe. Nothing was read from it, and nothing
-    /// but the user's bytes was written since the proof.
+    /// The bare TCP connection, when both ends wished a plain pipe and it is one. Nothing was read from it,
+    /// and nothing but the user's bytes was written since the proof.
     ///
     /// # Errors
-    /// The pipe itself, unharmed, when it is encrypted.
+    /// The pipe itself, unharmed, when it is encrypted or not carried by TCP.
     pub fn into_tcp(self) -> std::result::Result<TcpStream, Self> {
-        match self.stream {
-            Stream::Plain(stream) => Ok(stream),
-            stream @ Stream::Sealed(_) => Err(Self { stream, ..self }),
-        }
+        let Self { stream, session, how } = self;
+        stream.into_bare(CarrierStream::into_tcp).map_err(|stream| Self { stream, session, how })
     }
 
-    /// Whether small writes are sent at once (on by default, as left by the proof).
+    /// Whether small writes are sent at once (on by default, as left by the proof). Nothing changes in a pipe
+    /// that TCP does not carry: it never holds them back.
     ///
     /// # Errors
     /// What the operating system says.
     pub fn set_nodelay(&self, on: bool) -> Result<()> {
-        match &self.stream {
-            Stream::Plain(stream) => stream.set_nodelay(on),
-            Stream::Sealed(sealed) => sealed.stream().set_nodelay(on),
-        }
+        self.stream.transport().set_nodelay(on)
     }
 }
 
@@ -107,24 +95,15 @@ impl fmt::Debug for Pipe {
     }
 }
 
-macro_rules! either {
-    ($self:ident, $method:ident($($arg:expr),*)) => {
-        match &mut $self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).$method($($arg),*),
-            Stream::Sealed(sealed) => Pin::new(sealed.as_mut()).$method($($arg),*),
-        }
-    };
-}
-
 impl AsyncRead for Pipe {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
-        either!(self, poll_read(cx, buf))
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Pipe {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
-        either!(self, poll_write(cx, buf))
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -132,21 +111,18 @@ impl AsyncWrite for Pipe {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
-        either!(self, poll_write_vectored(cx, bufs))
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Sealed(sealed) => sealed.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        either!(self, poll_flush(cx))
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        either!(self, poll_shutdown(cx))
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }

@@ -1,4 +1,4 @@
-//! A TCP connection whose bytes travel in encrypted records.
+//! A connection whose bytes travel in encrypted records.
 
 use std::io::{Error, ErrorKind, Result};
 use std::pin::Pin;
@@ -7,9 +7,9 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 
 use p2p_core::proof::Session;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::record::{MOST_PLAIN, OVERHEAD, PLAIN_AT, RecordKey, record_len};
+use super::stream::Transport;
 
 /// The least and the most room for what arrived and was not read yet. A quiet pipe keeps the least.
 const LEAST_ROOM: usize = 4 * 1024;
@@ -24,7 +24,7 @@ enum Side {
     Write,
 }
 
-/// The last task of each half. The socket remembers one waker for writing; this one stands for both.
+/// The last task of each half. A transport remembers one waker for writing; this one stands for both.
 #[derive(Default)]
 struct Waiting(Mutex<[Option<Waker>; 2]>);
 
@@ -46,8 +46,8 @@ impl Wake for Waiting {
 }
 
 /// The encrypted form of a pipe.
-pub(super) struct Sealed {
-    stream: TcpStream,
+pub(super) struct Sealed<S> {
+    transport: S,
     send: RecordKey,
     /// Records on their way out, from `sent`.
     out: Vec<u8>,
@@ -70,11 +70,11 @@ pub(super) struct Sealed {
     ended: bool,
 }
 
-impl Sealed {
-    pub(super) fn new(stream: TcpStream, session: &Session) -> Result<Self> {
+impl<S: Transport> Sealed<S> {
+    pub(super) fn new(transport: S, session: &Session) -> Result<Self> {
         let waiting = Arc::new(Waiting::default());
         Ok(Self {
-            stream,
+            transport,
             send: RecordKey::new(session.cipher, &session.send_key)?,
             out: Vec::new(),
             sent: 0,
@@ -90,8 +90,8 @@ impl Sealed {
         })
     }
 
-    pub(super) fn stream(&self) -> &TcpStream {
-        &self.stream
+    pub(super) fn transport(&self) -> &S {
+        &self.transport
     }
 
     /// How much memory the buffers hold, in bytes.
@@ -107,7 +107,8 @@ impl Sealed {
         }
         while self.sent < self.out.len() {
             let mut both = Context::from_waker(&self.room);
-            let written = ready!(Pin::new(&mut self.stream).poll_write(&mut both, &self.out[self.sent..]))?;
+            let written =
+                ready!(Pin::new(&mut self.transport).poll_write(&mut both, &self.out[self.sent..]))?;
             if written == 0 {
                 return Poll::Ready(Err(ErrorKind::WriteZero.into()));
             }
@@ -135,7 +136,7 @@ impl Sealed {
             };
             self.make_room(wanted);
             let mut room = ReadBuf::new(&mut self.input[self.filled..]);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
+            ready!(Pin::new(&mut self.transport).poll_read(cx, &mut room))?;
             let arrived = room.filled().len();
             if arrived == 0 {
                 let cut = "the connection was cut: the peer did not close the pipe";
@@ -161,7 +162,7 @@ impl Sealed {
     }
 }
 
-impl AsyncRead for Sealed {
+impl<S: Transport> AsyncRead for Sealed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         // An error will meet the next write; what the peer sent before it can still be read.
         let _ = self.poll_drain(Side::Read, cx);
@@ -178,22 +179,22 @@ impl AsyncRead for Sealed {
     }
 }
 
-impl AsyncWrite for Sealed {
+impl<S: Transport> AsyncWrite for Sealed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
         if self.closing {
             return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
         }
         ready!(self.poll_drain(Side::Write, cx))?;
-        // What is sealed is as good as sent: seal nothing before the kernel has room for some of it.
+        // What is sealed is as good as sent: seal nothing before there is room for some of it below.
         self.waiting.add(Side::Write, cx.waker());
-        let mut both = Context::from_waker(&self.room);
-        ready!(self.stream.poll_write_ready(&mut both))?;
-        let some = buf.len().min(MOST_SEALED);
         let this = &mut *self;
+        let mut both = Context::from_waker(&this.room);
+        ready!(this.transport.poll_write_ready(&mut both))?;
+        let some = buf.len().min(MOST_SEALED);
         for part in buf[..some].chunks(MOST_PLAIN) {
             this.send.seal(part, &mut this.out)?;
         }
-        // What the kernel does not take now goes out with the next write, or with a flush.
+        // What is not taken now goes out with the next write, or with a flush.
         match this.poll_drain(Side::Write, cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(some)),
@@ -202,7 +203,7 @@ impl AsyncWrite for Sealed {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         ready!(self.poll_drain(Side::Write, cx))?;
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
@@ -212,6 +213,6 @@ impl AsyncWrite for Sealed {
             this.send.seal(b"", &mut this.out)?;
         }
         ready!(this.poll_drain(Side::Write, cx))?;
-        Pin::new(&mut this.stream).poll_shutdown(cx)
+        Pin::new(&mut this.transport).poll_shutdown(cx)
     }
 }

@@ -1,16 +1,18 @@
-//! Pipes over real loopback sockets.
+//! Pipes over real loopback sockets, and over what is no socket.
 
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use p2p_actors::Carrier;
 use p2p_core::Seed;
 use p2p_core::peer::Identity;
 use p2p_core::proof::Claim;
 use p2p_core::race::{Path, Way};
 use p2p_core::signal::AttemptId;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
 
+use super::stream::Transport;
 use super::*;
 
 async fn tcp() -> (TcpStream, TcpStream) {
@@ -46,7 +48,8 @@ fn pipe(stream: TcpStream, session: Session) -> Pipe {
         took: Duration::ZERO,
         report: None,
     };
-    Pipe::new(Winner { stream: stream.into_std().unwrap(), session, how }).unwrap()
+    let carrier = Carrier::Tcp(stream.into_std().unwrap());
+    Pipe::new(Winner { carrier, session, how }).unwrap()
 }
 
 async fn pair(plain: bool, cipher: Cipher) -> (Pipe, Pipe) {
@@ -169,6 +172,38 @@ async fn a_quiet_pipe_is_small() {
     b.read_exact(&mut [0]).await.unwrap();
     let Stream::Sealed(sealed) = &b.stream else { panic!() };
     assert!(sealed.held() <= 8 * 1024, "{} bytes", sealed.held());
+}
+
+/// Says that it has room, always.
+impl Transport for DuplexStream {
+    fn poll_write_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_pipe_runs_on_what_is_no_socket_and_stays_whole_when_asked_for_one() {
+    for plain in [true, false] {
+        let (a, b) = tokio::io::duplex(1_000);
+        let a = Stream::new(a, &session(true, plain, Cipher::ChaCha20Poly1305)).unwrap();
+        let mut b = Stream::new(b, &session(false, plain, Cipher::ChaCha20Poly1305)).unwrap();
+        let mut a = a.into_bare(Err::<TcpStream, _>).err().unwrap();
+        let mut data = vec![0; 300_000];
+        Seed::from_u64(2).fill(&mut data);
+        let send = async {
+            a.write_all(&data).await.unwrap();
+            a.shutdown().await.unwrap();
+        };
+        let mut got = Vec::new();
+        let (_, length) = tokio::join!(send, b.read_to_end(&mut got));
+        length.unwrap();
+        assert!(got == data, "plain: {plain}");
+        b.write_all(b"well received").await.unwrap();
+        b.shutdown().await.unwrap();
+        let mut answer = String::new();
+        a.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "well received");
+    }
 }
 
 /// Fills a pipe until the kernel takes no more, leaving sealed bytes behind.

@@ -67,6 +67,7 @@ impl Default for Options {
 
 /// Why a broker does not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BrokerError {
     /// This address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]

@@ -27,6 +27,9 @@ pub struct RendezvousConfig {
     pub broker: broker::Options,
     /// Where the STUN server listens, over UDP and TCP. Default: nowhere, no STUN server.
     pub stun: Vec<SocketAddr>,
+    /// A second address for those of the same family in `stun`, with another port (RFC 5780): clients then learn
+    /// more of their NATs. Default: none.
+    pub stun_alternate: Vec<SocketAddr>,
     /// The TURN server. Default: none.
     pub turn: Option<TurnServerConfig>,
 }
@@ -66,13 +69,16 @@ impl Rendezvous {
     /// # Panics
     /// Outside a tokio runtime.
     pub async fn start(config: RendezvousConfig) -> Result<Self, RendezvousError> {
-        let RendezvousConfig { mqtt, broker, stun, turn } = config;
+        let RendezvousConfig { mqtt, broker, stun, stun_alternate, turn } = config;
         if mqtt.is_empty() && stun.is_empty() && turn.is_none() && broker.tls.is_none() {
             return Err(RendezvousError::Nothing);
         }
         let stun = match stun.is_empty() {
             true => None,
-            false => Some(StunServer::start(StunServerConfig::new(stun)).await?),
+            false => {
+                let config = StunServerConfig { alternate: stun_alternate, ..StunServerConfig::new(stun) };
+                Some(StunServer::start(config).await?)
+            }
         };
         let turn = match turn {
             None => None,

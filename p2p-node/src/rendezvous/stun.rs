@@ -2,8 +2,12 @@
 //!
 //! What it says is decided by [`p2p_core::stun::Responder`]; here are its sockets and its bounds. For RFC 5780
 //! it can be given a second address, and then listens on the four combinations of two addresses and two ports.
+//!
+//! Over TCP it dials back when asked to, which shows how a client's NAT answers a SYN that it did not ask for. It
+//! dials the very address the asking connection comes from and no other, a few times per source.
 
 mod bind;
+mod dial;
 mod serve;
 
 use std::io;
@@ -95,6 +99,8 @@ counters! {
     crowded,
     /// TCP connections closed for idling or stalling.
     stalled,
+    /// Wishes to be dialled back; those beyond the bounds are answered without a dial.
+    dialled,
 }
 
 /// A running STUN server. Dropping it stops it.

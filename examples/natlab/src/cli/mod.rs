@@ -4,6 +4,9 @@ mod clean;
 mod exec;
 mod figures;
 mod matrix;
+mod nat;
+mod punch;
+mod relay_figures;
 mod run;
 mod signal;
 
@@ -35,8 +38,14 @@ enum Command {
     },
     /// Punch through every pair of NATs.
     Matrix(matrix::Matrix),
+    /// Have a real node find out what each NAT is, and compare with virtual time and with the truth.
+    Nat(nat::Nat),
+    /// Have two real nodes punch through NATs, and count how often that works.
+    Punch(punch::Punch),
     /// Measure how exact the lab is on this machine: round trips, loss, throughput.
     Figures(figures::Figures),
+    /// Measure a relayed stream beside the kernel's TCP over the same bad cables.
+    RelayFigures(relay_figures::RelayFigures),
     /// List the labs that run.
     List,
     /// Remove what labs left behind that were killed.
@@ -93,7 +102,10 @@ impl Cli {
             Command::Run(run) => run.run(),
             Command::Exec(exec) => exec.run(),
             Command::Matrix(matrix) => matrix.run(),
+            Command::Nat(nat) => nat.run(),
+            Command::Punch(punch) => punch.run(),
             Command::Figures(figures) => figures.run(),
+            Command::RelayFigures(figures) => figures.run(),
             Command::Show { scenario } => {
                 print!("{}", Scenario::load(&scenario)?.source());
                 Ok(ExitCode::SUCCESS)

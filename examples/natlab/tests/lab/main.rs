@@ -8,6 +8,8 @@ mod cleanup;
 mod judge;
 mod life;
 mod linux;
+mod nat;
+mod punching;
 mod readme;
 mod support;
 mod unprivileged;

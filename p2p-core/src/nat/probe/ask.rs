@@ -1,13 +1,12 @@
 //! One question on its way, from the wish to the answer or the end of patience.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::lane::Phase;
 use super::plan::{AGAIN_PACKETS, TCP_PACKETS};
 use super::{Act, Bait, Event, MOST_RETRIES, Probe};
-use crate::nat::observe::{FilterOutcome, FilterTest, Purpose, Seen, Stranger};
+use crate::nat::observe::{FilterOutcome, FilterTest, Purpose, Seen, Stranger, SynOutcome, SynProbe};
 use crate::stun::frame::Framer;
 use crate::stun::query::{Failure, seen_as};
 use crate::stun::transaction::{Event as Outcome, Fault, Request, Transaction, is_same};
@@ -25,6 +24,8 @@ pub(super) enum Use {
     Filter { stranger: Stranger, from: SocketAddr },
     /// Helpers are to dial its port.
     Bait,
+    /// The server is to dial the port it is asked from.
+    Dial,
 }
 
 #[derive(Debug)]
@@ -132,8 +133,13 @@ impl Probe {
             message = message.with(Attribute::ChangeRequest { ip, port: true });
             also_from = Some(from);
         }
+        let mut patience = self.lane(transport).patience(why);
+        if purpose == Use::Dial {
+            let wait = self.lane(transport).dial_patience();
+            message = message.with(Attribute::DialBack(u16::try_from(wait.as_millis()).unwrap_or(u16::MAX)));
+            patience.tcp_wait += wait;
+        }
         let request = Request { also_from, ..Request::new(server, transport, message) };
-        let patience = self.lane(transport).patience(why);
         let transaction = Transaction::new(patience, request, now)
             .expect("a Binding request with at most a CHANGE-REQUEST can be written");
         self.asks[ask].state = State::Asked(Box::new((transaction, Framer::default())));
@@ -196,6 +202,9 @@ impl Probe {
             self.lane(transport).on_rtt(rtt);
         }
         if purpose == Use::First {
+            if message.dial_back().is_some() && transport == Transport::Tcp {
+                self.diallers.insert(server);
+            }
             if let Some(other) = message.other_address().filter(|other| other.port() != 0) {
                 self.others.insert(server, other);
             }
@@ -211,7 +220,14 @@ impl Probe {
         if purpose == Use::Bait {
             self.on_bait(mapped, server, now);
         }
+        if purpose == Use::Dial {
+            self.on_dialled(server, message.dialled_back());
+        }
         self.finish(ask, matches!(purpose, Use::First | Use::Bait));
+        if purpose == Use::Bait && self.diallers.contains(&server) {
+            let lane = usize::from(transport == Transport::Tcp);
+            self.start(lane, Purpose::Again, Use::Dial, local, server, now);
+        }
         if purpose == Use::First {
             self.hurry(transport, now);
         }
@@ -219,8 +235,7 @@ impl Probe {
 
     /// The more have answered, the less the others are waited for.
     fn hurry(&mut self, transport: Transport, now: Instant) {
-        let seen = self.evidence.over(transport).filter(|seen| seen.seen.is_some());
-        let answered = seen.map(|seen| seen.server.ip()).collect::<BTreeSet<_>>().len();
+        let answered = self.answered(transport).len();
         let patience = self.config.patience;
         let lane = self.lane(transport);
         let wait = match answered {
@@ -243,6 +258,24 @@ impl Probe {
         }
     }
 
+    /// A server has dialled back, or says that it cannot.
+    fn on_dialled(&mut self, server: SocketAddr, outcomes: Option<(SynOutcome, SynOutcome)>) {
+        let Some((near, far)) = outcomes else { return };
+        self.evidence.syn_probes.push(SynProbe {
+            helper: server.ip(),
+            stranger: Stranger::OtherPort,
+            outcome: near,
+        });
+        let other = self.others.get(&server).map(|other| other.ip()).filter(|other| *other != server.ip());
+        if let Some(helper) = other {
+            self.evidence.syn_probes.push(SynProbe {
+                helper,
+                stranger: Stranger::OtherAddress,
+                outcome: far,
+            });
+        }
+    }
+
     pub(super) fn fail(&mut self, ask: usize, failure: Failure, now: Instant) {
         let Ask { transport, server, purpose, index, local, .. } = self.asks[ask];
         tracing::debug!(%server, %transport, %failure, "a question about the network was not answered");
@@ -258,13 +291,14 @@ impl Probe {
         if is_in_use {
             self.evidence.unsent(index);
             let lane = self.lane(transport);
-            if purpose == Use::First && lane.first == local && lane.retries < MOST_RETRIES {
+            let is_retried = lane.is_first() && lane.first == local && lane.retries < MOST_RETRIES;
+            if purpose == Use::First && is_retried {
                 lane.retries += 1;
                 lane.first = lane.ports.first();
                 let lane = usize::from(transport == Transport::Tcp);
                 self.begin(lane, now);
             }
-        } else if !matches!(purpose, Use::Filter { .. }) {
+        } else if !matches!(purpose, Use::Filter { .. } | Use::Dial) {
             self.failures.entry((server, transport)).or_insert(failure);
         }
     }

@@ -26,6 +26,13 @@ pub struct ProbeConfig {
     pub ports: PortRange,
     /// The servers, best first, each with its transport. Those of the other family are left out.
     pub servers: Vec<Server>,
+    /// Names of more servers that are being resolved; each is told by
+    /// [`Probe::handle_resolved`](super::Probe::handle_resolved) or
+    /// [`Probe::handle_unresolved`](super::Probe::handle_unresolved). They are waited for only while no other
+    /// server has answered. Default 0.
+    pub names: usize,
+    /// How long to wait for names at most. Default 12 s: a little longer than a resolver takes to give up.
+    pub names_within: Duration,
     /// Who can dial a port of ours when asked to, by the address it dials from. One that is a server as well
     /// tells filtering by address from filtering by port. Empty: what needs them is left out.
     pub helpers: Vec<IpAddr>,
@@ -36,7 +43,7 @@ pub struct ProbeConfig {
     pub gap: Duration,
     /// After two servers have answered, how long to wait for slower ones. Default 100 ms.
     pub patience: Duration,
-    /// How long to wait for the first answer. Default 1 s.
+    /// How long to wait for the first answer before other servers are asked. Default 1 s.
     pub give_up: Duration,
     /// Packets sent to any one server at most, all ports and both transports counted. Default 40: three
     /// eighths over UDP, the rest over TCP.
@@ -50,6 +57,8 @@ impl ProbeConfig {
             local,
             ports: PortRange { first: 40_000, last: 59_999 },
             servers: Vec::new(),
+            names: 0,
+            names_within: Duration::from_secs(12),
             helpers: Vec::new(),
             at_once: 6,
             gap: Duration::from_millis(1),
@@ -64,6 +73,7 @@ impl ProbeConfig {
         self.gap = self.gap.clamp(SHORTEST, Duration::from_secs(1));
         self.patience = self.patience.clamp(SHORTEST, LONGEST);
         self.give_up = self.give_up.clamp(SHORTEST, LONGEST);
+        self.names_within = self.names_within.clamp(SHORTEST, LONGEST);
         self.most_packets = self.most_packets.min(MOST_PACKETS);
         let family = Family::of(self.local);
         self.helpers.retain(|helper| Family::of(*helper) == family);

@@ -52,6 +52,10 @@ impl Lane {
         }
     }
 
+    pub(super) fn is_first(&self) -> bool {
+        matches!(self.phase, Phase::First { .. })
+    }
+
     pub(super) fn rtt(&self) -> Duration {
         self.rtt.unwrap_or(Duration::from_millis(200)).clamp(SHORTEST, Duration::from_secs(2))
     }
@@ -71,6 +75,11 @@ impl Lane {
             _ => (self.rtt().mul_f64(1.75), 2, 1),
         };
         TransactionConfig { rto, sends, last_wait, tcp_wait: rto * (sends + last_wait) }
+    }
+
+    /// How long a server that dials back is to wait: twice as long as a SYN and its answer take.
+    pub(super) fn dial_patience(&self) -> Duration {
+        (self.rtt() * 2).clamp(Duration::from_millis(100), Duration::from_secs(3))
     }
 
     /// How long to wait for a TCP connection.

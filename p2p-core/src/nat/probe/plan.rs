@@ -13,6 +13,8 @@ use crate::{Local, Seed};
 pub(super) const TCP_PACKETS: u32 = 5;
 /// Asking again: over TCP the request and an ACK on the connection that is held.
 pub(super) const AGAIN_PACKETS: u32 = 2;
+/// Being dialled back: the request as above, and a SYN-ACK and a RST to whoever was let in.
+const DIAL_PACKETS: u32 = AGAIN_PACKETS + 2;
 /// New mappings that show the delta at most.
 const MOST_SAMPLES: usize = 14;
 
@@ -35,6 +37,8 @@ pub(super) struct Alive {
     pub(super) address: SocketAddr,
     /// Its other address (RFC 5780).
     pub(super) other: Option<SocketAddr>,
+    /// It offers to dial back.
+    pub(super) dials_back: bool,
 }
 
 /// Local ports that have not been used.
@@ -115,24 +119,28 @@ pub(super) fn rest(
         reserved[of(server)] += AGAIN_PACKETS;
     }
     if transport == Transport::Udp {
-        for (server, other) in others.iter().take(2) {
+        let mut strangers: Vec<_> =
+            others.iter().map(|(server, other)| (server, strangers(server, *other))).collect();
+        strangers.sort_by_key(|(_, from)| std::cmp::Reverse(from.len()));
+        for (server, from) in strangers.into_iter().take(2) {
             let local = ports.fresh();
-            for (stranger, from) in [
-                (Stranger::OtherAddress, *other),
-                (Stranger::OtherPort, SocketAddr::new(server.address.ip(), other.port())),
-            ] {
-                then.push(Step::Filter { stranger, local, server: server.address, from });
-            }
-            reserved[of(server)] += 4;
+            reserved[of(server)] += 2 * from.len() as u32;
+            then.extend(from.into_iter().map(|(stranger, from)| Step::Filter {
+                stranger,
+                local,
+                server: server.address,
+                from,
+            }));
         }
     }
     let bait = alive
         .iter()
-        .find(|server| helpers.contains(&server.address.ip()))
-        .or(alive.first())
-        .filter(|_| transport == Transport::Tcp && !helpers.is_empty());
+        .find(|server| server.dials_back)
+        .or(alive.iter().find(|server| helpers.contains(&server.address.ip())))
+        .or(alive.first().filter(|_| !helpers.is_empty()))
+        .filter(|_| transport == Transport::Tcp);
     if let Some(server) = bait {
-        reserved[of(server)] += cost;
+        reserved[of(server)] += cost + if server.dials_back { DIAL_PACKETS } else { 0 };
     }
     let quota = |reserved: &u32| (packets_each.saturating_sub(*reserved) / cost) as usize;
     let order = runs(&reserved.iter().map(quota).collect::<Vec<_>>());
@@ -172,6 +180,15 @@ pub(super) fn rest(
     steps
 }
 
+/// Who else can answer for a server, and is a stranger to a mapping that has only sent to it. What a server calls
+/// its other address may be its own: coturn 4.6 does so on the second of two.
+fn strangers(server: &Alive, other: SocketAddr) -> Vec<(Stranger, SocketAddr)> {
+    let beside = SocketAddr::new(server.address.ip(), other.port());
+    let far = (other.ip() != server.address.ip()).then_some((Stranger::OtherAddress, other));
+    let near = (beside != server.address).then_some((Stranger::OtherPort, beside));
+    far.into_iter().chain(near).collect()
+}
+
 /// Servers in runs of two, as far as their quotas go.
 fn runs(quota: &[usize]) -> Vec<usize> {
     let mut left = quota.to_vec();
@@ -205,6 +222,21 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_no_stranger_to_itself() {
+        let of = |other: &str| {
+            let server = Alive { address: "192.0.2.1:3478".parse().unwrap(), other: None, dials_back: false };
+            strangers(&server, other.parse().unwrap())
+                .into_iter()
+                .map(|(stranger, _)| stranger)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of("192.0.2.2:3479"), [Stranger::OtherAddress, Stranger::OtherPort]);
+        assert_eq!(of("192.0.2.2:3478"), [Stranger::OtherAddress]);
+        assert_eq!(of("192.0.2.1:3479"), [Stranger::OtherPort]);
+        assert_eq!(of("192.0.2.1:3478"), []);
+    }
+
+    #[test]
     fn local_ports_are_never_used_twice_nor_next_to_each_other() {
         for number in 0..50 {
             let mut seed = Seed::from_u64(number);
@@ -214,6 +246,7 @@ mod tests {
                 .map(|host| Alive {
                     address: format!("192.0.2.{host}:3478").parse().unwrap(),
                     other: format!("192.0.2.{}:3479", host + 100).parse().ok(),
+                    dials_back: false,
                 })
                 .collect();
             let first = ports.first();

@@ -8,6 +8,7 @@ use super::MqttVersion;
 ///
 /// The variants with text carry the words of the operating system or the TLS library, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum LinkError {
     /// The name of the broker has no address.
     #[error("the broker's name does not resolve ({0}): check the name and the DNS of this machine")]
@@ -76,6 +77,7 @@ impl LinkError {
 
 /// Why a message was not taken at the door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum PublishError {
     /// Topic and payload are too long.
     #[error("a message of {size} bytes is too large: at most {most}")]
@@ -104,6 +106,7 @@ pub enum PublishError {
 
 /// Why a message that was taken did not get through, as far as we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum FailReason {
     /// It was not taken at the door. Said by drivers that hand messages over without waiting.
     #[error("the message was not taken: {0}")]

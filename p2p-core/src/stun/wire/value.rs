@@ -14,6 +14,8 @@ use stun_codec::rfc5389::attributes as codec;
 
 use super::WireError;
 use crate::Family;
+use crate::nat::SynAnswer;
+use crate::nat::observe::SynOutcome;
 use crate::stun::message::PasswordAlgorithm;
 use crate::stun::{Attribute, TransactionId};
 
@@ -46,6 +48,8 @@ pub(super) fn number(attribute: &Attribute) -> u16 {
         Attribute::AlternateServer(_) => 0x8023,
         Attribute::ResponseOrigin(_) => 0x802b,
         Attribute::OtherAddress(_) => 0x802c,
+        Attribute::DialBack(_) => 0xffb0,
+        Attribute::DialledBack { .. } => 0xffb1,
         Attribute::ChannelNumber(_) => 0x000c,
         Attribute::Lifetime(_) => 0x000d,
         Attribute::XorPeerAddress(_) => 0x0012,
@@ -98,6 +102,11 @@ pub(super) fn decode(number: u16, value: &[u8], transaction: TransactionId) -> V
         0x8023 => address(value).map(Attribute::AlternateServer),
         0x802b => address(value).map(Attribute::ResponseOrigin),
         0x802c => address(value).map(Attribute::OtherAddress),
+        0xffb0 => word(value).map(|ms| Attribute::DialBack((ms >> 16) as u16)),
+        0xffb1 => word(value).map(|codes| {
+            let [near, far, ..] = codes.to_be_bytes();
+            Attribute::DialledBack { near: outcome(near), far: outcome(far) }
+        }),
         0x000c => word(value).map(|word| Attribute::ChannelNumber((word >> 16) as u16)),
         0x000d => word(value).map(Attribute::Lifetime),
         0x0012 => hidden(value, transaction).map(Attribute::XorPeerAddress),
@@ -161,8 +170,9 @@ pub(super) fn encode(attribute: &Attribute, transaction: TransactionId) -> Resul
             codec::Software::new(text.clone()).ok().and_then(into::<codec::SoftwareEncoder>)
         }
         Attribute::Padding(length) => Some(vec![0; usize::from(*length)]),
-        Attribute::ResponsePort(number) | Attribute::ChannelNumber(number) => {
-            Some((u32::from(*number) << 16).to_be_bytes().to_vec())
+        Attribute::DialledBack { near, far } => Some(vec![outcome_code(*near), outcome_code(*far), 0, 0]),
+        Attribute::ResponsePort(half) | Attribute::DialBack(half) | Attribute::ChannelNumber(half) => {
+            Some((u32::from(*half) << 16).to_be_bytes().to_vec())
         }
         Attribute::Lifetime(word) | Attribute::ConnectionId(word) => Some(word.to_be_bytes().to_vec()),
         Attribute::Data(data) => Some(data.to_vec()),
@@ -182,6 +192,23 @@ pub(super) fn encode(attribute: &Attribute, transaction: TransactionId) -> Resul
         Attribute::AlternateDomain(name) => (name.len() <= DOMAIN_BYTES).then(|| name.clone().into_bytes()),
     };
     value.ok_or(WireError::Unencodable { attribute: number(attribute) })
+}
+
+/// What DIALLED-BACK calls the outcomes of a SYN; whatever is not here is none.
+const OUTCOMES: [SynOutcome; 5] = [
+    SynOutcome::Unavailable,
+    SynOutcome::Connected,
+    SynOutcome::Kept(SynAnswer::Silence),
+    SynOutcome::Kept(SynAnswer::Reset),
+    SynOutcome::Kept(SynAnswer::Icmp),
+];
+
+fn outcome(code: u8) -> SynOutcome {
+    OUTCOMES.get(usize::from(code)).copied().unwrap_or(SynOutcome::Unavailable)
+}
+
+fn outcome_code(outcome: SynOutcome) -> u8 {
+    OUTCOMES.iter().position(|known| *known == outcome).unwrap_or(0) as u8
 }
 
 fn with<D: Decode + Default>(value: &[u8]) -> Option<D::Item> {

@@ -1,14 +1,15 @@
 //! `p2p connect`
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
 use p2p_node::report::Report;
-use p2p_node::{ConnectOptions, Filter, Path, PeerAddr};
+use p2p_node::{ConnectError, ConnectOptions, Filter, Path, PeerAddr};
 
 use crate::exit::Ended;
-use crate::options::{NodeOptions, bind, interrupted, parse_one, parse_seconds};
+use crate::options::{NodeOptions, bind, interrupted, one_of, parse_seconds};
 use crate::reports::Reports;
 use crate::{carry, screen};
 
@@ -27,21 +28,18 @@ pub(crate) struct Connect {
     /// The address that `p2p listen` printed
     #[arg(value_name = "ADDR")]
     address: PeerAddr,
-    /// What may lie between [default: anything] [possible values: machine, local, external]
-    #[arg(long = "path", value_name = "PATH", value_delimiter = ',', value_parser = parse_path)]
+    /// What may lie between [default: anything]
+    #[arg(long = "path", value_name = "PATH", value_delimiter = ',', value_parser = one_of(&Path::ALL))]
     paths: Vec<Path>,
     /// When to give up connecting, in seconds [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     timeout: Option<Duration>,
-    /// Write what was tried, and how it went, to a file as JSON: also when there is no connection
+    /// Write what was tried, and how it went, to a file as JSON: also when there is no connection, or it is
+    /// interrupted
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) node: NodeOptions,
-}
-
-fn parse_path(text: &str) -> Result<Path, String> {
-    parse_one(text, &Path::ALL)
 }
 
 impl Connect {
@@ -62,31 +60,50 @@ impl Connect {
     }
 
     pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut interrupt = pin!(interrupted());
         let config = self.node.config()?;
         let options = self.options(&config.families);
         // A report that cannot be written is better known before than after.
         let mut reports = Reports::create(self.report.as_ref())?;
-        let node = bind(config).await?;
-        let outcome = tokio::select! {
-            outcome = async {
-                let connected = node.connect_with(&self.address, options).await;
-                let report = match &connected {
-                    Ok(pipe) => Report::connected(pipe),
-                    Err(error) => Report::failed(self.address.id(), error),
-                };
-                reports.add(&serde_json::to_string_pretty(&report)?);
-                if self.node.json {
-                    screen::note(serde_json::to_string(&report)?);
-                }
-                match connected {
-                    Ok(pipe) => carry::stdio(pipe).await.map(|_| ()),
-                    Err(error) if self.node.json => Err(Ended::Told(error).into()),
-                    Err(error) => Err(error.into()),
-                }
-            } => outcome,
-            () = interrupted() => Err(Ended::Interrupted.into()),
+        let node = tokio::select! {
+            node = bind(config) => node?,
+            () = &mut interrupt => {
+                self.tell(&Report::failed(self.address.id(), &ConnectError::Closed), &mut reports)?;
+                return Err(Ended::Interrupted.into());
+            }
+        };
+        let mut connecting = pin!(node.connect_with(&self.address, options));
+        let (connected, interrupted) = tokio::select! {
+            connected = &mut connecting => (connected, false),
+            () = &mut interrupt => {
+                // So the attempt ends, and says how far it was.
+                node.close().await;
+                (connecting.await, true)
+            }
+        };
+        let report = match &connected {
+            Ok(pipe) => Report::connected(pipe),
+            Err(error) => Report::failed(self.address.id(), error),
+        };
+        self.tell(&report, &mut reports)?;
+        let outcome = match connected {
+            _ if interrupted => Err(Ended::Interrupted.into()),
+            Ok(pipe) => tokio::select! {
+                carried = carry::stdio(pipe) => carried.map(drop),
+                () = interrupt => Err(Ended::Interrupted.into()),
+            },
+            Err(error) if self.node.json => Err(Ended::Told(error).into()),
+            Err(error) => Err(error.into()),
         };
         node.close().await;
         outcome
+    }
+
+    fn tell(&self, report: &Report, reports: &mut Reports) -> anyhow::Result<()> {
+        reports.add(&serde_json::to_string_pretty(report)?);
+        if self.node.json {
+            screen::note(serde_json::to_string(report)?);
+        }
+        Ok(())
     }
 }

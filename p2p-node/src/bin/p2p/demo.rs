@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use blake2::{Blake2s256, Digest};
 use clap::Args;
+use p2p_node::network::{NetworkReport, Verdict};
 use p2p_node::rendezvous::{Rendezvous, RendezvousConfig};
 use p2p_node::{BrokerConfig, Config, ConnectOptions, Node, Path, Pipe, StunServer, Way};
 use serde_json::json;
@@ -67,6 +68,7 @@ impl Demo {
         config.stun = vec![(Ipv4Addr::LOCALHOST, 0).into()];
         let rendezvous = Rendezvous::start(config).await?;
         let (anna, bert) = tokio::try_join!(node(&rendezvous), node(&rendezvous))?;
+        let network = anna.survey().await;
         let each = Way::ALL.map(|way| (way.to_string(), vec![way]));
         let all = ("all at once".to_owned(), Way::ALL.to_vec());
         let (mut rows, mut failed) = (Vec::new(), 0);
@@ -78,8 +80,8 @@ impl Demo {
             }
         }
         match self.json {
-            true => tell_json(&rows, failed == 0)?,
-            false => tell_table(&rows)?,
+            true => tell_json(&rows, &network, failed == 0)?,
+            false => tell_table(&rows, &network)?,
         }
         tokio::join!(anna.close(), bert.close());
         rendezvous.shutdown().await;
@@ -175,7 +177,7 @@ async fn receive(mut from: ReadHalf<Pipe>) -> anyhow::Result<[u8; 32]> {
 
 type Row = (String, bool, anyhow::Result<Shown>);
 
-fn tell_table(rows: &[Row]) -> anyhow::Result<()> {
+fn tell_table(rows: &[Row], network: &NetworkReport) -> anyhow::Result<()> {
     let head = ("asked for", "way", "path", "pipe", "proven after", "throughput");
     let line = |(asked, way, path, pipe, took, throughput): (&str, &str, &str, &str, &str, &str)| {
         format!("{asked:<12} {way:<8} {path:<8} {pipe:<10} {took:>12} {throughput:>12}")
@@ -193,10 +195,22 @@ fn tell_table(rows: &[Row]) -> anyhow::Result<()> {
             Err(error) => screen::line(format_args!("{asked:<12} {pipe}: FAILED: {error:#}"))?,
         }
     }
-    screen::line(format_args!("{} MiB each way at once, checksums compared.", BYTES / (1024 * 1024)))
+    screen::line(format_args!("{} MiB each way at once, checksums compared.", BYTES / (1024 * 1024)))?;
+    let probed = network
+        .networks
+        .iter()
+        .filter_map(|network| Some((network.local, network.probed.as_ref()?.tcp.nat.as_ref()?)));
+    for (local, nat) in probed {
+        let Verdict { value, confidence, how, .. } = nat;
+        screen::line(format_args!(
+            "The network in front of {local}: {value} ({how}, {:.0} %).",
+            confidence * 100.0
+        ))?;
+    }
+    Ok(())
 }
 
-fn tell_json(rows: &[Row], ok: bool) -> anyhow::Result<()> {
+fn tell_json(rows: &[Row], network: &NetworkReport, ok: bool) -> anyhow::Result<()> {
     let rows: Vec<_> = rows
         .iter()
         .map(|(asked, plain, shown)| match shown {
@@ -217,5 +231,5 @@ fn tell_json(rows: &[Row], ok: bool) -> anyhow::Result<()> {
             }),
         })
         .collect();
-    screen::line(json!({ "ok": ok, "bytes_each_way": BYTES, "connections": rows }))
+    screen::line(json!({ "ok": ok, "bytes_each_way": BYTES, "connections": rows, "network": network }))
 }

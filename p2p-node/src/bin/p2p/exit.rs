@@ -3,8 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use clap::error::ContextValue;
 use p2p_node::config::ConfigError;
-use p2p_node::report::error_code;
 use p2p_node::{BindError, ConnectError, StartError};
 use serde_json::json;
 
@@ -16,8 +16,12 @@ const OFFLINE: u8 = 3;
 const NO_CONNECTION: u8 = 4;
 const REFUSED: u8 = 5;
 const TIMEOUT: u8 = 6;
+const UNKNOWN: u8 = 7;
 /// What a shell reports for a program that SIGINT ended.
 const INTERRUPTED: u8 = 130;
+/// How much an error repeats of what it is about, in characters. Whoever gave a file instead of its name sees by
+/// then what happened.
+const MOST_ECHO: usize = 120;
 
 /// The user asked for something that cannot be.
 #[derive(Debug)]
@@ -50,6 +54,8 @@ pub(crate) enum Ended {
     Interrupted,
     /// The time was up.
     TimedOut,
+    /// No STUN server answered.
+    Offline,
     /// Whoever read our output does not any more.
     Unread,
     /// The user was told already.
@@ -61,6 +67,7 @@ impl fmt::Display for Ended {
         match self {
             Self::Interrupted => f.write_str("interrupted"),
             Self::TimedOut => f.write_str("out of time"),
+            Self::Offline => f.write_str("no STUN server answered"),
             Self::Unread => f.write_str("nobody reads the output"),
             Self::Told(error) => error.fmt(f),
         }
@@ -69,14 +76,52 @@ impl fmt::Display for Ended {
 
 impl std::error::Error for Ended {}
 
+/// The beginning of a text.
+fn short(text: &str) -> String {
+    match text.char_indices().nth(MOST_ECHO) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// A text, with the beginning only of each long word.
+fn short_words(text: &str) -> String {
+    let words = text.split_inclusive(char::is_whitespace).map(|word| match word.trim_end() {
+        bare if bare.chars().count() > MOST_ECHO => short(bare) + &word[bare.len()..],
+        _ => word.to_owned(),
+    });
+    words.collect()
+}
+
+/// Tells what is wrong with the command line, or what was asked about it, and ends the process.
+pub(crate) fn misused(mut error: clap::Error) -> ! {
+    let echoed: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(text) => Some((kind, ContextValue::String(short(text)))),
+            // Advice that repeats something long helps nobody.
+            ContextValue::StyledStrs(tips) => {
+                let tips = tips.iter().filter(|tip| tip.to_string().chars().count() <= MOST_ECHO);
+                Some((kind, ContextValue::StyledStrs(tips.cloned().collect())))
+            }
+            _ => None,
+        })
+        .collect();
+    for (kind, value) in echoed {
+        error.insert(kind, value);
+    }
+    error.exit()
+}
+
 /// Tells why the command failed, once, and how to exit.
 pub(crate) fn tell(error: &anyhow::Error, json: bool) -> ExitCode {
     let code = code(error);
+    let text = short_words(&format!("{error:#}"));
     let silent = matches!(error.downcast_ref(), Some(Ended::Unread | Ended::Told(_)));
     if json && !silent {
-        screen::note(json!({ "error": { "exit_code": code, "text": format!("{error:#}") } }));
+        screen::note(json!({ "error": { "exit_code": code, "text": text } }));
     } else if !silent {
-        screen::note(format_args!("p2p: {error:#}"));
+        screen::note(format_args!("p2p: {text}"));
     }
     ExitCode::from(code)
 }
@@ -90,6 +135,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(match ended {
             Ended::Interrupted => INTERRUPTED,
             Ended::TimedOut => TIMEOUT,
+            Ended::Offline => UNKNOWN,
             Ended::Unread => 0,
             Ended::Told(error) => connect_code(error),
         });
@@ -110,7 +156,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
 }
 
 fn connect_code(error: &ConnectError) -> u8 {
-    match error_code(error) {
+    match error.code() {
         "offline" => OFFLINE,
         "no_connection" => NO_CONNECTION,
         "refused" => REFUSED,
@@ -124,7 +170,10 @@ fn bind_code(error: &BindError) -> u8 {
     match error {
         BindError::KeyFile { .. } | BindError::CaFile { .. } => USAGE,
         BindError::Start(
-            StartError::Listen { .. } | StartError::NoSuchInterface { .. } | StartError::Address(_),
+            StartError::Listen { .. }
+            | StartError::NoSuchInterface { .. }
+            | StartError::NtpServers(_)
+            | StartError::Address(_),
         ) => USAGE,
         _ => OTHER,
     }

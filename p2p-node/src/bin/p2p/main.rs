@@ -5,6 +5,7 @@
 //! | `demo` | shows every way at work, within this process |
 //! | `listen` | prints its address and serves whoever connects |
 //! | `connect` | connects to an address: standard input and output are the two directions |
+//! | `nat` | tells what the network here is, and what that means for connecting |
 //! | `id` | prints the peer id of a key file, and makes the file |
 //! | `rendezvous` | runs an MQTT broker, a STUN server and a TURN server for others |
 //!
@@ -18,6 +19,7 @@
 //! | 4 | no connection: every way failed |
 //! | 5 | the peer refused |
 //! | 6 | out of time |
+//! | 7 | `nat`: no STUN server answered |
 //! | 130 | interrupted before it was done |
 
 mod carry;
@@ -27,6 +29,7 @@ mod demo;
 mod exit;
 mod id;
 mod listen;
+mod nat;
 mod options;
 #[cfg(feature = "rendezvous")]
 mod rendezvous;
@@ -52,6 +55,7 @@ Exit codes:
   4    no connection: every way failed
   5    the peer refused
   6    out of time
+  7    `nat`: no STUN server answered
   130  interrupted before it was done
 
 Logs go to standard error as RUST_LOG says, such as RUST_LOG=p2p_actors=debug; the default is warn.";
@@ -70,18 +74,20 @@ enum Command {
     Demo(demo::Demo),
     Listen(listen::Listen),
     Connect(connect::Connect),
+    Nat(nat::Nat),
     Id(id::Id),
     #[cfg(feature = "rendezvous")]
     Rendezvous(Box<rendezvous::Run>),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| exit::misused(error));
     let json = match &cli.command {
         #[cfg(feature = "rendezvous")]
         Command::Demo(demo) => demo.json,
         Command::Listen(listen) => listen.node.json,
         Command::Connect(connect) => connect.node.json,
+        Command::Nat(nat) => nat.node.json,
         Command::Id(id) => id.json,
         #[cfg(feature = "rendezvous")]
         Command::Rendezvous(run) => run.json(),
@@ -104,6 +110,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Demo(demo) => demo.run().await,
             Command::Listen(listen) => listen.run().await,
             Command::Connect(connect) => connect.run().await,
+            Command::Nat(nat) => nat.run().await,
             Command::Id(id) => id.run(),
             #[cfg(feature = "rendezvous")]
             Command::Rendezvous(rendezvous) => rendezvous.run().await,

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use p2p_node::config::{parse_broker, parse_family, parse_stun, parse_way, password_file};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use p2p_node::config::{parse_broker, parse_family, parse_ntp, parse_stun, password_file};
 use p2p_node::{
-    BrokerConfig, BrokerState, BrokerUrl, Config, Family, Interfaces, Key, Node, PeerId, StunServer, Way,
+    BrokerConfig, BrokerState, BrokerUrl, Config, Family, Interfaces, Key, Node, NtpServer, PeerId,
+    StunServer, Way,
 };
 
 use crate::exit::Usage;
@@ -39,6 +41,9 @@ pub(crate) struct NodeOptions {
     /// STUN server to learn external addresses from; repeatable
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_stun)]
     stun: Vec<StunServer>,
+    /// NTP server to learn from how far the clock of this machine is off; repeatable, name three. No clock is set
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_ntp)]
+    ntp: Vec<NtpServer>,
     /// Network interface to use; repeatable [default: all that are up]
     #[arg(long = "interface", value_name = "NAME")]
     interfaces: Vec<String>,
@@ -57,8 +62,8 @@ pub(crate) struct NodeOptions {
     /// Peer that may connect to us; repeatable [default: whoever knows our address]
     #[arg(long = "allow", value_name = "ID")]
     allowed: Vec<PeerId>,
-    /// The ways to go, in this order, or to be reached by [default: all] [possible values: direct, reverse]
-    #[arg(long = "strategy", value_name = "WAY", value_delimiter = ',', value_parser = parse_way)]
+    /// The ways to go, in this order, or to be reached by [default: all]
+    #[arg(long = "strategy", value_name = "WAY", value_delimiter = ',', value_parser = one_of(&Way::ALL))]
     pub(crate) ways: Vec<Way>,
     /// JSON instead of text
     #[arg(long)]
@@ -96,6 +101,9 @@ impl NodeOptions {
         if !self.stun.is_empty() {
             config.stun = self.stun.clone();
         }
+        if !self.ntp.is_empty() {
+            config.ntp = self.ntp.clone();
+        }
         if !self.allowed.is_empty() {
             config.allowed = Some(self.allowed.iter().copied().collect());
         }
@@ -129,6 +137,11 @@ impl NodeOptions {
         Ok(())
     }
 
+    /// Whether a port was named on the command line.
+    pub(crate) fn names_port(&self) -> bool {
+        self.port.is_some()
+    }
+
     /// Whether the bare TCP connection is wished for.
     pub(crate) fn plain(&self) -> bool {
         self.plain
@@ -155,12 +168,13 @@ pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Finds the one that is written like this.
-pub(crate) fn parse_one<T: ToString + Copy>(text: &str, all: &[T]) -> Result<T, String> {
-    all.iter().copied().find(|one| one.to_string() == text).ok_or_else(|| {
-        let names: Vec<_> = all.iter().map(T::to_string).collect();
-        format!("there are {}", names.join(", "))
-    })
+/// Parses the name of one of `all`; help and errors list them.
+pub(crate) fn one_of<T>(all: &'static [T]) -> impl TypedValueParser<Value = T>
+where
+    T: ToString + Copy + Send + Sync,
+{
+    let names = PossibleValuesParser::new(all.iter().map(T::to_string));
+    names.try_map(|name| all.iter().copied().find(|one| one.to_string() == name).ok_or("no such name"))
 }
 
 /// Waits for SIGINT or SIGTERM.

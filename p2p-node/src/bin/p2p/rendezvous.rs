@@ -57,6 +57,10 @@ pub(crate) struct Run {
     /// [default: 0.0.0.0:3478, if nothing else is asked for]
     #[arg(long, value_name = "ADDR:PORT")]
     stun: Vec<SocketAddr>,
+    /// Second address of the STUN server on this machine, with another port than the first: its clients learn
+    /// more of their NATs then; repeatable, one for each address family [default: none]
+    #[arg(long, value_name = "ADDR:PORT", requires = "stun")]
+    stun_alternate: Vec<SocketAddr>,
     /// JSON instead of text
     #[arg(long)]
     json: bool,
@@ -89,6 +93,7 @@ impl Run {
             config.stun = vec![(Ipv4Addr::UNSPECIFIED, STUN_PORT).into()];
         } else {
             (config.mqtt, config.stun) = (self.mqtt, self.stun);
+            config.stun_alternate = self.stun_alternate;
         }
         if let Some((certificate, key)) = files.filter(|_| !self.mqtts.is_empty()) {
             config.broker.tls = Some(ServerTls { listen: self.mqtts, certificate, key });

@@ -7,8 +7,13 @@ use crate::exit::Ended;
 
 /// Prints a line on standard output, at once.
 pub(crate) fn line(text: impl Display) -> anyhow::Result<()> {
+    self::text(format_args!("{text}\n"))
+}
+
+/// Prints lines that bring their ends along.
+pub(crate) fn text(text: impl Display) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match write!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Ended::Unread.into()),
         done => Ok(done?),
     }

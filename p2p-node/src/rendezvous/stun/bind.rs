@@ -81,7 +81,7 @@ fn try_site(
     let first = pair(listen)?;
     let primary = first.0;
     let mut pairs = vec![first];
-    let mut responder = Responder::new(primary);
+    let mut responder = Responder::new(primary).with_dialling();
     if let Some(alternate) = alternate {
         let beside = pair(SocketAddr::new(primary.ip(), alternate.port()))?;
         let alternate = SocketAddr::new(alternate.ip(), beside.0.port());

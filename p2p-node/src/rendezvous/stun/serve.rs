@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{trace, warn};
 
 use super::bind::Site;
+use super::dial::Dialler;
 use super::{StunServerConfig, Tally};
 use crate::rendezvous::limit::{Limit, Source};
 use crate::rendezvous::seats::Seats;
@@ -28,6 +29,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Bounds {
     limit: Mutex<Limit>,
     seats: Seats,
+    dialler: Dialler,
     idle: Duration,
     stall: Duration,
 }
@@ -37,6 +39,7 @@ impl Bounds {
         Self {
             limit: Mutex::new(Limit::new(config.rate, Instant::now())),
             seats: Seats::new(config.most_connections, config.most_per_source),
+            dialler: Dialler::new(Instant::now()),
             idle: config.idle,
             stall: config.stall,
         }
@@ -66,7 +69,12 @@ fn answer(
         count(&tally.limited);
         return Ok(None);
     }
-    match responder.respond(bytes, source, destination, transport) {
+    told(responder.respond(bytes, source, destination, transport), source, tally)
+}
+
+/// Counts what became of a request.
+fn told(reply: Result<Reply, Silence>, source: SocketAddr, tally: &Tally) -> Result<Option<Reply>, Silence> {
+    match reply {
         Ok(reply) => {
             count(if reply.is_error { &tally.refused } else { &tally.answered });
             Ok(Some(reply))
@@ -180,7 +188,16 @@ async fn serve(
             };
             begun = Instant::now();
             let ends = (source, destination);
-            match answer(responder, &message, ends, Transport::Tcp, bounds, tally) {
+            let reply = match responder.dial_wish(&message) {
+                None => answer(responder, &message, ends, Transport::Tcp, bounds, tally),
+                Some(patience) => {
+                    count(&tally.dialled);
+                    let far = responder.other_ip(destination);
+                    let outcomes = bounds.dialler.dial(source, destination.ip(), far, patience).await;
+                    told(responder.respond_dialled(&message, source, destination, outcomes), source, tally)
+                }
+            };
+            match reply {
                 Ok(Some(reply)) => timeout(bounds.stall, stream.write_all(&reply.bytes)).await??,
                 Ok(None) => {}
                 Err(silence) => return Err(io::Error::new(io::ErrorKind::InvalidData, silence)),

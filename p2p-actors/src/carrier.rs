@@ -1,0 +1,153 @@
+//! What carries the bytes of a connection: at rest between two runtimes, or at work on one.
+
+use std::io::{IoSlice, Result};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tracing::trace;
+
+/// A connection at rest: plain state that belongs to no runtime and may go to any thread.
+///
+/// While it rests nobody reads from it, writes to it or keeps it alive.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Carrier {
+    /// A TCP connection of the operating system: non-blocking, and registered nowhere.
+    Tcp(std::net::TcpStream),
+}
+
+impl Carrier {
+    /// Puts the connection to work on the current tokio runtime, to which it then belongs.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with IO enabled.
+    pub fn into_stream(self) -> Result<CarrierStream> {
+        match self {
+            Self::Tcp(stream) => TcpStream::from_std(stream).map(CarrierStream::Tcp),
+        }
+    }
+}
+
+/// A connection at work on a runtime: a byte stream, whatever it is made of. What it takes is sent without
+/// being flushed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CarrierStream {
+    /// A TCP connection of the operating system.
+    Tcp(TcpStream),
+}
+
+impl CarrierStream {
+    /// A fresh TCP connection. Small frames must not wait for each other, so `TCP_NODELAY` is set.
+    pub(crate) fn tcp(stream: TcpStream) -> Self {
+        if let Err(error) = stream.set_nodelay(true) {
+            trace!(%error, "TCP_NODELAY");
+        }
+        Self::Tcp(stream)
+    }
+
+    /// Takes the connection off its runtime.
+    pub(crate) fn into_carrier(self) -> Result<Carrier> {
+        match self {
+            Self::Tcp(stream) => stream.into_std().map(Carrier::Tcp),
+        }
+    }
+
+    /// Our end's address, in the sense of [`How::local`](crate::How::local).
+    ///
+    /// # Errors
+    /// What the operating system says: the connection may be gone.
+    pub fn local_addr(&self) -> Result<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr(),
+        }
+    }
+
+    /// The other end's address, in the sense of [`How::remote`](crate::How::remote).
+    ///
+    /// # Errors
+    /// What the operating system says: the connection may be gone.
+    pub fn peer_addr(&self) -> Result<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr(),
+        }
+    }
+
+    /// The TCP connection itself.
+    ///
+    /// # Errors
+    /// The stream, unharmed, when it is made of something else.
+    pub fn into_tcp(self) -> std::result::Result<TcpStream, Self> {
+        match self {
+            Self::Tcp(stream) => Ok(stream),
+        }
+    }
+
+    /// Whether small writes are sent at once. Where nothing holds them back, nothing changes.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn set_nodelay(&self, on: bool) -> Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nodelay(on),
+        }
+    }
+
+    /// Waits until a write would be taken, in part at least. A write may still find no room.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_write_ready(cx),
+        }
+    }
+}
+
+macro_rules! whichever {
+    ($self:ident, $method:ident($($arg:expr),*)) => {
+        match $self.get_mut() {
+            CarrierStream::Tcp(stream) => Pin::new(stream).$method($($arg),*),
+        }
+    };
+}
+
+impl AsyncRead for CarrierStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        whichever!(self, poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for CarrierStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
+        whichever!(self, poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        whichever!(self, poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        whichever!(self, poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        whichever!(self, poll_shutdown(cx))
+    }
+}

@@ -1,0 +1,153 @@
+//! What happens at punched ports: strangers, and a machine with nothing left to give.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use p2p_actors::signal::MemoryBroker;
+use p2p_actors::{
+    ActorsConfig, BrokerConfig, ConnectError, ConnectOptions, Handle, Interfaces, Winner, spawn_local,
+};
+use p2p_core::Family;
+use p2p_core::peer::{Identity, PeerAddr};
+use p2p_core::punch::{Failed, Limits};
+use p2p_core::race::{Way, WayFailure, WayOutcome};
+use p2p_core::signal::Reason;
+use tokio::task::LocalSet;
+use tokio::time::timeout;
+
+/// No story takes this long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn tell(story: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async { timeout(PATIENCE, story).await.expect("the story to end") });
+}
+
+fn config(key: u8, broker: &MemoryBroker) -> ActorsConfig {
+    let mut config = ActorsConfig::new(Identity::from_bytes([key; 32]));
+    let loopback = p2p_actors::interface::nics().into_iter().find(|nic| nic.is_loopback).unwrap();
+    config.interfaces = Interfaces::Only(vec![loopback.name]);
+    config.families = [Family::V4].into();
+    config.brokers = vec![BrokerConfig::new("memory://here".parse().unwrap())];
+    config.memory = Some(broker.clone());
+    config.machine_id = b"one machine".to_vec();
+    config
+}
+
+async fn node(config: ActorsConfig) -> (Handle, PeerAddr) {
+    let handle = spawn_local(config).unwrap();
+    let mut status = handle.status();
+    let status = status.wait_for(|status| status.is_ready()).await.unwrap().clone();
+    (handle, status.address.unwrap())
+}
+
+fn by_punch() -> ConnectOptions {
+    ConnectOptions { ways: vec![Way::Punch], ..ConnectOptions::default() }
+}
+
+async fn meet(caller: &Handle, called: &Handle, address: &PeerAddr) -> (Winner, Winner) {
+    let (call, accept) = tokio::join!(caller.connect(address.clone(), by_punch()), called.accept());
+    (call.unwrap(), accept.unwrap())
+}
+
+fn failure(error: &ConnectError) -> WayFailure {
+    match &error.report().expect("a story").ways[0].outcome {
+        WayOutcome::Failed(failure) => failure.clone(),
+        outcome => panic!("{outcome:?}"),
+    }
+}
+
+#[test]
+fn many_at_once_share_the_budget_and_all_meet() {
+    tell(async {
+        let broker = MemoryBroker::new();
+        let mut few = config(1, &broker);
+        // Room for two of them at a time.
+        few.punch = Limits { sockets: 48, per_second: 128, ..Limits::default() };
+        let ((anna, _), (bert, to_bert)) = (node(few).await, node(config(2, &broker)).await);
+        let calls = (0..8).map(|_| anna.connect(to_bert.clone(), by_punch()));
+        let accepts = async {
+            let mut all = Vec::new();
+            while all.len() < 8 {
+                all.push(bert.accept().await.unwrap());
+            }
+            all
+        };
+        let (called, accepted) = tokio::join!(futures_util::future::join_all(calls), accepts);
+        let ends = |winner: &Winner| (winner.how.local, winner.how.remote);
+        let mut called: Vec<(SocketAddr, SocketAddr)> =
+            called.into_iter().map(|winner| ends(&winner.unwrap())).collect();
+        let mut accepted: Vec<_> =
+            accepted.iter().map(|winner| (winner.how.remote, winner.how.local)).collect();
+        called.sort();
+        accepted.sort();
+        assert_eq!(called, accepted, "both ends keep the same connections");
+    });
+}
+
+#[test]
+fn with_no_budget_a_punch_says_so_and_other_ways_go_on() {
+    tell(async {
+        let broker = MemoryBroker::new();
+        let mut none = config(1, &broker);
+        none.punch = Limits { sockets: 0, ..Limits::default() };
+        let ((anna, to_anna), (bert, to_bert)) = (node(none).await, node(config(2, &broker)).await);
+        let error = anna.connect(to_bert.clone(), by_punch()).await.unwrap_err();
+        assert_eq!(failure(&error), WayFailure::Punch(Failed::NoBudget), "{error}");
+        let both = ConnectOptions { ways: vec![Way::Punch, Way::Direct], ..ConnectOptions::default() };
+        let (called, _accepted) = tokio::join!(anna.connect(to_bert, both), bert.accept());
+        assert_eq!(called.unwrap().how.way, Way::Direct);
+        // Who has none cannot answer either, and says that.
+        let error = bert.connect(to_anna, by_punch()).await.unwrap_err();
+        let failure = failure(&error);
+        assert_eq!(failure, WayFailure::Refused(Reason::Busy));
+    });
+}
+
+#[test]
+fn strangers_at_a_punched_port_change_nothing() {
+    tell(async {
+        let broker = MemoryBroker::new();
+        let ((anna, _), (bert, to_bert)) = (node(config(1, &broker)).await, node(config(2, &broker)).await);
+        // Whatever listens on loopback in this moment is knocked at: among it the punched ports.
+        let knocking = tokio::task::spawn_local(async {
+            let mut held = Vec::new();
+            loop {
+                for port in listened_on() {
+                    let at = SocketAddr::from(([127, 0, 0, 1], port));
+                    if let Ok(Ok(stream)) =
+                        timeout(Duration::from_millis(50), tokio::net::TcpStream::connect(at)).await
+                    {
+                        let _ = stream.try_write(b"GET / HTTP/1.1\r\n\r\n");
+                        held.push(stream);
+                    }
+                }
+                held.truncate(200);
+                tokio::task::yield_now().await;
+            }
+        });
+        for _ in 0..20 {
+            let (called, accepted) = meet(&anna, &bert, &to_bert).await;
+            assert_eq!((called.how.local, called.how.remote), (accepted.how.remote, accepted.how.local));
+        }
+        knocking.abort();
+    });
+}
+
+/// The TCP ports that this very process listens on.
+fn listened_on() -> Vec<u16> {
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
+    let own: std::collections::BTreeSet<String> = std::fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(std::fs::read_link(entry.ok()?.path()).ok()?.to_string_lossy().into_owned()))
+        .filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let ports = table.lines().skip(1).filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_ours = words.get(3) == Some(&"0A") && words.get(9).is_some_and(|inode| own.contains(*inode));
+        let port = words.get(1)?.rsplit(':').next()?;
+        is_ours.then(|| u16::from_str_radix(port, 16).ok()).flatten()
+    });
+    ports.collect()
+}

@@ -1,0 +1,224 @@
+//! Between which of our addresses and which of the peer's a punch is worth while, and allowed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use super::budget::Limits;
+use super::message::{MOST_PAIRS, Message, Step};
+use super::plan::{Mode, Part};
+use super::terms::Terms;
+use super::words::PunchConfig;
+use crate::nat::meets::{self, Way};
+use crate::nat::{NatFacts, NatType};
+use crate::peer::{InterfaceAddr, PeerAddr};
+use crate::race::{Filter, Motive, OurAddress, OurPlace, Path, is_on_link};
+use crate::signal::AttemptId;
+use crate::{Clock, Family, Local, Reach};
+
+/// What is known of the network in front of one address of ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Its NAT, over TCP.
+    pub facts: NatFacts,
+    /// Whether a STUN server can be asked over TCP.
+    pub can_observe: bool,
+    /// The TTL at which a SYN passes our NAT and dies at a hop that says nothing, if such a hop was found.
+    pub silent_hop: Option<u8>,
+}
+
+/// What a node must know of itself to punch.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Where it is.
+    pub ours: OurPlace,
+    /// What is in front of each address; one that is missing is unknown.
+    pub views: BTreeMap<IpAddr, View>,
+    /// Its clock.
+    pub clock: Clock,
+    /// What is known of the peer's clock and of the path to it.
+    pub terms: Terms,
+    /// What one punch may do.
+    pub limits: Limits,
+}
+
+/// One address of each side, and what lies between.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    mode: Mode,
+    ours: OurAddress,
+    local: SocketAddr,
+    address: IpAddr,
+    remote: SocketAddr,
+    at: IpAddr,
+    theirs: NatFacts,
+}
+
+impl Pair {
+    fn config(&self, setup: &Setup, attempt: AttemptId, number: u8, part: Part) -> PunchConfig {
+        let view = setup.views.get(&self.ours.ip).copied().unwrap_or_default();
+        PunchConfig {
+            attempt,
+            pair: number,
+            part,
+            mode: self.mode,
+            local: Local(self.local),
+            address: self.address,
+            remote: self.remote,
+            at: self.at,
+            facts: view.facts,
+            theirs: self.theirs,
+            can_observe: view.can_observe,
+            silent_hop: view.silent_hop,
+            terms: setup.terms,
+            clock: setup.clock,
+            limits: setup.limits,
+        }
+    }
+}
+
+/// What the caller of an attempt punches, the most promising first; 4 at most.
+///
+/// On one machine and on one network that is between the addresses there; across the Internet between the ones
+/// others see, unless the facts say that nothing can come of it. Two peers behind one NAT that are not on one
+/// network punch across it only if it is known to turn packets round.
+pub fn worthwhile(setup: &Setup, peer: &PeerAddr, filter: &Filter, attempt: AttemptId) -> Vec<PunchConfig> {
+    let mut found = all(setup, peer, Motive::OurWish);
+    found.retain(|pair| {
+        let path = match pair.mode {
+            Mode::Remote => Path::External,
+            Mode::Lan => Path::Local,
+            Mode::Machine | Mode::Interface => Path::Machine,
+        };
+        filter.paths.contains(&path) && filter.families.contains(&Family::of(pair.remote.ip()))
+    });
+    let cost = |pair: &Pair| {
+        let view = setup.views.get(&pair.ours.ip).copied().unwrap_or_default();
+        let meeting = meets::meets(&view.facts, &pair.theirs);
+        let is_local = pair.mode.is_local();
+        let doubt = if is_local { 0 } else { ((1.0 - meeting.probability) * 100.0) as u32 };
+        let syns = if is_local { 0 } else { meeting.syns };
+        (pair.mode == Mode::Remote, doubt, syns)
+    };
+    found.sort_by_key(cost);
+    // A pair of NATs is punched once: from another address behind the same NAT it would be the same again.
+    let mut seen = BTreeSet::new();
+    found.retain(|pair| seen.insert((pair.mode, pair.address, pair.remote)));
+    found.truncate(usize::from(MOST_PAIRS));
+    found.iter().zip(0..).map(|(pair, number)| pair.config(setup, attempt, number, Part::Caller)).collect()
+}
+
+/// What an offer asks for, if it may be answered. The peer must publish the address it wants to be dialled at, with
+/// the means by which it published all others; and that address must be of the kind that we dial because somebody
+/// asks: a public one, or one inside a network of ours. So an offer leads nowhere that a request to dial would not.
+pub fn answerable(
+    setup: &Setup,
+    peer: &PeerAddr,
+    attempt: AttemptId,
+    message: &Message,
+) -> Option<PunchConfig> {
+    let Step::Offer(offer) = &message.step else { return None };
+    let wanted = |pair: &&Pair| {
+        pair.ours.ip == offer.at
+            && pair.mode == offer.mode
+            && pair.remote.ip().to_canonical() == offer.side.address.to_canonical()
+    };
+    if !message.is_sound() {
+        return None;
+    }
+    let found = all(setup, peer, Motive::TheirWish);
+    let pair = found.iter().find(wanted)?;
+    Some(pair.config(setup, attempt, message.pair, Part::Answerer))
+}
+
+fn all(setup: &Setup, peer: &PeerAddr, motive: Motive) -> Vec<Pair> {
+    let is_same_machine = peer.is_on(&setup.ours.machine_id);
+    let mut found = Vec::new();
+    for ours in &setup.ours.addresses {
+        for theirs in peer.interfaces().iter().filter(|theirs| theirs.family() == Family::of(ours.ip)) {
+            let near = local_pair(ours, theirs, is_same_machine);
+            found.extend(near);
+            if !is_same_machine {
+                let view = setup.views.get(&ours.ip).copied().unwrap_or_default();
+                let far = remote_pair(ours, &view, theirs, motive);
+                // Where nothing translates, both would be between the same addresses.
+                let ends = |pair: &Pair| (pair.address, pair.remote.ip());
+                found.extend(far.filter(|far| near.as_ref().map(ends) != Some(ends(far))));
+            }
+        }
+    }
+    found
+}
+
+fn local_pair(ours: &OurAddress, theirs: &InterfaceAddr, is_same_machine: bool) -> Option<Pair> {
+    let reach = [Reach::of(ours.ip), Reach::of(theirs.local)];
+    if reach.iter().any(|reach| matches!(reach, Reach::Nowhere)) {
+        return None;
+    }
+    let mode = if is_same_machine {
+        match reach {
+            _ if ours.ip == theirs.local => Mode::Interface,
+            [Reach::Loopback | Reach::Link, _] | [_, Reach::Loopback | Reach::Link] => return None,
+            _ => Mode::Machine,
+        }
+    } else {
+        // A loopback address of another machine is one of ours.
+        let is_near =
+            reach[1] != Reach::Loopback && ours.ip != theirs.local && is_on_link(ours, theirs.local);
+        is_near.then_some(Mode::Lan)?
+    };
+    let scoped = |ip| match SocketAddr::new(ip, 0) {
+        SocketAddr::V6(mut address) if Reach::of(ip) == Reach::Link => {
+            address.set_scope_id(ours.scope);
+            address.into()
+        }
+        address => address,
+    };
+    Some(Pair {
+        mode,
+        ours: *ours,
+        local: scoped(ours.ip),
+        address: ours.ip,
+        remote: scoped(theirs.local),
+        at: theirs.local,
+        theirs: theirs.nat.tcp,
+    })
+}
+
+fn remote_pair(ours: &OurAddress, view: &View, theirs: &InterfaceAddr, motive: Motive) -> Option<Pair> {
+    // With no server to say so, a public address is taken for what it looks like.
+    let outside =
+        |external: Option<IpAddr>, own| external.or((Reach::of(own) == Reach::Global).then_some(own));
+    let (address, remote) = (outside(ours.external, ours.ip)?, outside(theirs.external, theirs.local)?);
+    let may_dial = match (Reach::of(remote), motive) {
+        (Reach::Global, _) => true,
+        // A carrier's network (RFC 6598) or a company's, as for plain dials.
+        (Reach::Site, Motive::OurWish) => true,
+        _ => false,
+    };
+    let is_one_nat = address == remote;
+    let turns_round = view.facts.hairpin == Some(true) || theirs.nat.tcp.hairpin == Some(true);
+    let is_blocked = [view.facts.nat, theirs.nat.tcp.nat].contains(&Some(NatType::Blocked));
+    if !may_dial || is_blocked || (is_one_nat && !turns_round) {
+        return None;
+    }
+    // With nothing known on a side it is still tried, as most NATs are kind.
+    let is_known = |facts: &NatFacts| facts.nat.is_some() || facts.mapping.is_some();
+    let meeting = meets::meets(&view.facts, &theirs.nat.tcp);
+    let is_hopeless = !meeting.ways.iter().any(|way| *way != Way::Relay);
+    if is_known(&view.facts) && is_known(&theirs.nat.tcp) && is_hopeless {
+        return None;
+    }
+    Some(Pair {
+        mode: Mode::Remote,
+        ours: *ours,
+        local: SocketAddr::new(ours.ip, 0),
+        address,
+        remote: SocketAddr::new(remote, 0),
+        at: theirs.local,
+        theirs: theirs.nat.tcp,
+    })
+}
+
+#[cfg(test)]
+#[path = "pairs_tests.rs"]
+mod tests;

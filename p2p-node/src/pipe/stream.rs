@@ -1,0 +1,103 @@
+//! The two forms of a pipe, over whatever carries it.
+
+use std::io::{IoSlice, Result};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use p2p_actors::CarrierStream;
+use p2p_core::proof::Session;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::sealed::Sealed;
+
+/// A byte stream that can tell when it has room. What it takes goes out without a flush, and it remembers the
+/// last waker of each direction at least.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// Waits until a write would be taken, in part at least.
+    fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+}
+
+impl Transport for CarrierStream {
+    fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.poll_write_ready(cx)
+    }
+}
+
+/// What a user's bytes go through.
+pub(super) enum Stream<S> {
+    Plain(S),
+    Sealed(Box<Sealed<S>>),
+}
+
+impl<S: Transport> Stream<S> {
+    /// The form that both ends agreed on.
+    pub(super) fn new(transport: S, session: &Session) -> Result<Self> {
+        Ok(match session.plain {
+            true => Self::Plain(transport),
+            false => Self::Sealed(Box::new(Sealed::new(transport, session)?)),
+        })
+    }
+
+    pub(super) fn transport(&self) -> &S {
+        match self {
+            Self::Plain(transport) => transport,
+            Self::Sealed(sealed) => sealed.transport(),
+        }
+    }
+
+    /// What `bare` makes of a plain stream's transport. If the stream is sealed, or `bare` gives the transport
+    /// back, the stream is as it was.
+    pub(super) fn into_bare<T>(
+        self,
+        bare: impl FnOnce(S) -> std::result::Result<T, S>,
+    ) -> std::result::Result<T, Self> {
+        match self {
+            Self::Plain(transport) => bare(transport).map_err(Self::Plain),
+            sealed @ Self::Sealed(_) => Err(sealed),
+        }
+    }
+}
+
+macro_rules! either {
+    ($self:ident, $method:ident($($arg:expr),*)) => {
+        match $self.get_mut() {
+            Stream::Plain(transport) => Pin::new(transport).$method($($arg),*),
+            Stream::Sealed(sealed) => Pin::new(sealed.as_mut()).$method($($arg),*),
+        }
+    };
+}
+
+impl<S: Transport> AsyncRead for Stream<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        either!(self, poll_read(cx, buf))
+    }
+}
+
+impl<S: Transport> AsyncWrite for Stream<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
+        either!(self, poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        either!(self, poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(transport) => transport.is_write_vectored(),
+            Self::Sealed(sealed) => sealed.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        either!(self, poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        either!(self, poll_shutdown(cx))
+    }
+}
