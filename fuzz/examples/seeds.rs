@@ -4,10 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 use std::{fs, io};
 
+use p2p_core::clock::ntp::Packet;
 use p2p_core::nat::{Delta, DeltaKind, Filtering, Nat, NatFacts, NatType, PortRange};
 use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
 use p2p_core::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
 use p2p_core::signal::{AttemptId, Body, DialMe, Reason, Refusal, Relay, Signal, seal};
+use p2p_core::sim::ntp::NtpServer;
 use p2p_core::stun::wire::{Algorithm, Ending, Key};
 use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
 use p2p_core::{Seed, UnixTime};
@@ -57,6 +59,9 @@ fn main() -> io::Result<()> {
     write("signal", "inbox_repeats", &repeats)?;
     proof()?;
     stun()?;
+    ntp()?;
+    turn()?;
+    relay_stream()?;
     mqtt_link()
 }
 
@@ -85,6 +90,49 @@ fn mqtt_link() -> io::Result<()> {
     write("mqtt_link", "older", &[0, 0, 0, 2, 201, 0, 0, 2, 0, 3, 1, 5, 7, 5, 0])?;
     let full: Vec<u8> = (0..80).flat_map(|ticket| [9, ticket]).collect();
     write("mqtt_link", "full", &then(&full))
+}
+
+/// A size, then two bytes a step: what, which end, and how much.
+fn relay_stream() -> io::Result<()> {
+    const SIZE: u8 = 134;
+    let step = |what: u8, end: u8, with: u8| [what << 1 | end, with];
+    let steps = |all: &[[u8; 2]]| [&[SIZE][..], &all.concat()].concat();
+    let [write, read, deliver, lose, twice, turn] = [0, 2, 4, 7, 8, 9];
+    let [pass, wake, path, spoil, end, forge] = [10, 11, 12, 13, 14, 15];
+    let there = [step(write, 0, 200), step(deliver, 1, 50), step(deliver, 0, 50), step(read, 1, 255)];
+    write_steps("there", &steps(&there))?;
+    write_steps("there_and_back", &steps(&[there, there.map(|[what, with]| [what ^ 1, with])].concat()))?;
+    let lossy =
+        [step(write, 0, 255), step(lose, 1, 0), step(lose, 1, 3), step(deliver, 1, 9), step(deliver, 0, 9)];
+    write_steps("lost", &steps(&[&lossy[..], &[step(wake, 0, 0), step(pass, 0, 40)], &lossy].concat()))?;
+    let mixed =
+        [step(write, 0, 255), step(twice, 1, 4), step(turn, 1, 5), step(spoil, 1, 77), step(deliver, 1, 99)];
+    write_steps("mixed", &steps(&[mixed, mixed].concat()))?;
+    let moved =
+        [step(write, 0, 99), step(path, 0, 0), step(deliver, 1, 99), step(path, 1, 0), step(pass, 0, 200)];
+    write_steps(
+        "moved",
+        &steps(&[&moved[..], &[step(write, 1, 99), step(wake, 0, 0), step(wake, 1, 0)]].concat()),
+    )?;
+    write_steps(
+        "half_over",
+        &steps(&[&[step(write, 0, 9), step(end, 0, 1)], &there[1..], &there[..1]].concat()),
+    )?;
+    write_steps(
+        "cut",
+        &steps(&[&there[..2], &[step(end, 1, 255), step(deliver, 0, 9), step(wake, 1, 0)]].concat()),
+    )?;
+    let silent =
+        [step(write, 0, 9), step(lose, 1, 0), step(pass, 0, 255), step(wake, 0, 0), step(lose, 1, 0)];
+    write_steps("silent", &steps(&[silent; 6].concat()))?;
+    let unread = [step(write, 0, 255), step(deliver, 1, 255), step(deliver, 0, 255), step(wake, 0, 0)];
+    write_steps("unread", &steps(&[unread; 12].concat()))?;
+    let forged: Vec<_> = (0..60).map(|with| step(forge, with & 1, with * 4 + 3)).collect();
+    write_steps("forged", &steps(&[&there[..], &forged, &there].concat()))
+}
+
+fn write_steps(name: &str, bytes: &[u8]) -> io::Result<()> {
+    write("relay_stream", name, bytes)
 }
 
 /// A question with every wish, an answer with every address, signed both ways, and two in a row.
@@ -120,6 +168,56 @@ fn stun() -> io::Result<()> {
     classic[4] ^= 0xff;
     write("stun_wire", "classic", &classic)?;
     write("stun_wire", "two_in_a_row", &[plain.clone(), plain].concat())
+}
+
+/// An answer, one after the other; each kind of refusal; and what is too short.
+fn ntp() -> io::Result<()> {
+    let time = UnixTime::from_secs(1_800_000_000);
+    let answer = |server: NtpServer| {
+        let question = Packet::request(1).encode();
+        server
+            .answer(&question, time, time.after(Duration::from_micros(30)))
+            .expect("an answer to a question")
+    };
+    let good = answer(NtpServer::default());
+    write("ntp_wire", "good", &good)?;
+    write(
+        "ntp_wire",
+        "burst",
+        &[good, answer(NtpServer::ahead(-700)), answer(NtpServer::ahead(9_000_000))].concat(),
+    )?;
+    write("ntp_wire", "rate", &[answer(NtpServer::kissing(*b"RATE")), good].concat())?;
+    write("ntp_wire", "deny", &[answer(NtpServer::kissing(*b"DENY")), good].concat())?;
+    write("ntp_wire", "short", &good[..47])
+}
+
+/// Frames as a stream has them, and steps: data, time, answers that nobody signed, doubts.
+fn turn() -> io::Result<()> {
+    let mut seed = Seed::from_u64(1);
+    let peer = "192.0.2.9:5000".parse().expect("an address");
+    let id = TransactionId::new(&mut seed);
+    let data = Message::new(Class::Indication, Method::DATA, id)
+        .with(Attribute::XorPeerAddress(peer))
+        .with(Attribute::Data("data".into()));
+    let attempt = Message::new(Class::Indication, Method::CONNECTION_ATTEMPT, id)
+        .with(Attribute::ConnectionId(7))
+        .with(Attribute::XorPeerAddress(peer));
+    let [data, attempt] = [data, attempt].map(|message| message.encode(Transport::Tcp).expect("our own"));
+    let channel = b"\x40\0\0\x05hello\0\0\0";
+    write("turn_wire", "frames", &[&data[..], channel, &attempt, channel].concat())?;
+    let step = |bytes: &[u8]| [&[bytes.len() as u8], bytes].concat();
+    write(
+        "turn_wire",
+        "hears",
+        &[step(&data), step(&channel[..9]), step(&attempt), step(b"GET /")].concat(),
+    )?;
+    // Doubt, and each refusal in turn, with time to believe it.
+    for code in 0..11 {
+        let steps = [0xc0, 0x42, 0xc0, 0x83, 0, code, b'n', 0x41, 0x41, 0x83, 0, code, b'm', 0x4a, 0x4a];
+        write("turn_wire", &format!("refusal_{code}"), &steps)?;
+    }
+    write("turn_wire", "success", &[0x42, 0xc0, 0x82, 1, 0, 0x4a, 0x4a, 0x7f, 0x7f])?;
+    write("turn_wire", "hours", &[0x7f; 16])
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -10,25 +10,34 @@
 //! seeds in `corpus/<target>/`.
 
 mod mqtt_link;
+mod ntp_wire;
 mod peer_addr;
 mod proof;
+mod relay_stream;
 mod signal;
 mod stun_wire;
+mod turn_wire;
 
 pub use mqtt_link::mqtt_link;
+pub use ntp_wire::ntp_wire;
 pub use peer_addr::peer_addr;
 pub use proof::{hello, proof};
+pub use relay_stream::relay_stream;
 pub use signal::{RECEIVER, SENDERS, signal};
 pub use stun_wire::stun_wire;
+pub use turn_wire::turn_wire;
 
 /// A fuzz target: a name, and what it does with any bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("mqtt_link", mqtt_link),
+    ("ntp_wire", ntp_wire),
     ("peer_addr", peer_addr),
     ("proof", proof),
+    ("relay_stream", relay_stream),
     ("signal", signal),
     ("stun_wire", stun_wire),
+    ("turn_wire", turn_wire),
 ];

@@ -12,6 +12,7 @@ use p2p_core::punch;
 use p2p_core::race::{DIAL_DELAY, Filter, HEAD_START, Way};
 
 use crate::interface::StunServer;
+use crate::ntp::NtpServer;
 use crate::signal::MemoryBroker;
 
 /// Which network interfaces a node uses.
@@ -95,6 +96,9 @@ pub struct ActorsConfig {
     pub memory: Option<MemoryBroker>,
     /// Whom to ask for our external addresses. None by default: no server is built in.
     pub stun: Vec<StunServer>,
+    /// Whom to ask for the true time, 8 at most. None by default: no server is built in, and peers that must meet at
+    /// a time compare their clocks between themselves.
+    pub ntp: Vec<NtpServer>,
     /// Whether connections we are called for may stay unencrypted, if the caller wishes that too.
     pub plain: bool,
     /// By which ways peers may reach this node. Default: all. The others are refused.
@@ -124,6 +128,7 @@ impl ActorsConfig {
             brokers: Vec::new(),
             memory: None,
             stun: Vec::new(),
+            ntp: Vec::new(),
             plain: false,
             ways: Way::ALL.to_vec(),
             allowed: None,

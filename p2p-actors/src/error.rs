@@ -27,6 +27,9 @@ pub enum StartError {
     /// Too much for a peer address to hold.
     #[error("this node's address cannot be made: {0}")]
     Address(#[from] p2p_core::peer::AddrError),
+    /// More NTP servers than a node asks.
+    #[error(transparent)]
+    NtpServers(#[from] p2p_core::clock::ntp::TooManyServers),
     /// The operating system gave no thread, no random bytes or no event loop.
     #[error("the operating system refused: {0}")]
     System(#[from] std::io::Error),

@@ -12,6 +12,7 @@ use crate::config::ConnectOptions;
 use crate::counters::{Counters, Tallies};
 use crate::error::ConnectError;
 use crate::interface::InterfaceFacts;
+use crate::ntp::NtpStatus;
 use crate::signal::BrokerState;
 use crate::winner::Winner;
 
@@ -39,6 +40,8 @@ pub struct Status {
     pub surveyed: bool,
     /// Each interface by its name, what is known of its addresses, and who said so.
     pub networks: Vec<(String, Vec<InterfaceFacts>)>,
+    /// What the NTP servers say of the time. Nobody waits for them.
+    pub ntp: NtpStatus,
 }
 
 impl Status {

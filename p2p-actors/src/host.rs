@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use actix::Actor;
 use p2p_core::Seed;
+use p2p_core::clock::ntp::{MOST_SERVERS, TooManyServers};
 use p2p_core::proof::Cipher;
 use p2p_core::race::OurPlace;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -70,11 +71,15 @@ pub fn spawn_local(config: ActorsConfig) -> Result<Handle, StartError> {
 }
 
 fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), StartError> {
+    if config.ntp.len() > MOST_SERVERS {
+        return Err(TooManyServers(config.ntp.len()).into());
+    }
     let nics = choose(&config, nics())?;
     let tallies = Arc::new(Tallies::default());
     let shared = Rc::new(Shared {
         identity: config.identity.clone(),
         clock: Cell::new(system_clock()),
+        ntp: Cell::new(None),
         seed: RefCell::new(entropy()?),
         place: RefCell::new(OurPlace { addresses: Vec::new(), machine_id: config.machine_id.clone() }),
         outlooks: RefCell::default(),

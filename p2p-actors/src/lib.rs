@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! Handle ──▶ Root ─┬─▶ Interface  one per NIC: listens, asks STUN servers     ⟷ core::stun::Query, core::nat::Probe
+//!                  ├─▶ Ntp        asks NTP servers, if there are any          ⟷ core::clock::ntp::Client
 //!                  ├─▶ Router     all signals, in and out                     ⟷ core::signal::Inbox
 //!                  │     └─▶ Channel  one per broker                          ⟷ core::signal::link::Link
 //!                  ├─▶ Attempt    one per connect                             ⟷ core::race::Race
@@ -26,6 +27,7 @@ mod handle;
 mod host;
 pub mod interface;
 mod lobby;
+mod ntp;
 mod purse;
 mod root;
 mod shared;
@@ -39,4 +41,5 @@ pub use error::{ConnectError, StartError};
 pub use handle::{Handle, Status};
 pub use host::{spawn, spawn_local};
 pub use interface::StunServer;
+pub use ntp::{NtpServer, NtpStatus};
 pub use winner::{How, Winner};

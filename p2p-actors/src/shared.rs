@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use p2p_core::clock::ntp::Measured;
 use p2p_core::nat::NatFacts;
 use p2p_core::peer::{Identity, PeerId};
 use p2p_core::proof::{Cipher, Counterpart, Proof, ProofConfig, Role};
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     /// Replaced when the system's clock was set, or stood still.
     pub(crate) clock: Cell<Clock>,
+    /// How far the true time is ahead of that clock, if NTP servers were asked and most of them agree.
+    pub(crate) ntp: Cell<Option<Measured>>,
     pub(crate) seed: RefCell<Seed>,
     /// Where we are: changes when the network does.
     pub(crate) place: RefCell<OurPlace>,
@@ -98,8 +101,7 @@ impl Shared {
                 .map(|(address, outlook)| (*address, view(outlook)))
                 .collect(),
             clock: self.clock.get(),
-            // All that is known of a peer's clock is what the stamps on the punch's own messages will tell.
-            terms: Terms::default(),
+            terms: Terms { served: self.ntp.get().map(|measured| measured.offset(now())), delay: None },
             limits: match sake {
                 Sake::Ours => self.punch,
                 Sake::Strangers => self.punch.at_most(Limits::stranger()),

@@ -14,8 +14,12 @@
 //! | [`signal::link::Link`] | how to keep a session with one MQTT broker |
 //! | [`signal::Tally`] | what became of a signal that was given to several brokers |
 //! | [`punch::Punch`] | how to meet a peer behind a NAT: agree, dial, agree again |
+//! | [`relay::Stream`], [`relay::Messages`] | what to send again, when and how fast, so that everything arrives |
 //! | [`nat::probe::Probe`] | whom to ask what next, to know the NAT in front of us |
+//! | [`clock::ntp::Client`] | when to ask NTP servers, and how far our clock is off by what most of them say |
 //! | [`stun::Transaction`], [`stun::Query`] | when to ask a STUN server again, and whom to believe |
+//! | [`turn::Client`], [`turn::Allocation`] | which TURN server relays for us, and how its address is kept |
+//! | [`turn::data::DataConnection`] | how a peer's TCP connection comes to us through a TURN server |
 //!
 //! | pure | says |
 //! |---|---|
@@ -23,6 +27,7 @@
 //! | [`race::candidates`] | which addresses are worth dialling, in which order |
 //! | [`nat`] | what is known of a NAT, which port comes next, who can meet whom |
 //! | [`stun::Responder`] | what a STUN server answers |
+//! | [`clock::OffsetFilter`], [`clock::combine`] | how far two clocks are apart, with a bound |
 //! | [`addr`], [`clock`], [`rate`], [`Backoff`], [`Seed`] | the small words everything is said in |
 //!
 //! # The contract
@@ -50,15 +55,17 @@ pub mod proof;
 pub mod punch;
 pub mod race;
 pub mod rate;
+pub mod relay;
 pub mod seed;
 pub mod signal;
 pub mod stun;
+pub mod turn;
 
 #[cfg(feature = "sim")]
 pub mod sim;
 
 pub use addr::{Family, Local, Mapped, Reach, Relayed};
 pub use backoff::Backoff;
-pub use clock::{Clock, UnixTime};
+pub use clock::{Clock, Offset, UnixTime};
 pub use machine::{Deadline, Machine, Output};
 pub use seed::Seed;

@@ -271,6 +271,16 @@ fn what_this_machine_lacks_is_named() {
     desk.run(&["rendezvous", "--stun", &addr], b"").says(2, &[&addr]);
 }
 
+#[test]
+fn servers_of_the_time_have_a_port_and_are_few() {
+    let desk = Desk::new();
+    desk.run(&["listen", "--ntp", "192.0.2.1"], b"").says(2, &["--ntp", "`192.0.2.1:123`"]);
+    let many: Vec<_> = (1..=9).flat_map(|port| ["--ntp".into(), format!("127.0.0.1:{port}")]).collect();
+    let many: Vec<_> =
+        ["listen", "--interface", "lo"].into_iter().chain(many.iter().map(String::as_str)).collect();
+    desk.run(&many, b"").says(2, &["9 NTP servers", "8"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_key_that_others_can_read_is_refused() {

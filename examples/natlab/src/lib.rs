@@ -39,6 +39,7 @@ mod netlink;
 mod pcap;
 mod privilege;
 pub mod punching;
+pub mod race_tcp;
 mod registry;
 pub mod scenario;
 pub mod survey;

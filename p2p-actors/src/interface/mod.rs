@@ -38,6 +38,7 @@ pub use enumerate::{Nic, NicAddress, nics};
 pub use facts::{Evidence, InterfaceFacts, Outcome, Probed, StunServer};
 pub use observe::{Observation, Observed, Unobserved, observe};
 pub use probe::MOST_PACKETS;
+pub(crate) use resolve::resolve;
 pub use watch::{NicChange, Watch, watch};
 
 /// How often servers are asked again: well within the 4 min after which a NAT may forget a closed TCP mapping, and

@@ -1,4 +1,4 @@
-//! From a STUN server's name to its addresses.
+//! From a server's name to its addresses.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MOST_PER_FAMILY: usize = 2;
 
 /// The addresses of `server`, or why there are none.
-pub(super) async fn resolve(server: &StunServer) -> Result<Vec<SocketAddr>, String> {
+pub(crate) async fn resolve(server: &StunServer) -> Result<Vec<SocketAddr>, String> {
     let bare = server.host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(ip) = bare.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, server.port)]);

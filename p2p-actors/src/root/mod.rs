@@ -3,6 +3,7 @@
 mod calls;
 mod door;
 mod place;
+mod time;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -21,24 +22,20 @@ use tracing::info;
 use crate::attempt::{Answering, Attempt, AttemptEnded, Call, Registered, Stop};
 use crate::config::{ActorsConfig, ConnectOptions};
 use crate::counters::Tallies;
-use crate::drive::now;
 use crate::error::ConnectError;
 use crate::handle::{Command, Status};
 use crate::interface::Nic;
 use crate::interface::watch::{EVERY, Watch};
 use crate::lobby::Lobby;
+use crate::ntp::{self, Ntp};
 use crate::shared::Shared;
-use crate::signal::{CloseRouter, Router, SetClock};
+use crate::signal::{CloseRouter, Router};
 use crate::winner::Winner;
 
 use place::NicState;
 
 /// What farewells may take: cancelled attempts, signals on their way, disconnects.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// How often the clock is compared with the system's, and how far they may be apart.
-const MIND_THE_CLOCK: Duration = Duration::from_secs(10);
-const MOST_DRIFT: Duration = Duration::from_secs(1);
 
 /// Seats for connections whose eviction is decided and not yet done.
 const SPARE_SEATS: usize = 64;
@@ -52,6 +49,9 @@ pub(crate) struct Root {
     interfaces: BTreeMap<u8, NicState>,
     seats: Arc<Semaphore>,
     router: Option<Addr<Router>>,
+    ntp: Option<Addr<Ntp>>,
+    /// How many microseconds the system's clock was ahead of ours at the last look.
+    apart: i128,
     attempts: BTreeMap<AttemptId, Registered>,
     answers: BTreeMap<AttemptId, (PeerId, Addr<Answering>)>,
     lobby: Lobby,
@@ -91,6 +91,8 @@ impl Root {
             interfaces: BTreeMap::new(),
             seats,
             router: None,
+            ntp: None,
+            apart: 0,
             attempts: BTreeMap::new(),
             answers: BTreeMap::new(),
             tag,
@@ -113,6 +115,7 @@ impl Root {
             Command::Refresh => {
                 self.watch.iter().for_each(Watch::look);
                 self.interfaces.values().for_each(|state| state.handle.refresh());
+                self.ntp.iter().for_each(|ntp| ntp.do_send(ntp::Again));
             }
             Command::Close(done) => {
                 self.closed.push(done);
@@ -152,24 +155,6 @@ impl Root {
         self.attempts.insert(attempt, Registered { peer, addr });
     }
 
-    /// Compares the clock the node has counted on with the system's: a suspended machine does not count, and an
-    /// administrator or NTP may have set the time. Signals are dated, so all who date them must agree.
-    fn mind_the_clock(&mut self, ctx: &mut Context<Self>) {
-        ctx.run_later(MIND_THE_CLOCK, |this, ctx| {
-            let (now, clock) = (now(), crate::shared::system_clock());
-            let (counted, told) = (this.shared.clock.get().unix(now), clock.unix(now));
-            if counted.since(told).max(told.since(counted)) > MOST_DRIFT {
-                info!("the clock was set, or stood still");
-                this.shared.clock.set(clock);
-                if let Some(router) = &this.router {
-                    router.do_send(SetClock);
-                }
-                this.publish_address();
-            }
-            this.mind_the_clock(ctx);
-        });
-    }
-
     /// First step of the end: refuse new work, cancel the old, say farewell. The second comes as soon as nobody
     /// is left, or after [`FAREWELL`]: everything is dropped.
     fn close(&mut self, ctx: &mut Context<Self>) {
@@ -184,6 +169,7 @@ impl Root {
         self.answers.values().for_each(|(_, answer)| answer.do_send(Stop));
         self.watch = None;
         self.interfaces.clear();
+        self.ntp.take().iter().for_each(|ntp| ntp.do_send(ntp::Stop));
         ctx.run_later(FAREWELL, |_, ctx| ctx.stop());
         self.close_router(ctx);
     }
@@ -213,6 +199,7 @@ impl Actor for Root {
         );
         self.router = Some(router.start());
         self.mind_the_clock(ctx);
+        self.start_ntp(ctx);
         self.publish_address();
         for nic in std::mem::take(&mut self.nics) {
             self.start_interface(nic, ctx);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use super::message::{Answer, Message, Step, Timing};
 use super::plan::Part;
 use super::side::Side;
-use super::terms::{Exchange, Stamps, Terms};
+use super::terms::{Clocks, Stamps, Terms};
+use crate::clock::Offset;
 use crate::signal::Reason;
 use crate::{Clock, Deadline, Machine, Output, UnixTime};
 
@@ -17,7 +18,7 @@ const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 const GIVE_UP: Duration = Duration::from_secs(7);
 /// An answer is given again so often when the question comes again.
 const MOST_REPEATS: u8 = 4;
-/// Times of our own messages that are remembered, and exchanges that are kept.
+/// Times of our own messages that are remembered.
 const MOST_TIMES: usize = 8;
 /// The delay of a signal, one way, before anything is known of it; and what is believed at most and at least.
 const LEAD: Duration = Duration::from_millis(60);
@@ -94,6 +95,7 @@ pub struct Agree {
     part: Part,
     pair: u8,
     clock: Clock,
+    clocks: Clocks,
     terms: Terms,
     state: State,
     /// The wave that is being agreed on, or was last.
@@ -102,7 +104,6 @@ pub struct Agree {
     heard: (UnixTime, UnixTime),
     /// When our last messages were written.
     written: VecDeque<UnixTime>,
-    exchanges: VecDeque<Exchange>,
     output: VecDeque<Output<AgreeAct, AgreeEvent>>,
 }
 
@@ -113,12 +114,12 @@ impl Agree {
             part,
             pair,
             clock,
+            clocks: Clocks::new(terms.served),
             terms,
             state: State::Idle,
             wave: None,
             heard: (UnixTime(0), UnixTime(0)),
             written: VecDeque::new(),
-            exchanges: VecDeque::new(),
             output: VecDeque::new(),
         }
     }
@@ -158,7 +159,7 @@ impl Agree {
         let is_old = self.wave.is_some_and(|wave| message.wave < wave);
         let arrival = self.clock.unix(now);
         if !is_old {
-            self.learn(message.stamps, arrival);
+            self.learn(message.stamps, arrival, now);
         }
         match (&message.step, self.part, &mut self.state) {
             _ if is_old => {}
@@ -178,13 +179,13 @@ impl Agree {
                     Step::Answer(_) | Step::Decline(_) => return,
                 };
                 self.wave = Some(message.wave);
-                self.state = State::Asked { error, delay: self.delay_of(message.stamps, arrival) };
+                self.state = State::Asked { error, delay: self.delay_of(message.stamps, arrival, now) };
                 self.output.push_back(Output::Event(AgreeEvent::Asked { wave: message.wave, side }));
             }
             (Step::Answer(answer), Part::Caller, State::Proposed { .. })
                 if self.wave == Some(message.wave) =>
             {
-                let start = self.terms.ours(answer.timing.start);
+                let start = self.clocks.ours(answer.timing.start, now);
                 let off = start.since(arrival).max(arrival.since(start));
                 if off > MOST_AHEAD {
                     return tracing::debug!(?off, "dropped an answer for another time");
@@ -208,19 +209,14 @@ impl Agree {
         self.output.clear();
     }
 
-    /// Messages there and back, with all four times: the best sources of the clocks' offset there are.
-    pub fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
-        self.exchanges.iter()
-    }
-
-    /// What is known of the peer's clock and path by now.
-    pub fn terms(&self) -> Terms {
-        self.terms
+    /// How far the peer's clock is ahead of ours, as far as is known by now.
+    pub fn offset(&self, now: Instant) -> Option<Offset> {
+        self.clocks.offset(now)
     }
 
     /// How well the peer's clock is known, as an offer says it.
-    pub fn error(&self) -> Option<u32> {
-        self.terms.error().map(|error| u32::try_from(error.as_micros()).unwrap_or(u32::MAX))
+    pub fn error(&self, now: Instant) -> Option<u32> {
+        self.clocks.error(now).map(|error| u32::try_from(error.as_micros()).unwrap_or(u32::MAX))
     }
 
     /// The next deadline.
@@ -234,7 +230,8 @@ impl Agree {
 
     fn say(&mut self, step: Step, now: Instant) {
         let transmit = self.clock.unix(now);
-        let stamps = Stamps { origin: self.heard.0, receive: self.heard.1, transmit };
+        let (origin, receive) = self.heard;
+        let stamps = Stamps { origin, receive, transmit, served: self.terms.served };
         if self.written.len() == MOST_TIMES {
             self.written.pop_front();
         }
@@ -243,36 +240,24 @@ impl Agree {
         self.output.push_back(Output::Act(AgreeAct::Send(message)));
     }
 
-    fn learn(&mut self, stamps: Stamps, arrival: UnixTime) {
+    fn learn(&mut self, stamps: Stamps, arrival: UnixTime, now: Instant) {
         self.heard = (stamps.transmit, arrival);
-        if !self.written.contains(&stamps.origin) {
-            return;
-        }
-        let Stamps { origin, receive, transmit } = stamps;
-        let exchange = Exchange { origin, receive, transmit, arrival };
-        if exchange.offset().is_some() {
-            if self.exchanges.len() == MOST_TIMES {
-                self.exchanges.pop_front();
-            }
-            self.exchanges.push_back(exchange);
-            self.terms.learn(&exchange);
-        }
+        self.clocks.hear(stamps, self.written.contains(&stamps.origin), arrival, now);
     }
 
     /// How long a message took, where the clocks are known; else half of the fastest exchange.
-    fn delay_of(&self, stamps: Stamps, arrival: UnixTime) -> Option<Duration> {
-        if self.terms.error().is_some_and(|error| error <= LEAD) {
-            return Some(arrival.since(self.terms.ours(stamps.transmit)));
+    fn delay_of(&self, stamps: Stamps, arrival: UnixTime, now: Instant) -> Option<Duration> {
+        if self.clocks.error(now).is_some_and(|error| error <= LEAD) {
+            return Some(arrival.since(self.clocks.ours(stamps.transmit, now)));
         }
-        let errors = self.exchanges.iter().filter_map(|exchange| exchange.offset());
-        errors.map(|(_, error)| Duration::from_nanos(error)).min()
+        self.clocks.delay()
     }
 
     fn timing(&self, error: Option<u32>, delay: Option<Duration>, now: Instant) -> Timing {
         let millis =
             |span: Duration, [least, most]: [u64; 2]| (span.as_millis() as u64 + 1).clamp(least, most) as u16;
         let theirs = error.map(|error| Duration::from_micros(u64::from(error)));
-        let spread = [theirs, self.terms.error()].into_iter().flatten().min().unwrap_or(SPREAD);
+        let spread = [theirs, self.clocks.error(now)].into_iter().flatten().min().unwrap_or(SPREAD);
         let path = self.terms.delay.unwrap_or(DELAY);
         Timing {
             start: self.clock.unix(now),

@@ -62,13 +62,15 @@ fn one_message_for_the_answerer_one_round_trip_for_the_caller() {
     let [AgreeEvent::Agreed { wave: 0, timing, .. }] = &events[..] else { panic!("{events:?}") };
     // It left at 41 and was 60 ms under way; the offer took 40: the offset is 10 ms off, and may be 50.
     assert_eq!(timing.start, UnixTime(1_800_000_000_051_000));
-    assert_eq!(caller.terms().offset, Some((99_990_000_000, 50_000_000)));
-    assert_eq!(caller.exchanges().count(), 1);
+    let known = caller.offset(at(101)).unwrap();
+    assert!(known.contains(100_000_000_000), "{known}");
+    assert_eq!(known.error.as_millis(), 50);
     // The next wave tells the answerer too.
     caller.propose(1, update(), at(900));
     let again = said(&mut caller).remove(0);
     answerer.handle_message(&again, at(940));
-    assert_eq!(answerer.terms().offset, Some((-99_990_000_000, 50_000_000)));
+    let known = answerer.offset(at(940)).unwrap();
+    assert!(known.contains(-100_000_000_000), "{known}");
     let timing = answerer.answer(side(), at(940)).unwrap();
     assert_eq!((timing.lead, timing.spread), (51, 51), "the delay and the error are known by now");
 }
@@ -196,7 +198,7 @@ impl Subject for AnyAgree {
             }
         };
         let transmit = UnixTime(dice.below(20_000_000));
-        let stamps = Stamps { origin: UnixTime::from_secs(9), receive: transmit, transmit };
+        let stamps = Stamps { origin: UnixTime::from_secs(9), receive: transmit, transmit, served: None };
         agree.handle_message(&Message { pair: 0, wave, stamps, step }, now);
     }
 

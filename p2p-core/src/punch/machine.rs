@@ -1,23 +1,22 @@
 //! The machine that punches between one address of ours and one of the peer's.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::agree::{Agree, AgreeAct, AgreeEvent};
-use super::budget::{Limits, Share};
-use super::fire::{Fire, FireAct, FireConfig, FireEvent, Socket, Tally, Wave, with_port};
+use super::budget::Share;
+use super::fire::{Fire, FireAct, FireConfig, FireEvent, Socket, Wave, with_port};
 use super::gather::{self, Gather, GatherConfig, Want, foreseen, lot};
 use super::message::{MOST_WAVES, Message, Offer, Step, Timing, Update};
 use super::plan::{Mode, Orders, Part, Plan, Shot, Tactic};
 use super::side::{Ports, Side};
-use super::terms::{Exchange, Terms};
+use super::words::{Act, Event, Failed, PunchConfig, PunchReport};
 use crate::nat::meets::{self, Seat};
 use crate::nat::{Delta, DeltaKind, Mapping, NatFacts, NatType, SynAnswer};
 use crate::race::LaneFailure;
-use crate::signal::{AttemptId, Reason};
-use crate::{Clock, Deadline, Local, Machine, Mapped, Output};
+use crate::signal::Reason;
+use crate::{Deadline, Local, Machine, Mapped, Output};
 
 /// Dials a second that a punch asks for where it does not make many.
 const FEW_PER_SECOND: u16 = 250;
@@ -31,164 +30,6 @@ const REST: Duration = Duration::from_secs(6);
 const PROVING: Duration = Duration::from_secs(3);
 /// All waves together.
 const MOST_TIME: Duration = Duration::from_secs(30);
-
-/// Between whom, as what, and with what.
-#[derive(Clone, Debug)]
-pub struct PunchConfig {
-    /// The attempt, as both ends know it.
-    pub attempt: AttemptId,
-    /// Which pair of addresses of the attempt this is, as the caller counts them.
-    pub pair: u8,
-    /// What we are in it.
-    pub part: Part,
-    /// What lies between.
-    pub mode: Mode,
-    /// Our address, to be bound; its port means nothing.
-    pub local: Local,
-    /// Our address as the peer must dial it: that outside in remote mode, else our own.
-    pub address: IpAddr,
-    /// The peer's address as we must dial it; its port means nothing. No other is ever dialled.
-    pub remote: SocketAddr,
-    /// The peer's own address, by which an offer names the interface it means.
-    pub at: IpAddr,
-    /// What is known of our NAT, over TCP.
-    pub facts: NatFacts,
-    /// What the peer published of its own, over TCP.
-    pub theirs: NatFacts,
-    /// Whether a server can be asked for mappings over TCP.
-    pub can_observe: bool,
-    /// The TTL at which a SYN passes our NAT and dies at a hop that says nothing, if such a hop was found.
-    pub silent_hop: Option<u8>,
-    /// What is known of the peer's clock and the path to it.
-    pub terms: Terms,
-    /// Our clock.
-    pub clock: Clock,
-    /// What this punch may do.
-    pub limits: Limits,
-}
-
-/// What a [`Punch`] wants done. All ports belong to [`PunchConfig::local`], and every socket needs `SO_REUSEADDR`
-/// and, where there is one, `SO_REUSEPORT`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// Take this from the machine's [`Budget`](super::Budget), and say what there was:
-    /// [`Punch::handle_share`].
-    Reserve(Share),
-    /// Give this back to it.
-    GiveBack(Share),
-    /// Listen here, and say whether that works: [`Punch::handle_listening`]. Whoever comes:
-    /// [`Punch::handle_accepted`].
-    Listen(Local),
-    /// Stop listening. Connections that were accepted stay.
-    Unlisten(Local),
-    /// From this port, connect to a STUN server, ask which address it sees, and keep the connection open, as the
-    /// mapping may go with it; then [`Punch::handle_observed`].
-    Observe(Local),
-    /// Close the connection to the STUN server.
-    Forget(Local),
-    /// Connect; then [`Punch::handle_connected`] or [`Punch::handle_failed`].
-    Dial {
-        /// What to call it.
-        socket: Socket,
-        /// The address to bind.
-        from: Local,
-        /// The target.
-        to: SocketAddr,
-        /// The TTL for the first SYN only: set it before `connect`, and the usual one back right after.
-        ttl: Option<u8>,
-    },
-    /// Close this one, whatever it is doing; without `SO_LINGER`, so that what is half open goes in silence and what
-    /// is open with a FIN.
-    Drop(Socket),
-    /// Send this to the peer.
-    Signal(Message),
-}
-
-/// What a [`Punch`] has to tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Nothing will come of it.
-    Lost(Failed),
-}
-
-/// Why nothing came of a punch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failed {
-    /// Other punches use all there is.
-    #[error("other attempts use all the sockets there are")]
-    NoBudget,
-    /// No port could be bound, or none was seen from outside.
-    #[error("no local port could be used: none could be bound, or no STUN server saw it")]
-    NoPorts,
-    /// The facts promise nothing.
-    #[error("the ports of the two networks cannot be guessed")]
-    NoPlan,
-    /// The peer says no.
-    #[error("the peer declined: {0}")]
-    Declined(Reason),
-    /// The peer did not answer.
-    #[error("the peer did not answer the offer")]
-    Silent,
-    /// The peer names an address that is not the one it published.
-    #[error("the peer names an address that it has not published")]
-    NotTheirs,
-    /// All was dialled.
-    #[error("nothing that was dialled led to the peer")]
-    Spent,
-}
-
-impl Failed {
-    /// A word for programs: it never changes.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::NoBudget => "punch_no_budget",
-            Self::NoPorts => "punch_no_ports",
-            Self::NoPlan => "punch_no_plan",
-            Self::Declined(_) => "punch_declined",
-            Self::Silent => "punch_silent",
-            Self::NotTheirs => "punch_not_theirs",
-            Self::Spent => "punch_spent",
-        }
-    }
-}
-
-/// What happened in a punch, for reports.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PunchReport {
-    /// What lay between.
-    pub mode: Mode,
-    /// Our address.
-    pub local: IpAddr,
-    /// The peer's.
-    pub remote: IpAddr,
-    /// How it was tried the last time, if it came to that.
-    pub tactic: Option<Tactic>,
-    /// How often.
-    pub waves: u8,
-    /// What became of the dials.
-    pub tally: Tally,
-    /// Why nothing came of it; `None` when something did, or it was stopped.
-    pub failed: Option<Failed>,
-}
-
-impl fmt::Display for PunchReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} to {} ({})", self.local, self.remote, self.mode)?;
-        if let Some(tactic) = self.tactic {
-            write!(f, ", {tactic}")?;
-        }
-        if self.tally != Tally::default() {
-            write!(f, ", {}", self.tally)?;
-        }
-        if self.waves > 1 {
-            write!(f, " in {} waves", self.waves)?;
-        }
-        match self.failed {
-            Some(failed) => write!(f, ": {failed}"),
-            None => Ok(()),
-        }
-    }
-}
 
 #[derive(Clone, Debug)]
 enum State {
@@ -381,11 +222,6 @@ impl Punch {
         ) || self.wave > 0
     }
 
-    /// Messages there and back, with all four times.
-    pub fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
-        self.agree.exchanges()
-    }
-
     /// How it runs, or ran.
     pub fn report(&self) -> PunchReport {
         PunchReport {
@@ -509,7 +345,7 @@ impl Punch {
     }
 
     fn propose(&mut self, ours: Side, now: Instant) {
-        let error = self.agree.error();
+        let error = self.agree.error(now);
         let side = ours.clone();
         let step = match self.wave {
             0 => Step::Offer(Offer { mode: self.config.mode, at: self.config.at, side, error }),

@@ -4,9 +4,11 @@ use super::*;
 use crate::nat::Filtering;
 use crate::proof::ProofError;
 use crate::punch::message::Answer;
+use crate::punch::{Limits, Mode, Terms};
+use crate::signal::AttemptId;
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
-use crate::{Seed, UnixTime};
+use crate::{Clock, Seed, UnixTime};
 
 const OURS: [u8; 4] = [198, 51, 100, 1];
 const THEIRS: [u8; 4] = [203, 0, 113, 1];

@@ -136,9 +136,12 @@ impl Timing {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::Offset;
     use crate::nat::{Filtering, PortRange, SynAnswer};
     use crate::punch::side::Ports;
 
@@ -171,17 +174,20 @@ mod tests {
                 _ => Step::Decline(Reason::NoRoute),
             },
         );
-        (any::<(u8, u8)>(), any::<[u64; 3]>(), step).prop_map(|((pair, wave), times, step)| {
-            let [origin, receive, transmit] = times.map(UnixTime);
-            Message { pair, wave, stamps: Stamps { origin, receive, transmit }, step }
-        })
+        (any::<(u8, u8)>(), any::<[u64; 3]>(), any::<Option<(i64, u64)>>(), step).prop_map(
+            |((pair, wave), times, served, step)| {
+                let [origin, receive, transmit] = times.map(UnixTime);
+                let served = served.map(|(nanos, error)| Offset::new(nanos, Duration::from_nanos(error)));
+                Message { pair, wave, stamps: Stamps { origin, receive, transmit, served }, step }
+            },
+        )
     }
 
     proptest! {
         #[test]
         fn what_is_written_is_read(message in any_message()) {
             let bytes = postcard::to_stdvec(&message).unwrap();
-            prop_assert!(bytes.len() < 160, "{} bytes", bytes.len());
+            prop_assert!(bytes.len() < 192, "{} bytes", bytes.len());
             prop_assert_eq!(postcard::from_bytes::<Message>(&bytes).unwrap(), message);
         }
 

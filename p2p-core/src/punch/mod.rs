@@ -58,6 +58,7 @@ mod agree;
 mod budget;
 mod fire;
 mod gather;
+mod layout;
 mod machine;
 mod message;
 mod pairs;
@@ -66,13 +67,15 @@ pub mod side;
 #[cfg(test)]
 mod story_tests;
 mod terms;
+mod words;
 
 pub use agree::{Agree, AgreeAct, AgreeEvent};
 pub use budget::{Budget, Limits, Share};
 pub use fire::{Fire, FireAct, FireConfig, FireEvent, Socket, Tally, Wave};
-pub use machine::{Act, Event, Failed, Punch, PunchConfig, PunchReport};
+pub use machine::Punch;
 pub use message::{Answer, MOST_PAIRS, MOST_WAVES, Message, Offer, Step, Timing, Update};
 pub use pairs::{Setup, View, answerable, worthwhile};
 pub use plan::{Mode, NoPlan, Orders, Part, Plan, Shot, Tactic};
 pub use side::{Ports, Side};
-pub use terms::{Exchange, Stamps, Terms};
+pub use terms::{Stamps, Terms};
+pub use words::{Act, Event, Failed, PunchConfig, PunchReport};

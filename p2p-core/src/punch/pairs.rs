@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::budget::Limits;
-use super::machine::PunchConfig;
 use super::message::{MOST_PAIRS, Message, Step};
 use super::plan::{Mode, Part};
 use super::terms::Terms;
+use super::words::PunchConfig;
 use crate::nat::meets::{self, Way};
 use crate::nat::{NatFacts, NatType};
 use crate::peer::{InterfaceAddr, PeerAddr};

@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::UnixTime;
-use crate::nat::SynAnswer;
+use crate::nat::{PortRange, SynAnswer};
+use crate::punch::layout::ms;
+use crate::punch::side::Ports;
 
 const TIMING: Timing = Timing { start: UnixTime(0), lead: 60, spread: 150, step: 32 };
 const POOL: PortRange = PortRange { first: 2_048, last: 2_559 };

@@ -1,10 +1,11 @@
 //! When, in two clocks: time stamps on the messages of a punch, and what follows from them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::UnixTime;
+use crate::clock::{Exchange, Offset, OffsetFilter, combine};
 
 /// Time stamps of one message, as those of NTP (RFC 5905, section 8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,104 +16,119 @@ pub struct Stamps {
     pub receive: UnixTime,
     /// When this one was written, by the sender's clock.
     pub transmit: UnixTime,
+    /// How far the sender's clock is from the time its NTP servers tell, where it asks any.
+    pub served: Option<Offset>,
 }
 
-/// A message there and another one back, with all four times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exchange {
-    /// When ours was written, by our clock.
-    pub origin: UnixTime,
-    /// When it was received, by theirs.
-    pub receive: UnixTime,
-    /// When theirs was written, by theirs.
-    pub transmit: UnixTime,
-    /// When that was received, by ours.
-    pub arrival: UnixTime,
-}
-
-impl Exchange {
-    /// How far their clock is ahead of ours, and how wrong that can be, both in nanoseconds (RFC 5905,
-    /// section 8: half the round trip). `None` when the times contradict each other: no message arrives before it
-    /// was written.
-    pub fn offset(&self) -> Option<(i64, u64)> {
-        let micros = |time: UnixTime| i128::from(time.0);
-        let there = micros(self.receive) - micros(self.origin);
-        let back = micros(self.transmit) - micros(self.arrival);
-        let round_trip =
-            micros(self.arrival) - micros(self.origin) - (micros(self.transmit) - micros(self.receive));
-        if round_trip < 0 || self.transmit < self.receive || self.arrival < self.origin {
-            return None;
-        }
-        let offset = i64::try_from((there + back) * 500).ok()?;
-        let error = u64::try_from(round_trip * 500).ok()?;
-        Some((offset, error))
-    }
-}
-
-/// What both ends of a punch have to go by, besides what they tell each other.
+/// What one end of a punch has to go by, besides what they tell each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// How far the peer's clock is ahead of ours, and how wrong that can be, both in nanoseconds; `None` when
-    /// nothing is known but what the messages of the punch will show.
-    pub offset: Option<(i64, u64)>,
+    /// How far the time that NTP servers tell is ahead of our clock; `None` when none are asked.
+    pub served: Option<Offset>,
     /// The delay of the path to the peer, one way; `None` when not known.
     pub delay: Option<Duration>,
 }
 
-impl Terms {
-    /// Takes over what an exchange says of the clocks, if it is better than what is known.
-    pub fn learn(&mut self, exchange: &Exchange) {
-        if let Some((offset, error)) = exchange.offset()
-            && self.offset.is_none_or(|(_, known)| error < known)
-        {
-            self.offset = Some((offset, error));
+/// How far the peer's clock is ahead of ours: by the messages of the punch, and by NTP where both ends ask.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Clocks {
+    exchanged: OffsetFilter,
+    ours: Option<Offset>,
+    theirs: Option<Offset>,
+}
+
+impl Clocks {
+    pub(super) fn new(served: Option<Offset>) -> Self {
+        Self { ours: served, ..Self::default() }
+    }
+
+    /// A message of theirs came. Its origin is looked at only when it `answers` one of ours.
+    pub(super) fn hear(&mut self, stamps: Stamps, answers: bool, arrival: UnixTime, now: Instant) {
+        self.theirs = stamps.served.or(self.theirs);
+        if answers {
+            let exchange = Exchange::new(stamps.origin, stamps.receive, stamps.transmit, arrival);
+            if let Err(error) = self.exchanged.add(exchange, now) {
+                tracing::debug!(%error, "dropped time stamps");
+            }
         }
     }
 
-    /// A time of theirs in our clock; as it stands when nothing is known of the clocks.
-    pub fn ours(&self, theirs: UnixTime) -> UnixTime {
-        let Some((offset, _)) = self.offset else { return theirs };
-        let span = Duration::from_nanos(offset.unsigned_abs());
-        if offset >= 0 { theirs.before(span) } else { theirs.after(span) }
+    /// The best that is known. What NTP says counts only where the exchanges do not contradict it: its servers are
+    /// not authenticated.
+    pub(super) fn offset(&self, now: Instant) -> Option<Offset> {
+        let exchanged = self.exchanged.offset(now);
+        let served = self.ours.zip(self.theirs).map(|(ours, theirs)| Offset::between(ours, theirs));
+        match (exchanged, served) {
+            (Some(exchanged), Some(served)) => Some(combine(&[exchanged, served]).unwrap_or(exchanged)),
+            (exchanged, served) => exchanged.or(served),
+        }
     }
 
-    /// How wrong [`ours`](Self::ours) can be.
-    pub fn error(&self) -> Option<Duration> {
-        self.offset.map(|(_, error)| Duration::from_nanos(error))
+    /// How wrong [`offset`](Self::offset) can be.
+    pub(super) fn error(&self, now: Instant) -> Option<Duration> {
+        self.offset(now).map(|offset| offset.error)
+    }
+
+    /// A time of theirs in our clock; as it stands when nothing is known of the clocks.
+    pub(super) fn ours(&self, theirs: UnixTime, now: Instant) -> UnixTime {
+        self.offset(now).map_or(theirs, |offset| offset.ours(theirs))
+    }
+
+    /// Half of the fastest way there and back.
+    pub(super) fn delay(&self) -> Option<Duration> {
+        self.exchanged.rtt().map(|rtt| rtt / 2)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::epoch;
 
-    fn exchange(times: [u64; 4]) -> Exchange {
-        let [origin, receive, transmit, arrival] = times.map(UnixTime);
-        Exchange { origin, receive, transmit, arrival }
+    fn stamps(origin: u64, receive: u64, transmit: u64, served: Option<Offset>) -> Stamps {
+        let [origin, receive, transmit] = [origin, receive, transmit].map(UnixTime);
+        Stamps { origin, receive, transmit, served }
     }
 
+    /// True time is 2 ms ahead of ours, and 1 ms ahead of theirs.
+    const OURS: Offset = Offset::new(2_000_000, Duration::from_micros(3));
+    const THEIRS: Offset = Offset::new(1_000_000, Duration::from_micros(4));
+
     #[test]
-    fn four_times_make_an_offset_and_its_bound() {
+    fn exchanges_and_servers_bound_each_other() {
+        let mut clocks = Clocks::new(None);
+        assert_eq!(clocks.offset(epoch()), None);
+        assert_eq!(clocks.ours(UnixTime(7), epoch()), UnixTime(7));
         // They are 1,000 µs ahead; 50 µs there, 70 back, 30 in between.
-        let (offset, error) = exchange([10_000, 11_050, 11_080, 10_150]).offset().unwrap();
-        assert_eq!((offset, error), (990_000, 60_000));
-        assert!(offset.abs_diff(1_000_000) <= error);
-        for absurd in [[5, 9, 8, 20], [20, 9, 9, 5], [0, 0, 1_000, 5], [0, 0, u64::MAX, 1]] {
-            assert_eq!(exchange(absurd).offset(), None, "{absurd:?}");
-        }
-        let _ = exchange([0, u64::MAX, u64::MAX, u64::MAX]).offset();
+        clocks.hear(stamps(10_000, 11_050, 11_080, None), true, UnixTime(10_150), epoch());
+        let exchanged = clocks.offset(epoch()).unwrap();
+        assert!(exchanged.contains(1_000_000) && exchanged.error < Duration::from_micros(63));
+        assert_eq!(clocks.delay(), Some(Duration::from_micros(60)));
+        // With servers at both ends it is known much better, and what a lying one says is not believed.
+        let mut served = Clocks { ours: Some(OURS), ..clocks.clone() };
+        served.hear(stamps(0, 0, 11_090, Some(THEIRS)), false, UnixTime(10_160), epoch());
+        assert_eq!(served.error(epoch()), Some(Duration::from_micros(7)));
+        assert_eq!(served.ours(UnixTime(11_000), epoch()), UnixTime(10_000));
+        let lie = Offset::new(9_000_000_000, Duration::ZERO);
+        served.hear(stamps(0, 0, 11_090, Some(lie)), false, UnixTime(10_160), epoch());
+        assert_eq!(served.offset(epoch()), Some(exchanged));
     }
 
     #[test]
-    fn the_better_bound_counts() {
-        let mut terms = Terms::default();
-        assert_eq!(terms.ours(UnixTime(7)), UnixTime(7));
-        terms.learn(&exchange([10_000, 11_050, 11_080, 10_150]));
-        let first = terms;
-        terms.learn(&exchange([10_000, 11_050, 11_080, 90_150]));
-        assert_eq!(terms, first, "a slower exchange says less");
-        assert_eq!(terms.ours(UnixTime(2_000)), UnixTime(1_010));
-        terms.offset = Some((-500_000, 1));
-        assert_eq!(terms.ours(UnixTime(2_000)), UnixTime(2_500));
+    fn servers_alone_are_enough_for_the_first_message() {
+        let mut clocks = Clocks::new(Some(OURS));
+        clocks.hear(stamps(0, 0, 11_000, Some(THEIRS)), false, UnixTime(10_050), epoch());
+        assert_eq!(clocks.offset(epoch()), Some(Offset::new(1_000_000, Duration::from_micros(7))));
+    }
+
+    #[test]
+    fn absurd_stamps_change_nothing() {
+        let mut clocks = Clocks::new(Some(Offset::new(i64::MAX, Duration::MAX)));
+        let all = Some(Offset::new(i64::MIN, Duration::MAX));
+        for [origin, receive, transmit] in [[5, 9, 8], [0, u64::MAX, u64::MAX], [u64::MAX, 0, 0]] {
+            clocks.hear(stamps(origin, receive, transmit, all), true, UnixTime(20), epoch());
+            let _ = (clocks.ours(UnixTime(u64::MAX), epoch()), clocks.error(epoch()));
+        }
+        assert_eq!(clocks.delay(), None);
     }
 }

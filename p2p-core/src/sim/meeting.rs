@@ -14,6 +14,7 @@ use super::router::RouterConfig;
 use super::stun::StunServer;
 use super::tcp::TcpOptions;
 use super::world::{HostId, RouterId, Wire, World, WorldError};
+use crate::clock::Offset;
 use crate::nat::{Delta, NatFacts, NatType, PortRange, SynAnswer};
 use crate::punch::{Failed, Limits, Mode, Part, PunchConfig, PunchReport, Tactic, Terms};
 use crate::signal::AttemptId;
@@ -261,9 +262,10 @@ impl Meeting {
         let other = 1 - index;
         // The answerer's clock is seven seconds ahead.
         let clock = Clock::new(start, UnixTime(1_800_000_000_000_000 + index as u64 * 7_000_000));
-        let offset = self.skew.map(|(error, bound)| match index {
-            0 => (7_000_000_000 + error * 1_000_000, bound * 1_000_000),
-            _ => (-7_000_000_000, bound * 1_000_000),
+        // What a server told the caller is wrong; the answerer's clock shows true time.
+        let served = self.skew.map(|(error, bound)| match index {
+            0 => Offset::new((7_000 + error) * 1_000_000, Duration::from_millis(bound)),
+            _ => Offset::new(0, Duration::ZERO),
         });
         PunchConfig {
             attempt,
@@ -278,7 +280,7 @@ impl Meeting {
             theirs: scene.facts[other],
             can_observe: true,
             silent_hop: self.silent_hops[index],
-            terms: Terms { offset, delay: None },
+            terms: Terms { served, delay: None },
             clock,
             limits: self.limits,
         }

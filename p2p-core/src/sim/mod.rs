@@ -9,8 +9,9 @@
 //! | [`host`], [`tcp`], [`udp`] | what a program sees: interfaces, sockets, a kernel's times and errors |
 //! | [`router`], [`nat`] | what stands in the way: NATs and firewalls with every knob, and presets by name |
 //! | [`link`] | latency, jitter, loss, duplication, reordering, rate |
-//! | [`broker`], [`stun`] | the third parties: one for signals, one that says how we look |
+//! | [`broker`], [`stun`], [`turn`] | the third parties: one for signals, one that says how we look, one that relays |
 //! | [`packet`], [`wire`] | packets as headers, and the same headers read from and written into raw bytes |
+//! | [`pair`] | two ends of a relayed connection, and nothing but a link between them |
 //! | [`prober`], [`scene`] | a NAT probe on a host, the helpers it may ask, and a world to do it in |
 //! | [`dump`] | what happened, as text and as pcap |
 //! | [`laws`] | what every [`Machine`](crate::Machine) must keep |
@@ -18,7 +19,7 @@
 //! [`Nat`](nat::Nat) and [`Link`](link::Link) know nothing of worlds: given headers and times, they do the
 //! same for packets of real kernels.
 //!
-//! Left out so far: TURN and name servers; IP fragments; TCP options, window and congestion control.
+//! Left out so far: name servers; IP fragments; TCP options, window and congestion control.
 //!
 //! # Example
 //!
@@ -74,7 +75,9 @@ pub mod laws;
 pub mod link;
 pub mod meeting;
 pub mod nat;
+pub mod ntp;
 pub mod packet;
+pub mod pair;
 pub mod prober;
 pub mod puncher;
 pub mod router;
@@ -82,6 +85,7 @@ pub mod scene;
 pub mod span;
 pub mod stun;
 pub mod tcp;
+pub mod turn;
 pub mod udp;
 pub mod wire;
 pub mod world;

@@ -4,8 +4,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::Seed;
+use bytes::Bytes;
+
 use crate::nat::observe::SynOutcome;
+use crate::{Family, Seed};
 
 /// The first word of every transaction id since RFC 5389.
 pub(crate) const MAGIC_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
@@ -30,6 +32,24 @@ pub struct Method(u16);
 impl Method {
     /// "Which address do you see?" (RFC 8489, section 3).
     pub const BINDING: Self = Self(0x001);
+    /// "Give me a relayed address" (RFC 8656, section 7).
+    pub const ALLOCATE: Self = Self(0x003);
+    /// "Keep it for me", or give it back (RFC 8656, section 8).
+    pub const REFRESH: Self = Self(0x004);
+    /// Indication: data for a peer (RFC 8656, section 11).
+    pub const SEND: Self = Self(0x006);
+    /// Indication: data from a peer (RFC 8656, section 11).
+    pub const DATA: Self = Self(0x007);
+    /// "Let these peers through" (RFC 8656, section 10).
+    pub const CREATE_PERMISSION: Self = Self(0x008);
+    /// "Call this peer by a number" (RFC 8656, section 12).
+    pub const CHANNEL_BIND: Self = Self(0x009);
+    /// "Dial this peer" (RFC 6062, section 4.3).
+    pub const CONNECT: Self = Self(0x00a);
+    /// "This is the connection for that peer" (RFC 6062, section 4.3).
+    pub const CONNECTION_BIND: Self = Self(0x00b);
+    /// Indication: a peer has dialled us (RFC 6062, section 4.4).
+    pub const CONNECTION_ATTEMPT: Self = Self(0x00c);
 
     /// A method by its number, or `None` above 0xfff.
     pub const fn new(number: u16) -> Option<Self> {
@@ -81,6 +101,15 @@ impl fmt::Debug for TransactionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
+}
+
+/// A way to make a key of a password (RFC 8489, section 14.11).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PasswordAlgorithm {
+    /// Its number in the registry: 1 is MD5, 2 is SHA-256.
+    pub number: u16,
+    /// What it needs to know; nothing for those two.
+    pub parameters: Vec<u8>,
 }
 
 /// One thing a message says.
@@ -143,6 +172,53 @@ pub enum Attribute {
         /// From its other address; [`SynOutcome::Unavailable`] when it has none.
         far: SynOutcome,
     },
+    /// CHANNEL-NUMBER (RFC 8656, section 18.1).
+    ChannelNumber(u16),
+    /// LIFETIME: seconds (RFC 8656, section 18.2).
+    Lifetime(u32),
+    /// XOR-PEER-ADDRESS: whom it is about (RFC 8656, section 18.3).
+    XorPeerAddress(SocketAddr),
+    /// DATA: what is relayed (RFC 8656, section 18.4).
+    Data(Bytes),
+    /// XOR-RELAYED-ADDRESS: what the server has for us (RFC 8656, section 18.5).
+    XorRelayedAddress(SocketAddr),
+    /// REQUESTED-ADDRESS-FAMILY (RFC 8656, section 18.6).
+    RequestedAddressFamily(Family),
+    /// EVEN-PORT: an even port, and whether the next one is wanted later (RFC 8656, section 18.7).
+    EvenPort {
+        /// The next one shall be kept.
+        reserve: bool,
+    },
+    /// REQUESTED-TRANSPORT: an IP protocol, 17 for UDP, 6 for TCP (RFC 8656, section 18.8; RFC 6062, section 6.2).
+    RequestedTransport(u8),
+    /// ADDITIONAL-ADDRESS-FAMILY: one more address, of this family (RFC 8656, section 18.11).
+    AdditionalAddressFamily(Family),
+    /// ADDRESS-ERROR-CODE: why there is none of this family (RFC 8656, section 18.12).
+    AddressErrorCode {
+        /// Of which family.
+        family: Family,
+        /// Class × 100 + number.
+        code: u16,
+        /// For people.
+        reason: String,
+    },
+    /// CONNECTION-ID: which connection of a peer (RFC 6062, section 6.2.1).
+    ConnectionId(u32),
+    /// PASSWORD-ALGORITHM: how the key was made (RFC 8489, section 14.12).
+    PasswordAlgorithm(PasswordAlgorithm),
+    /// PASSWORD-ALGORITHMS: how keys may be made, best first (RFC 8489, section 14.11).
+    PasswordAlgorithms(Vec<PasswordAlgorithm>),
+    /// USERHASH: SHA-256 of user and realm, in place of USERNAME (RFC 8489, section 14.4).
+    UserHash([u8; 32]),
+    /// ALTERNATE-DOMAIN: the name in the certificate of the alternate server (RFC 8489, section 14.16).
+    AlternateDomain(String),
+}
+
+impl Attribute {
+    /// Whether its value is hidden with the magic cookie, without which it means nothing.
+    pub(super) fn is_xored(&self) -> bool {
+        matches!(self, Self::XorMappedAddress(_) | Self::XorPeerAddress(_) | Self::XorRelayedAddress(_))
+    }
 }
 
 /// A STUN message.

@@ -28,7 +28,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use message::{Attribute, Class, Message, Method, TransactionId};
+pub use message::{Attribute, Class, Message, Method, PasswordAlgorithm, TransactionId};
 pub use query::{Answer, Failure, Query, QueryConfig, Server};
 pub use responder::Responder;
 pub use transaction::{Transaction, TransactionConfig};

@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 
 use super::Transport;
 use super::message::{Class, Message, TransactionId};
-use super::wire::{Header, Key, Parsed, WireError};
+use super::wire::{Algorithm, Ending, Header, Key, Parsed, WireError};
 use crate::{Deadline, Machine, Output};
 
 /// More repetitions than this are never made, whatever the configuration says.
 const MOST_SENDS: u32 = 16;
+/// A wait of nothing would wake the driver for ever; one of millennia would overflow its clock.
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// How often to ask, and how long to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,15 +52,17 @@ pub struct Request {
     pub message: Message,
     /// Another address the answer may come from, when CHANGE-REQUEST asked for it.
     pub also_from: Option<SocketAddr>,
-    /// Signs the question with HMAC-SHA1, and believes only answers signed with it. Errors 400, 401 and 438
-    /// need no signature (RFC 8489, section 9.2.5): they say that there was nothing to sign with.
-    pub key: Option<Key>,
+    /// Signs the question, and believes only answers that are signed with the key: after SHA-256 only such
+    /// (RFC 8489, section 9.2.5). Errors 401 and 438 need no signature, for they say that there was nothing to
+    /// sign with. Any other unsigned error is remembered while a signed answer may still come, for one `rto`;
+    /// then it is the answer, and [`Fault::Refused`] says that nobody signed it.
+    pub signature: Option<(Algorithm, Key)>,
 }
 
 impl Request {
     /// A question without credentials.
     pub fn new(server: SocketAddr, transport: Transport, message: Message) -> Self {
-        Self { server, transport, message, also_from: None, key: None }
+        Self { server, transport, message, also_from: None, signature: None }
     }
 }
 
@@ -95,6 +100,8 @@ pub enum Fault {
         reason: String,
         /// The whole answer: realm, nonce, alternate server.
         message: Box<Message>,
+        /// Whether it was signed with our key. If not, anybody who sees our packets can have said it.
+        is_signed: bool,
     },
     /// The answer has attributes that must be understood, and are not.
     #[error("the server's answer needs attributes we do not know: {0:04x?}")]
@@ -133,6 +140,12 @@ enum State {
         first: Instant,
         next: Instant,
     },
+    /// Refused by who knows whom: believed at `until`.
+    Doubted {
+        first: Instant,
+        until: Instant,
+        refusal: Box<Fault>,
+    },
     Over,
 }
 
@@ -161,10 +174,8 @@ impl Transaction {
     /// # Errors
     /// When the request cannot be written.
     pub fn new(config: TransactionConfig, request: Request, now: Instant) -> Result<Self, WireError> {
-        let ending = super::wire::Ending {
-            signature: request.key.as_ref().map(|key| (super::wire::Algorithm::Sha1, key)),
-            fingerprint: false,
-        };
+        let signature = request.signature.as_ref().map(|(algorithm, key)| (*algorithm, key));
+        let ending = Ending { signature, fingerprint: false };
         let bytes = request.message.encode_with(request.transport, ending)?;
         let mut transaction = Self {
             config,
@@ -190,7 +201,7 @@ impl Transaction {
 
     /// A datagram came, or one message out of the stream.
     pub fn handle_message(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) {
-        let State::Asked { first, .. } = self.state else {
+        let (State::Asked { first, .. } | State::Doubted { first, .. }) = self.state else {
             return;
         };
         let expected = [Some(self.request.server), self.request.also_from];
@@ -211,24 +222,29 @@ impl Transaction {
                 return;
             }
         };
-        if !self.is_trusted(&parsed) {
-            self.counters.forged = self.counters.forged.saturating_add(1);
-            return;
-        }
+        let is_signed = self.is_signed(&parsed);
+        let is_doubtful = self.request.signature.is_some() && !is_signed;
         let Parsed { message, unknown, .. } = parsed;
         let error = message.error_code().map(|(code, reason)| (code, reason.to_owned()));
-        self.finish(match (message.class, error) {
-            _ if !unknown.is_empty() => Event::Failed(Fault::Unknown(unknown)),
+        let (class, is_unreadable) = (message.class, !unknown.is_empty());
+        let event = match (class, error) {
+            _ if is_unreadable => Event::Failed(Fault::Unknown(unknown)),
             (Class::Error, Some((code, reason))) => {
-                Event::Failed(Fault::Refused { code, reason, message: Box::new(message) })
+                Event::Failed(Fault::Refused { code, reason, message: Box::new(message), is_signed })
             }
             _ => Event::Answered { message, rtt: now.saturating_duration_since(first) },
-        });
+        };
+        match event {
+            Event::Failed(Fault::Refused { code: 401 | 438, .. }) => self.finish(event),
+            Event::Failed(refusal @ Fault::Refused { .. }) if is_doubtful => self.doubt(refusal, now),
+            _ if is_doubtful => self.counters.forged = self.counters.forged.saturating_add(1),
+            _ => self.finish(event),
+        }
     }
 
     /// The system says that the server cannot be reached: ICMP, a refused or broken connection.
     pub fn handle_unreachable(&mut self, why: io::ErrorKind, _now: Instant) {
-        if let State::Asked { .. } = self.state {
+        if !matches!(self.state, State::Over) {
             self.finish(Event::Failed(Fault::Unreachable(why)));
         }
     }
@@ -242,6 +258,7 @@ impl Transaction {
     pub(crate) fn deadline(&self) -> Option<Deadline> {
         match self.state {
             State::Asked { next, .. } => Some(Deadline::new(next, "STUN answer")),
+            State::Doubted { until, .. } => Some(Deadline::new(until, "a signed STUN answer")),
             State::Over => None,
         }
     }
@@ -256,13 +273,19 @@ impl Transaction {
             }
     }
 
-    fn is_trusted(&self, parsed: &Parsed<'_>) -> bool {
-        let Some(key) = &self.request.key else {
-            return true;
-        };
-        let unsigned = parsed.message.class == Class::Error
-            && matches!(parsed.message.error_code(), Some((400 | 401 | 438, _)));
-        unsigned || parsed.verify(key).is_ok()
+    fn is_signed(&self, parsed: &Parsed<'_>) -> bool {
+        self.request.signature.as_ref().is_some_and(|(algorithm, key)| {
+            parsed.verify(key).is_ok_and(|signed| *algorithm == Algorithm::Sha1 || signed == *algorithm)
+        })
+    }
+
+    /// Waits a little for a signed answer that says otherwise; only the first refusal is kept.
+    fn doubt(&mut self, refusal: Fault, now: Instant) {
+        self.counters.forged = self.counters.forged.saturating_add(1);
+        if let State::Asked { first, .. } = self.state {
+            let until = now + self.config.rto.clamp(SHORTEST, LONGEST);
+            self.state = State::Doubted { first, until, refusal: Box::new(refusal) };
+        }
     }
 
     fn send(&mut self, first: Instant, now: Instant) {
@@ -275,8 +298,7 @@ impl Transaction {
             }
             Transport::Udp => self.config.rto.saturating_mul(1 << (self.counters.sent - 1)),
         };
-        // A wait of nothing would wake the driver for ever; one of millennia would overflow its clock.
-        let wait = wait.clamp(Duration::from_millis(1), Duration::from_secs(600));
+        let wait = wait.clamp(SHORTEST, LONGEST);
         self.state = State::Asked { first, next: now + wait };
         self.out.push_back(Output::Act(self.bytes.clone()));
     }
@@ -293,18 +315,21 @@ impl Machine for Transaction {
     type Event = Event;
 
     fn handle_timeout(&mut self, now: Instant) {
-        let State::Asked { first, next } = self.state else {
-            return;
-        };
-        if now < next {
-            return;
-        }
-        let again = self.request.transport == Transport::Udp
-            && self.counters.sent < self.config.sends.clamp(1, MOST_SENDS);
-        if again {
-            self.send(first, now);
-        } else {
-            self.finish(Event::Failed(Fault::Silent));
+        match &self.state {
+            State::Asked { first, next } if *next <= now => {
+                let again = self.request.transport == Transport::Udp
+                    && self.counters.sent < self.config.sends.clamp(1, MOST_SENDS);
+                if again {
+                    self.send(*first, now);
+                } else {
+                    self.finish(Event::Failed(Fault::Silent));
+                }
+            }
+            State::Doubted { until, refusal, .. } if *until <= now => {
+                let refusal = Fault::clone(refusal);
+                self.finish(Event::Failed(refusal));
+            }
+            _ => {}
         }
     }
 

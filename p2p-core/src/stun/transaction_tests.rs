@@ -121,7 +121,7 @@ fn refusals_and_unknown_attributes_fail_it() {
 fn with_a_key_only_signed_answers_count() {
     let key = Key::short_term("secret");
     let mut request = Request::new(server(), Transport::Udp, Message::binding(&mut Seed::from_u64(1)));
-    request.key = Some(key.clone());
+    request.signature = Some((Algorithm::Sha1, key.clone()));
     let mut transaction = Transaction::new(TransactionConfig::default(), request, epoch()).unwrap();
     let sent = drain(&mut transaction).acts.remove(0);
     assert_eq!(Parsed::decode(&sent, Transport::Udp).unwrap().verify(&key), Ok(Algorithm::Sha1));
@@ -133,6 +133,58 @@ fn with_a_key_only_signed_answers_count() {
     let ending = Ending { signature: Some((Algorithm::Sha256, &key)), fingerprint: true };
     let signed = answer.encode_with(Transport::Udp, ending).unwrap();
     transaction.handle_message(server(), &signed, epoch());
+    assert!(matches!(drain(&mut transaction).events[..], [Event::Answered { .. }]));
+}
+
+/// Asked with a signature; what became of it `later` after this answer.
+fn answered(algorithm: Algorithm, answer: impl Fn(TransactionId) -> Vec<u8>, later: u64) -> Vec<Event> {
+    let mut request = Request::new(server(), Transport::Udp, Message::binding(&mut Seed::from_u64(1)));
+    request.signature = Some((algorithm, Key::short_term("secret")));
+    let mut transaction = Transaction::new(TransactionConfig::default(), request, epoch()).unwrap();
+    let bytes = answer(transaction.id());
+    transaction.handle_message(server(), &bytes, epoch());
+    transaction.handle_timeout(epoch() + Duration::from_millis(later));
+    drain(&mut transaction).events
+}
+
+fn refusal(id: TransactionId, code: u16) -> Message {
+    Message::new(Class::Error, Method::BINDING, id).with(Attribute::ErrorCode { code, reason: "no".into() })
+}
+
+#[test]
+fn an_unsigned_refusal_waits_for_a_signed_answer() {
+    let unsigned = |id| bytes(&refusal(id, 437));
+    assert_eq!(answered(Algorithm::Sha1, unsigned, 499), []);
+    let events = answered(Algorithm::Sha1, unsigned, 500);
+    assert!(
+        matches!(events[..], [Event::Failed(Fault::Refused { code: 437, is_signed: false, .. })]),
+        "{events:?}"
+    );
+    let challenge = |id| bytes(&refusal(id, 438));
+    assert_eq!(answered(Algorithm::Sha1, challenge, 0).len(), 1, "there was nothing to sign it with");
+    let signed = |algorithm, code| {
+        move |id| {
+            let key = Key::short_term("secret");
+            let ending = Ending { signature: Some((algorithm, &key)), fingerprint: false };
+            refusal(id, code).encode_with(Transport::Udp, ending).unwrap()
+        }
+    };
+    let events = answered(Algorithm::Sha1, signed(Algorithm::Sha1, 437), 0);
+    assert!(matches!(events[..], [Event::Failed(Fault::Refused { is_signed: true, .. })]));
+    assert_eq!(answered(Algorithm::Sha256, signed(Algorithm::Sha256, 437), 0).len(), 1);
+    assert_eq!(answered(Algorithm::Sha256, signed(Algorithm::Sha1, 437), 0), [], "not stepped down");
+}
+
+#[test]
+fn a_signed_answer_beats_an_unsigned_refusal() {
+    let key = Key::short_term("secret");
+    let mut request = Request::new(server(), Transport::Udp, Message::binding(&mut Seed::from_u64(1)));
+    request.signature = Some((Algorithm::Sha1, key.clone()));
+    let mut transaction = Transaction::new(TransactionConfig::default(), request, epoch()).unwrap();
+    transaction.handle_message(server(), &bytes(&refusal(transaction.id(), 400)), epoch());
+    let ending = Ending { signature: Some((Algorithm::Sha1, &key)), fingerprint: false };
+    let signed = success(transaction.id()).encode_with(Transport::Udp, ending).unwrap();
+    transaction.handle_message(server(), &signed, epoch() + Duration::from_millis(400));
     assert!(matches!(drain(&mut transaction).events[..], [Event::Answered { .. }]));
 }
 
@@ -149,7 +201,8 @@ impl Subject for Binding {
             last_wait: seed.below(20) as u32,
             tcp_wait: seed.up_to(Duration::from_secs(50)),
         };
-        let request = Request::new(server(), transport, Message::binding(&mut seed));
+        let mut request = Request::new(server(), transport, Message::binding(&mut seed));
+        request.signature = seed.chance(0.3).then(|| (Algorithm::Sha1, Key::short_term("secret")));
         Transaction::new(config, request, now).unwrap()
     }
 
@@ -157,6 +210,7 @@ impl Subject for Binding {
         let mut answer = bytes(&success(transaction.id()));
         match dice.below(40) {
             0 => transaction.handle_message(server(), &answer, now),
+            2 => transaction.handle_message(server(), &bytes(&refusal(transaction.id(), 437)), now),
             1 => transaction.handle_unreachable(io::ErrorKind::ConnectionRefused, now),
             _ => {
                 let at = dice.below(answer.len() as u64) as usize;

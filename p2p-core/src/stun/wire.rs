@@ -8,10 +8,10 @@ mod value;
 
 use hmac::{Hmac, Mac};
 use sha1::Sha1;
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 use super::Transport;
-use super::message::{Attribute, Class, Message, Method, TransactionId};
+use super::message::{Class, Message, Method, TransactionId};
 use value::Value;
 
 /// Bytes of a header.
@@ -113,6 +113,11 @@ impl Key {
     /// Long-term: the MD5 of user, realm and password (RFC 8489, section 9.2.2), all already prepared.
     pub fn long_term(username: &str, realm: &str, password: &str) -> Self {
         Self(md5::compute(format!("{username}:{realm}:{password}")).0.to_vec())
+    }
+
+    /// Long-term by the newer algorithm: the SHA-256 of the same (RFC 8489, section 18.5.1.2).
+    pub fn long_term_sha256(username: &str, realm: &str, password: &str) -> Self {
+        Self(Sha256::digest(format!("{username}:{realm}:{password}")).to_vec())
     }
 }
 
@@ -256,8 +261,8 @@ impl<'a> Parsed<'a> {
             (_, Some(_)) => return Ok(()),
             (_, None) => {
                 match value::decode(number, value, self.message.transaction) {
-                    Value::Known(Attribute::XorMappedAddress(_)) if self.message.transaction.is_classic() => {
-                    }
+                    Value::Known(attribute)
+                        if attribute.is_xored() && self.message.transaction.is_classic() => {}
                     Value::Known(attribute) => self.message.attributes.push(attribute),
                     Value::Malformed if number < OPTIONAL => return Err(malformed),
                     Value::Unknown if number < OPTIONAL => self.unknown.push(number),

@@ -11,11 +11,11 @@ use stun_types::message::{
 };
 
 use super::Transport;
-use super::message::{Attribute, Class, Message, Method, TransactionId};
+use super::message::{Attribute, Class, Message, Method, PasswordAlgorithm, TransactionId};
 use super::wire::{Algorithm, Ending, HEADER, IntegrityError, Key, Parsed, WireError};
-use crate::Seed;
 use crate::nat::SynAnswer;
 use crate::nat::observe::SynOutcome;
+use crate::{Family, Seed};
 
 const OUTCOMES: [SynOutcome; 5] = [
     SynOutcome::Unavailable,
@@ -50,6 +50,40 @@ fn attribute() -> impl Strategy<Value = Attribute> {
         ".{0,30}".prop_map(Attribute::Realm),
         ".{0,30}".prop_map(Attribute::Nonce),
         ".{0,30}".prop_map(Attribute::Software),
+        turn_attribute(),
+    ]
+}
+
+fn family() -> impl Strategy<Value = Family> {
+    prop_oneof![Just(Family::V4), Just(Family::V6)]
+}
+
+fn algorithm() -> impl Strategy<Value = PasswordAlgorithm> {
+    (any::<u16>(), vec(any::<u8>(), 0..7))
+        .prop_map(|(number, parameters)| PasswordAlgorithm { number, parameters })
+}
+
+fn turn_attribute() -> impl Strategy<Value = Attribute> {
+    prop_oneof![
+        any::<u16>().prop_map(Attribute::ChannelNumber),
+        any::<u32>().prop_map(Attribute::Lifetime),
+        address().prop_map(Attribute::XorPeerAddress),
+        vec(any::<u8>(), 0..99).prop_map(|data| Attribute::Data(data.into())),
+        address().prop_map(Attribute::XorRelayedAddress),
+        family().prop_map(Attribute::RequestedAddressFamily),
+        any::<bool>().prop_map(|reserve| Attribute::EvenPort { reserve }),
+        any::<u8>().prop_map(Attribute::RequestedTransport),
+        family().prop_map(Attribute::AdditionalAddressFamily),
+        (family(), 300u16..700, ".{0,30}").prop_map(|(family, code, reason)| Attribute::AddressErrorCode {
+            family,
+            code,
+            reason
+        }),
+        any::<u32>().prop_map(Attribute::ConnectionId),
+        algorithm().prop_map(Attribute::PasswordAlgorithm),
+        vec(algorithm(), 0..4).prop_map(Attribute::PasswordAlgorithms),
+        any::<[u8; 32]>().prop_map(Attribute::UserHash),
+        ".{0,30}".prop_map(Attribute::AlternateDomain),
     ]
 }
 

@@ -10,6 +10,7 @@
 //!     { url = "mqtts://broker.example", user = "anna", password_file = "broker.pw" },
 //! ]
 //! stun = ["192.0.2.1:3478"]           # default: none
+//! ntp = ["192.0.2.1:123"]             # default: none; at most 8, of three one may lie
 //! plain = false                       # default: pipes are always encrypted
 //! ways = ["direct", "punch"]          # how peers may reach this node, default: every way
 //! allow = ["p2pid1…"]                 # default: whoever knows this node's address may connect
@@ -39,10 +40,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use p2p_actors::{BrokerConfig, Interfaces, StunServer};
+use p2p_actors::{BrokerConfig, Interfaces, NtpServer, StunServer};
 use p2p_core::Family;
+use p2p_core::clock::ntp::{self, MOST_SERVERS};
 use p2p_core::peer::{BrokerUrl, Scheme};
 use p2p_core::race::Way;
+use p2p_core::stun;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -115,13 +118,14 @@ pub enum ConfigFault {
     },
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "identity",
     "listen_port",
     "interfaces",
     "families",
     "brokers",
     "stun",
+    "ntp",
     "plain",
     "ways",
     "allow",
@@ -192,7 +196,20 @@ fn anywhere(fault: ConfigFault) -> ConfigError {
 /// # Errors
 /// A sentence that says what is wanted.
 pub fn parse_stun(text: &str) -> Result<StunServer, String> {
-    let wanted = || "a server is `host:port`, such as `192.0.2.1:3478` or `[2001:db8::1]:3478`".to_owned();
+    parse_server(text, stun::DEFAULT_PORT)
+}
+
+/// Parses `host:port`, with an IPv6 address in brackets.
+///
+/// # Errors
+/// A sentence that says what is wanted.
+pub fn parse_ntp(text: &str) -> Result<NtpServer, String> {
+    parse_server(text, ntp::DEFAULT_PORT)
+}
+
+fn parse_server(text: &str, usual: u16) -> Result<StunServer, String> {
+    let wanted =
+        || format!("a server is `host:port`, such as `192.0.2.1:{usual}` or `[2001:db8::1]:{usual}`");
     let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;
     let port: u16 = port.parse().ok().filter(|port| *port != 0).ok_or_else(wanted)?;
     let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
@@ -277,6 +294,13 @@ impl<'t> Reader<'t> {
                         brokers.iter().map(|broker| self.broker(broker)).collect::<Result<_>>()?;
                 }
                 "stun" => config.stun = self.parsed("stun", value, parse_stun)?,
+                "ntp" => {
+                    let servers = self.parsed("ntp", value, parse_ntp)?;
+                    if servers.len() > MOST_SERVERS {
+                        return Err(self.wrong("ntp", value, &format!("{MOST_SERVERS} servers at most")));
+                    }
+                    config.ntp = servers;
+                }
                 "plain" => config.plain = self.truth("plain", value)?,
                 "ways" => config.ways = self.parsed("ways", value, parse_way)?,
                 "allow" => {

@@ -1,9 +1,9 @@
 use std::fs;
 
+use p2p_actors::Limits;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Limits;
 
 const ID: &str = "the id of a peer";
 
@@ -23,7 +23,7 @@ fn says(text: &str, parts: &[&str]) {
 fn nothing_is_the_default() {
     let config = Config::from_toml("").unwrap();
     assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
-    assert!(config.brokers.is_empty() && config.stun.is_empty());
+    assert!(config.brokers.is_empty() && config.stun.is_empty() && config.ntp.is_empty());
 }
 
 #[test]
@@ -39,6 +39,7 @@ fn everything_can_be_told() {
             interfaces = ["lo", "eth0"]
             families = ["v6"]
             stun = ["stun.example:3478", "[2001:db8::1]:3479"]
+            ntp = ["ntp.example:123", "192.0.2.1:1123"]
             plain = true
             allow = ["{peer}"]
             ready_within = 0.5
@@ -66,6 +67,8 @@ fn everything_can_be_told() {
     assert_eq!(config.families, [Family::V6].into());
     let stun = [("stun.example", 3478), ("2001:db8::1", 3479)];
     assert_eq!(config.stun, stun.map(|(host, port)| StunServer { host: host.into(), port }));
+    let ntp = [("ntp.example", 123), ("192.0.2.1", 1123)];
+    assert_eq!(config.ntp, ntp.map(|(host, port)| NtpServer { host: host.into(), port }));
     assert!(config.plain);
     assert_eq!(config.allowed, Some([peer].into()));
     assert_eq!(config.ready_within, Duration::from_millis(500));
@@ -107,6 +110,8 @@ fn a_wrong_value_names_its_line_and_what_is_allowed() {
     says("stun = [\"a:0\"]", &["host:port"]);
     says("stun = [\"2001:db8::1:3478\"]", &["[2001:db8::1]:3478"]);
     says("stun = 1", &["a list"]);
+    says("ntp = [\"ntp.example\"]", &["host:port", "192.0.2.1:123"]);
+    says(&format!("\nntp = [{}]", "\"a:1\", ".repeat(9)), &["line 2", "8 servers at most"]);
     says("plain = 1", &["true or false"]);
     says(&format!("allow = ['{ID}']"), &["no peer id"]);
     says("ready_within = -1", &["seconds", "0.5"]);

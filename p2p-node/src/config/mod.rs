@@ -10,14 +10,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use p2p_actors::signal::MemoryBroker;
-use p2p_actors::{ActorsConfig, BrokerConfig, Interfaces, Limits, StunServer};
+use p2p_actors::{ActorsConfig, BrokerConfig, Interfaces, Limits, NtpServer, StunServer};
 use p2p_core::Family;
 use p2p_core::peer::{Identity, PeerId};
 use p2p_core::punch;
 use p2p_core::race::Way;
 
 #[cfg(feature = "config-file")]
-pub use file::{ConfigError, ConfigFault, parse_broker, parse_family, parse_stun, parse_way, password_file};
+pub use file::{
+    ConfigError, ConfigFault, parse_broker, parse_family, parse_ntp, parse_stun, parse_way, password_file,
+};
 
 use crate::error::BindError;
 
@@ -62,6 +64,10 @@ pub struct Config {
     pub memory: Option<MemoryBroker>,
     /// The STUN servers to ask for our external addresses. Default: none.
     pub stun: Vec<StunServer>,
+    /// The NTP servers to ask how far this machine's clock is off, 8 at most; of three, one may lie. Default: none, and
+    /// then nobody is asked. The answer sets no clock and dates no signal: it is for meeting a peer at a time, and
+    /// stands in [`Status`](crate::Status).
+    pub ntp: Vec<NtpServer>,
     /// Whether accepted connections may stay unencrypted after the proof, if the caller wishes that too.
     /// Default: no.
     pub plain: bool,
@@ -93,6 +99,7 @@ impl Default for Config {
             brokers: Vec::new(),
             memory: None,
             stun: Vec::new(),
+            ntp: Vec::new(),
             plain: false,
             ways: Way::ALL.to_vec(),
             allowed: None,
@@ -128,6 +135,7 @@ impl Config {
         actors.brokers = self.brokers;
         actors.memory = self.memory;
         actors.stun = self.stun;
+        actors.ntp = self.ntp;
         actors.plain = self.plain;
         actors.ways = self.ways;
         actors.allowed = self.allowed;

@@ -16,7 +16,6 @@
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +34,8 @@ use p2p_core::signal::link::MAX_PACKET;
 use ring::digest::{SHA256, digest};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
+
+pub use super::tls::ServerTls;
 
 /// Topics one client may subscribe to. A node needs one.
 const SUBSCRIPTIONS: usize = 16;
@@ -62,17 +63,6 @@ impl Default for Options {
     fn default() -> Self {
         Self { max_clients: 1_000, login: None, tls: None }
     }
-}
-
-/// TLS of a broker.
-#[derive(Clone, Debug)]
-pub struct ServerTls {
-    /// The addresses to listen on with TLS.
-    pub listen: Vec<SocketAddr>,
-    /// A PEM file: the certificate of the server, then those above it.
-    pub certificate: PathBuf,
-    /// A PEM file: its private key.
-    pub key: PathBuf,
 }
 
 /// Why a broker does not start.

@@ -8,18 +8,17 @@
 
 mod bind;
 mod dial;
-mod limit;
 mod serve;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use p2p_core::rate::Rate;
 use tokio::task::JoinSet;
 
+use super::tally::counters;
 use bind::Site;
 
 /// Where to listen, and how much to bear.
@@ -81,28 +80,9 @@ pub enum StunServerError {
     Nowhere,
 }
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What the server has done so far.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct StunServerCounters {
-            $($(#[$doc])* pub $name: u64,)*
-        }
-
-        #[derive(Debug, Default)]
-        struct Tally {
-            $($name: AtomicU64,)*
-        }
-
-        impl Tally {
-            fn read(&self) -> StunServerCounters {
-                StunServerCounters { $($name: self.$name.load(Ordering::Relaxed),)* }
-            }
-        }
-    };
-}
-
 counters! {
+    /// What the server has done so far.
+    StunServerCounters, Tally;
     /// Requests answered.
     answered,
     /// Requests answered with an error response.
@@ -121,10 +101,6 @@ counters! {
     stalled,
     /// Wishes to be dialled back; those beyond the bounds are answered without a dial.
     dialled,
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// A running STUN server. Dropping it stops it.

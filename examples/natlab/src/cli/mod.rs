@@ -6,6 +6,7 @@ mod figures;
 mod matrix;
 mod nat;
 mod punch;
+mod relay_figures;
 mod run;
 mod signal;
 
@@ -43,6 +44,8 @@ enum Command {
     Punch(punch::Punch),
     /// Measure how exact the lab is on this machine: round trips, loss, throughput.
     Figures(figures::Figures),
+    /// Measure a relayed stream beside the kernel's TCP over the same bad cables.
+    RelayFigures(relay_figures::RelayFigures),
     /// List the labs that run.
     List,
     /// Remove what labs left behind that were killed.
@@ -102,6 +105,7 @@ impl Cli {
             Command::Nat(nat) => nat.run(),
             Command::Punch(punch) => punch.run(),
             Command::Figures(figures) => figures.run(),
+            Command::RelayFigures(figures) => figures.run(),
             Command::Show { scenario } => {
                 print!("{}", Scenario::load(&scenario)?.source());
                 Ok(ExitCode::SUCCESS)

@@ -10,7 +10,7 @@ use p2p_core::nat::{Filtering, NatType, SynAnswer};
 use p2p_core::stun::Transport;
 use p2p_node::rendezvous::stun::{StunServer, StunServerConfig};
 
-use crate::support::{can_run, each};
+use crate::support::{can_run, each_of};
 
 /// Whether there is a coturn. If not, says why; panics where that must not be.
 fn has_coturn() -> bool {
@@ -21,19 +21,26 @@ fn has_coturn() -> bool {
     false
 }
 
-/// What was measured while the machine was busy may differ: then it is measured again.
+/// Labs at a time. A probe sends dozens of packets within milliseconds, and takes what is late for lost.
+const AT_A_TIME: usize = 3;
+/// So long that a busy machine does not look like a slow network.
+const RTT: &str = "200ms";
+/// What was measured while the machine was busy may differ: then it is measured again, so often.
+const TRIES: usize = 8;
+
 fn agrees(kind: &Kind) -> Result<(), String> {
-    let simulated = survey_simulated(&kind.scenario("40ms", 1).unwrap()).unwrap();
+    let simulated = survey_simulated(&kind.scenario(RTT, 1).unwrap()).unwrap();
     let (simulated, truth) = (Seen::from(&simulated), kind.truth());
     assert_eq!((simulated.tcp, simulated.udp), (truth, truth), "{kind}, simulated");
     let mut told = String::new();
-    for _ in 0..4 {
-        let surveyed = survey_kind(*kind, "40ms", 1, 0).unwrap();
-        assert!(surveyed.packets.unwrap() <= 40, "{kind}: {surveyed:?}");
-        if Seen::from(&*surveyed.report) == simulated {
+    for _ in 0..TRIES {
+        let surveyed = survey_kind(*kind, RTT, 1, 0).unwrap();
+        let packets = surveyed.packets.unwrap();
+        // A kernel sends again what is acknowledged late.
+        if Seen::from(&*surveyed.report) == simulated && packets <= 40 {
             return Ok(());
         }
-        told = format!("{kind}:\n{}", surveyed.report);
+        told = format!("{kind}, {packets} packets:\n{}", surveyed.report);
     }
     Err(told)
 }
@@ -52,7 +59,8 @@ fn a_real_node_sees_what_a_simulated_one_does() {
         .map(|(_, kind)| kind)
         .collect();
     assert_eq!(sample.len(), 12);
-    let wrong: Vec<String> = each(&sample, agrees).into_iter().filter_map(Result::err).collect();
+    let wrong: Vec<String> =
+        each_of(AT_A_TIME, &sample, agrees).into_iter().filter_map(Result::err).collect();
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), sample.len(), wrong.join("\n"));
 }
 
@@ -62,7 +70,7 @@ fn half_of_the_servers_may_be_dead() {
         return;
     }
     let kind = Kind::all()[3];
-    let surveyed = survey_kind(kind, "40ms", 1, 2).unwrap();
+    let surveyed = survey_kind(kind, RTT, 1, 2).unwrap();
     let report = surveyed.report;
     let dead: Vec<_> = report.servers.iter().filter(|server| server.answered == 0).collect();
     assert_eq!(dead.len(), 4, "two over each transport: {report}");
@@ -76,7 +84,7 @@ fn questions_go_out_in_the_order_of_the_wire() {
     if !can_run() || !has_coturn() {
         return;
     }
-    let scenario = Scenario::short("homes:symmetric/independent+open?rtt=20ms").unwrap();
+    let scenario = Scenario::short("homes:symmetric/independent+open?rtt=100ms").unwrap();
     let lab = Lab::new(&scenario).unwrap();
     let coturn = Coturn::start(&lab).unwrap();
     let report = survey(&lab, &coturn.servers).unwrap().report;
@@ -113,7 +121,7 @@ fn how_a_nat_answers_an_unsolicited_syn_is_told_by_a_server_that_dials_back() {
     if !can_run() {
         return;
     }
-    let of = |nat: &str, syn: &str| format!("homes:{nat}+open?rtt=20ms&syn={syn}");
+    let of = |nat: &str, syn: &str| format!("homes:{nat}+open?rtt={RTT}&syn={syn}");
     let cases = [
         (
             of("port-restricted/equal", "silence"),
@@ -129,17 +137,17 @@ fn how_a_nat_answers_an_unsolicited_syn_is_told_by_a_server_that_dials_back() {
         (of("kernel-masquerade", "icmp"), Some(SynAnswer::Icmp), Filtering::AddressAndPortDependent),
         (of("kernel-masquerade", "rst"), Some(SynAnswer::Reset), Filtering::AddressAndPortDependent),
     ];
-    let told = each(&cases, |(form, answer, filtering)| {
+    let told = each_of(AT_A_TIME, &cases, |(form, answer, filtering)| {
         let mut scenario = Scenario::short(form).unwrap();
         if *answer == Some(SynAnswer::Icmp) && form.contains(":symmetric") {
             // What most firewalls send, and what Linux tells the dialler as a refusal.
-            let nat = "nat = { tcp = { unsolicited = { icmp = \"port-unreachable\" } } }";
+            let nat = "nat = { tcp = { unsolicited = { icmp = \"PortUnreachable\" } } }";
             let text =
                 scenario.source().replace("preset = \"symmetric/random\"", nat).replace("syn = \"icmp\"", "");
             scenario = Scenario::parse(form, &text).unwrap();
         }
         let mut wrong = String::new();
-        for _ in 0..4 {
+        for _ in 0..TRIES {
             let lab = Lab::new(&scenario).unwrap();
             let (server, stop, serving) = own_server(&lab);
             let report = survey(&lab, &[server]).unwrap().report;

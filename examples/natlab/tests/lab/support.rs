@@ -29,10 +29,15 @@ pub(crate) fn lab(form: &str) -> Lab {
 
 /// Does `job` for each item, several at a time; the results in order.
 pub(crate) fn each<T: Sync, R: Send>(items: &[T], job: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    each_of(AT_A_TIME, items, job)
+}
+
+/// The same, so many at a time.
+pub(crate) fn each_of<T: Sync, R: Send>(most: usize, items: &[T], job: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..AT_A_TIME.min(items.len()) {
+        for _ in 0..most.min(items.len()) {
             scope.spawn(|| {
                 while let Some((index, item)) = {
                     let index = next.fetch_add(1, Ordering::Relaxed);

@@ -1,9 +1,10 @@
 //! What happens in a world, one thing after another.
 
+use std::any::Any;
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
-use super::{Context, EdgeId, Happening, HostId, Kind, World};
+use super::{Context, EdgeId, Happening, HostId, Kind, Program, World};
 use crate::sim::dump::{Fate, Loss};
 use crate::sim::host::HostEvent;
 use crate::sim::link::Sent;
@@ -31,6 +32,20 @@ impl World {
         };
         let mut context = Context { host: &mut node.host, broker: &mut self.broker, id: host, now };
         let result = act(&mut context);
+        self.settle_host(host.0);
+        result
+    }
+
+    /// Lets a script act on a host and on its program now; `None` when the program is of another type.
+    pub fn with_program<P: Program, T>(
+        &mut self,
+        host: HostId,
+        act: impl FnOnce(&mut P, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        let mut program = self.host_node_mut(host).program.take()?;
+        let any: &mut dyn Any = program.as_mut();
+        let result = any.downcast_mut::<P>().map(|known| self.with(host, |context| act(known, context)));
+        self.host_node_mut(host).program = Some(program);
         self.settle_host(host.0);
         result
     }

@@ -2,17 +2,21 @@
 //!
 //! The codec is given one value at a time, never a message. Its own message decoder checks integrity over a
 //! re-encoding, takes attributes that come after the integrity and needs quadratic time; and for
-//! CHANGE-REQUEST and RESPONSE-PORT it gets the bits wrong, so those two are done here by hand.
+//! CHANGE-REQUEST and RESPONSE-PORT it gets the bits wrong, so those two are done here by hand. So are all of
+//! TURN and of RFC 8489, which it does not know.
 
 use std::net::SocketAddr;
 
 use bytecodec::{Decode, DecodeExt, Encode, EncodeExt};
+use bytes::Bytes;
 use stun_codec::net::{SocketAddrDecoder, SocketAddrEncoder, socket_addr_xor};
 use stun_codec::rfc5389::attributes as codec;
 
 use super::WireError;
+use crate::Family;
 use crate::nat::SynAnswer;
 use crate::nat::observe::SynOutcome;
+use crate::stun::message::PasswordAlgorithm;
 use crate::stun::{Attribute, TransactionId};
 
 /// Flags of CHANGE-REQUEST (RFC 5780, section 7.2).
@@ -21,6 +25,9 @@ const CHANGE_PORT: u32 = 0x2;
 
 /// The longest reason phrase, in characters (RFC 8489, section 14.8).
 const REASON_CHARS: usize = 127;
+
+/// The longest name of a host (RFC 1035, section 2.3.4).
+const DOMAIN_BYTES: usize = 255;
 
 /// The number of an attribute on the wire.
 pub(super) fn number(attribute: &Attribute) -> u16 {
@@ -43,6 +50,21 @@ pub(super) fn number(attribute: &Attribute) -> u16 {
         Attribute::OtherAddress(_) => 0x802c,
         Attribute::DialBack(_) => 0xffb0,
         Attribute::DialledBack { .. } => 0xffb1,
+        Attribute::ChannelNumber(_) => 0x000c,
+        Attribute::Lifetime(_) => 0x000d,
+        Attribute::XorPeerAddress(_) => 0x0012,
+        Attribute::Data(_) => 0x0013,
+        Attribute::XorRelayedAddress(_) => 0x0016,
+        Attribute::RequestedAddressFamily(_) => 0x0017,
+        Attribute::EvenPort { .. } => 0x0018,
+        Attribute::RequestedTransport(_) => 0x0019,
+        Attribute::PasswordAlgorithm(_) => 0x001d,
+        Attribute::UserHash(_) => 0x001e,
+        Attribute::ConnectionId(_) => 0x002a,
+        Attribute::AdditionalAddressFamily(_) => 0x8000,
+        Attribute::AddressErrorCode { .. } => 0x8001,
+        Attribute::PasswordAlgorithms(_) => 0x8002,
+        Attribute::AlternateDomain(_) => 0x8003,
     }
 }
 
@@ -71,9 +93,7 @@ pub(super) fn decode(number: u16, value: &[u8], transaction: TransactionId) -> V
         }),
         0x0014 => with::<codec::RealmDecoder>(value).map(|realm| Attribute::Realm(realm.text().into())),
         0x0015 => with::<codec::NonceDecoder>(value).map(|nonce| Attribute::Nonce(nonce.value().into())),
-        0x0020 => {
-            address(value).map(|hidden| Attribute::XorMappedAddress(socket_addr_xor(hidden, id(transaction))))
-        }
+        0x0020 => hidden(value, transaction).map(Attribute::XorMappedAddress),
         0x0026 => u16::try_from(value.len()).ok().map(Attribute::Padding),
         0x0027 => word(value).map(|port| Attribute::ResponsePort((port >> 16) as u16)),
         0x8022 => {
@@ -87,6 +107,27 @@ pub(super) fn decode(number: u16, value: &[u8], transaction: TransactionId) -> V
             let [near, far, ..] = codes.to_be_bytes();
             Attribute::DialledBack { near: outcome(near), far: outcome(far) }
         }),
+        0x000c => word(value).map(|word| Attribute::ChannelNumber((word >> 16) as u16)),
+        0x000d => word(value).map(Attribute::Lifetime),
+        0x0012 => hidden(value, transaction).map(Attribute::XorPeerAddress),
+        0x0013 => Some(Attribute::Data(Bytes::copy_from_slice(value))),
+        0x0016 => hidden(value, transaction).map(Attribute::XorRelayedAddress),
+        0x0017 => family(value).map(Attribute::RequestedAddressFamily),
+        0x0018 => match value {
+            [flags] => Some(Attribute::EvenPort { reserve: flags & 0x80 != 0 }),
+            _ => None,
+        },
+        0x0019 => word(value).map(|word| Attribute::RequestedTransport((word >> 24) as u8)),
+        0x001d => match algorithms(value).as_deref() {
+            Some([only]) => Some(Attribute::PasswordAlgorithm(only.clone())),
+            _ => None,
+        },
+        0x001e => value.try_into().ok().map(Attribute::UserHash),
+        0x002a => word(value).map(Attribute::ConnectionId),
+        0x8000 => family(value).map(Attribute::AdditionalAddressFamily),
+        0x8001 => address_error(value),
+        0x8002 => algorithms(value).map(Attribute::PasswordAlgorithms),
+        0x8003 => text(value, DOMAIN_BYTES).map(Attribute::AlternateDomain),
         _ => return Value::Unknown,
     };
     attribute.map_or(Value::Malformed, Value::Known)
@@ -101,7 +142,9 @@ pub(super) fn encode(attribute: &Attribute, transaction: TransactionId) -> Resul
         | Attribute::AlternateServer(address)
         | Attribute::ResponseOrigin(address)
         | Attribute::OtherAddress(address) => into::<SocketAddrEncoder>(*address),
-        Attribute::XorMappedAddress(address) => {
+        Attribute::XorMappedAddress(address)
+        | Attribute::XorPeerAddress(address)
+        | Attribute::XorRelayedAddress(address) => {
             into::<SocketAddrEncoder>(socket_addr_xor(*address, id(transaction)))
         }
         Attribute::ChangeRequest { ip, port } => {
@@ -127,10 +170,26 @@ pub(super) fn encode(attribute: &Attribute, transaction: TransactionId) -> Resul
             codec::Software::new(text.clone()).ok().and_then(into::<codec::SoftwareEncoder>)
         }
         Attribute::Padding(length) => Some(vec![0; usize::from(*length)]),
-        Attribute::ResponsePort(half) | Attribute::DialBack(half) => {
+        Attribute::DialledBack { near, far } => Some(vec![outcome_code(*near), outcome_code(*far), 0, 0]),
+        Attribute::ResponsePort(half) | Attribute::DialBack(half) | Attribute::ChannelNumber(half) => {
             Some((u32::from(*half) << 16).to_be_bytes().to_vec())
         }
-        Attribute::DialledBack { near, far } => Some(vec![outcome_code(*near), outcome_code(*far), 0, 0]),
+        Attribute::Lifetime(word) | Attribute::ConnectionId(word) => Some(word.to_be_bytes().to_vec()),
+        Attribute::Data(data) => Some(data.to_vec()),
+        Attribute::RequestedAddressFamily(family) | Attribute::AdditionalAddressFamily(family) => {
+            Some(vec![family_number(*family), 0, 0, 0])
+        }
+        Attribute::EvenPort { reserve } => Some(vec![u8::from(*reserve) << 7]),
+        Attribute::RequestedTransport(protocol) => Some(vec![*protocol, 0, 0, 0]),
+        Attribute::AddressErrorCode { family, code, reason } => (300..700).contains(code).then(|| {
+            let mut value = vec![family_number(*family), 0, (code / 100) as u8, (code % 100) as u8];
+            value.extend(reason.chars().take(REASON_CHARS).collect::<String>().into_bytes());
+            value
+        }),
+        Attribute::PasswordAlgorithm(one) => encode_algorithms(std::slice::from_ref(one)),
+        Attribute::PasswordAlgorithms(all) => encode_algorithms(all),
+        Attribute::UserHash(hash) => Some(hash.to_vec()),
+        Attribute::AlternateDomain(name) => (name.len() <= DOMAIN_BYTES).then(|| name.clone().into_bytes()),
     };
     value.ok_or(WireError::Unencodable { attribute: number(attribute) })
 }
@@ -162,6 +221,62 @@ fn into<E: Encode + Default>(item: E::Item) -> Option<Vec<u8>> {
 
 fn address(value: &[u8]) -> Option<SocketAddr> {
     with::<SocketAddrDecoder>(value)
+}
+
+fn hidden(value: &[u8], transaction: TransactionId) -> Option<SocketAddr> {
+    address(value).map(|hidden| socket_addr_xor(hidden, id(transaction)))
+}
+
+fn text(value: &[u8], most: usize) -> Option<String> {
+    std::str::from_utf8(value).ok().filter(|text| text.len() <= most).map(str::to_owned)
+}
+
+fn family(value: &[u8]) -> Option<Family> {
+    match value {
+        [0x01, _, _, _] => Some(Family::V4),
+        [0x02, _, _, _] => Some(Family::V6),
+        _ => None,
+    }
+}
+
+fn family_number(family: Family) -> u8 {
+    match family {
+        Family::V4 => 0x01,
+        Family::V6 => 0x02,
+    }
+}
+
+fn address_error(value: &[u8]) -> Option<Attribute> {
+    let (head, reason) = value.split_first_chunk::<4>()?;
+    let (class, number) = (u16::from(head[2] & 0x07), u16::from(head[3]));
+    let reason = text(reason, 4 * REASON_CHARS).filter(|reason| reason.chars().count() <= REASON_CHARS)?;
+    let is_sane = (3..=6).contains(&class) && number < 100;
+    is_sane.then_some(())?;
+    Some(Attribute::AddressErrorCode { family: family(head)?, code: class * 100 + number, reason })
+}
+
+/// Each is a number, the length of its parameters and those, filled up to four.
+fn algorithms(mut value: &[u8]) -> Option<Vec<PasswordAlgorithm>> {
+    let mut all = Vec::new();
+    while let Some((head, rest)) = value.split_first_chunk::<4>() {
+        let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
+        let parameters = rest.get(..length)?.to_vec();
+        all.push(PasswordAlgorithm { number: u16::from_be_bytes([head[0], head[1]]), parameters });
+        // The last may come without its filling: that of the attribute does.
+        value = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    value.is_empty().then_some(all)
+}
+
+fn encode_algorithms(all: &[PasswordAlgorithm]) -> Option<Vec<u8>> {
+    let mut value = Vec::new();
+    for PasswordAlgorithm { number, parameters } in all {
+        value.extend(number.to_be_bytes());
+        value.extend(u16::try_from(parameters.len()).ok()?.to_be_bytes());
+        value.extend(parameters);
+        value.resize(value.len().next_multiple_of(4), 0);
+    }
+    Some(value)
 }
 
 fn word(value: &[u8]) -> Option<u32> {

@@ -147,7 +147,9 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(bind_code(error));
     }
     #[cfg(feature = "rendezvous")]
-    if cause.is::<p2p_node::rendezvous::RendezvousError>() {
+    if cause.is::<p2p_node::rendezvous::RendezvousError>()
+        || cause.is::<p2p_node::rendezvous::turn::TurnServerError>()
+    {
         return Some(USAGE);
     }
     (cause.is::<Usage>() || cause.is::<ConfigError>()).then_some(USAGE)
@@ -168,7 +170,10 @@ fn bind_code(error: &BindError) -> u8 {
     match error {
         BindError::KeyFile { .. } | BindError::CaFile { .. } => USAGE,
         BindError::Start(
-            StartError::Listen { .. } | StartError::NoSuchInterface { .. } | StartError::Address(_),
+            StartError::Listen { .. }
+            | StartError::NoSuchInterface { .. }
+            | StartError::NtpServers(_)
+            | StartError::Address(_),
         ) => USAGE,
         _ => OTHER,
     }

@@ -66,8 +66,10 @@ impl Listen {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let node = bind(self.node.config()?).await?;
         let outcome = tokio::select! {
-            outcome = self.serve(&node) => outcome,
+            // Whoever reads our address may interrupt us at once: signals are heard before it is told.
+            biased;
             () = interrupted() => Ok(()),
+            outcome = self.serve(&node) => outcome,
         };
         node.close().await;
         outcome

@@ -7,7 +7,7 @@
 //! | `connect` | connects to an address: standard input and output are the two directions |
 //! | `nat` | tells what the network here is, and what that means for connecting |
 //! | `id` | prints the peer id of a key file, and makes the file |
-//! | `rendezvous` | runs an MQTT broker and a STUN server for others |
+//! | `rendezvous` | runs an MQTT broker, a STUN server and a TURN server for others |
 //!
 //! # Exit codes
 //! | code | meaning |
@@ -35,6 +35,8 @@ mod options;
 mod rendezvous;
 mod reports;
 mod screen;
+#[cfg(feature = "rendezvous")]
+mod turn;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -75,7 +77,7 @@ enum Command {
     Nat(nat::Nat),
     Id(id::Id),
     #[cfg(feature = "rendezvous")]
-    Rendezvous(rendezvous::Run),
+    Rendezvous(Box<rendezvous::Run>),
 }
 
 fn main() -> ExitCode {
@@ -88,7 +90,7 @@ fn main() -> ExitCode {
         Command::Nat(nat) => nat.node.json,
         Command::Id(id) => id.json,
         #[cfg(feature = "rendezvous")]
-        Command::Rendezvous(run) => run.json,
+        Command::Rendezvous(run) => run.json(),
     };
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

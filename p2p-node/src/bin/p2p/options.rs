@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use p2p_node::config::{parse_broker, parse_family, parse_stun, password_file};
+use p2p_node::config::{parse_broker, parse_family, parse_ntp, parse_stun, password_file};
 use p2p_node::{
-    BrokerConfig, BrokerState, BrokerUrl, Config, Family, Interfaces, Key, Node, PeerId, StunServer, Way,
+    BrokerConfig, BrokerState, BrokerUrl, Config, Family, Interfaces, Key, Node, NtpServer, PeerId,
+    StunServer, Way,
 };
 
 use crate::exit::Usage;
@@ -40,6 +41,9 @@ pub(crate) struct NodeOptions {
     /// STUN server to learn external addresses from; repeatable
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_stun)]
     stun: Vec<StunServer>,
+    /// NTP server to learn from how far the clock of this machine is off; repeatable, name three. No clock is set
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_ntp)]
+    ntp: Vec<NtpServer>,
     /// Network interface to use; repeatable [default: all that are up]
     #[arg(long = "interface", value_name = "NAME")]
     interfaces: Vec<String>,
@@ -96,6 +100,9 @@ impl NodeOptions {
         }
         if !self.stun.is_empty() {
             config.stun = self.stun.clone();
+        }
+        if !self.ntp.is_empty() {
+            config.ntp = self.ntp.clone();
         }
         if !self.allowed.is_empty() {
             config.allowed = Some(self.allowed.iter().copied().collect());

@@ -3,42 +3,49 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args, Subcommand};
 use p2p_node::config::password_file;
-use p2p_node::rendezvous::{Rendezvous, RendezvousConfig, broker};
+use p2p_node::rendezvous::turn::Credential;
+use p2p_node::rendezvous::{Rendezvous, RendezvousConfig, ServerTls, broker};
 use serde_json::json;
 
 use crate::options::interrupted;
 use crate::screen;
+use crate::turn::{self, Credentials, DAY, TurnOptions};
 
 /// The ports of MQTT and STUN by registration with IANA.
 const MQTT_PORT: u16 = 1883;
 const STUN_PORT: u16 = 3478;
 
 const EXAMPLE: &str = "\
-Prints one line per server, then runs until it is interrupted. Neither server sees what peers say to each
-other, and no pipe goes through them.
+Prints one line per server, then runs until it is interrupted. No server can read what peers say to each
+other in encrypted pipes; only a TURN server carries it.
 
 Example:
   p2p rendezvous --mqtt 192.0.2.1:1883 --stun 192.0.2.1:3478
-  p2p listen --broker mqtt://192.0.2.1 --stun 192.0.2.1:3478";
+  p2p listen --broker mqtt://192.0.2.1 --stun 192.0.2.1:3478
+  p2p rendezvous --turn 192.0.2.1:3479 --turn-secret-file turn.secret
+  p2p rendezvous credentials --secret-file turn.secret --for 1d";
 
-/// Run an MQTT broker and a STUN server (UDP and TCP) for others
+/// Run an MQTT broker, a STUN server and a TURN server for others
 #[derive(Args)]
-#[command(after_help = EXAMPLE)]
+#[command(after_help = EXAMPLE, args_conflicts_with_subcommands = true, subcommand_value_name = "SUBCOMMAND")]
+#[command(group = ArgGroup::new("tls").multiple(true))]
 pub(crate) struct Run {
+    #[command(subcommand)]
+    instead: Option<Instead>,
     /// Where the broker listens; port 0 for any free one; repeatable [default: 0.0.0.0:1883, if nothing
     /// else is asked for]
     #[arg(long, value_name = "ADDR:PORT")]
     mqtt: Vec<SocketAddr>,
     /// Where the broker listens with TLS; repeatable
-    #[arg(long, value_name = "ADDR:PORT", requires_all = ["tls_certificate", "tls_key"])]
+    #[arg(long, value_name = "ADDR:PORT", group = "tls", requires_all = ["tls_certificate", "tls_key"])]
     mqtts: Vec<SocketAddr>,
-    /// PEM file with the broker's certificate, and those above it
-    #[arg(long, value_name = "FILE", requires = "mqtts")]
+    /// PEM file with the certificate of the servers with TLS, and those above it
+    #[arg(long, value_name = "FILE", requires = "tls")]
     tls_certificate: Option<PathBuf>,
     /// PEM file with the private key of that certificate
-    #[arg(long, value_name = "FILE", requires = "mqtts")]
+    #[arg(long, value_name = "FILE", requires = "tls")]
     tls_key: Option<PathBuf>,
     /// User name the broker asks for [default: none]
     #[arg(long, value_name = "NAME", requires = "password_file")]
@@ -56,21 +63,40 @@ pub(crate) struct Run {
     stun_alternate: Vec<SocketAddr>,
     /// JSON instead of text
     #[arg(long)]
-    pub(crate) json: bool,
+    json: bool,
+    #[command(flatten)]
+    turn: TurnOptions,
+}
+
+/// What to do instead of running servers.
+#[derive(Subcommand)]
+enum Instead {
+    Credentials(Credentials),
 }
 
 impl Run {
+    /// Whether JSON is asked for.
+    pub(crate) fn json(&self) -> bool {
+        match &self.instead {
+            Some(Instead::Credentials(credentials)) => credentials.json,
+            None => self.json,
+        }
+    }
+
     fn config(self) -> anyhow::Result<RendezvousConfig> {
         let mut config = RendezvousConfig::default();
-        if self.mqtt.is_empty() && self.mqtts.is_empty() && self.stun.is_empty() {
+        let is_turn = self.turn.is_wanted();
+        let files = self.tls_certificate.zip(self.tls_key);
+        config.turn = self.turn.config(files.clone())?;
+        if self.mqtt.is_empty() && self.mqtts.is_empty() && self.stun.is_empty() && !is_turn {
             config.mqtt = vec![(Ipv4Addr::UNSPECIFIED, MQTT_PORT).into()];
             config.stun = vec![(Ipv4Addr::UNSPECIFIED, STUN_PORT).into()];
         } else {
             (config.mqtt, config.stun) = (self.mqtt, self.stun);
             config.stun_alternate = self.stun_alternate;
         }
-        if let (Some(certificate), Some(key)) = (self.tls_certificate, self.tls_key) {
-            config.broker.tls = Some(broker::ServerTls { listen: self.mqtts, certificate, key });
+        if let Some((certificate, key)) = files.filter(|_| !self.mqtts.is_empty()) {
+            config.broker.tls = Some(ServerTls { listen: self.mqtts, certificate, key });
         }
         if let (Some(user), Some(path)) = (self.user, self.password_file) {
             config.broker.login = Some(broker::Login { user, password: password_file(&path)? });
@@ -79,26 +105,37 @@ impl Run {
     }
 
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let json = self.json;
+        if let Some(Instead::Credentials(credentials)) = self.instead {
+            return credentials.run();
+        }
+        let (json, is_secret_ours) = (self.json, self.turn.is_secret_ours());
         let rendezvous = Rendezvous::start(self.config()?).await?;
-        tell(&rendezvous, json)?;
+        let credential = rendezvous.turn_credential("", DAY).filter(|_| is_secret_ours);
+        tell(&rendezvous, credential.as_ref(), json)?;
         interrupted().await;
         rendezvous.shutdown().await;
         Ok(())
     }
 }
 
-fn tell(rendezvous: &Rendezvous, json: bool) -> anyhow::Result<()> {
+fn tell(rendezvous: &Rendezvous, credential: Option<&Credential>, json: bool) -> anyhow::Result<()> {
     let urls = |scheme, addrs: &[SocketAddr]| -> Vec<String> {
         addrs.iter().map(|addr| format!("{scheme}{addr}")).collect()
     };
     let mqtt = urls("mqtt://", rendezvous.mqtt_addrs());
     let mqtts = urls("mqtts://", rendezvous.mqtts_addrs());
     let stun = rendezvous.stun_addrs();
+    let (relay, relays) = (rendezvous.turn_addrs(), rendezvous.turns_addrs());
     if json {
-        return screen::line(json!({ "event": "listening", "mqtt": mqtt, "mqtts": mqtts, "stun": stun }));
+        let credential = credential.map(turn::to_json);
+        return screen::line(json!({
+            "event": "listening", "mqtt": mqtt, "mqtts": mqtts, "stun": stun, "turn": relay, "turns": relays,
+            "turn_credential": credential,
+        }));
     }
     mqtt.iter().chain(&mqtts).try_for_each(screen::line)?;
-    // RFC 7064 writes a STUN server like this.
-    urls("stun:", &stun).iter().try_for_each(screen::line)
+    // RFC 7064 and RFC 7065 write servers like this.
+    let servers = [("stun:", &stun[..]), ("turn:", relay), ("turns:", relays)];
+    servers.iter().flat_map(|(scheme, addrs)| urls(*scheme, addrs)).try_for_each(screen::line)?;
+    credential.map_or(Ok(()), turn::tell)
 }

@@ -1,13 +1,14 @@
 //! The sockets: all of them, or an error.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use p2p_core::stun::Responder;
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::{StunServerConfig, StunServerError};
+use crate::rendezvous::pair::pair;
 
 /// How often to look for a port that is free everywhere.
 const TRIES: usize = 32;
@@ -76,6 +77,7 @@ fn try_site(
     listen: SocketAddr,
     alternate: Option<SocketAddr>,
 ) -> Result<(Site, Vec<TcpListener>), StunServerError> {
+    let pair = |address| pair(address).map_err(|source| StunServerError::Listen { address, source });
     let first = pair(listen)?;
     let primary = first.0;
     let mut pairs = vec![first];
@@ -91,17 +93,4 @@ fn try_site(
     let (udp, tcp): (Vec<_>, Vec<_>) =
         pairs.into_iter().map(|(address, udp, tcp)| ((address, udp), tcp)).unzip();
     Ok((Site { responder, udp }, tcp))
-}
-
-/// A UDP and a TCP socket on one port.
-fn pair(address: SocketAddr) -> Result<(SocketAddr, UdpSocket, TcpListener), StunServerError> {
-    let make = || {
-        let udp = StdUdpSocket::bind(address)?;
-        udp.set_nonblocking(true)?;
-        let bound = udp.local_addr()?;
-        let tcp = StdTcpListener::bind(bound)?;
-        tcp.set_nonblocking(true)?;
-        Ok((bound, UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?))
-    };
-    make().map_err(|source| StunServerError::Listen { address, source })
 }

@@ -16,7 +16,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::limit::{Limit, Source};
+use crate::rendezvous::limit::{Limit, Source};
 
 /// Dials at once, for all clients.
 const MOST_AT_ONCE: usize = 64;

@@ -1,6 +1,5 @@
 //! The loops: datagrams, and connections.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,30 +10,25 @@ use p2p_core::stun::responder::{Reply, Silence};
 use p2p_core::stun::{Responder, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{trace, warn};
 
 use super::bind::Site;
 use super::dial::Dialler;
-use super::limit::{Limit, Source};
-use super::{StunServerConfig, Tally, count};
+use super::{StunServerConfig, Tally};
+use crate::rendezvous::limit::{Limit, Source};
+use crate::rendezvous::seats::Seats;
+use crate::rendezvous::tally::count;
 
 /// How long to leave a socket alone that only gives errors: no descriptors left, mostly.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Connections at once are never more than this, whatever the configuration says.
-const MOST_SEATS: usize = 1 << 20;
 
 /// What is shared by all tasks of one server.
 #[derive(Debug)]
 pub(super) struct Bounds {
     limit: Mutex<Limit>,
-    seats: Arc<Semaphore>,
-    most_connections: u32,
-    by_source: Arc<Mutex<HashMap<Source, usize>>>,
-    most_per_source: usize,
+    seats: Seats,
     dialler: Dialler,
     idle: Duration,
     stall: Duration,
@@ -42,13 +36,9 @@ pub(super) struct Bounds {
 
 impl Bounds {
     pub(super) fn new(config: &StunServerConfig) -> Self {
-        let most_connections = config.most_connections.min(MOST_SEATS);
         Self {
             limit: Mutex::new(Limit::new(config.rate, Instant::now())),
-            seats: Arc::new(Semaphore::new(most_connections)),
-            most_connections: most_connections as u32,
-            by_source: Arc::default(),
-            most_per_source: config.most_per_source,
+            seats: Seats::new(config.most_connections, config.most_per_source),
             dialler: Dialler::new(Instant::now()),
             idle: config.idle,
             stall: config.stall,
@@ -62,41 +52,7 @@ impl Bounds {
 
     /// Waits until every connection is over; none is let in any more.
     pub(super) async fn emptied(&self) {
-        // All seats are free when one can take them all.
-        let _all = self.seats.acquire_many(self.most_connections).await;
-        self.seats.close();
-    }
-
-    /// A place for one more connection from `source`, unless there are too many.
-    fn seat(&self, source: SocketAddr) -> Option<Seat> {
-        let permit = Arc::clone(&self.seats).try_acquire_owned().ok()?;
-        let source = Source::of(source.ip());
-        let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = by_source.entry(source).or_default();
-        if *taken >= self.most_per_source {
-            return None;
-        }
-        *taken += 1;
-        Some(Seat { _permit: permit, source, by_source: Arc::clone(&self.by_source) })
-    }
-}
-
-/// A connection's place; free again when dropped.
-struct Seat {
-    _permit: OwnedSemaphorePermit,
-    source: Source,
-    by_source: Arc<Mutex<HashMap<Source, usize>>>,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = by_source.get_mut(&self.source) {
-            *taken -= 1;
-            if *taken == 0 {
-                by_source.remove(&self.source);
-            }
-        }
+        self.seats.emptied().await;
     }
 }
 
@@ -178,7 +134,7 @@ pub(super) async fn connections(
                 continue;
             }
         };
-        let Some(seat) = bounds.seat(source) else {
+        let Some(seat) = bounds.seats.take(source) else {
             count(&tally.crowded);
             continue;
         };

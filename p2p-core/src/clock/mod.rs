@@ -1,9 +1,26 @@
-//! Monotonic time and UNIX time, and how to get from one to the other.
+//! Monotonic time and UNIX time, how to get from one to the other, and how far two clocks are apart.
+//!
+//! | part | what it is |
+//! |---|---|
+//! | [`UnixTime`], [`Clock`] | what a clock shows, and when it shows it |
+//! | [`Offset`], [`combine`] | how far two clocks are apart, with a bound |
+//! | [`OffsetFilter`] | pure: that, from exchanges of four time stamps |
+//! | [`ntp`] | the codec of NTP, and a machine that asks several servers |
+//!
+//! No clock is ever set by any of this: an [`Offset`] is a fact for those who must meet at a time.
+
+pub mod ntp;
+mod offset;
+
+#[cfg(test)]
+mod offset_tests;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+
+pub use offset::{DRIFT, Exchange, ImpossibleExchange, MOST_EXCHANGES, Offset, OffsetFilter, Ppm, combine};
 
 /// Microseconds since 1970-01-01 00:00 UTC, leap seconds not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

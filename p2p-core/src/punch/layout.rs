@@ -1,0 +1,417 @@
+//! Laying out the dials of a plan, tactic by tactic.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::message::Timing;
+use super::plan::{Orders, Part, Plan, Shot, Tactic};
+use super::side::{Ports, Side};
+use crate::Seed;
+use crate::nat::PortRange;
+use crate::nat::meets::{self, COUNTED, LOST, NextPort};
+
+/// Pairs of ports in one plan at most.
+pub(super) const MOST_RUNGS: usize = 36;
+/// When each further pair of ports is dialled where no NAT answers, in milliseconds: for what was lost. Wider each
+/// time; the whole is over before two seconds are.
+const CALM: [u64; 10] = [0, 120, 250, 400, 570, 760, 970, 1_200, 1_450, 1_700];
+/// Between two pairs of a ladder, in milliseconds.
+const RUNG: u64 = 4;
+/// The same where nobody knows whether it takes a ladder at all.
+const UNSURE_RUNG: u64 = 15;
+/// Between the end of a ladder and its next time, in milliseconds.
+const AGAIN: u64 = 180;
+/// After its last dial a plan waits so long. A SYN that was lost is repeated by the kernel after a second.
+pub(super) const TAIL: Duration = Duration::from_millis(1_250);
+/// The same where so many were dialled that a lost one does not matter, or where nothing is left waiting that could
+/// succeed: one and a half round trips of a slow path. Longer, and the kernel would repeat SYNs by the hundred.
+pub(super) const SHORT_TAIL: Duration = Duration::from_millis(300);
+/// A birthday gives its dials up before the kernel repeats them.
+const GUESS_LIVES: Duration = Duration::from_millis(900);
+
+/// A plan in the making.
+pub(super) struct Layout<'a> {
+    pub(super) caller: &'a Side,
+    pub(super) answerer: &'a Side,
+    pub(super) timing: Timing,
+    pub(super) seed: &'a mut Seed,
+    pub(super) shots: [Vec<Shot>; 2],
+}
+
+pub(super) fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+impl Layout<'_> {
+    fn side(&self, part: Part) -> &Side {
+        match part {
+            Part::Caller => self.caller,
+            Part::Answerer => self.answerer,
+        }
+    }
+
+    fn shoot(&mut self, part: Part, after: Duration, from: u16, to: Option<u16>) {
+        if let Some(to) = to.filter(|to| *to != 0) {
+            self.shots[part as usize].push(Shot { after, from, to });
+        }
+    }
+
+    pub(super) fn finish(
+        self,
+        tactic: Tactic,
+        probability: f64,
+        lives: [Option<Duration>; 2],
+        tail: Duration,
+    ) -> Plan {
+        let [caller, answerer] = self.shots;
+        let sockets = [self.caller.sockets, self.answerer.sockets];
+        let quiet = |part| tactic == Tactic::Quiet(part);
+        let mut orders = [(caller, Part::Caller), (answerer, Part::Answerer)].map(|(shots, part)| Orders {
+            shots,
+            lives: None,
+            quiet: quiet(part),
+        });
+        let mut last = Duration::ZERO;
+        for ((orders, lives), sockets) in orders.iter_mut().zip(lives).zip(sockets) {
+            orders.shots.sort_by_key(|shot| shot.after);
+            // Who cannot afford more dials makes fewer; the rest of the plan stays as good as it was.
+            let most = if lives.is_some() { usize::from(sockets) * 9 / 8 } else { usize::from(sockets) };
+            orders.shots.truncate(most);
+            orders.lives = lives;
+            // At two milliseconds each, all take so long.
+            let burst = ms(2 * orders.shots.len() as u64);
+            last = last.max(orders.shots.last().map_or(Duration::ZERO, |shot| shot.after.max(burst)));
+        }
+        let [caller, answerer] = orders;
+        Plan { tactic, caller, answerer, within: last + tail, probability }
+    }
+
+    /// Nothing is between: who hears of the other's listener dials it. The other one dials too, for where a firewall
+    /// on one machine lets only answers in. Several pairs, closer than any round trip is short, as chance alone
+    /// decides whether SYNs cross on a short path.
+    pub(super) fn local(mut self) -> Plan {
+        for (index, rung) in self.rungs().into_iter().enumerate() {
+            let at = ms(match index {
+                0 => 0,
+                n => 8 << n.min(6),
+            });
+            let jitter = self.seed.up_to(at / 4);
+            for part in [Part::Answerer, Part::Caller] {
+                self.shoot_rung(part, rung, at + jitter);
+            }
+        }
+        self.finish(Tactic::Now, 1.0, [None; 2], TAIL)
+    }
+
+    /// Pairs of ports, one of each side, no 4-tuple twice: numbers of local ports.
+    fn rungs(&self) -> Vec<[u16; 2]> {
+        let count = |side: &Side| match &side.ports {
+            Ports::Fixed(ports) => ports.len() as u16,
+            Ports::Run { count, .. } => *count,
+            Ports::Counter { .. } | Ports::Random { .. } => MOST_RUNGS as u16,
+        };
+        let (a, b) = (count(self.caller), count(self.answerer));
+        let is_fixed = |side: &Side| matches!(side.ports, Ports::Fixed(_));
+        let mut rungs: Vec<[u16; 2]> = match (is_fixed(self.caller), is_fixed(self.answerer)) {
+            (true, true) => {
+                (0..b).flat_map(|shift| (0..a).map(move |one| [one, (one + shift) % b])).collect()
+            }
+            (true, false) => (0..b).map(|two| [two % a, two]).collect(),
+            (false, true) => (0..a).map(|one| [one, one % b]).collect(),
+            (false, false) => (0..a.min(b)).map(|both| [both, both]).collect(),
+        };
+        // A short list of ports comes round: the same pair must not.
+        let mut seen = BTreeSet::new();
+        rungs.retain(|rung| seen.insert(*rung));
+        rungs.truncate(MOST_RUNGS);
+        rungs
+    }
+
+    fn shoot_rung(&mut self, part: Part, rung: [u16; 2], after: Duration) {
+        let (from, to) = (rung[part as usize], rung[part.other() as usize]);
+        let to = self.side(part.other()).port(i32::from(to));
+        self.shoot(part, after, from, to);
+    }
+
+    /// How far the answerer is behind where the caller must dial first: it starts sooner, and can only guess when
+    /// the caller hears of the plan. Each time two fifths later than the last.
+    fn lag(&self, index: usize) -> Duration {
+        let lead = ms(u64::from(self.timing.lead.max(20)));
+        lead.mul_f64(1.4_f64.powi(index.min(10) as i32)).min(ms(2_500))
+    }
+
+    pub(super) fn pairs(&mut self, tactic: Tactic) {
+        let rungs = self.rungs();
+        let Some((eager, others)) = rungs.split_first() else { return };
+        let lead = ms(u64::from(self.timing.lead));
+        // A side of which it is not known may answer too; a ladder is right for all then, but slower where one pair
+        // of dials would do.
+        let is_unsure = |part| self.side(part).may_answer() && !self.side(part).answers();
+        match tactic {
+            Tactic::Ladder => self.ladder(&rungs, lead, RUNG),
+            Tactic::First(first) if is_unsure(first.other()) => {
+                let wait = if first == Part::Caller { self.lag(1) } else { Duration::ZERO };
+                self.shoot_rung(first, *eager, Duration::ZERO);
+                self.shoot_rung(first.other(), *eager, wait);
+                self.ladder(others, lead, UNSURE_RUNG);
+            }
+            Tactic::First(Part::Caller) | Tactic::Quiet(Part::Caller) => {
+                for (index, rung) in rungs.iter().take(CALM.len() + 2).enumerate() {
+                    self.shoot_rung(Part::Caller, *rung, Duration::ZERO);
+                    self.shoot_rung(Part::Answerer, *rung, self.lag(index));
+                }
+            }
+            Tactic::First(Part::Answerer) | Tactic::Quiet(Part::Answerer) => {
+                for (rung, at) in rungs.iter().zip(CALM) {
+                    self.shoot_rung(Part::Answerer, *rung, Duration::ZERO);
+                    self.shoot_rung(Part::Caller, *rung, ms(at));
+                }
+            }
+            _ if is_unsure(Part::Caller) || is_unsure(Part::Answerer) => {
+                for part in [Part::Caller, Part::Answerer] {
+                    self.shoot_rung(part, *eager, Duration::ZERO);
+                }
+                self.ladder(others, lead, UNSURE_RUNG);
+            }
+            _ => {
+                for (rung, at) in rungs.iter().zip(CALM) {
+                    let jitter = self.seed.up_to(ms(at / 8));
+                    for part in [Part::Caller, Part::Answerer] {
+                        self.shoot_rung(part, *rung, ms(at) + jitter);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Each pair of ports with another difference between the two sides' times, the smallest first, up to what the
+    /// clocks can be wrong; then all again. A pair connects when the difference makes up for the clocks' error, to
+    /// less than the delay of the path.
+    fn ladder(&mut self, rungs: &[[u16; 2]], start: Duration, pause: u64) {
+        let step = u64::from(self.timing.step.max(1));
+        let reach = u64::from(self.timing.spread).div_ceil(step).min(MOST_RUNGS as u64 / 2);
+        let cycle = 2 * reach + 1;
+        let mut times = Vec::with_capacity(rungs.len());
+        for index in 0..rungs.len() as u64 {
+            let (round, place) = (index / cycle, index % cycle);
+            let late = ms(place.div_ceil(2) * step);
+            let jitter = self.seed.up_to(ms(pause));
+            let base = start + ms(index * pause + round * AGAIN) + jitter;
+            times.push(if place % 2 == 1 { [base, base + late] } else { [base + late, base] });
+        }
+        let numbers = [Part::Caller, Part::Answerer].map(|part| self.numbers(part, rungs, &times));
+        for (index, at) in times.into_iter().enumerate() {
+            for part in [Part::Caller, Part::Answerer] {
+                let (ours, theirs) = (numbers[part as usize][index], numbers[part.other() as usize][index]);
+                let to = self.side(part.other()).port(i32::from(theirs));
+                self.shoot(part, at[part as usize], ours, to);
+            }
+        }
+    }
+
+    /// The number of the port that a side uses for each rung. A counting NAT numbers dials in the order they are
+    /// made.
+    fn numbers(&self, part: Part, rungs: &[[u16; 2]], times: &[[Duration; 2]]) -> Vec<u16> {
+        if !matches!(self.side(part).ports, Ports::Counter { .. }) {
+            return rungs.iter().map(|rung| rung[part as usize]).collect();
+        }
+        let key = |index: usize| (times[index][part as usize], index);
+        let rank = |index| (0..rungs.len()).filter(|other| key(*other) < key(index)).count() as u16;
+        (0..rungs.len()).map(rank).collect()
+    }
+
+    /// `opener` sends a few SYNs anywhere at the other's address, and is then dialled. Also where it lets anybody in:
+    /// then they only make the mapping.
+    pub(super) fn open(&mut self, opener: Part) {
+        let dialler = opener.other();
+        let count = ports(self.side(opener)).min(2);
+        // Each of its ports at once, and again later: what was lost, or was answered and forgotten.
+        for (index, at) in [0, 0, 120, 120, 400, 400, 760, 760].into_iter().enumerate() {
+            let pool = pool(self.side(dialler));
+            let to = pool.first + self.seed.below(u64::from(pool.size())) as u16;
+            self.shoot(opener, ms(at), index as u16 % count, Some(to));
+        }
+        for (index, at) in CALM.into_iter().enumerate() {
+            let late = match opener {
+                Part::Caller => self.lag(index),
+                Part::Answerer => ms(at),
+            };
+            let to = self.side(opener).port(i32::from(index as u16 % count));
+            self.shoot(dialler, late, index as u16, to);
+        }
+    }
+
+    /// How long each side waits for the other one's whole burst, where the other one must go first.
+    fn waits(&self, dials: [u32; 2]) -> [Duration; 2] {
+        let burst = |dials: u32| ms(2 * u64::from(dials));
+        match (self.caller.answers(), self.answerer.answers()) {
+            (true, false) => [Duration::ZERO, self.lag(2) + burst(dials[0])],
+            (false, true) => [burst(dials[1]), Duration::ZERO],
+            _ => [Duration::ZERO; 2],
+        }
+    }
+
+    pub(super) fn window(&mut self) {
+        match (&self.caller.ports, &self.answerer.ports) {
+            (Ports::Fixed(_), _) => self.guess_counter(Part::Caller),
+            (_, Ports::Fixed(_)) => self.guess_counter(Part::Answerer),
+            _ => self.stairs(),
+        }
+    }
+
+    /// One port is known; the other side counts.
+    fn guess_counter(&mut self, known: Part) {
+        let counter = known.other();
+        let others = others_of(self.side(counter));
+        let guesses = u32::from(others) + COUNTED + LOST;
+        let mut dials = [COUNTED; 2];
+        dials[known as usize] = guesses;
+        let waits = self.waits(dials);
+        for guess in 0..guesses as i32 {
+            let to = self.side(counter).port(guess - LOST as i32);
+            self.shoot(known, waits[known as usize], 0, to);
+        }
+        let to = self.side(known).port(0);
+        for from in 0..COUNTED as u16 {
+            // Most at once, the last ones later, for what was lost.
+            let late = ms(u64::from(from.saturating_sub(3)) * 150);
+            self.shoot(counter, waits[counter as usize] + late, from, to);
+        }
+    }
+
+    /// Both must guess. The first side's dials go to every second port of the other, the second side's to every
+    /// port. The first's dial number i comes from its port i + u, where u others came between, and goes to the
+    /// second's port 2 i - LOST; the second's number j comes from j + v and goes to j. They meet where j = i + u and
+    /// 2 i - LOST = j + v, that is for i = u + v + LOST. While both dial, u and v may grow, but more slowly than i:
+    /// so i - u - v - LOST, which begins below zero and never rises by more than one, is zero once.
+    fn stairs(&mut self) {
+        let (a, b) = (others_of(self.caller), others_of(self.answerer));
+        let is_run = |side: &Side| matches!(side.ports, Ports::Run { .. });
+        // Who has a run of ports cannot have been overtaken, and has fewer to spend: it goes first.
+        let first = match (is_run(self.caller), is_run(self.answerer)) {
+            (true, _) => Part::Caller,
+            (_, true) => Part::Answerer,
+            _ if a <= b => Part::Caller,
+            _ => Part::Answerer,
+        };
+        let (one, two) = (a.min(b), a.max(b));
+        let (firsts, seconds) = meets::stairs(u32::from(one), u32::from(two));
+        let mut dials = [seconds; 2];
+        dials[first as usize] = firsts;
+        let waits = self.waits(dials);
+        for index in 0..firsts as i32 {
+            let to = self.side(first.other()).port(2 * index - LOST as i32);
+            self.shoot(first, waits[first as usize], index as u16, to);
+        }
+        for index in 0..seconds as i32 {
+            let to = self.side(first).port(index);
+            self.shoot(first.other(), waits[first.other() as usize], index as u16, to);
+        }
+    }
+
+    /// How long dials live on each side.
+    pub(super) fn birthday(&mut self) -> [Option<Duration>; 2] {
+        match (&self.caller.ports, &self.answerer.ports) {
+            (Ports::Fixed(_), Ports::Random { pool }) => self.party(Part::Caller, *pool),
+            (Ports::Random { pool }, Ports::Fixed(_)) => self.party(Part::Answerer, *pool),
+            _ => {
+                self.sweep();
+                [None; 2]
+            }
+        }
+    }
+
+    /// One port is known, the other side's are random: it dials that port from many, and the known side dials as
+    /// many of the pool.
+    fn party(&mut self, known: Part, pool: PortRange) -> [Option<Duration>; 2] {
+        let (theirs, ours) = meets::party(pool.size());
+        let random = known.other();
+        let mut dials = [theirs; 2];
+        dials[known as usize] = ours;
+        let waits = self.waits(dials);
+        for to in sample(pool, ours, self.seed) {
+            self.shoot(known, waits[known as usize], 0, Some(to));
+        }
+        let to = self.side(known).port(0);
+        for from in 0..theirs as u16 {
+            self.shoot(random, waits[random as usize], from, to);
+        }
+        let mut lives = [None; 2];
+        lives[known as usize] = Some(GUESS_LIVES);
+        lives
+    }
+
+    /// Neither port is known: all dials of a side go to one port of the other's, which one of the other's dials
+    /// comes from.
+    fn sweep(&mut self) {
+        let mut dials = [0; 2];
+        let mut targets = [None; 2];
+        for part in [Part::Caller, Part::Answerer] {
+            let side = self.side(part);
+            let (port, target) = match &side.ports {
+                Ports::Fixed(_) => (NextPort::Fixed, side.port(0)),
+                Ports::Run { .. } => (NextPort::Exact, side.port(0)),
+                Ports::Counter { others, .. } => {
+                    let others = u32::from(*others);
+                    (NextPort::Counted { others, probability: 1.0 }, side.port((others + LOST) as i32))
+                }
+                Ports::Random { pool } => {
+                    let pool = *pool;
+                    let to = pool.first + self.seed.below(u64::from(pool.size())) as u16;
+                    (NextPort::Random { pool: pool.size() }, Some(to))
+                }
+            };
+            dials[part as usize] = meets::sweep(port).0;
+            targets[part as usize] = target;
+        }
+        let waits = self.waits(dials);
+        for part in [Part::Caller, Part::Answerer] {
+            for from in 0..dials[part as usize] as u16 {
+                self.shoot(part, waits[part as usize], from, targets[part.other() as usize]);
+            }
+        }
+    }
+}
+
+fn others_of(side: &Side) -> u16 {
+    match side.ports {
+        Ports::Counter { others, .. } => others,
+        _ => 0,
+    }
+}
+
+/// How many local ports a side can tell apart.
+fn ports(side: &Side) -> u16 {
+    match &side.ports {
+        Ports::Fixed(ports) => ports.len() as u16,
+        _ => 1,
+    }
+    .max(1)
+}
+
+fn pool(side: &Side) -> PortRange {
+    match &side.ports {
+        Ports::Counter { pool, .. } | Ports::Random { pool } => *pool,
+        _ => PortRange { first: 1_024, last: u16::MAX },
+    }
+}
+
+/// `count` different ports of `pool`, in random order; all of them if there are fewer.
+fn sample(pool: PortRange, count: u32, seed: &mut Seed) -> Vec<u16> {
+    if count >= pool.size() {
+        let mut all: Vec<u16> = (pool.first..=pool.last).collect();
+        seed.shuffle(&mut all);
+        return all;
+    }
+    // Floyd's way: each turn adds exactly one.
+    let mut chosen = BTreeSet::new();
+    let mut sample = Vec::with_capacity(count as usize);
+    for last in pool.size() - count..pool.size() {
+        let drawn = seed.below(u64::from(last) + 1) as u32;
+        let port = if chosen.insert(drawn) { drawn } else { last };
+        chosen.insert(port);
+        sample.push(pool.first + port as u16);
+    }
+    seed.shuffle(&mut sample);
+    sample
+}

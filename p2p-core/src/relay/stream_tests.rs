@@ -1,0 +1,460 @@
+//! Stories of two ends, in virtual time.
+
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::machine_laws;
+use crate::relay::{Token, Tokens};
+use crate::sim::epoch;
+use crate::sim::laws::{Subject, drain};
+use crate::sim::link::LinkConfig;
+use crate::sim::pair::Pair;
+
+const OURS: Token = Token([1; 8]);
+const THEIRS: Token = Token([2; 8]);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn byte(offset: u64) -> u8 {
+    (offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u8
+}
+
+fn config() -> RelayConfig {
+    RelayConfig::new(Tokens { ours: OURS, theirs: THEIRS })
+}
+
+/// A datagram as the peer would write it.
+fn forged(number: u64, floor: u64, fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
+    let mut out = vec![0; 1_200];
+    let mut writer = Writer::new(&mut out, OURS, number, floor);
+    fill(&mut writer);
+    let written = writer.written();
+    out.truncate(written);
+    out
+}
+
+struct Anything;
+
+impl Subject for Anything {
+    type Machine = Stream;
+
+    fn new(mut seed: Seed, now: Instant) -> Stream {
+        let mut stream = Stream::new(config(), seed.fork("stream"), now);
+        if seed.chance(0.7) {
+            stream.write(&vec![1; seed.below(100_000) as usize], now).unwrap();
+        }
+        stream
+    }
+
+    fn disturb(stream: &mut Stream, dice: &mut Seed, now: Instant) {
+        let number = dice.below(400);
+        let floor = number - dice.below(number + 1);
+        let length = dice.below(1_000) as u16;
+        match dice.below(12) {
+            0 => drop(stream.write(&vec![2; dice.below(40_000) as usize], now)),
+            1 => drop(stream.read(&mut vec![0; dice.below(40_000) as usize], now)),
+            2 if dice.chance(0.1) => drop(stream.finish(now)),
+            3 if dice.chance(0.3) => stream.handle_path_changed(now),
+            4 if dice.chance(0.05) => {
+                stream.handle_datagram(&forged(number, floor, |writer| writer.reset(1)), now);
+            }
+            5 | 6 => {
+                let lowest = dice.below(60);
+                let ranges = [lowest + 2..lowest + 3 + dice.below(9), dice.below(lowest + 1)..lowest + 1];
+                let ack = forged(number, floor, |writer| writer.ack(ranges.into_iter(), 500, 0));
+                stream.handle_datagram(&ack, now);
+            }
+            7 => {
+                let offset = dice.below(2_000) * 137;
+                let is_last = dice.chance(0.02);
+                let data = forged(number, floor, |writer| writer.data(offset, length, is_last).fill(3));
+                stream.handle_datagram(&data, now);
+            }
+            8 => {
+                let limit = dice.number() >> 2 >> dice.below(60);
+                stream.handle_datagram(&forged(number, floor, |writer| writer.window(limit)), now);
+            }
+            9 => stream.handle_datagram(&forged(number, floor, |writer| writer.blocked(5)), now),
+            10 => stream.handle_datagram(&forged(number, floor, |writer| writer.ping()), now),
+            _ => {
+                let mut noise = forged(number, floor, |writer| writer.window(7));
+                noise.extend(dice.array::<12>());
+                stream.handle_datagram(&noise, now);
+            }
+        }
+    }
+
+    fn close(stream: &mut Stream, now: Instant) {
+        stream.close(now);
+    }
+}
+
+machine_laws!(laws: Anything);
+
+/// Two ends, and what each has written and read so far; every byte is known by its offset.
+struct Story {
+    pair: Pair<Stream>,
+    written: [u64; 2],
+    wanted: [u64; 2],
+    read: [u64; 2],
+    ended: [bool; 2],
+    stays_open: bool,
+}
+
+impl Story {
+    fn new(link: LinkConfig, seed: u64, wanted: [u64; 2]) -> Self {
+        Self::with(link, seed, wanted, false)
+    }
+
+    /// One that does not say its ends when all is written.
+    fn open(link: LinkConfig, seed: u64, wanted: [u64; 2]) -> Self {
+        Self::with(link, seed, wanted, true)
+    }
+
+    fn with(link: LinkConfig, seed: u64, wanted: [u64; 2], stays_open: bool) -> Self {
+        let pair = Pair::new(link, Seed::from_u64(seed), |_| ()).unwrap();
+        let (written, read) = ([0; 2], [0; 2]);
+        let mut story = Self { pair, written, wanted, read, ended: [false; 2], stays_open };
+        story.use_both();
+        story
+    }
+
+    /// Writes and reads as much as goes; what is read is compared.
+    fn use_both(&mut self) {
+        for me in 0..2 {
+            self.write(me);
+            self.read(me);
+            self.pair.drain(me);
+        }
+    }
+
+    fn write(&mut self, me: usize) {
+        let now = self.pair.now();
+        let more: Vec<u8> = (self.written[me]..self.wanted[me]).take(4_000).map(byte).collect();
+        let Ok(taken) = self.pair.ends[me].write(&more, now) else { return };
+        self.written[me] += taken as u64;
+        if self.written[me] == self.wanted[me] && !self.stays_open {
+            self.pair.ends[me].finish(now).unwrap();
+        }
+    }
+
+    fn read(&mut self, me: usize) {
+        let mut out = [0; 5_000];
+        loop {
+            match self.pair.ends[me].read(&mut out, self.pair.now()) {
+                Ok(Read::Bytes(count)) => {
+                    for byte_read in &out[..count] {
+                        assert_eq!(*byte_read, byte(self.read[me]), "byte {} of end {me}", self.read[me]);
+                        self.read[me] += 1;
+                    }
+                }
+                Ok(Read::End) => return self.ended[me] = true,
+                Ok(Read::Nothing) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Until both ends have read everything and its end.
+    fn finish(&mut self) {
+        let patience = self.pair.passed() + Duration::from_secs(3_600);
+        while self.ended != [true; 2] {
+            self.pair.step().expect("it rests before the end");
+            self.use_both();
+            assert!(self.pair.passed() < patience, "{:?} of {:?}", self.read, self.wanted);
+        }
+        assert_eq!([self.read[1], self.read[0]], self.wanted, "all of it");
+    }
+
+    fn until(&mut self, span: Duration) {
+        let end = epoch() + span;
+        while self.pair.next().is_some_and(|next| next <= end) {
+            self.pair.step();
+            self.use_both();
+        }
+        self.pair.run_until(end);
+    }
+}
+
+fn bad(latency: u64, loss: f64) -> LinkConfig {
+    LinkConfig {
+        loss,
+        reorder: 0.05,
+        duplicate: 0.03,
+        rate: Some(20_000_000),
+        ..LinkConfig::with_latency(ms(latency))
+    }
+}
+
+#[test]
+fn bytes_arrive_in_order_whatever_is_lost() {
+    for (seed, (latency, loss)) in
+        [(5, 0.0), (150, 0.01), (20, 0.05), (50, 0.2), (5, 0.5)].into_iter().enumerate()
+    {
+        let mut story = Story::new(bad(latency, loss), seed as u64, [300_000, 40_000]);
+        story.finish();
+        story.pair.run_for(Duration::from_secs(60));
+        for me in 0..2 {
+            assert_eq!(story.pair.events[me].last(), Some(&Event::Ended(None)), "end {me} at {loss}");
+            assert!(story.pair.ends[me].is_delivered());
+        }
+        assert_eq!(story.pair.next(), None, "both rest");
+    }
+}
+
+#[test]
+fn a_clean_link_repeats_nothing_and_is_filled() {
+    let link = LinkConfig { rate: Some(20_000_000), ..LinkConfig::with_latency(ms(20)) };
+    let mut story = Story::new(link, 1, [5_000_000, 0]);
+    story.finish();
+    let counters = story.pair.ends[0].counters();
+    assert_eq!((counters.lost, counters.timeouts), (0, 0), "{counters:?}");
+    // The link takes 2 s for the bytes; headers and the start are within a fifth.
+    assert!(story.pair.passed() < ms(2_400), "{:?}", story.pair.passed());
+}
+
+#[test]
+fn a_path_that_reorders_is_learned() {
+    let link = LinkConfig { reorder: 0.05, rate: Some(20_000_000), ..LinkConfig::with_latency(ms(20)) };
+    let mut story = Story::new(link, 1, [5_000_000, 0]);
+    story.finish();
+    let counters = story.pair.ends[0].counters();
+    assert!(counters.spurious * 50 < counters.sent, "{counters:?}");
+    assert_eq!(counters.lost, counters.spurious, "nothing is ever lost here");
+}
+
+#[test]
+fn half_of_it_can_be_over_for_long() {
+    let mut story = Story::new(LinkConfig::with_latency(ms(10)), 1, [0, u64::MAX]);
+    story.until(ms(500));
+    assert!(story.ended[1] && story.read[0] > 10_000);
+    let now = story.pair.now();
+    assert_eq!(story.pair.ends[0].write(b"more", now), Err(RelayError::Finished));
+    story.wanted[1] = story.written[1];
+    story.finish();
+}
+
+#[test]
+fn a_change_of_path_loses_nothing_and_repeats_nothing() {
+    for seed in 0..5 {
+        let mut story = Story::new(bad(30, 0.02), seed, [2_000_000, 500_000]);
+        story.until(ms(400));
+        story.pair.is_cut = true;
+        story.until(ms(6_000));
+        assert!(story.pair.events[0].contains(&Event::PathDead), "{:?}", story.pair.events);
+        story.pair.is_cut = false;
+        let before = story.read;
+        story.pair.set_link(bad(80, 0.0), &mut Seed::from_u64(seed)).unwrap();
+        for me in 0..2 {
+            let now = story.pair.now();
+            story.pair.ends[me].handle_path_changed(now);
+            story.pair.drain(me);
+        }
+        story.until(ms(6_300));
+        assert!(story.read[1] > before[1], "at once, not at the next timeout");
+        story.finish();
+    }
+}
+
+#[test]
+fn an_end_that_hears_nothing_says_so_and_gives_up() {
+    let mut story = Story::new(LinkConfig::with_latency(ms(10)), 1, [u64::MAX, 0]);
+    story.until(ms(1_000));
+    story.pair.is_cut = true;
+    story.until(Duration::from_secs(20));
+    let silent = RelayError::Silent;
+    let of: Vec<Event> =
+        story.pair.events[0].iter().copied().filter(|event| *event != Event::Writable).collect();
+    assert_eq!(of, [Event::Readable, Event::PathDead, Event::Ended(Some(silent))]);
+    let now = story.pair.now();
+    assert_eq!(story.pair.ends[0].write(b"x", now), Err(silent));
+    // The other one only waited; it notices when it asks for a sign of life.
+    story.until(Duration::from_secs(40));
+    assert_eq!(story.pair.events[1].last(), Some(&Event::Ended(Some(silent))));
+    assert_eq!(story.pair.next(), None);
+}
+
+#[test]
+fn a_day_of_silence_costs_a_few_datagrams_and_little_memory() {
+    let mut story = Story::open(LinkConfig::with_latency(ms(50)), 1, [3_000_000, 100_000]);
+    story.until(ms(5_000));
+    assert_eq!(story.read, [100_000, 3_000_000]);
+    let sent = |story: &Story| story.pair.ends.iter().map(|end| end.counters().sent).sum::<u64>();
+    let before = sent(&story);
+    story.pair.run_for(Duration::from_secs(86_400));
+    let a_day = sent(&story) - before;
+    // A question and an answer every ten to twelve seconds, whoever asks.
+    assert!((2 * 7_000..2 * 8_700).contains(&a_day), "{a_day}");
+    assert_eq!(story.pair.events.iter().flatten().filter(|event| **event == Event::PathDead).count(), 0);
+    for end in &story.pair.ends {
+        assert!(end.memory() < 8 * 1024, "{}", end.memory());
+    }
+    (story.wanted, story.stays_open) = ([3_000_001, 100_001], false);
+    story.use_both();
+    story.finish();
+}
+
+#[test]
+fn a_reader_who_does_not_read_stops_the_writer_and_costs_a_window() {
+    let link = LinkConfig { loss: 0.05, ..LinkConfig::with_latency(ms(10)) };
+    let mut pair = Pair::<Stream>::new(link, Seed::from_u64(1), |_| ()).unwrap();
+    let mut written = 0;
+    for _ in 0..600 {
+        let now = pair.now();
+        written += pair.ends[0].write(&[7; 50_000], now).unwrap();
+        pair.drain(0);
+        pair.run_for(ms(100));
+    }
+    assert!(written < 1_000_000, "{written}");
+    assert!(pair.ends[1].memory() < 600_000, "{}", pair.ends[1].memory());
+    assert_eq!(pair.events.iter().flatten().filter(|event| **event == Event::PathDead).count(), 0);
+    let before = pair.ends[0].counters().sent;
+    pair.run_for(Duration::from_secs(100));
+    let asked = pair.ends[0].counters().sent - before;
+    assert!((8..40).contains(&asked), "it asks for room now and then: {asked}");
+    // And goes on when there is some, even if the word of it is lost at first.
+    let (mut read, mut out) = (0, [0; 50_000]);
+    while read < written {
+        let now = pair.now();
+        if let Read::Bytes(count) = pair.ends[1].read(&mut out, now).unwrap() {
+            read += count;
+        }
+        pair.drain(1);
+        pair.run_for(ms(10));
+        assert!(pair.passed() < Duration::from_secs(300), "{read} of {written}");
+    }
+}
+
+#[test]
+fn an_end_that_is_said_while_the_peer_takes_no_more_waits_for_its_turn() {
+    let mut pair = Pair::<Stream>::new(LinkConfig::with_latency(ms(10)), Seed::from_u64(1), |_| ()).unwrap();
+    let mut written = 0;
+    while written < 300_000 {
+        let now = pair.now();
+        written += pair.ends[0].write(&vec![7; 300_000 - written], now).unwrap();
+        pair.drain(0);
+        pair.run_for(ms(100));
+        assert!(pair.passed() < Duration::from_secs(60), "{written}");
+    }
+    let now = pair.now();
+    pair.ends[0].finish(now).unwrap();
+    let before = pair.ends[0].counters().sent;
+    pair.drain(0);
+    assert_eq!(pair.ends[0].counters().sent, before, "256 KiB are all that it takes");
+    let mut out = vec![0; 300_000];
+    assert_eq!(pair.ends[1].read(&mut out, now), Ok(Read::Bytes(256 * 1024)));
+    pair.drain(1);
+    pair.run_for(ms(100));
+    let now = pair.now();
+    assert_eq!(pair.ends[1].read(&mut out, now), Ok(Read::Bytes(300_000 - 256 * 1024)));
+    assert_eq!(pair.ends[1].read(&mut out, now), Ok(Read::End));
+    assert!(pair.ends[0].is_delivered());
+}
+
+#[test]
+fn a_reset_is_told_with_its_reason_and_only_once() {
+    let mut story = Story::new(LinkConfig::with_latency(ms(10)), 1, [u64::MAX, u64::MAX]);
+    story.until(ms(300));
+    let now = story.pair.now();
+    story.pair.ends[0].reset(ResetReason::Refused, now);
+    story.pair.drain(0);
+    story.pair.run_for(ms(500));
+    let error = RelayError::Reset(ResetReason::Refused);
+    assert_eq!(story.pair.events[1].last(), Some(&Event::Ended(Some(error))));
+    assert_eq!(story.pair.next(), None, "acknowledged, so both rest");
+    story.read(1);
+    let now = story.pair.now();
+    assert_eq!(story.pair.ends[1].read(&mut [0; 9], now), Err(error), "what had come was read first");
+    assert_eq!(story.pair.ends[0].read(&mut [0; 9], now), Err(RelayError::Closed));
+    assert!(story.pair.ends[0].memory() < 8_192);
+}
+
+#[test]
+fn what_no_peer_would_say_is_counted_and_changes_nothing() {
+    let now = epoch();
+    let mut stream = Stream::new(config(), Seed::from_u64(1), now);
+    stream.write(b"hello", now).unwrap();
+    drain(&mut stream);
+    let before = stream.memory();
+    let mut say = |datagram: &[u8]| {
+        stream.handle_datagram(datagram, now);
+        assert!(stream.memory() <= before + 4_096, "{}", stream.memory());
+        stream.counters()
+    };
+    assert_eq!(say(b"\x16\xfe\xfd DTLS").garbage, 1);
+    let mut stranger = forged(0, 0, |writer| writer.ping());
+    stranger[5] ^= 1;
+    assert_eq!(say(&stranger).foreign, 1);
+    assert_eq!(say(&forged(0, 0, |writer| writer.ack(std::iter::once(1..5), 0, 0))).never_sent, 1);
+    let far = |writer: &mut Writer<'_>| writer.data(1 << 30, 4, false).fill(0);
+    assert_eq!(say(&forged(0, 0, far)).outside, 1);
+    let message = |writer: &mut Writer<'_>| writer.message(0, 1, 0, 1).fill(0);
+    assert_eq!(say(&forged(0, 0, message)).contradiction, 1);
+    assert_eq!(say(&forged(0, 0, |writer| writer.data(0, 4, true).fill(9))).received, 1);
+    assert_eq!(say(&forged(0, 0, |writer| writer.ping())).duplicate, 1);
+    assert_eq!(
+        say(&forged(1, 0, |writer| writer.data(2, 4, false).fill(0))).contradiction,
+        2,
+        "beyond the end"
+    );
+    assert_eq!(say(&forged(2, 0, |writer| writer.data(0, 3, true).fill(0))).contradiction, 3, "another end");
+    let mut out = [0; 9];
+    assert_eq!(stream.read(&mut out, now), Ok(Read::Bytes(4)));
+    assert_eq!(stream.read(&mut out, now), Ok(Read::End));
+    stream.close(now);
+    drain(&mut stream);
+    stream.handle_datagram(&forged(3, 0, |writer| writer.data(0, 4, true).fill(9)), now);
+    assert_eq!(stream.counters().late, 1);
+}
+
+#[test]
+fn a_thousand_holes_are_kept_and_no_more_than_that_many() {
+    let now = epoch();
+    let mut stream = Stream::new(config(), Seed::from_u64(1), now);
+    for number in 0..20_000u64 {
+        stream
+            .handle_datagram(&forged(number, 0, |writer| writer.data(1 + number * 2, 1, false).fill(0)), now);
+    }
+    assert!(stream.counters().outside > 10_000, "{:?}", stream.counters());
+    assert!(stream.memory() < 200_000, "{}", stream.memory());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn bytes_are_exact_through_any_link(
+        seed in any::<u64>(),
+        loss in 0.0..0.4f64,
+        reorder in 0.0..0.5f64,
+        reorder_by in 1u64..200,
+        duplicate in 0.0..0.5f64,
+        latency in 0u64..200,
+        jitter in 0u64..100,
+        rate in prop_oneof![Just(None), (200_000u64..50_000_000).prop_map(Some)],
+        wanted in (0u64..200_000, 0u64..60_000),
+        moves in proptest::collection::vec(1u64..3_000, 0..3),
+    ) {
+        let link = LinkConfig {
+            loss,
+            reorder,
+            reorder_by: ms(reorder_by),
+            duplicate,
+            jitter: ms(jitter),
+            rate,
+            queue: 20_000,
+            ..LinkConfig::with_latency(ms(latency))
+        };
+        let mut story = Story::new(link, seed, [wanted.0, wanted.1]);
+        for (number, at) in moves.into_iter().enumerate() {
+            story.until(ms(at).max(story.pair.passed()));
+            let now = story.pair.now();
+            story.pair.ends[number % 2].handle_path_changed(now);
+            story.use_both();
+        }
+        story.finish();
+    }
+}

@@ -1,0 +1,485 @@
+//! One relayed address on one server: got, kept, used, given back.
+
+mod config;
+mod keep;
+mod output;
+mod peers;
+mod receive;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+pub use config::AllocationConfig;
+pub use output::{AllocationOutput, ConnectionId, Counters, Event, Lease, Misuse};
+
+use super::channel::{self, CHANNEL_HEADER};
+use super::credentials::{Credentials, Login};
+use super::data::{DataConfig, DataConnection};
+use super::errand::{Draft, Errand};
+use super::failure::Failure;
+use super::frame::Framer;
+use super::{Families, Packet, Relaying};
+use crate::stun::{Attribute, Class, Message, Method, TransactionId};
+use crate::{Backoff, Deadline, Family, Machine, Output, Reach, Seed};
+use peers::{Peers, Route};
+
+/// Peers of one allocation: addresses permitted, and channels, each.
+pub const MOST_PEERS: usize = 32;
+/// Connect requests under way at a time.
+pub const MOST_CONNECTS: usize = 16;
+
+/// Nothing is renewed more often than this, however short its life.
+const SOONEST: Duration = Duration::from_millis(500);
+/// Two checks because of doubt are at least this far apart.
+const DOUBT_PAUSE: Duration = Duration::from_secs(1);
+/// After a suspicion that proved wrong, how long the next unsigned refusal is worth nothing.
+const SUSPICION_PAUSE: Duration = Duration::from_secs(10);
+/// Keep-alives without answer, one after another, that are a reason for doubt.
+const MOST_MISSES: u8 = 3;
+/// How long a closed machine waits for an allocation that was asked for, to give it back.
+const CLOSING: Duration = Duration::from_secs(3);
+/// How long a server may take to dial a peer (RFC 6062, section 5.2: at least 30 s), with the way there and back.
+const CONNECT_WAIT: Duration = Duration::from_millis(39_500);
+
+/// What a request is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Purpose {
+    Allocate,
+    Refresh,
+    Farewell,
+    Permit(Vec<IpAddr>),
+    Bind(SocketAddr),
+    Connect(SocketAddr),
+}
+
+#[derive(Debug)]
+struct Standing {
+    lease: Lease,
+    /// When the server drops it.
+    ends: Instant,
+    /// When it is to be renewed.
+    refresh: Instant,
+    /// When the last renewal was asked for.
+    checked: Instant,
+    is_troubled: bool,
+    retry: Backoff,
+    /// No suspicion before this.
+    calm_until: Instant,
+}
+
+#[derive(Debug)]
+enum State {
+    Asking {
+        /// One that an unsigned refusal spoke against, and how we were signed in to it.
+        old: Option<Box<(Standing, Login)>>,
+        is_first: bool,
+    },
+    Standing(Box<Standing>),
+    Closing {
+        until: Instant,
+    },
+    Over,
+}
+
+/// Speaks to the server so that NATs do not forget us.
+#[derive(Debug, Default)]
+struct Pulse {
+    at: Option<Instant>,
+    /// The last question, until it is answered.
+    asked: Option<TransactionId>,
+    misses: u8,
+    /// Whether the server answers such questions at all.
+    is_heard: bool,
+}
+
+/// An allocation.
+///
+/// | method | when |
+/// |---|---|
+/// | [`handle_data`](Self::handle_data) | a datagram came from the server, or a piece of its stream |
+/// | [`handle_closed`](Self::handle_closed) | the connection broke, or ICMP says the server cannot be reached |
+/// | [`handle_doubt`](Self::handle_doubt) | data gets no answer: is the allocation still there? |
+/// | [`permit`](Self::permit), [`bind`](Self::bind), [`forget`](Self::forget) | a peer is of interest, or not any more |
+/// | [`send`](Self::send) | data for a peer |
+/// | [`connect`](Self::connect), [`data_connection`](Self::data_connection) | connections of peers (RFC 6062) |
+/// | [`renew_credentials`](Self::renew_credentials) | those with a limited time are about to end |
+/// | [`close`](Self::close) | it is not needed any more |
+///
+/// Acts are packets for the server: one datagram each, or pieces of the stream in their order. The way to the
+/// server must be open when the machine is made.
+#[derive(Debug)]
+pub struct Allocation {
+    config: AllocationConfig,
+    login: Login,
+    seed: Seed,
+    framer: Framer,
+    state: State,
+    peers: Peers,
+    errands: Vec<(Purpose, Errand)>,
+    pulse: Pulse,
+    counters: Counters,
+    out: VecDeque<AllocationOutput>,
+}
+
+impl Allocation {
+    /// Asks at once.
+    ///
+    /// # Errors
+    /// [`Misuse::Transport`] when connections are to be relayed over UDP (RFC 6062, section 4.1).
+    pub fn new(config: AllocationConfig, seed: Seed, now: Instant) -> Result<Self, Misuse> {
+        if config.relaying == Relaying::Tcp && !config.carrier.is_stream() {
+            return Err(Misuse::Transport);
+        }
+        let mut allocation = Self {
+            login: Login::new(config.credentials.clone()),
+            config,
+            seed,
+            framer: Framer::default(),
+            state: State::Asking { old: None, is_first: true },
+            peers: Peers::new(),
+            errands: Vec::new(),
+            pulse: Pulse::default(),
+            counters: Counters::default(),
+            out: VecDeque::new(),
+        };
+        allocation.ask(now);
+        Ok(allocation)
+    }
+
+    /// What it was made with.
+    pub fn config(&self) -> &AllocationConfig {
+        &self.config
+    }
+
+    /// What stands, if it does.
+    pub fn lease(&self) -> Option<&Lease> {
+        self.standing().map(|standing| &standing.lease)
+    }
+
+    /// What was sent and what was dropped.
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.counters;
+        self.errands.iter().for_each(|(_, errand)| counters.requests.add(errand.counters()));
+        counters
+    }
+
+    /// Lets a peer send to us, from any of its ports, and keeps it so. [`Event::Permitted`] or
+    /// [`Event::Refused`] follows. May be called before there is an allocation.
+    ///
+    /// # Errors
+    /// When nobody can be there, or there are too many.
+    pub fn permit(&mut self, peer: IpAddr, now: Instant) -> Result<(), Misuse> {
+        let peer = self.check_peer(SocketAddr::new(peer, 1))?.ip();
+        self.peers.permit(peer, now)?;
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Lets a peer send to us, and has data to and from it go by a channel: four bytes more a datagram where
+    /// indications take 36 and more. Until [`Event::Bound`], and where the server has no channel, data goes by
+    /// indications.
+    ///
+    /// # Errors
+    /// When nobody can be there, there are too many, or connections are relayed.
+    pub fn bind(&mut self, peer: SocketAddr, now: Instant) -> Result<(), Misuse> {
+        let peer = self.check_peer(peer)?;
+        if self.config.relaying == Relaying::Tcp {
+            return Err(Misuse::Transport);
+        }
+        self.peers.permit(peer.ip(), now)?;
+        self.peers.bind(peer, now)?;
+        self.framer.allow_channels();
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Lets the permission and all channels of this address end.
+    pub fn forget(&mut self, peer: IpAddr, now: Instant) {
+        self.peers.forget(peer.to_canonical(), now);
+    }
+
+    /// Has this data relayed. Nobody says whether it arrives.
+    ///
+    /// # Errors
+    /// When there is no allocation, the peer is not let through yet, or the data is too large.
+    pub fn send(&mut self, peer: SocketAddr, data: Bytes, now: Instant) -> Result<(), Misuse> {
+        let peer = canonical(peer);
+        if self.standing().is_none() {
+            return Err(Misuse::NoAllocation);
+        }
+        let size = data.len();
+        let packet = match self.peers.route(peer, now).ok_or(Misuse::NotPermitted)? {
+            Route::Channel(number) => Packet::channel_data(number, data, self.config.carrier.is_stream()),
+            Route::Indication => {
+                let id = TransactionId::new(&mut self.seed);
+                let message = Message::new(Class::Indication, Method::SEND, id)
+                    .with(Attribute::XorPeerAddress(peer))
+                    .with(Attribute::Data(data));
+                message.encode(self.config.carrier.transport()).ok().map(Packet::message)
+            }
+        };
+        self.out.push_back(Output::Act(packet.ok_or(Misuse::TooLarge(size))?));
+        Ok(())
+    }
+
+    /// For who sends much from its own buffer: the four bytes to put before `length` bytes for this peer, or `None`
+    /// while it has no channel. On a stream the caller fills up to four bytes.
+    pub fn header(&self, peer: SocketAddr, length: usize, now: Instant) -> Option<[u8; CHANNEL_HEADER]> {
+        match (self.standing()?, self.peers.route(canonical(peer), now)?) {
+            (_, Route::Channel(number)) => number.header(length),
+            (_, Route::Indication) => None,
+        }
+    }
+
+    /// For who receives much into its own buffer: peer and payload of a datagram by a channel. `None` for
+    /// anything else, which belongs into [`handle_data`](Self::handle_data).
+    pub fn peek<'a>(&self, datagram: &'a [u8]) -> Option<(SocketAddr, &'a [u8])> {
+        self.standing()?;
+        let (number, payload) = channel::split(datagram).ok()?;
+        Some((self.peers.peer(number)?, payload))
+    }
+
+    /// Has the server dial a peer (RFC 6062, section 4.3). [`Event::Connected`] or [`Event::NotConnected`]
+    /// follows.
+    ///
+    /// # Errors
+    /// When there is no allocation, or not for connections, or nobody can be there.
+    pub fn connect(&mut self, peer: SocketAddr, now: Instant) -> Result<(), Misuse> {
+        let peer = self.check_peer(peer)?;
+        if self.config.relaying == Relaying::Udp {
+            return Err(Misuse::Transport);
+        }
+        if !matches!(self.state, State::Standing(_)) {
+            return Err(Misuse::NoAllocation);
+        }
+        let is_connect = |(purpose, _): &&(Purpose, Errand)| matches!(purpose, Purpose::Connect(_));
+        if self.errands.iter().filter(is_connect).count() >= MOST_CONNECTS {
+            return Err(Misuse::TooManyConnections);
+        }
+        let draft = Draft::new(Method::CONNECT).with(Attribute::XorPeerAddress(peer));
+        self.begin(Purpose::Connect(peer), draft, now);
+        Ok(())
+    }
+
+    /// The machine for a connection told by [`Event::Attempt`] or [`Event::Connected`], to be run on a new
+    /// connection to the same server, of the same kind, as soon as that is open.
+    pub fn data_connection(&mut self, connection: ConnectionId, now: Instant) -> DataConnection {
+        let config = DataConfig { line: self.config.line(), connection, login: self.login.clone() };
+        DataConnection::new(config, self.seed.fork("data connection"), now)
+    }
+
+    /// Signs with these from now on. The user of an allocation cannot change (441), except in the time that
+    /// stands before the name in time-limited credentials, where the server takes it so.
+    pub fn renew_credentials(&mut self, credentials: Credentials) {
+        self.login.renew(credentials.clone());
+        self.config.credentials = credentials;
+    }
+
+    /// A datagram came from the server's address, or a piece of its stream.
+    pub fn handle_data(&mut self, bytes: Bytes, now: Instant) {
+        self.receive(bytes, now);
+        self.settle(now);
+    }
+
+    /// The connection broke: the allocation is gone. Over UDP, ICMP says that the server cannot be reached: while
+    /// there is no allocation that is the end; later it is only a reason for doubt, for anybody can say so.
+    pub fn handle_closed(&mut self, why: Option<io::ErrorKind>, now: Instant) {
+        match &self.state {
+            State::Over => return,
+            State::Closing { .. } if self.config.carrier.is_stream() => self.end(Event::Closed),
+            _ if self.config.carrier.is_stream() => self.end(Event::Failed(Failure::Closed(why))),
+            State::Standing(_) => self.handle_doubt(now),
+            State::Asking { .. } | State::Closing { .. } => {
+                let why = why.unwrap_or(io::ErrorKind::HostUnreachable);
+                self.errands.iter_mut().for_each(|(_, errand)| errand.handle_unreachable(why, now));
+                self.drain(now);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Data gets no answer. Asks the server at once whether the allocation is still there, unless it was asked
+    /// within the last second. Within 10 s there is [`Event::Moved`], [`Event::Trouble`], [`Event::Failed`], or
+    /// nothing: then all is well as far as the server goes.
+    pub fn handle_doubt(&mut self, now: Instant) {
+        if let State::Standing(standing) = &mut self.state
+            && now >= standing.checked + DOUBT_PAUSE
+        {
+            standing.refresh = standing.refresh.min(now);
+            self.settle(now);
+        }
+    }
+
+    /// Gives it back. [`Event::Closed`] follows within a few seconds, when the way to the server may be closed.
+    pub fn close(&mut self, now: Instant) {
+        let may_stand = match &self.state {
+            State::Closing { .. } | State::Over => return,
+            State::Standing(_) | State::Asking { old: Some(_), .. } => true,
+            State::Asking { old: None, .. } => false,
+        };
+        self.out.clear();
+        self.peers = Peers::new();
+        self.pulse = Pulse::default();
+        // An allocation that may come yet is waited for, to be given back as well.
+        self.drop_errands(|purpose, errand| *purpose == Purpose::Allocate && errand.may_be_done());
+        if !may_stand && self.errands.is_empty() {
+            return self.end(Event::Closed);
+        }
+        self.state = State::Closing { until: now + CLOSING };
+        if may_stand {
+            self.say_farewell(now);
+        }
+    }
+
+    fn say_farewell(&mut self, now: Instant) {
+        self.begin(Purpose::Farewell, Draft::new(Method::REFRESH).with(Attribute::Lifetime(0)), now);
+    }
+
+    fn standing(&self) -> Option<&Standing> {
+        match &self.state {
+            State::Standing(standing) => Some(standing),
+            State::Asking { old: Some(old), .. } => Some(&old.0),
+            State::Asking { old: None, .. } | State::Closing { .. } | State::Over => None,
+        }
+    }
+
+    fn check_peer(&self, peer: SocketAddr) -> Result<SocketAddr, Misuse> {
+        let peer = canonical(peer);
+        let family = Family::of(peer.ip());
+        match &self.state {
+            State::Closing { .. } | State::Over => Err(Misuse::NoAllocation),
+            _ if peer.port() == 0 || Reach::of(peer.ip()) == Reach::Nowhere => Err(Misuse::Nowhere),
+            _ if !self.config.families.wants(family) => Err(Misuse::Family(family)),
+            _ => Ok(peer),
+        }
+    }
+
+    fn ask(&mut self, now: Instant) {
+        let protocol = self.config.relaying.protocol();
+        let draft = Draft::new(Method::ALLOCATE).with(Attribute::RequestedTransport(protocol));
+        let draft = match self.config.families {
+            Families::V4 => draft,
+            Families::V6 => draft.with(Attribute::RequestedAddressFamily(Family::V6)),
+            Families::Both => draft.with(Attribute::AdditionalAddressFamily(Family::V6)),
+        };
+        self.begin(Purpose::Allocate, draft, now);
+    }
+
+    fn begin(&mut self, purpose: Purpose, draft: Draft, now: Instant) {
+        let mut line = self.config.line();
+        match purpose {
+            Purpose::Connect(_) => line.transaction.tcp_wait = CONNECT_WAIT,
+            Purpose::Farewell => {
+                (line.transaction.sends, line.transaction.last_wait) = (3, 1);
+                line.transaction.tcp_wait = CLOSING;
+            }
+            _ => {}
+        }
+        match Errand::begin(line, draft, &self.login, &mut self.seed, now) {
+            Ok(errand) => {
+                self.errands.push((purpose, errand));
+                self.drain(now);
+            }
+            Err(failure) => self.on_failure(purpose, failure, now),
+        }
+    }
+
+    /// Takes all errands as far as they go.
+    fn drain(&mut self, now: Instant) {
+        let mut index = 0;
+        while index < self.errands.len() {
+            let (_, errand) = &mut self.errands[index];
+            let out = &mut self.out;
+            let send = |bytes| out.push_back(Output::Act(Packet::message(bytes)));
+            let Some(result) = errand.drain(&mut self.login, &mut self.seed, send, now) else {
+                index += 1;
+                continue;
+            };
+            let (purpose, errand) = self.errands.remove(index);
+            self.counters.requests.add(errand.counters());
+            match result {
+                Ok(message) => self.on_success(purpose, errand.began(), &message, now),
+                Err(failure) => self.on_failure(purpose, failure, now),
+            }
+            // Anything may have happened to the list.
+            index = 0;
+        }
+    }
+
+    fn drop_errands(&mut self, keep: impl Fn(&Purpose, &Errand) -> bool) {
+        for (_, errand) in self.errands.extract_if(.., |(purpose, errand)| !keep(purpose, errand)) {
+            self.counters.requests.add(errand.counters());
+        }
+    }
+
+    fn end_closing(&mut self) {
+        if self.errands.is_empty() {
+            self.end(Event::Closed);
+        }
+    }
+
+    fn end(&mut self, last_word: Event) {
+        self.drop_errands(|_, _| false);
+        self.state = State::Over;
+        self.peers = Peers::new();
+        self.pulse = Pulse::default();
+        self.framer = Framer::default();
+        self.tell(last_word);
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.out.push_back(Output::Event(event));
+    }
+
+    fn keep_alive(&self) -> Duration {
+        self.config.keep_alive.clamp(Duration::from_secs(1), Duration::from_secs(300))
+    }
+
+    fn is_refreshing(&self) -> bool {
+        self.errands.iter().any(|(purpose, _)| *purpose == Purpose::Refresh)
+    }
+
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        let errands = self.errands.iter().map(|(_, errand)| errand.deadline());
+        let own = match &self.state {
+            State::Over => return None,
+            State::Closing { until } => [Some(Deadline::new(*until, "TURN farewell")), None, None, None],
+            State::Asking { .. } => [None; 4],
+            State::Standing(standing) => [
+                (!self.is_refreshing()).then(|| Deadline::new(standing.refresh, "TURN refresh")),
+                Some(Deadline::new(standing.ends, "end of the TURN allocation")),
+                self.peers.deadline(),
+                self.pulse.at.map(|at| Deadline::new(at, "TURN keep-alive")),
+            ],
+        };
+        Deadline::earliest(errands.chain(own))
+    }
+}
+
+impl Machine for Allocation {
+    type Act = Packet;
+    type Event = Event;
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.errands.iter_mut().for_each(|(_, errand)| errand.handle_timeout(now));
+        self.drain(now);
+        self.settle(now);
+    }
+
+    fn poll_output(&mut self) -> AllocationOutput {
+        self.out.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
+    }
+}
+
+/// One form for one place.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+#[path = "allocation_tests/mod.rs"]
+mod tests;

@@ -1,0 +1,270 @@
+//! Who may send to us, and by which channel (RFC 8656, sections 9 to 12).
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::MOST_PEERS;
+use super::output::Misuse;
+use crate::Deadline;
+use crate::turn::ChannelNumber;
+
+/// How long a server keeps a permission (RFC 8656, section 9).
+const PERMISSION_LIFE: Duration = Duration::from_secs(300);
+/// When it is renewed: two lost requests of 9.5 s fit in between.
+const PERMISSION_RENEWAL: Duration = Duration::from_secs(240);
+/// What is due within this time is renewed along with what is due now.
+const TOGETHER: Duration = Duration::from_secs(60);
+/// Peers in one CreatePermission.
+const MOST_TOGETHER: usize = 16;
+/// How long a server keeps a channel (RFC 8656, section 12), and when it is renewed.
+const CHANNEL_LIFE: Duration = Duration::from_secs(600);
+const CHANNEL_RENEWAL: Duration = Duration::from_secs(300);
+/// How long after its end a number may not be given to another peer (RFC 8656, section 12).
+const CHANNEL_REST: Duration = Duration::from_secs(300);
+/// The pause after a renewal that failed for now.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// When something is to be asked for again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Due(Instant),
+    Asked,
+}
+
+impl Step {
+    fn due(self) -> Option<Instant> {
+        match self {
+            Self::Due(at) => Some(at),
+            Self::Asked => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Permission {
+    step: Step,
+    /// Until when the server keeps it; `None` until it has said so.
+    until: Option<Instant>,
+    /// Asked for alone, because a request for several was refused.
+    is_alone: bool,
+}
+
+#[derive(Debug)]
+struct Channel {
+    number: ChannelNumber,
+    step: Step,
+    until: Option<Instant>,
+}
+
+/// How data reaches a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    Channel(ChannelNumber),
+    Indication,
+}
+
+/// All peers of one allocation.
+#[derive(Debug)]
+pub(super) struct Peers {
+    permissions: BTreeMap<IpAddr, Permission>,
+    channels: BTreeMap<SocketAddr, Channel>,
+    numbers: BTreeMap<ChannelNumber, SocketAddr>,
+    /// Numbers no longer used: whose they were, and until when they may be nobody else's.
+    resting: BTreeMap<ChannelNumber, (SocketAddr, Instant)>,
+    next: ChannelNumber,
+}
+
+impl Peers {
+    pub(super) fn new() -> Self {
+        Self {
+            permissions: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            next: ChannelNumber::FIRST,
+        }
+    }
+
+    /// Wants a permission, at once.
+    pub(super) fn permit(&mut self, ip: IpAddr, now: Instant) -> Result<(), Misuse> {
+        if self.permissions.len() >= MOST_PEERS && !self.permissions.contains_key(&ip) {
+            return Err(Misuse::TooManyPeers);
+        }
+        let wanted = Permission { step: Step::Due(now), until: None, is_alone: false };
+        self.permissions.entry(ip).or_insert(wanted);
+        Ok(())
+    }
+
+    /// Wants a channel, at once. When all numbers are used or resting there is none, and indications must do.
+    pub(super) fn bind(&mut self, peer: SocketAddr, now: Instant) -> Result<(), Misuse> {
+        if self.channels.contains_key(&peer) {
+            return Ok(());
+        }
+        if self.channels.len() >= MOST_PEERS {
+            return Err(Misuse::TooManyPeers);
+        }
+        if let Some(number) = self.pick(peer, now) {
+            self.numbers.insert(number, peer);
+            self.channels.insert(peer, Channel { number, step: Step::Due(now), until: None });
+        }
+        Ok(())
+    }
+
+    fn pick(&mut self, peer: SocketAddr, now: Instant) -> Option<ChannelNumber> {
+        self.resting.retain(|_, (_, until)| *until > now);
+        let own = self.resting.iter().find(|(_, (whose, _))| *whose == peer).map(|(number, _)| *number);
+        let number = own.or_else(|| {
+            let mut all = std::iter::successors(Some(self.next), |number| Some(number.next())).take(0x1000);
+            all.find(|number| !self.numbers.contains_key(number) && !self.resting.contains_key(number))
+        })?;
+        self.resting.remove(&number);
+        if own.is_none() {
+            self.next = number.next();
+        }
+        Some(number)
+    }
+
+    /// Renews nothing for this address any more.
+    pub(super) fn forget(&mut self, ip: IpAddr, now: Instant) {
+        self.permissions.remove(&ip);
+        let of_ip: Vec<_> = self.channels.keys().filter(|peer| peer.ip() == ip).copied().collect();
+        for peer in of_ip {
+            self.unbind(peer, now);
+        }
+    }
+
+    fn unbind(&mut self, peer: SocketAddr, now: Instant) {
+        if let Some(channel) = self.channels.remove(&peer) {
+            self.numbers.remove(&channel.number);
+            // One that was asked for may stand, from now on at the latest.
+            let until = channel.until.unwrap_or(now + CHANNEL_LIFE) + CHANNEL_REST;
+            self.resting.insert(channel.number, (peer, until));
+        }
+    }
+
+    /// The server knows nothing of all this any more.
+    pub(super) fn reset(&mut self, now: Instant) {
+        self.resting.clear();
+        for permission in self.permissions.values_mut() {
+            *permission = Permission { step: Step::Due(now), until: None, is_alone: false };
+        }
+        for channel in self.channels.values_mut() {
+            (channel.step, channel.until) = (Step::Due(now), None);
+        }
+    }
+
+    /// What was asked for and will not be answered is asked for again.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        let permissions = self.permissions.values_mut().map(|permission| &mut permission.step);
+        let channels = self.channels.values_mut().map(|channel| &mut channel.step);
+        permissions.chain(channels).filter(|step| **step == Step::Asked).for_each(|step| {
+            *step = Step::Due(now);
+        });
+    }
+
+    pub(super) fn is_permitted(&self, ip: IpAddr) -> bool {
+        self.permissions.contains_key(&ip)
+    }
+
+    /// Whom a channel belongs to, bound or about to be.
+    pub(super) fn peer(&self, number: ChannelNumber) -> Option<SocketAddr> {
+        self.numbers.get(&number).copied()
+    }
+
+    /// How data reaches `peer`; `None` until the server has let it through.
+    pub(super) fn route(&self, peer: SocketAddr, now: Instant) -> Option<Route> {
+        if let Some(channel) = self.channels.get(&peer).filter(|channel| channel.until > Some(now)) {
+            return Some(Route::Channel(channel.number));
+        }
+        self.permissions.get(&peer.ip()).and_then(|permission| permission.until)?;
+        Some(Route::Indication)
+    }
+
+    /// Addresses to ask a permission for in one request now.
+    pub(super) fn take_permissions(&mut self, now: Instant) -> Vec<IpAddr> {
+        let is_due = |permission: &Permission, by: Instant| permission.step.due().is_some_and(|at| at <= by);
+        let mut due = self.permissions.iter_mut().filter(|(_, permission)| is_due(permission, now));
+        if let Some((ip, permission)) = due.find(|(_, permission)| permission.is_alone) {
+            permission.step = Step::Asked;
+            return vec![*ip];
+        }
+        if !self.permissions.values().any(|permission| is_due(permission, now)) {
+            return Vec::new();
+        }
+        let mut taken = Vec::new();
+        for (ip, permission) in &mut self.permissions {
+            if taken.len() < MOST_TOGETHER && !permission.is_alone && is_due(permission, now + TOGETHER) {
+                permission.step = Step::Asked;
+                taken.push(*ip);
+            }
+        }
+        taken
+    }
+
+    /// A channel to ask for now.
+    pub(super) fn take_channel(&mut self, now: Instant) -> Option<(ChannelNumber, SocketAddr)> {
+        let mut channels = self.channels.iter_mut();
+        let (peer, channel) = channels.find(|(_, channel)| channel.step.due().is_some_and(|at| at <= now))?;
+        channel.step = Step::Asked;
+        Some((channel.number, *peer))
+    }
+
+    /// The server said yes to a request of `began`. Whether that is news.
+    pub(super) fn on_permitted(&mut self, ip: IpAddr, began: Instant) -> bool {
+        let Some(permission) = self.permissions.get_mut(&ip) else { return false };
+        permission.step = Step::Due(began + PERMISSION_RENEWAL);
+        permission.is_alone = false;
+        permission.until.replace(began + PERMISSION_LIFE).is_none()
+    }
+
+    /// The server said yes to a channel. Whether that is news.
+    pub(super) fn on_bound(&mut self, peer: SocketAddr, began: Instant) -> bool {
+        let Some(channel) = self.channels.get_mut(&peer) else { return false };
+        channel.step = Step::Due(began + CHANNEL_RENEWAL);
+        channel.until.replace(began + CHANNEL_LIFE).is_none()
+    }
+
+    /// The server said no to all of these, and provably so: each is asked for alone. `true` when it was alone.
+    pub(super) fn on_refused(&mut self, ips: &[IpAddr], now: Instant) -> bool {
+        if ips.len() == 1 {
+            return true;
+        }
+        for ip in ips {
+            if let Some(permission) = self.permissions.get_mut(ip) {
+                (permission.step, permission.is_alone) = (Step::Due(now), true);
+            }
+        }
+        false
+    }
+
+    /// It did not work for now.
+    pub(super) fn retry_permissions(&mut self, ips: &[IpAddr], now: Instant) {
+        for ip in ips {
+            if let Some(permission) = self.permissions.get_mut(ip) {
+                permission.step = Step::Due(now + RETRY);
+            }
+        }
+    }
+
+    /// It did not work for now, or, after a refusal, for as long as a channel is good.
+    pub(super) fn retry_channel(&mut self, peer: SocketAddr, is_refused: bool, now: Instant) {
+        let pause = if is_refused { CHANNEL_RENEWAL } else { RETRY };
+        if let Some(channel) = self.channels.get_mut(&peer) {
+            channel.step = Step::Due(now + pause);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        let permissions = self.permissions.values().filter_map(|permission| permission.step.due()).min();
+        let channels = self.channels.values().filter_map(|channel| channel.step.due()).min();
+        Deadline::earliest([
+            permissions.map(|at| Deadline::new(at, "TURN permission")),
+            channels.map(|at| Deadline::new(at, "TURN channel")),
+        ])
+    }
+}
+
+#[cfg(test)]
+#[path = "peers_tests.rs"]
+mod tests;

@@ -1,0 +1,226 @@
+//! Who we are to a server (RFC 8489, section 9.2), and credentials that end by themselves.
+
+use std::fmt;
+
+use data_encoding::BASE64;
+use hmac::{Hmac, Mac};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::failure::Failure;
+use crate::UnixTime;
+use crate::stun::wire::{Algorithm, Key};
+use crate::stun::{Attribute, Message, PasswordAlgorithm};
+
+/// The longest user name, in bytes (RFC 8489, section 14.3).
+pub const MOST_USERNAME: usize = 508;
+/// The longest password, in bytes: a bound of ours.
+pub const MOST_PASSWORD: usize = 1_024;
+
+/// What a nonce starts with when four characters of features follow (RFC 8489, section 9.2).
+const COOKIE: &str = "obMatJos2";
+/// Bits 0 and 1 of the features (RFC 8489, section 18.1), counted from both ends: RFC 8656, section 20, has the
+/// first on the left, erratum 6290 of RFC 8489 on the right, and there are servers of both kinds.
+const PASSWORD_ALGORITHMS: u32 = 0x80_0001;
+const ANONYMITY: u32 = 0x40_0002;
+/// Numbers of password algorithms (RFC 8489, section 18.5).
+const MD5: u16 = 1;
+const SHA256: u16 = 2;
+
+/// Credentials that cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialsError {
+    /// Empty, or longer than [`MOST_USERNAME`].
+    #[error("a TURN user name has 1 … {MOST_USERNAME} bytes, not {0}")]
+    Username(usize),
+    /// Longer than [`MOST_PASSWORD`].
+    #[error("a TURN password has at most {MOST_PASSWORD} bytes, not {0}")]
+    Password(usize),
+}
+
+/// A user name and its password, both already prepared as an OpaqueString (RFC 8265): for ASCII there is
+/// nothing to prepare.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    username: String,
+    password: Zeroizing<String>,
+}
+
+impl Credentials {
+    /// A user name and its password.
+    ///
+    /// # Errors
+    /// When the name is empty or one of them is too long.
+    pub fn new(username: &str, password: &str) -> Result<Self, CredentialsError> {
+        if username.is_empty() || username.len() > MOST_USERNAME {
+            return Err(CredentialsError::Username(username.len()));
+        }
+        if password.len() > MOST_PASSWORD {
+            return Err(CredentialsError::Password(password.len()));
+        }
+        Ok(Self { username: username.to_owned(), password: Zeroizing::new(password.to_owned()) })
+    }
+
+    /// Credentials that a server with this `secret` believes until `expiry`, without knowing of them: the user
+    /// name is `expiry:name`, in seconds since 1970, the password the Base64 of its HMAC-SHA1
+    /// (draft-uberti-behave-turn-rest-00, section 2.2). For whoever has the secret, which is no client.
+    ///
+    /// # Errors
+    /// When `name` is too long.
+    pub fn time_limited(secret: &[u8], name: &str, expiry: UnixTime) -> Result<Self, CredentialsError> {
+        let username = format!("{}:{name}", expiry.0 / 1_000_000);
+        let mut mac = Hmac::<Sha1>::new_from_slice(secret).expect("HMAC takes keys of any length");
+        mac.update(username.as_bytes());
+        let password = Zeroizing::new(BASE64.encode(&mac.finalize().into_bytes()));
+        Self::new(&username, &password)
+    }
+
+    /// The user name.
+    pub fn username(&self) -> &str {
+        &self.username
+    }
+
+    /// The password. Belongs into no log.
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+}
+
+/// Never shows the password.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({:?}, ..)", self.username)
+    }
+}
+
+/// How a server wants its requests signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Scheme {
+    /// MD5 and HMAC-SHA1, as RFC 5389 has it.
+    Classic,
+    /// One of several algorithms, and HMAC-SHA256. All that were offered go back with each request, so that
+    /// nobody on the way can strike some out (RFC 8489, section 9.2.1).
+    Offered { all: Vec<PasswordAlgorithm>, chosen: PasswordAlgorithm },
+}
+
+/// What a server wants to see.
+#[derive(Clone, Debug)]
+struct Challenge {
+    realm: String,
+    nonce: String,
+    scheme: Scheme,
+    is_anonymous: bool,
+    key: Key,
+}
+
+/// Credentials and the server's last challenge.
+#[derive(Clone, Debug)]
+pub(super) struct Login {
+    credentials: Credentials,
+    challenge: Option<Challenge>,
+}
+
+impl Login {
+    pub(super) fn new(credentials: Credentials) -> Self {
+        Self { credentials, challenge: None }
+    }
+
+    /// The next request is signed for these; realm and nonce stay.
+    pub(super) fn renew(&mut self, credentials: Credentials) {
+        self.credentials = credentials;
+        if let Some(challenge) = &mut self.challenge {
+            challenge.key = key(&self.credentials, &challenge.realm, &challenge.scheme);
+        }
+    }
+
+    /// What a request must say and be signed with; nothing before the first challenge.
+    pub(super) fn answer(&self) -> (Vec<Attribute>, Option<(Algorithm, Key)>) {
+        let Some(challenge) = &self.challenge else { return (Vec::new(), None) };
+        let Credentials { username, .. } = &self.credentials;
+        let who = if challenge.is_anonymous {
+            let hash = Sha256::digest(format!("{username}:{}", challenge.realm));
+            Attribute::UserHash(hash.into())
+        } else {
+            Attribute::Username(username.clone())
+        };
+        let mut words =
+            vec![who, Attribute::Realm(challenge.realm.clone()), Attribute::Nonce(challenge.nonce.clone())];
+        let algorithm = match &challenge.scheme {
+            Scheme::Classic => Algorithm::Sha1,
+            Scheme::Offered { all, chosen } => {
+                words.push(Attribute::PasswordAlgorithms(all.clone()));
+                words.push(Attribute::PasswordAlgorithm(chosen.clone()));
+                Algorithm::Sha256
+            }
+        };
+        (words, Some((algorithm, challenge.key.clone())))
+    }
+
+    /// Takes the challenge in a 401 or 438.
+    ///
+    /// # Errors
+    /// When it is none, or asks for less than the one before; nothing is changed then.
+    pub(super) fn challenge(&mut self, refusal: &Message) -> Result<(), Failure> {
+        let old = self.challenge.as_ref();
+        let word = |pick: fn(&Attribute) -> Option<&String>| refusal.find(pick).cloned();
+        let realm = word(|attribute| match attribute {
+            Attribute::Realm(realm) => Some(realm),
+            _ => None,
+        });
+        let nonce = word(|attribute| match attribute {
+            Attribute::Nonce(nonce) => Some(nonce),
+            _ => None,
+        });
+        let realm = realm.or_else(|| old.map(|old| old.realm.clone())).ok_or(Failure::NoChallenge)?;
+        let nonce = nonce.ok_or(Failure::NoChallenge)?;
+        if let Some(old) = old.filter(|old| old.realm != realm) {
+            return Err(Failure::RealmChanged { from: old.realm.clone(), to: realm });
+        }
+        let features = features(&nonce);
+        let offered = refusal.find(|attribute| match attribute {
+            Attribute::PasswordAlgorithms(all) => Some(all.clone()),
+            _ => None,
+        });
+        let scheme = match (features & PASSWORD_ALGORITHMS != 0, offered, old.map(|old| &old.scheme)) {
+            (true, Some(all), _) => choose(all)?,
+            (true, None, Some(scheme @ Scheme::Offered { .. })) => scheme.clone(),
+            (true, None, _) | (false, _, Some(Scheme::Offered { .. })) => return Err(Failure::SteppedDown),
+            (false, _, _) => Scheme::Classic,
+        };
+        let key = key(&self.credentials, &realm, &scheme);
+        let is_anonymous = features & ANONYMITY != 0;
+        self.challenge = Some(Challenge { realm, nonce, scheme, is_anonymous, key });
+        Ok(())
+    }
+}
+
+/// The first that we know: the server's order is its preference (RFC 8489, section 9.2.5).
+fn choose(all: Vec<PasswordAlgorithm>) -> Result<Scheme, Failure> {
+    let is_known = |one: &&PasswordAlgorithm| matches!(one.number, MD5 | SHA256) && one.parameters.is_empty();
+    let chosen = all.iter().find(is_known).cloned().ok_or(Failure::SteppedDown)?;
+    Ok(Scheme::Offered { all, chosen })
+}
+
+fn key(credentials: &Credentials, realm: &str, scheme: &Scheme) -> Key {
+    let Credentials { username, password } = credentials;
+    match scheme {
+        Scheme::Offered { chosen, .. } if chosen.number == SHA256 => {
+            Key::long_term_sha256(username, realm, password)
+        }
+        Scheme::Classic | Scheme::Offered { .. } => Key::long_term(username, realm, password),
+    }
+}
+
+/// The security features in a nonce; none in one without the cookie.
+fn features(nonce: &str) -> u32 {
+    let bits = nonce.strip_prefix(COOKIE).and_then(|rest| rest.get(..4));
+    match bits.and_then(|bits| BASE64.decode(bits.as_bytes()).ok()).as_deref() {
+        Some([a, b, c]) => u32::from_be_bytes([0, *a, *b, *c]),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+#[path = "credentials_tests.rs"]
+mod tests;

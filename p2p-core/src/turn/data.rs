@@ -1,0 +1,159 @@
+//! One TCP connection of a peer, through the server (RFC 6062, section 4.4).
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::Packet;
+use super::allocation::ConnectionId;
+use super::credentials::Login;
+use super::errand::{Draft, Errand, Line};
+use super::failure::Failure;
+use super::frame::{Frame, Framer};
+use crate::stun::wire::Header;
+use crate::stun::{Attribute, Method};
+use crate::{Deadline, Machine, Output, Seed};
+
+/// What [`Allocation::data_connection`](super::Allocation::data_connection) knows.
+#[derive(Debug)]
+pub(super) struct DataConfig {
+    pub(super) line: Line,
+    pub(super) connection: ConnectionId,
+    pub(super) login: Login,
+}
+
+/// What came of it. There is one, and it is the last word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// From here on every byte is the peer's, and every byte sent goes to the peer. The machine is not needed
+    /// any more.
+    Bound {
+        /// What the peer has said already.
+        early: Bytes,
+    },
+    /// It will not be.
+    Failed(Failure),
+}
+
+#[derive(Debug)]
+enum State {
+    Asking(Box<Errand>),
+    Over,
+}
+
+/// Ties a new connection to a server to one connection of a peer: says ConnectionBind, and steps aside.
+///
+/// | method | when |
+/// |---|---|
+/// | [`handle_data`](Self::handle_data) | a piece of the stream came |
+/// | [`handle_closed`](Self::handle_closed) | the connection broke |
+/// | [`close`](Self::close) | it is of no interest any more; close the connection |
+///
+/// Acts are pieces of the stream to send.
+#[derive(Debug)]
+pub struct DataConnection {
+    login: Login,
+    seed: Seed,
+    framer: Framer,
+    state: State,
+    out: VecDeque<Output<Packet, Event>>,
+}
+
+impl DataConnection {
+    /// On a connection that is open.
+    pub(super) fn new(config: DataConfig, mut seed: Seed, now: Instant) -> Self {
+        let DataConfig { line, connection: ConnectionId(id), login } = config;
+        let draft = Draft::new(Method::CONNECTION_BIND).with(Attribute::ConnectionId(id));
+        let begun = Errand::begin(line, draft, &login, &mut seed, now);
+        let (framer, out) = (Framer::default(), VecDeque::new());
+        let mut machine = Self { login, seed, framer, state: State::Over, out };
+        match begun {
+            Ok(errand) => machine.state = State::Asking(Box::new(errand)),
+            Err(failure) => machine.fail(failure),
+        }
+        machine.drain(&mut Bytes::new(), now);
+        machine
+    }
+
+    /// A piece of the stream came. What stands behind the server's answer is given back, untouched, in
+    /// [`Event::Bound`].
+    pub fn handle_data(&mut self, mut bytes: Bytes, now: Instant) {
+        while let State::Asking(errand) = &mut self.state {
+            match self.framer.feed(&mut bytes) {
+                Ok(Some(Frame::Stun(message))) => {
+                    if Header::decode(&message).is_ok_and(|header| header.transaction == errand.id()) {
+                        errand.handle_message(&message, now);
+                        self.drain(&mut bytes, now);
+                    }
+                }
+                // Nothing else belongs here, and nothing else is harmful.
+                Ok(Some(Frame::Channel(..) | Frame::Oversize(_))) => {}
+                Ok(None) => return,
+                Err(error) => self.fail(error.into()),
+            }
+        }
+    }
+
+    /// The connection broke.
+    pub fn handle_closed(&mut self, why: Option<io::ErrorKind>, _now: Instant) {
+        if let State::Asking(_) = self.state {
+            self.fail(Failure::Closed(why));
+        }
+    }
+
+    /// Forgets it. There is no farewell but the end of the connection.
+    pub fn close(&mut self, _now: Instant) {
+        self.state = State::Over;
+        self.framer = Framer::default();
+        self.out.clear();
+    }
+
+    fn drain(&mut self, rest: &mut Bytes, now: Instant) {
+        let State::Asking(errand) = &mut self.state else { return };
+        let out = &mut self.out;
+        let send = |bytes| out.push_back(Output::Act(Packet::message(bytes)));
+        match errand.drain(&mut self.login, &mut self.seed, send, now) {
+            None => {}
+            Some(Ok(_)) => {
+                self.state = State::Over;
+                self.out.push_back(Output::Event(Event::Bound { early: std::mem::take(rest) }));
+            }
+            Some(Err(failure)) => self.fail(failure),
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.state = State::Over;
+        self.framer = Framer::default();
+        self.out.push_back(Output::Event(Event::Failed(failure)));
+    }
+
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        match &self.state {
+            State::Asking(errand) => errand.deadline(),
+            State::Over => None,
+        }
+    }
+}
+
+impl Machine for DataConnection {
+    type Act = Packet;
+    type Event = Event;
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if let State::Asking(errand) = &mut self.state {
+            errand.handle_timeout(now);
+            self.drain(&mut Bytes::new(), now);
+        }
+    }
+
+    fn poll_output(&mut self) -> Output<Packet, Event> {
+        self.out.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
+    }
+}
+
+#[cfg(test)]
+#[path = "data_tests.rs"]
+mod tests;

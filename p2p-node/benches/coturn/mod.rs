@@ -1,0 +1,48 @@
+//! A coturn of our own on loopback, where there is one on this machine.
+
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A running coturn. Dropping it ends it.
+pub(crate) struct Coturn {
+    process: Child,
+    _folder: tempfile::TempDir,
+    pub(crate) address: SocketAddr,
+}
+
+impl Coturn {
+    /// Starts one that knows `user` in realm `p2p` and relays to loopback; `None` when this machine has none.
+    pub(crate) async fn start(user: &str, password: &str) -> Option<Self> {
+        let address = UdpSocket::bind("127.0.0.1:0").ok()?.local_addr().ok()?;
+        let folder = tempfile::tempdir().ok()?;
+        let process = Command::new("turnserver")
+            .args(["-n", "--lt-cred-mech", "--realm=p2p", "--allow-loopback-peers", "--no-cli", "--no-tls"])
+            .args(["--listening-ip=127.0.0.1", "--relay-ip=127.0.0.1", "--log-file=stdout"])
+            .arg(format!("--user={user}:{password}"))
+            .arg(format!("--listening-port={}", address.port()))
+            .arg(format!("--pidfile={}", folder.path().join("pid").display()))
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let coturn = Self { process, _folder: folder, address };
+        let patience = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(address).is_err() {
+            if Instant::now() > patience {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Some(coturn)
+    }
+}
+
+impl Drop for Coturn {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,247 @@
+//! Clients over TCP and TLS, and the connections they are joined to.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use bytes::BytesMut;
+use p2p_core::stun::Transport;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tracing::{trace, warn};
+
+use super::core::Client;
+use super::frame::{CHANNEL_HEADER, Frame};
+use super::relay::PAUSE;
+use super::serve::{Join, Outlet, Shared};
+use crate::rendezvous::tally::count;
+
+/// Bytes that wait for a client that reads slowly; more are lost.
+const QUEUED: usize = 256 * 1024;
+/// Messages written at once.
+const BATCH: usize = 64;
+/// Bytes read at once.
+const READ: usize = 16 * 1024;
+/// Bytes passed on at once on a connection with a peer.
+const PASSED: usize = 32 * 1024;
+
+/// What waits to be written to a client.
+#[derive(Clone, Debug)]
+pub(super) struct Queue {
+    to: mpsc::UnboundedSender<Vec<u8>>,
+    queued: Arc<AtomicUsize>,
+}
+
+impl Queue {
+    fn new() -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
+        let (to, from) = mpsc::unbounded_channel();
+        (Self { to, queued: Arc::default() }, from)
+    }
+
+    /// Adds a message, if there is room.
+    pub(super) fn push(&self, bytes: &[u8]) -> bool {
+        // Several may add at once and each be one message too much; it is a bound on memory, not a promise.
+        let is_room = self.queued.load(Ordering::Relaxed) + bytes.len() <= QUEUED;
+        if is_room {
+            self.queued.fetch_add(bytes.len(), Ordering::Relaxed);
+        }
+        is_room && self.to.send(bytes.to_vec()).is_ok()
+    }
+}
+
+/// Serves one listener, for ever.
+pub(super) async fn connections(shared: Arc<Shared>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+    loop {
+        let (stream, remote) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "TURN connection not accepted, pausing");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Some(seat) = shared.seats.take(remote) else {
+            count(&shared.tally.crowded);
+            continue;
+        };
+        count(&shared.tally.connections);
+        let (tls, inner) = (tls.clone(), Arc::clone(&shared));
+        shared.spawn(async move {
+            let end = greet(&inner, stream, remote, tls).await;
+            if end.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+                count(&inner.tally.stalled);
+            }
+            trace!(%remote, ?end, "TURN connection over");
+            drop(seat);
+        });
+    }
+}
+
+async fn greet(
+    shared: &Arc<Shared>,
+    stream: TcpStream,
+    remote: SocketAddr,
+    tls: Option<TlsAcceptor>,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let client = Client { transport: Transport::Tcp, server: stream.local_addr()?, remote };
+    match tls {
+        None => serve(shared, stream, client).await,
+        Some(tls) => {
+            let stream = timeout(shared.stall, tls.accept(stream)).await??;
+            serve(shared, stream, client).await
+        }
+    }
+}
+
+/// Serves a connection until it ends, idles, stalls or speaks something else.
+async fn serve<T>(shared: &Arc<Shared>, stream: T, client: Client) -> io::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut from, mut to) = split(stream);
+    let (queue, mut queued) = Queue::new();
+    let mut buffer = BytesMut::new();
+    let joined = tokio::select! {
+        read = read(shared, &mut from, &mut buffer, client, queue.clone()) => read,
+        written = write(shared, &mut to, &mut queued, &queue) => written.map(|()| None),
+    };
+    shared.lock().handle_gone(client, Instant::now());
+    let Some(Join { reply, over, peer, id }) = joined? else {
+        return Ok(());
+    };
+    let passed = over.run_until_cancelled(async {
+        while let Ok(bytes) = queued.try_recv() {
+            to.write_all(&bytes).await?;
+        }
+        to.write_all(&reply).await?;
+        to.flush().await?;
+        pass(shared, (from, to), peer, buffer, id).await
+    });
+    let end = passed.await.unwrap_or(Ok(()));
+    shared.lock().handle_parted(id);
+    end
+}
+
+/// Reads messages until the connection ends, or becomes one with a peer's.
+async fn read<T: AsyncRead>(
+    shared: &Arc<Shared>,
+    from: &mut ReadHalf<T>,
+    buffer: &mut BytesMut,
+    client: Client,
+    queue: Queue,
+) -> io::Result<Option<Join>> {
+    let outlet = Outlet::Stream(queue);
+    let broken = |error| {
+        count(&shared.tally.garbage);
+        io::Error::new(io::ErrorKind::InvalidData, error)
+    };
+    let mut begun = Instant::now();
+    loop {
+        loop {
+            let frame = Frame::first(buffer).map_err(broken)?;
+            let whole = frame.on_stream();
+            if buffer.len() < whole {
+                break;
+            }
+            let bytes = buffer.split_to(whole);
+            begun = Instant::now();
+            if let Frame::Channel { number, length } = frame {
+                shared.channel(client, number, &bytes[CHANNEL_HEADER..CHANNEL_HEADER + length]);
+            } else if let Some(join) = shared.message(client, &bytes, &outlet).map_err(broken)? {
+                return Ok(Some(join));
+            }
+        }
+        let is_partial = !buffer.is_empty();
+        let patience = if is_partial { shared.stall.saturating_sub(begun.elapsed()) } else { shared.idle };
+        buffer.reserve(READ);
+        match timeout(patience, from.read_buf(buffer)).await {
+            Ok(Ok(0)) => return Ok(None),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(error),
+            // Whoever has an allocation may listen.
+            Err(_) if !is_partial && shared.lock().has(client) => {}
+            Err(late) => return Err(late.into()),
+        }
+        if !is_partial {
+            begun = Instant::now();
+        }
+    }
+}
+
+/// Writes what is queued, until that stalls.
+async fn write<T: AsyncWrite>(
+    shared: &Shared,
+    to: &mut WriteHalf<T>,
+    queued: &mut mpsc::UnboundedReceiver<Vec<u8>>,
+    queue: &Queue,
+) -> io::Result<()> {
+    let (mut batch, mut all) = (Vec::with_capacity(BATCH), Vec::new());
+    loop {
+        queued.recv_many(&mut batch, BATCH).await;
+        all.clear();
+        batch.drain(..).for_each(|bytes| all.extend_from_slice(&bytes));
+        let written = async {
+            to.write_all(&all).await?;
+            to.flush().await
+        };
+        timeout(shared.stall, written).await??;
+        queue.queued.fetch_sub(all.len(), Ordering::Relaxed);
+        // One burst shall not cost its memory for ever.
+        all.shrink_to(READ);
+    }
+}
+
+/// Passes bytes between a client and a peer until both are done, or one breaks.
+async fn pass<T>(
+    shared: &Arc<Shared>,
+    (client_from, mut client_to): (ReadHalf<T>, WriteHalf<T>),
+    mut peer: TcpStream,
+    early: BytesMut,
+    id: u32,
+) -> io::Result<()>
+where
+    T: AsyncRead + AsyncWrite,
+{
+    let (peer_from, mut peer_to) = peer.split();
+    // What came behind the request belongs to the peer already.
+    peer_to.write_all(&early).await?;
+    drop(early);
+    tokio::try_join!(
+        pump(shared, client_from, &mut peer_to, id),
+        pump(shared, peer_from, &mut client_to, id),
+    )?;
+    Ok(())
+}
+
+/// One direction, at the rate there is for the user.
+async fn pump(
+    shared: &Shared,
+    mut from: impl AsyncRead + Unpin,
+    to: &mut (impl AsyncWrite + Unpin),
+    id: u32,
+) -> io::Result<()> {
+    let Some(account) = shared.lock().account_of(id) else {
+        return Ok(());
+    };
+    let mut buffer = vec![0; PASSED];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        loop {
+            let paid = shared.lock().handle_stream(&account, length, Instant::now());
+            match paid {
+                Ok(()) => break,
+                Err(wait) => sleep(wait).await,
+            }
+        }
+        to.write_all(&buffer[..length]).await?;
+    }
+}
