@@ -53,8 +53,11 @@ impl Subject for Anything {
             3 if dice.chance(0.3) => messages.handle_path_changed(now),
             4 => {
                 let lowest = dice.below(60);
-                let ranges = [lowest..lowest + 1 + dice.below(9)];
-                messages.handle_datagram(&forged(number, |writer| writer.ack(ranges.into_iter(), 0, 0)), now);
+                let range = lowest..lowest + 1 + dice.below(9);
+                messages.handle_datagram(
+                    &forged(number, |writer| writer.ack(std::iter::once(range.clone()), 0, 0)),
+                    now,
+                );
             }
             5 | 6 => {
                 let (id, total) = (dice.below(30), dice.below(2_000));
@@ -232,7 +235,7 @@ proptest! {
     #[test]
     fn each_message_comes_once_through_any_link(
         seed in any::<u64>(),
-        loss in 0.0..0.4f64,
+        loss in 0.0..0.3f64,
         reorder in 0.0..0.5f64,
         duplicate in 0.0..0.5f64,
         latency in 0u64..200,
