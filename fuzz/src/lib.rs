@@ -31,7 +31,7 @@ pub use turn_wire::turn_wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 8] = [
     ("mqtt_link", mqtt_link),
     ("ntp_wire", ntp_wire),
     ("peer_addr", peer_addr),
