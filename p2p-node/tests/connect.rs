@@ -8,6 +8,7 @@ use nodes::{in_memory as config, only, talk};
 use p2p_node::{
     BrokerConfig, Config, ConnectError, ConnectOptions, Family, Filter, MemoryBroker, Node, Path, Way,
 };
+use tokio::io::AsyncReadExt;
 
 async fn pair() -> (Node, Node) {
     let broker = MemoryBroker::new();
