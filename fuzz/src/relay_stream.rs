@@ -189,8 +189,9 @@ impl Story {
 
     fn pass(&mut self, span: Duration) {
         self.now += span;
-        for end in &mut self.ends {
-            end.handle_timeout(self.now);
+        for me in 0..2 {
+            self.ends[me].handle_timeout(self.now);
+            self.drain(me);
         }
     }
 
@@ -229,8 +230,7 @@ impl Story {
                 self.drain(me);
             }
             if self.kept.iter().any(|kept| !kept.is_empty()) {
-                self.now += Duration::from_millis(5);
-                (0..2).for_each(|me| self.ends[me].handle_timeout(self.now));
+                self.pass(Duration::from_millis(5));
                 for me in 0..2 {
                     for _ in 0..self.kept[me].len() {
                         self.deliver(me, 0);
@@ -244,9 +244,13 @@ impl Story {
                 self.on_deadline(me);
             }
         }
+        if self.is_forged {
+            // An ack of what never arrived leaves a hole for ever, as it does in TCP: both ends then only keep alive.
+            return;
+        }
         let waits = self.ends.each_ref().map(Stream::deadline);
         assert_eq!(waits, [None, None], "in the end both rest");
-        if !self.is_forged && self.over == [false; 2] {
+        if self.over == [false; 2] {
             assert_eq!(self.finished, [true; 2]);
             assert_eq!(self.read, [self.written[1], self.written[0]], "everything has arrived");
         }

@@ -59,6 +59,9 @@ pub enum RelayError {
     /// Nothing was acknowledged for [`RelayConfig::give_up_after`].
     #[error("nothing is heard of the peer through the relay")]
     Silent,
+    /// The peer has said two things that cannot both be, or speaks of messages where a stream is, or the other way round.
+    #[error("the peer contradicts itself")]
+    Contradiction,
     /// We have cut it.
     #[error("the relayed connection was closed here")]
     Closed,
@@ -258,9 +261,27 @@ impl<B: Body> Connection<B> {
             Ok(()) => self.settle(),
             Err(why) => {
                 trace!(?why, "a datagram is dropped");
-                self.carrier.counters.refuse(why);
+                self.refuse(why);
             }
         }
+    }
+
+    /// A datagram, or a frame, is dropped. Whoever contradicts himself bears the token, so it is the peer or somebody who
+    /// could cut the path as well; what he says next would be refused for ever, and that is worse than an end.
+    fn refuse(&mut self, why: Refusal) {
+        self.carrier.counters.refuse(why);
+        if why == Refusal::Contradiction && matches!(self.life, Life::Open | Life::Lingering { .. }) {
+            debug!("the peer contradicts itself");
+            self.end(Some(RelayError::Contradiction));
+            self.start_reset(ResetReason::Refused);
+        }
+    }
+
+    fn start_reset(&mut self, reason: ResetReason) {
+        // Only the ack of the reset is of interest now.
+        self.carrier.abandon();
+        let again_at = self.carrier.now();
+        self.life = Life::Resetting { reason, left: RESETS, again_at, is_due: true };
     }
 
     fn on_packet(&mut self, packet: Packet<'_>) -> Result<(), Refusal> {
@@ -339,7 +360,7 @@ impl<B: Body> Connection<B> {
                         self.carrier.hurry_ack();
                     }
                 }
-                Err(why) => self.carrier.counters.refuse(why),
+                Err(why) => self.refuse(why),
             },
         }
     }
@@ -455,12 +476,7 @@ impl<B: Body> Connection<B> {
         self.question = None;
         match self.life {
             Life::Over { .. } => self.life = Life::Over { is_reset_by_peer: false },
-            Life::Open => {
-                let now = self.carrier.now();
-                // Only the ack of the reset is of interest now.
-                self.carrier.abandon();
-                self.life = Life::Resetting { reason, left: RESETS, again_at: now, is_due: true };
-            }
+            Life::Open => self.start_reset(reason),
             Life::Lingering { .. } | Life::Resetting { .. } => {}
         }
         self.error = Some(RelayError::Closed);

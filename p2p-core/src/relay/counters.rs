@@ -25,7 +25,7 @@ pub struct Counters {
     pub never_sent: u64,
     /// Dropped: brings more than was asked for, or more pieces than are kept.
     pub outside: u64,
-    /// Dropped: contradicts what came before, or is no frame of this kind of connection.
+    /// Dropped: contradicts what came before, or is no frame of this kind of connection. Ends it.
     pub contradiction: u64,
     /// Dropped: came after the end.
     pub late: u64,

@@ -70,7 +70,7 @@ impl Subject for Anything {
             }
             7 => {
                 let offset = dice.below(2_000) * 137;
-                let is_last = dice.chance(0.02);
+                let is_last = dice.chance(0.002);
                 let data = forged(number, floor, |writer| writer.data(offset, length, is_last).fill(3));
                 stream.handle_datagram(&data, now);
             }
@@ -179,6 +179,10 @@ impl Story {
     }
 }
 
+fn calm(latency: u64) -> LinkConfig {
+    LinkConfig { rate: Some(5_000_000), ..LinkConfig::with_latency(ms(latency)) }
+}
+
 fn bad(latency: u64, loss: f64) -> LinkConfig {
     LinkConfig {
         loss,
@@ -228,7 +232,7 @@ fn a_path_that_reorders_is_learned() {
 
 #[test]
 fn half_of_it_can_be_over_for_long() {
-    let mut story = Story::new(LinkConfig::with_latency(ms(10)), 1, [0, u64::MAX]);
+    let mut story = Story::new(calm(10), 1, [0, u64::MAX]);
     story.until(ms(500));
     assert!(story.ended[1] && story.read[0] > 10_000);
     let now = story.pair.now();
@@ -261,7 +265,7 @@ fn a_change_of_path_loses_nothing_and_repeats_nothing() {
 
 #[test]
 fn an_end_that_hears_nothing_says_so_and_gives_up() {
-    let mut story = Story::new(LinkConfig::with_latency(ms(10)), 1, [u64::MAX, 0]);
+    let mut story = Story::new(calm(10), 1, [u64::MAX, 0]);
     story.until(ms(1_000));
     story.pair.is_cut = true;
     story.until(Duration::from_secs(20));
@@ -279,9 +283,9 @@ fn an_end_that_hears_nothing_says_so_and_gives_up() {
 
 #[test]
 fn a_day_of_silence_costs_a_few_datagrams_and_little_memory() {
-    let mut story = Story::open(LinkConfig::with_latency(ms(50)), 1, [3_000_000, 100_000]);
+    let mut story = Story::open(calm(50), 1, [1_000_000, 100_000]);
     story.until(ms(5_000));
-    assert_eq!(story.read, [100_000, 3_000_000]);
+    assert_eq!(story.read, [100_000, 1_000_000]);
     let sent = |story: &Story| story.pair.ends.iter().map(|end| end.counters().sent).sum::<u64>();
     let before = sent(&story);
     story.pair.run_for(Duration::from_secs(86_400));
@@ -292,7 +296,7 @@ fn a_day_of_silence_costs_a_few_datagrams_and_little_memory() {
     for end in &story.pair.ends {
         assert!(end.memory() < 8 * 1024, "{}", end.memory());
     }
-    (story.wanted, story.stays_open) = ([3_000_001, 100_001], false);
+    (story.wanted, story.stays_open) = ([1_000_001, 100_001], false);
     story.use_both();
     story.finish();
 }
@@ -358,7 +362,7 @@ fn an_end_that_is_said_while_the_peer_takes_no_more_waits_for_its_turn() {
 /// reads had given up a peer it heard all the time.
 #[test]
 fn an_end_that_says_little_is_not_given_up_while_it_is_heard() {
-    for seed in 0..40 {
+    for seed in 0..10 {
         let mut story = Story::open(bad(130, 0.4), seed, [4_000_000, 0]);
         story.until(Duration::from_secs(60));
         assert!(!story.pair.events[1].iter().any(|event| matches!(event, Event::Ended(_))), "seed {seed}");
@@ -380,7 +384,7 @@ fn both_ends_learn_that_it_is_over() {
 
 #[test]
 fn a_reset_is_told_with_its_reason_and_only_once() {
-    let mut story = Story::new(LinkConfig::with_latency(ms(10)), 1, [u64::MAX, u64::MAX]);
+    let mut story = Story::new(calm(10), 1, [u64::MAX, u64::MAX]);
     story.until(ms(300));
     let now = story.pair.now();
     story.pair.ends[0].reset(ResetReason::Refused, now);
@@ -415,16 +419,8 @@ fn what_no_peer_would_say_is_counted_and_changes_nothing() {
     assert_eq!(say(&forged(0, 0, |writer| writer.ack(std::iter::once(1..5), 0, 0))).never_sent, 1);
     let far = |writer: &mut Writer<'_>| writer.data(1 << 30, 4, false).fill(0);
     assert_eq!(say(&forged(0, 0, far)).outside, 1);
-    let message = |writer: &mut Writer<'_>| writer.message(0, 1, 0, 1).fill(0);
-    assert_eq!(say(&forged(0, 0, message)).contradiction, 1);
     assert_eq!(say(&forged(0, 0, |writer| writer.data(0, 4, true).fill(9))).received, 1);
     assert_eq!(say(&forged(0, 0, |writer| writer.ping())).duplicate, 1);
-    assert_eq!(
-        say(&forged(1, 0, |writer| writer.data(2, 4, false).fill(0))).contradiction,
-        2,
-        "beyond the end"
-    );
-    assert_eq!(say(&forged(2, 0, |writer| writer.data(0, 3, true).fill(0))).contradiction, 3, "another end");
     let mut out = [0; 9];
     assert_eq!(stream.read(&mut out, now), Ok(Read::Bytes(4)));
     assert_eq!(stream.read(&mut out, now), Ok(Read::End));
@@ -432,6 +428,27 @@ fn what_no_peer_would_say_is_counted_and_changes_nothing() {
     drain(&mut stream);
     stream.handle_datagram(&forged(3, 0, |writer| writer.data(0, 4, true).fill(9)), now);
     assert_eq!(stream.counters().late, 1);
+}
+
+/// Found by the fuzzer: what contradicted an end that had been forged was repeated for ever.
+#[test]
+fn a_peer_that_contradicts_itself_is_left() {
+    fn refused(second: impl Fn(&mut Writer<'_>), why: &str) {
+        let now = epoch();
+        let mut stream = Stream::new(config(), Seed::from_u64(1), now);
+        stream.handle_datagram(&forged(0, 0, |writer| writer.data(0, 4, true).fill(9)), now);
+        assert_eq!(drain(&mut stream).events, [Event::Readable]);
+        stream.handle_datagram(&forged(1, 0, second), now);
+        assert_eq!(stream.counters().contradiction, 1, "{why}");
+        let told = drain(&mut stream);
+        assert_eq!(told.events, [Event::Ended(Some(RelayError::Contradiction))], "{why}");
+        assert_eq!(told.acts.len(), 1, "the peer is told");
+        let mut out = [0; 9];
+        assert_eq!(stream.read(&mut out, now), Ok(Read::Bytes(4)), "what was good is read");
+    }
+    refused(|writer| writer.data(2, 4, false).fill(0), "beyond the end");
+    refused(|writer| writer.data(0, 3, true).fill(0), "another end");
+    refused(|writer| writer.message(0, 1, 0, 1).fill(0), "of messages");
 }
 
 #[test]
