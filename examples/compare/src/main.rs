@@ -1,6 +1,6 @@
 //! Processor time of a relayed stream beside that of QUIC (quinn-proto), for the same bytes in the same run.
 //!
-//! `cargo run --release -- [megabytes] [rounds]`, in `compare/`
+//! `cargo run --release -- [megabytes] [rounds]`, in `examples/compare/`
 //!
 //! Compared is what each needs to carry bytes both reliably and secretly between two ends in one thread: quinn-proto
 //! with its TLS 1.3 packet protection, and our stream with the pipe's records inside it, both AES-256-GCM by ring.

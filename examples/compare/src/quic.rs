@@ -34,7 +34,7 @@ impl End {
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
                 let accepted = self.endpoint.accept(incoming, now, &mut answer, None);
-                self.connection = Some(accepted.ok().expect("accepted"));
+                self.connection = Some(accepted.unwrap_or_else(|error| panic!("{}", error.cause)));
             }
             Some(DatagramEvent::Response(_)) | None => {}
         }

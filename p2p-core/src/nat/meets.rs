@@ -238,8 +238,8 @@ pub(crate) fn choose(a: &Seat, b: &Seat) -> Option<Punch> {
 /// `b` are how many others there may be; see `punch::plan`.
 pub(crate) fn stairs(a: u32, b: u32) -> (u32, u32) {
     // Half as many again, for those that come while both dial.
-    let first = (LOST + a + b) * 3 / 2 + LOST;
-    (first, first + a)
+    let first = (2 * LOST + a + b) * 3 / 2 + LOST;
+    (first, first + a + LOST)
 }
 
 /// How many dials the side with random ports and the one with a known port make for a birthday.

@@ -281,9 +281,11 @@ impl Layout<'_> {
 
     /// Both must guess. The first side's dials go to every second port of the other, the second side's to every
     /// port. The first's dial number i comes from its port i + u, where u others came between, and goes to the
-    /// second's port 2 i - LOST; the second's number j comes from j + v and goes to j. They meet where j = i + u and
-    /// 2 i - LOST = j + v, that is for i = u + v + LOST. While both dial, u and v may grow, but more slowly than i:
-    /// so i - u - v - LOST, which begins below zero and never rises by more than one, is zero once.
+    /// second's port 2 i - LOST; the second's number j comes from j + v and goes to j - LOST. They meet where
+    /// j = i + u + LOST and 2 i - LOST = j + v, that is for i = u + v + 2 LOST. SYNs of ours that were lost count
+    /// against u and v, LOST on each side at most, so that both numbers exist. While both dial, u and v may grow, but
+    /// more slowly than i: so i - u - v - 2 LOST, which does not begin above zero and never rises by more than one, is
+    /// zero once. Where the first has a run of ports, u is zero, and the second's go to j.
     fn stairs(&mut self) {
         let (a, b) = (others_of(self.caller), others_of(self.answerer));
         let is_run = |side: &Side| matches!(side.ports, Ports::Run { .. });
@@ -299,12 +301,14 @@ impl Layout<'_> {
         let mut dials = [seconds; 2];
         dials[first as usize] = firsts;
         let waits = self.waits(dials);
+        // Ports of a run are known one by one: what is lost of its SYNs moves none.
+        let back = if is_run(self.side(first)) { 0 } else { LOST as i32 };
         for index in 0..firsts as i32 {
             let to = self.side(first.other()).port(2 * index - LOST as i32);
             self.shoot(first, waits[first as usize], index as u16, to);
         }
         for index in 0..seconds as i32 {
-            let to = self.side(first).port(index);
+            let to = self.side(first).port(index - back);
             self.shoot(first.other(), waits[first.other() as usize], index as u16, to);
         }
     }

@@ -26,13 +26,16 @@ const MOST_THRESHOLD: u64 = 2_048;
 const REORDER_AGE: Duration = Duration::from_secs(30);
 /// The longest pause between two timeouts, unless the round trip itself is longer: a path that comes back is used
 /// soon. RFC 9002, section 6.2.1, doubles without bound; a relayed connection is given up long before that matters.
-const MOST_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const MOST_TIMEOUT: Duration = Duration::from_secs(1);
 /// After so many timeouts in a row the path may have become another one.
 const STALE_TIMEOUTS: u32 = 3;
 /// Datagrams sent at a timeout (RFC 9002, section 6.2.4).
 const PROBES: u8 = 2;
 /// Datagrams after which an ack is due (RFC 9000, section 13.2.2).
 const ACK_EVERY: u8 = 2;
+/// In so many more datagrams that go anyway the ack is said again: who sends little and hears a lot would otherwise wait for
+/// one ack that may be lost.
+const ACK_REPEATS: u8 = 3;
 
 /// What became of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +116,7 @@ pub(super) struct Carrier<R> {
     largest_at: Instant,
     ack: AckDue,
     unacked: u8,
+    repeats: u8,
     // Signs of life.
     heard_at: Instant,
     keep_alive: Duration,
@@ -146,6 +150,7 @@ impl<R: Copy> Carrier<R> {
             largest_at: now,
             ack: AckDue::Not,
             unacked: 0,
+            repeats: 0,
             heard_at: now,
             // Both ends would ask at once otherwise, and one answer is enough for both.
             keep_alive: config.keep_alive + seed.up_to(config.keep_alive / 5),
@@ -227,6 +232,7 @@ impl<R: Copy> Carrier<R> {
         }
         if is_eliciting {
             self.unacked = self.unacked.saturating_add(1);
+            self.repeats = ACK_REPEATS;
             if self.unacked >= ACK_EVERY || !is_in_order {
                 self.ack = AckDue::Now;
             } else if self.ack == AckDue::Not {
@@ -368,8 +374,13 @@ impl<R: Copy> Carrier<R> {
     }
 
     /// Whether an ack may ride along.
-    pub(super) fn owes_ack(&self) -> bool {
-        self.ack != AckDue::Not && !self.received.is_empty()
+    pub(super) fn may_ack(&self) -> bool {
+        (self.ack != AckDue::Not || self.repeats > 0) && !self.received.is_empty()
+    }
+
+    /// Whether an ack has to go.
+    pub(super) fn must_ack(&self) -> bool {
+        self.ack == AckDue::Now && !self.received.is_empty()
     }
 
     /// Begins a datagram.
@@ -387,6 +398,9 @@ impl<R: Copy> Carrier<R> {
         let held = self.now.saturating_duration_since(self.largest_at).as_micros();
         let held = u64::try_from(held).unwrap_or(u64::MAX);
         writer.ack(self.received.iter().rev().cloned(), held, keep_free);
+        if self.ack == AckDue::Not {
+            self.repeats = self.repeats.saturating_sub(1);
+        }
         self.ack = AckDue::Not;
         self.unacked = 0;
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tracing::{debug, trace};
 
-use super::carrier::{Alarm, Carrier, Fate};
+use super::carrier::{Alarm, Carrier, Fate, MOST_TIMEOUT};
 use super::config::RelayConfig;
 use super::counters::{Counters, Refusal};
 use super::frame::{Frame, Packet, Writer};
@@ -21,8 +21,9 @@ pub(super) const LEAST_BUFFER: usize = 128;
 const BESIDES_ACK: usize = 48;
 /// How often a reset is said when nobody acknowledges it.
 const RESETS: u8 = 3;
-/// After both ends have said everything, one stays for so many timeouts: its last ack may be lost.
-const LINGER: u32 = 3;
+/// After both ends have said everything, one stays until nothing was repeated for so many timeouts: its last ack may be
+/// lost. A peer that has not heard it gives up at some time, and so does this.
+const LINGER: u32 = 4;
 /// The first pause between two questions for room; each is twice as long, up to the pause between signs of life.
 const FIRST_QUESTION: Duration = Duration::from_millis(500);
 /// Memory that nothing has used for this long is given back.
@@ -180,6 +181,7 @@ enum Life {
     /// Everything is said; the peer may not know that we know.
     Lingering {
         until: Instant,
+        latest: Instant,
     },
     /// We have cut it, and say so.
     Resetting {
@@ -293,6 +295,11 @@ impl<B: Body> Connection<B> {
             return Err(Refusal::Duplicate);
         }
         self.carrier.on_packet(&packet, is_eliciting && is_live);
+        if let Life::Lingering { latest, .. } = self.life
+            && is_eliciting
+        {
+            self.life = Life::Lingering { until: self.linger_until().min(latest), latest };
+        }
         for frame in packet.frames() {
             self.on_frame(frame);
         }
@@ -337,6 +344,10 @@ impl<B: Body> Connection<B> {
         }
     }
 
+    fn linger_until(&self) -> Instant {
+        self.carrier.now() + self.carrier.timeout().max(MOST_TIMEOUT) * LINGER
+    }
+
     /// Something was written, read or carried.
     pub(super) fn touch(&mut self) {
         self.rest_at = Some(self.carrier.now() + REST);
@@ -358,7 +369,8 @@ impl<B: Body> Connection<B> {
             });
         }
         if self.life == Life::Open && self.body.is_done() {
-            self.life = Life::Lingering { until: now + self.carrier.timeout() * LINGER };
+            let latest = now + self.carrier.config().give_up_after;
+            self.life = Life::Lingering { until: self.linger_until().min(latest), latest };
         }
         if self.error.is_some() {
             return;
@@ -395,7 +407,7 @@ impl<B: Body> Connection<B> {
                 }
                 return;
             }
-            Life::Lingering { until } if *until <= now => return self.end(None),
+            Life::Lingering { until, .. } if *until <= now => return self.end(None),
             Life::Open | Life::Lingering { .. } => {}
         }
         if let Some(question) = self.question.as_mut().filter(|question| question.again_at <= now) {
@@ -467,7 +479,7 @@ impl<B: Body> Connection<B> {
                     || (self.body.has_piece() && self.carrier.may_send())
             }
             Life::Resetting { is_due, .. } => is_due,
-            Life::Over { is_reset_by_peer } => is_reset_by_peer && self.carrier.owes_ack(),
+            Life::Over { is_reset_by_peer } => is_reset_by_peer && self.carrier.must_ack(),
         }
     }
 
@@ -486,7 +498,7 @@ impl<B: Body> Connection<B> {
         let timeout = self.carrier.timeout();
         let now = self.carrier.now();
         let mut writer = self.carrier.begin(out);
-        if self.carrier.owes_ack() {
+        if self.carrier.may_ack() {
             self.carrier.write_ack(&mut writer, BESIDES_ACK);
         }
         let mut carried = Carried { piece: None, window: false, blocked: false };
@@ -526,7 +538,7 @@ impl<B: Body> Connection<B> {
             Life::Resetting { again_at, .. } => Some(Deadline::new(again_at, "saying again that it is cut")),
             Life::Open | Life::Lingering { .. } => {
                 let linger = match self.life {
-                    Life::Lingering { until } => Some(Deadline::new(until, "the last ack may be lost")),
+                    Life::Lingering { until, .. } => Some(Deadline::new(until, "the last ack may be lost")),
                     _ => None,
                 };
                 let asking =

@@ -233,7 +233,7 @@ proptest! {
     #[test]
     fn each_message_comes_once_through_any_link(
         seed in any::<u64>(),
-        loss in 0.0..0.4f64,
+        loss in 0.0..0.3f64,
         reorder in 0.0..0.5f64,
         duplicate in 0.0..0.5f64,
         latency in 0u64..200,

@@ -38,7 +38,7 @@ pub enum Read {
 /// There is no handshake: both ends exist, and know both tokens, before the first datagram that is to be understood.
 ///
 /// **The end.** Each direction ends by [`finish`](Self::finish). When both have, and everything was
-/// acknowledged, the machine stays for three timeouts, because its last ack may be lost; then comes
+/// acknowledged, the machine stays for some seconds, because its last ack may be lost; then comes
 /// [`Event::Ended`]. Whoever drops it before that makes the peer wait for [`RelayConfig::give_up_after`]. What has
 /// arrived can still be read after that, also after an error of the peer's or of the path's.
 #[derive(Debug)]

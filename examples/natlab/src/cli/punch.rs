@@ -121,7 +121,7 @@ impl Punch {
 
     fn print(&self, rows: &[Row]) -> anyhow::Result<()> {
         if self.json {
-            for row in rows.iter() {
+            for row in rows {
                 println!("{}", serde_json::to_string(row)?);
             }
             return Ok(());

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use natlab::figures::{RttFigure, measure_loss, measure_rtt, measure_throughput};
+use natlab::figures::{measure_loss, measure_rtt, measure_throughput};
 
 use crate::support::can_run;
 
-/// The median of light traffic may be off by this much.
+/// No round trip is shorter than this much below the scenario's.
 const EXACT_MS: f64 = 0.5;
-/// A busy machine adds to a round trip, but never takes from it: the best of a few counts.
+/// A busy machine adds to a round trip, but never takes from it: the best of a few counts, and how exact the lab is on
+/// an idle machine is told by `natlab figures`. A delay that is counted twice or not at all is further off than this.
+const BUSY_MS: f64 = 4.0;
 const TRIES: u32 = 5;
 
 #[test]
@@ -18,12 +20,13 @@ fn round_trips_take_what_the_scenario_says() {
     }
     for millis in [5, 40] {
         let mut figures = (0..TRIES).map(|_| measure_rtt(Duration::from_millis(millis), 100).unwrap());
-        let off = |figure: &RttFigure| (figure.median_ms - figure.configured_ms).abs();
         let exact = figures.find(|figure| {
             println!("{figure:?}");
-            off(figure) <= EXACT_MS
+            let off = figure.median_ms - figure.configured_ms;
+            assert!(off >= -EXACT_MS, "faster than the scenario says: {figure:?}");
+            off <= BUSY_MS
         });
-        assert!(exact.is_some(), "not exact to {EXACT_MS} ms in {TRIES} tries");
+        assert!(exact.is_some(), "slower than the scenario says in {TRIES} tries");
     }
 }
 
