@@ -152,7 +152,7 @@ async fn connection(
     let permitted = control.code(Method::CREATE_PERMISSION, std::slice::from_ref(&peer)).await;
     assert_eq!(permitted, 0, "a permission");
     let answer = control.ask(Method::CONNECT, &[peer]).await;
-    let mut data = Client::new(line().await, credential.clone());
+    let mut data = control.beside(line().await);
     let id = Attribute::ConnectionId(connection_id(&answer));
     assert_eq!(data.code(Method::CONNECTION_BIND, &[id]).await, 0, "a connection");
     let client = data.line.0.into_std().expect("a connection");

@@ -223,10 +223,9 @@ async fn a_peer_is_dialled_and_bytes_go_through() {
     server.shutdown().await;
 }
 
-/// One more connection of the same client: with the same credential, or it would be somebody else's.
+/// One more connection of the same client.
 async fn beside(server: &TurnServer, client: &Client<Stream<TcpStream>>) -> Client<Stream<TcpStream>> {
-    let stream = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
-    Client::new(Stream(stream), client.credential.clone())
+    client.beside(Stream(TcpStream::connect(server.local_addrs()[0]).await.unwrap()))
 }
 
 /// A connection of `client` that is a connection of a peer from now on.
@@ -283,7 +282,6 @@ async fn a_peer_that_dials_is_let_in_if_it_may() {
     assert!(told.attributes.contains(&Attribute::XorPeerAddress(peer.local_addr().unwrap())));
     // What a client sends right behind its request belongs to the peer.
     let mut data = beside(&server, &anna).await;
-    data.code(Method::REFRESH, &[]).await;
     let id = Attribute::ConnectionId(connection_id(&told));
     let mut heap = data.request(Method::CONNECTION_BIND, &[id]);
     heap.extend_from_slice(b"at once");

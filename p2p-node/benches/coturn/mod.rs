@@ -4,6 +4,9 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use p2p_core::Seed;
+use p2p_core::stun::{Message, Transport};
+
 /// A running coturn. Dropping it ends it.
 pub(crate) struct Coturn {
     process: Child,
@@ -29,7 +32,7 @@ impl Coturn {
             .ok()?;
         let coturn = Self { process, _folder: folder, address };
         let patience = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(address).is_err() {
+        while TcpStream::connect(address).is_err() || !answers(address) {
             if Instant::now() > patience {
                 return None;
             }
@@ -37,6 +40,19 @@ impl Coturn {
         }
         Some(coturn)
     }
+}
+
+/// Whether it says anything over UDP, where it listens a little later.
+fn answers(address: SocketAddr) -> bool {
+    let ask = || {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        socket.connect(address)?;
+        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+        let question = Message::binding(&mut Seed::from_u64(1)).encode(Transport::Udp);
+        socket.send(&question.map_err(std::io::Error::other)?)?;
+        socket.recv(&mut [0; 1_500])
+    };
+    ask().is_ok()
 }
 
 impl Drop for Coturn {

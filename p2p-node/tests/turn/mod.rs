@@ -67,7 +67,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Line for Stream<T> {
 /// Somebody with a credential.
 pub(crate) struct Client<L> {
     pub(crate) line: L,
-    pub(crate) credential: Credential,
+    credential: Credential,
     nonce: String,
     dice: Seed,
 }
@@ -90,6 +90,12 @@ impl<L: Line> Client<L> {
             credential.password.bytes().fold(0, |sum, byte| sum * 31 % 1_000_003 + u64::from(byte)),
         );
         Self { line, credential, nonce: "unknown".into(), dice }
+    }
+
+    /// The same client on one more line: with the same credential, or it would be somebody else, and the same nonce.
+    pub(crate) fn beside(&self, line: L) -> Self {
+        let beside = Self::new(line, self.credential.clone());
+        Self { nonce: self.nonce.clone(), ..beside }
     }
 
     pub(crate) fn request(&mut self, method: Method, attributes: &[Attribute]) -> Vec<u8> {

@@ -301,31 +301,35 @@ pub(super) async fn datagrams(shared: Arc<Shared>, socket: Arc<UdpSocket>, serve
             sleep(PAUSE).await;
             continue;
         }
-        for _ in 0..BATCH {
-            let (length, remote) = match socket.try_recv_from(&mut buffer) {
-                Ok(received) => received,
-                Err(error) => {
-                    trace!(%error, "no TURN datagram");
-                    break;
-                }
-            };
-            let client = Client { transport: Transport::Udp, server, remote };
-            let is_sense = match Frame::first(&buffer[..length]) {
-                Ok(Frame::Channel { number, length }) => {
-                    shared.channel(client, number, &buffer[CHANNEL_HEADER..CHANNEL_HEADER + length]);
-                    true
-                }
-                Ok(Frame::Message(whole)) if whole == length => {
-                    shared.message(client, &buffer[..length], &outlet).is_ok()
-                }
-                _ => false,
-            };
-            if !is_sense {
-                count(&shared.tally.garbage);
+        let is_more = (0..BATCH).all(|_| match socket.try_recv_from(&mut buffer) {
+            Ok((length, remote)) => {
+                let client = Client { transport: Transport::Udp, server, remote };
+                datagram(&shared, client, &buffer[..length], &outlet);
+                true
             }
+            Err(error) => {
+                trace!(%error, "no TURN datagram");
+                false
+            }
+        });
+        if is_more {
+            // Others want to be heard as well.
+            tokio::task::yield_now().await;
         }
-        // Others want to be heard as well.
-        tokio::task::yield_now().await;
+    }
+}
+
+fn datagram(shared: &Arc<Shared>, client: Client, bytes: &[u8], outlet: &Outlet) {
+    let is_sense = match Frame::first(bytes) {
+        Ok(Frame::Channel { number, length }) => {
+            shared.channel(client, number, &bytes[CHANNEL_HEADER..CHANNEL_HEADER + length]);
+            true
+        }
+        Ok(Frame::Message(whole)) => whole == bytes.len() && shared.message(client, bytes, outlet).is_ok(),
+        _ => false,
+    };
+    if !is_sense {
+        count(&shared.tally.garbage);
     }
 }
 
