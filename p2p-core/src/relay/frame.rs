@@ -27,6 +27,8 @@
 //! **Number.** Rises with every datagram and is never used again, so that an ack says which of several copies arrived.
 //! `number - back` is the first one whose fate still matters: the receiver forgets what is below.
 
+use serde::{Deserialize, Serialize};
+
 use crate::Seed;
 
 /// Protocol and version.
@@ -42,7 +44,7 @@ const DELAY_SHIFT: u32 = 3;
 
 /// What makes a datagram belong to one end of one stream. Drawn by the receiver, told to the sender by a
 /// sealed signal.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token(pub [u8; 8]);
 
 impl Token {

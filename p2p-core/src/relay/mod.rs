@@ -5,6 +5,8 @@
 //! | [`Stream`] | bytes, in order: what a pipe shows |
 //! | [`Messages`] | messages, each whole and once, in whatever order they come |
 //!
+//! [`Circuit`] is the whole of it on one end: a stream, the servers it goes through, and what is agreed with the peer.
+//!
 //! Both are made of the same datagrams (`frame.rs` draws them), acks in ranges, round-trip estimate and timeouts
 //! (`carrier.rs`, after RFC 9002), congestion control and pacing (`congestion.rs`). Data is repeated under a new number,
 //! so an ack is never ambiguous; late arrivals teach how much the path reorders.
@@ -34,22 +36,28 @@
 //! ```
 
 mod carrier;
+pub mod circuit;
 mod config;
 mod congestion;
 mod connection;
 mod counters;
 mod frame;
 mod messages;
+mod notice;
 mod ranges;
 mod recv;
 mod ring;
+mod route;
 mod rtt;
 mod send;
 mod stream;
 
+pub use circuit::{Circuit, CircuitConfig};
 pub use config::{RelayConfig, Tokens};
 pub use connection::{Act, Event, RelayError, ResetReason};
 pub use counters::Counters;
 pub use frame::{FrameError, Token};
 pub use messages::{MOST_MESSAGE, Messages, SendError};
+pub use notice::{MOST_LENT, Notice};
+pub use route::{End, Route};
 pub use stream::{Read, Stream};

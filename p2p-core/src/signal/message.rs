@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::peer::{PeerAddr, PeerId};
-use crate::{Seed, UnixTime, punch};
+use crate::{Seed, UnixTime, punch, relay};
 
 /// One attempt to connect, on both sides of it. Drawn by who starts it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ pub enum Body {
     /// A step towards a simultaneous open.
     Punch(punch::Message),
     /// A step towards a relayed connection.
-    Relay(Relay),
+    Relay(relay::Notice),
     /// "Tell me where you are now." Answered by [`Body::TellAddr`].
     AskAddr,
     /// "I am where `sender` says."
@@ -93,10 +93,6 @@ pub struct DialMe {
     /// Whether the connection is wanted without encryption after the proof. Both must want it.
     pub plain: bool,
 }
-
-/// A step towards a relayed connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Relay {}
 
 /// A refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ use super::*;
 use crate::nat::{Filtering, Nat};
 use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
 use crate::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
+use crate::relay::{Notice, Token};
 use crate::{Seed, UnixTime};
 
 fn identity(number: u64) -> Identity {
@@ -60,11 +61,21 @@ fn punch_offer() -> punch::Message {
     punch::Message { pair: 0, wave: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
 }
 
+fn relay_notice() -> Notice {
+    Notice {
+        serial: 2,
+        token: Token([5; 8]),
+        datagrams: vec!["192.0.2.1:49160".parse().unwrap(), "[2001:db8::1]:49160".parse().unwrap()],
+        connections: vec!["192.0.2.1:49170".parse().unwrap()],
+        has_more: false,
+    }
+}
+
 fn bodies() -> [Body; 7] {
     [
         Body::DialMe(DialMe { plain: true }),
         Body::Punch(punch_offer()),
-        Body::Relay(Relay {}),
+        Body::Relay(relay_notice()),
         Body::AskAddr,
         Body::TellAddr,
         Body::Refuse(Refusal { reason: Reason::Busy }),

@@ -95,7 +95,10 @@ impl Body {
                     Some(message).filter(crate::punch::Message::is_sound).ok_or(WireError::Malformed)?,
                 )
             }
-            3 => Self::Relay(unpack_all(packed)?),
+            3 => {
+                let notice: crate::relay::Notice = unpack_all(packed)?;
+                Self::Relay(Some(notice).filter(crate::relay::Notice::is_sound).ok_or(WireError::Malformed)?)
+            }
             4 => unpack_all(packed).map(|()| Self::AskAddr)?,
             5 => unpack_all(packed).map(|()| Self::TellAddr)?,
             6 => Self::Refuse(unpack_all(packed)?),

@@ -302,7 +302,8 @@ impl Allocation {
         self.settle(now);
     }
 
-    /// Data gets no answer. Asks the server at once whether the allocation is still there, unless it was asked
+    /// Data gets no answer. Asks the server at once whether the allocation is still there, and for permissions and
+    /// channels again, which it may have kept for less time than RFC 8656 says; unless it was asked
     /// within the last second. Within 10 s there is [`Event::Moved`], [`Event::Trouble`], [`Event::Failed`], or
     /// nothing: then all is well as far as the server goes.
     pub fn handle_doubt(&mut self, now: Instant) {
@@ -310,6 +311,7 @@ impl Allocation {
             && now >= standing.checked + DOUBT_PAUSE
         {
             standing.refresh = standing.refresh.min(now);
+            self.peers.doubt(now);
             self.settle(now);
         }
     }

@@ -213,6 +213,17 @@ impl Client {
         self.holder.as_ref()?.allocation.peek(datagram)
     }
 
+    /// Does all acts that are waiting, and leaves the events.
+    pub(crate) fn drain_acts(&mut self, mut act: impl FnMut(Act)) {
+        self.out.retain(|output| match output {
+            Output::Act(one) => {
+                act(one.clone());
+                false
+            }
+            _ => true,
+        });
+    }
+
     /// As [`Allocation::connect`]; [`Event::Stream`] or [`Event::NotConnected`] follows.
     ///
     /// # Errors
@@ -400,7 +411,7 @@ impl Client {
         }
     }
 
-    fn deadline(&self) -> Option<Deadline> {
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
         if self.state == State::Over {
             return None;
         }

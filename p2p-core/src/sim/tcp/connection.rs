@@ -543,11 +543,15 @@ impl Connection {
 
     /// Queues bytes; how many there was room for.
     pub(super) fn send(&mut self, bytes: &[u8], now: Instant, io: &mut Io) -> usize {
-        let room = BUFFER.saturating_sub(self.outgoing.len());
-        let taken = &bytes[..bytes.len().min(room)];
+        let taken = &bytes[..bytes.len().min(self.room())];
         self.outgoing.extend(taken);
         self.transmit(now, io);
         taken.len()
+    }
+
+    /// Bytes that `send` would take.
+    pub(super) fn room(&self) -> usize {
+        BUFFER.saturating_sub(self.outgoing.len())
     }
 
     pub(super) fn is_sendable(&self) -> bool {

@@ -314,6 +314,19 @@ impl TcpStack {
         self.with(id, |connection, io| connection.send(bytes, now, io))
     }
 
+    /// As [`send`](Self::send), but all of `bytes` or, where there is no room, nothing: a message that is cut would spoil
+    /// those that follow it. Whether it was taken.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_whole(&mut self, id: TcpSocket, bytes: &[u8], now: Instant) -> Result<bool, SocketError> {
+        match self.connection(id) {
+            Some(connection) if connection.room() >= bytes.len() => self.send(id, bytes, now).map(|_| true),
+            Some(_) => Ok(false),
+            None => Err(SocketError::NotConnected),
+        }
+    }
+
     /// All bytes that have come and were not read; empty when there are none.
     ///
     /// # Errors

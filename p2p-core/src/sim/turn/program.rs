@@ -97,7 +97,7 @@ impl TurnServer {
             }
             Deed::Tell(tuple, bytes) => {
                 if let Some(socket) = self.socket(tuple) {
-                    let _ = context.host.tcp_mut().send(socket, &bytes, now);
+                    let _ = context.host.tcp_mut().send_whole(socket, &bytes, now);
                 }
             }
             Deed::Relay { relayed, peer, data } => {

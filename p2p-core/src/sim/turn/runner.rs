@@ -113,7 +113,7 @@ impl TurnRunner {
                     let _ = context.host.udp_send(*socket, *server, packet.into_bytes());
                 }
                 Some(Socket::Tcp(socket)) => {
-                    let _ = context.host.tcp_mut().send(*socket, &packet.into_bytes(), now);
+                    let _ = context.host.tcp_mut().send_whole(*socket, &packet.into_bytes(), now);
                 }
                 None => {}
             },

@@ -22,6 +22,9 @@ const CHANNEL_LIFE: Duration = Duration::from_secs(600);
 const CHANNEL_RENEWAL: Duration = Duration::from_secs(300);
 /// How long after its end a number may not be given to another peer (RFC 8656, section 12).
 const CHANNEL_REST: Duration = Duration::from_secs(300);
+/// A server may keep them for less than it should, and nothing says so: then they are renewed more often, but never
+/// more often than this.
+const SHORTEST_RENEWAL: Duration = Duration::from_secs(15);
 /// The pause after a renewal that failed for now.
 const RETRY: Duration = Duration::from_secs(3);
 
@@ -73,11 +76,14 @@ pub(super) struct Peers {
     /// Numbers no longer used: whose they were, and until when they may be nobody else's.
     resting: BTreeMap<ChannelNumber, (SocketAddr, Instant)>,
     next: ChannelNumber,
+    /// What stands is renewed after this at the latest.
+    renewal: Duration,
 }
 
 impl Peers {
     pub(super) fn new() -> Self {
         Self {
+            renewal: CHANNEL_RENEWAL,
             permissions: BTreeMap::new(),
             channels: BTreeMap::new(),
             numbers: BTreeMap::new(),
@@ -163,6 +169,21 @@ impl Peers {
         });
     }
 
+    /// Data gets no answer: whatever stands is renewed now. And if it stood for less time than it should when it was in
+    /// doubt, it may be the server that keeps it no longer.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        let permissions = self.permissions.values_mut().map(|one| (&mut one.step, one.until, PERMISSION_LIFE));
+        let channels = self.channels.values_mut().map(|one| (&mut one.step, one.until, CHANNEL_LIFE));
+        for (step, until, life) in permissions.chain(channels) {
+            let Some(left) = until.map(|until| until.saturating_duration_since(now)) else { continue };
+            if *step != Step::Asked {
+                *step = Step::Due(now);
+                let age = life.saturating_sub(left);
+                self.renewal = self.renewal.min(age / 2).max(SHORTEST_RENEWAL);
+            }
+        }
+    }
+
     pub(super) fn is_permitted(&self, ip: IpAddr) -> bool {
         self.permissions.contains_key(&ip)
     }
@@ -213,7 +234,7 @@ impl Peers {
     /// The server said yes to a request of `began`. Whether that is news.
     pub(super) fn on_permitted(&mut self, ip: IpAddr, began: Instant) -> bool {
         let Some(permission) = self.permissions.get_mut(&ip) else { return false };
-        permission.step = Step::Due(began + PERMISSION_RENEWAL);
+        permission.step = Step::Due(began + PERMISSION_RENEWAL.min(self.renewal));
         permission.is_alone = false;
         permission.until.replace(began + PERMISSION_LIFE).is_none()
     }
@@ -221,7 +242,7 @@ impl Peers {
     /// The server said yes to a channel. Whether that is news.
     pub(super) fn on_bound(&mut self, peer: SocketAddr, began: Instant) -> bool {
         let Some(channel) = self.channels.get_mut(&peer) else { return false };
-        channel.step = Step::Due(began + CHANNEL_RENEWAL);
+        channel.step = Step::Due(began + CHANNEL_RENEWAL.min(self.renewal));
         channel.until.replace(began + CHANNEL_LIFE).is_none()
     }
 

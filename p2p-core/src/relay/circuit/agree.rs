@@ -1,0 +1,194 @@
+//! What the two ends tell each other, and what follows from it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use super::{Act, Circuit, CircuitFailure, Datagrams, Event, MOST_PEER_ADDRESSES, SAY_AGAIN, Side, State};
+use crate::relay::route::{End, Route};
+use crate::relay::{MOST_LENT, Notice};
+use crate::turn::Relaying;
+use crate::{Family, Relayed};
+
+impl Circuit {
+    /// The peer has said this, in a signal that says that it is at these addresses.
+    pub fn handle_notice(&mut self, notice: &Notice, addresses: &[IpAddr], now: Instant) {
+        let is_late = matches!(self.state, State::Lingering { .. } | State::Closing | State::Over);
+        let is_old = self.theirs.as_ref().is_some_and(|last| last.serial >= notice.serial);
+        let is_other = self.theirs.as_ref().is_some_and(|last| last.token != notice.token);
+        if is_late || is_old || is_other || !notice.is_sound() {
+            return;
+        }
+        let lends_nothing = notice.is_empty();
+        self.theirs = Some(notice.clone());
+        // The caller lends nothing for connections: then this end does.
+        if self.config.side != Side::Caller && lends_nothing {
+            self.start(Relaying::Tcp, now);
+        }
+        for ip in addresses.iter().take(MOST_PEER_ADDRESSES) {
+            self.permit(*ip, now);
+        }
+        for lent in notice.datagrams.iter().filter(|lent| self.config.may_reach(**lent)).collect::<Vec<_>>() {
+            self.permit(lent.ip(), now);
+        }
+        self.dial(&notice.connections);
+        self.find_routes(now);
+        self.drain(now);
+    }
+
+    /// Has the peer let through at all our servers, now or when they lend something.
+    pub(super) fn permit(&mut self, ip: IpAddr, now: Instant) {
+        self.permitted.insert(ip.to_canonical());
+        for lender in &mut self.lenders {
+            if let Some(client) = &mut lender.client {
+                // What cannot be asked for is not reached by that server, and may be by another.
+                let _ = client.permit(ip, now);
+            }
+        }
+    }
+
+    fn dial(&mut self, connections: &[SocketAddr]) {
+        // Who lends is dialled. Where both could lend, the caller does.
+        let lends = self.lenders[1].client.is_some();
+        if !self.config.connections || lends || !matches!(self.state, State::Meeting { .. }) {
+            return;
+        }
+        for lent in connections {
+            if self.config.may_reach(*lent) && self.dialling.insert(*lent) {
+                self.act(Act::Dial(*lent));
+            }
+        }
+    }
+
+    /// What became of [`Act::Dial`].
+    pub fn handle_dialled(&mut self, to: SocketAddr, is_up: bool, now: Instant) {
+        if self.dialling.remove(&to) {
+            self.connections += usize::from(is_up);
+            self.reconsider(now);
+        }
+    }
+
+    /// A connection, one that arrived or one that was dialled, has turned out not to be the one.
+    pub fn handle_connection_failed(&mut self, now: Instant) {
+        self.connections = self.connections.saturating_sub(1);
+        self.reconsider(now);
+    }
+
+    /// Whether a connection may yet come about.
+    pub(super) fn hopes_for_connection(&self) -> bool {
+        self.connections > 0 || !self.dialling.is_empty() || self.lenders[1].client.is_some()
+    }
+
+    fn reconsider(&mut self, now: Instant) {
+        if matches!(self.datagrams, Datagrams::Held { .. }) && !self.hopes_for_connection() {
+            self.go_up();
+        }
+        self.drain(now);
+    }
+
+    /// Every route there may be: from each end of ours to each address that the peer was lent.
+    pub(super) fn find_routes(&mut self, now: Instant) {
+        let theirs = self.theirs.iter().flat_map(|theirs| &theirs.datagrams).copied();
+        let targets: Vec<_> = theirs.filter(|to| self.config.may_reach(*to)).collect();
+        let bare = targets.iter().map(|&to| Route { from: End::Bare, to });
+        let is_lent = |to: &&SocketAddr| self.lent(Relaying::Udp, Family::of(to.ip())).is_some();
+        let lent = targets.iter().filter(is_lent).map(|&to| Route { from: End::Lent, to });
+        let candidates = bare.chain(lent).collect();
+        self.routes.set_candidates(candidates, now);
+    }
+
+    /// What could be said now, but for the serial number.
+    fn notice(&self) -> Notice {
+        let lent = |relaying| -> Vec<SocketAddr> {
+            let client = self.lenders[super::lender(relaying)].client.as_ref();
+            let lease = client.and_then(|client| client.lease());
+            let all = lease.into_iter().flat_map(|(_, _, lease)| lease.relayed.iter());
+            all.map(|Relayed(address)| *address).take(MOST_LENT).collect()
+        };
+        let has_more = self.lenders.iter().any(|lender| lender.client.is_some() && !lender.is_lending);
+        let (datagrams, connections) = (lent(Relaying::Udp), lent(Relaying::Tcp));
+        Notice { serial: 0, token: self.token, datagrams, connections, has_more }
+    }
+
+    /// Tells the peer what it does not know yet.
+    pub(super) fn say(&mut self, now: Instant) {
+        let is_live = matches!(self.state, State::Meeting { .. } | State::Met);
+        if !is_live || (self.config.side != Side::Caller && self.theirs.is_none()) {
+            return;
+        }
+        let serial = self.saying.last.as_ref().map_or(0, |last| last.serial);
+        let notice = Notice { serial, ..self.notice() };
+        if self.saying.last.as_ref() == Some(&notice) {
+            return;
+        }
+        // What only ends is not worth a signal: an address that is gone is found to be.
+        let notice = Notice { serial: serial.saturating_add(1), ..notice };
+        self.saying.again = Some((0, now + SAY_AGAIN[0]));
+        self.saying.last = Some(notice.clone());
+        self.act(Act::Signal(notice));
+    }
+
+    /// A signal may be lost behind the broker.
+    pub(super) fn say_again(&mut self, now: Instant) {
+        let Some((times, at)) = self.saying.again else { return };
+        if at > now {
+            return;
+        }
+        if self.datagrams == Datagrams::Up && !self.routes.is_open() {
+            self.saying.again = None;
+            return;
+        }
+        self.saying.again = SAY_AGAIN.get(times + 1).map(|after| (times + 1, at + (*after - SAY_AGAIN[times])));
+        if let Some(last) = &self.saying.last {
+            self.act(Act::Signal(last.clone()));
+        }
+    }
+
+    /// Whether all that could be said was, and it is not enough.
+    pub(super) fn check(&mut self, now: Instant) {
+        if !matches!(self.state, State::Meeting { .. }) {
+            return;
+        }
+        let has_nothing = self.lenders.iter().all(|lender| lender.client.is_none());
+        if has_nothing && self.connections == 0 && self.theirs.as_ref().is_some_and(Notice::is_empty) {
+            let failed: Vec<_> = self.lenders.iter().filter_map(|lender| lender.failed.clone()).collect();
+            let failure = match failed.first() {
+                None => CircuitFailure::NoServer,
+                Some(first) => CircuitFailure::NoAddress(first.clone()),
+            };
+            self.fail(failure, now);
+        }
+    }
+
+    /// Time is up.
+    pub(super) fn give_up(&mut self, now: Instant) {
+        if self.connections > 0 {
+            self.state = State::Met;
+            return;
+        }
+        let failure = match &self.theirs {
+            None => CircuitFailure::Silent,
+            Some(_) => {
+                let failed = self.lenders.iter().find_map(|lender| lender.failed.clone());
+                CircuitFailure::Blocked(self.refused.clone().or(failed).unwrap_or_default())
+            }
+        };
+        self.fail(failure, now);
+    }
+
+    fn fail(&mut self, failure: CircuitFailure, now: Instant) {
+        self.close(now);
+        // Before `Closed`, which may be there already.
+        self.out.push_front(crate::Output::Event(Event::Failed(failure)));
+    }
+
+    pub(super) fn go_up(&mut self) {
+        if self.datagrams != Datagrams::Up {
+            self.datagrams = Datagrams::Up;
+            self.state = match self.state {
+                State::Meeting { .. } => State::Met,
+                state => state,
+            };
+            self.tell(Event::Up);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What a circuit is told at birth.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::race::{OurPlace, is_on_link};
+use crate::turn::Server;
+use crate::{Family, Reach};
+
+/// Which side of the attempt we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Our user named the peer: whatever it says may be tried.
+    Caller,
+    /// The peer asked for it. `trusted` when our user, or a list of who may call, speaks for it.
+    Called {
+        /// Whether anything speaks for the peer.
+        trusted: bool,
+    },
+}
+
+/// How a [`Circuit`](super::Circuit) is made.
+#[derive(Clone, Debug)]
+pub struct CircuitConfig {
+    /// Which side we are.
+    pub side: Side,
+    /// Our TURN servers, best first. None: only the peer's are used.
+    pub servers: Vec<Server>,
+    /// Families of relayed addresses, and of sockets of our own.
+    pub families: Vec<Family>,
+    /// Where we are: decides, with `side`, which addresses are worth a datagram.
+    pub ours: OurPlace,
+    /// Whether the peer proves to be on this machine.
+    pub same_machine: bool,
+    /// Where the peer's packets may come from, relays aside: they are let through. 16 at most.
+    pub peer: Vec<IpAddr>,
+    /// Whether connections may be relayed as such (RFC 6062), in preference to datagrams. Default yes.
+    pub connections: bool,
+    /// When to give up, if nothing has come through. Default 15 s.
+    pub within: Duration,
+}
+
+impl CircuitConfig {
+    /// The defaults.
+    pub fn new(side: Side, servers: Vec<Server>) -> Self {
+        Self {
+            side,
+            servers,
+            families: vec![Family::V4, Family::V6],
+            ours: OurPlace::default(),
+            same_machine: false,
+            peer: Vec::new(),
+            connections: true,
+            within: Duration::from_secs(15),
+        }
+    }
+
+    /// Whether an address that the peer says it was lent may be sent to. Whoever asks us to call must not make us
+    /// knock on the doors of our neighbours, nor on those of strangers inside our site.
+    pub(super) fn may_reach(&self, lent: SocketAddr) -> bool {
+        if !self.families.contains(&Family::of(lent.ip())) {
+            return false;
+        }
+        let reach = Reach::of(lent.ip());
+        match self.side {
+            Side::Caller => reach != Reach::Nowhere && (reach != Reach::Loopback || self.same_machine),
+            Side::Called { .. } => match reach {
+                Reach::Nowhere => false,
+                Reach::Loopback => self.same_machine,
+                Reach::Global => true,
+                _ => self.same_machine || self.ours.addresses.iter().any(|our| is_on_link(our, lent.ip())),
+            },
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The stream of a circuit, and the datagrams it is made of.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{
+    Act, Circuit, DEAD_AFTER, Datagrams, GIVE_UP_AFTER, GRACE, Side, State, Via, Way,
+};
+use crate::relay::route::{End, KNOCK, Knock, Route};
+use crate::relay::{Read, RelayConfig, RelayError, Stream, Token, Tokens};
+use crate::turn::Relaying;
+use crate::turn::channel::CHANNEL_HEADER;
+
+/// The token in a datagram of the stream; see `frame.rs`.
+const TOKEN: std::ops::Range<usize> = 1..9;
+/// Datagrams that still go out when the user closes: what is left of an answer, and the word that it is over.
+const LAST_DATAGRAMS: usize = 16;
+
+/// A datagram that was written into a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where it is to be sent from.
+    pub via: Via,
+    /// How long it is.
+    pub length: usize,
+}
+
+impl Circuit {
+    /// A way to a server is open.
+    pub fn handle_opened(&mut self, way: Way, now: Instant) {
+        if let Some(client) = self.client(way) {
+            client.handle_opened(way.conn, now);
+            self.drain(now);
+        }
+    }
+
+    /// It could not be opened, broke, or was closed by the server.
+    pub fn handle_closed(&mut self, way: Way, why: Option<std::io::ErrorKind>, now: Instant) {
+        if let Some(client) = self.client(way) {
+            client.handle_closed(way.conn, why, now);
+            self.drain(now);
+        }
+    }
+
+    /// A datagram came on it, or a piece of its stream.
+    pub fn handle_data(&mut self, way: Way, bytes: Bytes, now: Instant) {
+        if let Some(client) = self.client(way) {
+            client.handle_data(way.conn, bytes, now);
+            self.drain(now);
+        }
+    }
+
+    /// As [`handle_data`](Self::handle_data), for a datagram that lies in a buffer of the driver's. Call
+    /// [`settle`](Self::settle) when all that have come are handed in.
+    pub fn handle_slice(&mut self, way: Way, datagram: &[u8], now: Instant) {
+        let peeked = match &self.lenders[super::lender(way.relaying)].client {
+            Some(client) if client.lease().is_some_and(|(_, conn, _)| conn == way.conn) => client.peek(datagram),
+            _ => None,
+        };
+        match peeked {
+            Some((peer, payload)) => self.on_datagram(Route { from: End::Lent, to: peer }, payload, now),
+            None => self.handle_data(way, Bytes::copy_from_slice(datagram), now),
+        }
+    }
+
+    /// A datagram came to a socket of our own. Call [`settle`](Self::settle) when all that have come are handed in.
+    pub fn handle_bare(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
+        self.on_datagram(Route { from: End::Bare, to: from }, datagram, now);
+    }
+
+    /// After a batch of [`handle_slice`](Self::handle_slice) and [`handle_bare`](Self::handle_bare).
+    pub fn settle(&mut self, now: Instant) {
+        self.drain(now);
+    }
+
+    fn client(&mut self, way: Way) -> Option<&mut crate::turn::Client> {
+        self.lenders[super::lender(way.relaying)].client.as_mut()
+    }
+
+    pub(super) fn on_datagram(&mut self, route: Route, bytes: &[u8], now: Instant) {
+        if !matches!(self.state, State::Meeting { .. } | State::Met | State::Lingering { .. }) {
+            return;
+        }
+        self.now = now;
+        if bytes.len() == KNOCK
+            && let Some(knock) = Knock::parse(bytes, self.token)
+        {
+            if knock == Knock::Knock {
+                self.knock(route, Knock::Answer, now);
+            }
+            let is_news = self.routes.on_heard(route);
+            return self.on_route(is_news, now);
+        }
+        if bytes.get(TOKEN) != Some(&self.token.0) {
+            return;
+        }
+        if self.routes.current() != Some(route) {
+            // The caller chooses, by sending; and it hears the called one wherever that sends from.
+            let is_news = match self.config.side {
+                Side::Caller => self.routes.on_heard(route),
+                Side::Called { .. } => self.routes.on_chosen(route),
+            };
+            self.on_route(is_news, now);
+        }
+        if let Some(stream) = &mut self.stream {
+            stream.handle_datagram(bytes, now);
+        }
+    }
+
+    /// There is a route, perhaps another than before.
+    fn on_route(&mut self, is_news: bool, now: Instant) {
+        let (Some(route), Some(theirs)) = (self.routes.current(), &self.theirs) else { return };
+        if is_news {
+            if route.from == End::Lent
+                && let Some(client) = &mut self.lenders[0].client
+            {
+                // Without a channel it works as well, by indications.
+                let _ = client.bind(route.to, now);
+            }
+            let tokens = Tokens { ours: self.token, theirs: theirs.token };
+            match &mut self.stream {
+                Some(stream) => stream.handle_path_changed(now),
+                None => {
+                    let config = RelayConfig {
+                        dead_after: DEAD_AFTER,
+                        give_up_after: GIVE_UP_AFTER,
+                        ..RelayConfig::new(tokens)
+                    };
+                    self.stream = Some(Box::new(Stream::new(config, self.seed.fork("stream"), now)));
+                }
+            }
+        }
+        if self.datagrams == Datagrams::Waiting {
+            if self.config.side == Side::Caller && self.hopes_for_connection() {
+                let grace = now.saturating_duration_since(self.began).clamp(GRACE.0, GRACE.1);
+                self.datagrams = Datagrams::Held { until: now + grace };
+            } else {
+                self.go_up();
+            }
+        }
+    }
+
+    /// Knocks, or answers a knock.
+    pub(super) fn knock(&mut self, route: Route, knock: Knock, now: Instant) {
+        let Some(Token(token)) = self.theirs.as_ref().map(|theirs| theirs.token) else { return };
+        let bytes = Bytes::copy_from_slice(&knock.to_bytes(Token(token)));
+        match route.from {
+            End::Bare => self.act(Act::Datagram { via: Via::Bare(route.to), bytes }),
+            End::Lent => {
+                if let Some(client) = &mut self.lenders[0].client {
+                    // Not permitted yet: then it is knocked again when it is.
+                    let _ = client.send(route.to, bytes, now);
+                }
+            }
+        }
+    }
+
+    /// Writes the next datagram of the stream into `out` and tells where it goes; `None` when there is none. `out` has
+    /// room for 1,212 bytes. [`Machine::poll_output`](crate::Machine::poll_output) does the same where speed does not
+    /// matter; what it answers after this is still to be done.
+    pub fn poll_transmit(&mut self, out: &mut [u8]) -> Option<Transmit> {
+        let now = self.now;
+        let route = self.routes.current()?;
+        let stream = self.stream.as_mut()?;
+        if route.from == End::Bare {
+            let length = stream.poll_transmit(out)?;
+            return Some(Transmit { via: Via::Bare(route.to), length });
+        }
+        loop {
+            let length = stream.poll_transmit(out.get_mut(CHANNEL_HEADER..)?)?;
+            let Some(client) = &mut self.lenders[0].client else { continue };
+            let end = CHANNEL_HEADER + length;
+            if let (Some(header), Some((place, conn, _))) =
+                (client.header(route.to, length, now), client.lease())
+            {
+                out[..CHANNEL_HEADER].copy_from_slice(&header);
+                let via = Via::Server(Way { relaying: Relaying::Udp, conn });
+                let padded = if place.carrier.is_stream() { end.next_multiple_of(4) } else { end };
+                let Some(padding) = out.get_mut(end..padded) else { continue };
+                padding.fill(0);
+                return Some(Transmit { via, length: padded });
+            }
+            // No channel yet. What cannot be sent at all is sent again by the stream.
+            let _ = client.send(route.to, Bytes::copy_from_slice(&out[CHANNEL_HEADER..end]), now);
+            Self::drain_acts(client, Relaying::Udp, &mut self.out);
+        }
+    }
+
+    /// Has what is ready to go sent, as acts.
+    pub(super) fn flush_stream(&mut self, now: Instant) {
+        self.now = now;
+        for _ in 0..LAST_DATAGRAMS {
+            let Some(act) = self.next_datagram() else { return };
+            self.act(act);
+        }
+    }
+
+    pub(super) fn next_datagram(&mut self) -> Option<Act> {
+        self.stream.as_ref()?;
+        let mut bytes = vec![0; 1_212];
+        let Transmit { via, length } = self.poll_transmit(&mut bytes)?;
+        bytes.truncate(length);
+        Some(Act::Datagram { via, bytes: bytes.into() })
+    }
+
+    /// As [`Stream::write`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write(&mut self, bytes: &[u8], now: Instant) -> Result<usize, RelayError> {
+        self.with(now, |stream| stream.write(bytes, now))
+    }
+
+    /// As [`Stream::read`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(&mut self, out: &mut [u8], now: Instant) -> Result<Read, RelayError> {
+        self.with(now, |stream| stream.read(out, now))
+    }
+
+    /// As [`Stream::finish`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn finish(&mut self, now: Instant) -> Result<(), RelayError> {
+        self.with(now, |stream| stream.finish(now))
+    }
+
+    fn with<T>(
+        &mut self,
+        now: Instant,
+        act: impl FnOnce(&mut Stream) -> Result<T, RelayError>,
+    ) -> Result<T, RelayError> {
+        self.now = now;
+        let stream = self.stream.as_mut().ok_or(RelayError::Closed)?;
+        let result = act(stream);
+        self.drain_stream(now);
+        result
+    }
+}

@@ -1,0 +1,511 @@
+//! Stories of two circuits, their servers and a broker.
+
+use super::*;
+use crate::machine_laws;
+use crate::relay::End;
+use crate::sim::circuit::CircuitRunner;
+use crate::sim::epoch;
+use crate::sim::laws::Subject;
+use crate::sim::link::LinkConfig;
+use crate::sim::nat::NatConfig;
+use crate::sim::router::RouterConfig;
+use crate::sim::turn::{TurnServer, TurnServerConfig};
+use crate::sim::world::{Context, HostId, World};
+use crate::stun::Method;
+use crate::turn::{Carrier, Credentials, Server};
+
+const CALLER: u8 = 0;
+const CALLED: u8 = 1;
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn turn_ip(last: u8) -> IpAddr {
+    IpAddr::from([192, 0, 2, last])
+}
+
+fn server(last: u8, carrier: Carrier) -> Server {
+    let address = SocketAddr::new(turn_ip(last), 3_478);
+    Server::new(address, carrier, Credentials::new("user", "secret").unwrap())
+}
+
+/// Outside address of a home.
+fn home(which: u8) -> IpAddr {
+    IpAddr::from([[198, 51, 100, 7], [203, 0, 113, 7]][usize::from(which)])
+}
+
+/// Two homes behind the worst of NATs, and TURN servers 1 and 2; everything is 20 ms from everything, signals take 30.
+struct Scene {
+    world: World,
+    ends: [HostId; 2],
+    turns: [HostId; 2],
+}
+
+const SERVER_RTT: Duration = Duration::from_millis(20);
+const SIGNAL_RTT: Duration = Duration::from_millis(60);
+
+fn scene(
+    servers: [Vec<Server>; 2],
+    adjust: impl Fn(u8, &mut CircuitConfig),
+    adjust_turn: impl Fn(u8, &mut TurnServerConfig),
+) -> Scene {
+    let mut seed = Seed::from_u64(3);
+    let mut world = World::new(seed.fork("world"));
+    // A broker is in the middle: to it and on.
+    world.set_broker(LinkConfig::with_latency(SIGNAL_RTT / 4)).unwrap();
+    let internet = world.internet();
+    let ends = [CALLER, CALLED].map(|which| {
+        let nat = NatConfig::linux_fully_random(home(which));
+        let router = world.add_router(RouterConfig::new("nat").with_v4(nat), internet, ms(4)).unwrap();
+        let host = world.add_host(if which == CALLER { "caller" } else { "called" });
+        world.attach(host, router, &[IpAddr::from([192, 168, 1, 2])], ms(1)).unwrap();
+        host
+    });
+    let turns = [1, 2].map(|last| {
+        let host = world.add_host("turn");
+        world.attach(host, internet, &[turn_ip(last)], ms(5)).unwrap();
+        let mut config = TurnServerConfig::new(SocketAddr::new(turn_ip(last), 3_478), "user", "secret");
+        adjust_turn(last, &mut config);
+        let program =
+            world.with(host, |context| TurnServer::bind(context.host, config, Seed::from_u64(9))).unwrap();
+        world.run(host, program);
+        host
+    });
+    for (which, (host, servers)) in [CALLER, CALLED].into_iter().zip(ends.into_iter().zip(servers)) {
+        let side = if which == CALLER { Side::Caller } else { Side::Called { trusted: true } };
+        let mut config = CircuitConfig { peer: vec![home(1 - which)], ..CircuitConfig::new(side, servers) };
+        adjust(which, &mut config);
+        let topics = if which == CALLER { ["caller", "called"] } else { ["called", "caller"] };
+        world.run(host, CircuitRunner::new(config, topics, seed.fork("runner")));
+    }
+    Scene { world, ends, turns }
+}
+
+fn without_connections(_: u8, config: &mut CircuitConfig) {
+    config.connections = false;
+}
+
+fn as_it_is(_: u8, _: &mut TurnServerConfig) {}
+
+impl Scene {
+    fn start(&mut self) {
+        for which in [CALLED, CALLER] {
+            self.runner(which, CircuitRunner::start);
+        }
+    }
+
+    fn runner<T>(
+        &mut self,
+        which: u8,
+        act: impl FnOnce(&mut CircuitRunner, &mut Context<'_>) -> T,
+    ) -> T {
+        self.world.with_program(self.ends[usize::from(which)], act).expect("a runner is there")
+    }
+
+    fn end(&self, which: u8) -> &CircuitRunner {
+        self.world.program(self.ends[usize::from(which)]).unwrap()
+    }
+
+    fn route(&self, which: u8) -> Route {
+        self.end(which).circuit().and_then(Circuit::route).expect("a route")
+    }
+
+    fn up_at(&self, which: u8) -> Option<Duration> {
+        let up = self.end(which).events.iter().find(|(_, event)| *event == Event::Up);
+        up.map(|(at, _)| *at - epoch())
+    }
+
+    fn run_until(&mut self, span: Duration, done: impl Fn(&Self) -> bool) -> bool {
+        for _ in 0..span.as_millis() / 5 {
+            if done(self) {
+                return true;
+            }
+            self.world.run_for(ms(5));
+        }
+        false
+    }
+
+    /// Both say something, hear it and end.
+    fn assert_talks(&mut self) {
+        self.runner(CALLER, |runner, context| runner.say(b"question", context));
+        assert!(self.run_until(secs(5), |scene| scene.end(CALLED).heard == b"question"), "{}", self.story());
+        self.runner(CALLED, |runner, context| {
+            runner.say(b"answer", context);
+            runner.finish(context);
+        });
+        assert!(self.run_until(secs(5), |scene| scene.end(CALLER).is_ended), "{}", self.story());
+        assert_eq!(self.end(CALLER).heard, b"answer");
+    }
+
+    fn failure(&self, which: u8) -> Option<CircuitFailure> {
+        self.end(which).events.iter().find_map(|(_, event)| match event {
+            Event::Failed(failure) => Some(failure.clone()),
+            _ => None,
+        })
+    }
+
+    fn story(&self) -> String {
+        format!("caller {:?}, called {:?}", self.end(CALLER).events, self.end(CALLED).events)
+    }
+}
+
+#[test]
+fn one_server_at_either_end_is_enough() {
+    for lender in [CALLER, CALLED] {
+        let mut servers = [Vec::new(), Vec::new()];
+        servers[usize::from(lender)].push(server(1, Carrier::Udp));
+        let mut scene = scene(servers, without_connections, as_it_is);
+        scene.start();
+        assert!(scene.run_until(secs(2), |scene| scene.end(CALLER).is_up()), "{}", scene.story());
+        assert_eq!(scene.route(lender).from, End::Lent);
+        scene.assert_talks();
+        assert_eq!(scene.route(1 - lender).from, End::Bare);
+    }
+}
+
+
+
+#[test]
+fn from_the_first_question_to_the_first_byte_it_takes_five_round_trips_and_one_of_signals() {
+    let both = [vec![server(1, Carrier::Udp)], vec![server(2, Carrier::Udp)]];
+    let one = [vec![server(1, Carrier::Udp)], Vec::new()];
+    for servers in [both, one] {
+        let mut scene = scene(servers, without_connections, as_it_is);
+        scene.runner(CALLER, |runner, context| runner.say(b"hello", context));
+        scene.start();
+        scene.runner(CALLED, |runner, context| runner.say(b"welcome", context));
+        assert!(scene.run_until(secs(2), |scene| scene.end(CALLER).heard == b"welcome"), "{}", scene.story());
+        let took = scene.world.now() - epoch();
+        assert!(took <= SERVER_RTT * 5 + SIGNAL_RTT, "{took:?}");
+    }
+}
+
+#[test]
+fn where_connections_are_relayed_datagrams_wait_for_one() {
+    let servers = vec![server(1, Carrier::Udp), server(1, Carrier::Tcp)];
+    let mut scene = scene([servers, Vec::new()], |_, _| (), as_it_is);
+    scene.start();
+    let both = |scene: &Scene| [CALLER, CALLED].iter().all(|end| scene.end(*end).connections.len() == 1);
+    assert!(scene.run_until(secs(2), both), "{}", scene.story());
+    assert!(!scene.end(CALLER).is_up());
+    for which in [CALLER, CALLED] {
+        let host = scene.ends[usize::from(which)];
+        let tcp = scene.end(which).connections[0];
+        scene.world.with(host, |context| context.host.tcp_mut().send(tcp, b"plain", context.now)).unwrap();
+    }
+    scene.world.run_for(secs(1));
+    for which in [CALLER, CALLED] {
+        let tcp = scene.end(which).connections[0];
+        let host = scene.ends[usize::from(which)];
+        let came = scene.world.with(host, |context| context.host.tcp_mut().read(tcp)).unwrap();
+        assert_eq!(&came[..], b"plain");
+        scene.runner(which, |runner, context| {
+            runner.with(context, |circuit, now| circuit.keep(Kept::Connection, now))
+        });
+    }
+    // It is kept for as long as its owner wants, and what was asked for besides goes back.
+    scene.world.run_for(secs(4_000));
+    let host = scene.turns[0];
+    let count = |scene: &mut Scene| {
+        scene.world.with_program(host, |turn: &mut TurnServer, _| turn.desk().allocations()).unwrap()
+    };
+    assert_eq!(count(&mut scene), 1);
+    assert!(scene.end(CALLED).circuit().unwrap().is_over(), "the called one has lent nothing");
+    scene.runner(CALLER, |runner, context| runner.with(context, |circuit, now| circuit.close(now)));
+    scene.world.run_for(secs(5));
+    assert_eq!(count(&mut scene), 0);
+    assert!(scene.end(CALLER).circuit().unwrap().is_over());
+}
+
+#[test]
+fn when_no_connection_comes_datagrams_go() {
+    let servers = vec![server(1, Carrier::Udp), server(1, Carrier::Tcp)];
+    // The server lends an address for connections, and the peer does not dial.
+    let mut one = scene(
+        [servers.clone(), Vec::new()],
+        |which, config| config.connections = which == CALLER,
+        as_it_is,
+    );
+    one.start();
+    assert!(one.run_until(secs(3), |scene| scene.end(CALLER).is_up()), "{}", one.story());
+    let took = one.up_at(CALLER).unwrap();
+    assert!(took > ms(200) && took < ms(600), "{took:?}");
+    one.assert_talks();
+    // One that comes and is not the peer's.
+    let mut other = scene([servers, Vec::new()], |_, _| (), as_it_is);
+    other.start();
+    assert!(other.run_until(secs(2), |scene| !scene.end(CALLER).connections.is_empty()));
+    other.runner(CALLER, |runner, context| {
+        runner.with(context, |circuit, now| circuit.handle_connection_failed(now))
+    });
+    assert!(other.run_until(secs(3), |scene| scene.end(CALLER).is_up()), "{}", other.story());
+}
+
+#[test]
+fn the_one_who_is_called_lends_connections_when_the_caller_cannot() {
+    let servers = vec![server(1, Carrier::Udp), server(1, Carrier::Tcp)];
+    let mut scene = scene([Vec::new(), servers], |_, _| (), as_it_is);
+    scene.start();
+    let both = |scene: &Scene| [CALLER, CALLED].iter().all(|end| scene.end(*end).connections.len() == 1);
+    assert!(scene.run_until(secs(2), both), "{}", scene.story());
+}
+
+#[test]
+fn each_failure_has_its_reason() {
+    let mut nobody = scene([Vec::new(), Vec::new()], |_, _| (), as_it_is);
+    nobody.start();
+    nobody.world.run_for(secs(1));
+    assert_eq!(nobody.failure(CALLER), Some(CircuitFailure::NoServer));
+    assert_eq!(nobody.failure(CALLED), Some(CircuitFailure::NoServer));
+
+    let wrong = Credentials::new("user", "wrong").unwrap();
+    let wrong = Server::new(SocketAddr::new(turn_ip(1), 3_478), Carrier::Udp, wrong);
+    let mut stranger = scene([vec![wrong], Vec::new()], |_, _| (), as_it_is);
+    stranger.start();
+    stranger.world.run_for(secs(2));
+    let failure = stranger.failure(CALLER);
+    assert!(
+        matches!(&failure, Some(CircuitFailure::NoAddress(why)) if why.contains("user name and password")),
+        "{failure:?}"
+    );
+
+    let mut silent = scene([vec![server(1, Carrier::Udp)], Vec::new()], |_, _| (), as_it_is);
+    silent.runner(CALLER, CircuitRunner::start);
+    silent.world.run_for(secs(20));
+    assert_eq!(silent.failure(CALLER), Some(CircuitFailure::Silent));
+    assert_eq!(silent.end(CALLER).said, 4, "two notices, and the last of them twice more");
+
+    let forbid = |_: u8, config: &mut TurnServerConfig| config.forbidden = vec![home(CALLED)];
+    let mut forbidden = scene([vec![server(1, Carrier::Udp)], Vec::new()], |_, _| (), forbid);
+    forbidden.start();
+    forbidden.world.run_for(secs(20));
+    let failure = forbidden.failure(CALLER);
+    assert!(matches!(&failure, Some(CircuitFailure::Blocked(why)) if why.contains("203.0.113.7")), "{failure:?}");
+}
+
+#[test]
+fn a_server_that_forgets_everything_interrupts_and_loses_nothing() {
+    for (servers, restarted) in [
+        ([vec![server(1, Carrier::Udp)], Vec::new()], 0),
+        ([Vec::new(), vec![server(2, Carrier::Udp)]], 1),
+        ([vec![server(1, Carrier::Udp)], vec![server(1, Carrier::Udp)]], 0),
+        ([vec![server(1, Carrier::Tcp)], vec![server(1, Carrier::Tcp)]], 0),
+    ] {
+        let mut scene = scene(servers, without_connections, as_it_is);
+        scene.start();
+        assert!(scene.run_until(secs(2), |scene| scene.end(CALLER).is_up()), "{}", scene.story());
+        let bytes: Vec<u8> = (0..500_000_u32).flat_map(u32::to_be_bytes).collect();
+        scene.runner(CALLER, |runner, context| runner.say(&bytes, context));
+        let half = |scene: &Scene| scene.end(CALLED).heard.len() > 500_000;
+        assert!(scene.run_until(secs(60), half), "{} bytes", scene.end(CALLED).heard.len());
+        let host = scene.turns[restarted];
+        scene.world.with_program(host, |turn: &mut TurnServer, context| turn.restart(context)).unwrap();
+        let heard = scene.end(CALLED).heard.len();
+        let goes_on = |scene: &Scene| scene.end(CALLED).heard.len() > heard + 100_000;
+        assert!(scene.run_until(secs(15), goes_on), "{}", scene.story());
+        assert!(scene.run_until(secs(60), |scene| scene.end(CALLED).heard.len() == bytes.len()));
+        let differs = scene.end(CALLED).heard.iter().zip(&bytes).position(|(heard, said)| heard != said);
+        assert_eq!(differs, None, "in order, once each");
+    }
+}
+
+#[test]
+fn a_server_that_is_gone_for_good_ends_it_in_time() {
+    let mut scene = scene([vec![server(1, Carrier::Udp)], Vec::new()], without_connections, as_it_is);
+    scene.start();
+    assert!(scene.run_until(secs(2), |scene| scene.end(CALLER).is_up()), "{}", scene.story());
+    scene.assert_talks();
+    let host = scene.turns[0];
+    scene.world.detach(host);
+    let since = scene.world.now();
+    scene.runner(CALLER, |runner, context| runner.say(b"anybody?", context));
+    let ended = |scene: &Scene| {
+        scene.end(CALLER).events.iter().any(|(_, event)| matches!(event, Event::Ended(Some(_))))
+    };
+    assert!(scene.run_until(secs(15), ended), "{}", scene.story());
+    assert!(scene.world.now() - since <= secs(15));
+    assert!(scene.end(CALLER).circuit().unwrap().trouble().is_some());
+}
+
+#[test]
+fn an_idle_day_with_short_lives_costs_nothing() {
+    let hurry = |_: u8, config: &mut TurnServerConfig| {
+        config.nonce_life = secs(60);
+        config.lifetime = secs(120);
+        config.permission_life = secs(90);
+        config.channel_life = secs(100);
+    };
+    let both = [vec![server(1, Carrier::Udp)], vec![server(2, Carrier::Udp)]];
+    let mut scene = scene(both, without_connections, hurry);
+    scene.start();
+    assert!(scene.run_until(secs(2), |scene| scene.end(CALLER).is_up()), "{}", scene.story());
+    for which in [CALLER, CALLED] {
+        scene.runner(which, |runner, context| {
+            runner.with(context, |circuit, now| circuit.keep(Kept::Datagrams, now))
+        });
+    }
+    let said = scene.end(CALLER).said;
+    scene.world.run_for(secs(24 * 3_600));
+    scene.assert_talks();
+    // The servers keep less than RFC 8656 says: that is learned from one pause, in which the peer is told once more.
+    assert!(scene.end(CALLER).said <= said + 3, "{}", scene.end(CALLER).said);
+}
+
+#[test]
+fn what_was_written_before_letting_go_arrives() {
+    let mut scene = scene([vec![server(1, Carrier::Udp)], Vec::new()], without_connections, as_it_is);
+    scene.start();
+    assert!(scene.run_until(secs(2), |scene| scene.end(CALLER).is_up()), "{}", scene.story());
+    scene.runner(CALLER, |runner, context| {
+        runner.say(&[7; 20_000], context);
+        runner.with(context, |circuit, now| {
+            circuit.keep(Kept::Datagrams, now);
+            circuit.release(now);
+        });
+    });
+    scene.world.run_for(secs(8));
+    assert_eq!(scene.end(CALLED).heard.len(), 20_000);
+    assert!(scene.end(CALLED).is_ended);
+    assert!(scene.end(CALLER).circuit().unwrap().is_over());
+}
+
+#[test]
+fn a_stranger_makes_us_send_a_few_small_datagrams_to_public_addresses_only() {
+    let config = CircuitConfig::new(Side::Called { trusted: false }, Vec::new());
+    let now = epoch();
+    let mut circuit = Circuit::new(config, Seed::from_u64(1), now);
+    let datagrams = ["127.0.0.1:53", "192.168.1.1:53", "10.0.0.1:53", "8.8.8.8:53"];
+    let datagrams: Vec<SocketAddr> = datagrams.iter().map(|text| text.parse().unwrap()).collect();
+    let connections = datagrams.clone();
+    let notice = Notice { serial: 1, token: Token([3; 8]), datagrams, connections, has_more: false };
+    circuit.handle_notice(&notice, &[], now);
+    let (mut sent, mut bytes_sent, mut now) = (Vec::new(), 0, now);
+    loop {
+        match circuit.poll_output() {
+            Output::Act(Act::Datagram { via: Via::Bare(to), bytes }) => {
+                sent.push(to);
+                bytes_sent += bytes.len();
+            }
+            Output::Act(Act::Dial(to)) => sent.push(to),
+            Output::Wait(Some(deadline)) => {
+                now = deadline.at;
+                circuit.handle_timeout(now);
+            }
+            Output::Wait(None) => break,
+            _ => {}
+        }
+    }
+    assert!(sent.iter().all(|to| *to == "8.8.8.8:53".parse().unwrap()), "{sent:?}");
+    assert!(sent.len() <= 10 && bytes_sent <= 90, "{} datagrams, {bytes_sent} bytes", sent.len());
+}
+
+#[test]
+fn only_newer_notices_of_the_same_peer_count() {
+    let now = epoch();
+    let mut circuit = Circuit::new(CircuitConfig::new(Side::Caller, Vec::new()), Seed::from_u64(1), now);
+    let lent = |last: u8| SocketAddr::new(turn_ip(last), 50_000);
+    let notice = |serial, token, last| Notice {
+        serial,
+        token: Token([token; 8]),
+        datagrams: vec![lent(last)],
+        connections: Vec::new(),
+        has_more: false,
+    };
+    let knocked = |circuit: &mut Circuit, notice: Notice| {
+        circuit.handle_notice(&notice, &[], now);
+        let mut all = Vec::new();
+        loop {
+            match circuit.poll_output() {
+                Output::Act(Act::Datagram { via: Via::Bare(to), .. }) => all.push(to),
+                Output::Wait(_) => return all,
+                _ => {}
+            }
+        }
+    };
+    assert_eq!(knocked(&mut circuit, notice(2, 1, 1)), [lent(1)]);
+    assert!(knocked(&mut circuit, notice(1, 1, 2)).is_empty(), "older");
+    assert!(knocked(&mut circuit, notice(2, 1, 2)).is_empty(), "said before");
+    assert!(knocked(&mut circuit, notice(3, 2, 2)).is_empty(), "of somebody else");
+    assert_eq!(knocked(&mut circuit, notice(3, 1, 2)), [lent(2)]);
+}
+
+#[test]
+fn a_request_that_is_refused_does_not_end_the_other() {
+    // The server relays no connections (442 is for a transport it does not know).
+    let refuse = |_: u8, config: &mut TurnServerConfig| {
+        config.refusals.insert(Method::CONNECT, (446, true));
+    };
+    let servers = vec![server(1, Carrier::Udp), server(1, Carrier::Tcp)];
+    let mut scene = scene([servers, Vec::new()], |_, _| (), refuse);
+    scene.start();
+    let is_there = |scene: &Scene| scene.end(CALLER).is_up() || !scene.end(CALLER).connections.is_empty();
+    assert!(scene.run_until(secs(3), is_there), "{}", scene.story());
+}
+
+struct Anything;
+
+impl Subject for Anything {
+    type Machine = Circuit;
+
+    const KEEPS_ALIVE: Option<Duration> = Some(Duration::from_millis(1));
+
+    fn new(mut seed: Seed, now: Instant) -> Circuit {
+        let side =
+            if seed.chance(0.5) { Side::Caller } else { Side::Called { trusted: seed.chance(0.5) } };
+        let mut servers = Vec::new();
+        for carrier in [Carrier::Udp, Carrier::Tcp] {
+            if seed.chance(0.6) {
+                servers.push(server(1, carrier));
+            }
+        }
+        Circuit::new(CircuitConfig::new(side, servers), seed, now)
+    }
+
+    fn disturb(circuit: &mut Circuit, dice: &mut Seed, now: Instant) {
+        let relaying = if dice.chance(0.5) { Relaying::Udp } else { Relaying::Tcp };
+        let way = Way { relaying, conn: crate::turn::client::Conn(dice.below(4) as u32) };
+        let lent = SocketAddr::new(turn_ip(dice.below(4) as u8), dice.below(3) as u16 * 20_000);
+        match dice.below(12) {
+            0 => circuit.handle_opened(way, now),
+            1 => circuit.handle_closed(way, None, now),
+            2 => circuit.handle_data(way, dice.array::<40>().to_vec().into(), now),
+            3 => circuit.handle_slice(way, &dice.array::<40>(), now),
+            4 | 5 => {
+                let connections = if dice.chance(0.3) { vec![lent] } else { Vec::new() };
+                let notice = Notice {
+                    serial: dice.below(50) as u32,
+                    token: Token([1; 8]),
+                    datagrams: vec![lent],
+                    connections,
+                    has_more: dice.chance(0.5),
+                };
+                circuit.handle_notice(&notice, &[lent.ip()], now);
+            }
+            6 | 7 => {
+                let knock = [crate::relay::route::Knock::Knock, crate::relay::route::Knock::Answer]
+                    [dice.below(2) as usize];
+                let token = if dice.chance(0.8) { circuit.token } else { Token([9; 8]) };
+                circuit.handle_bare(lent, &knock.to_bytes(token), now);
+                circuit.settle(now);
+            }
+            8 => circuit.handle_dialled(lent, dice.chance(0.5), now),
+            9 => drop(circuit.write(&[0; 2_000], now)),
+            10 if dice.chance(0.1) => {
+                circuit.keep(if dice.chance(0.5) { Kept::Datagrams } else { Kept::Connection }, now);
+            }
+            11 if dice.chance(0.05) => circuit.release(now),
+            _ => drop(circuit.read(&mut [0; 100], now)),
+        }
+    }
+
+    fn close(circuit: &mut Circuit, now: Instant) {
+        circuit.close(now);
+    }
+}
+
+machine_laws!(laws: Anything);
