@@ -1,13 +1,15 @@
-//! The mirror side of the ways that need one: somebody asked us to dial them, or to punch.
+//! The mirror side of the ways that need one: somebody asked us to dial them, to punch, or to go through a relay.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::punches::{Punches, Said};
-use super::{Act, Candidate, Dialler, Event, Lane, LaneFailure};
+use super::relaying::{Relaying, hear};
+use super::{Act, Candidate, Dialler, Event, Lane, LaneFailure, Way};
 use crate::punch::{self, MOST_PAIRS, Message, Punch, PunchReport, Setup, Share, Socket, Step};
 use crate::race::dial::{DialAct, DialEvent};
+use crate::relay::circuit::Kept;
 use crate::signal::{Body, Reason, Refusal, Signal};
 use crate::{Deadline, Local, Machine, Mapped, Output};
 
@@ -16,18 +18,20 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// All of it together, the punches included.
 const MOST_TIME: Duration = Duration::from_secs(40);
 
-/// Dials a caller, or punches with it, proves each connection, and lets the caller choose. If nothing can be
+/// Dials a caller, punches with it, or goes through a relay with it, proves each connection, and lets the caller choose. If nothing can be
 /// dialled, it tells the caller at once instead of letting it wait.
 ///
 /// It speaks the language of [`Race`](super::Race), but never says `Keep`: that is the caller's word. On a socket
-/// that it dialled for a `DialMe` it says Hello; on one that a punch brought about, whoever dialled, the caller does.
+/// that it dialled for a `DialMe` it says Hello; on one that a punch or a relay brought about, whoever dialled, the
+/// caller does.
 #[derive(Clone, Debug)]
 pub struct Answer {
     dialler: Option<Dialler>,
     /// When to stop dialling for a `DialMe`.
     dial_until: Option<Instant>,
     punches: Punches,
-    /// Punched connections that are up.
+    relaying: Relaying,
+    /// Punched and relayed connections that are up.
     lanes: Vec<(Lane, Candidate)>,
     state: State,
     output: VecDeque<Output<Act, Event>>,
@@ -47,6 +51,7 @@ impl Answer {
             dialler: None,
             dial_until: None,
             punches: Punches::default(),
+            relaying: Relaying::default(),
             lanes: Vec::new(),
             state: State::Trying { until: now + MOST_TIME },
             output: VecDeque::new(),
@@ -84,9 +89,38 @@ impl Answer {
         self.drain();
     }
 
+    /// The caller wants to go through a relay, or goes on with it.
+    pub fn handle_relay(&mut self, signal: &Signal, _now: Instant) {
+        let Body::Relay(notice) = &signal.body else { return };
+        if self.state == State::Over || notice.refusal.is_some() {
+            return;
+        }
+        if self.relaying == Relaying::NotBegun {
+            let act = self.relaying.begin();
+            self.output.push_back(Output::Act(Act::Relay(act)));
+        }
+        if self.relaying.is_running() {
+            self.output.push_back(Output::Act(Act::Relay(hear(notice, &signal.sender))));
+        }
+    }
+
+    /// Something has come through a relay: it is a lane from now on. `None`: close it.
+    pub fn handle_relayed(&mut self, kind: Kept, remote: SocketAddr, _now: Instant) -> Option<Lane> {
+        let up = self.relaying.open(kind, remote).filter(|_| self.state != State::Over);
+        self.open(up)
+    }
+
+    /// Nothing came, or will come, through a relay.
+    pub fn handle_relay_failed(&mut self, _now: Instant) {
+        let act = self.relaying.end(None);
+        self.output.extend(act.map(|act| Output::Act(Act::Relay(act))));
+        self.drain();
+    }
+
     /// A connection failed, in TCP or in its proof.
     pub fn handle_failed(&mut self, lane: Lane, failure: LaneFailure, now: Instant) {
         match (lane.punched_by(), &mut self.dialler) {
+            _ if lane.way() == Way::Relay => self.lanes.retain(|(other, _)| *other != lane),
             (Some(_), _) => {
                 self.lanes.retain(|(other, _)| *other != lane);
                 self.punches.handle_lane_failed(lane, &failure, now);
@@ -173,7 +207,7 @@ impl Answer {
         self.state == State::Over
     }
 
-    /// Where a punched lane leads.
+    /// Where a punched or relayed lane leads.
     pub fn candidate(&self, lane: Lane) -> Option<Candidate> {
         self.lanes.iter().find(|(other, _)| *other == lane).map(|(_, candidate)| *candidate)
     }
@@ -222,7 +256,8 @@ impl Answer {
             };
             self.output.push_back(Output::Act(act));
         }
-        if self.state != State::Over && self.dial_until.is_none() && self.punches.are_over() {
+        let is_idle = self.dial_until.is_none() && self.punches.are_over() && !self.relaying.is_running();
+        if self.state != State::Over && is_idle {
             self.state = State::Over;
             self.output.push_back(Output::Event(Event::Lost));
         }
@@ -242,7 +277,9 @@ impl Answer {
     fn over(&mut self, kept: Option<Lane>, now: Instant) {
         self.state = State::Over;
         self.dial_until = None;
-        let dialled = kept.filter(|lane| lane.punched_by().is_none());
+        let dialled = kept.filter(|lane| lane.way() == Way::Direct);
+        let act = self.relaying.end(kept);
+        self.output.extend(act.map(|act| Output::Act(Act::Relay(act))));
         if let Some(dialler) = &mut self.dialler {
             dialler.close(dialled.map(|lane| lane.index()));
         }

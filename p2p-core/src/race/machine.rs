@@ -1,6 +1,7 @@
 //! The machine that runs a race.
 
 mod punching;
+mod relaying;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::dial::{DialAct, DialEvent};
 use super::punches::Punches;
+use super::relaying::Relaying;
 use super::record::Records;
 use super::reverse::ReverseAct;
 use super::{
@@ -19,6 +21,8 @@ use crate::proof::ProofError;
 use crate::punch::Setup;
 use crate::signal::{AttemptId, Body, Delivery, DialMe, Reason, Signal};
 use crate::{Deadline, Machine, Output};
+
+pub use relaying::{RELAY_AFTER, RELAY_PATIENCE};
 
 /// How long the direct way runs alone before the peer is asked to dial us. On the path where it works it
 /// mostly wins within this, and no third party is troubled.
@@ -85,6 +89,9 @@ pub struct Race {
     dialler: Option<Dialler>,
     reverse: Option<Reverse>,
     punches: Punches,
+    relaying: Relaying,
+    /// Every broker of the peer's has said that it is not there.
+    is_offline: bool,
     question: AddrQuestion,
     records: Records,
     arrivals: usize,
@@ -115,6 +122,8 @@ impl Race {
             dialler: None,
             reverse: None,
             punches: Punches::default(),
+            relaying: Relaying::default(),
+            is_offline: false,
             question: AddrQuestion::NotAsked,
             records,
             arrivals: 0,
@@ -142,7 +151,7 @@ impl Race {
             return;
         }
         record.proven.get_or_insert(now);
-        if self.state == State::Racing {
+        if self.state == State::Racing && !self.must_wait(lane, now) {
             self.keep(lane);
         }
     }
@@ -172,6 +181,7 @@ impl Race {
         match (lane.way(), &mut self.dialler) {
             (Way::Direct, Some(dialler)) => dialler.handle_failed(lane.index(), failure, now),
             (Way::Punch, _) => self.punches.handle_lane_failed(lane, &failure, now),
+            (Way::Relay, _) => self.on_relayed_failed(lane, &failure, now),
             _ => {}
         }
         self.lost_while_keeping(lane);
@@ -207,6 +217,7 @@ impl Race {
 
     /// What became of a signal we sent.
     pub fn handle_delivery(&mut self, body: &Body, delivery: Delivery, now: Instant) {
+        self.is_offline |= delivery == Delivery::Offline;
         match body {
             Body::DialMe(_) => {
                 if let Some(reverse) = &mut self.reverse {
@@ -218,6 +229,7 @@ impl Race {
                 Delivery::NoBroker(troubles) => self.end_punch(WayFailure::NoBroker(troubles), now),
                 Delivery::Told | Delivery::Unknown => {}
             },
+            Body::Relay(_) => self.on_relay_delivery(delivery, now),
             Body::AskAddr if matches!(delivery, Delivery::Offline | Delivery::NoBroker(_)) => {
                 self.question = AddrQuestion::Closed;
             }
@@ -232,6 +244,7 @@ impl Race {
         if signal.from != self.config.peer.id() || self.state == State::Over {
             return;
         }
+        self.is_offline = false;
         if signal.sender.issued() > self.config.peer.issued() {
             self.config.peer = signal.sender.clone();
             let more = self.candidates();
@@ -249,6 +262,7 @@ impl Race {
                 // These are about one way, and not this one.
                 if !matches!(refusal.reason, Reason::NoRoute | Reason::Unsupported) {
                     self.end_punch(WayFailure::Refused(refusal.reason), now);
+                    self.end_relay(WayFailure::Refused(refusal.reason), now);
                 }
             }
             Body::Punch(message) => {
@@ -256,6 +270,7 @@ impl Race {
                 self.punches.handle_message(message, now);
                 self.follow(now);
             }
+            Body::Relay(notice) => self.on_relay_notice(notice, &signal.sender, now),
             Body::TellAddr => {
                 self.question = AddrQuestion::Closed;
                 self.follow(now);
@@ -312,6 +327,7 @@ impl Race {
             self.drain(now);
             self.end_direct(now);
         }
+        self.keep_waiting(now);
         let idle = self.records.is_idle();
         if idle && self.state == State::Racing {
             self.over(None, now);
@@ -323,7 +339,12 @@ impl Race {
         let mut started = false;
         let head_start_over = now >= self.began + self.config.head_start;
         let must_punch = self.must_punch;
-        let is_due = |way| head_start_over || (must_punch && way == Way::Punch);
+        let relay_due = now >= self.relay_due();
+        let is_due = |way| match way {
+            Way::Relay => relay_due,
+            Way::Punch => head_start_over || must_punch,
+            _ => head_start_over,
+        };
         while self.state == State::Racing
             && let Some(way) = self.records.start_next(is_due, now)
         {
@@ -341,6 +362,7 @@ impl Race {
             Way::Reverse => self.reverse = Some(Reverse::new(now)),
             Way::Punch if !self.config.can_signal => self.records.end(way, WayFailure::NoSignalling, now),
             Way::Punch => self.start_punches(now),
+            Way::Relay => self.start_relay(now),
         }
     }
 
@@ -420,7 +442,9 @@ impl Race {
         self.ended = Some(now);
         self.dialler = None;
         self.reverse = None;
-        let has_offered = self.punches.have_offered();
+        let has_offered = self.punches.have_offered() || self.relaying.is_running();
+        let act = self.relaying.end(winner);
+        self.relay(act);
         self.punches.close(winner, now);
         self.drain_punches(now);
         for dropped in self.records.settle(winner, now) {
@@ -461,7 +485,8 @@ impl Machine for Race {
         if self.state == State::Over {
             return Output::Wait(None);
         }
-        let waiting = self.state == State::Racing && self.records.has_waiting();
+        let waits = |is_it: fn(Way) -> bool| self.state == State::Racing && self.records.has_waiting(is_it);
+        let (waiting, relay) = (waits(|way| way != Way::Relay), waits(|way| way == Way::Relay));
         let asks = self.question == AddrQuestion::NotAsked && self.dialler.is_some() && self.may_ask();
         let answered = match self.question {
             AddrQuestion::Asked { until } => Some(until),
@@ -470,6 +495,8 @@ impl Machine for Race {
         Output::Wait(Deadline::earliest([
             Some(Deadline::new(self.began + self.config.within, "the attempt is out of time")),
             waiting.then(|| Deadline::new(self.began + self.config.head_start, "start the other ways")),
+            relay.then(|| Deadline::new(self.relay_due(), "ask for a relay")),
+            self.waiting_deadline(),
             asks.then(|| Deadline::new(self.began + ASK_ADDR_AFTER, "ask for the peer's current address")),
             answered.map(|at| Deadline::new(at, "the peer should have told its address by now")),
             self.dialler.as_ref().and_then(Dialler::deadline),

@@ -8,6 +8,7 @@
 //! | [`Race`] | which ways run, which connection is kept, why the others failed |
 //! | [`Answer`] | the mirror side: dial somebody who asked for it |
 //! | [`Punch`](crate::punch::Punch) | how to meet a peer behind a NAT; see there |
+//! | [`Circuit`](crate::relay::Circuit) | how to go through a relay; a race only tells when it begins and ends |
 //! | [`RaceReport`] | what happened, for people and programs |
 //!
 //! A [`Lane`] is one TCP connection on its way to become the one that is kept. `Race` and `Answer` speak of
@@ -21,18 +22,22 @@ mod punches;
 #[cfg(test)]
 mod punching_tests;
 mod record;
+mod relaying;
+#[cfg(test)]
+mod relaying_tests;
 mod report;
 mod reverse;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 pub use answer::{ANSWER_WITHIN, Answer};
 pub use dial::{DIAL_DELAY, DialAct, DialEvent, Dialler};
-pub use machine::{HEAD_START, Race, RaceConfig};
+pub use machine::{HEAD_START, RELAY_AFTER, RELAY_PATIENCE, Race, RaceConfig};
 pub(crate) use order::on_link as is_on_link;
 pub use order::{
     Candidate, Filter, MOST_CANDIDATES, Motive, OurAddress, OurPlace, Path, candidates, path_to,
@@ -41,6 +46,8 @@ pub use report::{LaneFailure, LaneReport, RaceReport, WayFailure, WayOutcome, Wa
 pub use reverse::{Reverse, ReverseAct};
 
 use crate::punch::{self, Socket};
+use crate::relay::Notice;
+use crate::relay::circuit::Kept;
 use crate::signal::Body;
 
 /// A way to reach a peer.
@@ -54,11 +61,13 @@ pub enum Way {
     Reverse,
     /// Both dial at once, as agreed through a broker.
     Punch,
+    /// Through a TURN server of either side's.
+    Relay,
 }
 
 impl Way {
     /// All of them, the cheapest first.
-    pub const ALL: [Self; 3] = [Self::Direct, Self::Reverse, Self::Punch];
+    pub const ALL: [Self; 4] = [Self::Direct, Self::Reverse, Self::Punch, Self::Relay];
 }
 
 impl fmt::Display for Way {
@@ -67,6 +76,7 @@ impl fmt::Display for Way {
             Self::Direct => "direct",
             Self::Reverse => "reverse",
             Self::Punch => "punch",
+            Self::Relay => "relay",
         })
     }
 }
@@ -95,6 +105,17 @@ impl Lane {
     /// A connection that a punch brought about: which of the attempt's punches, and which of its sockets.
     pub(crate) fn punched(pair: u8, socket: Socket) -> Self {
         Self { way: Way::Punch, index: usize::from(pair) << PAIR_SHIFT | socket.number() as usize }
+    }
+
+    /// A relayed connection: the stream over datagrams is the first of them.
+    pub(crate) fn relayed(index: usize) -> Self {
+        Self { way: Way::Relay, index }
+    }
+
+    /// What it is made of, if it is a relayed one.
+    pub fn relayed_as(&self) -> Option<Kept> {
+        let kept = if self.index == 0 { Kept::Datagrams } else { Kept::Connection };
+        Some(kept).filter(|_| self.way == Way::Relay)
     }
 
     /// The punch and the socket behind it, if it is a punched one.
@@ -132,6 +153,22 @@ pub enum Act {
     Signal(Body),
     /// Do this for the attempt's punch of this number. It is never a signal, and drops only what never was a lane.
     Punch(u8, punch::Act),
+    /// Do this with the attempt's circuit.
+    Relay(RelayAct),
+}
+
+/// What an attempt wants of its [`Circuit`](crate::relay::Circuit). Its signals go to the peer; what comes of it is told by
+/// `handle_relayed` and `handle_relay_failed`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RelayAct {
+    /// There is to be one.
+    Begin,
+    /// The peer has said this, and is at these addresses.
+    Hear(Notice, Vec<IpAddr>),
+    /// It has led to the connection that is kept.
+    Keep(Kept),
+    /// It is not needed any more.
+    End,
 }
 
 /// What an attempt has to tell.

@@ -141,7 +141,7 @@ impl<M: Owner> End<M> {
                 Output::Act(Act::Signal(body)) => self.signals.push(body),
                 Output::Act(Act::Drop(lane)) => self.dropped.push(lane),
                 Output::Act(Act::Keep(lane)) => self.kept = Some(lane),
-                Output::Act(Act::Dial(..)) => {}
+                Output::Act(Act::Dial(..) | Act::Relay(_)) => {}
                 Output::Event(event) => self.events.push(event),
                 Output::Wait(_) => return,
             }

@@ -85,10 +85,11 @@ impl Records {
         self.lanes.iter().find(|record| record.lane == lane).map(|record| record.candidate)
     }
 
-    /// The first lane that is proven and has not failed since.
+    /// A lane that is proven and has not failed since: the first, and a relayed one only when there is no other.
     pub(super) fn proven(&self) -> Option<Lane> {
         let proven = |record: &&LaneRecord| record.proven.is_some() && record.failure.is_none();
-        self.lanes.iter().find(proven).map(|record| record.lane)
+        let lanes = self.lanes.iter().filter(proven).map(|record| record.lane);
+        lanes.min_by_key(|lane| lane.way() == Way::Relay)
     }
 
     /// The next way to start: the first one waiting when none runs, else one that is due.
@@ -109,9 +110,15 @@ impl Records {
             .any(|runner| runner.way == way && matches!(runner.progress, Progress::Running { .. }))
     }
 
-    /// Whether a way has not begun.
-    pub(super) fn has_waiting(&self) -> bool {
-        self.runners.iter().any(|runner| matches!(runner.progress, Progress::Waiting))
+    /// Whether a way like this has not begun.
+    pub(super) fn has_waiting(&self, is_it: impl Fn(Way) -> bool) -> bool {
+        self.runners.iter().any(|runner| is_it(runner.way) && matches!(runner.progress, Progress::Waiting))
+    }
+
+    /// Whether any other way than this may yet lead somewhere.
+    pub(super) fn hopes_beside(&self, way: Way) -> bool {
+        let is_over = |runner: &Runner| matches!(runner.progress, Progress::Ended { .. });
+        self.runners.iter().any(|runner| runner.way != way && (!is_over(runner) || self.is_up(runner.way)))
     }
 
     /// Whether nothing runs any more and nothing is left to run.

@@ -8,6 +8,7 @@ use super::{Path, Way};
 use crate::peer::PeerId;
 use crate::proof::ProofError;
 use crate::punch::{Failed, PunchReport};
+use crate::relay::circuit::CircuitFailure;
 use crate::signal::{AttemptId, BrokerTrouble, Reason};
 
 /// Why one connection did not come to be.
@@ -94,6 +95,12 @@ pub enum WayFailure {
         "nothing is known of where this node and the peer are seen from outside, or nothing can come of it"
     )]
     NothingToPunch,
+    /// Nothing came through a relay.
+    #[error("{0}")]
+    Relay(#[from] CircuitFailure),
+    /// The call was not to go outside, and a relay is there.
+    #[error("the call allows no path through the Internet, and a relay is one")]
+    NotAllowed,
     /// This node cannot go this way.
     #[error("not supported by this node")]
     Unsupported,
@@ -115,6 +122,8 @@ impl WayFailure {
             Self::Cancelled => "cancelled",
             Self::Punch(failed) => failed.code(),
             Self::NothingToPunch => "nothing_to_punch",
+            Self::Relay(failure) => failure.code(),
+            Self::NotAllowed => "not_allowed_here",
             Self::Unsupported => "unsupported",
         }
     }

@@ -8,6 +8,7 @@ use crate::nat::Nat;
 use crate::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
 use crate::proof::ProofError;
 use crate::punch::{Limits, Setup, Terms};
+use crate::relay::circuit::{CircuitFailure, Kept};
 use crate::signal::{AttemptId, Body, Delivery, Reason, Refusal, Signal};
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
@@ -93,14 +94,14 @@ fn two_homes() -> PeerAddr {
 }
 
 /// A race, what it asked for and what it told.
-struct Story {
-    race: Race,
-    acts: Vec<Act>,
-    events: Vec<Event>,
+pub(super) struct Story {
+    pub(super) race: Race,
+    pub(super) acts: Vec<Act>,
+    pub(super) events: Vec<Event>,
 }
 
 impl Story {
-    fn begin(config: RaceConfig) -> Self {
+    pub(super) fn begin(config: RaceConfig) -> Self {
         let mut story = Self { race: Race::new(config, epoch()), acts: Vec::new(), events: Vec::new() };
         story.drain();
         story
@@ -113,7 +114,7 @@ impl Story {
     }
 
     /// Lets time pass, waking the race whenever it wants.
-    fn until(&mut self, millis: u64) {
+    pub(super) fn until(&mut self, millis: u64) {
         while let Some(deadline) = drain(&mut self.race).wait.filter(|deadline| deadline.at <= at(millis)) {
             self.race.handle_timeout(deadline.at);
             self.drain();
@@ -122,7 +123,7 @@ impl Story {
         self.drain();
     }
 
-    fn happens(&mut self, millis: u64, what: impl FnOnce(&mut Race, Instant)) {
+    pub(super) fn happens(&mut self, millis: u64, what: impl FnOnce(&mut Race, Instant)) {
         self.until(millis);
         what(&mut self.race, at(millis));
         self.drain();
@@ -139,7 +140,7 @@ impl Story {
         self.acts.iter().filter(|act| matches!(act, Act::Signal(Body::DialMe(_)))).count()
     }
 
-    fn outcome(&self, way: Way) -> WayOutcome {
+    pub(super) fn outcome(&self, way: Way) -> WayOutcome {
         let report = self.race.report(at(60_000));
         report.ways.into_iter().find(|report| report.way == way).unwrap().outcome
     }
@@ -505,13 +506,15 @@ impl Subject for AnyRace {
         let mut config = config(peer(interfaces));
         config.can_signal = seed.chance(0.8);
         config.listens = seed.chance(0.9);
-        config.ways.truncate(1 + seed.below(3) as usize);
+        seed.shuffle(&mut config.ways);
+        config.ways.truncate(1 + seed.below(4) as usize);
         Race::new(config, now)
     }
 
     fn disturb(race: &mut Race, dice: &mut Seed, now: Instant) {
-        let lane = match dice.below(2) {
+        let lane = match dice.below(3) {
             0 => Lane::dialled(dice.below(4) as usize),
+            1 => Lane::relayed(dice.below(3) as usize),
             _ => Lane::arrived(dice.below(3) as usize),
         };
         let body = if dice.chance(0.5) {
@@ -519,7 +522,10 @@ impl Subject for AnyRace {
         } else {
             Body::DialMe(crate::signal::DialMe { plain: false })
         };
-        match dice.below(60) {
+        match dice.below(64) {
+            60 => race.handle_relay_failed(CircuitFailure::Silent, now),
+            61 | 62 => drop(race.handle_relayed(Kept::Connection, SocketAddr::from(([192, 0, 2, 9], 1)), now)),
+            63 => drop(race.handle_relayed(Kept::Datagrams, SocketAddr::from(([192, 0, 2, 9], 1)), now)),
             0 => race.handle_proven(lane, now),
             1 => race.handle_kept(lane, now),
             2..6 => race.handle_failed(lane, LaneFailure::TimedOut, now),

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::Token;
-use crate::Reach;
+use crate::signal::Reason;
+use crate::{Reach, Seed};
 
 /// Addresses lent by TURN servers in one notice at most, for datagrams and for connections each.
 pub const MOST_LENT: usize = 4;
@@ -33,9 +34,18 @@ pub struct Notice {
     pub connections: Vec<SocketAddr>,
     /// Whether servers are still being asked.
     pub has_more: bool,
+    /// There will be no relayed connection, and why.
+    pub refusal: Option<Reason>,
 }
 
 impl Notice {
+    /// "No", and why.
+    pub fn refused(reason: Reason, seed: &mut Seed) -> Self {
+        let (datagrams, connections) = (Vec::new(), Vec::new());
+        let (serial, token) = (u32::MAX, Token::new(seed));
+        Self { serial, token, datagrams, connections, has_more: false, refusal: Some(reason) }
+    }
+
     /// Whether this can be. What comes from a peer is looked at before it is used.
     pub fn is_sound(&self) -> bool {
         let can_be = |lent: &SocketAddr| lent.port() != 0 && Reach::of(lent.ip()) != Reach::Nowhere;
@@ -56,7 +66,7 @@ mod tests {
 
     fn notice(datagrams: &[&str]) -> Notice {
         let datagrams = datagrams.iter().map(|text| text.parse().unwrap()).collect();
-        Notice { serial: 1, token: Token([0; 8]), datagrams, connections: Vec::new(), has_more: false }
+        Notice { serial: 1, token: Token([0; 8]), datagrams, connections: Vec::new(), has_more: false, refusal: None }
     }
 
     #[test]

@@ -68,6 +68,7 @@ fn relay_notice() -> Notice {
         datagrams: vec!["192.0.2.1:49160".parse().unwrap(), "[2001:db8::1]:49160".parse().unwrap()],
         connections: vec!["192.0.2.1:49170".parse().unwrap()],
         has_more: false,
+        refusal: Some(Reason::Busy),
     }
 }
 

@@ -15,7 +15,7 @@ impl Circuit {
         let is_late = matches!(self.state, State::Lingering { .. } | State::Closing | State::Over);
         let is_old = self.theirs.as_ref().is_some_and(|last| last.serial >= notice.serial);
         let is_other = self.theirs.as_ref().is_some_and(|last| last.token != notice.token);
-        if is_late || is_old || is_other || !notice.is_sound() {
+        if is_late || is_old || is_other || notice.refusal.is_some() || !notice.is_sound() {
             return;
         }
         let lends_nothing = notice.is_empty();
@@ -82,6 +82,10 @@ impl Circuit {
         if matches!(self.datagrams, Datagrams::Held { .. }) && !self.hopes_for_connection() {
             self.go_up();
         }
+        let is_barren = self.state == State::Met && self.datagrams == Datagrams::Waiting;
+        if is_barren && self.connections == 0 {
+            self.fail(CircuitFailure::Blocked(self.refused.clone().unwrap_or_default()), now);
+        }
         self.drain(now);
     }
 
@@ -106,7 +110,7 @@ impl Circuit {
         };
         let has_more = self.lenders.iter().any(|lender| lender.client.is_some() && !lender.is_lending);
         let (datagrams, connections) = (lent(Relaying::Udp), lent(Relaying::Tcp));
-        Notice { serial: 0, token: self.token, datagrams, connections, has_more }
+        Notice { serial: 0, token: self.token, datagrams, connections, has_more, refusal: None }
     }
 
     /// Tells the peer what it does not know yet.

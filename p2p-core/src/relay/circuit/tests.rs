@@ -382,9 +382,9 @@ fn a_stranger_makes_us_send_a_few_small_datagrams_to_public_addresses_only() {
     let datagrams = ["127.0.0.1:53", "192.168.1.1:53", "10.0.0.1:53", "8.8.8.8:53"];
     let datagrams: Vec<SocketAddr> = datagrams.iter().map(|text| text.parse().unwrap()).collect();
     let connections = datagrams.clone();
-    let notice = Notice { serial: 1, token: Token([3; 8]), datagrams, connections, has_more: false };
+    let notice = Notice { serial: 1, token: Token([3; 8]), datagrams, connections, has_more: false, refusal: None };
     circuit.handle_notice(&notice, &[], now);
-    let (mut sent, mut bytes_sent, mut now) = (Vec::new(), 0, now);
+    let (mut sent, mut bytes_sent) = (Vec::new(), 0);
     loop {
         match circuit.poll_output() {
             Output::Act(Act::Datagram { via: Via::Bare(to), bytes }) => {
@@ -392,10 +392,7 @@ fn a_stranger_makes_us_send_a_few_small_datagrams_to_public_addresses_only() {
                 bytes_sent += bytes.len();
             }
             Output::Act(Act::Dial(to)) => sent.push(to),
-            Output::Wait(Some(deadline)) => {
-                now = deadline.at;
-                circuit.handle_timeout(now);
-            }
+            Output::Wait(Some(deadline)) => circuit.handle_timeout(deadline.at),
             Output::Wait(None) => break,
             _ => {}
         }
@@ -415,6 +412,7 @@ fn only_newer_notices_of_the_same_peer_count() {
         datagrams: vec![lent(last)],
         connections: Vec::new(),
         has_more: false,
+        refusal: None,
     };
     let knocked = |circuit: &mut Circuit, notice: Notice| {
         circuit.handle_notice(&notice, &[], now);
@@ -483,6 +481,7 @@ impl Subject for Anything {
                     datagrams: vec![lent],
                     connections,
                     has_more: dice.chance(0.5),
+                    refusal: None,
                 };
                 circuit.handle_notice(&notice, &[lent.ip()], now);
             }

@@ -1,0 +1,66 @@
+//! How far the relayed way of an attempt is, on either side of it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Candidate, Lane, Path, RelayAct};
+use crate::peer::PeerAddr;
+use crate::relay::Notice;
+use crate::relay::circuit::{Kept, MOST_PEER_ADDRESSES};
+
+/// Relayed connections of one attempt that are proven: anybody behind the peer's address may dial one.
+const MOST_RELAYED: usize = 16;
+
+/// What the circuit of one attempt is at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Relaying {
+    #[default]
+    NotBegun,
+    /// So many connections have come of it.
+    Running { connections: usize },
+    Over,
+}
+
+impl Relaying {
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self, Self::Running { .. })
+    }
+
+    pub(super) fn begin(&mut self) -> RelayAct {
+        *self = Self::Running { connections: 0 };
+        RelayAct::Begin
+    }
+
+    /// A lane for what has come of it; `None` when it is too late or too much.
+    pub(super) fn open(&mut self, kind: Kept, remote: SocketAddr) -> Option<(Lane, Candidate)> {
+        let Self::Running { connections } = self else { return None };
+        let index = match kind {
+            Kept::Datagrams => 0,
+            Kept::Connection if *connections >= MOST_RELAYED => return None,
+            Kept::Connection => {
+                *connections += 1;
+                *connections
+            }
+        };
+        Some((Lane::relayed(index), Candidate { path: Path::External, target: remote, from: None }))
+    }
+
+    /// The attempt is over, and has kept this. What is to be done, if anything.
+    pub(super) fn end(&mut self, kept: Option<Lane>) -> Option<RelayAct> {
+        let was_running = self.is_running();
+        *self = Self::Over;
+        let act = kept.and_then(|lane| lane.relayed_as()).map_or(RelayAct::End, RelayAct::Keep);
+        was_running.then_some(act)
+    }
+}
+
+/// What is passed on of a notice: where the peer is, besides what it says.
+pub(super) fn hear(notice: &Notice, sender: &PeerAddr) -> RelayAct {
+    let seen = sender.interfaces().iter().flat_map(|one| one.external.into_iter().chain([one.local]));
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in seen.map(|address| address.to_canonical()) {
+        if !addresses.contains(&address) && addresses.len() < MOST_PEER_ADDRESSES {
+            addresses.push(address);
+        }
+    }
+    RelayAct::Hear(notice.clone(), addresses)
+}

@@ -1,0 +1,197 @@
+//! Stories of races that may end at a relay.
+
+use std::net::SocketAddr;
+
+use super::tests::{ATTEMPT, Story, at, config, from_peer, interface, ms, peer_at};
+use super::*;
+use crate::peer::PeerAddr;
+use crate::proof::ProofError;
+use crate::relay::Token;
+use crate::relay::circuit::CircuitFailure;
+use crate::signal::{Delivery, Reason, Refusal};
+use crate::sim::laws::drain;
+use crate::{Machine, Seed};
+
+fn peer() -> PeerAddr {
+    peer_at(1_000, vec![interface("10.9.9.9", Some("203.0.113.7"))], None)
+}
+
+fn only(ways: &[Way]) -> RaceConfig {
+    RaceConfig { ways: ways.to_vec(), ..config(peer()) }
+}
+
+fn lent() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], 49_152))
+}
+
+fn notice(refusal: Option<Reason>) -> Notice {
+    let (datagrams, connections) = (vec![lent()], Vec::new());
+    Notice { serial: 1, token: Token([1; 8]), datagrams, connections, has_more: false, refusal }
+}
+
+fn relayed(story: &Story) -> Vec<&RelayAct> {
+    let of_relay = |act| if let &Act::Relay(ref act) = act { Some(act) } else { None };
+    story.acts.iter().filter_map(of_relay).collect()
+}
+
+fn datagrams_up(story: &mut Story, millis: u64) -> Lane {
+    let mut lane = None;
+    story.happens(millis, |race, now| lane = race.handle_relayed(Kept::Datagrams, lent(), now));
+    lane.expect("a lane")
+}
+
+#[test]
+fn a_relay_is_asked_for_when_nothing_else_was_quick() {
+    let mut story = Story::begin(only(&[Way::Direct, Way::Reverse, Way::Relay]));
+    story.until(299);
+    assert!(relayed(&story).is_empty());
+    story.until(300);
+    assert_eq!(relayed(&story), [&RelayAct::Begin]);
+    let alone = Story::begin(only(&[Way::Relay]));
+    assert_eq!(relayed(&alone), [&RelayAct::Begin], "there is nothing to wait for");
+    let mut failed = Story::begin(only(&[Way::Reverse, Way::Relay]));
+    let refusal = Body::Refuse(Refusal { reason: Reason::NoRoute });
+    failed.happens(50, |race, now| race.handle_signal(&from_peer(peer(), refusal), now));
+    assert_eq!(relayed(&failed), [&RelayAct::Begin], "nor is there here");
+}
+
+#[test]
+fn what_is_ready_at_a_relay_waits_for_something_better() {
+    // Nothing better comes.
+    let mut story = Story::begin(only(&[Way::Reverse, Way::Relay]));
+    let lane = datagrams_up(&mut story, 500);
+    story.happens(600, |race, now| race.handle_proven(lane, now));
+    story.until(1_999);
+    assert!(!story.acts.contains(&Act::Keep(lane)));
+    story.until(2_000);
+    assert!(story.acts.contains(&Act::Keep(lane)));
+    story.happens(2_010, |race, now| race.handle_kept(lane, now));
+    assert_eq!(story.events, [Event::Won(lane)]);
+    assert_eq!(relayed(&story).last(), Some(&&RelayAct::Keep(Kept::Datagrams)));
+
+    // The other way is over.
+    let mut story = Story::begin(only(&[Way::Reverse, Way::Relay]));
+    let lane = datagrams_up(&mut story, 500);
+    story.happens(600, |race, now| race.handle_proven(lane, now));
+    let refusal = Body::Refuse(Refusal { reason: Reason::NoRoute });
+    story.happens(700, |race, now| race.handle_signal(&from_peer(peer(), refusal), now));
+    assert!(story.acts.contains(&Act::Keep(lane)));
+
+    // The other way leads there.
+    let mut story = Story::begin(only(&[Way::Reverse, Way::Relay]));
+    let lane = datagrams_up(&mut story, 500);
+    story.happens(600, |race, now| race.handle_proven(lane, now));
+    let mut better = None;
+    story.happens(700, |race, now| {
+        better = race.handle_arrival(SocketAddr::from(([203, 0, 113, 7], 9)), now);
+        race.handle_proven(better.unwrap(), now);
+    });
+    let better = better.unwrap();
+    assert!(story.acts.contains(&Act::Keep(better)));
+    story.happens(710, |race, now| race.handle_kept(better, now));
+    assert!(story.acts.contains(&Act::Drop(lane)));
+    assert_eq!(relayed(&story).last(), Some(&&RelayAct::End));
+}
+
+#[test]
+fn what_the_peer_says_is_passed_on_with_where_it_is() {
+    let mut story = Story::begin(only(&[Way::Relay]));
+    let said = notice(None);
+    story.happens(50, |race, now| race.handle_signal(&from_peer(peer(), Body::Relay(said.clone())), now));
+    let places = ["203.0.113.7".parse().unwrap(), "10.9.9.9".parse().unwrap()].to_vec();
+    assert_eq!(relayed(&story).last(), Some(&&RelayAct::Hear(said, places)));
+}
+
+#[test]
+fn each_way_to_fail_has_its_reason() {
+    let refused = |body: Body| {
+        let mut story = Story::begin(only(&[Way::Relay]));
+        story.happens(50, |race, now| race.handle_signal(&from_peer(peer(), body), now));
+        story
+    };
+    for body in
+        [Body::Relay(notice(Some(Reason::Busy))), Body::Refuse(Refusal { reason: Reason::Busy })]
+    {
+        let story = refused(body);
+        let outcome = story.outcome(Way::Relay);
+        assert_eq!(outcome, WayOutcome::Failed(WayFailure::Refused(Reason::Busy)));
+        assert_eq!(story.events, [Event::Lost]);
+    }
+    let mut story = Story::begin(only(&[Way::Relay]));
+    let said = Body::Relay(notice(None));
+    story.happens(50, |race, now| race.handle_delivery(&said, Delivery::Offline, now));
+    assert_eq!(story.outcome(Way::Relay), WayOutcome::Failed(WayFailure::Offline));
+
+    let mut story = Story::begin(only(&[Way::Relay]));
+    story.happens(50, |race, now| race.handle_relay_failed(CircuitFailure::NoServer, now));
+    let failure = WayFailure::Relay(CircuitFailure::NoServer);
+    assert_eq!(failure.code(), "no_turn_server");
+    assert_eq!(story.outcome(Way::Relay), WayOutcome::Failed(failure));
+
+    let mut inside = only(&[Way::Relay]);
+    inside.filter.paths.remove(&Path::External);
+    assert_eq!(Story::begin(inside).outcome(Way::Relay), WayOutcome::Failed(WayFailure::NotAllowed));
+    let mut mute = only(&[Way::Relay]);
+    mute.can_signal = false;
+    assert_eq!(Story::begin(mute).outcome(Way::Relay), WayOutcome::Failed(WayFailure::NoSignalling));
+}
+
+#[test]
+fn after_a_connection_that_is_not_the_peers_datagrams_go_and_after_those_nothing() {
+    let mut story = Story::begin(only(&[Way::Relay]));
+    let mut lane = None;
+    story.happens(50, |race, now| lane = race.handle_relayed(Kept::Connection, lent(), now));
+    let stranger = LaneFailure::Proof(ProofError::Stranger);
+    story.happens(60, |race, now| race.handle_failed(lane.unwrap(), stranger.clone(), now));
+    assert!(story.events.is_empty());
+    let lane = datagrams_up(&mut story, 70);
+    story.happens(80, |race, now| race.handle_failed(lane, stranger, now));
+    assert_eq!(story.events, [Event::Lost]);
+    assert_eq!(story.outcome(Way::Relay), WayOutcome::Failed(WayFailure::AllFailed));
+}
+
+#[test]
+fn a_refusal_of_one_way_leaves_the_relay_alone() {
+    let mut story = Story::begin(only(&[Way::Reverse, Way::Relay]));
+    story.until(400);
+    let refusal = Body::Refuse(Refusal { reason: Reason::Unsupported });
+    story.happens(450, |race, now| race.handle_signal(&from_peer(peer(), refusal), now));
+    assert!(story.events.is_empty());
+    let lane = datagrams_up(&mut story, 500);
+    story.happens(600, |race, now| race.handle_proven(lane, now));
+    assert!(story.acts.contains(&Act::Keep(lane)));
+}
+
+#[test]
+fn the_mirror_side_begins_once_and_ends_with_its_circuit() {
+    let mut answer = Answer::new(at(0));
+    let said = notice(None);
+    let signal = from_peer(peer(), Body::Relay(said));
+    assert_eq!(signal.attempt, ATTEMPT);
+    for _ in 0..2 {
+        answer.handle_relay(&signal, at(0));
+    }
+    let acts = drain(&mut answer).acts;
+    let begins = acts.iter().filter(|act| **act == Act::Relay(RelayAct::Begin)).count();
+    assert_eq!((begins, acts.len()), (1, 3));
+    let lane = answer.handle_relayed(Kept::Connection, lent(), at(100)).unwrap();
+    assert_eq!(answer.candidate(lane).unwrap().target, lent());
+    answer.handle_timeout(at(100) + ms(100));
+    assert!(drain(&mut answer).events.is_empty());
+    answer.handle_kept(lane, at(300));
+    let drained = drain(&mut answer);
+    assert!(drained.acts.contains(&Act::Relay(RelayAct::Keep(Kept::Connection))));
+    assert_eq!(drained.events, [Event::Won(lane)]);
+
+    let mut failed = Answer::new(at(0));
+    failed.handle_relay(&signal, at(0));
+    failed.handle_relay_failed(at(10));
+    assert_eq!(drain(&mut failed).events, [Event::Lost]);
+    assert!(failed.is_over());
+}
+
+#[test]
+fn a_refusal_has_no_other_content() {
+    let refusal = Notice::refused(Reason::Unsupported, &mut Seed::from_u64(1));
+    assert!(refusal.is_sound() && refusal.is_empty());
+}
