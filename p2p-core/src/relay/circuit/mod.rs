@@ -282,6 +282,12 @@ impl Circuit {
         self.state == State::Over
     }
 
+    /// As [`Machine::poll_output`], but for the datagrams of the stream: for a driver that has room for control only, or
+    /// takes those by [`poll_transmit`](Self::poll_transmit).
+    pub fn poll_control(&mut self) -> Output<Act, Event> {
+        self.out.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
+    }
+
     fn end_lender(&mut self, relaying: Relaying, now: Instant) {
         if let Some(client) = &mut self.lenders[lender(relaying)].client {
             client.close(now);
@@ -347,12 +353,11 @@ impl Machine for Circuit {
     }
 
     fn poll_output(&mut self) -> Output<Act, Event> {
-        if let Some(output) = self.out.pop_front() {
-            return output;
-        }
-        if let Some(act) = self.next_datagram() {
+        if self.out.is_empty()
+            && let Some(act) = self.next_datagram()
+        {
             self.out.push_back(Output::Act(act));
         }
-        self.out.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
+        self.poll_control()
     }
 }

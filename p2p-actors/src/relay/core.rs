@@ -1,0 +1,352 @@
+//! A circuit, its sockets and its timer: what turns it, on whatever runtime it works.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::Bytes;
+use p2p_core::relay::circuit::{Act, Circuit, CircuitFailure, Event, Transmit, Via};
+use p2p_core::relay::{End, RelayError};
+use p2p_core::turn::Relaying;
+use p2p_core::{Family, Machine, Output};
+use tokio::sync::mpsc;
+use tokio::time::Sleep;
+use tracing::{debug, trace};
+
+use super::link::Link;
+use super::outlet::Outlet;
+use super::wires::{Came, RestedWires, Wires};
+use crate::drive::now;
+
+/// Datagrams taken in before anything else is looked at.
+const BATCH: usize = 64;
+/// Batches before others of the runtime have their turn.
+const ROUNDS: usize = 4;
+/// What one receive can bring: a datagram of any size, or as much of a stream.
+const ROOM: usize = 64 * 1024;
+/// The largest datagram of a circuit, framed.
+const DATAGRAM: usize = 1_216;
+
+thread_local! {
+    /// One for all circuits of a thread: an idle one needs none.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; ROOM].into_boxed_slice());
+}
+
+/// What the attempt is told.
+pub(crate) enum Told {
+    /// Datagrams come through.
+    Up,
+    /// The peer, or somebody from there, has dialled the address that our server lends us.
+    Arrived { link: Link, early: Bytes, peer: SocketAddr },
+    /// This address is to be dialled.
+    Dial(SocketAddr),
+    /// Nothing came through.
+    Failed(CircuitFailure),
+}
+
+enum Sockets {
+    Work(Wires, Pin<Box<Sleep>>),
+    Rest(RestedWires),
+    /// On the way from one to the other, or over.
+    Gone,
+}
+
+/// Everything that one circuit is.
+pub(super) struct Core {
+    pub(super) circuit: Circuit,
+    sockets: Sockets,
+    outlet: Outlet,
+    told: mpsc::UnboundedSender<Told>,
+    /// A datagram that found no room.
+    stuck: Option<(Via, Bytes)>,
+    /// When the driver wakes by itself.
+    armed: Option<Instant>,
+    driver: Option<Waker>,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    /// How the stream ended, and what was wrong with the server then.
+    pub(super) ended: Option<(Option<RelayError>, Option<String>)>,
+}
+
+impl Core {
+    pub(super) fn new(
+        circuit: Circuit,
+        wires: Wires,
+        outlet: Outlet,
+        told: mpsc::UnboundedSender<Told>,
+    ) -> Self {
+        let sleep = Box::pin(tokio::time::sleep_until(tokio::time::Instant::now()));
+        Self {
+            circuit,
+            sockets: Sockets::Work(wires, sleep),
+            outlet,
+            told,
+            stuck: None,
+            armed: None,
+            driver: None,
+            reader: None,
+            writer: None,
+            ended: None,
+        }
+    }
+
+    pub(super) fn outlet(&mut self) -> &mut Outlet {
+        &mut self.outlet
+    }
+
+    /// Does what the circuit wants, without a driver: what would wait is left to that.
+    pub(super) fn pump_aside(&mut self) {
+        if let Sockets::Rest(_) = self.sockets {
+            return;
+        }
+        let deadline = self.pump(&mut Context::from_waker(Waker::noop()));
+        let is_earlier = match (deadline, self.armed) {
+            (Some(deadline), Some(armed)) => deadline < armed,
+            (deadline, None) => deadline.is_some(),
+            (None, Some(_)) => false,
+        };
+        if is_earlier || self.stuck.is_some() || self.circuit.is_over() {
+            self.wake_driver();
+        }
+    }
+
+    pub(super) fn wake_driver(&mut self) {
+        self.driver.take().into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn wait_for_reading(&mut self, cx: &mut Context<'_>) {
+        self.reader = Some(cx.waker().clone());
+    }
+
+    pub(super) fn wait_for_writing(&mut self, cx: &mut Context<'_>) {
+        self.writer = Some(cx.waker().clone());
+    }
+
+    fn wake_users(&mut self) {
+        self.reader.take().into_iter().chain(self.writer.take()).for_each(Waker::wake);
+    }
+
+    /// One turn on the runtime. Ready when there is nothing left to drive here.
+    pub(super) fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.driver = Some(cx.waker().clone());
+        for _ in 0..ROUNDS {
+            let is_full = self.take_in(cx);
+            if self.armed.is_some_and(|armed| armed <= now()) {
+                self.circuit.handle_timeout(now());
+            }
+            self.armed = self.pump(cx);
+            if self.circuit.is_over() {
+                self.sockets = Sockets::Gone;
+                self.wake_users();
+            }
+            let Sockets::Work(_, sleep) = &mut self.sockets else { return Poll::Ready(()) };
+            let mut is_due = false;
+            if let Some(armed) = self.armed {
+                sleep.as_mut().reset(armed.into());
+                is_due = sleep.as_mut().poll(cx).is_ready();
+            }
+            if !is_full && !is_due {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Hands in what has come. Whether there may be more.
+    fn take_in(&mut self, cx: &mut Context<'_>) -> bool {
+        let Sockets::Work(wires, _) = &mut self.sockets else { return false };
+        BUFFER.with_borrow_mut(|buffer| {
+            let at = now();
+            for (way, kind) in wires.poll_unsent(cx) {
+                self.circuit.handle_closed(way, Some(kind), at);
+            }
+            for _ in 0..BATCH {
+                let Poll::Ready(came) = wires.poll_receive(cx, buffer) else {
+                    self.circuit.settle(at);
+                    return false;
+                };
+                match came {
+                    Came::Opened(way) => self.circuit.handle_opened(way, at),
+                    Came::Datagram(way, length) => self.circuit.handle_slice(way, &buffer[..length], at),
+                    Came::Piece(way, length) => {
+                        self.circuit.handle_data(way, Bytes::copy_from_slice(&buffer[..length]), at);
+                    }
+                    Came::Bare(from, length) => self.circuit.handle_bare(from, &buffer[..length], at),
+                    Came::Closed(way, why) => self.circuit.handle_closed(way, why, at),
+                }
+            }
+            self.circuit.settle(at);
+            true
+        })
+    }
+
+    /// Does all that the circuit wants, as far as there is room; answers when it wants to be woken.
+    fn pump(&mut self, cx: &mut Context<'_>) -> Option<Instant> {
+        loop {
+            self.transmit(cx);
+            match self.circuit.poll_control() {
+                Output::Act(act) => self.perform(act, cx),
+                Output::Event(event) => self.on_event(event),
+                Output::Wait(deadline) => return deadline.map(|deadline| deadline.at),
+            }
+        }
+    }
+
+    fn transmit(&mut self, cx: &mut Context<'_>) {
+        let Sockets::Work(wires, _) = &mut self.sockets else { return };
+        let mut buffer = [0; DATAGRAM];
+        loop {
+            let (via, sent) = match self.stuck.take() {
+                Some((via, bytes)) => {
+                    let sent = wires.poll_send(via, &bytes, cx);
+                    if sent.is_pending() {
+                        self.stuck = Some((via, bytes));
+                        return;
+                    }
+                    (via, sent)
+                }
+                None => {
+                    let Some(Transmit { via, length }) = self.circuit.poll_transmit(&mut buffer) else { return };
+                    let sent = wires.poll_send(via, &buffer[..length], cx);
+                    if sent.is_pending() {
+                        self.stuck = Some((via, Bytes::copy_from_slice(&buffer[..length])));
+                        return;
+                    }
+                    (via, sent)
+                }
+            };
+            if let Poll::Ready(Err((way, kind))) = sent {
+                trace!(?via, %kind, "a datagram was not sent");
+                self.circuit.handle_closed(way, Some(kind), now());
+            }
+        }
+    }
+
+    fn perform(&mut self, act: Act, cx: &mut Context<'_>) {
+        let Sockets::Work(wires, _) = &mut self.sockets else { return };
+        let sent = match act {
+            Act::Open { way, place } => {
+                debug!(%place, "asking a TURN server");
+                wires.open(way, place);
+                // Only the driver opens.
+                self.driver.take().into_iter().for_each(Waker::wake);
+                Ok(())
+            }
+            Act::Transmit { way, packet } => wires.send(way, &packet.into_bytes(), cx),
+            Act::Close { way } => {
+                wires.close(way);
+                Ok(())
+            }
+            Act::Datagram { via: Via::Server(way), bytes } => wires.send(way, &bytes, cx),
+            Act::Datagram { via, bytes } => match wires.poll_send(via, &bytes, cx) {
+                Poll::Ready(sent) => sent,
+                // It is lost, and said again.
+                Poll::Pending => Ok(()),
+            },
+            Act::Signal(notice) => {
+                self.outlet.say(notice);
+                Ok(())
+            }
+            Act::Dial(to) => {
+                self.tell(Told::Dial(to));
+                Ok(())
+            }
+        };
+        if let Err((way, kind)) = sent {
+            self.circuit.handle_closed(way, Some(kind), now());
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        debug!(?event, "relay");
+        match event {
+            Event::Up => self.tell(Told::Up),
+            Event::Arrived { way, peer, early } => {
+                if let Sockets::Work(wires, _) = &mut self.sockets
+                    && let Some(link) = wires.take(way)
+                {
+                    self.tell(Told::Arrived { link, early, peer });
+                }
+            }
+            Event::Readable => self.reader.take().into_iter().for_each(Waker::wake),
+            Event::Writable => self.writer.take().into_iter().for_each(Waker::wake),
+            Event::Ended(error) => {
+                self.ended = Some((error, self.circuit.trouble().map(str::to_owned)));
+                self.wake_users();
+            }
+            Event::Failed(failure) => self.tell(Told::Failed(failure)),
+            Event::Closed => {}
+        }
+    }
+
+    /// An attempt that is over does not listen.
+    fn tell(&mut self, told: Told) {
+        let _ = self.told.send(told);
+    }
+
+    /// Our end of the stream, and the peer's.
+    pub(super) fn ends(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        let route = self.circuit.route().ok_or(io::ErrorKind::NotConnected)?;
+        let local = match (route.from, &self.sockets) {
+            (End::Lent, _) => self.circuit.lent(Relaying::Udp, Family::of(route.to.ip())),
+            (End::Bare, Sockets::Work(wires, _)) => Some(wires.local(route.to)?),
+            (End::Bare, _) => None,
+        };
+        Ok((local.ok_or(io::ErrorKind::NotConnected)?, route.to))
+    }
+
+    /// Takes everything off its runtime.
+    pub(super) fn rest(&mut self) {
+        if let Sockets::Work(wires, _) = std::mem::replace(&mut self.sockets, Sockets::Gone) {
+            self.sockets = Sockets::Rest(wires.rest());
+        }
+        (self.armed, self.reader, self.writer) = (None, None, None);
+        self.wake_driver();
+    }
+
+    /// Puts everything to work on the current runtime. Whether it was at rest.
+    pub(super) fn wake(&mut self) -> io::Result<bool> {
+        let rested = match std::mem::replace(&mut self.sockets, Sockets::Gone) {
+            Sockets::Rest(rested) => rested,
+            other => {
+                self.sockets = other;
+                return Ok(false);
+            }
+        };
+        let (wires, lost) = rested.wake()?;
+        let sleep = Box::pin(tokio::time::sleep_until(tokio::time::Instant::now()));
+        self.sockets = Sockets::Work(wires, sleep);
+        self.armed = Some(now());
+        for way in lost {
+            self.circuit.handle_closed(way, Some(io::ErrorKind::Interrupted), now());
+        }
+        Ok(true)
+    }
+
+    /// Nobody wants it any more. At rest one word to the server is all there can be.
+    pub(super) fn end(&mut self, is_cut: bool) {
+        match (&self.sockets, is_cut) {
+            (Sockets::Work(..), true) => self.circuit.close(now()),
+            (Sockets::Work(..), false) => self.circuit.release(now()),
+            _ => self.circuit.close(Instant::now()),
+        }
+        if let Sockets::Rest(rested) = &self.sockets {
+            loop {
+                match self.circuit.poll_control() {
+                    Output::Act(Act::Transmit { way, packet }) => rested.send(way, &packet.into_bytes()),
+                    Output::Act(Act::Datagram { via: Via::Server(way), bytes }) => rested.send(way, &bytes),
+                    Output::Act(_) | Output::Event(_) => {}
+                    Output::Wait(_) => break,
+                }
+            }
+            self.sockets = Sockets::Gone;
+        }
+        self.pump_aside();
+        self.wake_driver();
+    }
+}

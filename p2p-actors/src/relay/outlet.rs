@@ -1,0 +1,41 @@
+//! How a circuit speaks to its peer, for as long as it lives: by signals of the node that made it.
+
+use actix::{Recipient, WeakAddr};
+use p2p_core::peer::PeerAddr;
+use p2p_core::relay::Notice;
+use p2p_core::signal::{AttemptId, Body};
+
+use crate::attempt::Delivered;
+use crate::signal::{Router, SendSignal};
+
+/// Where notices go. When the node is closed they go nowhere.
+pub(crate) struct Outlet {
+    pub(crate) router: WeakAddr<Router>,
+    /// Where the peer is, as it said last.
+    pub(crate) to: PeerAddr,
+    pub(crate) attempt: AttemptId,
+    /// The channel the peer spoke on, when it began.
+    pub(crate) back_on: Option<u32>,
+    /// Who wants to know what becomes of them.
+    pub(crate) done: Option<Recipient<Delivered>>,
+}
+
+impl Outlet {
+    pub(super) fn say(&self, notice: Notice) {
+        let Some(router) = self.router.upgrade() else { return };
+        router.do_send(SendSignal {
+            to: self.to.clone(),
+            attempt: self.attempt,
+            body: Body::Relay(notice),
+            back_on: self.back_on,
+            done: self.done.clone(),
+        });
+    }
+
+    /// The peer is there now.
+    pub(super) fn follow(&mut self, sender: &PeerAddr) {
+        if sender.is_newer_than(&self.to) {
+            self.to = sender.clone();
+        }
+    }
+}
