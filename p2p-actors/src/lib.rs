@@ -29,9 +29,11 @@ pub mod interface;
 mod lobby;
 mod ntp;
 mod purse;
+mod relay;
 mod root;
 mod shared;
 pub mod signal;
+mod tls;
 mod winner;
 
 pub use carrier::{Carrier, CarrierStream};

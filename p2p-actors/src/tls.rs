@@ -1,0 +1,135 @@
+//! TLS to a server: whom to trust, and what went wrong.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use thiserror::Error;
+use tracing::debug;
+
+/// Why there is no TLS, by whose fault it is.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum TlsError {
+    /// Something on this machine is set wrongly.
+    #[error("TLS is misconfigured on this machine: {0}")]
+    Configuration(String),
+    /// The server's certificate is not good enough.
+    #[error("the server's certificate is refused ({0}): check the name, the date and the CA file")]
+    Certificate(String),
+    /// TLS failed for another reason.
+    #[error("TLS with the server failed ({0}): is this a TLS port?")]
+    Failed(String),
+}
+
+impl From<&rustls::Error> for TlsError {
+    fn from(error: &rustls::Error) -> Self {
+        match error {
+            rustls::Error::InvalidCertificate(why) => Self::Certificate(match why.to_string() {
+                // The commonest self-signed certificate there is: openssl makes it a CA unless told otherwise.
+                why if why.contains("CaUsedAsEndEntity") => {
+                    "it is a CA's own certificate: make one for the server, with basicConstraints=CA:FALSE"
+                        .to_owned()
+                }
+                why => why,
+            }),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+impl From<&io::Error> for TlsError {
+    fn from(error: &io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(inner) => Self::from(inner),
+            None => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Which certificates to trust for which server. Default: those of the platform, for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Trust(BTreeMap<String, Vec<PathBuf>>);
+
+impl Trust {
+    /// For this host, a name or an IP address, the certificates in this PEM file instead of the platform's; and those
+    /// of other files that were named for it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no actor drives a TURN client yet"))]
+    pub(crate) fn add(&mut self, host: &str, ca_file: PathBuf) {
+        self.0.entry(bare(host).to_owned()).or_default().push(ca_file);
+    }
+
+    /// The files for this host; none means the platform's certificates.
+    pub(crate) fn ca_files(&self, host: &str) -> &[PathBuf] {
+        self.0.get(bare(host)).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// What must stand in the certificate of `host`.
+pub(crate) fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
+    let bare = bare(host);
+    ServerName::try_from(bare.to_owned())
+        .map_err(|_| TlsError::Configuration(format!("{bare} cannot stand in a certificate")))
+}
+
+fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// A configuration that trusts the certificates in these PEM files, or those of the platform when there are none.
+///
+/// It is made for each dial, so that a new CA file needs no restart. So there is nothing to resume either, and a
+/// store for sessions would only cost memory.
+pub(crate) async fn client_config(ca_files: &[PathBuf]) -> Result<Arc<ClientConfig>, TlsError> {
+    let ca_files = ca_files.to_owned();
+    // Reading files would stop every other actor on this thread.
+    let roots = tokio::task::spawn_blocking(move || match ca_files.is_empty() {
+        true => platform_roots(),
+        false => roots_from(&ca_files),
+    });
+    let roots = roots.await.map_err(|error| TlsError::Configuration(error.to_string()))??;
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Configuration(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+fn roots_from(paths: &[PathBuf]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for path in paths {
+        let before = roots.len();
+        add_from(path, &mut roots)
+            .and_then(|()| (roots.len() > before).then_some(()).ok_or("no certificate in it".to_owned()))
+            .map_err(|why| TlsError::Configuration(format!("CA file {}: {why}", path.display())))?;
+    }
+    Ok(roots)
+}
+
+fn add_from(path: &Path, roots: &mut RootCertStore) -> Result<(), String> {
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+fn platform_roots() -> Result<RootCertStore, TlsError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (added, ignored) = roots.add_parsable_certificates(found.certs);
+    debug!(added, ignored, errors = ?found.errors, "platform certificates");
+    if roots.is_empty() {
+        return Err(TlsError::Configuration(
+            "no trusted certificates on this machine: install them or name a CA file".into(),
+        ));
+    }
+    Ok(roots)
+}
