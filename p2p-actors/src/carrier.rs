@@ -1,5 +1,6 @@
 //! What carries the bytes of a connection: at rest between two runtimes, or at work on one.
 
+use std::fmt;
 use std::io::{IoSlice, Result};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -9,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tracing::trace;
 
+use crate::relay::{Relayed, RestedThrough, Through};
+
 /// A connection at rest: plain state that belongs to no runtime and may go to any thread.
 ///
 /// While it rests nobody reads from it, writes to it or keeps it alive.
@@ -17,6 +20,22 @@ use tracing::trace;
 pub enum Carrier {
     /// A TCP connection of the operating system: non-blocking, and registered nowhere.
     Tcp(std::net::TcpStream),
+    /// A stream through a relay.
+    Relayed(RestedRelay),
+}
+
+/// A relayed stream at rest. Dropped, it is cut.
+pub struct RestedRelay(Rested);
+
+enum Rested {
+    Datagrams(Relayed),
+    Connection(RestedThrough),
+}
+
+impl fmt::Debug for RestedRelay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RestedRelay")
+    }
 }
 
 impl Carrier {
@@ -30,6 +49,13 @@ impl Carrier {
     pub fn into_stream(self) -> Result<CarrierStream> {
         match self {
             Self::Tcp(stream) => TcpStream::from_std(stream).map(CarrierStream::Tcp),
+            Self::Relayed(RestedRelay(Rested::Datagrams(stream))) => {
+                stream.wake()?;
+                Ok(CarrierStream::Relayed(RelayedStream(Relay::Datagrams(stream))))
+            }
+            Self::Relayed(RestedRelay(Rested::Connection(stream))) => {
+                Ok(CarrierStream::Relayed(RelayedStream(Relay::Connection(Box::new(stream.wake()?)))))
+            }
         }
     }
 }
@@ -41,6 +67,26 @@ impl Carrier {
 pub enum CarrierStream {
     /// A TCP connection of the operating system.
     Tcp(TcpStream),
+    /// A stream through a relay: over datagrams, or a connection that only our TURN server's goodwill keeps open.
+    Relayed(RelayedStream),
+}
+
+/// A relayed stream at work. Dropped, it still delivers what was written, for a few seconds, if its runtime lives.
+pub struct RelayedStream(Relay);
+
+enum Relay {
+    Datagrams(Relayed),
+    Connection(Box<Through>),
+}
+
+impl fmt::Debug for RelayedStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, local, remote) = match &self.0 {
+            Relay::Datagrams(stream) => ("datagrams", stream.local_addr(), stream.peer_addr()),
+            Relay::Connection(stream) => ("connection", stream.local_addr(), stream.peer_addr()),
+        };
+        write!(f, "RelayedStream({kind}, {local} to {remote})")
+    }
 }
 
 impl CarrierStream {
@@ -52,10 +98,27 @@ impl CarrierStream {
         Self::Tcp(stream)
     }
 
+    /// The stream over a relay's datagrams.
+    pub(crate) fn relayed(stream: Relayed) -> Self {
+        Self::Relayed(RelayedStream(Relay::Datagrams(stream)))
+    }
+
+    /// A connection through a relay.
+    pub(crate) fn through(stream: Through) -> Self {
+        Self::Relayed(RelayedStream(Relay::Connection(Box::new(stream))))
+    }
+
     /// Takes the connection off its runtime.
     pub(crate) fn into_carrier(self) -> Result<Carrier> {
         match self {
             Self::Tcp(stream) => stream.into_std().map(Carrier::Tcp),
+            Self::Relayed(RelayedStream(Relay::Datagrams(stream))) => {
+                stream.rest();
+                Ok(Carrier::Relayed(RestedRelay(Rested::Datagrams(stream))))
+            }
+            Self::Relayed(RelayedStream(Relay::Connection(stream))) => {
+                Ok(Carrier::Relayed(RestedRelay(Rested::Connection(stream.rest()?))))
+            }
         }
     }
 
@@ -66,6 +129,8 @@ impl CarrierStream {
     pub fn local_addr(&self) -> Result<SocketAddr> {
         match self {
             Self::Tcp(stream) => stream.local_addr(),
+            Self::Relayed(RelayedStream(Relay::Datagrams(stream))) => Ok(stream.local_addr()),
+            Self::Relayed(RelayedStream(Relay::Connection(stream))) => Ok(stream.local_addr()),
         }
     }
 
@@ -76,6 +141,8 @@ impl CarrierStream {
     pub fn peer_addr(&self) -> Result<SocketAddr> {
         match self {
             Self::Tcp(stream) => stream.peer_addr(),
+            Self::Relayed(RelayedStream(Relay::Datagrams(stream))) => Ok(stream.peer_addr()),
+            Self::Relayed(RelayedStream(Relay::Connection(stream))) => Ok(stream.peer_addr()),
         }
     }
 
@@ -86,6 +153,7 @@ impl CarrierStream {
     pub fn into_tcp(self) -> std::result::Result<TcpStream, Self> {
         match self {
             Self::Tcp(stream) => Ok(stream),
+            relayed @ Self::Relayed(_) => Err(relayed),
         }
     }
 
@@ -96,6 +164,8 @@ impl CarrierStream {
     pub fn set_nodelay(&self, on: bool) -> Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_nodelay(on),
+            Self::Relayed(RelayedStream(Relay::Datagrams(_))) => Ok(()),
+            Self::Relayed(RelayedStream(Relay::Connection(stream))) => stream.set_nodelay(on),
         }
     }
 
@@ -106,6 +176,8 @@ impl CarrierStream {
     pub fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         match self {
             Self::Tcp(stream) => stream.poll_write_ready(cx),
+            Self::Relayed(RelayedStream(Relay::Datagrams(stream))) => stream.poll_write_ready(cx),
+            Self::Relayed(RelayedStream(Relay::Connection(stream))) => stream.poll_write_ready(cx),
         }
     }
 }
@@ -114,6 +186,12 @@ macro_rules! whichever {
     ($self:ident, $method:ident($($arg:expr),*)) => {
         match $self.get_mut() {
             CarrierStream::Tcp(stream) => Pin::new(stream).$method($($arg),*),
+            CarrierStream::Relayed(RelayedStream(Relay::Datagrams(stream))) => {
+                Pin::new(stream).$method($($arg),*)
+            }
+            CarrierStream::Relayed(RelayedStream(Relay::Connection(stream))) => {
+                Pin::new(&mut **stream).$method($($arg),*)
+            }
         }
     };
 }
@@ -140,6 +218,8 @@ impl AsyncWrite for CarrierStream {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Relayed(RelayedStream(Relay::Datagrams(stream))) => stream.is_write_vectored(),
+            Self::Relayed(RelayedStream(Relay::Connection(stream))) => stream.is_write_vectored(),
         }
     }
 

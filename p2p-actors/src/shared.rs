@@ -1,7 +1,7 @@
 //! What all actors of one node know.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,14 +13,17 @@ use p2p_core::peer::{Identity, PeerId};
 use p2p_core::proof::{Cipher, Counterpart, Proof, ProofConfig, Role};
 use p2p_core::punch::{Limits, Setup, Terms, View};
 use p2p_core::race::{OurPlace, Path, Way, path_to};
-use p2p_core::signal::AttemptId;
-use p2p_core::{Clock, Seed, UnixTime};
+use p2p_core::relay::Notice;
+use p2p_core::signal::{AttemptId, Signal};
+use p2p_core::{Clock, Family, Seed, UnixTime};
 use tokio::sync::Semaphore;
 
 use crate::attempt::Proving;
 use crate::counters::Tallies;
 use crate::drive::now;
 use crate::purse::{Purse, Sake};
+use crate::relay::Ear;
+use crate::turn::TurnServer;
 use crate::winner::{How, Winner};
 
 /// Peers our user has called that are remembered.
@@ -52,6 +55,11 @@ pub(crate) struct Shared {
     pub(crate) proof_within: Duration,
     /// Connections we make because others asked, each one dial or one proof.
     pub(crate) errands: Arc<Semaphore>,
+    /// The TURN servers of the configuration.
+    pub(crate) turn: Rc<[TurnServer]>,
+    pub(crate) families: BTreeSet<Family>,
+    /// Circuits of attempts and of connections, whose peers may have something to say to them.
+    pub(crate) ears: RefCell<BTreeMap<AttemptId, (PeerId, Ear)>>,
     pub(crate) closing: Cell<bool>,
     pub(crate) tallies: Arc<Tallies>,
 }
@@ -63,6 +71,20 @@ impl Shared {
 
     pub(crate) fn attempt_id(&self) -> AttemptId {
         AttemptId(self.seed.borrow_mut().array())
+    }
+
+    /// What this peer says in this attempt is also for the circuit behind `ear`.
+    pub(crate) fn listen_for(&self, attempt: AttemptId, peer: PeerId, ear: Ear) {
+        let mut ears = self.ears.borrow_mut();
+        ears.retain(|_, (_, ear)| !ear.is_gone());
+        ears.insert(attempt, (peer, ear));
+    }
+
+    /// Brings a notice to the circuit it is for. Whether there is one.
+    pub(crate) fn bring(&self, notice: &Notice, signal: &Signal) -> bool {
+        let ears = self.ears.borrow();
+        let ear = ears.get(&signal.attempt).filter(|(peer, _)| *peer == signal.from);
+        ear.is_some_and(|(_, ear)| ear.hear(notice, &signal.sender, &signal.sender.sources()))
     }
 
     /// Our user named this peer.

@@ -1,4 +1,4 @@
-//! The mirror side: one actor per attempt of a peer that asked us to dial it, or to punch.
+//! The mirror side: one actor per attempt of a peer that asked us to dial it, to punch, or to meet at a relay.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -18,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::{Span, debug, debug_span};
 
 use super::punch::{self, Punches, Punching};
+use super::relay::{self, Correspondence, Relaying, Relays};
 use super::{Proving, Stop, lane};
 use crate::carrier::CarrierStream;
 use crate::drive::{Driven, Drives, now, turn};
@@ -29,7 +30,7 @@ use crate::winner::Winner;
 /// An actor with nothing left to do waits so long for another offer of its caller.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Dials somebody who asked for it, or punches with them.
+/// Dials somebody who asked for it, punches with them, or meets them at a relay.
 pub(crate) struct Answering {
     shared: Rc<Shared>,
     router: Addr<Router>,
@@ -40,9 +41,10 @@ pub(crate) struct Answering {
     began: Instant,
     lanes: BTreeMap<Lane, SpawnHandle>,
     sake: Sake,
-    /// A punch was offered.
-    is_punching: bool,
+    /// A punch or a relay was offered: more may follow in its place.
+    is_offered: bool,
     punching: Punching,
+    relaying: Relaying,
     ended: Ended,
     span: Span,
 }
@@ -69,7 +71,7 @@ impl Drop for Ended {
 }
 
 impl Answering {
-    /// Answers the `DialMe` or the offer to punch in `signal`, which came over `channel`. `sake` says whether anything
+    /// Answers the `DialMe`, the offer to punch or the notice of a relay in `signal`, which came over `channel`. `sake` says whether anything
     /// speaks for its sender.
     pub(crate) fn new(
         shared: Rc<Shared>,
@@ -86,8 +88,9 @@ impl Answering {
         ask(&mut answer, &shared, signal, sake);
         Self {
             punching: Punching::new(Rc::clone(&shared), sake),
+            relaying: Relaying::new(Rc::clone(&shared), sake, false),
             sake,
-            is_punching: matches!(signal.body, Body::Punch(_)),
+            is_offered: matches!(signal.body, Body::Punch(_) | Body::Relay(_)),
             shared,
             router,
             driven: Driven::new(answer),
@@ -123,6 +126,36 @@ impl Answering {
         self.lanes.insert(lane, work);
     }
 
+    /// Whichever side's SYN came first, or whoever lends the relay, the caller speaks first.
+    fn welcome(
+        &mut self,
+        lane: Lane,
+        stream: CarrierStream,
+        seat: Option<OwnedSemaphorePermit>,
+        ctx: &mut Context<Self>,
+    ) {
+        let path = self.driven.machine().candidate(lane).map(|candidate| candidate.path);
+        let wanted = Claim { peer: self.caller.id(), attempt: self.attempt, caller: false };
+        let (proof, plain) = (self.shared.proof_arrived(), self.shared.plain);
+        let proved = async move {
+            let mut proving = Proving::new(stream, proof);
+            let stage = proving.advance().await?;
+            match (stage, proving.proof.claim()) {
+                (Stage::Deciding, Some(claim)) if claim == wanted => proving.proof.welcome(plain, now())?,
+                _ => return Err(ProofError::Stranger),
+            }
+            match proving.advance().await? {
+                Stage::Kept => Ok((proving, seat)),
+                _ => Err(ProofError::OutOfTurn),
+            }
+        };
+        let work = ctx.spawn(proved.into_actor(self).map(move |proved, this, ctx| match proved {
+            Ok((proving, _seat)) => this.kept(lane, proving, lane.way(), path, ctx),
+            Err(error) => this.fail(lane, error.into(), ctx),
+        }));
+        self.lanes.insert(lane, work);
+    }
+
     fn kept(&mut self, lane: Lane, proving: Proving, way: Way, path: Option<Path>, ctx: &mut Context<Self>) {
         let draft = Draft { way, path, began: self.began };
         match self.shared.winner(proving, draft) {
@@ -138,6 +171,7 @@ impl Answering {
     fn fail(&mut self, lane: Lane, failure: LaneFailure, ctx: &mut Context<Self>) {
         debug!(parent: &self.span, %lane, %failure, "lane failed");
         self.lanes.remove(&lane);
+        self.relaying.on_failed(lane);
         self.driven.machine().handle_failed(lane, failure, now());
         turn(self, ctx);
     }
@@ -174,13 +208,23 @@ impl Drives for Answering {
                 done: None,
             }),
             Act::Punch(pair, act) => punch::perform(self, pair, act, ctx),
+            Act::Relay(act) => {
+                let with = Correspondence {
+                    router: self.router.clone(),
+                    peer: self.caller.clone(),
+                    attempt: self.attempt,
+                    back_on: Some(self.channel),
+                    done: None,
+                };
+                relay::perform(self, act, with, ctx);
+            }
             Act::Keep(lane) => debug!(parent: &self.span, %lane, "only a caller keeps"),
         }
     }
 
     fn on_event(&mut self, event: Event, ctx: &mut Context<Self>) {
         debug!(parent: &self.span, ?event, "over");
-        if event != Event::Lost || !self.is_punching {
+        if event != Event::Lost || !self.is_offered {
             return ctx.stop();
         }
         // The offers of one attempt come one after the other, and the next may be a better one.
@@ -200,6 +244,7 @@ fn ask(answer: &mut Answer, shared: &Shared, signal: &Signal, sake: Sake) {
             let found = candidates(&place, &signal.sender, &Filter::default(), Motive::TheirWish);
             answer.handle_dial_me(found, DIAL_DELAY, now());
         }
+        Body::Relay(_) => answer.handle_relay(signal, now()),
         _ => answer.handle_punch(&shared.punch_setup(sake), signal, now()),
     }
 }
@@ -209,7 +254,6 @@ impl Punches for Answering {
         &mut self.punching
     }
 
-    /// Whichever side's SYN came first, the caller speaks first.
     fn on_punched(
         &mut self,
         lane: Lane,
@@ -217,26 +261,17 @@ impl Punches for Answering {
         seat: Option<OwnedSemaphorePermit>,
         ctx: &mut Context<Self>,
     ) {
-        let path = self.driven.machine().candidate(lane).map(|candidate| candidate.path);
-        let wanted = Claim { peer: self.caller.id(), attempt: self.attempt, caller: false };
-        let (proof, plain) = (self.shared.proof_arrived(), self.shared.plain);
-        let proved = async move {
-            let mut proving = Proving::new(stream, proof);
-            let stage = proving.advance().await?;
-            match (stage, proving.proof.claim()) {
-                (Stage::Deciding, Some(claim)) if claim == wanted => proving.proof.welcome(plain, now())?,
-                _ => return Err(ProofError::Stranger),
-            }
-            match proving.advance().await? {
-                Stage::Kept => Ok((proving, seat)),
-                _ => Err(ProofError::OutOfTurn),
-            }
-        };
-        let work = ctx.spawn(proved.into_actor(self).map(move |proved, this, ctx| match proved {
-            Ok((proving, _seat)) => this.kept(lane, proving, Way::Punch, path, ctx),
-            Err(error) => this.fail(lane, error.into(), ctx),
-        }));
-        self.lanes.insert(lane, work);
+        self.welcome(lane, stream, seat, ctx);
+    }
+}
+
+impl Relays for Answering {
+    fn relaying(&mut self) -> &mut Relaying {
+        &mut self.relaying
+    }
+
+    fn on_relayed(&mut self, lane: Lane, stream: CarrierStream, ctx: &mut Context<Self>) {
+        self.welcome(lane, stream, None, ctx);
     }
 }
 
@@ -252,7 +287,7 @@ impl Handler<Asked> for Answering {
         if signal.sender.is_newer_than(&self.caller) {
             self.caller = signal.sender.clone();
         }
-        self.is_punching |= matches!(signal.body, Body::Punch(_));
+        self.is_offered |= matches!(signal.body, Body::Punch(_) | Body::Relay(_));
         if self.driven.machine().is_over() {
             *self.driven.machine() = Answer::new(now());
         }

@@ -4,6 +4,7 @@ mod answer;
 mod lane;
 mod prove;
 mod punch;
+mod relay;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -23,6 +24,7 @@ use tracing::{Span, debug, debug_span, info};
 pub(crate) use answer::{Answering, AnsweringEnded, Asked};
 pub(crate) use prove::Proving;
 use punch::{Punches, Punching};
+use relay::{Correspondence, Relaying, Relays};
 
 use crate::carrier::CarrierStream;
 use crate::config::ConnectOptions;
@@ -62,6 +64,7 @@ pub(crate) struct Attempt {
     began: Instant,
     lanes: BTreeMap<Lane, Work>,
     punching: Punching,
+    relaying: Relaying,
     reply: Option<Reply>,
     winner: Option<(Lane, Box<Winner>)>,
     span: Span,
@@ -117,6 +120,7 @@ impl Attempt {
         let driven = Driven::new(Race::new(config, began));
         Self {
             punching: Punching::new(Rc::clone(&shared), Sake::Ours),
+            relaying: Relaying::new(Rc::clone(&shared), Sake::Ours, true),
             shared,
             router,
             driven,
@@ -214,6 +218,7 @@ impl Attempt {
     fn fail(&mut self, lane: Lane, failure: LaneFailure, ctx: &mut Context<Self>) {
         debug!(parent: &self.span, %lane, %failure, "lane failed");
         self.lanes.remove(&lane);
+        self.relaying.on_failed(lane);
         self.driven.machine().handle_failed(lane, failure, now());
         turn(self, ctx);
     }
@@ -277,6 +282,16 @@ impl Drives for Attempt {
             Act::Drop(lane) => self.drop_lane(lane, ctx),
             Act::Keep(lane) => self.keep(lane, ctx),
             Act::Punch(pair, act) => punch::perform(self, pair, act, ctx),
+            Act::Relay(act) => {
+                let with = Correspondence {
+                    router: self.router.clone(),
+                    peer: self.peer.clone(),
+                    attempt: self.attempt,
+                    back_on: None,
+                    done: Some(ctx.address().recipient()),
+                };
+                relay::perform(self, act, with, ctx);
+            }
             Act::Signal(body) => {
                 let done = (body != Body::Bye).then(|| ctx.address().recipient());
                 let (to, attempt) = (self.peer.clone(), self.attempt);
@@ -321,6 +336,17 @@ impl Punches for Attempt {
         ctx: &mut Context<Self>,
     ) {
         self.introduce(lane, stream, seat, ctx);
+    }
+}
+
+impl Relays for Attempt {
+    fn relaying(&mut self) -> &mut Relaying {
+        &mut self.relaying
+    }
+
+    /// Whoever lends the relay, the caller speaks first.
+    fn on_relayed(&mut self, lane: Lane, stream: CarrierStream, ctx: &mut Context<Self>) {
+        self.introduce(lane, stream, None, ctx);
     }
 }
 

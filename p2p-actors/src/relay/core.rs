@@ -6,10 +6,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use p2p_core::relay::circuit::{Act, Circuit, CircuitFailure, Event, Transmit, Via};
+use p2p_core::relay::circuit::{Act, Circuit, CircuitFailure, Event, Kept, Transmit, Via};
 use p2p_core::relay::{End, RelayError};
 use p2p_core::turn::Relaying;
 use p2p_core::{Family, Machine, Output};
@@ -26,6 +26,8 @@ use crate::drive::now;
 const BATCH: usize = 64;
 /// Batches before others of the runtime have their turn.
 const ROUNDS: usize = 4;
+/// A connection through our server is waited for so long, when its user has let go.
+const LINGER: Duration = Duration::from_secs(5);
 /// What one receive can bring: a datagram of any size, or as much of a stream.
 const ROOM: usize = 64 * 1024;
 /// The largest datagram of a circuit, framed.
@@ -68,6 +70,8 @@ pub(super) struct Core {
     driver: Option<Waker>,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// A connection that its user has let go, and until when it may end by itself.
+    lingering: Option<(Link, Instant)>,
     /// How the stream ended, and what was wrong with the server then.
     pub(super) ended: Option<(Option<RelayError>, Option<String>)>,
 }
@@ -90,6 +94,7 @@ impl Core {
             driver: None,
             reader: None,
             writer: None,
+            lingering: None,
             ended: None,
         }
     }
@@ -139,6 +144,7 @@ impl Core {
                 self.circuit.handle_timeout(now());
             }
             self.armed = self.pump(cx);
+            self.see_off(cx);
             if self.circuit.is_over() {
                 self.sockets = Sockets::Gone;
                 self.wake_users();
@@ -289,6 +295,44 @@ impl Core {
         let _ = self.told.send(told);
     }
 
+    /// The owner keeps this.
+    pub(super) fn keep(&mut self, kept: Kept) {
+        self.circuit.keep(kept, now());
+        self.pump_aside();
+        self.wake_driver();
+    }
+
+    /// A connection whose user has let go: it ends before the allocation that it needs.
+    pub(super) fn linger(&mut self, link: Link) {
+        self.lingering = Some((link, now() + LINGER));
+        self.wake_driver();
+    }
+
+    fn see_off(&mut self, cx: &mut Context<'_>) {
+        let Some((link, until)) = &mut self.lingering else { return };
+        let is_over = BUFFER.with_borrow_mut(|buffer| {
+            loop {
+                match link.poll_recv(cx, buffer) {
+                    Poll::Ready(Ok(1..)) => {}
+                    Poll::Ready(_) => return true,
+                    Poll::Pending => return *until <= now(),
+                }
+            }
+        });
+        if is_over {
+            self.lingering = None;
+            self.circuit.close(now());
+            self.armed = self.pump(cx);
+        } else {
+            self.armed = Some(self.armed.map_or(*until, |armed| armed.min(*until)));
+        }
+    }
+
+    /// The address that our server lends us for connections from there.
+    pub(super) fn lent_for(&self, remote: SocketAddr) -> Option<SocketAddr> {
+        self.circuit.lent(Relaying::Tcp, Family::of(remote.ip()))
+    }
+
     /// Our end of the stream, and the peer's.
     pub(super) fn ends(&self) -> io::Result<(SocketAddr, SocketAddr)> {
         let route = self.circuit.route().ok_or(io::ErrorKind::NotConnected)?;
@@ -330,6 +374,9 @@ impl Core {
 
     /// Nobody wants it any more. At rest one word to the server is all there can be.
     pub(super) fn end(&mut self, is_cut: bool) {
+        if self.lingering.is_some() {
+            return self.wake_driver();
+        }
         match (&self.sockets, is_cut) {
             (Sockets::Work(..), true) => self.circuit.close(now()),
             (Sockets::Work(..), false) => self.circuit.release(now()),

@@ -137,6 +137,18 @@ impl Link {
         })
     }
 
+    /// Whether small writes are sent at once; where nothing holds them back, nothing changes.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {
+        match self {
+            Self::Udp(_) => Ok(()),
+            Self::Tcp(stream) => stream.set_nodelay(on),
+            Self::Tls(secured) => secured.socket().set_nodelay(on),
+        }
+    }
+
     /// Our end's address.
     ///
     /// # Errors

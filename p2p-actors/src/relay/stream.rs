@@ -3,66 +3,245 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use p2p_core::relay::{Read, RelayError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Shared;
+use super::Held;
+use super::core::Core;
 use super::link::{Link, Rested};
 use crate::drive::now;
 
-/// The stream over datagrams. Dropped, it delivers what was written, for a few seconds.
-pub(crate) struct RelayedStream {
-    shared: Arc<Shared>,
+/// The stream over datagrams. There is one of each circuit. Dropped, it delivers what was written, for a few seconds.
+pub(crate) struct Relayed {
+    held: Held,
     local: SocketAddr,
     remote: SocketAddr,
 }
 
-/// A [`RelayedStream`] at rest.
-pub(crate) struct RestedStream {
-    shared: Arc<Shared>,
-    local: SocketAddr,
-    remote: SocketAddr,
-}
-
-impl RelayedStream {
-    /// There is one of each circuit.
-    pub(super) fn new(shared: Arc<Shared>) -> io::Result<Self> {
-        let (local, remote) = shared.core().ends()?;
-        Ok(Self { shared, local, remote })
+impl Relayed {
+    pub(super) fn new(held: Held) -> io::Result<Self> {
+        let (local, remote) = held.core().ends()?;
+        Ok(Self { held, local, remote })
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local
     }
 
-    /// Where the peer is by now: it may be lent another address meanwhile.
+    /// The peer may have been lent another address meanwhile: this is the first.
     pub(crate) fn peer_addr(&self) -> SocketAddr {
-        self.shared.core().ends().map_or(self.remote, |(_, remote)| remote)
+        self.remote
     }
 
-    pub(crate) fn rest(self) -> RestedStream {
-        self.shared.core().rest();
-        let rested =
-            RestedStream { shared: Arc::clone(&self.shared), local: self.local, remote: self.remote };
-        // Only the place has changed.
-        std::mem::forget(ForgetMe(self));
-        rested
+    /// Off its runtime.
+    pub(crate) fn rest(&self) {
+        self.held.core().rest();
+    }
+
+    /// To work on the current runtime, if it was at rest.
+    pub(crate) fn wake(&self) -> io::Result<()> {
+        self.held.wake()
     }
 
     pub(crate) fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut core = self.shared.core();
-        if let Some((error, trouble)) = &core.ended {
-            return Poll::Ready(Err(broken(error.unwrap_or(RelayError::Closed), trouble.as_deref())));
-        }
-        // An empty write asks for nothing; one byte that finds no room has the machine tell when there is.
-        if core.circuit.has_room() {
+        let mut core = self.held.core();
+        check(&core)?;
+        if core.circuit.has_room(now()) {
             return Poll::Ready(Ok(()));
         }
         core.wait_for_writing(cx);
         Poll::Pending
+    }
+}
+
+impl AsyncRead for Relayed {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut core = self.held.core();
+        match core.circuit.read(buf.initialize_unfilled(), now()) {
+            Ok(Read::Bytes(length)) => {
+                buf.advance(length);
+                core.pump_aside();
+            }
+            Ok(Read::End) => {}
+            Ok(Read::Nothing) => {
+                core.wait_for_reading(cx);
+                return Poll::Pending;
+            }
+            Err(error) => return Poll::Ready(Err(broken(&core, error))),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Relayed {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut core = self.held.core();
+        let taken = match core.circuit.write(bytes, now()) {
+            Ok(0) if !bytes.is_empty() => {
+                core.wait_for_writing(cx);
+                return Poll::Pending;
+            }
+            Ok(taken) => taken,
+            Err(error) => return Poll::Ready(Err(broken(&core, error))),
+        };
+        core.pump_aside();
+        Poll::Ready(Ok(taken))
+    }
+
+    /// What was taken is sent as soon as the path has room, flushed or not.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut core = self.held.core();
+        // Said after the end of it all, there is nobody to hear it.
+        let _ = core.circuit.finish(now());
+        core.pump_aside();
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn check(core: &Core) -> io::Result<()> {
+    match &core.ended {
+        Some((Some(error), _)) => Err(broken(core, *error)),
+        _ => Ok(()),
+    }
+}
+
+/// The error of a stream that is over, and what was wrong with our server then.
+fn broken(core: &Core, error: RelayError) -> io::Error {
+    let kind = match error {
+        RelayError::Reset(_) => io::ErrorKind::ConnectionReset,
+        RelayError::Silent => io::ErrorKind::TimedOut,
+        RelayError::Contradiction => io::ErrorKind::InvalidData,
+        RelayError::Finished | RelayError::Closed => io::ErrorKind::BrokenPipe,
+        _ => io::ErrorKind::ConnectionAborted,
+    };
+    match &core.ended {
+        Some((_, Some(trouble))) => io::Error::new(kind, format!("{error} ({trouble})")),
+        _ => io::Error::new(kind, error),
+    }
+}
+
+/// A connection that a peer made through our server (RFC 6062), with what keeps the server willing.
+pub(crate) struct Through {
+    /// There until it is dropped.
+    link: Option<Link>,
+    /// What came before it was ours to read.
+    early: Bytes,
+    held: Held,
+    local: SocketAddr,
+    remote: SocketAddr,
+}
+
+/// A [`Through`] at rest.
+pub(crate) struct RestedThrough {
+    link: Rested,
+    early: Bytes,
+    held: Held,
+    local: SocketAddr,
+    remote: SocketAddr,
+}
+
+impl Through {
+    pub(super) fn new(link: Link, early: Bytes, remote: SocketAddr, held: Held) -> Self {
+        let lent = held.core().lent_for(remote);
+        let local = lent.or_else(|| link.local_addr().ok()).unwrap_or(remote);
+        Self { link: Some(link), early, held, local, remote }
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub(crate) fn peer_addr(&self) -> SocketAddr {
+        self.remote
+    }
+
+    pub(crate) fn rest(mut self) -> io::Result<RestedThrough> {
+        let link = self.link.take().ok_or(io::ErrorKind::NotConnected)?.rest()?;
+        self.held.core().rest();
+        let (early, held) = (std::mem::take(&mut self.early), self.held.clone());
+        Ok(RestedThrough { link, early, held, local: self.local, remote: self.remote })
+    }
+
+    pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {
+        self.link.as_ref().map_or(Ok(()), |link| link.set_nodelay(on))
+    }
+
+    pub(crate) fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.link {
+            Some(link) => link.poll_send_ready(cx),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn link(&mut self) -> io::Result<Pin<&mut Link>> {
+        self.link.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+/// The server ends all connections with the allocation, so that stays until this one is over.
+impl Drop for Through {
+    fn drop(&mut self) {
+        if let Some(mut link) = self.link.take() {
+            let _ = Pin::new(&mut link).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+            self.held.core().linger(link);
+        }
+    }
+}
+
+impl RestedThrough {
+    pub(crate) fn wake(self) -> io::Result<Through> {
+        self.held.wake()?;
+        let Self { link, early, held, local, remote } = self;
+        Ok(Through { link: Some(link.wake()?), early, held, local, remote })
+    }
+}
+
+impl AsyncRead for Through {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.early.is_empty() {
+            let length = self.early.len().min(buf.remaining());
+            buf.put_slice(&self.early[..length]);
+            self.early.advance(length);
+            return Poll::Ready(Ok(()));
+        }
+        self.link()?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Through {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.link()?.poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.link()?.poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(self.link()?, cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(AsyncWrite::poll_flush(self.link()?, cx))?;
+        self.link()?.poll_shutdown(cx)
     }
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use actix::{Actor, AsyncContext, Context, Handler};
 use p2p_core::punch::{Message, Step};
 use p2p_core::race::Way;
+use p2p_core::relay::Notice;
 use p2p_core::signal::{Body, Reason, Refusal, Signal};
 use tracing::{debug, info, warn};
 
@@ -25,8 +26,11 @@ impl Root {
         match (&signal.body, ours) {
             (Body::DialMe(_), _) => self.answer(signal, channel, Way::Reverse, ctx),
             (Body::AskAddr, _) => self.reply(&signal, channel, Body::TellAddr),
+            // The circuit may have outlived its attempt, as what carries a connection.
+            (Body::Relay(notice), _) if self.shared.bring(notice, &signal) => {}
             (_, Some(ours)) => ours.addr.do_send(Heard(signal)),
             (Body::Punch(_), None) => self.answer(signal, channel, Way::Punch, ctx),
+            (Body::Relay(_), None) => self.answer(signal, channel, Way::Relay, ctx),
             (Body::Bye, None) => {
                 if let Some((caller, answer)) = self.answers.get(&signal.attempt)
                     && *caller == signal.from
@@ -39,7 +43,7 @@ impl Root {
         }
     }
 
-    /// Somebody asks us to dial them, or to punch, or goes on with it.
+    /// Somebody asks us to dial them, to punch, or to meet at a relay, or goes on with it.
     fn answer(&mut self, signal: Box<Signal>, channel: u32, way: Way, ctx: &mut Context<Self>) {
         if let Some((caller, answer)) = self.answers.get(&signal.attempt) {
             if *caller != signal.from {
@@ -53,6 +57,9 @@ impl Root {
         }
         if matches!(&signal.body, Body::Punch(message) if !matches!(message.step, Step::Offer(_))) {
             return debug!("for an attempt that is over");
+        }
+        if matches!(&signal.body, Body::Relay(notice) if notice.refusal.is_some()) {
+            return debug!("a refusal of what was not asked");
         }
         let of_caller = self.answers.values().filter(|(caller, _)| *caller == signal.from).count();
         let full = self.answers.len() >= self.config.limits.answers || of_caller >= ANSWERS_PER_CALLER;
@@ -78,6 +85,7 @@ impl Root {
                 let now = self.shared.clock.get().unix(now());
                 Body::Punch(Message::declined(message.pair, reason, now))
             }
+            Body::Relay(_) => Body::Relay(Notice::refused(reason, &mut self.shared.fork("refusal"))),
             _ => Body::Refuse(Refusal { reason }),
         };
         self.reply(signal, channel, body);

@@ -1,6 +1,7 @@
 //! Everything a peer publishes about where it can be met, signed.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ use crate::UnixTime;
 /// rest (two bytes, big-endian), so that a text of a later version is still told from one that was cut off.
 const VERSION: u8 = 1;
 const HEADER: usize = 3;
+/// Addresses in [`PeerAddr::sources`].
+const MOST_SOURCES: usize = 16;
 const ID: usize = 32;
 const SIGNATURE: usize = 64;
 
@@ -196,6 +199,18 @@ impl PeerAddr {
     /// Its interfaces.
     pub fn interfaces(&self) -> &[InterfaceAddr] {
         &self.contents.interfaces
+    }
+
+    /// Every address that its packets may come from, as far as it knows: those that servers see, and its own. At most 16.
+    pub fn sources(&self) -> Vec<IpAddr> {
+        let all = self.interfaces().iter().flat_map(|one| one.external.into_iter().chain([one.local]));
+        let mut sources: Vec<IpAddr> = Vec::new();
+        for source in all.map(|source| source.to_canonical()) {
+            if !sources.contains(&source) && sources.len() < MOST_SOURCES {
+                sources.push(source);
+            }
+        }
+        sources
     }
 
     /// When it was true, by its owner's clock.

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::punches::{Punches, Said};
-use super::relaying::{Relaying, hear};
-use super::{Act, Candidate, Dialler, Event, Lane, LaneFailure, Way};
+use super::relaying::Relaying;
+use super::{Act, Candidate, Dialler, Event, Lane, LaneFailure, RelayAct, Way};
 use crate::punch::{self, MOST_PAIRS, Message, Punch, PunchReport, Setup, Share, Socket, Step};
 use crate::race::dial::{DialAct, DialEvent};
 use crate::relay::circuit::Kept;
@@ -96,11 +96,12 @@ impl Answer {
             return;
         }
         if self.relaying == Relaying::NotBegun {
-            let act = self.relaying.begin();
+            let act = self.relaying.begin(signal.sender.sources());
             self.output.push_back(Output::Act(Act::Relay(act)));
         }
         if self.relaying.is_running() {
-            self.output.push_back(Output::Act(Act::Relay(hear(notice, &signal.sender))));
+            let act = RelayAct::Hear(notice.clone(), signal.sender.sources());
+            self.output.push_back(Output::Act(Act::Relay(act)));
         }
     }
 

@@ -161,9 +161,9 @@ pub enum Act {
 /// `handle_relayed` and `handle_relay_failed`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RelayAct {
-    /// There is to be one.
-    Begin,
-    /// The peer has said this, and is at these addresses.
+    /// There is to be one. The peer may come from these addresses.
+    Begin(Vec<IpAddr>),
+    /// The peer has said this, and may come from these addresses.
     Hear(Notice, Vec<IpAddr>),
     /// It has led to the connection that is kept.
     Keep(Kept),

@@ -3,9 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Candidate, Lane, Path, RelayAct};
-use crate::peer::PeerAddr;
-use crate::relay::Notice;
-use crate::relay::circuit::{Kept, MOST_PEER_ADDRESSES};
+use crate::relay::circuit::Kept;
 
 /// Relayed connections of one attempt that are proven: anybody behind the peer's address may dial one.
 const MOST_RELAYED: usize = 16;
@@ -25,9 +23,10 @@ impl Relaying {
         matches!(self, Self::Running { .. })
     }
 
-    pub(super) fn begin(&mut self) -> RelayAct {
+    /// The peer may come from there.
+    pub(super) fn begin(&mut self, sources: Vec<IpAddr>) -> RelayAct {
         *self = Self::Running { connections: 0 };
-        RelayAct::Begin
+        RelayAct::Begin(sources)
     }
 
     /// A lane for what has come of it; `None` when it is too late or too much.
@@ -51,16 +50,4 @@ impl Relaying {
         let act = kept.and_then(|lane| lane.relayed_as()).map_or(RelayAct::End, RelayAct::Keep);
         was_running.then_some(act)
     }
-}
-
-/// What is passed on of a notice: where the peer is, besides what it says.
-pub(super) fn hear(notice: &Notice, sender: &PeerAddr) -> RelayAct {
-    let seen = sender.interfaces().iter().flat_map(|one| one.external.into_iter().chain([one.local]));
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    for address in seen.map(|address| address.to_canonical()) {
-        if !addresses.contains(&address) && addresses.len() < MOST_PEER_ADDRESSES {
-            addresses.push(address);
-        }
-    }
-    RelayAct::Hear(notice.clone(), addresses)
 }

@@ -1,6 +1,6 @@
 //! Stories of races that may end at a relay.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::tests::{ATTEMPT, Story, at, config, from_peer, interface, ms, peer_at};
 use super::*;
@@ -34,6 +34,14 @@ fn relayed(story: &Story) -> Vec<&RelayAct> {
     story.acts.iter().filter_map(of_relay).collect()
 }
 
+fn sources() -> Vec<IpAddr> {
+    ["203.0.113.7".parse().unwrap(), "10.9.9.9".parse().unwrap()].to_vec()
+}
+
+fn begin() -> RelayAct {
+    RelayAct::Begin(sources())
+}
+
 fn datagrams_up(story: &mut Story, millis: u64) -> Lane {
     let mut lane = None;
     story.happens(millis, |race, now| lane = race.handle_relayed(Kept::Datagrams, lent(), now));
@@ -46,13 +54,13 @@ fn a_relay_is_asked_for_when_nothing_else_was_quick() {
     story.until(299);
     assert!(relayed(&story).is_empty());
     story.until(300);
-    assert_eq!(relayed(&story), [&RelayAct::Begin]);
+    assert_eq!(relayed(&story), [&begin()]);
     let alone = Story::begin(only(&[Way::Relay]));
-    assert_eq!(relayed(&alone), [&RelayAct::Begin], "there is nothing to wait for");
+    assert_eq!(relayed(&alone), [&begin()], "there is nothing to wait for");
     let mut failed = Story::begin(only(&[Way::Reverse, Way::Relay]));
     let refusal = Body::Refuse(Refusal { reason: Reason::NoRoute });
     failed.happens(50, |race, now| race.handle_signal(&from_peer(peer(), refusal), now));
-    assert_eq!(relayed(&failed), [&RelayAct::Begin], "nor is there here");
+    assert_eq!(relayed(&failed), [&begin()], "nor is there here");
 }
 
 #[test]
@@ -98,8 +106,7 @@ fn what_the_peer_says_is_passed_on_with_where_it_is() {
     let mut story = Story::begin(only(&[Way::Relay]));
     let said = notice(None);
     story.happens(50, |race, now| race.handle_signal(&from_peer(peer(), Body::Relay(said.clone())), now));
-    let places = ["203.0.113.7".parse().unwrap(), "10.9.9.9".parse().unwrap()].to_vec();
-    assert_eq!(relayed(&story).last(), Some(&&RelayAct::Hear(said, places)));
+    assert_eq!(relayed(&story).last(), Some(&&RelayAct::Hear(said, sources())));
 }
 
 #[test]
@@ -172,7 +179,7 @@ fn the_mirror_side_begins_once_and_ends_with_its_circuit() {
         answer.handle_relay(&signal, at(0));
     }
     let acts = drain(&mut answer).acts;
-    let begins = acts.iter().filter(|act| **act == Act::Relay(RelayAct::Begin)).count();
+    let begins = acts.iter().filter(|act| **act == Act::Relay(begin())).count();
     assert_eq!((begins, acts.len()), (1, 3));
     let lane = answer.handle_relayed(Kept::Connection, lent(), at(100)).unwrap();
     assert_eq!(answer.candidate(lane).unwrap().target, lent());

@@ -101,6 +101,15 @@ impl Stream {
         Ok(taken)
     }
 
+    /// Whether a write would take something. If not, [`Event::Writable`] will tell.
+    pub fn has_room(&mut self) -> bool {
+        let window = self.connection.window();
+        let body = &mut self.connection.body;
+        let has_room = body.send.room(window) > 0;
+        body.wants_write |= !has_room;
+        has_room
+    }
+
     /// Says that nothing follows. Saying it twice changes nothing.
     ///
     /// # Errors

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::super::relaying::hear;
 use super::super::{Act, Lane, LaneFailure, Path, RelayAct, Way, WayFailure};
 use super::{Race, State};
+use crate::peer::PeerAddr;
 use crate::relay::Notice;
 use crate::relay::circuit::{CircuitFailure, Kept};
 use crate::signal::Delivery;
@@ -31,7 +31,7 @@ impl Race {
         } else if !self.config.filter.paths.contains(&Path::External) {
             self.records.end(Way::Relay, WayFailure::NotAllowed, now);
         } else {
-            let act = self.relaying.begin();
+            let act = self.relaying.begin(self.config.peer.sources());
             self.relay(Some(act));
         }
     }
@@ -91,10 +91,10 @@ impl Race {
         }
     }
 
-    pub(super) fn on_relay_notice(&mut self, notice: &Notice, sender: &crate::peer::PeerAddr, now: Instant) {
+    pub(super) fn on_relay_notice(&mut self, notice: &Notice, sender: &PeerAddr, now: Instant) {
         match notice.refusal {
             Some(reason) => self.end_relay(WayFailure::Refused(reason), now),
-            None if self.relaying.is_running() => self.relay(Some(hear(notice, sender))),
+            None if self.relaying.is_running() => self.relay(Some(RelayAct::Hear(notice.clone(), sender.sources()))),
             None => {}
         }
     }

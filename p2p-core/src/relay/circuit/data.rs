@@ -213,6 +213,11 @@ impl Circuit {
         self.with(now, |stream| stream.write(bytes, now))
     }
 
+    /// As [`Stream::has_room`].
+    pub fn has_room(&mut self, now: Instant) -> bool {
+        self.with(now, |stream| Ok(stream.has_room())).unwrap_or(false)
+    }
+
     /// As [`Stream::read`].
     ///
     /// # Errors
