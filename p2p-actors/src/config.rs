@@ -14,6 +14,7 @@ use p2p_core::race::{DIAL_DELAY, Filter, HEAD_START, Way};
 use crate::interface::StunServer;
 use crate::ntp::NtpServer;
 use crate::signal::MemoryBroker;
+use crate::turn::TurnServer;
 
 /// Which network interfaces a node uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,6 +97,8 @@ pub struct ActorsConfig {
     pub memory: Option<MemoryBroker>,
     /// Whom to ask for our external addresses. None by default: no server is built in.
     pub stun: Vec<StunServer>,
+    /// Who may relay for us, each with our login there, best first. None by default: no server is built in.
+    pub turn: Vec<TurnServer>,
     /// Whom to ask for the true time, 8 at most. None by default: no server is built in, and peers that must meet at
     /// a time compare their clocks between themselves.
     pub ntp: Vec<NtpServer>,
@@ -128,6 +131,7 @@ impl ActorsConfig {
             brokers: Vec::new(),
             memory: None,
             stun: Vec::new(),
+            turn: Vec::new(),
             ntp: Vec::new(),
             plain: false,
             ways: Way::ALL.to_vec(),

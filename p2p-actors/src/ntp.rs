@@ -104,7 +104,7 @@ impl Ntp {
     fn look_up(&self, server: usize, ctx: &mut Context<Self>) {
         let (name, families) = (self.servers[server].clone(), self.families.clone());
         let looking = async move {
-            let mut found = resolve(&name).await?;
+            let mut found = resolve(&name.host, name.port).await?;
             found.retain(|address| families.contains(&Family::of(address.ip())));
             if found.is_empty() { Err("no address of a family in use".to_owned()) } else { Ok(found) }
         };

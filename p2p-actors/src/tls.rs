@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -59,14 +60,13 @@ pub(crate) struct Trust(BTreeMap<String, Vec<PathBuf>>);
 impl Trust {
     /// For this host, a name or an IP address, the certificates in this PEM file instead of the platform's; and those
     /// of other files that were named for it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no actor drives a TURN client yet"))]
     pub(crate) fn add(&mut self, host: &str, ca_file: PathBuf) {
-        self.0.entry(bare(host).to_owned()).or_default().push(ca_file);
+        self.0.entry(spelt(host)).or_default().push(ca_file);
     }
 
     /// The files for this host; none means the platform's certificates.
     pub(crate) fn ca_files(&self, host: &str) -> &[PathBuf] {
-        self.0.get(bare(host)).map_or(&[], Vec::as_slice)
+        self.0.get(&spelt(host)).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -75,6 +75,12 @@ pub(crate) fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
     let bare = bare(host);
     ServerName::try_from(bare.to_owned())
         .map_err(|_| TlsError::Configuration(format!("{bare} cannot stand in a certificate")))
+}
+
+/// One spelling for each host.
+fn spelt(host: &str) -> String {
+    let bare = bare(host);
+    bare.parse::<IpAddr>().map_or_else(|_| bare.to_ascii_lowercase(), |ip| ip.to_string())
 }
 
 fn bare(host: &str) -> &str {

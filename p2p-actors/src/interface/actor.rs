@@ -166,7 +166,7 @@ impl Interface {
         let round = self.round;
         for server in servers {
             let resolving = async move {
-                let found = resolve(&server).await;
+                let found = resolve(&server.host, server.port).await;
                 (server, found)
             };
             let resolving = resolving.into_actor(self).map(move |(server, found), actor, _| {

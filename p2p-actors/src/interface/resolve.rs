@@ -8,21 +8,19 @@ use p2p_core::Family;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::StunServer;
-
 /// How long a name may take. System resolvers give up after 5 to 30 s; nobody is kept waiting by it anyway.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Addresses used of each family: a name server must not make us ask the world.
 const MOST_PER_FAMILY: usize = 2;
 
-/// The addresses of `server`, or why there are none.
-pub(crate) async fn resolve(server: &StunServer) -> Result<Vec<SocketAddr>, String> {
-    let bare = server.host.trim_start_matches('[').trim_end_matches(']');
+/// The addresses of a server at this port, or why there are none.
+pub(crate) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(ip) = bare.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, server.port)]);
+        return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    let found = timeout(PATIENCE, lookup_host((bare, server.port))).await;
+    let found = timeout(PATIENCE, lookup_host((bare, port))).await;
     let found = found.map_err(|_| format!("no name server answered within {} s", PATIENCE.as_secs()))?;
     let found = few(found.map_err(|error| error.to_string())?);
     if found.is_empty() {
@@ -51,23 +49,19 @@ fn few(all: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
 mod tests {
     use super::*;
 
-    fn server(host: &str) -> StunServer {
-        StunServer { host: host.into(), port: 3478 }
-    }
-
     #[tokio::test]
     async fn addresses_need_no_name_server() {
         for (host, address) in
             [("127.0.0.1", "127.0.0.1:3478"), ("::1", "[::1]:3478"), ("[::1]", "[::1]:3478")]
         {
-            assert_eq!(resolve(&server(host)).await, Ok(vec![address.parse().unwrap()]));
+            assert_eq!(resolve(host, 3478).await, Ok(vec![address.parse().unwrap()]));
         }
     }
 
     #[tokio::test]
     async fn a_name_that_cannot_be_one_fails() {
         // Longer than any label may be: refused without asking anybody.
-        assert!(resolve(&server(&"x".repeat(300))).await.is_err());
+        assert!(resolve(&"x".repeat(300), 3478).await.is_err());
     }
 
     #[test]
