@@ -91,6 +91,9 @@ fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), S
         cipher: fast_cipher(),
         proof_within: config.proof_within,
         errands: Arc::new(Semaphore::new(config.limits.errands)),
+        turn: config.turn.clone().into(),
+        families: config.families.clone(),
+        ears: RefCell::default(),
         closing: Cell::new(false),
         tallies: Arc::clone(&tallies),
     });

@@ -34,7 +34,6 @@ mod root;
 mod shared;
 pub mod signal;
 mod tls;
-#[cfg_attr(not(test), expect(dead_code, reason = "no actor drives a TURN client yet"))]
 mod turn;
 mod winner;
 

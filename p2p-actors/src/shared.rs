@@ -83,6 +83,9 @@ impl Shared {
     /// Brings a notice to the circuit it is for. Whether there is one.
     pub(crate) fn bring(&self, notice: &Notice, signal: &Signal) -> bool {
         let ears = self.ears.borrow();
+        if notice.refusal.is_some() {
+            return false;
+        }
         let ear = ears.get(&signal.attempt).filter(|(peer, _)| *peer == signal.from);
         ear.is_some_and(|(_, ear)| ear.hear(notice, &signal.sender, &signal.sender.sources()))
     }

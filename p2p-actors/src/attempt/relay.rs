@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use actix::fut::ActorStreamExt;
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, Recipient, SpawnHandle, WrapFuture};
+use actix::{ActorFutureExt, AsyncContext, Context, Recipient, SpawnHandle, WrapFuture};
 use futures_util::stream;
 use p2p_core::peer::PeerAddr;
 use p2p_core::race::{Answer, Candidate, Lane, Path, Race, RelayAct};
@@ -90,7 +90,12 @@ impl Relaying {
         Self { shared, sake, is_caller, handle: None, early, tasks, dials }
     }
 
-    fn config(&self, peer: &PeerAddr, sources: Vec<IpAddr>, servers: Vec<p2p_core::turn::Server>) -> CircuitConfig {
+    fn config(
+        &self,
+        peer: &PeerAddr,
+        sources: Vec<IpAddr>,
+        servers: Vec<p2p_core::turn::Server>,
+    ) -> CircuitConfig {
         let side = match self.is_caller {
             true => Side::Caller,
             false => Side::Called { trusted: self.sake == Sake::Ours },
@@ -163,8 +168,7 @@ fn begin<A: Relays>(actor: &mut A, sources: Vec<IpAddr>, with: Correspondence, c
         let Correspondence { router, peer, attempt, back_on, done } = with;
         let (id, router) = (peer.id(), router.downgrade());
         let outlet = Outlet { router, to: peer.clone(), attempt, back_on, done };
-        let (handle, told) =
-            Handle::begin(config, turn::trust(&shared.turn), outlet, shared.fork("circuit"));
+        let (handle, told) = Handle::begin(config, turn::trust(&shared.turn), outlet, shared.fork("circuit"));
         shared.listen_for(attempt, id, handle.ear());
         for (notice, sources) in std::mem::take(&mut relaying.early) {
             handle.hear(&notice, &peer, &sources);

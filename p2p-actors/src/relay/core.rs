@@ -217,7 +217,9 @@ impl Core {
                     (via, sent)
                 }
                 None => {
-                    let Some(Transmit { via, length }) = self.circuit.poll_transmit(&mut buffer) else { return };
+                    let Some(Transmit { via, length }) = self.circuit.poll_transmit(&mut buffer) else {
+                        return;
+                    };
                     let sent = wires.poll_send(via, &buffer[..length], cx);
                     if sent.is_pending() {
                         self.stuck = Some((via, Bytes::copy_from_slice(&buffer[..length])));

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::dial::{DialAct, DialEvent};
 use super::punches::Punches;
-use super::relaying::Relaying;
 use super::record::Records;
+use super::relaying::Relaying;
 use super::reverse::ReverseAct;
 use super::{
     Act, Candidate, Dialler, Event, Filter, Lane, LaneFailure, Motive, OurPlace, RaceReport, Reverse, Way,

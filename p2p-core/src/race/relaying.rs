@@ -14,7 +14,9 @@ pub(super) enum Relaying {
     #[default]
     NotBegun,
     /// So many connections have come of it.
-    Running { connections: usize },
+    Running {
+        connections: usize,
+    },
     Over,
 }
 

@@ -116,9 +116,7 @@ fn each_way_to_fail_has_its_reason() {
         story.happens(50, |race, now| race.handle_signal(&from_peer(peer(), body), now));
         story
     };
-    for body in
-        [Body::Relay(notice(Some(Reason::Busy))), Body::Refuse(Refusal { reason: Reason::Busy })]
-    {
+    for body in [Body::Relay(notice(Some(Reason::Busy))), Body::Refuse(Refusal { reason: Reason::Busy })] {
         let story = refused(body);
         let outcome = story.outcome(Way::Relay);
         assert_eq!(outcome, WayOutcome::Failed(WayFailure::Refused(Reason::Busy)));

@@ -66,7 +66,14 @@ mod tests {
 
     fn notice(datagrams: &[&str]) -> Notice {
         let datagrams = datagrams.iter().map(|text| text.parse().unwrap()).collect();
-        Notice { serial: 1, token: Token([0; 8]), datagrams, connections: Vec::new(), has_more: false, refusal: None }
+        Notice {
+            serial: 1,
+            token: Token([0; 8]),
+            datagrams,
+            connections: Vec::new(),
+            has_more: false,
+            refusal: None,
+        }
     }
 
     #[test]

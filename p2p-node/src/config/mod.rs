@@ -64,6 +64,7 @@ pub struct Config {
     pub memory: Option<MemoryBroker>,
     /// The STUN servers to ask for our external addresses. Default: none.
     pub stun: Vec<StunServer>,
+    pub turn: Vec<p2p_actors::TurnServer>,
     /// The NTP servers to ask how far this machine's clock is off, 8 at most; of three, one may lie. Default: none, and
     /// then nobody is asked. The answer sets no clock and dates no signal: it is for meeting a peer at a time, and
     /// stands in [`Status`](crate::Status).
@@ -99,6 +100,7 @@ impl Default for Config {
             brokers: Vec::new(),
             memory: None,
             stun: Vec::new(),
+            turn: Vec::new(),
             ntp: Vec::new(),
             plain: false,
             ways: Way::ALL.to_vec(),
@@ -135,6 +137,7 @@ impl Config {
         actors.brokers = self.brokers;
         actors.memory = self.memory;
         actors.stun = self.stun;
+        actors.turn = self.turn;
         actors.ntp = self.ntp;
         actors.plain = self.plain;
         actors.ways = self.ways;

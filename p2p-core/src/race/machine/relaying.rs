@@ -42,9 +42,7 @@ impl Race {
 
     /// Whether this proven lane must wait, as a better way may yet lead somewhere.
     pub(super) fn must_wait(&self, lane: Lane, now: Instant) -> bool {
-        lane.way() == Way::Relay
-            && now < self.began + RELAY_PATIENCE
-            && self.records.hopes_beside(Way::Relay)
+        lane.way() == Way::Relay && now < self.began + RELAY_PATIENCE && self.records.hopes_beside(Way::Relay)
     }
 
     /// Keeps what waited, if it need not wait any more.
@@ -94,7 +92,9 @@ impl Race {
     pub(super) fn on_relay_notice(&mut self, notice: &Notice, sender: &PeerAddr, now: Instant) {
         match notice.refusal {
             Some(reason) => self.end_relay(WayFailure::Refused(reason), now),
-            None if self.relaying.is_running() => self.relay(Some(RelayAct::Hear(notice.clone(), sender.sources()))),
+            None if self.relaying.is_running() => {
+                self.relay(Some(RelayAct::Hear(notice.clone(), sender.sources())))
+            }
             None => {}
         }
     }

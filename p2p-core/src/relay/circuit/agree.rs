@@ -141,7 +141,8 @@ impl Circuit {
             self.saying.again = None;
             return;
         }
-        self.saying.again = SAY_AGAIN.get(times + 1).map(|after| (times + 1, at + (*after - SAY_AGAIN[times])));
+        self.saying.again =
+            SAY_AGAIN.get(times + 1).map(|after| (times + 1, at + (*after - SAY_AGAIN[times])));
         if let Some(last) = &self.saying.last {
             self.act(Act::Signal(last.clone()));
         }

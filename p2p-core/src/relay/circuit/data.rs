@@ -5,9 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{
-    Act, Circuit, DEAD_AFTER, Datagrams, GIVE_UP_AFTER, GRACE, Side, State, Via, Way,
-};
+use super::{Act, Circuit, DEAD_AFTER, Datagrams, GIVE_UP_AFTER, GRACE, Side, State, Via, Way};
 use crate::relay::route::{End, KNOCK, Knock, Route};
 use crate::relay::{Read, RelayConfig, RelayError, Stream, Token, Tokens};
 use crate::turn::Relaying;
@@ -56,7 +54,9 @@ impl Circuit {
     /// [`settle`](Self::settle) when all that have come are handed in.
     pub fn handle_slice(&mut self, way: Way, datagram: &[u8], now: Instant) {
         let peeked = match &self.lenders[super::lender(way.relaying)].client {
-            Some(client) if client.lease().is_some_and(|(_, conn, _)| conn == way.conn) => client.peek(datagram),
+            Some(client) if client.lease().is_some_and(|(_, conn, _)| conn == way.conn) => {
+                client.peek(datagram)
+            }
             _ => None,
         };
         match peeked {

@@ -7,8 +7,8 @@ use super::{Act, Circuit, Event, State, Way};
 use crate::relay::connection;
 use crate::relay::route::{End, Knock};
 use crate::relay::{Read, RelayError};
-use crate::turn::client::{self, Client};
 use crate::turn::Relaying;
+use crate::turn::client::{self, Client};
 use crate::{Machine, Output};
 
 impl Circuit {
@@ -45,7 +45,11 @@ impl Circuit {
     }
 
     /// The acts that a client has, and no more: it was only told to send.
-    pub(super) fn drain_acts(client: &mut Client, relaying: Relaying, out: &mut VecDeque<Output<Act, Event>>) {
+    pub(super) fn drain_acts(
+        client: &mut Client,
+        relaying: Relaying,
+        out: &mut VecDeque<Output<Act, Event>>,
+    ) {
         client.drain_acts(|act| out.push_back(Output::Act(of_client(act, relaying))));
     }
 
@@ -147,7 +151,8 @@ impl Circuit {
     /// Nobody reads any more; the peer shall not wait for room.
     fn discard(&mut self, now: Instant) {
         let mut out = [0; 1_024];
-        while let Some(Ok(Read::Bytes(1..))) = self.stream.as_mut().map(|stream| stream.read(&mut out, now)) {}
+        while let Some(Ok(Read::Bytes(1..))) = self.stream.as_mut().map(|stream| stream.read(&mut out, now)) {
+        }
     }
 
     fn on_path_dead(&mut self, now: Instant) {

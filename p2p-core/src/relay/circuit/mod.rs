@@ -184,9 +184,8 @@ impl Circuit {
 
     fn start(&mut self, relaying: Relaying, now: Instant) {
         let is_wanted = relaying == Relaying::Udp || self.config.connections;
-        let is_able = |server: &crate::turn::Server| {
-            relaying == Relaying::Udp || server.place.carrier.is_stream()
-        };
+        let is_able =
+            |server: &crate::turn::Server| relaying == Relaying::Udp || server.place.carrier.is_stream();
         let lender = &mut self.lenders[lender(relaying)];
         if lender.client.is_some() || !is_wanted || !self.config.servers.iter().any(is_able) {
             return;
@@ -262,7 +261,9 @@ impl Circuit {
         if matches!(self.state, State::Closing | State::Over) {
             return;
         }
-        self.out.retain(|output| matches!(output, Output::Act(act) if !matches!(act, Act::Open { .. } | Act::Dial(_))));
+        self.out.retain(
+            |output| matches!(output, Output::Act(act) if !matches!(act, Act::Open { .. } | Act::Dial(_))),
+        );
         if let Some(stream) = &mut self.stream {
             stream.close(now);
         }

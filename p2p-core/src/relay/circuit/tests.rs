@@ -99,11 +99,7 @@ impl Scene {
         }
     }
 
-    fn runner<T>(
-        &mut self,
-        which: u8,
-        act: impl FnOnce(&mut CircuitRunner, &mut Context<'_>) -> T,
-    ) -> T {
+    fn runner<T>(&mut self, which: u8, act: impl FnOnce(&mut CircuitRunner, &mut Context<'_>) -> T) -> T {
         self.world.with_program(self.ends[usize::from(which)], act).expect("a runner is there")
     }
 
@@ -168,8 +164,6 @@ fn one_server_at_either_end_is_enough() {
     }
 }
 
-
-
 #[test]
 fn from_the_first_question_to_the_first_byte_it_takes_five_round_trips_and_one_of_signals() {
     let both = [vec![server(1, Carrier::Udp)], vec![server(2, Carrier::Udp)]];
@@ -226,11 +220,8 @@ fn where_connections_are_relayed_datagrams_wait_for_one() {
 fn when_no_connection_comes_datagrams_go() {
     let servers = vec![server(1, Carrier::Udp), server(1, Carrier::Tcp)];
     // The server lends an address for connections, and the peer does not dial.
-    let mut one = scene(
-        [servers.clone(), Vec::new()],
-        |which, config| config.connections = which == CALLER,
-        as_it_is,
-    );
+    let mut one =
+        scene([servers.clone(), Vec::new()], |which, config| config.connections = which == CALLER, as_it_is);
     one.start();
     assert!(one.run_until(secs(3), |scene| scene.end(CALLER).is_up()), "{}", one.story());
     let took = one.up_at(CALLER).unwrap();
@@ -285,7 +276,10 @@ fn each_failure_has_its_reason() {
     forbidden.start();
     forbidden.world.run_for(secs(20));
     let failure = forbidden.failure(CALLER);
-    assert!(matches!(&failure, Some(CircuitFailure::Blocked(why)) if why.contains("203.0.113.7")), "{failure:?}");
+    assert!(
+        matches!(&failure, Some(CircuitFailure::Blocked(why)) if why.contains("203.0.113.7")),
+        "{failure:?}"
+    );
 }
 
 #[test]
@@ -382,7 +376,8 @@ fn a_stranger_makes_us_send_a_few_small_datagrams_to_public_addresses_only() {
     let datagrams = ["127.0.0.1:53", "192.168.1.1:53", "10.0.0.1:53", "8.8.8.8:53"];
     let datagrams: Vec<SocketAddr> = datagrams.iter().map(|text| text.parse().unwrap()).collect();
     let connections = datagrams.clone();
-    let notice = Notice { serial: 1, token: Token([3; 8]), datagrams, connections, has_more: false, refusal: None };
+    let notice =
+        Notice { serial: 1, token: Token([3; 8]), datagrams, connections, has_more: false, refusal: None };
     circuit.handle_notice(&notice, &[], now);
     let (mut sent, mut bytes_sent) = (Vec::new(), 0);
     loop {
@@ -453,8 +448,7 @@ impl Subject for Anything {
     const KEEPS_ALIVE: Option<Duration> = Some(Duration::from_millis(1));
 
     fn new(mut seed: Seed, now: Instant) -> Circuit {
-        let side =
-            if seed.chance(0.5) { Side::Caller } else { Side::Called { trusted: seed.chance(0.5) } };
+        let side = if seed.chance(0.5) { Side::Caller } else { Side::Called { trusted: seed.chance(0.5) } };
         let mut servers = Vec::new();
         for carrier in [Carrier::Udp, Carrier::Tcp] {
             if seed.chance(0.6) {

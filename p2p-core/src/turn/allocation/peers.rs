@@ -172,7 +172,8 @@ impl Peers {
     /// Data gets no answer: whatever stands is renewed now. And if it stood for less time than it should when it was in
     /// doubt, it may be the server that keeps it no longer.
     pub(super) fn doubt(&mut self, now: Instant) {
-        let permissions = self.permissions.values_mut().map(|one| (&mut one.step, one.until, PERMISSION_LIFE));
+        let permissions =
+            self.permissions.values_mut().map(|one| (&mut one.step, one.until, PERMISSION_LIFE));
         let channels = self.channels.values_mut().map(|one| (&mut one.step, one.until, CHANNEL_LIFE));
         for (step, until, life) in permissions.chain(channels) {
             let Some(left) = until.map(|until| until.saturating_duration_since(now)) else { continue };

@@ -1,0 +1,166 @@
+//! Two nodes and a TURN server: our own, or coturn where there is one.
+
+#[path = "../benches/coturn/mod.rs"]
+mod coturn;
+mod nodes;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use coturn::Coturn;
+use nodes::{in_memory, in_time, meet, only, talk};
+use p2p_node::rendezvous::turn::{Secret, TurnServerConfig};
+use p2p_node::rendezvous::{Rendezvous, RendezvousConfig};
+use p2p_node::{
+    Config, ConnectError, MemoryBroker, Node, TurnCarrier, TurnServer, Way, WayFailure, WayOutcome,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Bytes that nobody confuses.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length as u32)
+        .flat_map(|number| number.wrapping_mul(0x9e37_79b9).to_be_bytes())
+        .take(length)
+        .collect()
+}
+
+async fn rendezvous() -> Rendezvous {
+    let turn = TurnServerConfig::loopback(Secret::generate().unwrap());
+    let mut config = RendezvousConfig::default();
+    config.turn = Some(turn);
+    Rendezvous::start(config).await.unwrap()
+}
+
+fn server(address: SocketAddr, carrier: TurnCarrier, user: &str, password: &str) -> TurnServer {
+    TurnServer {
+        host: address.ip().to_string(),
+        port: address.port(),
+        carrier,
+        user: user.to_owned(),
+        password: password.to_owned(),
+        ca_file: None,
+    }
+}
+
+fn ours(rendezvous: &Rendezvous, carrier: TurnCarrier) -> TurnServer {
+    let credential = rendezvous.turn_credential("anna", Duration::from_secs(600)).unwrap();
+    server(rendezvous.turn_addrs()[0], carrier, &credential.username, &credential.password)
+}
+
+fn with(broker: &MemoryBroker, turn: &[TurnServer]) -> Config {
+    let mut config = in_memory(broker);
+    config.turn = turn.to_vec();
+    config
+}
+
+/// A megabyte there, half of it back at the same time, and the end.
+async fn carries(caller: &Node, called: &Node) {
+    let (mut a, mut b) = meet(caller, called, only(Way::Relay)).await;
+    assert_eq!(a.how().way, Way::Relay);
+
+    let (there, back) = (pattern(1_000_000), pattern(500_000));
+    let ours = async {
+        let (mut read, mut write) = tokio::io::split(&mut a);
+        let say = async {
+            write.write_all(&there).await.unwrap();
+            write.shutdown().await.unwrap();
+        };
+        let mut heard = Vec::new();
+        let hear = async { read.read_to_end(&mut heard).await.unwrap() };
+        tokio::join!(say, hear);
+        assert!(heard == back);
+    };
+    let theirs = async {
+        let (mut read, mut write) = tokio::io::split(&mut b);
+        let say = async {
+            write.write_all(&back).await.unwrap();
+            write.shutdown().await.unwrap();
+        };
+        let mut heard = Vec::new();
+        let hear = async { read.read_to_end(&mut heard).await.unwrap() };
+        tokio::join!(say, hear);
+        assert!(heard == there);
+    };
+    in_time(async { tokio::join!(ours, theirs) }).await;
+}
+
+#[tokio::test]
+async fn one_server_at_either_end_carries_over_every_transport() {
+    let rendezvous = rendezvous().await;
+    for carrier in [TurnCarrier::Udp, TurnCarrier::Tcp] {
+        for lender in [0, 1] {
+            let broker = MemoryBroker::new();
+            let turn = [ours(&rendezvous, carrier)];
+            let configs = [0, 1].map(|end| with(&broker, if end == lender { &turn } else { &[] }));
+            let [anna, bert] = configs;
+            let (anna, bert) = (Node::bind(anna).await.unwrap(), Node::bind(bert).await.unwrap());
+            carries(&anna, &bert).await;
+        }
+    }
+    rendezvous.shutdown().await;
+}
+
+#[tokio::test]
+async fn coturn_carries_as_well() {
+    let Some(coturn) = Coturn::start("anna", "sesame").await else {
+        return eprintln!("no coturn here: skipped");
+    };
+    for carrier in [TurnCarrier::Udp, TurnCarrier::Tcp] {
+        let broker = MemoryBroker::new();
+        let turn = [server(coturn.address, carrier, "anna", "sesame")];
+        let (anna, bert) = (
+            Node::bind(with(&broker, &turn)).await.unwrap(),
+            Node::bind(with(&broker, &turn)).await.unwrap(),
+        );
+        carries(&anna, &bert).await;
+    }
+}
+
+#[tokio::test]
+async fn pipes_through_a_relay_outlive_their_nodes_and_move_between_runtimes() {
+    let rendezvous = rendezvous().await;
+    let broker = MemoryBroker::new();
+    let turn = [ours(&rendezvous, TurnCarrier::Udp), ours(&rendezvous, TurnCarrier::Tcp)];
+    let (anna, bert) =
+        (Node::bind(with(&broker, &turn)).await.unwrap(), Node::bind(with(&broker, &[])).await.unwrap());
+    let (mut a, mut b) = meet(&anna, &bert, only(Way::Relay)).await;
+    anna.close().await;
+    drop((anna, bert));
+    in_time(talk(&mut a, &mut b)).await;
+    rendezvous.shutdown().await;
+}
+
+#[tokio::test]
+async fn without_any_server_and_with_a_wrong_password_it_says_why() {
+    let rendezvous = rendezvous().await;
+    let broker = MemoryBroker::new();
+    let mut wrong = ours(&rendezvous, TurnCarrier::Udp);
+    wrong.password.push('x');
+    for (turn, code, says) in [
+        (Vec::new(), "no_turn_server", "no TURN server is configured"),
+        (vec![wrong], "no_relayed_address", "user name and password"),
+    ] {
+        let anna = Node::bind(with(&broker, &turn)).await.unwrap();
+        let bert = Node::bind(with(&broker, &[])).await.unwrap();
+        let error = in_time(anna.connect_with(&bert.addr().unwrap(), only(Way::Relay))).await.unwrap_err();
+        let ConnectError::Failed(report) = &error else { panic!("{error}") };
+        let WayOutcome::Failed(failure @ WayFailure::Relay(_)) = &report.ways[0].outcome else {
+            panic!("{report}")
+        };
+        assert_eq!(failure.code(), code);
+        assert!(failure.to_string().contains(says), "{failure}");
+    }
+    rendezvous.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_relay_is_only_taken_when_nothing_better_works() {
+    let rendezvous = rendezvous().await;
+    let broker = MemoryBroker::new();
+    let turn = [ours(&rendezvous, TurnCarrier::Udp)];
+    let (anna, bert) =
+        (Node::bind(with(&broker, &turn)).await.unwrap(), Node::bind(with(&broker, &turn)).await.unwrap());
+    let (a, _b) = meet(&anna, &bert, p2p_node::ConnectOptions::default()).await;
+    assert_eq!(a.how().way, Way::Direct);
+    rendezvous.shutdown().await;
+}
