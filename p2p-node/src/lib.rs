@@ -4,7 +4,7 @@
 //! here is what you tell a node ([`Config`], [`ConnectOptions`]) and what it tells you ([`How`], [`Status`],
 //! [`ConnectError`], which carries the story of an attempt that failed).
 //!
-//! - No server is built in: brokers, STUN and NTP servers come from your configuration only.
+//! - No server is built in: brokers, STUN, TURN and NTP servers come from your configuration only.
 //! - A node has a thread of its own; a pipe belongs to your runtime and outlives its node.
 //! - Dropping the future of [`Node::connect`] cancels the attempt and leaves nothing behind.
 //!
@@ -34,7 +34,7 @@ pub use node::Node;
 pub use p2p_actors::signal::{BrokerState, MemoryBroker};
 pub use p2p_actors::{
     BrokerConfig, ConnectOptions, Counters, How, Interfaces, Limits, NtpServer, NtpStatus, StartError,
-    Status, StunServer,
+    Status, StunServer, TurnServer,
 };
 pub use p2p_core::Family;
 pub use p2p_core::peer::{
@@ -47,6 +47,7 @@ pub use p2p_core::race::{
 };
 pub use p2p_core::signal::BrokerTrouble;
 pub use p2p_core::signal::{AttemptId, Reason};
+pub use p2p_core::turn::Carrier as TurnCarrier;
 pub use pipe::Pipe;
 
 /// The example in the README is compiled and run.
