@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 pub use p2p_actors::ConnectError;
+use p2p_core::turn::client::MOST_SERVERS;
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,17 @@ pub enum BindError {
         /// What the operating system said.
         reason: String,
     },
+    /// A TURN server with a login that nobody can have.
+    #[error("TURN server {server}: {reason}")]
+    TurnServer {
+        /// Its URI.
+        server: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// More TURN servers than are ever asked.
+    #[error("{0} TURN servers: {MOST_SERVERS} at most; a `turn:` without `?transport=` counts as two")]
+    TooManyTurnServers(usize),
     /// The actors could not start.
     #[error(transparent)]
     Start(#[from] p2p_actors::StartError),

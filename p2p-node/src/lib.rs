@@ -4,7 +4,7 @@
 //! here is what you tell a node ([`Config`], [`ConnectOptions`]) and what it tells you ([`How`], [`Status`],
 //! [`ConnectError`], which carries the story of an attempt that failed).
 //!
-//! - No server is built in: brokers, STUN and NTP servers come from your configuration only.
+//! - No server is built in: brokers, STUN, TURN and NTP servers come from your configuration only.
 //! - A node has a thread of its own; a pipe belongs to your runtime and outlives its node.
 //! - Dropping the future of [`Node::connect`] cancels the attempt and leaves nothing behind.
 //!

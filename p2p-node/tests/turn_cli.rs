@@ -93,6 +93,64 @@ async fn who_has_the_secret_makes_credentials_that_end() {
 }
 
 #[test]
+fn a_credential_is_printed_with_the_options_it_is_for() {
+    let desk = Desk::new();
+    let made = desk.run(&["rendezvous", "credentials", "--secret-file", "secret", "--name", "anna"], b"");
+    let lines = String::from_utf8(made.stdout.clone()).unwrap();
+    let word = |name: &str| {
+        let mut words = lines.lines().filter_map(|line| line.strip_prefix(name));
+        words.next().expect("a line of this name").trim().to_owned()
+    };
+    let (user, password) = (word("username"), word("password"));
+    let hint = format!("--turn turn:HOST --turn-user {user} --turn-password-file turn.pw");
+    made.says(0, &["in the file turn.pw", &hint]);
+    assert!(!made.stderr.contains(&password));
+    // The same words, with a server that runs.
+    desk.write("turn.pw", &format!("{password}\n"));
+    let mut server = desk.start(&["rendezvous", "--turn", "127.0.0.1:0", "--turn-secret-file", "secret"]);
+    let uri = server.line();
+    let login = ["--turn-user", &user, "--turn-password-file", "turn.pw"];
+    let args = [&["listen", "--interface", "lo", "--echo", "--turn", &uri][..], &login].concat();
+    let mut listener = desk.start(&args);
+    assert!(listener.line().starts_with("p2p1"));
+    listener.signal("-TERM");
+    listener.finish(b"");
+    // A server that makes its own secret tells the same.
+    let mut server = desk.start(&["rendezvous", "--turn", "127.0.0.1:0"]);
+    let uri = server.line();
+    assert!(server.note().contains("turn.pw"));
+    assert!(server.note().contains(&format!("p2p listen --turn {uri} --turn-user ")));
+}
+
+#[test]
+fn a_login_that_cannot_be_is_said() {
+    let desk = Desk::new();
+    desk.write("turn.pw", "open sesame\n");
+    let login = ["--turn-user", "anna", "--turn-password-file", "turn.pw"];
+    let listen = |more: &[&str]| desk.run(&[&["listen", "--interface", "lo"][..], more].concat(), b"");
+    let uri = ["--turn", "turn:192.0.2.1"];
+    listen(&uri).says(2, &["--turn-user", "--turn-password-file", "p2p rendezvous credentials"]);
+    listen(&login).says(2, &["need a --turn"]);
+    listen(&["--turn-ca", "ca.pem"]).says(2, &["need a --turn"]);
+    listen(&["--turn-user", "anna"]).says(2, &["--turn-password-file"]);
+    listen(&["--turn", "192.0.2.1:3478"]).says(2, &["turn:192.0.2.1:3478"]);
+    listen(&["--turn", "turns:192.0.2.1?transport=udp"]).says(2, &["DTLS", "`turns:`"]);
+    let more = ["--turn-user", "anna", "--turn-password-file", "no-such"];
+    listen(&[&uri[..], &more].concat()).says(2, &["password file no-such"]);
+    let more = ["--turn-user", "", "--turn-password-file", "turn.pw"];
+    listen(&[&uri[..], &more].concat()).says(2, &["turn:192.0.2.1:3478", "user name"]);
+    let more = ["--turn-ca", "no-such.pem"];
+    listen(&[&uri[..], &login, &more].concat()).says(2, &["CA file no-such.pem"]);
+    let many = uri.repeat(9);
+    listen(&[&many[..], &login].concat()).says(2, &["18 TURN servers", "16", "counts as two"]);
+    // What is given here goes for the servers of the file, too.
+    desk.write("p2p.toml", "[[turn]]\nurl = 'turns:turn.example'\nuser = 'bert'\npassword = 'x'");
+    listen(&["--turn-ca", "no-such.pem"]).says(2, &["CA file no-such.pem"]);
+    let more = ["--turn-user", "", "--turn-password-file", "turn.pw"];
+    listen(&more).says(2, &["turns:turn.example:5349", "user name"]);
+}
+
+#[test]
 fn what_makes_no_sense_is_said() {
     let desk = Desk::new();
     let weak = desk.write("weak", "short\n");

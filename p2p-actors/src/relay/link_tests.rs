@@ -52,9 +52,17 @@ impl Certificate {
 
     /// Secures a connection that came to the server.
     fn secure(&self, stream: std::net::TcpStream) -> TlsServer {
+        self.secure_by(stream, rustls::ALL_VERSIONS)
+    }
+
+    fn secure_by(
+        &self,
+        stream: std::net::TcpStream,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> TlsServer {
         let key = PrivateKeyDer::try_from(self.made.signing_key.serialize_der()).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![self.made.cert.der().clone()], key)
@@ -360,6 +368,50 @@ async fn new_keys_are_answered() {
     assert_eq!(&heard, b"oldnew");
     link.write_all(b"answer").await.unwrap();
     assert_eq!(&server.join().unwrap(), b"answer");
+}
+
+#[tokio::test]
+async fn the_older_tls_is_spoken_as_well() {
+    let certificate = Arc::new(Certificate::new("127.0.0.1"));
+    let shown = Arc::clone(&certificate);
+    let (address, server) = serve(move |stream| {
+        let mut stream = shown.secure_by(stream, &[&rustls::version::TLS12]);
+        echo(&mut stream);
+        stream.conn.protocol_version()
+    });
+    let at = place(address, Carrier::Tls);
+    let mut link = Link::open(&at, &certificate.trust("127.0.0.1")).await.unwrap();
+    link.write_all(b"old").await.unwrap();
+    assert_eq!(recv(&mut link, 100).await.unwrap(), b"old");
+    link.shutdown().await.unwrap();
+    assert_eq!(server.join().unwrap(), Some(rustls::ProtocolVersion::TLSv1_2));
+    // Nobody's certificate is as good as somebody's there.
+    let shown = Arc::new(Certificate::new("127.0.0.1"));
+    let (address, _) = serve(move |stream| {
+        shown.secure_by(stream, &[&rustls::version::TLS12]).read(&mut [0; 10]).unwrap_err()
+    });
+    let error = refused(place(address, Carrier::Tls), &certificate.trust("127.0.0.1")).await;
+    assert!(error.to_string().contains("certificate is refused"), "{error}");
+}
+
+#[tokio::test]
+async fn a_configuration_serves_one_handshake() {
+    let certificate = Arc::new(Certificate::new("127.0.0.1"));
+    let trust = certificate.trust("127.0.0.1");
+    let config = crate::tls::client_config(trust.ca_files("127.0.0.1")).await.unwrap();
+    for is_first in [true, false] {
+        let shown = Arc::clone(&certificate);
+        let (address, server) = serve(move |stream| {
+            let mut stream = shown.secure(stream);
+            stream.conn.complete_io(&mut stream.sock).is_ok()
+        });
+        let stream = TcpStream::connect(address).await.unwrap();
+        let name = crate::tls::server_name("127.0.0.1").unwrap();
+        let done = tokio_rustls::TlsConnector::from(Arc::clone(&config)).connect(name, stream).await;
+        assert_eq!(done.is_ok(), is_first);
+        drop(done);
+        assert_eq!(server.join().unwrap(), is_first);
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 use std::fs;
+use std::time::Duration;
 
-use p2p_actors::Limits;
+use p2p_actors::{Limits, NtpServer, StunServer, TurnServer};
+use p2p_core::Family;
+use p2p_core::turn::Carrier;
 use proptest::prelude::*;
 
 use super::*;
@@ -23,13 +26,19 @@ fn says(text: &str, parts: &[&str]) {
 fn nothing_is_the_default() {
     let config = Config::from_toml("").unwrap();
     assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
-    assert!(config.brokers.is_empty() && config.stun.is_empty() && config.ntp.is_empty());
+    assert!(
+        config.brokers.is_empty()
+            && config.stun.is_empty()
+            && config.turn.is_empty()
+            && config.ntp.is_empty()
+    );
 }
 
 #[test]
 fn everything_can_be_told() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("broker.pw"), "open sesame\n").unwrap();
+    fs::write(folder.path().join("turn.pw"), "dGhlIHBhc3N3b3Jk\n").unwrap();
     let peer = p2p_core::peer::Identity::generate(&mut p2p_core::Seed::new([7; 32])).id();
     let file = folder.path().join("p2p.toml");
     let text = format!(
@@ -39,6 +48,10 @@ fn everything_can_be_told() {
             interfaces = ["lo", "eth0"]
             families = ["v6"]
             stun = ["stun.example:3478", "[2001:db8::1]:3479"]
+            turn = [
+                {{ url = "turn:turn.example", user = "1700000000:anna", password_file = "turn.pw", ca = "turn.pem" }},
+                {{ url = "turns:[2001:db8::1]:443", user = "bert", password = "x" }},
+            ]
             ntp = ["ntp.example:123", "192.0.2.1:1123"]
             plain = true
             allow = ["{peer}"]
@@ -67,6 +80,14 @@ fn everything_can_be_told() {
     assert_eq!(config.families, [Family::V6].into());
     let stun = [("stun.example", 3478), ("2001:db8::1", 3479)];
     assert_eq!(config.stun, stun.map(|(host, port)| StunServer { host: host.into(), port }));
+    let [first, second, third] = &config.turn[..] else { panic!("{:?}", config.turn) };
+    assert_eq!(first.to_string(), "turn:turn.example:3478?transport=udp");
+    assert_eq!((first.user.as_str(), first.password.as_str()), ("1700000000:anna", "dGhlIHBhc3N3b3Jk"));
+    assert_eq!(first.ca_file, Some(folder.path().join("turn.pem")));
+    assert_eq!(*second, TurnServer { carrier: Carrier::Tcp, ..first.clone() });
+    let (host, user, password) = ("2001:db8::1".to_owned(), "bert".to_owned(), "x".to_owned());
+    let expected = TurnServer { host, port: 443, carrier: Carrier::Tls, user, password, ca_file: None };
+    assert_eq!(*third, expected);
     let ntp = [("ntp.example", 123), ("192.0.2.1", 1123)];
     assert_eq!(config.ntp, ntp.map(|(host, port)| NtpServer { host: host.into(), port }));
     assert!(config.plain);
@@ -90,6 +111,7 @@ fn an_unknown_key_names_its_line_and_the_nearest() {
     says("listenport = 1", &["did you mean `listen_port`?"]);
     says("allowed = []", &["did you mean `allow`?"]);
     says("colour = 1", &["unknown key `colour`", "identity, listen_port"]);
+    says("[[turn]]\nurl = 'turn:a'\nusr = 'b'", &["line 3", "`usr`", "did you mean `user`?"]);
     says("[limits]\n\nbacklgo = 1", &["line 3", "did you mean `backlog`?"]);
     says("brokers = [\n{ url = 'mqtt://a', pasword = 'x' }]", &["line 2", "did you mean `password`?"]);
 }
@@ -110,6 +132,18 @@ fn a_wrong_value_names_its_line_and_what_is_allowed() {
     says("stun = [\"a:0\"]", &["host:port"]);
     says("stun = [\"2001:db8::1:3478\"]", &["[2001:db8::1]:3478"]);
     says("stun = 1", &["a list"]);
+    says("turn = 7", &["[[turn]]"]);
+    says("turn = ['turn:a']", &["\"turn:a\"", "a table", "user", "password_file"]);
+    says("turn = [{ user = 'a', password = 'b' }]", &["needs its `url`"]);
+    says("\n[[turn]]\nurl = 'turn:a'", &["line 2", "needs our `user`", "p2p rendezvous credentials"]);
+    says("turn = [{ url = 'turn:a', user = 'b' }]", &["`password_file`"]);
+    says("turn = [{ url = 'turn:a', user = '', password = 'b' }]", &["a user name"]);
+    says("turn = [{ url = 'turn:a', user = 'b', password = 'c', password_file = 'd' }]", &["not both"]);
+    says("turn = [{ url = 'turn:a', user = 'b', password_file = 'no/such' }]", &["password file no/such"]);
+    says("turn = [{ url = 'turns:a?transport=udp', user = 'b', password = 'c' }]", &["DTLS", "`turns:`"]);
+    says("turn = [{ url = 'a:3478', user = 'b', password = 'c' }]", &["turn:192.0.2.1:3478"]);
+    let many = "{ url = 'turn:a', user = 'b', password = 'c' },".repeat(9);
+    says(&format!("\nturn = [{many}]"), &["line 2", "16 servers at most", "counts as two"]);
     says("ntp = [\"ntp.example\"]", &["host:port", "192.0.2.1:123"]);
     says(&format!("\nntp = [{}]", "\"a:1\", ".repeat(9)), &["line 2", "8 servers at most"]);
     says("plain = 1", &["true or false"]);
@@ -138,6 +172,8 @@ fn a_wrong_value_names_its_line_and_what_is_allowed() {
 fn no_password_is_ever_repeated() {
     for text in [
         "brokers = ['mqtt://anna:sesame@b']",
+        "turn = [{ url = 'turn:anna:sesame@b', user = 'anna' }]",
+        "turn = [{ url = 'turn:b', password = 'sesame' }]",
         "brokers = [{ url = 'mqtt://b', user = 'anna', password = ['sesame'] }]",
         "brokers = [{ url = 'mqtt://b', password = 'sesame' }]",
     ] {

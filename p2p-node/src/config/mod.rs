@@ -4,22 +4,28 @@
 pub mod file;
 mod key;
 mod machine;
+#[cfg(feature = "config-file")]
+mod parse;
+mod turn;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use p2p_actors::signal::MemoryBroker;
-use p2p_actors::{ActorsConfig, BrokerConfig, Interfaces, Limits, NtpServer, StunServer};
+use p2p_actors::{ActorsConfig, BrokerConfig, Interfaces, Limits, NtpServer, StunServer, TurnServer};
 use p2p_core::Family;
 use p2p_core::peer::{Identity, PeerId};
 use p2p_core::punch;
 use p2p_core::race::Way;
+use p2p_core::turn::Credentials;
+use p2p_core::turn::client::MOST_SERVERS;
 
 #[cfg(feature = "config-file")]
-pub use file::{
-    ConfigError, ConfigFault, parse_broker, parse_family, parse_ntp, parse_stun, parse_way, password_file,
-};
+pub use file::{ConfigError, ConfigFault, password_file};
+#[cfg(feature = "config-file")]
+pub use parse::{parse_broker, parse_family, parse_ntp, parse_stun, parse_turn, parse_way};
+pub use turn::{TurnUri, TurnUriError};
 
 use crate::error::BindError;
 
@@ -64,7 +70,9 @@ pub struct Config {
     pub memory: Option<MemoryBroker>,
     /// The STUN servers to ask for our external addresses. Default: none.
     pub stun: Vec<StunServer>,
-    pub turn: Vec<p2p_actors::TurnServer>,
+    /// The TURN servers (RFC 8656) that may relay for us when nothing else works, best first, each with our login there:
+    /// [`TurnUri::servers`] makes them. UDP is tried before TCP before TLS, 16 servers are used at most. Default: none.
+    pub turn: Vec<TurnServer>,
     /// The NTP servers to ask how far this machine's clock is off, 8 at most; of three, one may lie. Default: none, and
     /// then nobody is asked. The answer sets no clock and dates no signal: it is for meeting a peer at a time, and
     /// stands in [`Status`](crate::Status).
@@ -125,9 +133,19 @@ impl Config {
     }
 
     pub(crate) fn into_actors(self) -> Result<ActorsConfig, BindError> {
-        for path in self.brokers.iter().filter_map(|broker| broker.ca_file.as_ref()) {
+        let of_brokers = self.brokers.iter().filter_map(|broker| broker.ca_file.as_ref());
+        let of_turn = self.turn.iter().filter_map(|server| server.ca_file.as_ref());
+        for path in of_brokers.chain(of_turn) {
             if let Err(error) = std::fs::File::open(path) {
                 return Err(BindError::CaFile { path: path.clone(), reason: error.to_string() });
+            }
+        }
+        if self.turn.len() > MOST_SERVERS {
+            return Err(BindError::TooManyTurnServers(self.turn.len()));
+        }
+        for server in &self.turn {
+            if let Err(error) = Credentials::new(&server.user, &server.password) {
+                return Err(BindError::TurnServer { server: server.to_string(), reason: error.to_string() });
             }
         }
         let mut actors = ActorsConfig::new(self.key.into_identity()?);

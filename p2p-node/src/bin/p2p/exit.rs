@@ -168,7 +168,10 @@ fn connect_code(error: &ConnectError) -> u8 {
 
 fn bind_code(error: &BindError) -> u8 {
     match error {
-        BindError::KeyFile { .. } | BindError::CaFile { .. } => USAGE,
+        BindError::KeyFile { .. }
+        | BindError::CaFile { .. }
+        | BindError::TurnServer { .. }
+        | BindError::TooManyTurnServers(_) => USAGE,
         BindError::Start(
             StartError::Listen { .. }
             | StartError::NoSuchInterface { .. }

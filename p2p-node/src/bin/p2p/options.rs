@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use p2p_node::config::{parse_broker, parse_family, parse_ntp, parse_stun, password_file};
+use p2p_node::config::{
+    TurnUri, parse_broker, parse_family, parse_ntp, parse_stun, parse_turn, password_file,
+};
 use p2p_node::{
     BrokerConfig, BrokerState, BrokerUrl, Config, Family, Interfaces, Key, Node, NtpServer, PeerId,
     StunServer, Way,
@@ -41,6 +43,19 @@ pub(crate) struct NodeOptions {
     /// STUN server to learn external addresses from; repeatable
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_stun)]
     stun: Vec<StunServer>,
+    /// TURN server that may relay for us, such as turn:turn.example or, with TLS, turns:turn.example:443;
+    /// ?transport=udp or ?transport=tcp behind it means that one alone; repeatable
+    #[arg(long, value_name = "URI", value_parser = parse_turn)]
+    turn: Vec<TurnUri>,
+    /// User name for the TURN servers
+    #[arg(long, value_name = "NAME", requires = "turn_password_file")]
+    turn_user: Option<String>,
+    /// File whose first line is the password for the TURN servers
+    #[arg(long, value_name = "FILE", requires = "turn_user")]
+    turn_password_file: Option<PathBuf>,
+    /// PEM file with the certificates to trust for TURN servers with TLS, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    turn_ca: Option<PathBuf>,
     /// NTP server to learn from how far the clock of this machine is off; repeatable, name three. No clock is set
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_ntp)]
     ntp: Vec<NtpServer>,
@@ -112,7 +127,35 @@ impl NodeOptions {
         }
         config.plain |= self.plain;
         self.set_brokers(&mut config)?;
+        self.set_turn(&mut config)?;
         Ok(config)
+    }
+
+    fn set_turn(&self, config: &mut Config) -> anyhow::Result<()> {
+        let login = match (&self.turn_user, &self.turn_password_file) {
+            (Some(user), Some(path)) => Some((user, password_file(path)?)),
+            _ => None,
+        };
+        if !self.turn.is_empty() {
+            let Some((user, password)) = &login else {
+                let login = "a TURN server asks who we are: give --turn-user and --turn-password-file, from whoever \
+                             runs it, or from `p2p rendezvous credentials`";
+                return Err(Usage::new(login).into());
+            };
+            config.turn = self.turn.iter().flat_map(|uri| uri.servers(user, password)).collect();
+        }
+        if config.turn.is_empty() && (login.is_some() || self.turn_ca.is_some()) {
+            return Err(Usage::new("--turn-user and --turn-ca need a --turn").into());
+        }
+        for server in &mut config.turn {
+            if let Some((user, password)) = &login {
+                (server.user, server.password) = ((*user).clone(), password.clone());
+            }
+            if let Some(path) = &self.turn_ca {
+                server.ca_file = Some(path.clone());
+            }
+        }
+        Ok(())
     }
 
     fn set_brokers(&self, config: &mut Config) -> anyhow::Result<()> {

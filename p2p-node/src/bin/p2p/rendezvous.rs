@@ -136,6 +136,8 @@ fn tell(rendezvous: &Rendezvous, credential: Option<&Credential>, json: bool) ->
     mqtt.iter().chain(&mqtts).try_for_each(screen::line)?;
     // RFC 7064 and RFC 7065 write servers like this.
     let servers = [("stun:", &stun[..]), ("turn:", relay), ("turns:", relays)];
-    servers.iter().flat_map(|(scheme, addrs)| urls(*scheme, addrs)).try_for_each(screen::line)?;
-    credential.map_or(Ok(()), turn::tell)
+    let uris: Vec<_> = servers.iter().flat_map(|(scheme, addrs)| urls(*scheme, addrs)).collect();
+    uris.iter().try_for_each(screen::line)?;
+    let first = uris.iter().find(|uri| uri.starts_with("turn"));
+    credential.zip(first).map_or(Ok(()), |(credential, server)| turn::tell(credential, server))
 }

@@ -133,10 +133,16 @@ pub(crate) fn to_json(credential: &Credential) -> Value {
     json!({ "username": username, "password": password, "expires": expires })
 }
 
-/// A credential for people: two lines.
-pub(crate) fn tell(credential: &Credential) -> anyhow::Result<()> {
-    screen::line(format_args!("username {}", credential.username))?;
-    screen::line(format_args!("password {}", credential.password))
+/// A credential for people: two lines, and how it is used with this server.
+pub(crate) fn tell(credential: &Credential, server: &str) -> anyhow::Result<()> {
+    let Credential { username, password, .. } = credential;
+    screen::line(format_args!("username {username}"))?;
+    screen::line(format_args!("password {password}"))?;
+    screen::note(format_args!(
+        "p2p: with the password in the file turn.pw:\n  p2p listen --turn {server} --turn-user {username} \
+         --turn-password-file turn.pw"
+    ));
+    Ok(())
 }
 
 const EXAMPLE: &str = "\
@@ -144,7 +150,9 @@ Who knows the secret can make credentials without asking the server; it recogniz
 when their time is over. Quotas are kept by name.
 
 Example:
-  p2p rendezvous credentials --secret-file turn.secret --name anna --for 12h";
+  p2p rendezvous credentials --secret-file turn.secret --name anna --for 12h
+prints a user name and a password. Whoever gets them writes the password into a file, and then
+  p2p listen --turn turn:turn.example --turn-user 1700000000:anna --turn-password-file turn.pw";
 
 /// Make a time-limited credential for a TURN server, of p2p or coturn (its use-auth-secret)
 #[derive(Args)]
@@ -171,7 +179,7 @@ impl Credentials {
         let credential = secret.credential(&self.name, now + self.lifetime);
         match self.json {
             true => screen::line(to_json(&credential)),
-            false => tell(&credential),
+            false => tell(&credential, "turn:HOST"),
         }
     }
 }

@@ -1,0 +1,83 @@
+//! Words for servers, families and ways, as the configuration file and the command know them.
+
+use std::net::Ipv6Addr;
+
+use p2p_actors::{NtpServer, StunServer};
+use p2p_core::clock::ntp;
+use p2p_core::peer::{BrokerUrl, BrokerUrlError, Scheme};
+use p2p_core::race::Way;
+use p2p_core::{Family, stun};
+
+use super::{TurnUri, TurnUriError};
+
+/// Parses `host:port`, with an IPv6 address in brackets.
+///
+/// # Errors
+/// A sentence that says what is wanted.
+pub fn parse_stun(text: &str) -> Result<StunServer, String> {
+    parse_server(text, stun::DEFAULT_PORT)
+}
+
+/// Parses `host:port`, with an IPv6 address in brackets.
+///
+/// # Errors
+/// A sentence that says what is wanted.
+pub fn parse_ntp(text: &str) -> Result<NtpServer, String> {
+    parse_server(text, ntp::DEFAULT_PORT)
+}
+
+/// Parses the URI of a TURN server (RFC 7065).
+///
+/// # Errors
+/// A sentence that says what is wanted.
+pub fn parse_turn(text: &str) -> Result<TurnUri, String> {
+    text.parse().map_err(|error: TurnUriError| error.to_string())
+}
+
+fn parse_server(text: &str, usual: u16) -> Result<StunServer, String> {
+    let wanted =
+        || format!("a server is `host:port`, such as `192.0.2.1:{usual}` or `[2001:db8::1]:{usual}`");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;
+    let port: u16 = port.parse().ok().filter(|port| *port != 0).ok_or_else(wanted)?;
+    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(inside) => inside.parse::<Ipv6Addr>().map_err(|_| wanted())?.to_string(),
+        None if host.is_empty() || host.contains([':', '/', ' ', '[', ']']) => return Err(wanted()),
+        None => host.to_owned(),
+    };
+    Ok(StunServer { host, port })
+}
+
+/// Parses `v4` or `v6`.
+///
+/// # Errors
+/// A sentence that says what is wanted.
+pub fn parse_family(text: &str) -> Result<Family, String> {
+    match text {
+        "v4" => Ok(Family::V4),
+        "v6" => Ok(Family::V6),
+        _ => Err("a family is `v4` or `v6`".to_owned()),
+    }
+}
+
+/// Parses the name of a way.
+///
+/// # Errors
+/// A sentence that names them all.
+pub fn parse_way(text: &str) -> Result<Way, String> {
+    Way::ALL.into_iter().find(|way| way.to_string() == text).ok_or_else(|| {
+        let names: Vec<_> = Way::ALL.iter().map(|way| format!("`{way}`")).collect();
+        format!("the ways are {}", names.join(", "))
+    })
+}
+
+/// Parses the URL of a broker on the network.
+///
+/// # Errors
+/// A sentence that says what is wanted.
+pub fn parse_broker(text: &str) -> Result<BrokerUrl, String> {
+    let url: BrokerUrl = text.parse().map_err(|error: BrokerUrlError| error.to_string())?;
+    if url.scheme() == Scheme::Memory {
+        return Err("memory:// is for nodes that share a process: write mqtt:// or mqtts://".to_owned());
+    }
+    Ok(url)
+}
