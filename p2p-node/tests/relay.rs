@@ -4,11 +4,10 @@
 mod coturn;
 mod nodes;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use coturn::Coturn;
-use nodes::{in_memory, in_time, meet, only, talk};
+use nodes::{in_memory, in_time, lent_by, meet, only, talk, turn_server};
 use p2p_node::rendezvous::turn::{Secret, TurnServerConfig};
 use p2p_node::rendezvous::{Rendezvous, RendezvousConfig};
 use p2p_node::{
@@ -29,22 +28,6 @@ async fn rendezvous() -> Rendezvous {
     let mut config = RendezvousConfig::default();
     config.turn = Some(turn);
     Rendezvous::start(config).await.unwrap()
-}
-
-fn server(address: SocketAddr, carrier: TurnCarrier, user: &str, password: &str) -> TurnServer {
-    TurnServer {
-        host: address.ip().to_string(),
-        port: address.port(),
-        carrier,
-        user: user.to_owned(),
-        password: password.to_owned(),
-        ca_file: None,
-    }
-}
-
-fn ours(rendezvous: &Rendezvous, carrier: TurnCarrier) -> TurnServer {
-    let credential = rendezvous.turn_credential("anna", Duration::from_secs(600)).unwrap();
-    server(rendezvous.turn_addrs()[0], carrier, &credential.username, &credential.password)
 }
 
 fn with(broker: &MemoryBroker, turn: &[TurnServer]) -> Config {
@@ -90,7 +73,7 @@ async fn one_server_at_either_end_carries_over_every_transport() {
     for carrier in [TurnCarrier::Udp, TurnCarrier::Tcp] {
         for lender in [0, 1] {
             let broker = MemoryBroker::new();
-            let turn = [ours(&rendezvous, carrier)];
+            let turn = [lent_by(&rendezvous, carrier)];
             let configs = [0, 1].map(|end| with(&broker, if end == lender { &turn } else { &[] }));
             let [anna, bert] = configs;
             let (anna, bert) = (Node::bind(anna).await.unwrap(), Node::bind(bert).await.unwrap());
@@ -107,7 +90,7 @@ async fn coturn_carries_as_well() {
     };
     for carrier in [TurnCarrier::Udp, TurnCarrier::Tcp] {
         let broker = MemoryBroker::new();
-        let turn = [server(coturn.address, carrier, "anna", "sesame")];
+        let turn = [turn_server(coturn.address, carrier, "anna", "sesame")];
         let (anna, bert) = (
             Node::bind(with(&broker, &turn)).await.unwrap(),
             Node::bind(with(&broker, &turn)).await.unwrap(),
@@ -120,7 +103,7 @@ async fn coturn_carries_as_well() {
 async fn pipes_through_a_relay_outlive_their_nodes_and_move_between_runtimes() {
     let rendezvous = rendezvous().await;
     let broker = MemoryBroker::new();
-    let turn = [ours(&rendezvous, TurnCarrier::Udp), ours(&rendezvous, TurnCarrier::Tcp)];
+    let turn = [lent_by(&rendezvous, TurnCarrier::Udp), lent_by(&rendezvous, TurnCarrier::Tcp)];
     let (anna, bert) =
         (Node::bind(with(&broker, &turn)).await.unwrap(), Node::bind(with(&broker, &[])).await.unwrap());
     let (mut a, mut b) = meet(&anna, &bert, only(Way::Relay)).await;
@@ -134,7 +117,7 @@ async fn pipes_through_a_relay_outlive_their_nodes_and_move_between_runtimes() {
 async fn without_any_server_and_with_a_wrong_password_it_says_why() {
     let rendezvous = rendezvous().await;
     let broker = MemoryBroker::new();
-    let mut wrong = ours(&rendezvous, TurnCarrier::Udp);
+    let mut wrong = lent_by(&rendezvous, TurnCarrier::Udp);
     wrong.password.push('x');
     for (turn, code, says) in [
         (Vec::new(), "no_turn_server", "no TURN server is configured"),
@@ -157,7 +140,7 @@ async fn without_any_server_and_with_a_wrong_password_it_says_why() {
 async fn a_relay_is_only_taken_when_nothing_better_works() {
     let rendezvous = rendezvous().await;
     let broker = MemoryBroker::new();
-    let turn = [ours(&rendezvous, TurnCarrier::Udp)];
+    let turn = [lent_by(&rendezvous, TurnCarrier::Udp)];
     let (anna, bert) =
         (Node::bind(with(&broker, &turn)).await.unwrap(), Node::bind(with(&broker, &turn)).await.unwrap());
     let (a, _b) = meet(&anna, &bert, p2p_node::ConnectOptions::default()).await;

@@ -160,18 +160,6 @@ impl Link {
             Self::Tls(secured) => secured.socket().local_addr(),
         }
     }
-
-    /// The server's address.
-    ///
-    /// # Errors
-    /// What the system says: a connection may be gone.
-    pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
-        match self {
-            Self::Udp(datagrams) => datagrams.socket().peer_addr(),
-            Self::Tcp(stream) => stream.peer_addr(),
-            Self::Tls(secured) => secured.socket().peer_addr(),
-        }
-    }
 }
 
 impl Rested {

@@ -157,7 +157,6 @@ async fn datagrams_go_at_once_and_come_whole_from_the_server_alone() {
         let mut buffer = [0; 100];
         let (length, from) = server.recv_from(&mut buffer).unwrap();
         assert_eq!((&buffer[..length], from), (&b"where am I?"[..], link.local_addr().unwrap()));
-        assert_eq!(link.peer_addr().unwrap(), at.address);
         StdUdpSocket::bind(any).unwrap().send_to(b"here!", from).unwrap();
         server.send_to(b"there", from).unwrap();
         server.send_to(b"", from).unwrap();

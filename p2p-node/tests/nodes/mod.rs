@@ -1,21 +1,69 @@
 //! What tests do with nodes.
 #![allow(dead_code, reason = "not every test does everything")]
 
+use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use p2p_node::rendezvous::turn::{Secret, TurnServerConfig};
+use p2p_node::rendezvous::{Rendezvous, RendezvousConfig};
 use p2p_node::{BrokerConfig, Config, ConnectError, ConnectOptions, MemoryBroker, Node, Pipe, Way};
-use p2p_node::{RaceReport, WayFailure, WayOutcome};
+use p2p_node::{RaceReport, TurnCarrier, TurnServer, WayFailure, WayOutcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// No story takes this long; a test that hangs should fail.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// On loopback, to be found through this broker in memory.
+/// On loopback, to be found through this broker in memory, with a TURN server that all tests of a process share.
 pub(crate) fn in_memory(broker: &MemoryBroker) -> Config {
     let mut config = Config::loopback();
     config.brokers = vec![BrokerConfig::new("memory://here".parse().unwrap())];
     config.memory = Some(broker.clone());
+    config.turn = relay().to_vec();
     config
+}
+
+/// A TURN server on loopback over UDP and TCP, which runs until the process ends.
+pub(crate) fn relay() -> &'static [TurnServer] {
+    static RELAY: OnceLock<Vec<TurnServer>> = OnceLock::new();
+    RELAY.get_or_init(|| {
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let mut config = RendezvousConfig::default();
+                config.turn = Some(TurnServerConfig::loopback(Secret::generate().unwrap()));
+                let rendezvous = Rendezvous::start(config).await.unwrap();
+                tell.send([TurnCarrier::Udp, TurnCarrier::Tcp].map(|carrier| lent_by(&rendezvous, carrier)))
+                    .unwrap();
+                std::future::pending::<()>().await
+            })
+        });
+        told.recv().unwrap().to_vec()
+    })
+}
+
+/// The TURN server of a rendezvous, and a login there.
+pub(crate) fn lent_by(rendezvous: &Rendezvous, carrier: TurnCarrier) -> TurnServer {
+    let credential = rendezvous.turn_credential("anna", Duration::from_secs(3_600)).unwrap();
+    turn_server(rendezvous.turn_addrs()[0], carrier, &credential.username, &credential.password)
+}
+
+/// As it is configured.
+pub(crate) fn turn_server(
+    address: SocketAddr,
+    carrier: TurnCarrier,
+    user: &str,
+    password: &str,
+) -> TurnServer {
+    TurnServer {
+        host: address.ip().to_string(),
+        port: address.port(),
+        carrier,
+        user: user.to_owned(),
+        password: password.to_owned(),
+        ca_file: None,
+    }
 }
 
 /// This way and no other.

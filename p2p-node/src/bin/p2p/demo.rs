@@ -7,8 +7,11 @@ use anyhow::{Context, ensure};
 use blake2::{Blake2s256, Digest};
 use clap::Args;
 use p2p_node::network::{NetworkReport, Verdict};
+use p2p_node::rendezvous::turn::{Secret, TurnServerConfig};
 use p2p_node::rendezvous::{Rendezvous, RendezvousConfig};
-use p2p_node::{BrokerConfig, Config, ConnectOptions, Node, Path, Pipe, StunServer, Way};
+use p2p_node::{
+    BrokerConfig, Config, ConnectOptions, Node, Path, Pipe, StunServer, TurnCarrier, TurnServer, Way,
+};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
@@ -29,7 +32,7 @@ Needs no configuration, no rights and no network: everything happens on the loop
 Example:
   p2p demo --json";
 
-/// Show every way at work: an MQTT broker, a STUN server and two nodes, all in this process
+/// Show every way at work: an MQTT broker, a STUN server, a TURN server and two nodes, all in this process
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct Demo {
@@ -66,6 +69,7 @@ impl Demo {
         let mut config = RendezvousConfig::default();
         config.mqtt = vec![(Ipv4Addr::LOCALHOST, 0).into()];
         config.stun = vec![(Ipv4Addr::LOCALHOST, 0).into()];
+        config.turn = Some(TurnServerConfig::loopback(Secret::generate()?));
         let rendezvous = Rendezvous::start(config).await?;
         let (anna, bert) = tokio::try_join!(node(&rendezvous), node(&rendezvous))?;
         let network = anna.survey().await;
@@ -97,6 +101,20 @@ async fn node(rendezvous: &Rendezvous) -> anyhow::Result<Node> {
     }
     let servers = rendezvous.stun_addrs().into_iter();
     config.stun = servers.map(|at| StunServer { host: at.ip().to_string(), port: at.port() }).collect();
+    let credential = rendezvous.turn_credential("demo", Duration::from_secs(3_600));
+    if let (Some(credential), Some(at)) = (credential, rendezvous.turn_addrs().first()) {
+        // As one would configure it: datagrams first, and a stream, which can have connections relayed.
+        config.turn = [TurnCarrier::Udp, TurnCarrier::Tcp]
+            .map(|carrier| TurnServer {
+                host: at.ip().to_string(),
+                port: at.port(),
+                carrier,
+                user: credential.username.clone(),
+                password: credential.password.clone(),
+                ca_file: None,
+            })
+            .to_vec();
+    }
     config.plain = true;
     Ok(Node::bind(config).await?)
 }
