@@ -92,8 +92,8 @@ async fn who_has_the_secret_makes_credentials_that_end() {
     server.finish(b"").says(0, &[]);
 }
 
-#[test]
-fn a_credential_is_printed_with_the_options_it_is_for() {
+#[tokio::test]
+async fn a_credential_is_printed_with_the_options_it_is_for() {
     let desk = Desk::new();
     let made = desk.run(&["rendezvous", "credentials", "--secret-file", "secret", "--name", "anna"], b"");
     let lines = String::from_utf8(made.stdout.clone()).unwrap();
@@ -109,6 +109,10 @@ fn a_credential_is_printed_with_the_options_it_is_for() {
     desk.write("turn.pw", &format!("{password}\n"));
     let mut server = desk.start(&["rendezvous", "--turn", "127.0.0.1:0", "--turn-secret-file", "secret"]);
     let uri = server.line();
+    let at: SocketAddr = uri.strip_prefix("turn:").unwrap().parse().unwrap();
+    let printed = Secret::generate().unwrap().credential("", Duration::ZERO);
+    let printed = Credential { username: user.clone(), password: password.clone(), ..printed };
+    Client::new(socket(at).await, printed).allocate(&[UDP]).await;
     let login = ["--turn-user", &user, "--turn-password-file", "turn.pw"];
     let args = [&["listen", "--interface", "lo", "--echo", "--turn", &uri][..], &login].concat();
     let mut listener = desk.start(&args);
