@@ -256,7 +256,8 @@ fn an_old_address_still_leads_to_a_peer_that_has_moved() {
     let (new, serving) = serve(&net, "carla", config("carla", &key(2)));
     assert_eq!(new.id(), old.id());
     let old: PeerAddr = text.parse().unwrap();
-    for way in Way::ALL {
+    // There is no TURN server in this world.
+    for way in Way::ALL.into_iter().filter(|way| *way != Way::Relay) {
         let there: Vec<IpAddr> = new.interfaces().iter().map(|interface| interface.local).collect();
         call(&net, "anna", config("anna", &key(1)), &old, only(way), move |told| {
             let how = told.unwrap();

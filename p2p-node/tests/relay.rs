@@ -4,8 +4,6 @@
 mod coturn;
 mod nodes;
 
-use std::time::Duration;
-
 use coturn::Coturn;
 use nodes::{in_memory, in_time, lent_by, meet, only, talk, turn_server};
 use p2p_node::rendezvous::turn::{Secret, TurnServerConfig};

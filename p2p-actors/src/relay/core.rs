@@ -382,7 +382,7 @@ impl Core {
         match (&self.sockets, is_cut) {
             (Sockets::Work(..), true) => self.circuit.close(now()),
             (Sockets::Work(..), false) => self.circuit.release(now()),
-            _ => self.circuit.close(Instant::now()),
+            _ => self.circuit.close(now()),
         }
         if let Sockets::Rest(rested) = &self.sockets {
             loop {

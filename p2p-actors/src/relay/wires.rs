@@ -1,6 +1,7 @@
 //! The sockets of one circuit: its ways to TURN servers, and its own.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -118,16 +119,16 @@ impl Wires {
 
     fn poll_send_bare(&mut self, to: SocketAddr, bytes: &[u8], cx: &mut Context<'_>) -> Poll<()> {
         let family = Family::of(to.ip());
-        if !self.bare.contains_key(&family) {
-            match bind::datagrams(any(family)) {
-                Ok(socket) => drop(self.bare.insert(family, socket)),
+        let socket = match self.bare.entry(family) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => match bind::datagrams(any(family)) {
+                Ok(socket) => entry.insert(socket),
                 Err(error) => {
                     tracing::debug!(%error, "no socket for datagrams");
                     return Poll::Ready(());
                 }
-            }
-        }
-        let socket = &self.bare[&family];
+            },
+        };
         match socket.try_send_to(bytes, to) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // What cannot be sent is lost, as on the network.

@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use p2p_actors::{CarrierStream, How, Winner};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::{Cipher, Session};
+use p2p_core::race::Way;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -26,7 +27,8 @@ use stream::Stream;
 ///
 /// **Closing.** `shutdown` ends our direction and tells the peer, who then reads end-of-file; the other
 /// direction stays open. An encrypted pipe that ends without this reads as
-/// [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof): somebody cut it. Dropping a pipe cuts it.
+/// [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof): somebody cut it. Dropping a pipe cuts it. A plain pipe through
+/// a relay may lose the other direction with `shutdown`: some TURN servers, coturn among them, end both.
 ///
 /// **Flushing.** A write may leave up to 64 KiB in the pipe when the kernel's buffer is full; `flush`, or
 /// the next write, sends it on.
@@ -40,7 +42,7 @@ impl Pipe {
     /// Takes a winner over to the current runtime.
     pub(crate) fn new(winner: Winner) -> Result<Self> {
         let Winner { carrier, session, how } = winner;
-        let stream = Stream::new(carrier.into_stream()?, &session)?;
+        let stream = Stream::new(carrier.into_stream()?, &session, how.way != Way::Relay)?;
         Ok(Self { stream, session: Box::new(session), how: Box::new(how) })
     }
 

@@ -68,10 +68,14 @@ pub(super) struct Sealed<S> {
     filled: usize,
     /// The peer said that nothing follows.
     ended: bool,
+    /// Whether one direction of the transport can end alone.
+    half_close: bool,
 }
 
 impl<S: Transport> Sealed<S> {
-    pub(super) fn new(transport: S, session: &Session) -> Result<Self> {
+    /// Whoever may not `half_close` ends the transport when it is dropped, or when the peer has ended its half: servers
+    /// that relay connections mostly take the end of one direction for the end of both.
+    pub(super) fn new(transport: S, session: &Session, half_close: bool) -> Result<Self> {
         let waiting = Arc::new(Waiting::default());
         Ok(Self {
             transport,
@@ -87,6 +91,7 @@ impl<S: Transport> Sealed<S> {
             next: 0,
             filled: 0,
             ended: false,
+            half_close,
         })
     }
 
@@ -116,7 +121,21 @@ impl<S: Transport> Sealed<S> {
         }
         self.out.clear();
         self.sent = 0;
-        Poll::Ready(Ok(()))
+        self.poll_below(side, cx)
+    }
+
+    /// A transport may hold back what it has taken, as TLS to a TURN server does.
+    fn poll_below(&mut self, side: Side, cx: &Context<'_>) -> Poll<Result<()>> {
+        let flush = |this: &mut Self| {
+            let mut both = Context::from_waker(&this.room);
+            Pin::new(&mut this.transport).poll_flush(&mut both)
+        };
+        if let Poll::Ready(flushed) = flush(self) {
+            return Poll::Ready(flushed);
+        }
+        // Whoever is to be woken must be known before the transport is asked.
+        self.waiting.add(side, cx.waker());
+        flush(self)
     }
 
     /// Opens the next record, reading as much as it takes. Leaves `plain` empty only at the end.
@@ -213,6 +232,9 @@ impl<S: Transport> AsyncWrite for Sealed<S> {
             this.send.seal(b"", &mut this.out)?;
         }
         ready!(this.poll_drain(Side::Write, cx))?;
-        Pin::new(&mut this.transport).poll_shutdown(cx)
+        match this.half_close || this.ended {
+            true => Pin::new(&mut this.transport).poll_shutdown(cx),
+            false => Pin::new(&mut this.transport).poll_flush(cx),
+        }
     }
 }

@@ -30,11 +30,11 @@ pub(super) enum Stream<S> {
 }
 
 impl<S: Transport> Stream<S> {
-    /// The form that both ends agreed on.
-    pub(super) fn new(transport: S, session: &Session) -> Result<Self> {
+    /// The form that both ends agreed on; see [`Sealed::new`] for `half_close`.
+    pub(super) fn new(transport: S, session: &Session, half_close: bool) -> Result<Self> {
         Ok(match session.plain {
             true => Self::Plain(transport),
-            false => Self::Sealed(Box::new(Sealed::new(transport, session)?)),
+            false => Self::Sealed(Box::new(Sealed::new(transport, session, half_close)?)),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::{Act, Circuit, Event, State, Way};
+use super::{Act, Circuit, Datagrams, Event, State, Way};
 use crate::relay::connection;
 use crate::relay::route::{End, Knock};
 use crate::relay::{Read, RelayError};
@@ -120,10 +120,10 @@ impl Circuit {
                     self.tell(Event::Ended(Some(RelayError::Silent)));
                 }
             }
-            (Relaying::Tcp, _) if matches!(self.datagrams, super::Datagrams::Held { .. }) => {
-                if !self.hopes_for_connection() {
-                    self.go_up();
-                }
+            (Relaying::Tcp, _)
+                if matches!(self.datagrams, Datagrams::Held { .. }) && !self.hopes_for_connection() =>
+            {
+                self.go_up();
             }
             _ => {}
         }
