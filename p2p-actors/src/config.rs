@@ -10,6 +10,7 @@ use p2p_core::Family;
 use p2p_core::peer::{BrokerUrl, Identity, PeerId};
 use p2p_core::punch;
 use p2p_core::race::{DIAL_DELAY, Filter, HEAD_START, Way};
+use p2p_core::relay::circuit::Connections as RelayConnections;
 
 use crate::interface::StunServer;
 use crate::ntp::NtpServer;
@@ -99,6 +100,8 @@ pub struct ActorsConfig {
     pub stun: Vec<StunServer>,
     /// Who may relay for us, each with our login there, best first. None by default: no server is built in.
     pub turn: Vec<TurnServer>,
+    /// Whether connections may be relayed as such (RFC 6062), in preference to datagrams.
+    pub relay_connections: RelayConnections,
     /// Whom to ask for the true time, 8 at most. None by default: no server is built in, and peers that must meet at
     /// a time compare their clocks between themselves.
     pub ntp: Vec<NtpServer>,
@@ -132,6 +135,7 @@ impl ActorsConfig {
             memory: None,
             stun: Vec::new(),
             turn: Vec::new(),
+            relay_connections: RelayConnections::default(),
             ntp: Vec::new(),
             plain: false,
             ways: Way::ALL.to_vec(),

@@ -92,6 +92,7 @@ fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), S
         proof_within: config.proof_within,
         errands: Arc::new(Semaphore::new(config.limits.errands)),
         turn: config.turn.clone().into(),
+        relay_connections: config.relay_connections,
         families: config.families.clone(),
         ears: RefCell::default(),
         closing: Cell::new(false),

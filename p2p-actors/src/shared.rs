@@ -14,6 +14,7 @@ use p2p_core::proof::{Cipher, Counterpart, Proof, ProofConfig, Role};
 use p2p_core::punch::{Limits, Setup, Terms, View};
 use p2p_core::race::{OurPlace, Path, Way, path_to};
 use p2p_core::relay::Notice;
+use p2p_core::relay::circuit::Connections;
 use p2p_core::signal::{AttemptId, Signal};
 use p2p_core::{Clock, Family, Seed, UnixTime};
 use tokio::sync::Semaphore;
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) errands: Arc<Semaphore>,
     /// The TURN servers of the configuration.
     pub(crate) turn: Rc<[TurnServer]>,
+    pub(crate) relay_connections: Connections,
     pub(crate) families: BTreeSet<Family>,
     /// Circuits of attempts and of connections, whose peers may have something to say to them.
     pub(crate) ears: RefCell<BTreeMap<AttemptId, (PeerId, Ear)>>,

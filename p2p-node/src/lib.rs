@@ -45,6 +45,7 @@ pub use p2p_core::punch::{Failed as PunchFailure, Limits as PunchLimits, PunchRe
 pub use p2p_core::race::{
     Filter, LaneFailure, LaneReport, Path, RaceReport, Way, WayFailure, WayOutcome, WayReport,
 };
+pub use p2p_core::relay::circuit::Connections as RelayConnections;
 pub use p2p_core::signal::BrokerTrouble;
 pub use p2p_core::signal::{AttemptId, Reason};
 pub use p2p_core::turn::Carrier as TurnCarrier;

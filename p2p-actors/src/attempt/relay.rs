@@ -106,6 +106,7 @@ impl Relaying {
             same_machine: peer.is_on(&ours.machine_id),
             ours,
             peer: sources,
+            connections: self.shared.relay_connections,
             ..CircuitConfig::new(side, servers)
         }
     }

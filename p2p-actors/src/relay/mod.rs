@@ -12,6 +12,7 @@ mod wires;
 
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use p2p_core::Seed;
@@ -53,11 +54,14 @@ pub(crate) struct Handle {
 /// What the node has of it: the peer's notices go there, for as long as it lives.
 pub(crate) struct Ear(Weak<Shared>);
 
-/// A stream's share of it: with the last one it ends.
+/// A stream's share of it. With the stream that is kept it ends; with one that is not, nothing does.
 #[derive(Clone)]
 pub(crate) struct Held(Arc<Holder>);
 
-struct Holder(Arc<Shared>);
+struct Holder {
+    shared: Arc<Shared>,
+    is_kept: AtomicBool,
+}
 
 impl Handle {
     /// Begins one on the current runtime, and where what it tells comes from.
@@ -100,7 +104,7 @@ impl Handle {
     }
 
     fn held(&self) -> Held {
-        Held(Arc::new(Holder(Arc::clone(&self.shared))))
+        Held(Arc::new(Holder { shared: Arc::clone(&self.shared), is_kept: AtomicBool::new(false) }))
     }
 
     /// What became of a dial that it wanted.
@@ -159,13 +163,23 @@ fn hear(shared: &Shared, notice: &Notice, sender: &PeerAddr, addresses: &[IpAddr
 
 impl Held {
     fn core(&self) -> MutexGuard<'_, Core> {
-        self.0.0.core()
+        self.0.shared.core()
+    }
+
+    /// The stream is the one that is kept: whoever else let go, it goes on; when this is dropped it ends.
+    fn rest(&self) {
+        self.0.is_kept.store(true, Ordering::Relaxed);
+        self.core().rest();
+    }
+
+    fn is_kept(&self) -> bool {
+        self.0.is_kept.load(Ordering::Relaxed)
     }
 
     /// Onto the current runtime, if it is at rest.
     fn wake(&self) -> std::io::Result<()> {
         if self.core().wake()? {
-            self.0.0.spawn();
+            self.0.shared.spawn();
         }
         Ok(())
     }
@@ -173,6 +187,8 @@ impl Held {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        self.0.core().end(false);
+        if *self.is_kept.get_mut() {
+            self.shared.core().end(false);
+        }
     }
 }

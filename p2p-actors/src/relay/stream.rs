@@ -38,7 +38,7 @@ impl Relayed {
 
     /// Off its runtime.
     pub(crate) fn rest(&self) {
-        self.held.core().rest();
+        self.held.rest();
     }
 
     /// To work on the current runtime, if it was at rest.
@@ -164,7 +164,7 @@ impl Through {
 
     pub(crate) fn rest(mut self) -> io::Result<RestedThrough> {
         let link = self.link.take().ok_or(io::ErrorKind::NotConnected)?.rest()?;
-        self.held.core().rest();
+        self.held.rest();
         let (early, held) = (std::mem::take(&mut self.early), self.held.clone());
         Ok(RestedThrough { link, early, held, local: self.local, remote: self.remote })
     }
@@ -188,7 +188,9 @@ impl Through {
 /// The server ends all connections with the allocation, so that stays until this one is over.
 impl Drop for Through {
     fn drop(&mut self) {
-        if let Some(mut link) = self.link.take() {
+        if let Some(mut link) = self.link.take()
+            && self.held.is_kept()
+        {
             let _ = Pin::new(&mut link).poll_shutdown(&mut Context::from_waker(Waker::noop()));
             self.held.core().linger(link);
         }

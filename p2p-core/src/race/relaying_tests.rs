@@ -30,8 +30,7 @@ fn notice(refusal: Option<Reason>) -> Notice {
 }
 
 fn relayed(story: &Story) -> Vec<&RelayAct> {
-    let of_relay = |act| if let &Act::Relay(ref act) = act { Some(act) } else { None };
-    story.acts.iter().filter_map(of_relay).collect()
+    story.acts.iter().filter_map(|act| if let Act::Relay(act) = act { Some(act) } else { None }).collect()
 }
 
 fn sources() -> Vec<IpAddr> {

@@ -14,6 +14,7 @@
 //!     { url = "turn:turn.example", user = "anna", password_file = "turn.pw" },
 //! ]
 //! ntp = ["192.0.2.1:123"]             # default: none; at most 8, of three one may lie
+//! relay_connections = "careful"      # RFC 6062: "never", "always", default: unless the server is known to hang
 //! plain = false                       # default: pipes are always encrypted
 //! ways = ["direct", "punch"]          # how peers may reach this node, default: every way
 //! allow = ["p2pid1…"]                 # default: whoever knows this node's address may connect
@@ -53,13 +54,13 @@ use p2p_core::clock::ntp::MOST_SERVERS;
 use p2p_core::peer::{IdError, PeerId};
 use toml::de::DeTable;
 
-use super::{Config, Key, parse_family, parse_ntp, parse_stun, parse_way};
+use super::{Config, Key, parse_family, parse_ntp, parse_relay_connections, parse_stun, parse_way};
 pub use error::{ConfigError, ConfigFault};
 use reader::{Reader, Result, Value};
 
 /// A configuration file is a page or two; what is longer is something else.
 const MOST_BYTES: u64 = 256 * 1024;
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "identity",
     "listen_port",
     "interfaces",
@@ -67,6 +68,7 @@ const KEYS: [&str; 14] = [
     "brokers",
     "stun",
     "turn",
+    "relay_connections",
     "ntp",
     "plain",
     "ways",
@@ -134,6 +136,10 @@ impl<'t> Reader<'t> {
                 }
                 "stun" => config.stun = self.parsed("stun", value, parse_stun)?,
                 "turn" => config.turn = self.turn_servers(value)?,
+                "relay_connections" => {
+                    config.relay_connections =
+                        self.one("relay_connections", value, parse_relay_connections)?;
+                }
                 "ntp" => {
                     let servers = self.parsed("ntp", value, parse_ntp)?;
                     if servers.len() > MOST_SERVERS {

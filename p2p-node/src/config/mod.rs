@@ -18,13 +18,16 @@ use p2p_core::Family;
 use p2p_core::peer::{Identity, PeerId};
 use p2p_core::punch;
 use p2p_core::race::Way;
+use p2p_core::relay::circuit::Connections as RelayConnections;
 use p2p_core::turn::Credentials;
 use p2p_core::turn::client::MOST_SERVERS;
 
 #[cfg(feature = "config-file")]
 pub use file::{ConfigError, ConfigFault, password_file};
 #[cfg(feature = "config-file")]
-pub use parse::{parse_broker, parse_family, parse_ntp, parse_stun, parse_turn, parse_way};
+pub use parse::{
+    parse_broker, parse_family, parse_ntp, parse_relay_connections, parse_stun, parse_turn, parse_way,
+};
 pub use turn::{TurnUri, TurnUriError};
 
 use crate::error::BindError;
@@ -73,6 +76,9 @@ pub struct Config {
     /// The TURN servers (RFC 8656) that may relay for us when nothing else works, best first, each with our login there:
     /// [`TurnUri::servers`] makes them. UDP is tried before TCP before TLS, 16 servers are used at most. Default: none.
     pub turn: Vec<TurnServer>,
+    /// Whether connections may be relayed as such (RFC 6062), in preference to datagrams: plain TCP on one end, and much
+    /// faster. Default: careful, not by servers that are known to hang.
+    pub relay_connections: RelayConnections,
     /// The NTP servers to ask how far this machine's clock is off, 8 at most; of three, one may lie. Default: none, and
     /// then nobody is asked. The answer sets no clock and dates no signal: it is for meeting a peer at a time, and
     /// stands in [`Status`](crate::Status).
@@ -109,6 +115,7 @@ impl Default for Config {
             memory: None,
             stun: Vec::new(),
             turn: Vec::new(),
+            relay_connections: RelayConnections::default(),
             ntp: Vec::new(),
             plain: false,
             ways: Way::ALL.to_vec(),
@@ -156,6 +163,7 @@ impl Config {
         actors.memory = self.memory;
         actors.stun = self.stun;
         actors.turn = self.turn;
+        actors.relay_connections = self.relay_connections;
         actors.ntp = self.ntp;
         actors.plain = self.plain;
         actors.ways = self.ways;

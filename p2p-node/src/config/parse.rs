@@ -6,6 +6,7 @@ use p2p_actors::{NtpServer, StunServer};
 use p2p_core::clock::ntp;
 use p2p_core::peer::{BrokerUrl, BrokerUrlError, Scheme};
 use p2p_core::race::Way;
+use p2p_core::relay::circuit::Connections as RelayConnections;
 use p2p_core::{Family, stun};
 
 use super::{TurnUri, TurnUriError};
@@ -68,6 +69,19 @@ pub fn parse_way(text: &str) -> Result<Way, String> {
         let names: Vec<_> = Way::ALL.iter().map(|way| format!("`{way}`")).collect();
         format!("the ways are {}", names.join(", "))
     })
+}
+
+/// Parses `never`, `careful` or `always`.
+///
+/// # Errors
+/// A sentence that says what is wanted.
+pub fn parse_relay_connections(text: &str) -> Result<RelayConnections, String> {
+    match text {
+        "never" => Ok(RelayConnections::Never),
+        "careful" => Ok(RelayConnections::Careful),
+        "always" => Ok(RelayConnections::Always),
+        _ => Err("connections are relayed `never`, `careful` or `always`".to_owned()),
+    }
 }
 
 /// Parses the URL of a broker on the network.

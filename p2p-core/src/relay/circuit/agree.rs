@@ -3,7 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use super::{Act, Circuit, CircuitFailure, Datagrams, Event, MOST_PEER_ADDRESSES, SAY_AGAIN, Side, State};
+use super::{
+    Act, Circuit, CircuitFailure, Connections, Datagrams, Event, Lender, MOST_PEER_ADDRESSES, SAY_AGAIN,
+    Side, State,
+};
 use crate::relay::route::{End, Route};
 use crate::relay::{MOST_LENT, Notice};
 use crate::turn::Relaying;
@@ -48,8 +51,11 @@ impl Circuit {
 
     fn dial(&mut self, connections: &[SocketAddr]) {
         // Who lends is dialled. Where both could lend, the caller does.
-        let lends = self.lenders[1].client.is_some();
-        if !self.config.connections || lends || !matches!(self.state, State::Meeting { .. }) {
+        let lends = self.lenders[1].is_hopeful();
+        if self.config.connections == Connections::Never
+            || lends
+            || !matches!(self.state, State::Meeting { .. })
+        {
             return;
         }
         for lent in connections {
@@ -75,7 +81,7 @@ impl Circuit {
 
     /// Whether a connection may yet come about.
     pub(super) fn hopes_for_connection(&self) -> bool {
-        self.connections > 0 || !self.dialling.is_empty() || self.lenders[1].client.is_some()
+        self.connections > 0 || !self.dialling.is_empty() || self.lenders[1].is_hopeful()
     }
 
     fn reconsider(&mut self, now: Instant) {
@@ -103,12 +109,12 @@ impl Circuit {
     /// What could be said now, but for the serial number.
     fn notice(&self) -> Notice {
         let lent = |relaying| -> Vec<SocketAddr> {
-            let client = self.lenders[super::lender(relaying)].client.as_ref();
-            let lease = client.and_then(|client| client.lease());
+            let lender = Some(&self.lenders[super::lender(relaying)]).filter(|lender| lender.is_hopeful());
+            let lease = lender.and_then(|lender| lender.client.as_ref()?.lease());
             let all = lease.into_iter().flat_map(|(_, _, lease)| lease.relayed.iter());
             all.map(|Relayed(address)| *address).take(MOST_LENT).collect()
         };
-        let has_more = self.lenders.iter().any(|lender| lender.client.is_some() && !lender.is_lending);
+        let has_more = self.lenders.iter().any(|lender| lender.is_hopeful() && !lender.is_lending);
         let (datagrams, connections) = (lent(Relaying::Udp), lent(Relaying::Tcp));
         Notice { serial: 0, token: self.token, datagrams, connections, has_more, refusal: None }
     }
@@ -153,7 +159,7 @@ impl Circuit {
         if !matches!(self.state, State::Meeting { .. }) {
             return;
         }
-        let has_nothing = self.lenders.iter().all(|lender| lender.client.is_none());
+        let has_nothing = !self.lenders.iter().any(Lender::is_hopeful);
         if has_nothing && self.connections == 0 && self.theirs.as_ref().is_some_and(Notice::is_empty) {
             let failed: Vec<_> = self.lenders.iter().filter_map(|lender| lender.failed.clone()).collect();
             let failure = match failed.first() {

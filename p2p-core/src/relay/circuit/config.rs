@@ -19,6 +19,32 @@ pub enum Side {
     },
 }
 
+/// Whether connections may be relayed as such (RFC 6062), in preference to datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Connections {
+    /// Datagrams only.
+    Never,
+    /// Unless our server calls itself coturn: that stops reading a relayed connection for good when it had to wait for
+    /// the other end of it (measured with 4.6.1: one of ten transfers in both directions at once hangs).
+    #[default]
+    Careful,
+    /// Wherever a server does.
+    Always,
+}
+
+impl Connections {
+    /// Whether a server of this name may be asked to.
+    pub(super) fn trusts(self, software: Option<&str>) -> bool {
+        let is_coturn = software.is_some_and(|name| name.to_ascii_lowercase().starts_with("coturn"));
+        match self {
+            Self::Never => false,
+            Self::Careful => !is_coturn,
+            Self::Always => true,
+        }
+    }
+}
+
 /// How a [`Circuit`](super::Circuit) is made.
 #[derive(Clone, Debug)]
 pub struct CircuitConfig {
@@ -34,8 +60,8 @@ pub struct CircuitConfig {
     pub same_machine: bool,
     /// Where the peer's packets may come from, relays aside: they are let through. 16 at most.
     pub peer: Vec<IpAddr>,
-    /// Whether connections may be relayed as such (RFC 6062), in preference to datagrams. Default yes.
-    pub connections: bool,
+    /// Whether connections may be relayed as such (RFC 6062), in preference to datagrams.
+    pub connections: Connections,
     /// When to give up, if nothing has come through. Default 15 s.
     pub within: Duration,
 }
@@ -50,7 +76,7 @@ impl CircuitConfig {
             ours: OurPlace::default(),
             same_machine: false,
             peer: Vec::new(),
-            connections: true,
+            connections: Connections::default(),
             within: Duration::from_secs(15),
         }
     }

@@ -57,7 +57,10 @@ impl Circuit {
         use client::Event as Of;
         let lender = &mut self.lenders[super::lender(relaying)];
         match event {
-            Of::Ready { .. } => {
+            Of::Ready { lease, .. } => {
+                if relaying == Relaying::Tcp && !self.config.connections.trusts(lease.software.as_deref()) {
+                    return self.distrust(now);
+                }
                 lender.is_lending = true;
                 self.find_routes(now);
             }
@@ -90,6 +93,13 @@ impl Circuit {
             }
             Of::Closed => lender.client = None,
         }
+    }
+
+    /// This server is better not asked to relay connections.
+    fn distrust(&mut self, now: Instant) {
+        tracing::debug!("the TURN server is not trusted with connections");
+        self.end_lender(Relaying::Tcp, now);
+        self.on_lender_lost(Relaying::Tcp, now);
     }
 
     fn on_connection(&mut self, way: Way, peer: std::net::SocketAddr, early: bytes::Bytes) {

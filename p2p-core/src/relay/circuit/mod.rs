@@ -24,7 +24,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-pub use config::{CircuitConfig, Side};
+pub use config::{CircuitConfig, Connections, Side};
 pub use data::Transmit;
 pub use output::{Act, CircuitFailure, Event, Via, Way};
 
@@ -56,6 +56,8 @@ struct Lender {
     failed: Option<String>,
     /// It has lent something once.
     is_lending: bool,
+    /// It is only told that it is not needed any more.
+    is_leaving: bool,
 }
 
 /// How far datagrams are.
@@ -141,6 +143,13 @@ pub struct Circuit {
     out: VecDeque<Output<Act, Event>>,
 }
 
+impl Lender {
+    /// Whether it lends something, or may yet.
+    fn is_hopeful(&self) -> bool {
+        self.client.is_some() && !self.is_leaving
+    }
+}
+
 fn lender(relaying: Relaying) -> usize {
     match relaying {
         Relaying::Udp => 0,
@@ -183,7 +192,7 @@ impl Circuit {
     }
 
     fn start(&mut self, relaying: Relaying, now: Instant) {
-        let is_wanted = relaying == Relaying::Udp || self.config.connections;
+        let is_wanted = relaying == Relaying::Udp || self.config.connections != Connections::Never;
         let is_able =
             |server: &crate::turn::Server| relaying == Relaying::Udp || server.place.carrier.is_stream();
         let lender = &mut self.lenders[lender(relaying)];
@@ -236,7 +245,7 @@ impl Circuit {
                 self.stream = None;
                 self.routes.close();
                 self.end_lender(Relaying::Udp, now);
-                if self.lenders[1].client.is_none() {
+                if !self.lenders[1].is_hopeful() {
                     // It goes through the peer's server, and is its own.
                     return self.close(now);
                 }
@@ -290,7 +299,9 @@ impl Circuit {
     }
 
     fn end_lender(&mut self, relaying: Relaying, now: Instant) {
-        if let Some(client) = &mut self.lenders[lender(relaying)].client {
+        let lender = &mut self.lenders[lender(relaying)];
+        lender.is_leaving = true;
+        if let Some(client) = &mut lender.client {
             client.close(now);
         }
     }

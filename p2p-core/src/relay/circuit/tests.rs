@@ -87,7 +87,7 @@ fn scene(
 }
 
 fn without_connections(_: u8, config: &mut CircuitConfig) {
-    config.connections = false;
+    config.connections = Connections::Never;
 }
 
 fn as_it_is(_: u8, _: &mut TurnServerConfig) {}
@@ -220,8 +220,15 @@ fn where_connections_are_relayed_datagrams_wait_for_one() {
 fn when_no_connection_comes_datagrams_go() {
     let servers = vec![server(1, Carrier::Udp), server(1, Carrier::Tcp)];
     // The server lends an address for connections, and the peer does not dial.
-    let mut one =
-        scene([servers.clone(), Vec::new()], |which, config| config.connections = which == CALLER, as_it_is);
+    let mut one = scene(
+        [servers.clone(), Vec::new()],
+        |which, config| {
+            if which == CALLED {
+                config.connections = Connections::Never;
+            }
+        },
+        as_it_is,
+    );
     one.start();
     assert!(one.run_until(secs(3), |scene| scene.end(CALLER).is_up()), "{}", one.story());
     let took = one.up_at(CALLER).unwrap();
@@ -235,6 +242,22 @@ fn when_no_connection_comes_datagrams_go() {
         runner.with(context, |circuit, now| circuit.handle_connection_failed(now))
     });
     assert!(other.run_until(secs(3), |scene| scene.end(CALLER).is_up()), "{}", other.story());
+}
+
+#[test]
+fn a_server_that_is_known_to_hang_is_not_trusted_with_connections() {
+    for (connections, is_trusted) in [(Connections::Careful, false), (Connections::Always, true)] {
+        let servers = vec![server(1, Carrier::Udp), server(1, Carrier::Tcp)];
+        let mut scene = scene(
+            [servers, Vec::new()],
+            |_, config| config.connections = connections,
+            |_, config| config.software = Some("Coturn-4.6.1 'Gorst'".into()),
+        );
+        scene.start();
+        let is_there = |scene: &Scene| scene.end(CALLER).is_up() || !scene.end(CALLER).connections.is_empty();
+        assert!(scene.run_until(secs(3), is_there), "{}", scene.story());
+        assert_eq!(scene.end(CALLER).is_up(), !is_trusted, "{connections:?}");
+    }
 }
 
 #[test]

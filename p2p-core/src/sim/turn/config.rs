@@ -42,6 +42,8 @@ pub struct TurnServerConfig {
     pub refusals: BTreeMap<Method, (u16, bool)>,
     /// Answers to requests of this kind that get lost.
     pub lost: BTreeMap<Method, u32>,
+    /// What it calls itself in its answers.
+    pub software: Option<String>,
     /// What it claims to relay from in place of the truth.
     pub lie: Option<SocketAddr>,
 }
@@ -66,6 +68,7 @@ impl TurnServerConfig {
             forbidden: Vec::new(),
             refusals: BTreeMap::new(),
             lost: BTreeMap::new(),
+            software: None,
             lie: None,
         }
     }

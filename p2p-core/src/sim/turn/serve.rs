@@ -76,6 +76,7 @@ impl Desk {
             _ => None,
         });
         let mut answer = answer(request);
+        answer.attributes.extend(self.config.software.clone().map(Attribute::Software));
         let mut relayed = Vec::new();
         let families = [(Some(wanted.unwrap_or(Family::V4)), false), (also, true)];
         for (family, is_extra) in families {

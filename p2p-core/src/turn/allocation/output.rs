@@ -20,6 +20,8 @@ pub struct Lease {
     pub lifetime: Duration,
     /// The family that was asked for as well and is not there, with the server's code: 440 or 508.
     pub missing: Option<(Family, u16)>,
+    /// What the server calls itself (SOFTWARE; RFC 8489, section 14.14).
+    pub software: Option<String>,
 }
 
 /// Names one connection of a peer on a server (RFC 6062, section 6.2.1).

@@ -161,7 +161,11 @@ impl Allocation {
             _ => None,
         });
         let lifetime = lifetime(message).ok_or(Failure::Missing("lifetime"))?;
-        Ok(Lease { relayed, mapped: mapped.map(Mapped), lifetime, missing })
+        let software = message.find(|attribute| match attribute {
+            Attribute::Software(name) => Some(name.clone()),
+            _ => None,
+        });
+        Ok(Lease { relayed, mapped: mapped.map(Mapped), lifetime, missing, software })
     }
 
     fn check_relayed(&self, address: SocketAddr, mapped: Option<SocketAddr>) -> Result<(), Failure> {
