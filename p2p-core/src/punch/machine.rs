@@ -336,7 +336,8 @@ impl Punch {
             self.agree.decline(Reason::NoRoute, now);
             return self.lose(Failed::NoPorts, now);
         };
-        ours.quiet = self.config.silent_hop.is_some() && !self.config.mode.is_local();
+        // A hop that was silent once may speak, or be behind the peer: what did not work is not tried again.
+        ours.quiet = self.config.silent_hop.is_some() && !self.config.mode.is_local() && self.wave == 0;
         self.locals = locals;
         match theirs {
             None => self.propose(ours, now),
