@@ -23,8 +23,8 @@
 //! | `….failure` | `code`, `text`, and `brokers` (`broker`, `reason`) for `no_broker` |
 //!
 //! Codes of a failed way: `no_candidates`, `all_failed`, `not_listening`, `no_signalling`, `no_broker`,
-//! `offline`, `refused`, `silent`, `timed_out`, `cancelled`, `unsupported`, `nothing_to_punch`. Of a failed way or pair of
-//! addresses: `punch_no_budget`, `punch_no_ports`, `punch_no_plan`, `punch_declined`, `punch_silent`, `punch_not_theirs`,
+//! `offline`, `refused`, `silent`, `timed_out`, `cancelled`, `unsupported`, `not_placed`,
+//! `nothing_to_punch`. Of a failed way or pair of addresses: `punch_no_budget`, `punch_no_ports`, `punch_no_plan`, `punch_declined`, `punch_silent`, `punch_not_theirs`,
 //! `punch_spent`. Of a failed lane: `not_tried`,
 //! `dropped`, `connection_refused`, `unreachable`, `timed_out`, `local`, and for a failed proof
 //! `proof_garbled`, `proof_stranger`, `proof_ourselves`, `refused`, `declined`, `proof_timed_out`,
