@@ -117,7 +117,7 @@ impl Shared {
         let view = |outlook: &Outlook| View {
             facts: outlook.facts,
             can_observe: !outlook.servers.is_empty(),
-            silent_hop: None,
+            silent_hop: outlook.silent_hop,
         };
         Setup {
             ours: self.place.borrow().clone(),
@@ -181,6 +181,8 @@ pub(crate) struct Outlook {
     pub(crate) facts: NatFacts,
     /// The STUN servers to ask from there, those first that answered before.
     pub(crate) servers: Vec<SocketAddr>,
+    /// The time to live at which a SYN passes that NAT and dies in silence.
+    pub(crate) silent_hop: Option<u8>,
 }
 
 /// What is known of a winner before its connection is asked.

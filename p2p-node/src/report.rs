@@ -18,13 +18,13 @@
 //! | `race.took_ms` | how long the attempt took in all |
 //! | `race.won` | the way that led to the peer |
 //! | `race.ways[]` | each way that was allowed: `way`, `began_ms`, `ended_ms`, `outcome` (`won`, `overtaken`, `failed`), `failure`, `lanes` |
-//! | `….punches[]` | each pair of addresses punched between: `mode`, `local`, `remote`, `tactic`, `waves`, what became of the dials (`dialled`, `refused`, `unreachable`, `not_possible`, `connected`, `strangers`, `half_open` at most), `failure` |
+//! | `….punches[]` | each pair of addresses punched between: `mode`, `local`, `remote`, `tactic`, `waves`, what became of the dials (`dialled`, `refused`, `unreachable`, `not_possible`, `connected`, `strangers`, `half_open` at most), `failure`, `obstacle` (what the system said when it refused a socket) |
 //! | `….lanes[]` | each TCP connection: `path`, `remote`, `began_ms`, `connected_ms`, `proven_ms`, `failure` |
 //! | `….failure` | `code`, `text`, and `brokers` (`broker`, `reason`) for `no_broker` |
 //!
 //! Codes of a failed way: `no_candidates`, `all_failed`, `not_listening`, `no_signalling`, `no_broker`,
-//! `offline`, `refused`, `silent`, `timed_out`, `cancelled`, `unsupported`, `nothing_to_punch`. Of a failed way or pair of
-//! addresses: `punch_no_budget`, `punch_no_ports`, `punch_no_plan`, `punch_declined`, `punch_silent`, `punch_not_theirs`,
+//! `offline`, `refused`, `silent`, `timed_out`, `cancelled`, `unsupported`, `not_placed`,
+//! `nothing_to_punch`. Of a failed way or pair of addresses: `punch_no_budget`, `punch_no_ports`, `punch_no_plan`, `punch_declined`, `punch_silent`, `punch_not_theirs`,
 //! `punch_spent`. Of a failed lane: `not_tried`,
 //! `dropped`, `connection_refused`, `unreachable`, `timed_out`, `local`, and for a failed proof
 //! `proof_garbled`, `proof_stranger`, `proof_ourselves`, `refused`, `declined`, `proof_timed_out`,
@@ -229,6 +229,9 @@ pub struct PunchStory {
     /// Why nothing came of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// What the system said when it last refused a socket or a port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
 }
 
 impl From<&PunchReport> for PunchStory {
@@ -250,6 +253,7 @@ impl From<&PunchReport> for PunchStory {
             strangers: tally.strange,
             half_open: tally.half_open,
             failure: report.failed.map(failure),
+            obstacle: report.obstacle.clone(),
         }
     }
 }
@@ -416,6 +420,7 @@ mod tests {
             waves: 2,
             tally,
             failed: Some(Failed::Spent),
+            obstacle: None,
         });
         let told = serde_json::to_value(Race::from(&*race)).unwrap();
         assert_eq!(told["ways"][0]["failure"]["code"], "punch_spent");

@@ -30,7 +30,7 @@ fn meet_and_meet_again(mut mosquitto: Mosquitto, broker: &str, more: &[&str]) {
     let common = [&["--interface", "lo", "--broker", broker], more].concat();
     let mut echo = desk.start(&[&["listen", "--echo"], &common[..]].concat());
     let address = echo.line();
-    for ways in ["direct", "reverse", "punch", "direct,reverse,punch"] {
+    for ways in ["direct", "reverse", "punch", "direct,reverse,punch,relay"] {
         is_echoed(&call(&desk, &address, ways, &common));
     }
     mosquitto.kill();
@@ -70,6 +70,31 @@ fn where_a_firewall_lets_nothing_in_direct_fails_and_reverse_connects() {
     call(&anna, &address, "direct", &[&more[..], &["--timeout", "2"]].concat()).says(6, &["out of time"]);
     is_echoed(&call(&anna, &address, "reverse", &more));
     is_echoed(&call(&anna, &address, "direct,reverse", &more));
+}
+
+#[test]
+fn where_both_firewalls_let_nothing_in_a_relay_connects() {
+    let machines: [(&str, &[&str]); 2] = [("anna", &["10.77.0.1/24"]), ("bert", &["10.77.0.2/24"])];
+    let Some(net) = Net::new(&machines) else { return };
+    net.fire_wall("anna");
+    net.fire_wall("bert");
+    let (hub, anna, bert) = (desk(&net, "hub"), desk(&net, "anna"), desk(&net, "bert"));
+    bert.write("turn.pw", "sesame\n");
+    let password = bert.path("turn.pw").display().to_string();
+    let user = format!("bert={password}");
+    let serve = ["rendezvous", "--mqtt", "10.77.0.254:0", "--turn", "10.77.0.254:0", "--turn-user", &user];
+    let mut rendezvous = hub.start(&[&serve[..], &["--turn-allow-peer", "10.77.0.0/24"]].concat());
+    let (broker, turn) = (rendezvous.line(), rendezvous.line());
+    for url in [turn.clone(), format!("{turn}?transport=tcp")] {
+        let login = ["--turn", &url, "--turn-user", "bert", "--turn-password-file", &password];
+        let mut echo = bert.start(&[&["listen", "--echo", "--broker", &broker][..], &login].concat());
+        let address = echo.line();
+        let more = ["--broker", &broker];
+        call(&anna, &address, "reverse", &[&more[..], &["--timeout", "2"]].concat())
+            .says(6, &["out of time"]);
+        is_echoed(&call(&anna, &address, "relay", &more));
+        is_echoed(&call(&anna, &address, "direct,reverse,relay", &more));
+    }
 }
 
 /// Where `p2p` runs on a machine of this net, and takes it for another than the others.

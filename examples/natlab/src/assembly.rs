@@ -118,7 +118,7 @@ impl Parts {
         offload: bool,
     ) -> Result<Option<KernelRouter>, LabError> {
         match &router.kind {
-            RouterKind::Simulated { v4, v6 } => {
+            RouterKind::Simulated { v4, v6, is_silent } => {
                 let mut nat = |config: &Option<Box<_>>| {
                     let config = config.as_deref().cloned();
                     let made = config.map(|config| Nat::new(config, self.seed.fork(&router.name)));
@@ -138,6 +138,7 @@ impl Parts {
                     down,
                     v4,
                     v6,
+                    is_silent: *is_silent,
                 });
                 for address in &router.inner {
                     self.routes.add(router.inside, address.ip(), Exit::Itself(gate));

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 use super::facts::{Evidence, InterfaceFacts, Outcome, Probed, StunServer, agreed};
+use super::hop::{self, Seeker};
 use super::listen::{Accepted, accept};
 use super::observe::{Heard, Observer};
 use super::probe::{Learned, LookedUp, Prober};
@@ -56,6 +57,9 @@ struct Survey {
     external_udp: Option<Mapped>,
     /// The last one that ended.
     probed: Option<Probed>,
+    /// The search for a silent hop after it.
+    seeker: Option<Seeker>,
+    silent_hop: Option<u8>,
 }
 
 impl Survey {
@@ -211,9 +215,12 @@ impl Interface {
             let seed = self.config.seed.fork("probe");
             let prober = Some(Prober::start(address, self.port, names, seed, tell));
             let before = before.remove(&family).filter(|before| before.address == address);
-            let (external_udp, probed) =
-                before.map_or((None, None), |before| (before.external_udp, before.probed));
-            self.surveys.insert(family, Survey { address, round, prober, external_udp, probed });
+            let (external_udp, probed, silent_hop) = before.map_or_else(Default::default, |before| {
+                (before.external_udp, before.probed, before.silent_hop)
+            });
+            let seeker = None;
+            let survey = Survey { address, round, prober, external_udp, probed, seeker, silent_hop };
+            self.surveys.insert(family, survey);
         }
     }
 
@@ -306,7 +313,8 @@ impl Interface {
             servers: servers.copied().collect(),
             pending: self.resolving.iter().cloned().collect(),
             probed: survey.and_then(|survey| survey.probed.clone()),
-            is_surveyed: survey.is_none_or(|survey| survey.prober.is_none()),
+            silent_hop: survey.and_then(|survey| survey.silent_hop),
+            is_surveyed: survey.is_none_or(|survey| survey.prober.is_none() && survey.seeker.is_none()),
         }
     }
 
@@ -450,22 +458,54 @@ impl Message for FromProber {
 impl Handler<FromProber> for Interface {
     type Result = ();
 
-    fn handle(&mut self, told: FromProber, _: &mut Context<Self>) {
-        let Some(survey) = self.surveys.get_mut(&told.family).filter(|survey| survey.round == told.round)
-        else {
+    fn handle(&mut self, FromProber { family, round, learned }: FromProber, ctx: &mut Context<Self>) {
+        let Some(survey) = self.surveys.get_mut(&family).filter(|survey| survey.round == round) else {
             return;
         };
-        match told.learned {
+        match learned {
             Learned::External { transport: Transport::Udp, mapped } => survey.external_udp = Some(mapped),
             // Over TCP the port listened on is asked about at the same time, and that is the better answer.
             Learned::External { .. } => {}
             Learned::Done(report) => {
                 info!(nic = self.config.nic.name, %report, "network");
+                survey.seeker = hop::wanted(&report).map(|config| {
+                    let owner = ctx.address().downgrade().recipient();
+                    let told = move |silent_hop| tell(&owner, FromSeeker { family, round, silent_hop });
+                    Seeker::start(survey.address, config, Box::new(told))
+                });
+                if survey.seeker.is_none() {
+                    survey.silent_hop = None;
+                }
                 survey.probed = Some(Probed { at: now(), report });
                 survey.prober = None;
             }
         }
         self.tell();
+    }
+}
+
+/// What the search for a silent hop came to.
+struct FromSeeker {
+    family: Family,
+    /// As in [`FromProber`].
+    round: u64,
+    silent_hop: Option<u8>,
+}
+
+impl Message for FromSeeker {
+    type Result = ();
+}
+
+impl Handler<FromSeeker> for Interface {
+    type Result = ();
+
+    fn handle(&mut self, told: FromSeeker, _: &mut Context<Self>) {
+        let survey = self.surveys.get_mut(&told.family).filter(|survey| survey.round == told.round);
+        if let Some(survey) = survey {
+            survey.seeker = None;
+            survey.silent_hop = told.silent_hop;
+            self.tell();
+        }
     }
 }
 

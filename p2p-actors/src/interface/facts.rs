@@ -86,6 +86,9 @@ pub struct InterfaceFacts {
     /// The network in front of this address: probed from here, or from an address of the same interface, family
     /// and reach. The report names the address.
     pub probed: Option<Probed>,
+    /// The time to live at which a SYN passes our NAT and dies at a hop that says nothing. Looked for where our NAT
+    /// answers SYNs, on Linux.
+    pub silent_hop: Option<u8>,
     /// Whether the last probe has ended, or there is nobody to ask.
     pub is_surveyed: bool,
 }

@@ -11,6 +11,7 @@ mod actor;
 pub(crate) mod bind;
 mod enumerate;
 mod facts;
+mod hop;
 mod links;
 pub(crate) mod listen;
 #[cfg(target_os = "linux")]

@@ -149,8 +149,9 @@ fn outlook(facts: &InterfaceFacts) -> Outlook {
     };
     let mut servers = facts.servers.clone();
     servers.sort_by_key(|server| !has_answered(server));
+    let silent_hop = facts.silent_hop;
     let facts = facts.probed.as_ref().map_or_else(NatFacts::default, |probed| probed.report.facts().tcp);
-    Outlook { facts, servers }
+    Outlook { facts, servers, silent_hop }
 }
 
 impl Handler<FromInterface> for Root {

@@ -19,6 +19,8 @@ use crate::Local;
 pub struct Sample {
     /// How many mappings of ours came before it on the wire, answered or not.
     pub index: u32,
+    /// How many of those were not answered: they may have been lost before they made one.
+    pub lost: u32,
     /// When it was made.
     pub at: Instant,
     /// The local port.
@@ -87,7 +89,7 @@ pub fn samples<'a>(
 ) -> Vec<Sample> {
     let mut made: BTreeSet<(Local, Option<SocketAddr>)> = BTreeSet::new();
     let mut samples = Vec::new();
-    let mut index = 0;
+    let (mut index, mut lost) = (0, 0);
     let mut used = BTreeSet::new();
     for seen in observations {
         let towards = match mapping {
@@ -102,9 +104,10 @@ pub fn samples<'a>(
         let is_sample = used.insert(seen.local) && seen.sends == 1 && seen.purpose != Purpose::Filtering;
         if let Some(mapped) = seen.port().filter(|_| is_sample && is_trusted(seen.server)) {
             let local = seen.local.0.port();
-            samples.push(Sample { index, at: seen.sent, local, mapped, server: seen.server });
+            samples.push(Sample { index, lost, at: seen.sent, local, mapped, server: seen.server });
         }
         index += 1;
+        lost += u32::from(seen.seen.is_none());
     }
     samples
 }
@@ -261,11 +264,14 @@ fn others(pair: &[Sample], by: i16, scope: Scope) -> Option<u32> {
     if moved % by != 0 {
         return None;
     }
-    let ours = match scope {
-        Scope::Shared => pair[1].index.saturating_sub(pair[0].index),
-        Scope::PerDestination => 1,
+    let (ours, lost) = match scope {
+        Scope::Shared => {
+            (pair[1].index.saturating_sub(pair[0].index), pair[1].lost.saturating_sub(pair[0].lost))
+        }
+        Scope::PerDestination => (1, 0),
     };
-    u32::try_from(moved / by).ok()?.checked_sub(ours)
+    let made = u32::try_from(moved / by).ok()?;
+    (made >= ours.saturating_sub(lost)).then(|| made.saturating_sub(ours))
 }
 
 fn stepped(pair: &[Sample], by: i16, scope: Scope) -> f64 {

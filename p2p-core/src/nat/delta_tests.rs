@@ -12,6 +12,7 @@ fn sampled(locals: &[u16], servers: &[&str], mut map: impl FnMut(usize, u16) -> 
         .enumerate()
         .map(|(index, local)| Sample {
             index: index as u32,
+            lost: 0,
             at: epoch() + Duration::from_millis(index as u64),
             local: *local,
             mapped: map(index, *local),

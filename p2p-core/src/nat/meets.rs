@@ -8,12 +8,12 @@ use super::predict::{birthday, birthday_needed};
 use super::{DeltaKind, Filtering, Mapping, NatFacts, NatType, SynAnswer};
 use crate::punch::side::{self, Ports, others};
 
-/// SYNs a side with random ports sends at most, which is as many as are half open: small routers hold a few
-/// thousand connections, and floods have taken home networks down.
+/// SYNs a side sends at most that stay half open: small routers hold a few thousand connections, and floods have
+/// taken home networks down.
 pub const MOST_SYNS: u32 = 512;
-/// SYNs the side with a known port sends for a birthday at most. Its dials are given up before the kernel repeats
-/// them, so there may be more of them.
-pub const MOST_GUESSES: u32 = 560;
+/// SYNs each side sends for a birthday at most. Dials are given up before the kernel repeats them, so there may be
+/// more of them than are half open.
+pub const MOST_GUESSES: u32 = 576;
 /// How surely the two sides of a birthday should meet, where that many SYNs are allowed.
 const BIRTHDAY: f64 = 0.9995;
 /// Dials that a side whose port counts on makes towards a known port.
@@ -245,7 +245,7 @@ pub(crate) fn stairs(a: u32, b: u32) -> (u32, u32) {
 /// How many dials the side with random ports and the one with a known port make for a birthday.
 pub(crate) fn party(pool: u32) -> (u32, u32) {
     let each = birthday_needed(pool, BIRTHDAY).and_then(|each| u32::try_from(each).ok()).unwrap_or(u32::MAX);
-    (each.min(MOST_SYNS), each.min(MOST_GUESSES))
+    (each.min(MOST_GUESSES), each.min(MOST_GUESSES))
 }
 
 /// How many dials a side makes, all to one port, so that one of them comes from the port that the other side

@@ -12,11 +12,13 @@
 //! | [`classify`], [`delta`], [`block`] | pure: from what was seen to what the NAT is |
 //! | [`report`] | all of it for one address of ours, for people and for the published address |
 //! | [`predict`] | pure: the next external ports, best first |
+//! | [`hop`] | machine: where a SYN dies beyond our NAT and nobody says so |
 //! | [`meets`] | pure: who can meet whom, how, at what cost |
 
 pub mod block;
 pub mod classify;
 pub mod delta;
+pub mod hop;
 pub mod meets;
 pub mod observe;
 pub mod predict;

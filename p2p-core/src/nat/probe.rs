@@ -394,6 +394,7 @@ impl Probe {
 
     fn take(&mut self, lane: usize, step: Step, now: Instant) {
         match step {
+            Step::Ask { purpose: Purpose::Late, server, .. } if self.repeat_run(lane, server, now) => {}
             Step::Ask { purpose, local, server } => {
                 self.start(lane, purpose, Use::Plain, local, server, now);
             }
@@ -513,3 +514,7 @@ impl Machine for Probe {
 #[cfg(test)]
 #[path = "probe_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "probe_losses_tests.rs"]
+mod losses_tests;

@@ -156,7 +156,7 @@ fn no_server_gets_more_than_forty_packets() {
         }
         let most = sent.values().max().copied().unwrap();
         assert!((20..=40).contains(&most), "{most}: {:#?}", report.servers);
-        assert!(report.servers.iter().all(|server| server.packets <= 25));
+        assert!(report.servers.iter().all(|server| server.packets <= 27));
     }
 }
 

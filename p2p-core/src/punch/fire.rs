@@ -260,6 +260,11 @@ impl Fire {
     }
 
     /// Stops. Everything is closed but `except`, what is half open first: that is silent, and leaves no trace.
+    ///
+    /// What is up may end with a RST, when words of the peer were not read or are on their way. It is for that 4-tuple
+    /// and for no other: the winner has a session of its own in both NATs, and a mapping that both share stays with its
+    /// last session. (With a RST for each loser, and NATs that delete sessions for that, 10,000 of 10,000 met with up
+    /// to 1 % lost, and 99,996 of 100,000 with up to 3 %: as many as without. `docs/punching.md`.)
     pub fn close(&mut self, except: Option<Socket>) {
         if self.state == State::Closed {
             return;

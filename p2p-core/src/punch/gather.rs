@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::layout::brief;
 use super::plan::{Mode, NO_NAT, Part};
 use super::side::{Ports, Side, others};
+use crate::nat::meets;
 use crate::nat::{DeltaKind, Filtering, Mapping, NatFacts, NatType, PortRange};
 use crate::signal::AttemptId;
 use crate::{Mapped, Seed};
@@ -189,7 +191,7 @@ impl Gather {
                 self.bind(first);
             }
             Kind::Random { pool } => {
-                let count = u32::from(sockets).min(pool.size()).min(512) as u16;
+                let count = u32::from(brief(sockets)).min(pool.size()).min(meets::MOST_GUESSES) as u16;
                 let first = self.draw(0, count);
                 self.locals = (first..first.saturating_add(count)).collect();
             }

@@ -75,8 +75,8 @@ impl Layout<'_> {
         for ((orders, lives), sockets) in orders.iter_mut().zip(lives).zip(sockets) {
             orders.shots.sort_by_key(|shot| shot.after);
             // Who cannot afford more dials makes fewer; the rest of the plan stays as good as it was.
-            let most = if lives.is_some() { usize::from(sockets) * 9 / 8 } else { usize::from(sockets) };
-            orders.shots.truncate(most);
+            let most = if lives.is_some() { brief(sockets) } else { sockets };
+            orders.shots.truncate(usize::from(most));
             orders.lives = lives;
             // At two milliseconds each, all take so long.
             let burst = ms(2 * orders.shots.len() as u64);
@@ -340,8 +340,12 @@ impl Layout<'_> {
         for from in 0..theirs as u16 {
             self.shoot(random, waits[random as usize], from, to);
         }
-        let mut lives = [None; 2];
-        lives[known as usize] = Some(GUESS_LIVES);
+        let mut lives = [Some(GUESS_LIVES); 2];
+        // Who must go first waits for the other's whole burst. Else one dial in twenty is given up before a guess that
+        // would have met it, which is less than what more dials win: none is repeated by the kernel.
+        if waits[known as usize] > Duration::ZERO {
+            lives[random as usize] = None;
+        }
         lives
     }
 
@@ -375,6 +379,11 @@ impl Layout<'_> {
             }
         }
     }
+}
+
+/// How many dials a side with so many sockets can make that live for less than the burst.
+pub(super) fn brief(sockets: u16) -> u16 {
+    (u32::from(sockets) * 9 / 8).min(u32::from(u16::MAX)) as u16
 }
 
 fn others_of(side: &Side) -> u16 {

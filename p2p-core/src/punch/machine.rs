@@ -81,6 +81,7 @@ pub struct Punch {
     tactic: Option<Tactic>,
     began: Instant,
     failed: Option<Failed>,
+    obstacle: Option<String>,
     output: VecDeque<Output<Act, Event>>,
 }
 
@@ -118,6 +119,7 @@ impl Punch {
             tactic: None,
             began: now,
             failed: None,
+            obstacle: None,
             output: VecDeque::new(),
         }
     }
@@ -145,8 +147,9 @@ impl Punch {
     /// Whether we could listen.
     pub fn handle_listening(&mut self, at: Local, outcome: Result<(), LaneFailure>, now: Instant) {
         let port = at.0.port();
-        if outcome.is_err() {
+        if let Err(failure) = &outcome {
             self.listening.remove(&port);
+            self.hinder(failure);
         }
         if let State::Gathering { gather, .. } = &mut self.state {
             gather.handle_listening(port, outcome.is_ok());
@@ -193,6 +196,7 @@ impl Punch {
     /// A socket failed, in TCP or in its proof. [`LaneFailure::Local`] where this machine could not even dial: also
     /// where the 4-tuple is in use, because the peer's SYN came first and its connection is on the listener.
     pub fn handle_failed(&mut self, socket: Socket, failure: &LaneFailure, now: Instant) {
+        self.hinder(failure);
         if let Some(fire) = &mut self.fire {
             fire.handle_failed(socket, failure, now);
         }
@@ -232,6 +236,15 @@ impl Punch {
             waves: self.wave + 1,
             tally: self.fire.as_ref().map(Fire::tally).unwrap_or_default(),
             failed: self.failed,
+            obstacle: self.obstacle.clone(),
+        }
+    }
+
+    fn hinder(&mut self, failure: &LaneFailure) {
+        if let LaneFailure::Local(why) = failure
+            && !matches!(self.state, State::Over)
+        {
+            self.obstacle = Some(why.clone());
         }
     }
 
@@ -336,7 +349,8 @@ impl Punch {
             self.agree.decline(Reason::NoRoute, now);
             return self.lose(Failed::NoPorts, now);
         };
-        ours.quiet = self.config.silent_hop.is_some() && !self.config.mode.is_local();
+        // A hop that was silent once may speak, or be behind the peer: what did not work is not tried again.
+        ours.quiet = self.config.silent_hop.is_some() && !self.config.mode.is_local() && self.wave == 0;
         self.locals = locals;
         match theirs {
             None => self.propose(ours, now),

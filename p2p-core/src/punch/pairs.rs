@@ -130,6 +130,25 @@ pub fn answerable(
     Some(pair.config(setup, attempt, message.pair, Part::Answerer))
 }
 
+/// Whether it is known of both where others see them, or they are near each other: if not, that is why nothing is
+/// [`worthwhile`].
+pub fn are_placed(setup: &Setup, peer: &PeerAddr) -> bool {
+    let is_same_machine = peer.is_on(&setup.ours.machine_id);
+    let mut pairs = setup.ours.addresses.iter().flat_map(|ours| {
+        let of_family = |theirs: &&InterfaceAddr| theirs.family() == Family::of(ours.ip);
+        peer.interfaces().iter().filter(of_family).map(move |theirs| (ours, theirs))
+    });
+    pairs.any(|(ours, theirs)| {
+        let far = outside(ours.external, ours.ip).and(outside(theirs.external, theirs.local));
+        far.is_some() || local_pair(ours, theirs, is_same_machine).is_some()
+    })
+}
+
+/// Where an address is seen from the Internet. With no server to say so, a public one is taken for what it looks like.
+fn outside(external: Option<IpAddr>, own: IpAddr) -> Option<IpAddr> {
+    external.or((Reach::of(own) == Reach::Global).then_some(own))
+}
+
 fn all(setup: &Setup, peer: &PeerAddr, motive: Motive) -> Vec<Pair> {
     let is_same_machine = peer.is_on(&setup.ours.machine_id);
     let mut found = Vec::new();
@@ -185,9 +204,6 @@ fn local_pair(ours: &OurAddress, theirs: &InterfaceAddr, is_same_machine: bool) 
 }
 
 fn remote_pair(ours: &OurAddress, view: &View, theirs: &InterfaceAddr, motive: Motive) -> Option<Pair> {
-    // With no server to say so, a public address is taken for what it looks like.
-    let outside =
-        |external: Option<IpAddr>, own| external.or((Reach::of(own) == Reach::Global).then_some(own));
     let (address, remote) = (outside(ours.external, ours.ip)?, outside(theirs.external, theirs.local)?);
     let may_dial = match (Reach::of(remote), motive) {
         (Reach::Global, _) => true,

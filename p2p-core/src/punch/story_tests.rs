@@ -178,6 +178,16 @@ fn a_silent_hop_opens_a_way_that_takes_no_clock() {
 }
 
 #[test]
+fn where_the_hop_is_not_what_it_was_the_next_wave_is_a_ladder() {
+    let mut meeting = Meeting::new([home(SynAnswer::Reset), home(SynAnswer::Reset)], 6);
+    // Our own NAT: it says that the SYN has died, and lets nobody in.
+    meeting.silent_hops = [Some(1), None];
+    let outcome = met(meeting);
+    assert_eq!(outcome.tactic, Some(Tactic::Ladder));
+    assert!(outcome.reports.iter().all(|report| report.as_ref().is_some_and(|report| report.waves == 2)));
+}
+
+#[test]
 fn neighbours_meet_within_three_round_trips() {
     for mode in [Mode::Lan, Mode::Machine, Mode::Interface] {
         for number in 0..5 {

@@ -151,6 +151,9 @@ pub struct PunchReport {
     pub tally: Tally,
     /// Why nothing came of it; `None` when something did, or it was stopped.
     pub failed: Option<Failed>,
+    /// What the system said when it last refused a socket or a port: out of descriptors, for example. Where a port was
+    /// in use another one was taken, so without [`failed`](Self::failed) it does not matter.
+    pub obstacle: Option<String>,
 }
 
 impl fmt::Display for PunchReport {
@@ -165,9 +168,10 @@ impl fmt::Display for PunchReport {
         if self.waves > 1 {
             write!(f, " in {} waves", self.waves)?;
         }
-        match self.failed {
-            Some(failed) => write!(f, ": {failed}"),
-            None => Ok(()),
+        match (self.failed, &self.obstacle) {
+            (Some(failed), Some(obstacle)) => write!(f, ": {failed} (the system said: {obstacle})"),
+            (Some(failed), None) => write!(f, ": {failed}"),
+            (None, _) => Ok(()),
         }
     }
 }

@@ -117,7 +117,7 @@ fn losing_ends_say_why() {
     let mute = RaceConfig { can_signal: false, ..call() };
     assert_eq!(failure(Race::new(mute, epoch())), WayFailure::NoSignalling);
     let nowhere = RaceConfig { peer: peer(vec![interface("192.168.9.9", None)]), ..call() };
-    assert_eq!(failure(Race::new(nowhere, epoch())), WayFailure::NothingToPunch);
+    assert_eq!(failure(Race::new(nowhere, epoch())), WayFailure::NotPlaced);
     let mut offline = Race::new(call(), epoch());
     let body = Body::Punch(offered(&serve(&mut offline, epoch())));
     offline.handle_delivery(&body, Delivery::Offline, at(40));

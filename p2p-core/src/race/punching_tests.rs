@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::tests::{at, config, from_peer, interface, ms, ours, peer_at, setup};
 use super::*;
-use crate::nat::{Filtering, Mapping, NatFacts, NatType};
+use crate::nat::{Delta, DeltaKind, Filtering, Mapping, NatFacts, NatType};
 use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
 use crate::punch::{Failed, MOST_PAIRS, Message, Mode, Offer, Ports, Setup, Share, Side, Stamps, Step, View};
 use crate::signal::{Delivery, Reason, Signal};
@@ -262,7 +262,10 @@ fn why_there_is_no_punch_is_told() {
     };
     assert_eq!(told(RaceConfig { can_signal: false, ..remote(port_restricted()) }), WayFailure::NoSignalling);
     assert_eq!(told(RaceConfig { punch: None, ..remote(port_restricted()) }), WayFailure::Unsupported);
-    assert_eq!(told(config(them("10.1.1.1", None))), WayFailure::NothingToPunch);
+    assert_eq!(told(config(them("10.1.1.1", None))), WayFailure::NotPlaced);
+    let random = Delta { kind: DeltaKind::Random, value: 0 };
+    let hopeless = NatFacts { nat: Some(NatType::Symmetric), delta: Some(random), ..NatFacts::default() };
+    assert_eq!(told(remote(hopeless)), WayFailure::NothingToPunch);
     let nobody = Race::new(only(remote(port_restricted())), epoch());
     let mut end = End::new(nobody, epoch());
     let offer = end.punch_signals().remove(0);

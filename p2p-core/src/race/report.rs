@@ -90,10 +90,12 @@ pub enum WayFailure {
     /// No punch between any address of ours and any of the peer's led to a connection.
     #[error("{0}")]
     Punch(#[from] Failed),
-    /// There is no address of ours and one of the peer's that a punch could be tried between.
-    #[error(
-        "nothing is known of where this node and the peer are seen from outside, or nothing can come of it"
-    )]
+    /// Nobody has told where this node is seen from outside, or where the peer is, and they are not near each other.
+    #[error("it is not known where this node, or the peer, is seen from outside")]
+    NotPlaced,
+    /// Between all addresses of ours and of the peer's a punch is hopeless by what is known of their networks, or is
+    /// not allowed.
+    #[error("by what is known of the two networks no punch between them can work")]
     NothingToPunch,
     /// Nothing came through a relay.
     #[error("{0}")]
@@ -121,6 +123,7 @@ impl WayFailure {
             Self::TimedOut => "timed_out",
             Self::Cancelled => "cancelled",
             Self::Punch(failed) => failed.code(),
+            Self::NotPlaced => "not_placed",
             Self::NothingToPunch => "nothing_to_punch",
             Self::Relay(failure) => failure.code(),
             Self::NotAllowed => "not_allowed_here",

@@ -307,7 +307,7 @@ impl Host {
                 }
             },
             Body::Icmp { kind, quoted } => match quoted.protocol {
-                Protocol::Tcp => self.tcp.handle_icmp(kind, &quoted),
+                Protocol::Tcp => self.tcp.handle_icmp(src.ip(), kind, &quoted),
                 Protocol::Udp => {
                     if let Some(socket) = self.udp.at(quoted.src.ip(), quoted.src.port()) {
                         let to = quoted.dst;

@@ -23,12 +23,14 @@ pub struct RouterConfig {
     pub hops: u8,
     /// It tells the sender when the time to live runs out.
     pub time_exceeded: bool,
+    /// Where its own ICMP errors come from; `None`: an external address of its NAT, or else the dummy of RFC 7600.
+    pub address: Option<IpAddr>,
 }
 
 impl RouterConfig {
     /// A plain router; also a switch or an access point.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), v4: None, v6: None, hops: 1, time_exceeded: true }
+        Self { name: name.to_owned(), v4: None, v6: None, hops: 1, time_exceeded: true, address: None }
     }
 
     /// With this NAT or firewall for IPv4.
@@ -48,6 +50,12 @@ impl RouterConfig {
         self.time_exceeded = false;
         self
     }
+
+    /// Whose own ICMP errors come from here.
+    pub fn with_address(mut self, address: IpAddr) -> Self {
+        self.address = Some(address);
+        self
+    }
 }
 
 /// A router.
@@ -58,6 +66,7 @@ pub struct Router {
     v6: Option<Nat>,
     hops: u8,
     time_exceeded: bool,
+    address: Option<IpAddr>,
     pub(super) uplink: Option<EdgeId>,
     pub(super) below: BTreeMap<IpAddr, EdgeId>,
 }
@@ -106,6 +115,7 @@ impl Router {
             v6,
             hops: config.hops,
             time_exceeded: config.time_exceeded,
+            address: config.address,
             uplink,
             below: BTreeMap::new(),
         })
@@ -136,8 +146,11 @@ impl Router {
         self.nat(family).is_some_and(|nat| nat.config().is_translating())
     }
 
-    /// Where its own ICMP errors come from: an external address, or the dummy of RFC 7600.
+    /// Where its own ICMP errors come from.
     fn address(&self, family: Family) -> IpAddr {
+        if let Some(address) = self.address.filter(|address| Family::of(*address) == family) {
+            return address;
+        }
         let external = self.nat(family).and_then(|nat| nat.config().external.first());
         external.copied().unwrap_or(match family {
             Family::V4 => Ipv4Addr::new(192, 0, 0, 8).into(),

@@ -27,6 +27,8 @@ pub(crate) struct Gate {
     /// `None` forwards everything.
     pub(crate) v4: Option<Nat>,
     pub(crate) v6: Option<Nat>,
+    /// It does not tell when the time to live of a packet has run out.
+    pub(crate) is_silent: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -170,6 +172,9 @@ impl Fabric {
     /// The hop limit of a packet is used up (RFC 1812, section 5.3.1).
     fn expire(&mut self, gate: usize, from: Side, header: &Header, frame: Frame, at: Instant) {
         self.drop_at(gate, frame, Drop::Expired);
+        if self.gates[gate].is_silent {
+            return;
+        }
         let own = self.gates[gate].address(from, header.family());
         let Some(error) = own.and_then(|own| header.icmp_error(own, IcmpKind::TimeExceeded)) else {
             return;

@@ -84,6 +84,8 @@ pub(super) struct RouterFile {
     /// The external ports, as in `35000-65535`.
     pub(super) range: Option<Spanned<Ports>>,
     pub(super) v6: Option<Spanned<V6>>,
+    /// It does not tell when the time to live of a packet has run out.
+    pub(super) silent: Option<Spanned<bool>>,
     pub(super) kernel: Option<Spanned<Kernel>>,
     pub(super) upnp: Option<Spanned<bool>>,
 }

@@ -103,6 +103,8 @@ pub(crate) enum RouterKind {
         v4: Option<Box<NatConfig>>,
         /// IPv6; `None` forwards everything.
         v6: Option<Box<NatConfig>>,
+        /// It does not tell when the time to live of a packet has run out.
+        is_silent: bool,
     },
     /// Linux with nftables, in a namespace of its own.
     Kernel {

@@ -51,6 +51,7 @@ pub(super) fn resolve_router(
             RouterKind::Simulated {
                 v4: translation(router, &outer)?.map(Box::new),
                 v6: firewall(router, &inside)?.map(Box::new),
+                is_silent: router.silent.as_ref().is_some_and(|silent| *silent.get_ref()),
             }
         }
     };
@@ -75,6 +76,7 @@ fn kernel_router(router: &RouterFile, kernel: Kernel, inside: &Net, at: Range<us
         ("hairpin", router.hairpin.as_ref().map(Spanned::span)),
         ("range", router.range.as_ref().map(Spanned::span)),
         ("v6", router.v6.as_ref().map(Spanned::span)),
+        ("silent", router.silent.as_ref().map(Spanned::span)),
     ];
     for (key, span) in only_simulated {
         if let Some(span) = span {

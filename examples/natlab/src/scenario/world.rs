@@ -54,12 +54,14 @@ impl Scenario {
         let mut waiting: Vec<_> = self.routers.iter().collect();
         while let Some(index) = waiting.iter().position(|router| above.contains_key(&router.outside)) {
             let router = waiting.swap_remove(index);
-            let RouterKind::Simulated { v4, v6 } = &router.kind else {
+            let RouterKind::Simulated { v4, v6, is_silent } = &router.kind else {
                 return Err(SimulateError::Kernel(router.name.clone()));
             };
             let config = RouterConfig {
                 v4: v4.as_deref().cloned(),
                 v6: v6.as_deref().cloned(),
+                time_exceeded: !is_silent,
+                address: router.inner.iter().map(Cidr::ip).find(|ip| ip.is_ipv4() && v4.is_none()),
                 ..RouterConfig::new(&router.name)
             };
             let id = world.add_router(config, above[&router.outside], router.cable)?;

@@ -4,14 +4,19 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::lane::Phase;
-use super::plan::{AGAIN_PACKETS, TCP_PACKETS};
+use super::plan::{AGAIN_PACKETS, Step, TCP_PACKETS};
 use super::{Act, Bait, Event, MOST_RETRIES, Probe};
-use crate::nat::observe::{FilterOutcome, FilterTest, Purpose, Seen, Stranger, SynOutcome, SynProbe};
+use crate::nat::observe::{
+    FilterOutcome, FilterTest, Observation, Purpose, Seen, Stranger, SynOutcome, SynProbe,
+};
 use crate::stun::frame::Framer;
 use crate::stun::query::{Failure, seen_as};
 use crate::stun::transaction::{Event as Outcome, Fault, Request, Transaction, is_same};
 use crate::stun::{Attribute, Message, TransactionId, Transport};
 use crate::{Deadline, Local, Machine, Mapped, Output};
+
+/// When a system repeats a SYN first (RFC 6298, section 2).
+const SYN_AGAIN: Duration = Duration::from_secs(1);
 
 /// What its answer is for, beyond the observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,15 +74,68 @@ impl Ask {
 }
 
 impl Probe {
-    /// Whether so many more packets may go to a server; if so, they are counted.
-    fn spend(&mut self, transport: Transport, server: SocketAddr, count: u32) -> bool {
+    /// How many more packets may go to a server.
+    fn room(&self, transport: Transport, server: SocketAddr) -> u32 {
         let same =
             self.packets.iter().filter(|((known, over), _)| known.ip() == server.ip() && *over == transport);
         let spent: u32 = same.map(|(_, count)| *count).sum();
-        if spent + count > self.config.budget(transport) {
+        self.config.budget(transport).saturating_sub(spent)
+    }
+
+    /// Whether so many more packets may go to a server; if so, they are counted.
+    fn spend(&mut self, transport: Transport, server: SocketAddr, count: u32) -> bool {
+        let may = count <= self.room(transport, server);
+        if may {
+            *self.packets.entry((server, transport)).or_default() += count;
+        }
+        may
+    }
+
+    /// A connection that never stood cost its SYN only, and what the system repeated of it: once a second.
+    fn take_back(&mut self, ask: usize, now: Instant) {
+        let Ask { transport, server, sent, is_open, .. } = self.asks[ask];
+        if let (State::Connecting { .. }, true) = (&self.asks[ask].state, is_open) {
+            let repeated = u32::try_from(now.saturating_duration_since(sent).as_secs()).unwrap_or(u32::MAX);
+            let unspent = TCP_PACKETS.saturating_sub(repeated.saturating_add(1));
+            let count = self.packets.entry((server, transport)).or_default();
+            *count = count.saturating_sub(unspent);
+        }
+    }
+
+    /// Neighbouring ports show how ports follow each other only if the questions from both are answered. Where so
+    /// few were asked that a lost one leaves no such pair, asks from another pair, if the budget has room for it:
+    /// once, beginning with this server. Tells whether it does.
+    pub(super) fn repeat_run(&mut self, lane: usize, server: SocketAddr, now: Instant) -> bool {
+        let transport = self.lanes[lane].transport;
+        let run: Vec<_> =
+            self.evidence.over(transport).filter(|seen| seen.purpose == Purpose::Consecutive).collect();
+        let is_lost = |seen: &&Observation| seen.sends > 0 && seen.seen.is_none();
+        let shows = |pair: &[&Observation]| !pair.iter().any(is_lost);
+        if !run.iter().any(is_lost) || run.windows(2).any(shows) || self.lanes[lane].is_repeated {
             return false;
         }
-        *self.packets.entry((server, transport)).or_default() += count;
+        // The system would repeat the SYN in a second, when others have come between.
+        for ask in 0..self.asks.len() {
+            let Ask { index, .. } = self.asks[ask];
+            let is_of_run = self.evidence.observations()[index].purpose == Purpose::Consecutive;
+            if self.asks[ask].transport == transport && is_of_run && !self.asks[ask].is_over() {
+                self.fail(ask, Failure::NoConnection, now);
+            }
+        }
+        let cost = if transport == Transport::Tcp { TCP_PACKETS } else { 1 };
+        let has_room = |other: SocketAddr| {
+            let wanted = if other.ip() == server.ip() { 2 * cost } else { cost };
+            self.room(transport, other) >= wanted
+        };
+        let mut alive = self.alive(transport).into_iter().map(|alive| alive.address);
+        let Some(other) = alive.find(|other| has_room(*other)) else { return false };
+        let gap = self.config.gap;
+        let lane = &mut self.lanes[lane];
+        lane.is_repeated = true;
+        let [one, two] = lane.ports.again();
+        let ask = |local, server| Step::Ask { purpose: Purpose::Consecutive, local, server };
+        lane.queue.push_front((now + gap, ask(two, other)));
+        lane.queue.push_front((now, ask(one, server)));
         true
     }
 
@@ -237,14 +295,24 @@ impl Probe {
     fn hurry(&mut self, transport: Transport, now: Instant) {
         let answered = self.answered(transport).len();
         let patience = self.config.patience;
-        let lane = self.lane(transport);
+        let lane = &mut self.lanes[usize::from(transport == Transport::Tcp)];
+        let rtt = lane.rtt();
         let wait = match answered {
-            0 | 1 => patience * 2 + lane.rtt() * 2,
-            2 => patience.max(lane.rtt() / 2),
-            _ => lane.rtt() / 2,
+            0 | 1 => patience * 2 + rtt * 2,
+            2 => patience.max(rtt / 2),
+            _ => rtt / 2,
         };
-        if let Phase::First { until } = &mut lane.phase {
-            *until = (*until).min(now + wait);
+        let Phase::First { until } = &mut lane.phase else { return };
+        *until = (*until).min(now + wait);
+        if answered > 1 || transport == Transport::Udp {
+            return;
+        }
+        // Two servers say so much more than one that a lost SYN is waited for until the system repeats it.
+        for ask in self.asks.iter_mut().filter(|ask| ask.transport == transport) {
+            if let State::Connecting { until: patience } = &mut ask.state {
+                *patience = ask.sent + SYN_AGAIN + rtt.mul_f64(2.5);
+                *until = (*until).max(*patience);
+            }
         }
     }
 
@@ -287,6 +355,7 @@ impl Probe {
             self.evidence.filter_tests.push(FilterTest { server, stranger, outcome });
         }
         let is_in_use = failure == Failure::Fault(Fault::Unreachable(std::io::ErrorKind::AddrInUse));
+        self.take_back(ask, now);
         self.finish(ask, false);
         if is_in_use {
             self.evidence.unsent(index);

@@ -45,8 +45,8 @@ pub struct ProbeConfig {
     pub patience: Duration,
     /// How long to wait for the first answer before other servers are asked. Default 1 s.
     pub give_up: Duration,
-    /// Packets sent to any one server at most, all ports and both transports counted. Default 40: three
-    /// eighths over UDP, the rest over TCP.
+    /// Packets sent to any one server at most, all ports and both transports counted. Default 40: a
+    /// third over UDP, the rest over TCP, where a question takes five.
     pub most_packets: u32,
 }
 
@@ -83,7 +83,7 @@ impl ProbeConfig {
 
     /// Packets to any one server over this transport at most.
     pub(super) fn budget(&self, transport: Transport) -> u32 {
-        let over_udp = self.most_packets * 3 / 8;
+        let over_udp = self.most_packets / 3;
         match transport {
             Transport::Udp => over_udp,
             Transport::Tcp => self.most_packets - over_udp,

@@ -32,6 +32,8 @@ pub(super) struct Lane {
     pub(super) rtt: Option<Duration>,
     pub(super) is_announced: bool,
     pub(super) queue: VecDeque<(Instant, Step)>,
+    /// The run of neighbouring ports was asked from once more.
+    pub(super) is_repeated: bool,
 }
 
 /// Round trips are taken for at least this long when something is waited for: hosts and servers take time, too.
@@ -49,6 +51,7 @@ impl Lane {
             rtt: None,
             is_announced: false,
             queue: VecDeque::new(),
+            is_repeated: false,
         }
     }
 

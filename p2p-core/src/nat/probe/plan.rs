@@ -79,6 +79,11 @@ impl Ports {
         self.at(self.base + 40 + (index as u16).min(40))
     }
 
+    /// Two neighbours for a run that is tried once more.
+    pub(super) fn again(&self) -> [Local; 2] {
+        [82, 83].map(|above| self.at(self.base + above))
+    }
+
     fn fresh(&mut self) -> Local {
         let port = self.fresh.pop().unwrap_or(self.base);
         self.at(port)
@@ -115,7 +120,8 @@ pub(super) fn rest(
             reserved[of(server)] += cost;
         }
     }
-    for server in alive.iter().take(2) {
+    let held = alive.iter().take(2);
+    for server in held.clone() {
         reserved[of(server)] += AGAIN_PACKETS;
     }
     if transport == Transport::Udp {
@@ -143,7 +149,13 @@ pub(super) fn rest(
         reserved[of(server)] += cost + if server.dials_back { DIAL_PACKETS } else { 0 };
     }
     let quota = |reserved: &u32| (packets_each.saturating_sub(*reserved) / cost) as usize;
-    let order = runs(&reserved.iter().map(quota).collect::<Vec<_>>());
+    let mut order = runs(&reserved.iter().map(quota).collect::<Vec<_>>());
+    // Where nothing would be left to show how ports follow each other, that is worth more than whether they last.
+    let asks_again = !order.is_empty();
+    if !asks_again {
+        held.clone().for_each(|server| reserved[of(server)] -= AGAIN_PACKETS);
+        order = runs(&reserved.iter().map(quota).collect::<Vec<_>>());
+    }
     let lates = usize::from(order.len() >= 2) + usize::from(order.len() >= 9);
     let early_count = order.len().saturating_sub(lates);
     let consecutive = (early_count * 7).div_ceil(12);
@@ -172,7 +184,7 @@ pub(super) fn rest(
         steps.push((at, step));
         at += gap;
     }
-    for server in alive.iter().take(2) {
+    for server in held.filter(|_| asks_again) {
         steps.push((at, Step::Ask { purpose: Purpose::Again, local: first, server: server.address }));
         at += gap;
     }

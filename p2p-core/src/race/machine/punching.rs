@@ -46,7 +46,9 @@ impl Race {
             self.punches.add(Punch::call(PunchConfig { pair, ..config.clone() }, now));
         }
         if self.punches.is_empty() {
-            self.records.end(Way::Punch, WayFailure::NothingToPunch, now);
+            let is_placed = punch::are_placed(setup, &self.config.peer);
+            let failure = if is_placed { WayFailure::NothingToPunch } else { WayFailure::NotPlaced };
+            self.records.end(Way::Punch, failure, now);
         }
     }
 

@@ -66,6 +66,8 @@ struct Socket {
     options: TcpOptions,
     bound: Option<SocketAddr>,
     role: Role,
+    /// Who sent the last ICMP error about it.
+    accused_by: Option<IpAddr>,
     /// What the timer queue holds for it.
     timer: Option<Instant>,
 }
@@ -127,7 +129,8 @@ impl TcpStack {
         }
         let id = TcpSocket(self.next);
         self.next = self.next.wrapping_add(1);
-        self.sockets.insert(id, Socket { options, bound: None, role: Role::Idle, timer: None });
+        self.sockets
+            .insert(id, Socket { options, bound: None, role: Role::Idle, accused_by: None, timer: None });
         Ok(id)
     }
 
@@ -471,9 +474,18 @@ impl TcpStack {
         self.install(id, connection, Some(listener));
     }
 
-    /// An ICMP error about a segment of this host.
-    pub fn handle_icmp(&mut self, kind: IcmpKind, quoted: &Quoted) {
+    /// Who sent the last ICMP error about what this socket sent, as the error queue of Linux tells it
+    /// (`IP_RECVERR`).
+    pub fn accused_by(&self, id: TcpSocket) -> Option<IpAddr> {
+        self.sockets.get(&id)?.accused_by
+    }
+
+    /// An ICMP error of `from` about a segment of this host.
+    pub fn handle_icmp(&mut self, from: IpAddr, kind: IcmpKind, quoted: &Quoted) {
         if let Some(id) = self.by_tuple.get(&(quoted.src, quoted.dst)).copied() {
+            if let Some(socket) = self.sockets.get_mut(&id) {
+                socket.accused_by = Some(from);
+            }
             // It is there, so this cannot fail.
             let _ = self.with(id, |connection, io| connection.handle_icmp(kind, quoted.seq, io));
         }
