@@ -25,7 +25,9 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 async fn rendezvous() -> Rendezvous {
-    let turn = TurnServerConfig::loopback(Secret::generate().unwrap());
+    let mut turn = TurnServerConfig::loopback(Secret::generate().unwrap());
+    // What is over keeps its address for some seconds, as the last ack may be lost.
+    turn.most_per_user = 100;
     let mut config = RendezvousConfig::default();
     config.turn = Some(turn);
     Rendezvous::start(config).await.unwrap()
@@ -114,6 +116,70 @@ async fn coturn_carries_as_well() {
         );
         carries(&anna, &bert).await;
     }
+}
+
+/// One end says everything and ends, the other answers only then.
+async fn answers_after_the_end(caller: &Node, called: &Node) {
+    let (mut a, mut b) = meet(caller, called, only(Way::Relay)).await;
+    let (question, answer) = (pattern(3_000_000), pattern(2_000_000));
+    let asking = async {
+        a.write_all(&question).await.unwrap();
+        a.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        a.read_to_end(&mut heard).await.unwrap();
+        assert!(heard == answer);
+        drop(a);
+    };
+    let answering = async {
+        let mut heard = Vec::new();
+        b.read_to_end(&mut heard).await.unwrap();
+        assert!(heard == question);
+        b.write_all(&answer).await.unwrap();
+        b.shutdown().await.unwrap();
+        // Nobody waits for what is still on its way.
+        drop(b);
+    };
+    in_time(async { tokio::join!(asking, answering) }).await;
+}
+
+#[tokio::test]
+async fn an_end_in_one_direction_leaves_the_other_alone() {
+    let rendezvous = rendezvous().await;
+    let coturn = Coturn::start("anna", "sesame").await;
+    if coturn.is_none() {
+        eprintln!("no coturn here: with our own server only");
+    }
+    for carrier in [TurnCarrier::Udp, TurnCarrier::Tcp] {
+        let theirs = coturn.iter().map(|coturn| server(coturn.address, carrier, "anna", "sesame"));
+        for turn in std::iter::once(ours(&rendezvous, carrier)).chain(theirs) {
+            let broker = MemoryBroker::new();
+            let (anna, bert) = (
+                Node::bind(with(&broker, &[turn])).await.unwrap(),
+                Node::bind(with(&broker, &[])).await.unwrap(),
+            );
+            answers_after_the_end(&anna, &bert).await;
+            answers_after_the_end(&bert, &anna).await;
+        }
+    }
+    rendezvous.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_call_after_another_leaves_nothing_behind_that_the_next_is_refused_for() {
+    let rendezvous = rendezvous().await;
+    for carrier in [TurnCarrier::Udp, TurnCarrier::Tcp] {
+        let broker = MemoryBroker::new();
+        let turn = [ours(&rendezvous, carrier)];
+        let (anna, bert) = (
+            Node::bind(with(&broker, &turn)).await.unwrap(),
+            Node::bind(with(&broker, &turn)).await.unwrap(),
+        );
+        for _ in 0..12 {
+            let (a, b) = meet(&anna, &bert, only(Way::Relay)).await;
+            drop((a, b));
+        }
+    }
+    rendezvous.shutdown().await;
 }
 
 #[tokio::test]

@@ -26,8 +26,8 @@ use crate::drive::now;
 const BATCH: usize = 64;
 /// Batches before others of the runtime have their turn.
 const ROUNDS: usize = 4;
-/// A connection through our server is waited for so long, when its user has let go.
-const LINGER: Duration = Duration::from_secs(5);
+/// A connection through a server is waited for so long, when its user has let go.
+pub(super) const LINGER: Duration = Duration::from_secs(5);
 /// What one receive can bring: a datagram of any size, or as much of a stream.
 const ROOM: usize = 64 * 1024;
 /// The largest datagram of a circuit, framed.

@@ -5,6 +5,7 @@
 //! machine takes. Who writes sends at once; the task receives, repeats, and keeps the servers willing.
 
 mod core;
+mod ears;
 pub(crate) mod link;
 mod outlet;
 mod stream;
@@ -21,8 +22,9 @@ use p2p_core::relay::{Circuit, CircuitConfig, Notice};
 use tokio::sync::mpsc;
 
 pub(crate) use core::Told;
+pub(crate) use ears::Ears;
 pub(crate) use outlet::Outlet;
-pub(crate) use stream::{Relayed, RestedThrough, Through};
+pub(crate) use stream::{Dialled, Relayed, RestedDialled, RestedThrough, Through};
 
 use self::core::Core;
 use crate::drive::now;

@@ -213,6 +213,6 @@ impl<S: Transport> AsyncWrite for Sealed<S> {
             this.send.seal(b"", &mut this.out)?;
         }
         ready!(this.poll_drain(Side::Write, cx))?;
-        Pin::new(&mut this.transport).poll_shutdown(cx)
+        this.transport.poll_finish(cx)
     }
 }

@@ -15,9 +15,16 @@ use super::sealed::Sealed;
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// Waits until a write would be taken, in part at least.
     fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+
+    /// Ends what we say; the other end knows of it already.
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
 }
 
 impl Transport for CarrierStream {
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.poll_finish(cx)
+    }
+
     fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.poll_write_ready(cx)
     }

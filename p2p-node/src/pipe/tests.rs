@@ -176,6 +176,10 @@ async fn a_quiet_pipe_is_small() {
 
 /// Says that it has room, always.
 impl Transport for DuplexStream {
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(self).poll_shutdown(cx)
+    }
+
     fn poll_write_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
         Poll::Ready(Ok(()))
     }
