@@ -43,3 +43,29 @@ impl Ears {
         self.begun.contains(&(attempt, peer))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use p2p_core::Seed;
+    use p2p_core::peer::Identity;
+
+    use super::*;
+
+    #[test]
+    fn an_attempt_is_remembered_for_its_peer_after_its_circuit_is_gone() {
+        let mut seed = Seed::from_u64(1);
+        let [peer, other] = [(); 2].map(|()| Identity::generate(&mut seed).id());
+        let attempts: Vec<AttemptId> = (0..=MOST_REMEMBERED).map(|_| AttemptId(seed.array())).collect();
+        let mut ears = Ears::default();
+        for attempt in &attempts {
+            assert!(!ears.has_begun(*attempt, peer));
+            ears.listen(*attempt, peer, Ear(Weak::new()));
+            assert!(ears.has_begun(*attempt, peer) && !ears.has_begun(*attempt, other));
+        }
+        assert!(!ears.has_begun(attempts[0], peer), "the oldest makes room");
+        assert!(ears.has_begun(attempts[1], peer));
+        assert_eq!((ears.live.len(), ears.begun.len()), (1, MOST_REMEMBERED));
+    }
+}
