@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::Held;
-use super::core::LINGER;
 use super::core::Core;
+use super::core::LINGER;
 use super::link::{Link, Rested};
 use crate::drive::now;
 
