@@ -178,6 +178,8 @@ async fn one_call_after_another_leaves_nothing_behind_that_the_next_is_refused_f
             let (a, b) = meet(&anna, &bert, only(Way::Relay)).await;
             drop((a, b));
         }
+        // What each end still says of an attempt that is over begins nothing new at the other.
+        assert_eq!((anna.counters().answers, bert.counters().answers), (0, 12));
     }
     rendezvous.shutdown().await;
 }
