@@ -26,7 +26,7 @@ mod turn;
 
 type Figure = (&'static str, fn());
 
-const FIGURES: [Figure; 7] = [
+const FIGURES: [Figure; 10] = [
     ("connect", connect::print),
     ("throughput", throughput::print),
     ("bind", bind::print),
@@ -34,9 +34,9 @@ const FIGURES: [Figure; 7] = [
     ("leak", leak::print),
     ("relay-datagrams", relay::datagrams::print),
     ("relay-connections", relay::connections::print),
-    //X("relay-idle", relay::idle::print),
-    //X("relay-restart", relay::restart::print),
-    //X("relay-minutes", relay::minutes::print),
+    ("relay-idle", relay::idle::print),
+    ("relay-restart", relay::restart::print),
+    ("relay-minutes", relay::minutes::print),
 ];
 
 fn main() {
@@ -46,6 +46,11 @@ fn main() {
         && child == idle::CHILD
     {
         return idle::be(rest);
+    }
+    if let [child, rest @ ..] = &words[..]
+        && child == relay::idle::CHILD
+    {
+        return relay::idle::be(rest);
     }
     let is_meant = |name: &str, word: &str| {
         name.strip_prefix(word).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))

@@ -2,9 +2,9 @@
 
 pub(crate) mod connections;
 pub(crate) mod datagrams;
-//Xpub(crate) mod idle;
-//Xpub(crate) mod minutes;
-//Xpub(crate) mod restart;
+pub(crate) mod idle;
+pub(crate) mod minutes;
+pub(crate) mod restart;
 
 use std::net::SocketAddr;
 use std::time::Duration;
