@@ -42,20 +42,22 @@ impl Shared {
     /// Drives it on the current runtime, until it leaves or is over.
     fn spawn(self: &Arc<Self>) {
         let shared = Arc::clone(self);
-        tokio::spawn(async move { poll_fn(|cx| shared.core().poll_drive(cx)).await });
+        let shift = self.core().shift();
+        tokio::spawn(async move { poll_fn(|cx| shared.core().poll_drive(shift, cx)).await });
     }
 }
 
 /// What an attempt has of its circuit. Dropped before something is [kept](Self::keep), it ends it.
 pub(crate) struct Handle {
     shared: Arc<Shared>,
+    held: Held,
     is_kept: bool,
 }
 
 /// What the node has of it: the peer's notices go there, for as long as it lives.
 pub(crate) struct Ear(Weak<Shared>);
 
-/// A stream's share of it: with the last one it ends.
+/// A stream's share of it, or the attempt's: with the last one it ends.
 #[derive(Clone)]
 pub(crate) struct Held(Arc<Holder>);
 
@@ -73,7 +75,8 @@ impl Handle {
         let circuit = Circuit::new(config, seed, now());
         let shared = Arc::new(Shared(Mutex::new(Core::new(circuit, wires::Wires::new(trust), outlet, told))));
         shared.spawn();
-        (Self { shared, is_kept: false }, telling)
+        let held = Held(Arc::new(Holder(Arc::clone(&shared))));
+        (Self { shared, held, is_kept: false }, telling)
     }
 
     /// For the node.
@@ -88,7 +91,7 @@ impl Handle {
 
     /// The stream over datagrams, when it is told to be up.
     pub(crate) fn stream(&self) -> std::io::Result<Relayed> {
-        Relayed::new(self.held())
+        Relayed::new(self.held.clone())
     }
 
     /// A connection that has arrived.
@@ -98,11 +101,7 @@ impl Handle {
         early: bytes::Bytes,
         peer: std::net::SocketAddr,
     ) -> Through {
-        Through::new(link, early, peer, self.held())
-    }
-
-    fn held(&self) -> Held {
-        Held(Arc::new(Holder(Arc::clone(&self.shared))))
+        Through::new(link, early, peer, self.held.clone())
     }
 
     /// What became of a dial that it wanted.

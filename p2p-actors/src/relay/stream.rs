@@ -116,6 +116,11 @@ fn check(core: &Core) -> io::Result<()> {
 
 /// The error of a stream that is over, and what was wrong with our server then.
 fn broken(core: &Core, error: RelayError) -> io::Error {
+    // Where nothing is left of the stream, how it ended still is.
+    let error = match core.ended {
+        Some((Some(ended), _)) if error == RelayError::Closed => ended,
+        _ => error,
+    };
     let kind = match error {
         RelayError::Reset(_) => io::ErrorKind::ConnectionReset,
         RelayError::Silent => io::ErrorKind::TimedOut,
@@ -138,6 +143,8 @@ pub(crate) struct Through {
     link: Option<Link>,
     /// The peer hears of the end of what we say, without an end of the connection.
     is_finished: bool,
+    /// It is what the attempt has kept; one that is not is of no more interest to anybody.
+    is_kept: bool,
     /// What came before it was ours to read.
     early: Bytes,
     held: Held,
@@ -159,7 +166,7 @@ impl Through {
     pub(super) fn new(link: Link, early: Bytes, remote: SocketAddr, held: Held) -> Self {
         let lent = held.core().lent_for(remote);
         let local = lent.or_else(|| link.local_addr().ok()).unwrap_or(remote);
-        Self { link: Some(link), is_finished: false, early, held, local, remote }
+        Self { link: Some(link), is_finished: false, is_kept: false, early, held, local, remote }
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
@@ -203,7 +210,7 @@ impl Through {
 /// The server ends all connections with the allocation, so that stays until this one is over.
 impl Drop for Through {
     fn drop(&mut self) {
-        if let Some(mut link) = self.link.take() {
+        if let Some(mut link) = self.link.take().filter(|_| self.is_kept) {
             if !self.is_finished {
                 let _ = Pin::new(&mut link).poll_shutdown(&mut Context::from_waker(Waker::noop()));
             }
@@ -216,7 +223,7 @@ impl RestedThrough {
     pub(crate) fn wake(self) -> io::Result<Through> {
         self.held.wake()?;
         let Self { link, is_finished, early, held, local, remote } = self;
-        Ok(Through { link: Some(link.wake()?), is_finished, early, held, local, remote })
+        Ok(Through { link: Some(link.wake()?), is_finished, is_kept: true, early, held, local, remote })
     }
 }
 
