@@ -165,6 +165,66 @@ async fn an_end_in_one_direction_leaves_the_other_alone() {
 }
 
 #[tokio::test]
+async fn a_coturn_that_is_killed_and_comes_back_interrupts_and_loses_nothing() {
+    for (carrier, options) in [(TurnCarrier::Udp, &[][..]), (TurnCarrier::Tcp, &["--no-tcp-relay"])] {
+        let Some(mut coturn) = Coturn::with("anna", "sesame", options).await else {
+            return eprintln!("no coturn here: skipped");
+        };
+        let broker = MemoryBroker::new();
+        let turn = [server(coturn.address, carrier, "anna", "sesame")];
+        let (anna, bert) =
+            (Node::bind(with(&broker, &turn)).await.unwrap(), Node::bind(with(&broker, &[])).await.unwrap());
+        let (mut a, mut b) = meet(&anna, &bert, only(Way::Relay)).await;
+        let bytes = pattern(6_000_000);
+        let saying = async {
+            a.write_all(&bytes).await.unwrap();
+            a.shutdown().await.unwrap();
+        };
+        let hearing = async {
+            let mut heard = vec![0; 1_000_000];
+            b.read_exact(&mut heard).await.unwrap();
+            coturn.kill();
+            assert!(coturn.again().await);
+            b.read_to_end(&mut heard).await.unwrap();
+            assert!(heard == bytes, "each byte once");
+        };
+        in_time(async { tokio::join!(saying, hearing) }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_coturn_that_stays_away_ends_it_at_both_ends() {
+    for (carrier, options) in [(TurnCarrier::Udp, &["--no-tcp-relay"][..]), (TurnCarrier::Tcp, &[])] {
+        let Some(coturn) = Coturn::with("anna", "sesame", options).await else {
+            return eprintln!("no coturn here: skipped");
+        };
+        let broker = MemoryBroker::new();
+        let turn = [server(coturn.address, carrier, "anna", "sesame")];
+        let (anna, bert) =
+            (Node::bind(with(&broker, &turn)).await.unwrap(), Node::bind(with(&broker, &[])).await.unwrap());
+        let (mut a, mut b) = meet(&anna, &bert, only(Way::Relay)).await;
+        drop(coturn);
+        let saying = async {
+            let bytes = pattern(100_000);
+            loop {
+                if let Err(error) = a.write_all(&bytes).await {
+                    return error;
+                }
+            }
+        };
+        let hearing = async { b.read_to_end(&mut Vec::new()).await.unwrap_err() };
+        let (said, heard) = in_time(async { tokio::join!(saying, hearing) }).await;
+        for error in [said, heard] {
+            let kinds = [std::io::ErrorKind::TimedOut, std::io::ErrorKind::ConnectionReset];
+            assert!(
+                kinds.contains(&error.kind()) || error.kind() == std::io::ErrorKind::BrokenPipe,
+                "{error:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn one_call_after_another_leaves_nothing_behind_that_the_next_is_refused_for() {
     let rendezvous = rendezvous().await;
     for carrier in [TurnCarrier::Udp, TurnCarrier::Tcp] {
