@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tracing::trace;
 
-use crate::relay::{Relayed, RestedThrough, Through};
+use crate::relay::{Dialled, Relayed, RestedDialled, RestedThrough, Through};
 
 /// A connection at rest: plain state that belongs to no runtime and may go to any thread.
 ///
@@ -30,6 +30,7 @@ pub struct RestedRelay(Rested);
 enum Rested {
     Datagrams(Relayed),
     Connection(RestedThrough),
+    Dialled(RestedDialled),
 }
 
 impl fmt::Debug for RestedRelay {
@@ -56,6 +57,9 @@ impl Carrier {
             Self::Relayed(RestedRelay(Rested::Connection(stream))) => {
                 Ok(CarrierStream::Relayed(RelayedStream(Relay::Connection(Box::new(stream.wake()?)))))
             }
+            Self::Relayed(RestedRelay(Rested::Dialled(stream))) => {
+                Ok(CarrierStream::Relayed(RelayedStream(Relay::Dialled(stream.wake()?))))
+            }
         }
     }
 }
@@ -67,7 +71,7 @@ impl Carrier {
 pub enum CarrierStream {
     /// A TCP connection of the operating system.
     Tcp(TcpStream),
-    /// A stream through a relay: over datagrams, or a connection that only our TURN server's goodwill keeps open.
+    /// A stream through a relay: over datagrams, or a connection that only a TURN server's goodwill keeps open.
     Relayed(RelayedStream),
 }
 
@@ -77,6 +81,7 @@ pub struct RelayedStream(Relay);
 enum Relay {
     Datagrams(Relayed),
     Connection(Box<Through>),
+    Dialled(Dialled),
 }
 
 impl fmt::Debug for RelayedStream {
@@ -84,6 +89,7 @@ impl fmt::Debug for RelayedStream {
         let (kind, local, remote) = match &self.0 {
             Relay::Datagrams(stream) => ("datagrams", stream.local_addr(), stream.peer_addr()),
             Relay::Connection(stream) => ("connection", stream.local_addr(), stream.peer_addr()),
+            Relay::Dialled(stream) => return write!(f, "RelayedStream(dialled, {:?})", stream.stream()),
         };
         write!(f, "RelayedStream({kind}, {local} to {remote})")
     }
@@ -108,6 +114,14 @@ impl CarrierStream {
         Self::Relayed(RelayedStream(Relay::Connection(Box::new(stream))))
     }
 
+    /// A connection through a relay of the peer's.
+    pub(crate) fn dialled(self) -> Self {
+        match self {
+            Self::Tcp(stream) => Self::Relayed(RelayedStream(Relay::Dialled(Dialled::new(stream)))),
+            relayed @ Self::Relayed(_) => relayed,
+        }
+    }
+
     /// Takes the connection off its runtime.
     pub(crate) fn into_carrier(self) -> Result<Carrier> {
         match self {
@@ -118,6 +132,9 @@ impl CarrierStream {
             }
             Self::Relayed(RelayedStream(Relay::Connection(stream))) => {
                 Ok(Carrier::Relayed(RestedRelay(Rested::Connection(stream.rest()?))))
+            }
+            Self::Relayed(RelayedStream(Relay::Dialled(stream))) => {
+                Ok(Carrier::Relayed(RestedRelay(Rested::Dialled(stream.rest()?))))
             }
         }
     }
@@ -131,6 +148,7 @@ impl CarrierStream {
             Self::Tcp(stream) => stream.local_addr(),
             Self::Relayed(RelayedStream(Relay::Datagrams(stream))) => Ok(stream.local_addr()),
             Self::Relayed(RelayedStream(Relay::Connection(stream))) => Ok(stream.local_addr()),
+            Self::Relayed(RelayedStream(Relay::Dialled(stream))) => stream.stream()?.local_addr(),
         }
     }
 
@@ -143,6 +161,7 @@ impl CarrierStream {
             Self::Tcp(stream) => stream.peer_addr(),
             Self::Relayed(RelayedStream(Relay::Datagrams(stream))) => Ok(stream.peer_addr()),
             Self::Relayed(RelayedStream(Relay::Connection(stream))) => Ok(stream.peer_addr()),
+            Self::Relayed(RelayedStream(Relay::Dialled(stream))) => stream.stream()?.peer_addr(),
         }
     }
 
@@ -153,7 +172,25 @@ impl CarrierStream {
     pub fn into_tcp(self) -> std::result::Result<TcpStream, Self> {
         match self {
             Self::Tcp(stream) => Ok(stream),
+            Self::Relayed(RelayedStream(Relay::Dialled(dialled))) => match dialled.into_tcp() {
+                Ok(stream) => Ok(stream),
+                Err(dialled) => Err(Self::Relayed(RelayedStream(Relay::Dialled(dialled)))),
+            },
             relayed @ Self::Relayed(_) => Err(relayed),
+        }
+    }
+
+    /// Ends what we say, where the peer knows of the end already because something on this stream has told it. Where an
+    /// end of the connection would harm what is on its way, there is none until this is dropped, and then not before
+    /// the peer's or some seconds later.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        match self {
+            Self::Relayed(RelayedStream(Relay::Connection(stream))) => stream.poll_finish(cx),
+            Self::Relayed(RelayedStream(Relay::Dialled(stream))) => stream.poll_finish(),
+            stream => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -166,6 +203,7 @@ impl CarrierStream {
             Self::Tcp(stream) => stream.set_nodelay(on),
             Self::Relayed(RelayedStream(Relay::Datagrams(_))) => Ok(()),
             Self::Relayed(RelayedStream(Relay::Connection(stream))) => stream.set_nodelay(on),
+            Self::Relayed(RelayedStream(Relay::Dialled(stream))) => stream.stream()?.set_nodelay(on),
         }
     }
 
@@ -178,6 +216,7 @@ impl CarrierStream {
             Self::Tcp(stream) => stream.poll_write_ready(cx),
             Self::Relayed(RelayedStream(Relay::Datagrams(stream))) => stream.poll_write_ready(cx),
             Self::Relayed(RelayedStream(Relay::Connection(stream))) => stream.poll_write_ready(cx),
+            Self::Relayed(RelayedStream(Relay::Dialled(stream))) => stream.stream()?.poll_write_ready(cx),
         }
     }
 }
@@ -191,6 +230,9 @@ macro_rules! whichever {
             }
             CarrierStream::Relayed(RelayedStream(Relay::Connection(stream))) => {
                 Pin::new(&mut **stream).$method($($arg),*)
+            }
+            CarrierStream::Relayed(RelayedStream(Relay::Dialled(stream))) => {
+                Pin::new(stream).$method($($arg),*)
             }
         }
     };
@@ -220,6 +262,7 @@ impl AsyncWrite for CarrierStream {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Relayed(RelayedStream(Relay::Datagrams(stream))) => stream.is_write_vectored(),
             Self::Relayed(RelayedStream(Relay::Connection(stream))) => stream.is_write_vectored(),
+            Self::Relayed(RelayedStream(Relay::Dialled(stream))) => stream.is_write_vectored(),
         }
     }
 

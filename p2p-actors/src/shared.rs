@@ -13,9 +13,8 @@ use p2p_core::peer::{Identity, PeerId};
 use p2p_core::proof::{Cipher, Counterpart, Proof, ProofConfig, Role};
 use p2p_core::punch::{Limits, Setup, Terms, View};
 use p2p_core::race::{OurPlace, Path, Way, path_to};
-use p2p_core::relay::Notice;
 use p2p_core::relay::circuit::Connections;
-use p2p_core::signal::{AttemptId, Signal};
+use p2p_core::signal::AttemptId;
 use p2p_core::{Clock, Family, Seed, UnixTime};
 use tokio::sync::Semaphore;
 
@@ -23,7 +22,7 @@ use crate::attempt::Proving;
 use crate::counters::Tallies;
 use crate::drive::now;
 use crate::purse::{Purse, Sake};
-use crate::relay::Ear;
+use crate::relay::Ears;
 use crate::turn::TurnServer;
 use crate::winner::{How, Winner};
 
@@ -61,7 +60,7 @@ pub(crate) struct Shared {
     pub(crate) relay_connections: Connections,
     pub(crate) families: BTreeSet<Family>,
     /// Circuits of attempts and of connections, whose peers may have something to say to them.
-    pub(crate) ears: RefCell<BTreeMap<AttemptId, (PeerId, Ear)>>,
+    pub(crate) ears: RefCell<Ears>,
     pub(crate) closing: Cell<bool>,
     pub(crate) tallies: Arc<Tallies>,
 }
@@ -73,23 +72,6 @@ impl Shared {
 
     pub(crate) fn attempt_id(&self) -> AttemptId {
         AttemptId(self.seed.borrow_mut().array())
-    }
-
-    /// What this peer says in this attempt is also for the circuit behind `ear`.
-    pub(crate) fn listen_for(&self, attempt: AttemptId, peer: PeerId, ear: Ear) {
-        let mut ears = self.ears.borrow_mut();
-        ears.retain(|_, (_, ear)| !ear.is_gone());
-        ears.insert(attempt, (peer, ear));
-    }
-
-    /// Brings a notice to the circuit it is for. Whether there is one.
-    pub(crate) fn bring(&self, notice: &Notice, signal: &Signal) -> bool {
-        let ears = self.ears.borrow();
-        if notice.refusal.is_some() {
-            return false;
-        }
-        let ear = ears.get(&signal.attempt).filter(|(peer, _)| *peer == signal.from);
-        ear.is_some_and(|(_, ear)| ear.hear(notice, &signal.sender, &signal.sender.sources()))
     }
 
     /// Our user named this peer.

@@ -4,6 +4,7 @@
 //! Rounds take turns, so that a busy machine is busy for all of them. Nothing is asserted: it is a figure, not a test.
 
 mod coturn;
+mod raw;
 #[path = "figures/table.rs"]
 #[allow(dead_code, reason = "not all of it is needed here")]
 mod table;
@@ -16,17 +17,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use coturn::Coturn;
-use p2p_core::stun::{Attribute, Method};
 use p2p_node::rendezvous::turn::{Credential, Secret, TurnServer, TurnServerConfig};
 use table::{Samples, at_least};
 use tokio::runtime::Runtime;
-use turn::{Client, Stream, TCP, UDP, channel_data, connection_id};
 
 /// What a datagram carries, as the relayed stream fills them.
 const PAYLOAD: usize = 1_200;
 /// Datagrams under way: less than the sockets' buffers, so that mostly none is lost.
 const WINDOW: usize = 96;
-const CHANNEL: u16 = 0x4000;
 const ROUNDS: usize = 15;
 const ROUND: Duration = Duration::from_millis(400);
 
@@ -85,14 +83,8 @@ impl Datagrams {
     }
 
     async fn through(server: SocketAddr, credential: &Credential) -> Self {
-        let peer = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
-        socket.connect(server).await.expect("a socket");
-        let mut client = Client::new(socket, credential.clone());
-        let relayed = client.allocate(&[UDP]).await;
-        client.bind(CHANNEL, peer.local_addr().expect("an address")).await;
-        let client = client.line.into_std().expect("a socket");
-        Self::new(client, peer, relayed, channel_data(CHANNEL, &[7; PAYLOAD]))
+        let ([client, peer], relayed) = raw::channel(server, credential).await;
+        Self::new(client, peer, relayed, turn::channel_data(raw::CHANNEL, &[7; PAYLOAD]))
     }
 
     fn there(&self) -> f64 {
@@ -137,27 +129,6 @@ fn plain_connection() -> [TcpStream; 2] {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
     [client, listener.accept().expect("a connection").0]
-}
-
-/// A connection by way of a TCP allocation; the client that keeps it comes along.
-async fn connection(
-    server: SocketAddr,
-    credential: &Credential,
-) -> ([TcpStream; 2], Client<Stream<tokio::net::TcpStream>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let peer = Attribute::XorPeerAddress(listener.local_addr().expect("an address"));
-    let line = async || Stream(tokio::net::TcpStream::connect(server).await.expect("a connection"));
-    let mut control = Client::new(line().await, credential.clone());
-    control.allocate(&[TCP]).await;
-    let permitted = control.code(Method::CREATE_PERMISSION, std::slice::from_ref(&peer)).await;
-    assert_eq!(permitted, 0, "a permission");
-    let answer = control.ask(Method::CONNECT, &[peer]).await;
-    let mut data = control.beside(line().await);
-    let id = Attribute::ConnectionId(connection_id(&answer));
-    assert_eq!(data.code(Method::CONNECTION_BIND, &[id]).await, 0, "a connection");
-    let client = data.line.0.into_std().expect("a connection");
-    client.set_nonblocking(false).expect("a connection");
-    ([client, listener.accept().expect("a connection").0], control)
 }
 
 /// What is compared: its name, and what came in each round.
@@ -217,9 +188,9 @@ fn main() {
         connections.push((name, pair));
         kept.push(control);
     };
-    add("p2p", runtime.block_on(connection(ours, &credential)));
+    add("p2p", runtime.block_on(raw::connection(ours, &credential)));
     if let Some((address, credential)) = &theirs {
-        add("coturn", runtime.block_on(connection(*address, credential)));
+        add("coturn", runtime.block_on(raw::connection(*address, credential)));
     }
     let mut rows: Vec<Row<'_>> = connections.iter().map(|(name, _)| (*name, Samples::default())).collect();
     let mut ratios = Samples::default();

@@ -9,7 +9,8 @@ use nodes::{in_memory, in_time, lent_by, meet, only, talk, turn_server};
 use p2p_node::rendezvous::turn::{Secret, TurnServerConfig};
 use p2p_node::rendezvous::{Rendezvous, RendezvousConfig};
 use p2p_node::{
-    Config, ConnectError, MemoryBroker, Node, TurnCarrier, TurnServer, Way, WayFailure, WayOutcome,
+    Config, ConnectError, MemoryBroker, Node, Pipe, RelayConnections, TurnCarrier, TurnServer, Way,
+    WayFailure, WayOutcome,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -22,7 +23,9 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 async fn rendezvous() -> Rendezvous {
-    let turn = TurnServerConfig::loopback(Secret::generate().unwrap());
+    let mut turn = TurnServerConfig::loopback(Secret::generate().unwrap());
+    // What is over keeps its address for some seconds, as the last ack may be lost.
+    turn.most_per_user = 100;
     let mut config = RendezvousConfig::default();
     config.turn = Some(turn);
     Rendezvous::start(config).await.unwrap()
@@ -31,7 +34,16 @@ async fn rendezvous() -> Rendezvous {
 fn with(broker: &MemoryBroker, turn: &[TurnServer]) -> Config {
     let mut config = in_memory(broker);
     config.turn = turn.to_vec();
+    // These servers are known, and what is asked of them is within what they can do.
+    config.relay_connections = RelayConnections::Always;
     config
+}
+
+/// Two nodes, and the TURN servers of each.
+async fn pair(turns: [&[TurnServer]; 2]) -> (Node, Node) {
+    let broker = MemoryBroker::new();
+    let [anna, bert] = turns.map(|turn| with(&broker, turn));
+    (Node::bind(anna).await.unwrap(), Node::bind(bert).await.unwrap())
 }
 
 /// A megabyte there, half of it back at the same time, and the end.
@@ -40,29 +52,20 @@ async fn carries(caller: &Node, called: &Node) {
     assert_eq!(a.how().way, Way::Relay);
 
     let (there, back) = (pattern(1_000_000), pattern(500_000));
-    let ours = async {
-        let (mut read, mut write) = tokio::io::split(&mut a);
-        let say = async {
-            write.write_all(&there).await.unwrap();
-            write.shutdown().await.unwrap();
-        };
-        let mut heard = Vec::new();
-        let hear = async { read.read_to_end(&mut heard).await.unwrap() };
-        tokio::join!(say, hear);
-        assert!(heard == back);
+    in_time(async { tokio::join!(exchange(&mut a, &there, &back), exchange(&mut b, &back, &there)) }).await;
+}
+
+/// One end of a conversation: says all of this and ends, and hears all of that meanwhile.
+async fn exchange(pipe: &mut Pipe, said: &[u8], expected: &[u8]) {
+    let (mut read, mut write) = tokio::io::split(pipe);
+    let say = async {
+        write.write_all(said).await.unwrap();
+        write.shutdown().await.unwrap();
     };
-    let theirs = async {
-        let (mut read, mut write) = tokio::io::split(&mut b);
-        let say = async {
-            write.write_all(&back).await.unwrap();
-            write.shutdown().await.unwrap();
-        };
-        let mut heard = Vec::new();
-        let hear = async { read.read_to_end(&mut heard).await.unwrap() };
-        tokio::join!(say, hear);
-        assert!(heard == there);
-    };
-    in_time(async { tokio::join!(ours, theirs) }).await;
+    let mut heard = Vec::new();
+    let hear = async { read.read_to_end(&mut heard).await.unwrap() };
+    tokio::join!(say, hear);
+    assert!(heard == expected);
 }
 
 #[tokio::test]
@@ -70,11 +73,8 @@ async fn one_server_at_either_end_carries_over_every_transport() {
     let rendezvous = rendezvous().await;
     for carrier in [TurnCarrier::Udp, TurnCarrier::Tcp] {
         for lender in [0, 1] {
-            let broker = MemoryBroker::new();
             let turn = [lent_by(&rendezvous, carrier)];
-            let configs = [0, 1].map(|end| with(&broker, if end == lender { &turn } else { &[] }));
-            let [anna, bert] = configs;
-            let (anna, bert) = (Node::bind(anna).await.unwrap(), Node::bind(bert).await.unwrap());
+            let (anna, bert) = pair([0, 1].map(|end| if end == lender { &turn[..] } else { &[] })).await;
             carries(&anna, &bert).await;
         }
     }
@@ -88,22 +88,131 @@ async fn coturn_carries_as_well() {
     };
     for carrier in [TurnCarrier::Udp, TurnCarrier::Tcp] {
         let broker = MemoryBroker::new();
-        let turn = [turn_server(coturn.address, carrier, "anna", "sesame")];
-        let (anna, bert) = (
-            Node::bind(with(&broker, &turn)).await.unwrap(),
-            Node::bind(with(&broker, &turn)).await.unwrap(),
-        );
+        // Both ends speak at once, which is more than its connections bear: by default they are not used.
+        let mut config = with(&broker, &[turn_server(coturn.address, carrier, "anna", "sesame")]);
+        config.relay_connections = RelayConnections::default();
+        let (anna, bert) = (Node::bind(config.clone()).await.unwrap(), Node::bind(config).await.unwrap());
         carries(&anna, &bert).await;
     }
+}
+
+/// One end says everything and ends, the other answers only then.
+async fn answers_after_the_end(caller: &Node, called: &Node) {
+    let (mut a, mut b) = meet(caller, called, only(Way::Relay)).await;
+    let (question, answer) = (pattern(3_000_000), pattern(2_000_000));
+    let asking = async {
+        a.write_all(&question).await.unwrap();
+        a.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        a.read_to_end(&mut heard).await.unwrap();
+        assert!(heard == answer);
+        drop(a);
+    };
+    let answering = async {
+        let mut heard = Vec::new();
+        b.read_to_end(&mut heard).await.unwrap();
+        assert!(heard == question);
+        b.write_all(&answer).await.unwrap();
+        b.shutdown().await.unwrap();
+        // Nobody waits for what is still on its way.
+        drop(b);
+    };
+    in_time(async { tokio::join!(asking, answering) }).await;
+}
+
+#[tokio::test]
+async fn an_end_in_one_direction_leaves_the_other_alone() {
+    let rendezvous = rendezvous().await;
+    let coturn = Coturn::start("anna", "sesame").await;
+    if coturn.is_none() {
+        eprintln!("no coturn here: with our own server only");
+    }
+    for carrier in [TurnCarrier::Udp, TurnCarrier::Tcp] {
+        let theirs = coturn.iter().map(|coturn| turn_server(coturn.address, carrier, "anna", "sesame"));
+        for turn in std::iter::once(lent_by(&rendezvous, carrier)).chain(theirs) {
+            let (anna, bert) = pair([&[turn], &[]]).await;
+            answers_after_the_end(&anna, &bert).await;
+            answers_after_the_end(&bert, &anna).await;
+        }
+    }
+    rendezvous.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_coturn_that_is_killed_and_comes_back_interrupts_and_loses_nothing() {
+    for (carrier, options) in [(TurnCarrier::Udp, &[][..]), (TurnCarrier::Tcp, &["--no-tcp-relay"])] {
+        let Some(mut coturn) = Coturn::with("anna", "sesame", options).await else {
+            return eprintln!("no coturn here: skipped");
+        };
+        let (anna, bert) = pair([&[turn_server(coturn.address, carrier, "anna", "sesame")], &[]]).await;
+        let (mut a, mut b) = meet(&anna, &bert, only(Way::Relay)).await;
+        let bytes = pattern(6_000_000);
+        let saying = async {
+            a.write_all(&bytes).await.unwrap();
+            a.shutdown().await.unwrap();
+        };
+        let hearing = async {
+            let mut heard = vec![0; 1_000_000];
+            b.read_exact(&mut heard).await.unwrap();
+            coturn.kill();
+            assert!(coturn.again().await);
+            b.read_to_end(&mut heard).await.unwrap();
+            assert!(heard == bytes, "each byte once");
+        };
+        in_time(async { tokio::join!(saying, hearing) }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_coturn_that_stays_away_ends_it_at_both_ends() {
+    for (carrier, options) in [(TurnCarrier::Udp, &["--no-tcp-relay"][..]), (TurnCarrier::Tcp, &[])] {
+        let Some(coturn) = Coturn::with("anna", "sesame", options).await else {
+            return eprintln!("no coturn here: skipped");
+        };
+        let (anna, bert) = pair([&[turn_server(coturn.address, carrier, "anna", "sesame")], &[]]).await;
+        let (mut a, mut b) = meet(&anna, &bert, only(Way::Relay)).await;
+        drop(coturn);
+        let saying = async {
+            let bytes = pattern(100_000);
+            loop {
+                if let Err(error) = a.write_all(&bytes).await {
+                    return error;
+                }
+            }
+        };
+        let hearing = async { b.read_to_end(&mut Vec::new()).await.unwrap_err() };
+        let (said, heard) = in_time(async { tokio::join!(saying, hearing) }).await;
+        for error in [said, heard] {
+            let kinds = [std::io::ErrorKind::TimedOut, std::io::ErrorKind::ConnectionReset];
+            assert!(
+                kinds.contains(&error.kind()) || error.kind() == std::io::ErrorKind::BrokenPipe,
+                "{error:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_call_after_another_leaves_nothing_behind_that_the_next_is_refused_for() {
+    let rendezvous = rendezvous().await;
+    for carrier in [TurnCarrier::Udp, TurnCarrier::Tcp] {
+        let turn = [lent_by(&rendezvous, carrier)];
+        let (anna, bert) = pair([&turn, &turn]).await;
+        for _ in 0..12 {
+            let (a, b) = meet(&anna, &bert, only(Way::Relay)).await;
+            drop((a, b));
+        }
+        // What each end still says of an attempt that is over begins nothing new at the other.
+        assert_eq!((anna.counters().answers, bert.counters().answers), (0, 12));
+    }
+    rendezvous.shutdown().await;
 }
 
 #[tokio::test]
 async fn pipes_through_a_relay_outlive_their_nodes_and_move_between_runtimes() {
     let rendezvous = rendezvous().await;
-    let broker = MemoryBroker::new();
     let turn = [lent_by(&rendezvous, TurnCarrier::Udp), lent_by(&rendezvous, TurnCarrier::Tcp)];
-    let (anna, bert) =
-        (Node::bind(with(&broker, &turn)).await.unwrap(), Node::bind(with(&broker, &[])).await.unwrap());
+    let (anna, bert) = pair([&turn, &[]]).await;
     let (mut a, mut b) = meet(&anna, &bert, only(Way::Relay)).await;
     anna.close().await;
     drop((anna, bert));
@@ -114,15 +223,13 @@ async fn pipes_through_a_relay_outlive_their_nodes_and_move_between_runtimes() {
 #[tokio::test]
 async fn without_any_server_and_with_a_wrong_password_it_says_why() {
     let rendezvous = rendezvous().await;
-    let broker = MemoryBroker::new();
     let mut wrong = lent_by(&rendezvous, TurnCarrier::Udp);
     wrong.password.push('x');
     for (turn, code, says) in [
         (Vec::new(), "no_turn_server", "no TURN server is configured"),
         (vec![wrong], "no_relayed_address", "user name and password"),
     ] {
-        let anna = Node::bind(with(&broker, &turn)).await.unwrap();
-        let bert = Node::bind(with(&broker, &[])).await.unwrap();
+        let (anna, bert) = pair([&turn, &[]]).await;
         let error = in_time(anna.connect_with(&bert.addr().unwrap(), only(Way::Relay))).await.unwrap_err();
         let ConnectError::Failed(report) = &error else { panic!("{error}") };
         let WayOutcome::Failed(failure @ WayFailure::Relay(_)) = &report.ways[0].outcome else {
@@ -137,10 +244,8 @@ async fn without_any_server_and_with_a_wrong_password_it_says_why() {
 #[tokio::test]
 async fn a_relay_is_only_taken_when_nothing_better_works() {
     let rendezvous = rendezvous().await;
-    let broker = MemoryBroker::new();
     let turn = [lent_by(&rendezvous, TurnCarrier::Udp)];
-    let (anna, bert) =
-        (Node::bind(with(&broker, &turn)).await.unwrap(), Node::bind(with(&broker, &turn)).await.unwrap());
+    let (anna, bert) = pair([&turn, &turn]).await;
     let (a, _b) = meet(&anna, &bert, p2p_node::ConnectOptions::default()).await;
     assert_eq!(a.how().way, Way::Direct);
     rendezvous.shutdown().await;

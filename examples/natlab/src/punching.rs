@@ -1,4 +1,4 @@
-//! Real nodes that punch through the NATs of a lab, with a rendezvous on the public server: a broker, and a STUN server that dials back.
+//! Real nodes that punch through the NATs of a lab, or meet at a relay beyond them, with a rendezvous on the public server: a broker, and a STUN server that dials back.
 
 use std::fmt;
 use std::io;
@@ -14,7 +14,7 @@ use p2p_core::stun::DEFAULT_PORT;
 use p2p_node::rendezvous::{Rendezvous, RendezvousConfig, RendezvousError};
 use p2p_node::{
     BindError, BrokerConfig, Config, ConnectOptions, Family, Identity, Interfaces, Key, Node, PeerAddr,
-    PeerId, Pipe, StunServer, Way,
+    PeerId, Pipe, StunServer, TurnServer, Way,
 };
 use serde::Serialize;
 use thiserror::Error;
@@ -92,10 +92,29 @@ pub enum PunchingError {
 ///
 /// # Errors
 /// When it cannot be tried. An attempt that fails is a [`Trial`].
-pub fn punch(
+pub fn punch(lab: &Lab, places: [Place<'_>; 2], trials: u32) -> Result<Vec<Trial>, PunchingError> {
+    attempts(lab, places, trials, Way::Punch, &[])
+}
+
+/// The same, through relays alone: both nodes may ask these TURN servers.
+///
+/// # Errors
+/// As [`punch`].
+pub fn relay(
+    lab: &Lab,
+    places: [Place<'_>; 2],
+    trials: u32,
+    turn: &[TurnServer],
+) -> Result<Vec<Trial>, PunchingError> {
+    attempts(lab, places, trials, Way::Relay, turn)
+}
+
+fn attempts(
     lab: &Lab,
     [caller, answerer]: [Place<'_>; 2],
     trials: u32,
+    way: Way,
+    turn: &[TurnServer],
 ) -> Result<Vec<Trial>, PunchingError> {
     let mut seed = Seed::from_u64(7);
     let identities = [(); 2].map(|()| Identity::generate(&mut seed));
@@ -121,6 +140,7 @@ pub fn punch(
         config.brokers = vec![BrokerConfig::new(url)];
         let stun = |at: &SocketAddr| StunServer { host: at.ip().to_string(), port: at.port() };
         config.stun = servers.stun.iter().map(stun).collect();
+        config.turn = turn.to_vec();
         config
     };
     let [ours, theirs] = identities;
@@ -129,7 +149,7 @@ pub fn punch(
     let (end, ends) = oneshot::channel();
     let answering = lab.host(answerer.host)?.spawn(move || answer(theirs, &tells, ends))?;
     let called = match told.recv_timeout(READY + READY) {
-        Ok(address) => lab.host(caller.host)?.enter(|| call(ours, &address, trials))?,
+        Ok(address) => lab.host(caller.host)?.enter(|| call(ours, &address, trials, way))?,
         Err(_) => Err(PunchingError::Gone("the answering node")),
     };
     // An error means that it has ended already, and says why.
@@ -223,20 +243,20 @@ async fn echo(mut pipe: Pipe) {
     }
 }
 
-fn call(config: Config, address: &PeerAddr, trials: u32) -> Result<Vec<Trial>, PunchingError> {
+fn call(config: Config, address: &PeerAddr, trials: u32, way: Way) -> Result<Vec<Trial>, PunchingError> {
     runtime()?.block_on(async {
         let node = ready(config).await?;
         let mut all = Vec::new();
         for _ in 0..trials {
-            all.push(attempt(&node, address).await);
+            all.push(attempt(&node, address, way).await);
         }
         node.close().await;
         Ok(all)
     })
 }
 
-async fn attempt(node: &Node, address: &PeerAddr) -> Trial {
-    let options = ConnectOptions { ways: vec![Way::Punch], within: WITHIN, ..ConnectOptions::default() };
+async fn attempt(node: &Node, address: &PeerAddr, way: Way) -> Trial {
+    let options = ConnectOptions { ways: vec![way], within: WITHIN, ..ConnectOptions::default() };
     let began = Instant::now();
     let mut pipe = match node.connect_with(address, options).await {
         Ok(pipe) => pipe,

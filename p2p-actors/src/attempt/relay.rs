@@ -170,7 +170,7 @@ fn begin<A: Relays>(actor: &mut A, sources: Vec<IpAddr>, with: Correspondence, c
         let (id, router) = (peer.id(), router.downgrade());
         let outlet = Outlet { router, to: peer.clone(), attempt, back_on, done };
         let (handle, told) = Handle::begin(config, turn::trust(&shared.turn), outlet, shared.fork("circuit"));
-        shared.listen_for(attempt, id, handle.ear());
+        shared.ears.borrow_mut().listen(attempt, id, handle.ear());
         for (notice, sources) in std::mem::take(&mut relaying.early) {
             handle.hear(&notice, &peer, &sources);
         }
@@ -238,7 +238,7 @@ fn dial<A: Relays>(actor: &mut A, to: SocketAddr, ctx: &mut Context<A>) {
             handle.dialled(to, dialled.is_ok());
         }
         if let Ok(stream) = dialled {
-            up(actor, stream, to, ctx);
+            up(actor, stream.dialled(), to, ctx);
         }
         turn(actor, ctx);
     }));

@@ -26,8 +26,8 @@ use crate::drive::now;
 const BATCH: usize = 64;
 /// Batches before others of the runtime have their turn.
 const ROUNDS: usize = 4;
-/// A connection through our server is waited for so long, when its user has let go.
-const LINGER: Duration = Duration::from_secs(5);
+/// A connection through a server is waited for so long, when its user has let go.
+pub(super) const LINGER: Duration = Duration::from_secs(5);
 /// What one receive can bring: a datagram of any size, or as much of a stream.
 const ROOM: usize = 64 * 1024;
 /// The largest datagram of a circuit, framed.
@@ -65,6 +65,8 @@ pub(super) struct Core {
     told: mpsc::UnboundedSender<Told>,
     /// A datagram that found no room.
     stuck: Option<(Via, Bytes)>,
+    /// Rises each time it is put to work: the driver of an earlier runtime may not have left yet.
+    shift: u64,
     /// When the driver wakes by itself.
     armed: Option<Instant>,
     driver: Option<Waker>,
@@ -90,6 +92,7 @@ impl Core {
             outlet,
             told,
             stuck: None,
+            shift: 0,
             armed: None,
             driver: None,
             reader: None,
@@ -135,8 +138,16 @@ impl Core {
         self.reader.take().into_iter().chain(self.writer.take()).for_each(Waker::wake);
     }
 
-    /// One turn on the runtime. Ready when there is nothing left to drive here.
-    pub(super) fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Which driver is the right one from now on.
+    pub(super) fn shift(&self) -> u64 {
+        self.shift
+    }
+
+    /// One turn on the runtime, by the driver of this shift. Ready when there is nothing left to drive here.
+    pub(super) fn poll_drive(&mut self, shift: u64, cx: &mut Context<'_>) -> Poll<()> {
+        if shift != self.shift {
+            return Poll::Ready(());
+        }
         self.driver = Some(cx.waker().clone());
         for _ in 0..ROUNDS {
             let is_full = self.take_in(cx);
@@ -367,6 +378,7 @@ impl Core {
         let (wires, lost) = rested.wake()?;
         let sleep = Box::pin(tokio::time::sleep_until(tokio::time::Instant::now()));
         self.sockets = Sockets::Work(wires, sleep);
+        self.shift += 1;
         self.armed = Some(now());
         for way in lost {
             self.circuit.handle_closed(way, Some(io::ErrorKind::Interrupted), now());

@@ -5,6 +5,7 @@
 //! machine takes. Who writes sends at once; the task receives, repeats, and keeps the servers willing.
 
 mod core;
+mod ears;
 pub(crate) mod link;
 mod outlet;
 mod stream;
@@ -22,8 +23,9 @@ use p2p_core::relay::{Circuit, CircuitConfig, Notice};
 use tokio::sync::mpsc;
 
 pub(crate) use core::Told;
+pub(crate) use ears::Ears;
 pub(crate) use outlet::Outlet;
-pub(crate) use stream::{Relayed, RestedThrough, Through};
+pub(crate) use stream::{Dialled, Relayed, RestedDialled, RestedThrough, Through};
 
 use self::core::Core;
 use crate::drive::now;
@@ -41,7 +43,8 @@ impl Shared {
     /// Drives it on the current runtime, until it leaves or is over.
     fn spawn(self: &Arc<Self>) {
         let shared = Arc::clone(self);
-        tokio::spawn(async move { poll_fn(|cx| shared.core().poll_drive(cx)).await });
+        let shift = self.core().shift();
+        tokio::spawn(async move { poll_fn(|cx| shared.core().poll_drive(shift, cx)).await });
     }
 }
 

@@ -8,9 +8,11 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf, Bytes};
 use p2p_core::relay::{Read, RelayError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::Held;
 use super::core::Core;
+use super::core::LINGER;
 use super::link::{Link, Rested};
 use crate::drive::now;
 
@@ -114,6 +116,11 @@ fn check(core: &Core) -> io::Result<()> {
 
 /// The error of a stream that is over, and what was wrong with our server then.
 fn broken(core: &Core, error: RelayError) -> io::Error {
+    // Where nothing is left of the stream, how it ended still is.
+    let error = match core.ended {
+        Some((Some(ended), _)) if error == RelayError::Closed => ended,
+        _ => error,
+    };
     let kind = match error {
         RelayError::Reset(_) => io::ErrorKind::ConnectionReset,
         RelayError::Silent => io::ErrorKind::TimedOut,
@@ -128,9 +135,14 @@ fn broken(core: &Core, error: RelayError) -> io::Error {
 }
 
 /// A connection that a peer made through our server (RFC 6062), with what keeps the server willing.
+///
+/// A server may end both directions, and throw away what is on its way, when it hears the end of one: coturn 4.6
+/// resets both sockets. So an end that is told otherwise is better not told by TCP.
 pub(crate) struct Through {
     /// There until it is dropped.
     link: Option<Link>,
+    /// The peer hears of the end of what we say, without an end of the connection.
+    is_finished: bool,
     /// What came before it was ours to read.
     early: Bytes,
     held: Held,
@@ -141,6 +153,7 @@ pub(crate) struct Through {
 /// A [`Through`] at rest.
 pub(crate) struct RestedThrough {
     link: Rested,
+    is_finished: bool,
     early: Bytes,
     held: Held,
     local: SocketAddr,
@@ -151,7 +164,7 @@ impl Through {
     pub(super) fn new(link: Link, early: Bytes, remote: SocketAddr, held: Held) -> Self {
         let lent = held.core().lent_for(remote);
         let local = lent.or_else(|| link.local_addr().ok()).unwrap_or(remote);
-        Self { link: Some(link), early, held, local, remote }
+        Self { link: Some(link), is_finished: false, early, held, local, remote }
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
@@ -166,7 +179,8 @@ impl Through {
         let link = self.link.take().ok_or(io::ErrorKind::NotConnected)?.rest()?;
         self.held.rest();
         let (early, held) = (std::mem::take(&mut self.early), self.held.clone());
-        Ok(RestedThrough { link, early, held, local: self.local, remote: self.remote })
+        let (is_finished, local, remote) = (self.is_finished, self.local, self.remote);
+        Ok(RestedThrough { link, is_finished, early, held, local, remote })
     }
 
     pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {
@@ -180,6 +194,12 @@ impl Through {
         }
     }
 
+    /// As [`CarrierStream::poll_finish`](crate::CarrierStream::poll_finish).
+    pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_finished = true;
+        AsyncWrite::poll_flush(self.link()?, cx)
+    }
+
     fn link(&mut self) -> io::Result<Pin<&mut Link>> {
         self.link.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
@@ -191,7 +211,9 @@ impl Drop for Through {
         if let Some(mut link) = self.link.take()
             && self.held.is_kept()
         {
-            let _ = Pin::new(&mut link).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+            if !self.is_finished {
+                let _ = Pin::new(&mut link).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+            }
             self.held.core().linger(link);
         }
     }
@@ -200,8 +222,8 @@ impl Drop for Through {
 impl RestedThrough {
     pub(crate) fn wake(self) -> io::Result<Through> {
         self.held.wake()?;
-        let Self { link, early, held, local, remote } = self;
-        Ok(Through { link: Some(link.wake()?), early, held, local, remote })
+        let Self { link, is_finished, early, held, local, remote } = self;
+        Ok(Through { link: Some(link.wake()?), is_finished, early, held, local, remote })
     }
 }
 
@@ -245,5 +267,105 @@ impl AsyncWrite for Through {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(AsyncWrite::poll_flush(self.link()?, cx))?;
         self.link()?.poll_shutdown(cx)
+    }
+}
+
+/// A connection that we made through the peer's server (RFC 6062). What is said of [`Through`] is true at this end, too.
+pub(crate) struct Dialled {
+    /// There until it is dropped.
+    stream: Option<TcpStream>,
+    is_finished: bool,
+}
+
+/// A [`Dialled`] at rest.
+pub(crate) struct RestedDialled {
+    stream: std::net::TcpStream,
+    is_finished: bool,
+}
+
+impl Dialled {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self { stream: Some(stream), is_finished: false }
+    }
+
+    pub(crate) fn stream(&self) -> io::Result<&TcpStream> {
+        self.stream.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn pinned(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// The bare connection.
+    pub(crate) fn into_tcp(mut self) -> Result<TcpStream, Self> {
+        self.stream.take().ok_or(self)
+    }
+
+    pub(crate) fn rest(mut self) -> io::Result<RestedDialled> {
+        let stream = self.stream.take().ok_or(io::ErrorKind::NotConnected)?.into_std()?;
+        Ok(RestedDialled { stream, is_finished: self.is_finished })
+    }
+
+    /// As [`CarrierStream::poll_finish`](crate::CarrierStream::poll_finish).
+    pub(crate) fn poll_finish(&mut self) -> Poll<io::Result<()>> {
+        self.is_finished = true;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl RestedDialled {
+    pub(crate) fn wake(self) -> io::Result<Dialled> {
+        Ok(Dialled { stream: Some(TcpStream::from_std(self.stream)?), is_finished: self.is_finished })
+    }
+}
+
+/// What the server still has of us is delivered before it hears of an end.
+impl Drop for Dialled {
+    fn drop(&mut self) {
+        let (Some(mut stream), true) = (self.stream.take(), self.is_finished) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let mut nowhere = tokio::io::sink();
+                let rest = tokio::io::copy(&mut stream, &mut nowhere);
+                // Whether it ends by itself or has to be ended: nobody is left who wants to know.
+                let _ = tokio::time::timeout(LINGER, rest).await;
+            });
+        }
+    }
+}
+
+impl AsyncRead for Dialled {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.pinned()?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Dialled {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.pinned()?.poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.pinned()?.poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.pinned()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.pinned()?.poll_shutdown(cx)
     }
 }

@@ -27,11 +27,14 @@ impl Root {
             (Body::DialMe(_), _) => self.answer(signal, channel, Way::Reverse, ctx),
             (Body::AskAddr, _) => self.reply(&signal, channel, Body::TellAddr),
             // The circuit may have outlived its attempt, as what carries a connection.
-            (Body::Relay(notice), ours) if self.shared.bring(notice, &signal) => {
+            (Body::Relay(notice), ours) if self.shared.ears.borrow().bring(notice, &signal) => {
                 ours.iter().for_each(|ours| ours.addr.do_send(Heard(signal.clone())));
             }
             (_, Some(ours)) => ours.addr.do_send(Heard(signal)),
             (Body::Punch(_), None) => self.answer(signal, channel, Way::Punch, ctx),
+            (Body::Relay(_), None) if self.shared.ears.borrow().has_begun(signal.attempt, signal.from) => {
+                debug!("for a circuit that is over");
+            }
             (Body::Relay(_), None) => self.answer(signal, channel, Way::Relay, ctx),
             (Body::Bye, None) => {
                 if let Some((caller, answer)) = self.answers.get(&signal.attempt)

@@ -37,6 +37,10 @@ const ACK_EVERY: u8 = 2;
 /// one ack that may be lost.
 const ACK_REPEATS: u8 = 3;
 
+/// Who was sent something and hears no more asks for a sign of life after this, once: nothing else tells a pause from a
+/// dead path, and the next question would come much later.
+const FIRST_QUESTION: Duration = Duration::from_millis(500);
+
 /// What became of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -121,6 +125,8 @@ pub(super) struct Carrier<R> {
     heard_at: Instant,
     keep_alive: Duration,
     wants_ping: bool,
+    /// Something was sent to us since we asked last.
+    is_fresh: bool,
     silent_since: Option<Instant>,
     is_dead: bool,
     pub(super) counters: Counters,
@@ -155,6 +161,7 @@ impl<R: Copy> Carrier<R> {
             // Both ends would ask at once otherwise, and one answer is enough for both.
             keep_alive: config.keep_alive + seed.up_to(config.keep_alive / 5),
             wants_ping: false,
+            is_fresh: false,
             silent_since: None,
             is_dead: false,
             counters: Counters::default(),
@@ -239,6 +246,11 @@ impl<R: Copy> Carrier<R> {
                 self.ack = AckDue::Later(self.now + ACK_DELAY);
             }
         }
+    }
+
+    /// It carried something of the peer's.
+    pub(super) fn on_content(&mut self) {
+        self.is_fresh = true;
     }
 
     /// Somebody waits for the ack.
@@ -462,12 +474,14 @@ impl<R: Copy> Carrier<R> {
         Some(since + self.config.dead_after.max(self.timeout() * 3))
     }
 
+    /// A peer that is heard is there, whatever became of its acks; if it does not hear us, it will say so or go silent.
     fn over_at(&self) -> Option<Instant> {
-        Some(self.silent_since? + self.config.give_up_after)
+        Some(self.silent_since?.max(self.heard_at) + self.config.give_up_after)
     }
 
     fn keep_alive_at(&self) -> Option<Instant> {
-        (self.flying == 0 && !self.wants_ping).then_some(self.heard_at.max(self.timer_from) + self.keep_alive)
+        let pause = if self.is_fresh { FIRST_QUESTION } else { self.keep_alive };
+        (self.flying == 0 && !self.wants_ping).then_some(self.heard_at.max(self.timer_from) + pause)
     }
 
     fn is_window_open(&self) -> bool {
@@ -506,7 +520,7 @@ impl<R: Copy> Carrier<R> {
             self.ack = AckDue::Now;
         }
         if is_due(self.keep_alive_at()) {
-            self.wants_ping = true;
+            (self.wants_ping, self.is_fresh) = (true, false);
         }
         if is_due(self.loss_at) {
             self.detect_losses(tell);

@@ -45,7 +45,7 @@ pub struct RelayConfig {
     /// The path is called dead when nothing was acknowledged for this long and two timeouts, 500 ms … 1 h.
     /// Default 4 s.
     pub dead_after: Duration,
-    /// The connection is given up when nothing was acknowledged for this long, at least twice `dead_after`, at most
+    /// The connection is given up when nothing was acknowledged or heard for this long, at least twice `dead_after`, at most
     /// a day. Default 15 s.
     pub give_up_after: Duration,
 }

@@ -355,6 +355,7 @@ impl<B: Body> Connection<B> {
             Frame::Data { .. } | Frame::Message { .. } | Frame::End { .. } => match self.body.check(&frame) {
                 Ok(()) => {
                     self.touch();
+                    self.carrier.on_content();
                     self.body.on_frame(&frame);
                     if matches!(frame, Frame::Data { is_last: true, .. } | Frame::End { .. }) {
                         self.carrier.hurry_ack();

@@ -36,6 +36,9 @@ pub const MOST_REFUSALS: usize = 64;
 
 /// How long an allocation must have stood for the next loss to be met without a pause.
 const STEADY: Duration = Duration::from_secs(60);
+/// A client that had an allocation and has none asks all servers again for so long, one second after the other at
+/// first: a server that is started again is there within seconds, and what is relayed waits as long.
+const PERSISTENCE: Duration = Duration::from_secs(20);
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(600);
 
@@ -79,6 +82,8 @@ pub struct Client {
     holder: Option<Holder>,
     /// Whether there ever was an allocation.
     was_ready: bool,
+    /// When it was lost, if there is none since.
+    lost: Option<Instant>,
     /// Allocations being given back.
     leaving: Vec<(Conn, Box<Allocation>)>,
     streams: BTreeMap<Conn, (SocketAddr, Stream)>,
@@ -112,6 +117,7 @@ impl Client {
             pause: Backoff::new(Duration::from_secs(1), Duration::from_secs(15)),
             holder: None,
             was_ready: false,
+            lost: None,
             leaving: Vec::new(),
             streams: BTreeMap::new(),
             permitted: BTreeSet::new(),

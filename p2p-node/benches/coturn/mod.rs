@@ -1,4 +1,5 @@
 //! A coturn of our own on loopback, where there is one on this machine.
+#![allow(dead_code, reason = "not everybody needs everything")]
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
@@ -10,6 +11,7 @@ use p2p_core::stun::{Message, Transport};
 /// A running coturn. Dropping it ends it.
 pub(crate) struct Coturn {
     process: Child,
+    command: Command,
     _folder: tempfile::TempDir,
     pub(crate) address: SocketAddr,
 }
@@ -17,28 +19,60 @@ pub(crate) struct Coturn {
 impl Coturn {
     /// Starts one that knows `user` in realm `p2p` and relays to loopback; `None` when this machine has none.
     pub(crate) async fn start(user: &str, password: &str) -> Option<Self> {
+        Self::with(user, password, &[]).await
+    }
+
+    /// The same with more options.
+    pub(crate) async fn with(user: &str, password: &str, options: &[&str]) -> Option<Self> {
         let address = UdpSocket::bind("127.0.0.1:0").ok()?.local_addr().ok()?;
         let folder = tempfile::tempdir().ok()?;
-        let process = Command::new("turnserver")
+        let mut command = Command::new("turnserver");
+        command
             .args(["-n", "--lt-cred-mech", "--realm=p2p", "--allow-loopback-peers", "--no-cli", "--no-tls"])
             .args(["--listening-ip=127.0.0.1", "--relay-ip=127.0.0.1", "--log-file=stdout"])
             .arg(format!("--user={user}:{password}"))
             .arg(format!("--listening-port={}", address.port()))
             .arg(format!("--pidfile={}", folder.path().join("pid").display()))
+            .args(options)
             .current_dir(folder.path())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .ok()?;
-        let coturn = Self { process, _folder: folder, address };
+            .stderr(Stdio::null());
+        let process = command.spawn().ok()?;
+        let mut coturn = Self { process, command, _folder: folder, address };
+        coturn.is_up().await.then_some(coturn)
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Ends it without a word to anybody.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    /// Starts it again at the same place; whether it is up.
+    pub(crate) async fn again(&mut self) -> bool {
+        self.kill();
+        match self.command.spawn() {
+            Ok(process) => self.process = process,
+            Err(_) => return false,
+        }
+        self.is_up().await
+    }
+
+    async fn is_up(&mut self) -> bool {
         let patience = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(address).is_err() || !answers(address) {
+        while TcpStream::connect(self.address).is_err() || !answers(self.address) {
             if Instant::now() > patience {
-                return None;
+                return false;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Some(coturn)
+        true
     }
 }
 
@@ -57,8 +91,6 @@ fn answers(address: SocketAddr) -> bool {
 
 impl Drop for Coturn {
     fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.kill();
     }
 }

@@ -59,7 +59,12 @@ pub(crate) fn at_least(name: &str, ratios: &Samples, goal: f64) {
 
 /// Milliseconds this process was on a processor, all living threads of it; 0 where the system does not tell.
 pub(crate) fn process_time() -> f64 {
-    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    time_of("self")
+}
+
+/// The same of another process.
+pub(crate) fn time_of(process: &str) -> f64 {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
     tasks.map(|task| on_processor(&task.path().join("schedstat"))).sum()
 }
 

@@ -28,9 +28,9 @@ const SEALED_GOAL: f64 = 0.9;
 
 const NAMES: [&str; 4] = ["bare TCP", "plain pipe", "TLS 1.3, AES-256-GCM (rustls)", "encrypted pipe"];
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
-type Streams = Vec<Box<dyn Stream>>;
+pub(crate) type Streams = Vec<Box<dyn Stream>>;
 
 pub(crate) fn print() {
     println!(
@@ -44,9 +44,9 @@ pub(crate) fn print() {
 
 /// What one end of a round saw: seconds, and milliseconds on a processor.
 #[derive(Clone, Copy, Default)]
-struct Seen {
-    wall: f64,
-    busy: f64,
+pub(crate) struct Seen {
+    pub(crate) wall: f64,
+    pub(crate) busy: f64,
 }
 
 fn measure(buffer: usize) {
@@ -58,8 +58,8 @@ fn measure(buffer: usize) {
     let receiver = thread::spawn(move || {
         alone(async move {
             let streams = accept_all(shared, meet).await;
-            let seen = run(streams, &at_barrier, |mut stream| async move {
-                receive(&mut stream, buffer).await;
+            let seen = run(streams, ROUNDS, &at_barrier, |mut stream| async move {
+                receive(&mut stream, buffer, ROUND).await;
                 stream
             });
             *received.lock().expect("one writer") = seen.await;
@@ -67,8 +67,8 @@ fn measure(buffer: usize) {
     });
     let sending = alone(async move {
         let streams = connect_all(broker, met).await;
-        run(streams, &barrier, |mut stream| async move {
-            send(&mut stream, buffer).await;
+        run(streams, ROUNDS, &barrier, |mut stream| async move {
+            send(&mut stream, buffer, ROUND).await;
             stream
         })
         .await
@@ -80,7 +80,7 @@ fn measure(buffer: usize) {
     let [mut plain, mut sealed, mut plain_cost, mut sealed_cost]: [Samples; 4] = Default::default();
     // The first round is a warm-up.
     for (sent, received) in sending.iter().zip(receiving.iter()).skip(1) {
-        let rate = received.map(|end| (ROUND / MIB) as f64 / end.wall);
+        let rate: [f64; 4] = std::array::from_fn(|which| (ROUND / MIB) as f64 / received[which].wall);
         let cost: [f64; 4] =
             std::array::from_fn(|which| (sent[which].busy + received[which].busy) * 1e6 / ROUND as f64);
         for which in 0..NAMES.len() {
@@ -108,19 +108,24 @@ fn measure(buffer: usize) {
     at_least("TLS / encrypted, processor time", &sealed_cost, SEALED_GOAL);
 }
 
-fn alone<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn alone<T>(work: impl Future<Output = T>) -> T {
     Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
 }
 
-/// All rounds; the order of the streams turns, so that none always comes first.
-async fn run<F>(streams: Streams, barrier: &Barrier, carry: impl Fn(Box<dyn Stream>) -> F) -> Vec<[Seen; 4]>
+/// All rounds and a warm-up; the order of the streams turns, so that none always comes first.
+pub(crate) async fn run<F>(
+    streams: Streams,
+    rounds: usize,
+    barrier: &Barrier,
+    carry: impl Fn(Box<dyn Stream>) -> F,
+) -> Vec<Vec<Seen>>
 where
     F: Future<Output = Box<dyn Stream>>,
 {
     let mut streams: Vec<Option<Box<dyn Stream>>> = streams.into_iter().map(Some).collect();
     let mut seen = Vec::new();
-    for round in 0..=ROUNDS {
-        let mut row = [Seen::default(); 4];
+    for round in 0..=rounds {
+        let mut row = vec![Seen::default(); streams.len()];
         for turn in 0..row.len() {
             let which = (round + turn) % row.len();
             let stream = streams[which].take().expect("it is put back");
@@ -135,9 +140,9 @@ where
     seen
 }
 
-async fn send(stream: &mut Box<dyn Stream>, buffer: usize) {
+pub(crate) async fn send(stream: &mut Box<dyn Stream>, buffer: usize, round: usize) {
     let data = vec![0x5a; buffer];
-    for _ in 0..ROUND / buffer {
+    for _ in 0..round / buffer {
         stream.write_all(&data).await.expect("sent");
     }
     stream.flush().await.expect("flushed");
@@ -145,9 +150,9 @@ async fn send(stream: &mut Box<dyn Stream>, buffer: usize) {
     stream.read_exact(&mut [0]).await.expect("acknowledged");
 }
 
-async fn receive(stream: &mut Box<dyn Stream>, buffer: usize) {
+pub(crate) async fn receive(stream: &mut Box<dyn Stream>, buffer: usize, round: usize) {
     let mut data = vec![0; buffer];
-    let mut left = ROUND;
+    let mut left = round;
     while left > 0 {
         let some = stream.read(&mut data).await.expect("received");
         assert!(some > 0, "cut short");

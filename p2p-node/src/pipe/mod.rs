@@ -14,7 +14,6 @@ use std::task::{Context, Poll};
 use p2p_actors::{CarrierStream, How, Winner};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::{Cipher, Session};
-use p2p_core::race::Way;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -42,7 +41,7 @@ impl Pipe {
     /// Takes a winner over to the current runtime.
     pub(crate) fn new(winner: Winner) -> Result<Self> {
         let Winner { carrier, session, how } = winner;
-        let stream = Stream::new(carrier.into_stream()?, &session, how.way != Way::Relay)?;
+        let stream = Stream::new(carrier.into_stream()?, &session)?;
         Ok(Self { stream, session: Box::new(session), how: Box::new(how) })
     }
 

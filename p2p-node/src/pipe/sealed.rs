@@ -68,14 +68,10 @@ pub(super) struct Sealed<S> {
     filled: usize,
     /// The peer said that nothing follows.
     ended: bool,
-    /// Whether one direction of the transport can end alone.
-    half_close: bool,
 }
 
 impl<S: Transport> Sealed<S> {
-    /// Whoever may not `half_close` ends the transport when it is dropped, or when the peer has ended its half: servers
-    /// that relay connections mostly take the end of one direction for the end of both.
-    pub(super) fn new(transport: S, session: &Session, half_close: bool) -> Result<Self> {
+    pub(super) fn new(transport: S, session: &Session) -> Result<Self> {
         let waiting = Arc::new(Waiting::default());
         Ok(Self {
             transport,
@@ -91,7 +87,6 @@ impl<S: Transport> Sealed<S> {
             next: 0,
             filled: 0,
             ended: false,
-            half_close,
         })
     }
 
@@ -232,9 +227,6 @@ impl<S: Transport> AsyncWrite for Sealed<S> {
             this.send.seal(b"", &mut this.out)?;
         }
         ready!(this.poll_drain(Side::Write, cx))?;
-        match this.half_close || this.ended {
-            true => Pin::new(&mut this.transport).poll_shutdown(cx),
-            false => Pin::new(&mut this.transport).poll_flush(cx),
-        }
+        this.transport.poll_finish(cx)
     }
 }

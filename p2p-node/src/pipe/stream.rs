@@ -15,9 +15,16 @@ use super::sealed::Sealed;
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// Waits until a write would be taken, in part at least.
     fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+
+    /// Ends what we say; the other end knows of it already.
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
 }
 
 impl Transport for CarrierStream {
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.poll_finish(cx)
+    }
+
     fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.poll_write_ready(cx)
     }
@@ -30,11 +37,11 @@ pub(super) enum Stream<S> {
 }
 
 impl<S: Transport> Stream<S> {
-    /// The form that both ends agreed on; see [`Sealed::new`] for `half_close`.
-    pub(super) fn new(transport: S, session: &Session, half_close: bool) -> Result<Self> {
+    /// The form that both ends agreed on.
+    pub(super) fn new(transport: S, session: &Session) -> Result<Self> {
         Ok(match session.plain {
             true => Self::Plain(transport),
-            false => Self::Sealed(Box::new(Sealed::new(transport, session, half_close)?)),
+            false => Self::Sealed(Box::new(Sealed::new(transport, session)?)),
         })
     }
 

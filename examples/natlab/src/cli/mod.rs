@@ -6,6 +6,7 @@ mod figures;
 mod matrix;
 mod nat;
 mod punch;
+mod relay;
 mod relay_figures;
 mod run;
 mod signal;
@@ -44,6 +45,8 @@ enum Command {
     Punch(punch::Punch),
     /// Measure how exact the lab is on this machine: round trips, loss, throughput.
     Figures(figures::Figures),
+    /// Have two real nodes meet at a real coturn, and tell how long that takes.
+    Relay(relay::Relay),
     /// Measure a relayed stream beside the kernel's TCP over the same bad cables.
     RelayFigures(relay_figures::RelayFigures),
     /// List the labs that run.
@@ -105,6 +108,7 @@ impl Cli {
             Command::Nat(nat) => nat.run(),
             Command::Punch(punch) => punch.run(),
             Command::Figures(figures) => figures.run(),
+            Command::Relay(figures) => figures.run(),
             Command::RelayFigures(figures) => figures.run(),
             Command::Show { scenario } => {
                 print!("{}", Scenario::load(&scenario)?.source());

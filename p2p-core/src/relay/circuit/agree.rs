@@ -33,7 +33,7 @@ impl Circuit {
         for lent in notice.datagrams.iter().filter(|lent| self.config.may_reach(**lent)).collect::<Vec<_>>() {
             self.permit(lent.ip(), now);
         }
-        self.dial(&notice.connections);
+        self.dial();
         self.find_routes(now);
         self.drain(now);
     }
@@ -49,25 +49,25 @@ impl Circuit {
         }
     }
 
-    fn dial(&mut self, connections: &[SocketAddr]) {
+    pub(super) fn dial(&mut self) {
         // Who lends is dialled. Where both could lend, the caller does.
         let lends = self.lenders[1].is_hopeful();
         if self.config.connections == Connections::Never
             || lends
-            || !matches!(self.state, State::Meeting { .. })
+            || !matches!(self.state, State::Meeting { .. } | State::Met)
         {
             return;
         }
-        for lent in connections {
-            if self.config.may_reach(*lent) && self.dialling.insert(*lent) {
-                self.act(Act::Dial(*lent));
-            }
+        let theirs = self.theirs.iter().flat_map(|theirs| &theirs.connections).copied();
+        let targets: Vec<_> = theirs.filter(|lent| self.config.may_reach(*lent)).collect();
+        for lent in self.dialling.dial(&targets) {
+            self.act(Act::Dial(lent));
         }
     }
 
     /// What became of [`Act::Dial`].
     pub fn handle_dialled(&mut self, to: SocketAddr, is_up: bool, now: Instant) {
-        if self.dialling.remove(&to) {
+        if self.dialling.on_dialled(to) {
             self.connections += usize::from(is_up);
             self.reconsider(now);
         }
@@ -81,10 +81,13 @@ impl Circuit {
 
     /// Whether a connection may yet come about.
     pub(super) fn hopes_for_connection(&self) -> bool {
-        self.connections > 0 || !self.dialling.is_empty() || self.lenders[1].is_hopeful()
+        self.connections > 0 || self.dialling.is_hopeful() || self.lenders[1].is_hopeful()
     }
 
     fn reconsider(&mut self, now: Instant) {
+        if self.connections == 0 && matches!(self.state, State::Meeting { .. } | State::Met) {
+            self.dialling.on_barren(now);
+        }
         if matches!(self.datagrams, Datagrams::Held { .. }) && !self.hopes_for_connection() {
             self.go_up();
         }
@@ -121,7 +124,7 @@ impl Circuit {
 
     /// Tells the peer what it does not know yet.
     pub(super) fn say(&mut self, now: Instant) {
-        let is_live = matches!(self.state, State::Meeting { .. } | State::Met);
+        let is_live = matches!(self.state, State::Meeting { .. } | State::Met | State::Kept);
         if !is_live || (self.config.side != Side::Caller && self.theirs.is_none()) {
             return;
         }

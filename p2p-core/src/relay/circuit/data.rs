@@ -80,7 +80,7 @@ impl Circuit {
     }
 
     pub(super) fn on_datagram(&mut self, route: Route, bytes: &[u8], now: Instant) {
-        if !matches!(self.state, State::Meeting { .. } | State::Met | State::Lingering { .. }) {
+        if matches!(self.state, State::Closing | State::Over) {
             return;
         }
         self.now = now;

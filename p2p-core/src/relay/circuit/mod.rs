@@ -15,6 +15,7 @@
 mod agree;
 mod config;
 mod data;
+mod dialling;
 mod drain;
 mod output;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use config::{CircuitConfig, Connections, Side};
 pub use data::Transmit;
 pub use output::{Act, CircuitFailure, Event, Via, Way};
 
+use self::dialling::Dialling;
 use super::route::Routes;
 use super::{Notice, Route, Stream, Token};
 use crate::turn::client::ClientConfig;
@@ -80,6 +82,8 @@ enum State {
     },
     /// Something has; what exactly is kept is for the owner to say.
     Met,
+    /// The owner has said it.
+    Kept,
     /// The user has let go, and something is still to be delivered.
     Lingering {
         until: Instant,
@@ -136,8 +140,7 @@ pub struct Circuit {
     trouble: Option<String>,
     routes: Routes,
     stream: Option<Box<Stream>>,
-    /// Addresses that were dialled, and are not over.
-    dialling: BTreeSet<SocketAddr>,
+    dialling: Dialling,
     /// Connections that may become the one that is kept.
     connections: usize,
     out: VecDeque<Output<Act, Event>>,
@@ -179,7 +182,7 @@ impl Circuit {
             trouble: None,
             routes: Routes::new(),
             stream: None,
-            dialling: BTreeSet::new(),
+            dialling: Dialling::default(),
             connections: 0,
             out: VecDeque::new(),
         };
@@ -234,13 +237,11 @@ impl Circuit {
         if !matches!(self.state, State::Meeting { .. } | State::Met) {
             return;
         }
-        self.state = State::Met;
+        self.state = State::Kept;
         self.saying.again = None;
+        self.dialling.stop();
         match kept {
-            Kept::Datagrams => {
-                self.dialling.clear();
-                self.end_lender(Relaying::Tcp, now);
-            }
+            Kept::Datagrams => self.end_lender(Relaying::Tcp, now),
             Kept::Connection => {
                 self.stream = None;
                 self.routes.close();
@@ -257,7 +258,7 @@ impl Circuit {
     /// The user has let go: what was written is still delivered, for a few seconds.
     pub fn release(&mut self, now: Instant) {
         let pending = self.stream.as_mut().is_some_and(|stream| stream.finish(now).is_ok());
-        if !pending || self.state != State::Met {
+        if !pending || !matches!(self.state, State::Met | State::Kept) {
             return self.close(now);
         }
         self.state = State::Lingering { until: now + LINGER };
@@ -280,7 +281,7 @@ impl Circuit {
         self.flush_stream(now);
         self.state = State::Closing;
         (self.saying.again, self.stream) = (None, None);
-        self.dialling.clear();
+        self.dialling.stop();
         self.routes.close();
         self.end_lender(Relaying::Udp, now);
         self.end_lender(Relaying::Tcp, now);
@@ -327,13 +328,14 @@ impl Circuit {
         let own = match self.state {
             State::Meeting { until } => Some(Deadline::new(until, "nothing has come through a relay")),
             State::Lingering { until } => Some(Deadline::new(until, "the last bytes through the relay")),
-            State::Met | State::Closing => None,
+            State::Met | State::Kept | State::Closing => None,
             State::Over => return None,
         };
+        let dial = self.dialling.deadline().map(|at| Deadline::new(at, "dialling through the relay again"));
         let clients = self.lenders.iter().map(|lender| lender.client.as_ref().and_then(Client::deadline));
         let again = self.saying.again.map(|(_, at)| Deadline::new(at, "telling the peer of the relay again"));
         let stream = self.stream.as_ref().and_then(|stream| stream.deadline());
-        Deadline::earliest(clients.chain([held, own, again, stream, self.routes.deadline()]))
+        Deadline::earliest(clients.chain([held, own, again, dial, stream, self.routes.deadline()]))
     }
 }
 
@@ -359,6 +361,9 @@ impl Machine for Circuit {
             && until <= now
         {
             self.go_up();
+        }
+        if self.dialling.is_due(now) {
+            self.dial();
         }
         self.say_again(now);
         self.drain(now);

@@ -270,6 +270,49 @@ fn the_one_who_is_called_lends_connections_when_the_caller_cannot() {
 }
 
 #[test]
+fn a_connection_that_ends_before_its_proof_is_dialled_again_and_a_notice_that_is_repeated_is_not() {
+    let mut now = epoch();
+    let config = CircuitConfig::new(Side::Called { trusted: true }, Vec::new());
+    let mut circuit = Circuit::new(config, Seed::from_u64(1), now);
+    let lent = SocketAddr::new(turn_ip(1), 50_000);
+    let mut serial = 0;
+    let mut say = |circuit: &mut Circuit, now| {
+        serial += 1;
+        let (token, datagrams, connections) = (Token([1; 8]), Vec::new(), vec![lent]);
+        let notice = Notice { serial, token, datagrams, connections, has_more: true, refusal: None };
+        circuit.handle_notice(&notice, &[], now);
+    };
+    let dials = |circuit: &mut Circuit| {
+        let mut dials = 0;
+        loop {
+            match circuit.poll_output() {
+                Output::Act(Act::Dial(to)) if to == lent => dials += 1,
+                Output::Wait(_) => return dials,
+                _ => {}
+            }
+        }
+    };
+    say(&mut circuit, now);
+    assert_eq!(dials(&mut circuit), 1);
+    circuit.handle_dialled(lent, true, now);
+    say(&mut circuit, now);
+    assert_eq!(dials(&mut circuit), 0, "it is up already");
+    let began = now;
+    for pause in [50, 100, 200] {
+        circuit.handle_connection_failed(now);
+        say(&mut circuit, now);
+        assert_eq!(dials(&mut circuit), 0, "not at once");
+        now += ms(pause);
+        circuit.handle_timeout(now);
+        assert_eq!(dials(&mut circuit), 1, "after {:?}", now - began);
+        circuit.handle_dialled(lent, true, now);
+    }
+    circuit.handle_connection_failed(now);
+    circuit.handle_timeout(now + secs(10));
+    assert_eq!(dials(&mut circuit), 0, "it does not let us through");
+}
+
+#[test]
 fn each_failure_has_its_reason() {
     let mut nobody = scene([Vec::new(), Vec::new()], |_, _| (), as_it_is);
     nobody.start();

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::output::{Act, Event};
 use super::race::TryState;
-use super::{Client, Holder, MOST_STREAMS, SHORTEST, STEADY, State, Stream};
+use super::{Client, Holder, MOST_STREAMS, PERSISTENCE, SHORTEST, STEADY, State, Stream};
 use crate::turn::allocation::{self, ConnectionId, Lease};
 use crate::turn::{Failure, data};
 use crate::{Machine, Output};
@@ -85,6 +85,7 @@ impl Client {
 
     fn on_lost(&mut self, failure: Failure, now: Instant) {
         let Some(holder) = self.holder.take() else { return };
+        self.lost = Some(now);
         self.counters = holder.allocation.counters();
         self.act(Act::Close { conn: holder.conn });
         self.note(holder.server.place, failure.clone());
@@ -157,7 +158,7 @@ impl Client {
             let _ = allocation.bind(*peer, now);
         }
         let server = one.candidate.server;
-        self.next_race = None;
+        (self.next_race, self.lost) = (None, None);
         self.holder = Some(Holder { conn: one.conn, server, allocation, since: now, is_troubled: false });
         self.on_holder(allocation::Event::Allocated(lease.clone()), now);
     }
@@ -208,6 +209,9 @@ impl Client {
             return;
         }
         match &self.holder {
+            None if self.lost.is_some_and(|lost| now < lost + PERSISTENCE) => {
+                self.next_race = Some(now + self.pause.fail(&mut self.seed).max(SHORTEST));
+            }
             None if self.leaving.is_empty() => {
                 self.state = State::Over;
                 for conn in std::mem::take(&mut self.streams).into_keys() {
