@@ -41,7 +41,7 @@ pub(crate) fn print() {
         for (pipes, sign) in [(1, -1.0), (PIPES, 1.0)] {
             caller.say(&format!("call {pipes}"));
             assert_eq!(caller.line(), "done");
-            runtime.block_on(sleep(REST));
+            runtime.block_on(async { sleep(REST).await });
             for (kib, kid) in kib.iter_mut().zip([&mut caller, &mut called]) {
                 kid.say("tell");
                 *kib += sign * kid.line().parse::<f64>().unwrap_or(f64::NAN);

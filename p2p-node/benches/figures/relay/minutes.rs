@@ -86,7 +86,11 @@ async fn rest([mut a, mut b]: [Pipe; 2]) -> Duration {
     for is_back in [false, true] {
         let (writer, reader) = if is_back { (&mut b, &mut a) } else { (&mut a, &mut b) };
         let mut heard = vec![0; bytes.len()];
-        let carried = async { tokio::join!(writer.write_all(&bytes), reader.read_exact(&mut heard)) };
+        let write = async {
+            writer.write_all(&bytes).await?;
+            writer.flush().await
+        };
+        let carried = async { tokio::join!(write, reader.read_exact(&mut heard)) };
         let (said, read) = timeout(DEAF, carried).await.expect("it is not deaf");
         said.expect("said");
         read.expect("heard");
