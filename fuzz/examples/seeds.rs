@@ -8,7 +8,8 @@ use p2p_core::clock::ntp::Packet;
 use p2p_core::nat::{Delta, DeltaKind, Filtering, Nat, NatFacts, NatType, PortRange};
 use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
 use p2p_core::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
-use p2p_core::signal::{AttemptId, Body, DialMe, Reason, Refusal, Relay, Signal, seal};
+use p2p_core::relay::{Notice, Token};
+use p2p_core::signal::{AttemptId, Body, DialMe, Reason, Refusal, Signal, seal};
 use p2p_core::sim::ntp::NtpServer;
 use p2p_core::stun::wire::{Algorithm, Ending, Key};
 use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
@@ -36,7 +37,7 @@ fn main() -> io::Result<()> {
     let bodies = [
         Body::DialMe(DialMe { plain: true }),
         Body::Punch(punch_offer()),
-        Body::Relay(Relay {}),
+        Body::Relay(relay_notice()),
         Body::AskAddr,
         Body::TellAddr,
         Body::Refuse(Refusal { reason: Reason::Busy }),
@@ -63,6 +64,18 @@ fn main() -> io::Result<()> {
     turn()?;
     relay_stream()?;
     mqtt_link()
+}
+
+fn relay_notice() -> Notice {
+    let lent = |port: u16| ([203, 0, 113, 6], port).into();
+    Notice {
+        serial: 2,
+        token: Token([7; 8]),
+        datagrams: vec![lent(49_160), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 6], 49_161).into()],
+        connections: vec![lent(49_162)],
+        has_more: true,
+        refusal: None,
+    }
 }
 
 fn proof() -> io::Result<()> {

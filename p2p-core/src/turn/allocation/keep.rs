@@ -69,6 +69,7 @@ impl Allocation {
             standing.lease.lifetime = lifetime;
             standing.ends = began + lifetime;
             standing.refresh = (began + lifetime / 2).max(now + SOONEST);
+            self.peers.suit(lifetime);
         }
     }
 
@@ -89,6 +90,7 @@ impl Allocation {
             retry: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             calm_until: now,
         }));
+        self.peers.suit(lifetime);
         self.peers.reset(now);
         if self.config.carrier == Carrier::Udp {
             self.pulse = Pulse { at: Some(now + self.keep_alive()), ..Pulse::default() };

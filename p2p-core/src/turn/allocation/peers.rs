@@ -169,6 +169,12 @@ impl Peers {
         });
     }
 
+    /// The server lends the address itself for this long at a time. Where that is short, permissions and channels may well
+    /// be, against RFC 8656, and of those the server says nothing.
+    pub(super) fn suit(&mut self, lifetime: Duration) {
+        self.renewal = self.renewal.min(lifetime / 2).max(SHORTEST_RENEWAL);
+    }
+
     /// Data gets no answer: whatever stands is renewed now. And if it stood for less time than it should when it was in
     /// doubt, it may be the server that keeps it no longer.
     pub(super) fn doubt(&mut self, now: Instant) {
