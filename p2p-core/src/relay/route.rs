@@ -4,27 +4,38 @@
 //! Whether it leads anywhere is found out by knocking:
 //!
 //! ```text
-//! 0xD2 · kind: 1 · token of the receiver: 8        kind 0: knock, 1: answer to a knock
+//! 0xD2 · kind: 1 · token of the receiver: 8 · nonce: 8        kind 0: knock, 1: answer to a knock, with its nonce
 //! ```
 //!
 //! 0xD2 is neither STUN nor ChannelData, like the 0xD1 of the datagrams themselves.
+//!
+//! The sender of a datagram is easily forged. So a route on which a stranger was heard is not used before somebody at its
+//! other end has answered a knock of ours, with a nonce that nobody else can know (as RFC 9000, section 8.2).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use blake2::Blake2s256;
+use blake2::digest::{FixedOutput, Update};
+
 use super::Token;
-use crate::Deadline;
+use crate::{Deadline, Seed};
 
 /// Routes that are tried at most.
 pub(super) const MOST_ROUTES: usize = 16;
 /// How long a knock is.
-pub(super) const KNOCK: usize = 10;
+pub(super) const KNOCK: usize = 18;
 const MAGIC: u8 = 0xd2;
 /// Knocks on each route, the first included, until somebody answers: over about six seconds.
 const KNOCKS: u8 = 9;
 /// Between the first two knocks; then twice as long each time, [`SLOWEST`] at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(60);
 const SLOWEST: Duration = Duration::from_secs(1);
+/// Somebody who was heard on an unproven route is asked for proof at most so often.
+const PROOF_PAUSE: Duration = Duration::from_millis(60);
+
+/// What only who has got a knock can know.
+pub(super) type Nonce = [u8; 8];
 
 /// Where datagrams leave from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,30 +64,41 @@ pub(super) enum Knock {
 
 impl Knock {
     /// As it is sent to the bearer of this token.
-    pub(super) fn to_bytes(self, token: Token) -> [u8; KNOCK] {
+    pub(super) fn to_bytes(self, token: Token, nonce: Nonce) -> [u8; KNOCK] {
         let mut bytes = [0; KNOCK];
         bytes[0] = MAGIC;
         bytes[1] = u8::from(self == Self::Answer);
-        bytes[2..].copy_from_slice(&token.0);
+        bytes[2..10].copy_from_slice(&token.0);
+        bytes[10..].copy_from_slice(&nonce);
         bytes
     }
 
     /// What it is, if it is for the bearer of this token.
-    pub(super) fn parse(bytes: &[u8], ours: Token) -> Option<Self> {
-        let (head, token) = bytes.split_first_chunk::<2>()?;
-        match (*head, token == ours.0) {
-            ([MAGIC, 0], true) => Some(Self::Knock),
-            ([MAGIC, 1], true) => Some(Self::Answer),
+    pub(super) fn parse(bytes: &[u8], ours: Token) -> Option<(Self, Nonce)> {
+        let (head, rest) = bytes.split_first_chunk::<2>()?;
+        let (token, nonce) = rest.split_first_chunk::<8>()?;
+        let nonce = Nonce::try_from(nonce).ok()?;
+        match (*head, *token == ours.0) {
+            ([MAGIC, 0], true) => Some((Self::Knock, nonce)),
+            ([MAGIC, 1], true) => Some((Self::Answer, nonce)),
             _ => None,
         }
     }
 }
 
 /// All routes there may be, and the one that is used.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Routes {
+    /// Whether only a route that is proven is used.
+    is_strict: bool,
+    secret: [u8; 32],
+    proven: Vec<Route>,
+    /// Where proof was asked for, and when.
+    asked: Vec<(Route, Instant)>,
     candidates: Vec<Route>,
     current: Option<Route>,
+    /// There will be none any more.
+    is_closed: bool,
     /// The one in use is in doubt: the next that is heard replaces it.
     is_open: bool,
     knocked: u8,
@@ -84,8 +106,59 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    pub(super) fn new() -> Self {
-        Self { is_open: true, ..Self::default() }
+    /// `is_strict` where a stranger says where it is.
+    pub(super) fn new(is_strict: bool, seed: &mut Seed) -> Self {
+        Self {
+            is_strict,
+            secret: seed.array(),
+            proven: Vec::new(),
+            asked: Vec::new(),
+            candidates: Vec::new(),
+            current: None,
+            is_closed: false,
+            is_open: true,
+            knocked: 0,
+            next: None,
+        }
+    }
+
+    /// What a knock on this route carries.
+    pub(super) fn nonce(&self, route: Route) -> Nonce {
+        let mut hash = Blake2s256::default();
+        hash.update(&self.secret);
+        hash.update(&[u8::from(route.from == End::Lent)]);
+        match route.to.ip() {
+            IpAddr::V4(ip) => hash.update(&ip.octets()),
+            IpAddr::V6(ip) => hash.update(&ip.octets()),
+        }
+        hash.update(&route.to.port().to_be_bytes());
+        let whole: [u8; 32] = hash.finalize_fixed().into();
+        std::array::from_fn(|at| whole[at])
+    }
+
+    /// A knock was answered there. Whether it was one of ours.
+    pub(super) fn on_answered(&mut self, route: Route, nonce: Nonce) -> bool {
+        let is_ours = nonce == self.nonce(route);
+        if is_ours && !self.proven.contains(&route) {
+            self.proven.truncate(MOST_ROUTES - 1);
+            self.proven.insert(0, route);
+        }
+        is_ours
+    }
+
+    /// Somebody was heard there. Whether to knock, because nothing proves yet that who is there wants to hear from us.
+    pub(super) fn wants_proof(&mut self, route: Route, now: Instant) -> bool {
+        self.asked.retain(|(_, at)| now < *at + PROOF_PAUSE);
+        let wants = self.is_strict && !self.is_closed && !self.proven.contains(&route);
+        let may = self.asked.len() < MOST_ROUTES && self.asked.iter().all(|(asked, _)| *asked != route);
+        if wants && may {
+            self.asked.push((route, now));
+        }
+        wants && may
+    }
+
+    fn is_usable(&self, route: Route) -> bool {
+        !self.is_closed && (!self.is_strict || self.proven.contains(&route))
     }
 
     /// The one that is used.
@@ -105,7 +178,7 @@ impl Routes {
     /// These can be tried. When they are others than before, it begins anew.
     pub(super) fn set_candidates(&mut self, mut candidates: Vec<Route>, now: Instant) {
         candidates.truncate(MOST_ROUTES);
-        if candidates != self.candidates {
+        if candidates != self.candidates && !self.is_closed {
             self.candidates = candidates;
             self.knock_again(now);
         }
@@ -113,7 +186,7 @@ impl Routes {
 
     /// The one in use is in doubt, or addresses have changed: all are tried again.
     pub(super) fn reopen(&mut self, now: Instant) {
-        self.is_open = true;
+        self.is_open = !self.is_closed;
         self.knock_again(now);
     }
 
@@ -124,7 +197,7 @@ impl Routes {
 
     /// Somebody who knows our token was heard on this route. Whether it is used from now on, and was not before.
     pub(super) fn on_heard(&mut self, route: Route) -> bool {
-        if !self.is_open {
+        if !self.is_open || !self.is_usable(route) {
             return false;
         }
         self.is_open = false;
@@ -134,7 +207,7 @@ impl Routes {
 
     /// The peer has chosen this one by using it. Whether that is news.
     pub(super) fn on_chosen(&mut self, route: Route) -> bool {
-        self.is_open = true;
+        self.is_open |= self.is_usable(route);
         self.on_heard(route)
     }
 
@@ -150,7 +223,8 @@ impl Routes {
     }
 
     pub(super) fn close(&mut self) {
-        *self = Self::default();
+        (self.is_closed, self.is_open, self.current, self.next) = (true, false, None, None);
+        self.candidates.clear();
     }
 
     pub(super) fn deadline(&self) -> Option<Deadline> {
@@ -169,18 +243,52 @@ mod tests {
 
     #[test]
     fn a_knock_is_for_one_token() {
-        let (ours, theirs) = (Token([1; 8]), Token([2; 8]));
+        let (ours, theirs, nonce) = (Token([1; 8]), Token([2; 8]), [3; 8]);
         for knock in [Knock::Knock, Knock::Answer] {
-            assert_eq!(Knock::parse(&knock.to_bytes(ours), ours), Some(knock));
-            assert_eq!(Knock::parse(&knock.to_bytes(theirs), ours), None);
-            assert_eq!(Knock::parse(&knock.to_bytes(ours)[..9], ours), None);
+            assert_eq!(Knock::parse(&knock.to_bytes(ours, nonce), ours), Some((knock, nonce)));
+            assert_eq!(Knock::parse(&knock.to_bytes(theirs, nonce), ours), None);
+            assert_eq!(Knock::parse(&knock.to_bytes(ours, nonce)[..KNOCK - 1], ours), None);
         }
         assert_eq!(Knock::parse(&[], ours), None);
     }
 
+    fn routes(is_strict: bool) -> Routes {
+        Routes::new(is_strict, &mut Seed::from_u64(1))
+    }
+
+    #[test]
+    fn a_strangers_route_is_used_when_its_end_has_answered() {
+        let (mut routes, now) = (routes(true), epoch());
+        let (one, two) = (route(End::Bare, 1), route(End::Lent, 1));
+        assert!(!routes.on_heard(one) && !routes.on_chosen(one));
+        assert!(routes.wants_proof(one, now));
+        assert!(!routes.wants_proof(one, now), "once at a time");
+        assert!(routes.wants_proof(two, now));
+        assert!(!routes.on_answered(one, routes.nonce(two)), "another's nonce");
+        assert!(!routes.on_heard(one));
+        assert!(routes.on_answered(one, routes.nonce(one)));
+        assert!(!routes.wants_proof(one, now + PROOF_PAUSE));
+        assert!(routes.on_heard(one));
+        assert!(!routes.on_chosen(two), "only what is proven is followed");
+        assert_eq!(routes.current(), Some(one));
+        routes.close();
+        assert!(!routes.on_chosen(one) && routes.current().is_none());
+    }
+
+    #[test]
+    fn few_are_asked_for_proof_at_a_time() {
+        let (mut routes, now) = (routes(true), epoch());
+        let asked = |routes: &mut Routes, now| {
+            (0..200).filter(|last| routes.wants_proof(route(End::Bare, *last), now)).count()
+        };
+        assert_eq!(asked(&mut routes, now), MOST_ROUTES);
+        assert_eq!(asked(&mut routes, now + PROOF_PAUSE / 2), 0);
+        assert_eq!(asked(&mut routes, now + PROOF_PAUSE), MOST_ROUTES);
+    }
+
     #[test]
     fn knocks_end_by_themselves_and_begin_anew_for_others() {
-        let mut routes = Routes::new();
+        let mut routes = routes(false);
         let mut now = epoch();
         assert!(routes.due(now).is_empty());
         let all = vec![route(End::Bare, 1), route(End::Lent, 1)];
@@ -202,7 +310,7 @@ mod tests {
 
     #[test]
     fn the_first_that_is_heard_is_used_until_it_is_in_doubt() {
-        let (mut routes, now) = (Routes::new(), epoch());
+        let (mut routes, now) = (routes(false), epoch());
         let (one, two) = (route(End::Bare, 1), route(End::Lent, 2));
         routes.set_candidates(vec![one, two], now);
         assert!(routes.on_heard(two));

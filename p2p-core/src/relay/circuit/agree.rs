@@ -23,6 +23,8 @@ impl Circuit {
         }
         let lends_nothing = notice.is_empty();
         self.theirs = Some(notice.clone());
+        let all = notice.datagrams.iter().chain(&notice.connections).copied();
+        self.named.admit(&all.filter(|lent| self.config.may_reach(*lent)).collect::<Vec<_>>());
         // The caller lends nothing for connections: then this end does.
         if self.config.side != Side::Caller && lends_nothing {
             self.start(Relaying::Tcp, now);
@@ -30,7 +32,7 @@ impl Circuit {
         for ip in addresses.iter().take(MOST_PEER_ADDRESSES) {
             self.permit(*ip, now);
         }
-        for lent in notice.datagrams.iter().filter(|lent| self.config.may_reach(**lent)).collect::<Vec<_>>() {
+        for lent in notice.datagrams.iter().filter(|lent| self.named.contains(**lent)).collect::<Vec<_>>() {
             self.permit(lent.ip(), now);
         }
         self.dial();
@@ -40,7 +42,6 @@ impl Circuit {
 
     /// Has the peer let through at all our servers, now or when they lend something.
     pub(super) fn permit(&mut self, ip: IpAddr, now: Instant) {
-        self.permitted.insert(ip.to_canonical());
         for lender in &mut self.lenders {
             if let Some(client) = &mut lender.client {
                 // What cannot be asked for is not reached by that server, and may be by another.
@@ -59,7 +60,7 @@ impl Circuit {
             return;
         }
         let theirs = self.theirs.iter().flat_map(|theirs| &theirs.connections).copied();
-        let targets: Vec<_> = theirs.filter(|lent| self.config.may_reach(*lent)).collect();
+        let targets: Vec<_> = theirs.filter(|lent| self.named.contains(*lent)).collect();
         for lent in self.dialling.dial(&targets) {
             self.act(Act::Dial(lent));
         }
@@ -101,7 +102,7 @@ impl Circuit {
     /// Every route there may be: from each end of ours to each address that the peer was lent.
     pub(super) fn find_routes(&mut self, now: Instant) {
         let theirs = self.theirs.iter().flat_map(|theirs| &theirs.datagrams).copied();
-        let targets: Vec<_> = theirs.filter(|to| self.config.may_reach(*to)).collect();
+        let targets: Vec<_> = theirs.filter(|to| self.named.contains(*to)).collect();
         let bare = targets.iter().map(|&to| Route { from: End::Bare, to });
         let is_lent = |to: &&SocketAddr| self.lent(Relaying::Udp, Family::of(to.ip())).is_some();
         let lent = targets.iter().filter(is_lent).map(|&to| Route { from: End::Lent, to });

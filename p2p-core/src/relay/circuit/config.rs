@@ -81,6 +81,11 @@ impl CircuitConfig {
         }
     }
 
+    /// Whether the peer may send us wherever it likes.
+    pub(super) fn trusts(&self) -> bool {
+        self.side != Side::Called { trusted: false }
+    }
+
     /// Whether an address that the peer says it was lent may be sent to. Whoever asks us to call must not make us
     /// knock on the doors of our neighbours, nor on those of strangers inside our site.
     pub(super) fn may_reach(&self, lent: SocketAddr) -> bool {

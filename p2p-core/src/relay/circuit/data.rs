@@ -6,8 +6,8 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{Act, Circuit, DEAD_AFTER, Datagrams, GIVE_UP_AFTER, GRACE, Side, State, Via, Way};
-use crate::relay::route::{End, KNOCK, Knock, Route};
-use crate::relay::{Read, RelayConfig, RelayError, Stream, Token, Tokens};
+use crate::relay::route::{End, KNOCK, Knock, Nonce, Route};
+use crate::relay::{Read, RelayConfig, RelayError, Stream, Tokens};
 use crate::turn::Relaying;
 use crate::turn::channel::CHANNEL_HEADER;
 
@@ -85,11 +85,14 @@ impl Circuit {
         }
         self.now = now;
         if bytes.len() == KNOCK
-            && let Some(knock) = Knock::parse(bytes, self.token)
+            && let Some((knock, nonce)) = Knock::parse(bytes, self.token)
         {
-            if knock == Knock::Knock {
-                self.knock(route, Knock::Answer, now);
+            match knock {
+                Knock::Knock => self.say_knock(route, Knock::Answer, nonce, now),
+                Knock::Answer if !self.routes.on_answered(route, nonce) => return,
+                Knock::Answer => {}
             }
+            self.ask_for_proof(route, now);
             let is_news = self.routes.on_heard(route);
             return self.on_route(is_news, now);
         }
@@ -97,12 +100,17 @@ impl Circuit {
             return;
         }
         if self.routes.current() != Some(route) {
+            self.ask_for_proof(route, now);
             // The caller chooses, by sending; and it hears the called one wherever that sends from.
             let is_news = match self.config.side {
                 Side::Caller => self.routes.on_heard(route),
                 Side::Called { .. } => self.routes.on_chosen(route),
             };
             self.on_route(is_news, now);
+            if matches!(self.state, State::Meeting { .. }) {
+                // What comes before its route is proven is not lost.
+                self.begin_stream(now);
+            }
         }
         if let Some(stream) = &mut self.stream {
             stream.handle_datagram(bytes, now);
@@ -111,25 +119,18 @@ impl Circuit {
 
     /// There is a route, perhaps another than before.
     fn on_route(&mut self, is_news: bool, now: Instant) {
-        let (Some(route), Some(theirs)) = (self.routes.current(), &self.theirs) else { return };
+        let Some(route) = self.routes.current().filter(|_| self.theirs.is_some()) else { return };
         if is_news {
+            self.named.on_met(now);
             if route.from == End::Lent
                 && let Some(client) = &mut self.lenders[0].client
             {
                 // Without a channel it works as well, by indications.
                 let _ = client.bind(route.to, now);
             }
-            let tokens = Tokens { ours: self.token, theirs: theirs.token };
             match &mut self.stream {
                 Some(stream) => stream.handle_path_changed(now),
-                None => {
-                    let config = RelayConfig {
-                        dead_after: DEAD_AFTER,
-                        give_up_after: GIVE_UP_AFTER,
-                        ..RelayConfig::new(tokens)
-                    };
-                    self.stream = Some(Box::new(Stream::new(config, self.seed.fork("stream"), now)));
-                }
+                None => self.begin_stream(now),
             }
         }
         if self.datagrams == Datagrams::Waiting {
@@ -142,10 +143,29 @@ impl Circuit {
         }
     }
 
-    /// Knocks, or answers a knock.
-    pub(super) fn knock(&mut self, route: Route, knock: Knock, now: Instant) {
-        let Some(Token(token)) = self.theirs.as_ref().map(|theirs| theirs.token) else { return };
-        let bytes = Bytes::copy_from_slice(&knock.to_bytes(Token(token)));
+    fn begin_stream(&mut self, now: Instant) {
+        let Some(theirs) = self.theirs.as_ref().filter(|_| self.stream.is_none()) else { return };
+        let tokens = Tokens { ours: self.token, theirs: theirs.token };
+        let config =
+            RelayConfig { dead_after: DEAD_AFTER, give_up_after: GIVE_UP_AFTER, ..RelayConfig::new(tokens) };
+        self.stream = Some(Box::new(Stream::new(config, self.seed.fork("stream"), now)));
+    }
+
+    /// Knocks.
+    pub(super) fn knock(&mut self, route: Route, now: Instant) {
+        self.say_knock(route, Knock::Knock, self.routes.nonce(route), now);
+    }
+
+    /// Somebody was heard there.
+    fn ask_for_proof(&mut self, route: Route, now: Instant) {
+        if self.routes.wants_proof(route, now) {
+            self.knock(route, now);
+        }
+    }
+
+    fn say_knock(&mut self, route: Route, knock: Knock, nonce: Nonce, now: Instant) {
+        let Some(token) = self.theirs.as_ref().map(|theirs| theirs.token) else { return };
+        let bytes = Bytes::copy_from_slice(&knock.to_bytes(token, nonce));
         match route.from {
             End::Bare => self.act(Act::Datagram { via: Via::Bare(route.to), bytes }),
             End::Lent => {

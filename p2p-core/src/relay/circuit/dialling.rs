@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 /// Dials of one circuit at most.
 const MOST_DIALS: u8 = 16;
 /// A connection that ends before it proves anything was not let through yet: the peer's word may overtake its server's.
-/// So it is dialled again, so often, and first after this; then after twice as long each time.
+/// So it is dialled again, so often where the peer is trusted, else once; first after this, then after twice as long each
+/// time.
 const MOST_AGAIN: u8 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -17,12 +18,18 @@ pub(super) struct Dialling {
     tried: BTreeSet<SocketAddr>,
     /// Those that are not over.
     running: BTreeSet<SocketAddr>,
-    dials: u8,
+    /// How often more all may be dialled.
     again: u8,
+    dials: u8,
+    paused: u32,
     at: Option<Instant>,
 }
 
 impl Dialling {
+    pub(super) fn new(is_trusted: bool) -> Self {
+        Self { again: if is_trusted { MOST_AGAIN } else { 1 }, ..Self::default() }
+    }
+
     /// Of these addresses, those that are to be dialled now.
     pub(super) fn dial(&mut self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
         self.tried.retain(|tried| addresses.contains(tried));
@@ -43,9 +50,9 @@ impl Dialling {
 
     /// Nothing has come of it so far.
     pub(super) fn on_barren(&mut self, now: Instant) {
-        if !self.tried.is_empty() && self.running.is_empty() && self.again < MOST_AGAIN && self.at.is_none() {
-            self.at = Some(now + FIRST_PAUSE * 2_u32.pow(self.again.into()));
-            self.again += 1;
+        if !self.tried.is_empty() && self.running.is_empty() && self.again > 0 && self.at.is_none() {
+            self.at = Some(now + FIRST_PAUSE * 2_u32.pow(self.paused));
+            (self.again, self.paused) = (self.again - 1, self.paused + 1);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{Act, Circuit, Datagrams, Event, State, Way};
 use crate::relay::connection;
-use crate::relay::route::{End, Knock};
+use crate::relay::route::End;
 use crate::relay::{Read, RelayError};
 use crate::turn::Relaying;
 use crate::turn::client::{self, Client};
@@ -18,12 +18,15 @@ impl Circuit {
         if self.state == State::Over {
             return;
         }
-        self.drain_clients(now);
-        for route in self.routes.due(now) {
-            self.knock(route, Knock::Knock, now);
+        loop {
+            self.drain_clients(now);
+            self.drain_stream(now);
+            let due = self.routes.due(now);
+            if due.is_empty() {
+                break;
+            }
+            due.into_iter().for_each(|route| self.knock(route, now));
         }
-        self.drain_clients(now);
-        self.drain_stream(now);
         self.say(now);
         self.check(now);
         if self.state == State::Closing && self.lenders.iter().all(|lender| lender.client.is_none()) {

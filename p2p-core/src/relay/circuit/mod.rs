@@ -17,12 +17,13 @@ mod config;
 mod data;
 mod dialling;
 mod drain;
+mod named;
 mod output;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 pub use config::{CircuitConfig, Connections, Side};
@@ -30,6 +31,7 @@ pub use data::Transmit;
 pub use output::{Act, CircuitFailure, Event, Via, Way};
 
 use self::dialling::Dialling;
+use self::named::Named;
 use super::route::Routes;
 use super::{Notice, Route, Stream, Token};
 use crate::turn::client::ClientConfig;
@@ -133,7 +135,7 @@ pub struct Circuit {
     /// The peer's last word.
     theirs: Option<Notice>,
     saying: Saying,
-    permitted: BTreeSet<IpAddr>,
+    named: Named,
     /// What a server did not let through, for the report.
     refused: Option<String>,
     /// What our server is suspected of.
@@ -166,23 +168,24 @@ impl Circuit {
         config.peer.truncate(MOST_PEER_ADDRESSES);
         config.within = config.within.clamp(Duration::from_millis(1), Duration::from_secs(300));
         let token = Token::new(&mut seed);
+        let routes = Routes::new(!config.trusts(), &mut seed);
         let mut circuit = Self {
             began: now,
             now,
             state: State::Meeting { until: now + config.within },
-            config,
             seed,
             token,
             datagrams: Datagrams::Waiting,
             lenders: Default::default(),
             theirs: None,
             saying: Saying { last: None, again: None },
-            permitted: BTreeSet::new(),
+            named: Named::new(config.trusts()),
             refused: None,
             trouble: None,
-            routes: Routes::new(),
+            routes,
             stream: None,
-            dialling: Dialling::default(),
+            dialling: Dialling::new(config.trusts()),
+            config,
             connections: 0,
             out: VecDeque::new(),
         };

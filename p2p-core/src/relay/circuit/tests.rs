@@ -1,8 +1,11 @@
 //! Stories of two circuits, their servers and a broker.
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::machine_laws;
 use crate::relay::End;
+use crate::relay::route::Knock;
 use crate::sim::circuit::CircuitRunner;
 use crate::sim::epoch;
 use crate::sim::laws::Subject;
@@ -77,7 +80,7 @@ fn scene(
         host
     });
     for (which, (host, servers)) in [CALLER, CALLED].into_iter().zip(ends.into_iter().zip(servers)) {
-        let side = if which == CALLER { Side::Caller } else { Side::Called { trusted: true } };
+        let side = if which == CALLER { Side::Caller } else { Side::Called { trusted: false } };
         let mut config = CircuitConfig { peer: vec![home(1 - which)], ..CircuitConfig::new(side, servers) };
         adjust(which, &mut config);
         let topics = if which == CALLER { ["caller", "called"] } else { ["called", "caller"] };
@@ -157,7 +160,8 @@ fn one_server_at_either_end_is_enough() {
         servers[usize::from(lender)].push(server(1, Carrier::Udp));
         let mut scene = scene(servers, without_connections, as_it_is);
         scene.start();
-        assert!(scene.run_until(secs(2), |scene| scene.end(CALLER).is_up()), "{}", scene.story());
+        let are_up = |scene: &Scene| [CALLER, CALLED].iter().all(|which| scene.end(*which).is_up());
+        assert!(scene.run_until(secs(2), are_up), "{}", scene.story());
         assert_eq!(scene.route(lender).from, End::Lent);
         scene.assert_talks();
         assert_eq!(scene.route(1 - lender).from, End::Bare);
@@ -466,7 +470,66 @@ fn a_stranger_makes_us_send_a_few_small_datagrams_to_public_addresses_only() {
         }
     }
     assert!(sent.iter().all(|to| *to == "8.8.8.8:53".parse().unwrap()), "{sent:?}");
-    assert!(sent.len() <= 10 && bytes_sent <= 90, "{} datagrams, {bytes_sent} bytes", sent.len());
+    assert!(sent.len() <= 10 && bytes_sent <= 170, "{} datagrams, {bytes_sent} bytes", sent.len());
+}
+
+#[test]
+fn a_stranger_that_names_ever_new_addresses_is_not_followed_for_long() {
+    let now = epoch();
+    let config = CircuitConfig::new(Side::Called { trusted: false }, Vec::new());
+    let mut circuit = Circuit::new(config, Seed::from_u64(1), now);
+    let mut reached = std::collections::BTreeSet::new();
+    for serial in 1..500_u32 {
+        let named = |port| SocketAddr::from(([8, 8, (serial / 250) as u8, (serial % 250) as u8], port));
+        let (datagrams, connections) = (vec![named(53), named(54)], vec![named(80)]);
+        let notice =
+            Notice { serial, token: Token([3; 8]), datagrams, connections, has_more: true, refusal: None };
+        circuit.handle_notice(&notice, &[], now);
+        loop {
+            match circuit.poll_output() {
+                Output::Act(Act::Datagram { via: Via::Bare(to), .. } | Act::Dial(to)) => reached.insert(to),
+                Output::Wait(_) => break,
+                _ => false,
+            };
+        }
+    }
+    assert_eq!(reached.len(), 8);
+}
+
+/// How many datagrams somebody gets whose address a caller forges while the called one has much to say.
+fn sent_to_a_victim(trusted: bool) -> u32 {
+    let trust = move |which: u8, config: &mut CircuitConfig| {
+        config.connections = Connections::Never;
+        if which == CALLED {
+            config.side = Side::Called { trusted };
+        }
+    };
+    let mut scene = scene([vec![server(1, Carrier::Udp)], Vec::new()], trust, as_it_is);
+    scene.start();
+    assert!(scene.run_until(secs(2), |scene| scene.end(CALLED).is_up()), "{}", scene.story());
+    scene.runner(CALLED, |runner, context| runner.say(&[7; 300_000], context));
+    let victim: SocketAddr = "198.51.100.99:53".parse().unwrap();
+    for _ in 0..10 {
+        scene.world.run_for(ms(50));
+        scene.runner(CALLED, |runner, context| {
+            runner.with(context, |circuit, now| {
+                let forged = [&[0xd1][..], &circuit.token.0, &[0; 30]].concat();
+                circuit.handle_bare(victim, &forged, now);
+                circuit.handle_bare(victim, &Knock::Answer.to_bytes(circuit.token, [0; 8]), now);
+                circuit.settle(now);
+            })
+        });
+    }
+    scene.world.run_for(secs(10));
+    assert_eq!(scene.end(CALLER).heard.len(), 300_000, "{}", scene.story());
+    scene.end(CALLED).bare_sent.get(&victim).copied().unwrap_or_default()
+}
+
+#[test]
+fn a_stranger_that_forges_where_it_is_has_us_knock_there_and_no_more() {
+    assert!((1..=10).contains(&sent_to_a_victim(false)));
+    // Whoever our user trusts is followed at once.
+    assert!(sent_to_a_victim(true) > 10);
 }
 
 #[test]
@@ -553,10 +616,11 @@ impl Subject for Anything {
                 circuit.handle_notice(&notice, &[lent.ip()], now);
             }
             6 | 7 => {
-                let knock = [crate::relay::route::Knock::Knock, crate::relay::route::Knock::Answer]
-                    [dice.below(2) as usize];
+                let knock = [Knock::Knock, Knock::Answer][dice.below(2) as usize];
                 let token = if dice.chance(0.8) { circuit.token } else { Token([9; 8]) };
-                circuit.handle_bare(lent, &knock.to_bytes(token), now);
+                let nonce = circuit.routes.nonce(Route { from: End::Bare, to: lent });
+                let nonce = if dice.chance(0.5) { nonce } else { dice.array() };
+                circuit.handle_bare(lent, &knock.to_bytes(token, nonce), now);
                 circuit.settle(now);
             }
             8 => circuit.handle_dialled(lent, dice.chance(0.5), now),
