@@ -62,6 +62,7 @@ fn main() -> io::Result<()> {
     stun()?;
     ntp()?;
     turn()?;
+    relay_circuit()?;
     relay_stream()?;
     mqtt_link()
 }
@@ -106,6 +107,21 @@ fn mqtt_link() -> io::Result<()> {
 }
 
 /// A size, then two bytes a step: what, which end, and how much.
+/// Three bytes a step: what, who, with.
+fn relay_circuit() -> io::Result<()> {
+    let [name, knock, prove, steal, data, say, read, pass, dialled, due] = [0, 2, 3, 4, 5, 7, 8, 9, 10, 11];
+    let met = [[name, 2, 9], [knock, 2, 1], [prove, 2, 0], [data, 2, 40], [due, 0, 0]];
+    let steps = |all: &[&[[u8; 3]]]| [&[200][..], &all.concat().concat()].concat();
+    let used = [[say, 255, 7], [pass, 200, 20], [data, 2, 33], [read, 0, 255], [pass, 255, 255]];
+    let forged = [[data, 3, 40], [knock, 5, 1], [steal, 7, 2], [data, 7, 41], [say, 255, 1], [pass, 100, 30]];
+    let named: Vec<[u8; 3]> = (0..40).map(|round: u8| [name, round.wrapping_mul(8), 0xd3]).collect();
+    write("relay_circuit", "met", &steps(&[&met, &used]))?;
+    write("relay_circuit", "forged", &steps(&[&met, &used, &forged, &used, &forged]))?;
+    write("relay_circuit", "named", &steps(&[&named, &met, &named]))?;
+    write("relay_circuit", "dialled", &steps(&[&[[name, 1, 0x83], [dialled, 5, 0], [due, 0, 9]], &met]))?;
+    write("relay_circuit", "kept", &steps(&[&met, &[[due, 0, 0]], &used, &forged, &[[due, 0, 255]]]))
+}
+
 fn relay_stream() -> io::Result<()> {
     const SIZE: u8 = 134;
     let step = |what: u8, end: u8, with: u8| [what << 1 | end, with];

@@ -13,6 +13,7 @@ mod mqtt_link;
 mod ntp_wire;
 mod peer_addr;
 mod proof;
+mod relay_circuit;
 mod relay_stream;
 mod signal;
 mod stun_wire;
@@ -22,6 +23,7 @@ pub use mqtt_link::mqtt_link;
 pub use ntp_wire::ntp_wire;
 pub use peer_addr::peer_addr;
 pub use proof::{hello, proof};
+pub use relay_circuit::relay_circuit;
 pub use relay_stream::relay_stream;
 pub use signal::{RECEIVER, SENDERS, signal};
 pub use stun_wire::stun_wire;
@@ -31,11 +33,12 @@ pub use turn_wire::turn_wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("mqtt_link", mqtt_link),
     ("ntp_wire", ntp_wire),
     ("peer_addr", peer_addr),
     ("proof", proof),
+    ("relay_circuit", relay_circuit),
     ("relay_stream", relay_stream),
     ("signal", signal),
     ("stun_wire", stun_wire),

@@ -1,0 +1,67 @@
+//! The laws of every machine.
+
+use super::*;
+
+struct Anything;
+
+impl Subject for Anything {
+    type Machine = Circuit;
+
+    const KEEPS_ALIVE: Option<Duration> = Some(Duration::from_millis(1));
+
+    fn new(mut seed: Seed, now: Instant) -> Circuit {
+        let side = if seed.chance(0.5) { Side::Caller } else { Side::Called { trusted: seed.chance(0.5) } };
+        let mut servers = Vec::new();
+        for carrier in [Carrier::Udp, Carrier::Tcp] {
+            if seed.chance(0.6) {
+                servers.push(server(1, carrier));
+            }
+        }
+        Circuit::new(CircuitConfig::new(side, servers), seed, now)
+    }
+
+    fn disturb(circuit: &mut Circuit, dice: &mut Seed, now: Instant) {
+        let relaying = if dice.chance(0.5) { Relaying::Udp } else { Relaying::Tcp };
+        let way = Way { relaying, conn: crate::turn::client::Conn(dice.below(4) as u32) };
+        let lent = SocketAddr::new(turn_ip(dice.below(4) as u8), dice.below(3) as u16 * 20_000);
+        match dice.below(12) {
+            0 => circuit.handle_opened(way, now),
+            1 => circuit.handle_closed(way, None, now),
+            2 => circuit.handle_data(way, dice.array::<40>().to_vec().into(), now),
+            3 => circuit.handle_slice(way, &dice.array::<40>(), now),
+            4 | 5 => {
+                let connections = if dice.chance(0.3) { vec![lent] } else { Vec::new() };
+                let notice = Notice {
+                    serial: dice.below(50) as u32,
+                    token: Token([1; 8]),
+                    datagrams: vec![lent],
+                    connections,
+                    has_more: dice.chance(0.5),
+                    refusal: None,
+                };
+                circuit.handle_notice(&notice, &[lent.ip()], now);
+            }
+            6 | 7 => {
+                let knock = [Knock::Knock, Knock::Answer][dice.below(2) as usize];
+                let token = if dice.chance(0.8) { circuit.token } else { Token([9; 8]) };
+                let nonce = circuit.routes.nonce(Route { from: End::Bare, to: lent });
+                let nonce = if dice.chance(0.5) { nonce } else { dice.array() };
+                circuit.handle_bare(lent, &knock.to_bytes(token, nonce), now);
+                circuit.settle(now);
+            }
+            8 => circuit.handle_dialled(lent, dice.chance(0.5), now),
+            9 => drop(circuit.write(&[0; 2_000], now)),
+            10 if dice.chance(0.1) => {
+                circuit.keep(if dice.chance(0.5) { Kept::Datagrams } else { Kept::Connection }, now);
+            }
+            11 if dice.chance(0.05) => circuit.release(now),
+            _ => drop(circuit.read(&mut [0; 100], now)),
+        }
+    }
+
+    fn close(circuit: &mut Circuit, now: Instant) {
+        circuit.close(now);
+    }
+}
+
+machine_laws!(laws: Anything);
