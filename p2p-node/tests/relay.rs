@@ -4,15 +4,18 @@
 mod coturn;
 mod nodes;
 
+use std::time::Duration;
+
 use coturn::Coturn;
 use nodes::{in_memory, in_time, lent_by, meet, only, talk, turn_server};
-use p2p_node::rendezvous::turn::{Secret, TurnServerConfig};
+use p2p_node::rendezvous::turn::{Secret, TurnServer as Server, TurnServerConfig};
 use p2p_node::rendezvous::{Rendezvous, RendezvousConfig};
 use p2p_node::{
-    Config, ConnectError, MemoryBroker, Node, Pipe, RelayConnections, TurnCarrier, TurnServer, Way,
-    WayFailure, WayOutcome,
+    Config, ConnectError, ConnectOptions, MemoryBroker, Node, Pipe, RelayConnections, TurnCarrier,
+    TurnServer, Way, WayFailure, WayOutcome,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 /// Bytes that nobody confuses.
 fn pattern(length: usize) -> Vec<u8> {
@@ -209,6 +212,47 @@ async fn one_call_after_another_leaves_nothing_behind_that_the_next_is_refused_f
 }
 
 #[tokio::test]
+async fn what_a_plain_pipe_was_told_arrives_although_its_address_was_given_back() {
+    let server = Server::start(TurnServerConfig::loopback(Secret::generate().unwrap())).await.unwrap();
+    let login = server.credential("anna", Duration::from_secs(600)).unwrap();
+    let turn = turn_server(server.local_addrs()[0], TurnCarrier::Tcp, &login.username, &login.password);
+    let broker = MemoryBroker::new();
+    let configs = [vec![turn], Vec::new()].map(|turn| {
+        let mut config = with(&broker, &turn);
+        config.plain = true;
+        config
+    });
+    let [anna, bert] = configs.map(Node::bind);
+    let (anna, bert) = (anna.await.unwrap(), bert.await.unwrap());
+    let (mut a, mut b) = meet(&anna, &bert, ConnectOptions { plain: true, ..only(Way::Relay) }).await;
+    assert!(a.cipher().is_none());
+
+    let mut heard = Vec::new();
+    b.write_all(b"that is all").await.unwrap();
+    b.shutdown().await.unwrap();
+    // As much as there is room for on the way.
+    let mut bytes = pattern(64_000_000);
+    let mut written = 0;
+    while let Ok(taken) = timeout(Duration::from_millis(200), a.write(&bytes[written..])).await {
+        written += taken.unwrap();
+    }
+    bytes.truncate(written);
+    a.shutdown().await.unwrap();
+    in_time(a.read_to_end(&mut heard)).await.unwrap();
+    drop(a);
+    in_time(async {
+        while server.held() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    heard.clear();
+    in_time(b.read_to_end(&mut heard)).await.unwrap();
+    assert!(heard == bytes, "{} of {written} bytes", heard.len());
+    server.shutdown().await;
+}
+
+#[tokio::test]
 async fn pipes_through_a_relay_outlive_their_nodes_and_move_between_runtimes() {
     let rendezvous = rendezvous().await;
     let turn = [lent_by(&rendezvous, TurnCarrier::Udp), lent_by(&rendezvous, TurnCarrier::Tcp)];
@@ -246,7 +290,7 @@ async fn a_relay_is_only_taken_when_nothing_better_works() {
     let rendezvous = rendezvous().await;
     let turn = [lent_by(&rendezvous, TurnCarrier::Udp)];
     let (anna, bert) = pair([&turn, &turn]).await;
-    let (a, _b) = meet(&anna, &bert, p2p_node::ConnectOptions::default()).await;
+    let (a, _b) = meet(&anna, &bert, ConnectOptions::default()).await;
     assert_eq!(a.how().way, Way::Direct);
     rendezvous.shutdown().await;
 }

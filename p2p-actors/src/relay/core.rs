@@ -28,6 +28,8 @@ const BATCH: usize = 64;
 const ROUNDS: usize = 4;
 /// A connection through a server is waited for so long, when its user has let go.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
+/// What the server still has for the peer is waited for so long, when the peer has said everything.
+const SETTLE: Duration = Duration::from_secs(1);
 /// What one receive can bring: a datagram of any size, or as much of a stream.
 const ROOM: usize = 64 * 1024;
 /// The largest datagram of a circuit, framed.
@@ -72,8 +74,8 @@ pub(super) struct Core {
     driver: Option<Waker>,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// A connection that its user has let go, and until when it may end by itself.
-    lingering: Option<(Link, Instant)>,
+    /// A connection that its user has let go, as long as the peer's end has not come; and until when its server is needed.
+    lingering: Option<(Option<Link>, Instant)>,
     /// How the stream ended, and what was wrong with the server then.
     pub(super) ended: Option<(Option<RelayError>, Option<String>)>,
 }
@@ -317,22 +319,19 @@ impl Core {
 
     /// A connection whose user has let go: it ends before the allocation that it needs.
     pub(super) fn linger(&mut self, link: Link) {
-        self.lingering = Some((link, now() + LINGER));
+        self.lingering = Some((Some(link), now() + LINGER));
         self.wake_driver();
     }
 
     fn see_off(&mut self, cx: &mut Context<'_>) {
-        let Some((link, until)) = &mut self.lingering else { return };
-        let is_over = BUFFER.with_borrow_mut(|buffer| {
-            loop {
-                match link.poll_recv(cx, buffer) {
-                    Poll::Ready(Ok(1..)) => {}
-                    Poll::Ready(_) => return true,
-                    Poll::Pending => return *until <= now(),
-                }
-            }
-        });
-        if is_over {
+        let Some((lingering, until)) = &mut self.lingering else { return };
+        let is_done = lingering
+            .as_mut()
+            .is_some_and(|link| BUFFER.with_borrow_mut(|buffer| hear_out(link, buffer, cx)));
+        if is_done {
+            (*lingering, *until) = (None, (now() + SETTLE).min(*until));
+        }
+        if *until <= now() {
             self.lingering = None;
             self.circuit.close(now());
             self.armed = self.pump(cx);
@@ -409,5 +408,16 @@ impl Core {
         }
         self.pump_aside();
         self.wake_driver();
+    }
+}
+
+/// Whether the peer has said everything; nobody wants to know what.
+fn hear_out(link: &mut Link, buffer: &mut [u8], cx: &mut Context<'_>) -> bool {
+    loop {
+        match link.poll_recv(cx, buffer) {
+            Poll::Ready(Ok(1..)) => {}
+            Poll::Ready(_) => return true,
+            Poll::Pending => return false,
+        }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use p2p_core::stun::Transport;
@@ -29,6 +30,9 @@ const BATCH: usize = 64;
 const READ: usize = 16 * 1024;
 /// Bytes passed on at once on a connection with a peer.
 const PASSED: usize = 32 * 1024;
+/// A connection of which one end has said everything may outlive its allocation by so much: what was said is still
+/// delivered. The other end has heard the end and gives back what it was lent, while we have bytes for it.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// What waits to be written to a client.
 #[derive(Clone, Debug)]
@@ -115,15 +119,22 @@ where
     let Some(Join { reply, over, peer, id }) = joined? else {
         return Ok(());
     };
-    let passed = over.run_until_cancelled(async {
+    let is_ending = AtomicBool::new(false);
+    let mut passed = pin!(async {
         while let Ok(bytes) = queued.try_recv() {
             to.write_all(&bytes).await?;
         }
         to.write_all(&reply).await?;
         to.flush().await?;
-        pass(shared, (from, to), peer, buffer, id).await
+        pass(shared, (from, to), peer, buffer, id, &is_ending).await
     });
-    let end = passed.await.unwrap_or(Ok(()));
+    let end = tokio::select! {
+        end = &mut passed => end,
+        () = over.cancelled() => match is_ending.load(Ordering::Relaxed) {
+            true => timeout(DRAIN, passed).await.unwrap_or(Ok(())),
+            false => Ok(()),
+        },
+    };
     shared.lock().handle_parted(id);
     end
 }
@@ -204,6 +215,7 @@ async fn pass<T>(
     mut peer: TcpStream,
     early: BytesMut,
     id: u32,
+    is_ending: &AtomicBool,
 ) -> io::Result<()>
 where
     T: AsyncRead + AsyncWrite,
@@ -213,8 +225,8 @@ where
     peer_to.write_all(&early).await?;
     drop(early);
     tokio::try_join!(
-        pump(shared, client_from, &mut peer_to, id),
-        pump(shared, peer_from, &mut client_to, id),
+        pump(shared, client_from, &mut peer_to, id, is_ending),
+        pump(shared, peer_from, &mut client_to, id, is_ending),
     )?;
     Ok(())
 }
@@ -225,6 +237,7 @@ async fn pump(
     mut from: impl AsyncRead + Unpin,
     to: &mut (impl AsyncWrite + Unpin),
     id: u32,
+    is_ending: &AtomicBool,
 ) -> io::Result<()> {
     let Some(account) = shared.lock().account_of(id) else {
         return Ok(());
@@ -233,6 +246,7 @@ async fn pump(
     loop {
         let length = from.read(&mut buffer).await?;
         if length == 0 {
+            is_ending.store(true, Ordering::Relaxed);
             return to.shutdown().await;
         }
         loop {
