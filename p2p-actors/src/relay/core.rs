@@ -119,7 +119,8 @@ impl Core {
             (deadline, None) => deadline.is_some(),
             (None, Some(_)) => false,
         };
-        if is_earlier || self.stuck.is_some() || self.circuit.is_over() {
+        let is_waiting = matches!(&self.sockets, Sockets::Work(wires, _) if wires.has_unsent());
+        if is_earlier || is_waiting || self.stuck.is_some() || self.circuit.is_over() {
             self.wake_driver();
         }
     }
@@ -148,6 +149,10 @@ impl Core {
     /// One turn on the runtime, by the driver of this shift. Ready when there is nothing left to drive here.
     pub(super) fn poll_drive(&mut self, shift: u64, cx: &mut Context<'_>) -> Poll<()> {
         if shift != self.shift {
+            return Poll::Ready(());
+        }
+        if !matches!(self.sockets, Sockets::Work(..)) {
+            // At rest, or over. What is to be done at rest is done when it is put to work.
             return Poll::Ready(());
         }
         self.driver = Some(cx.waker().clone());

@@ -9,6 +9,8 @@ mod ears;
 pub(crate) mod link;
 mod outlet;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod wires;
 
 use std::future::poll_fn;

@@ -14,6 +14,7 @@ use p2p_core::relay::circuit::{Via, Way};
 use p2p_core::turn::client::Place;
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
+use tokio::runtime::Handle;
 
 use super::link::{Link, Rested};
 use crate::interface::bind;
@@ -38,6 +39,8 @@ struct Line {
 /// Sockets at work on a runtime.
 pub(super) struct Wires {
     trust: Trust,
+    /// Whoever has something sent may be on another one, or on none.
+    runtime: Handle,
     ways: BTreeMap<Way, Wire>,
     bare: BTreeMap<Family, UdpSocket>,
 }
@@ -66,7 +69,7 @@ pub(super) enum Came {
 
 impl Wires {
     pub(super) fn new(trust: Trust) -> Self {
-        Self { trust, ways: BTreeMap::new(), bare: BTreeMap::new() }
+        Self { trust, runtime: Handle::current(), ways: BTreeMap::new(), bare: BTreeMap::new() }
     }
 
     /// Begins to open a way; [`poll_receive`](Self::poll_receive) tells what comes of it.
@@ -121,7 +124,7 @@ impl Wires {
         let family = Family::of(to.ip());
         let socket = match self.bare.entry(family) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => match bind::datagrams(any(family)) {
+            Entry::Vacant(entry) => match bind_on(&self.runtime, family) {
                 Ok(socket) => entry.insert(socket),
                 Err(error) => {
                     tracing::debug!(%error, "no socket for datagrams");
@@ -159,6 +162,11 @@ impl Wires {
         }
         line.unsent.extend_from_slice(bytes);
         Ok(())
+    }
+
+    /// Whether something waits for room.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.ways.values().any(|wire| matches!(wire, Wire::Open(line) if !line.unsent.is_empty()))
     }
 
     /// Sends what waited for room.
@@ -290,6 +298,11 @@ impl RestedWires {
         }
         Ok((wires, self.lost))
     }
+}
+
+fn bind_on(runtime: &Handle, family: Family) -> io::Result<UdpSocket> {
+    let _there = runtime.enter();
+    bind::datagrams(any(family))
 }
 
 fn any(family: Family) -> SocketAddr {

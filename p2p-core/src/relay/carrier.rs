@@ -15,6 +15,8 @@ use crate::{Deadline, Seed};
 
 /// Datagrams whose fate is waited for at most. With 1,200 bytes each that is 19 MB on the way.
 const MOST_FLYING: usize = 16 * 1024;
+/// What is no data may be on its way besides.
+const MOST_BESIDES: usize = 1_024;
 /// Datagrams remembered at most, lost ones included: those may still turn out to be late.
 const MOST_TRACKED: usize = 2 * MOST_FLYING;
 /// A datagram is lost when so many later ones have arrived (RFC 9002, section 6.1.1), until the path turns out to
@@ -380,6 +382,12 @@ impl<R: Copy> Carrier<R> {
         self.probes > 0 || (self.is_window_open() && self.congestion.resume_at(self.now).is_none())
     }
 
+    /// Whether one more datagram can be remembered until the peer acknowledges it. Data asks for less anyway; this is
+    /// for what answers the peer, who may never acknowledge anything.
+    pub(super) fn has_place(&self) -> bool {
+        self.flying < MOST_FLYING + MOST_BESIDES
+    }
+
     /// Whether something has to go even if there is nothing to say.
     pub(super) fn must_send(&self) -> bool {
         self.ack == AckDue::Now || self.wants_ping || self.probes > 0
@@ -528,7 +536,7 @@ impl<R: Copy> Carrier<R> {
         } else if is_due(self.timeout_at()) {
             self.timeouts += 1;
             self.counters.timeouts += 1;
-            self.probes = PROBES;
+            self.probes = if self.has_place() { PROBES } else { 0 };
             self.timer_from = now;
             debug!(timeouts = self.timeouts, "no ack has come in time");
             if self.timeouts == STALE_TIMEOUTS {

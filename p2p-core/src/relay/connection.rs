@@ -491,8 +491,9 @@ impl<B: Body> Connection<B> {
         match self.life {
             Life::Open | Life::Lingering { .. } => {
                 self.carrier.must_send()
-                    || self.body.window().is_due()
-                    || self.question.is_some_and(|question| question.is_due)
+                    || self.carrier.has_place()
+                        && (self.body.window().is_due()
+                            || self.question.is_some_and(|question| question.is_due))
                     || (self.body.has_piece() && self.carrier.may_send())
             }
             Life::Resetting { is_due, .. } => is_due,
@@ -511,7 +512,7 @@ impl<B: Body> Connection<B> {
         if out.len() < LEAST_BUFFER {
             return None;
         }
-        let may_send = self.carrier.may_send();
+        let (may_send, has_place) = (self.carrier.may_send(), self.carrier.has_place());
         let timeout = self.carrier.timeout();
         let now = self.carrier.now();
         let mut writer = self.carrier.begin(out);
@@ -529,11 +530,12 @@ impl<B: Body> Connection<B> {
             }
             Life::Over { .. } => {}
             Life::Open | Life::Lingering { .. } => {
-                if let Some(limit) = self.body.window().take() {
+                if has_place && let Some(limit) = self.body.window().take() {
                     writer.window(limit);
                     carried.window = true;
                 }
-                if let Some(question) = self.question.as_mut().filter(|question| question.is_due) {
+                let question = self.question.as_mut().filter(|question| question.is_due && has_place);
+                if let Some(question) = question {
                     writer.blocked(question.limit);
                     (question.is_due, carried.blocked) = (false, true);
                 }

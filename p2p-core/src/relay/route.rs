@@ -31,7 +31,9 @@ const KNOCKS: u8 = 9;
 /// Between the first two knocks; then twice as long each time, [`SLOWEST`] at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(60);
 const SLOWEST: Duration = Duration::from_secs(1);
-/// Somebody who was heard on an unproven route is asked for proof at most so often.
+/// Somebody who was heard on an unproven route is asked for proof so often, with this pause, then with twice that: what
+/// he says next may be long in coming. After that he is asked again when he is heard again.
+const PROOF_KNOCKS: u32 = 3;
 const PROOF_PAUSE: Duration = Duration::from_millis(60);
 
 /// What only who has got a knock can know.
@@ -86,6 +88,15 @@ impl Knock {
     }
 }
 
+/// Proof was asked for there.
+#[derive(Debug)]
+struct Ask {
+    route: Route,
+    knocked: u32,
+    /// When it is asked for again, or nobody waits for it any more.
+    next: Instant,
+}
+
 /// All routes there may be, and the one that is used.
 #[derive(Debug)]
 pub(super) struct Routes {
@@ -93,8 +104,7 @@ pub(super) struct Routes {
     is_strict: bool,
     secret: [u8; 32],
     proven: Vec<Route>,
-    /// Where proof was asked for, and when.
-    asked: Vec<(Route, Instant)>,
+    asked: Vec<Ask>,
     candidates: Vec<Route>,
     current: Option<Route>,
     /// There will be none any more.
@@ -142,23 +152,29 @@ impl Routes {
         if is_ours && !self.proven.contains(&route) {
             self.proven.truncate(MOST_ROUTES - 1);
             self.proven.insert(0, route);
+            self.asked.retain(|ask| ask.route != route);
         }
         is_ours
     }
 
     /// Somebody was heard there. Whether to knock, because nothing proves yet that who is there wants to hear from us.
     pub(super) fn wants_proof(&mut self, route: Route, now: Instant) -> bool {
-        self.asked.retain(|(_, at)| now < *at + PROOF_PAUSE);
-        let wants = self.is_strict && !self.is_closed && !self.proven.contains(&route);
-        let may = self.asked.len() < MOST_ROUTES && self.asked.iter().all(|(asked, _)| *asked != route);
+        self.asked.retain(|ask| ask.knocked < PROOF_KNOCKS || now < ask.next);
+        let wants = !self.is_closed && self.is_unproven(route);
+        let may = self.asked.len() < MOST_ROUTES && self.asked.iter().all(|ask| ask.route != route);
         if wants && may {
-            self.asked.push((route, now));
+            self.asked.push(Ask { route, knocked: 1, next: now + PROOF_PAUSE });
         }
         wants && may
     }
 
+    /// Whether it is not known yet that who is heard there is there.
+    pub(super) fn is_unproven(&self, route: Route) -> bool {
+        self.is_strict && !self.proven.contains(&route)
+    }
+
     fn is_usable(&self, route: Route) -> bool {
-        !self.is_closed && (!self.is_strict || self.proven.contains(&route))
+        !self.is_closed && !self.is_unproven(route)
     }
 
     /// The one that is used.
@@ -169,6 +185,11 @@ impl Routes {
     /// Whether a better one, or any at all, is being looked for.
     pub(super) fn is_open(&self) -> bool {
         self.is_open
+    }
+
+    /// Whether one of those that can be tried ends at this address.
+    pub(super) fn leads_to(&self, ip: IpAddr) -> bool {
+        self.candidates.iter().any(|route| route.to.ip() == ip)
     }
 
     pub(super) fn has_candidates(&self) -> bool {
@@ -213,22 +234,35 @@ impl Routes {
 
     /// The routes to knock on now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Route> {
+        let unproven = self.asked.iter_mut().filter(|ask| ask.knocked < PROOF_KNOCKS && ask.next <= now);
+        let mut due: Vec<_> = unproven
+            .map(|ask| {
+                ask.next = now + PROOF_PAUSE * 2_u32.pow(ask.knocked);
+                ask.knocked += 1;
+                ask.route
+            })
+            .collect();
         if self.next.is_none_or(|at| at > now) {
-            return Vec::new();
+            return due;
         }
-        let pause = FIRST_PAUSE * 2_u32.pow(u32::from(self.knocked));
-        self.knocked += 1;
-        self.next = (self.knocked < KNOCKS).then(|| now + pause.min(SLOWEST));
-        self.candidates.clone()
+        // A stranger's addresses are not worth more; where our user waits, a server may yet let us through.
+        let goes_on = self.knocked + 1 < KNOCKS || (!self.is_strict && self.current.is_none());
+        let pause = FIRST_PAUSE * 2_u32.pow(u32::from(self.knocked.min(KNOCKS)));
+        self.knocked = self.knocked.saturating_add(1);
+        self.next = goes_on.then(|| now + pause.min(SLOWEST));
+        due.extend(&self.candidates);
+        due
     }
 
     pub(super) fn close(&mut self) {
         (self.is_closed, self.is_open, self.current, self.next) = (true, false, None, None);
         self.candidates.clear();
+        self.asked.clear();
     }
 
     pub(super) fn deadline(&self) -> Option<Deadline> {
-        self.next.map(|at| Deadline::new(at, "knocking through the relay"))
+        let asks = self.asked.iter().filter(|ask| ask.knocked < PROOF_KNOCKS).map(|ask| ask.next);
+        asks.chain(self.next).min().map(|at| Deadline::new(at, "knocking through the relay"))
     }
 }
 
@@ -268,6 +302,7 @@ mod tests {
         assert!(!routes.on_heard(one));
         assert!(routes.on_answered(one, routes.nonce(one)));
         assert!(!routes.wants_proof(one, now + PROOF_PAUSE));
+        assert_eq!(routes.due(now + PROOF_PAUSE), [two], "who is silent is asked again");
         assert!(routes.on_heard(one));
         assert!(!routes.on_chosen(two), "only what is proven is followed");
         assert_eq!(routes.current(), Some(one));
@@ -283,12 +318,20 @@ mod tests {
         };
         assert_eq!(asked(&mut routes, now), MOST_ROUTES);
         assert_eq!(asked(&mut routes, now + PROOF_PAUSE / 2), 0);
-        assert_eq!(asked(&mut routes, now + PROOF_PAUSE), MOST_ROUTES);
+        let (mut again, mut now) = (0, now);
+        while let Some(deadline) = routes.deadline() {
+            now = deadline.at;
+            assert_eq!(asked(&mut routes, now), 0);
+            again += routes.due(now).len();
+        }
+        assert_eq!(again, MOST_ROUTES * 2);
+        assert_eq!(asked(&mut routes, now + PROOF_PAUSE), 0);
+        assert_eq!(asked(&mut routes, now + PROOF_PAUSE * 4), MOST_ROUTES);
     }
 
     #[test]
     fn knocks_end_by_themselves_and_begin_anew_for_others() {
-        let mut routes = routes(false);
+        let mut routes = routes(true);
         let mut now = epoch();
         assert!(routes.due(now).is_empty());
         let all = vec![route(End::Bare, 1), route(End::Lent, 1)];

@@ -498,3 +498,25 @@ proptest! {
         story.finish();
     }
 }
+
+#[test]
+fn a_peer_that_asks_for_room_and_acknowledges_nothing_costs_so_much_and_no_more() {
+    let start = epoch();
+    let mut stream = Stream::new(config(), Seed::from_u64(1), start);
+    let (mut out, mut most) = ([0; 1_200], 0);
+    for number in 0..100_000_u64 {
+        let now = start + Duration::from_micros(number * 500);
+        stream.handle_datagram(&forged(number, number, |writer| writer.blocked(5)), now);
+        stream.handle_timeout(now);
+        while stream.poll_transmit(&mut out).is_some() {}
+        most = most.max(stream.memory());
+    }
+    assert!(most < 5 << 20, "{most} bytes");
+    // Whoever acknowledges after all is spoken to again.
+    let now = start + Duration::from_secs(60);
+    let sent = stream.counters().sent;
+    let ack = forged(100_000, 100_000, |writer| writer.ack(std::iter::once(0..sent), 0, 0));
+    stream.handle_datagram(&ack, now);
+    stream.write(&[1; 10_000], now).unwrap();
+    assert!(stream.poll_transmit(&mut out).is_some_and(|length| length > 1_000));
+}

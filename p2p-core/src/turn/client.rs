@@ -199,6 +199,15 @@ impl Client {
         }
     }
 
+    /// Where there is no room for `more` peers besides those that are let through: forgets those that are not wanted.
+    pub fn make_room(&mut self, more: usize, is_wanted: impl Fn(IpAddr) -> bool, now: Instant) {
+        if self.permitted.len() + more <= MOST_PEERS {
+            return;
+        }
+        let unwanted: Vec<_> = self.permitted.iter().copied().filter(|peer| !is_wanted(*peer)).collect();
+        unwanted.into_iter().for_each(|peer| self.forget(peer, now));
+    }
+
     /// As [`Allocation::send`].
     ///
     /// # Errors

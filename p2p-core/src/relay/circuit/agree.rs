@@ -1,5 +1,6 @@
 //! What the two ends tell each other, and what follows from it.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use super::{
     Act, Circuit, CircuitFailure, Connections, Datagrams, Event, Lender, MOST_PEER_ADDRESSES, SAY_AGAIN,
     Side, State,
 };
-use crate::relay::route::{End, Route};
+use crate::relay::route::{End, Knock, Route};
 use crate::relay::{MOST_LENT, Notice};
 use crate::turn::Relaying;
 use crate::{Family, Relayed};
@@ -24,11 +25,12 @@ impl Circuit {
         let lends_nothing = notice.is_empty();
         self.theirs = Some(notice.clone());
         let all = notice.datagrams.iter().chain(&notice.connections).copied();
-        self.named.admit(&all.filter(|lent| self.config.may_reach(*lent)).collect::<Vec<_>>());
+        self.named.admit(&all.filter(|lent| self.config.may_reach(*lent)).collect::<Vec<_>>(), now);
         // The caller lends nothing for connections: then this end does.
         if self.config.side != Side::Caller && lends_nothing {
             self.start(Relaying::Tcp, now);
         }
+        self.make_room(notice, addresses, now);
         for ip in addresses.iter().take(MOST_PEER_ADDRESSES) {
             self.permit(*ip, now);
         }
@@ -37,7 +39,21 @@ impl Circuit {
         }
         self.dial();
         self.find_routes(now);
+        if let Some((route, nonce)) = self.early.take() {
+            self.on_knock(route, Knock::Knock, nonce, now);
+        }
         self.drain(now);
+    }
+
+    /// Where the peer was does not matter any more, when there are too many such places.
+    fn make_room(&mut self, notice: &Notice, addresses: &[IpAddr], now: Instant) {
+        let lent = notice.datagrams.iter().map(SocketAddr::ip);
+        let current = self.routes.current().map(|route| route.to.ip());
+        let wanted: BTreeSet<_> =
+            addresses.iter().take(MOST_PEER_ADDRESSES).copied().chain(lent).chain(current).collect();
+        for client in self.lenders.iter_mut().filter_map(|lender| lender.client.as_mut()) {
+            client.make_room(wanted.len(), |ip| wanted.contains(&ip), now);
+        }
     }
 
     /// Has the peer let through at all our servers, now or when they lend something.
@@ -102,7 +118,8 @@ impl Circuit {
     /// Every route there may be: from each end of ours to each address that the peer was lent.
     pub(super) fn find_routes(&mut self, now: Instant) {
         let theirs = self.theirs.iter().flat_map(|theirs| &theirs.datagrams).copied();
-        let targets: Vec<_> = theirs.filter(|to| self.named.contains(*to)).collect();
+        // In one order, whatever the peer's: what it says again in another is not news.
+        let targets: BTreeSet<_> = theirs.filter(|to| self.named.contains(*to)).collect();
         let bare = targets.iter().map(|&to| Route { from: End::Bare, to });
         let is_lent = |to: &&SocketAddr| self.lent(Relaying::Udp, Family::of(to.ip())).is_some();
         let lent = targets.iter().filter(is_lent).map(|&to| Route { from: End::Lent, to });

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Act, Circuit, DEAD_AFTER, Datagrams, GIVE_UP_AFTER, GRACE, Side, State, Via, Way};
+use super::{Act, Circuit, DEAD_AFTER, Datagrams, GIVE_UP_AFTER, GRACE, MOVE_PAUSE, Side, State, Via, Way};
 use crate::relay::route::{End, KNOCK, Knock, Nonce, Route};
 use crate::relay::{Read, RelayConfig, RelayError, Stream, Tokens};
 use crate::turn::Relaying;
@@ -87,16 +87,9 @@ impl Circuit {
         if bytes.len() == KNOCK
             && let Some((knock, nonce)) = Knock::parse(bytes, self.token)
         {
-            match knock {
-                Knock::Knock => self.say_knock(route, Knock::Answer, nonce, now),
-                Knock::Answer if !self.routes.on_answered(route, nonce) => return,
-                Knock::Answer => {}
-            }
-            self.ask_for_proof(route, now);
-            let is_news = self.routes.on_heard(route);
-            return self.on_route(is_news, now);
+            return self.on_knock(route, knock, nonce, now);
         }
-        if bytes.get(TOKEN) != Some(&self.token.0) {
+        if bytes.get(TOKEN) != Some(&self.token.0) || self.theirs.is_none() {
             return;
         }
         if self.routes.current() != Some(route) {
@@ -117,19 +110,44 @@ impl Circuit {
         }
     }
 
+    pub(super) fn on_knock(&mut self, route: Route, knock: Knock, nonce: Nonce, now: Instant) {
+        if self.theirs.is_none() {
+            // It has overtaken the notice, without which there is no answer.
+            self.early = Some((route, nonce)).filter(|_| knock == Knock::Knock);
+            return;
+        }
+        match knock {
+            // A stranger's is answered by one of ours, which tells it as much: see `ask_for_proof`.
+            Knock::Knock if self.routes.is_unproven(route) => {}
+            Knock::Knock => self.say_knock(route, Knock::Answer, nonce, now),
+            Knock::Answer if !self.routes.on_answered(route, nonce) => return,
+            Knock::Answer => {}
+        }
+        self.ask_for_proof(route, now);
+        let is_news = self.routes.on_heard(route);
+        self.on_route(is_news, now);
+    }
+
     /// There is a route, perhaps another than before.
     fn on_route(&mut self, is_news: bool, now: Instant) {
         let Some(route) = self.routes.current().filter(|_| self.theirs.is_some()) else { return };
         if is_news {
-            self.named.on_met(now);
+            self.named.on_met();
             if route.from == End::Lent
                 && let Some(client) = &mut self.lenders[0].client
             {
                 // Without a channel it works as well, by indications.
                 let _ = client.bind(route.to, now);
             }
+            // The old path's state may go once in a while. A peer that is elsewhere with each datagram would otherwise get a
+            // first window for each of them.
+            let is_calm = self.moved.is_none_or(|moved| moved + MOVE_PAUSE <= now);
             match &mut self.stream {
-                Some(stream) => stream.handle_path_changed(now),
+                Some(stream) if is_calm => {
+                    self.moved = Some(now);
+                    stream.handle_path_changed(now);
+                }
+                Some(_) => {}
                 None => self.begin_stream(now),
             }
         }

@@ -75,7 +75,8 @@ impl Circuit {
                 }
             }
             Of::Permitted(ip) => match self.routes.current() {
-                None => self.routes.reopen(now),
+                None if self.routes.leads_to(ip) => self.routes.reopen(now),
+                None => {}
                 Some(route) if route.from == End::Lent && route.to.ip() == ip => {
                     self.stream.iter_mut().for_each(|stream| stream.handle_path_changed(now));
                 }

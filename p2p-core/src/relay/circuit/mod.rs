@@ -32,7 +32,7 @@ pub use output::{Act, CircuitFailure, Event, Via, Way};
 
 use self::dialling::Dialling;
 use self::named::Named;
-use super::route::Routes;
+use super::route::{Nonce, Routes};
 use super::{Notice, Route, Stream, Token};
 use crate::turn::client::ClientConfig;
 use crate::turn::{Client, Families, Relaying};
@@ -63,6 +63,9 @@ struct Lender {
     /// It is only told that it is not needed any more.
     is_leaving: bool,
 }
+
+/// The stream begins anew on another route at most so often.
+const MOVE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How far datagrams are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +137,8 @@ pub struct Circuit {
     lenders: [Lender; 2],
     /// The peer's last word.
     theirs: Option<Notice>,
+    /// A knock that came before it.
+    early: Option<(Route, Nonce)>,
     saying: Saying,
     named: Named,
     /// What a server did not let through, for the report.
@@ -142,6 +147,8 @@ pub struct Circuit {
     trouble: Option<String>,
     routes: Routes,
     stream: Option<Box<Stream>>,
+    /// When the stream began anew on another route.
+    moved: Option<Instant>,
     dialling: Dialling,
     /// Connections that may become the one that is kept.
     connections: usize,
@@ -178,12 +185,14 @@ impl Circuit {
             datagrams: Datagrams::Waiting,
             lenders: Default::default(),
             theirs: None,
+            early: None,
             saying: Saying { last: None, again: None },
             named: Named::new(config.trusts()),
             refused: None,
             trouble: None,
             routes,
             stream: None,
+            moved: None,
             dialling: Dialling::new(config.trusts()),
             config,
             connections: 0,
@@ -202,7 +211,9 @@ impl Circuit {
         let is_able =
             |server: &crate::turn::Server| relaying == Relaying::Udp || server.place.carrier.is_stream();
         let lender = &mut self.lenders[lender(relaying)];
-        if lender.client.is_some() || !is_wanted || !self.config.servers.iter().any(is_able) {
+        // Once it has failed or is not needed, nobody asks again.
+        let is_over = lender.is_leaving || lender.failed.is_some();
+        if lender.client.is_some() || is_over || !is_wanted || !self.config.servers.iter().any(is_able) {
             return;
         }
         let has = |family| self.config.families.contains(&family);

@@ -19,15 +19,21 @@ pub(super) struct Named {
     /// How many more a stranger may name; `None` for whoever is trusted.
     left: Option<usize>,
     renewed: Option<Instant>,
+    /// It was met since.
+    is_met: bool,
 }
 
 impl Named {
     pub(super) fn new(is_trusted: bool) -> Self {
-        Self { all: BTreeSet::new(), left: (!is_trusted).then_some(MOST), renewed: None }
+        Self { all: BTreeSet::new(), left: (!is_trusted).then_some(MOST), renewed: None, is_met: false }
     }
 
     /// The peer names these now, and no others.
-    pub(super) fn admit(&mut self, addresses: &[SocketAddr]) {
+    pub(super) fn admit(&mut self, addresses: &[SocketAddr], now: Instant) {
+        if self.is_met && self.renewed.is_none_or(|renewed| renewed + PAUSE <= now) {
+            (self.is_met, self.renewed) = (false, Some(now));
+            self.left = self.left.map(|_| MOST);
+        }
         self.all.retain(|address| addresses.contains(address));
         for address in addresses {
             if self.left == Some(0) || !self.all.insert(*address) {
@@ -38,11 +44,8 @@ impl Named {
     }
 
     /// The peer was met, wherever.
-    pub(super) fn on_met(&mut self, now: Instant) {
-        if self.renewed.is_none_or(|renewed| renewed + PAUSE <= now) {
-            self.renewed = Some(now);
-            self.left = self.left.map(|_| MOST);
-        }
+    pub(super) fn on_met(&mut self) {
+        self.is_met = true;
     }
 
     pub(super) fn contains(&self, address: SocketAddr) -> bool {
@@ -56,9 +59,9 @@ mod tests {
     use crate::sim::epoch;
 
     /// How many of these are admitted.
-    fn admitted(named: &mut Named, lasts: std::ops::Range<u8>) -> usize {
+    fn admitted(named: &mut Named, lasts: std::ops::Range<u8>, now: Instant) -> usize {
         let all: Vec<_> = lasts.map(|last| SocketAddr::from(([192, 0, 2, last], 49_152))).collect();
-        named.admit(&all);
+        named.admit(&all, now);
         assert_eq!(named.all.len(), all.iter().filter(|address| named.contains(**address)).count());
         named.all.len()
     }
@@ -66,19 +69,19 @@ mod tests {
     #[test]
     fn a_stranger_names_eight_and_eight_more_when_it_was_met() {
         let (mut named, now) = (Named::new(false), epoch());
-        assert_eq!([0, 4, 8, 12].map(|from| admitted(&mut named, from..from + 4)), [4, 4, 0, 0]);
-        named.on_met(now);
-        assert_eq!(admitted(&mut named, 20..24), 4);
-        assert_eq!(admitted(&mut named, 20..24), 4, "the same cost nothing");
-        named.on_met(now + PAUSE / 2);
-        assert_eq!(admitted(&mut named, 20..30), 8, "too soon for more");
-        named.on_met(now + PAUSE);
-        assert_eq!(admitted(&mut named, 20..40), 16);
+        assert_eq!([0, 4, 8, 12].map(|from| admitted(&mut named, from..from + 4, now)), [4, 4, 0, 0]);
+        named.on_met();
+        assert_eq!(admitted(&mut named, 20..24, now), 4);
+        assert_eq!(admitted(&mut named, 20..24, now), 4, "the same cost nothing");
+        named.on_met();
+        assert_eq!(admitted(&mut named, 20..30, now + PAUSE / 2), 8, "too soon for more");
+        assert_eq!(admitted(&mut named, 20..40, now + PAUSE), 16, "and in time there are more");
+        assert_eq!(admitted(&mut named, 50..60, now + PAUSE * 3), 0, "not met since");
     }
 
     #[test]
     fn whoever_is_trusted_names_others_at_any_time() {
         let mut named = Named::new(true);
-        assert!((0..60).all(|from| admitted(&mut named, from * 4..from * 4 + 4) == 4));
+        assert!((0..60).all(|from| admitted(&mut named, from * 4..from * 4 + 4, epoch()) == 4));
     }
 }

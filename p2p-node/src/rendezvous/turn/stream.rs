@@ -24,6 +24,8 @@ use crate::rendezvous::tally::count;
 
 /// Bytes that wait for a client that reads slowly; more are lost.
 const QUEUED: usize = 256 * 1024;
+/// What a queued message costs besides its bytes: otherwise many empty ones would cost more than the bound.
+const PLACE: usize = 64;
 /// Messages written at once.
 const BATCH: usize = 64;
 /// Bytes read at once.
@@ -50,9 +52,10 @@ impl Queue {
     /// Adds a message, if there is room.
     pub(super) fn push(&self, bytes: &[u8]) -> bool {
         // Several may add at once and each be one message too much; it is a bound on memory, not a promise.
-        let is_room = self.queued.load(Ordering::Relaxed) + bytes.len() <= QUEUED;
+        let cost = bytes.len() + PLACE;
+        let is_room = self.queued.load(Ordering::Relaxed) + cost <= QUEUED;
         if is_room {
-            self.queued.fetch_add(bytes.len(), Ordering::Relaxed);
+            self.queued.fetch_add(cost, Ordering::Relaxed);
         }
         is_room && self.to.send(bytes.to_vec()).is_ok()
     }
@@ -196,13 +199,14 @@ async fn write<T: AsyncWrite>(
     loop {
         queued.recv_many(&mut batch, BATCH).await;
         all.clear();
+        let places = batch.len() * PLACE;
         batch.drain(..).for_each(|bytes| all.extend_from_slice(&bytes));
         let written = async {
             to.write_all(&all).await?;
             to.flush().await
         };
         timeout(shared.stall, written).await??;
-        queue.queued.fetch_sub(all.len(), Ordering::Relaxed);
+        queue.queued.fetch_sub(all.len() + places, Ordering::Relaxed);
         // One burst shall not cost its memory for ever.
         all.shrink_to(READ);
     }

@@ -460,3 +460,129 @@ fn a_request_that_is_refused_does_not_end_the_other() {
     let is_there = |scene: &Scene| scene.end(CALLER).is_up() || !scene.end(CALLER).connections.is_empty();
     assert!(scene.run_until(secs(3), is_there), "{}", scene.story());
 }
+
+#[test]
+fn a_knock_that_overtakes_the_notice_is_answered_when_that_comes() {
+    for both in [false, true] {
+        let theirs = if both { vec![server(2, Carrier::Udp)] } else { Vec::new() };
+        let mut scene = scene([vec![server(1, Carrier::Udp)], theirs], without_connections, as_it_is);
+        // What is signalled takes longer than to ask a server, tell the peer and be knocked at.
+        scene.world.set_broker(LinkConfig::with_latency(ms(200))).unwrap();
+        scene.start();
+        let are_up = |scene: &Scene| [CALLER, CALLED].iter().all(|which| scene.end(*which).is_up());
+        assert!(scene.run_until(secs(3), are_up), "{}", scene.story());
+        scene.assert_talks();
+    }
+}
+
+/// Where a stranger's circuit sends, given these datagrams for sockets of our own or notices.
+fn strangers(act: impl Fn(&mut Circuit, u32, Instant)) -> std::collections::BTreeMap<SocketAddr, u32> {
+    let now = epoch();
+    let config = CircuitConfig::new(Side::Called { trusted: false }, Vec::new());
+    let mut circuit = Circuit::new(config, Seed::from_u64(1), now);
+    let mut sent = std::collections::BTreeMap::new();
+    for round in 1..1_000 {
+        act(&mut circuit, round, now);
+        loop {
+            match circuit.poll_output() {
+                Output::Act(Act::Datagram { via: Via::Bare(to), .. }) => *sent.entry(to).or_default() += 1,
+                Output::Wait(_) => break,
+                _ => {}
+            }
+        }
+    }
+    sent
+}
+
+fn said(serial: u32, datagrams: Vec<SocketAddr>, has_more: bool) -> Notice {
+    Notice { serial, token: Token([3; 8]), datagrams, connections: Vec::new(), has_more, refusal: None }
+}
+
+#[test]
+fn a_stranger_gains_nothing_by_the_order_of_its_addresses_nor_by_forged_knocks() {
+    let [one, two]: [SocketAddr; 2] = ["8.8.8.8:53", "8.8.4.4:53"].map(|text| text.parse().unwrap());
+    let sent = strangers(|circuit, serial, now| {
+        let all = if serial % 2 == 0 { vec![one, two] } else { vec![two, one] };
+        circuit.handle_notice(&said(serial, all, true), &[], now);
+    });
+    assert_eq!(sent, [(one, 1), (two, 1)].into());
+    let sent = strangers(|circuit, round, now| {
+        if round == 1 {
+            circuit.handle_notice(&said(1, Vec::new(), true), &[], now);
+        }
+        circuit.handle_bare(one, &Knock::Knock.to_bytes(circuit.token, [7; 8]), now);
+        circuit.settle(now);
+    });
+    assert_eq!(sent, [(one, 1)].into());
+}
+
+#[test]
+fn a_lender_of_connections_that_failed_or_is_not_needed_is_not_asked_for_again() {
+    let now = epoch();
+    for is_kept in [false, true] {
+        let config = CircuitConfig::new(Side::Called { trusted: false }, vec![server(1, Carrier::Tcp)]);
+        let mut circuit = Circuit::new(config, Seed::from_u64(1), now);
+        let mut opened = Vec::new();
+        for serial in 1..5 {
+            circuit.handle_notice(&said(serial, Vec::new(), false), &[], now);
+            loop {
+                match circuit.poll_output() {
+                    Output::Act(Act::Open { way, .. }) if way.relaying == Relaying::Tcp => opened.push(way),
+                    Output::Wait(_) => break,
+                    _ => {}
+                }
+            }
+            match is_kept {
+                true => circuit.keep(Kept::Datagrams, now),
+                false => opened.iter().for_each(|way| circuit.handle_closed(*way, None, now)),
+            }
+        }
+        assert_eq!(opened.len(), 1, "kept: {is_kept}");
+    }
+}
+
+#[test]
+fn a_peer_that_is_elsewhere_each_hour_is_let_through_there() {
+    let mut scene = scene([Vec::new(), vec![server(2, Carrier::Udp)]], without_connections, as_it_is);
+    scene.start();
+    assert!(scene.run_until(secs(2), |scene| scene.end(CALLED).is_up()), "{}", scene.story());
+    let theirs = scene.runner(CALLER, |runner, context| runner.with(context, |circuit, _| circuit.token));
+    for hour in 1..20_u8 {
+        let sources: Vec<IpAddr> = (0..6).map(|last| IpAddr::from([8, 8, hour, last])).collect();
+        let notice = Notice { token: theirs.unwrap(), ..said(100 + u32::from(hour), Vec::new(), false) };
+        scene.runner(CALLED, |runner, context| {
+            runner.with(context, |circuit, now| circuit.handle_notice(&notice, &sources, now))
+        });
+        scene.world.run_for(secs(1));
+        let sent = scene.runner(CALLED, |runner, context| {
+            runner.with(context, |circuit, now| {
+                let client = circuit.lenders[0].client.as_mut().unwrap();
+                client.send(SocketAddr::new(sources[0], 5_000), bytes::Bytes::from_static(b"x"), now)
+            })
+        });
+        assert_eq!(sent, Some(Ok(())), "after {hour} hours");
+    }
+    // Where it really is, is not forgotten.
+    scene.assert_talks();
+}
+
+#[test]
+fn a_peer_that_is_elsewhere_with_each_datagram_does_not_get_a_first_window_for_each() {
+    let now = epoch();
+    let config = CircuitConfig::new(Side::Called { trusted: true }, Vec::new());
+    let mut circuit = Circuit::new(config, Seed::from_u64(1), now);
+    circuit.handle_notice(&said(1, Vec::new(), true), &[], now);
+    let (mut bytes, mut buffer) = (0, [0; 2_000]);
+    for round in 0..1_000_u16 {
+        let now = now + Duration::from_micros(u64::from(round) * 100);
+        let from = SocketAddr::from(([198, 51, 100, (round % 2) as u8], 9));
+        let ping = [&[0xd1][..], &circuit.token.0, &(0x4000 | round).to_be_bytes(), &[0, 6]].concat();
+        circuit.handle_bare(from, &ping, now);
+        circuit.settle(now);
+        circuit.write(&[1; 50_000], now).unwrap();
+        while let Some(transmit) = circuit.poll_transmit(&mut buffer) {
+            bytes += transmit.length;
+        }
+    }
+    assert!((10_000..100_000).contains(&bytes), "{bytes}");
+}
