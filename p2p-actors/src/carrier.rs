@@ -194,6 +194,44 @@ impl CarrierStream {
         }
     }
 
+    /// Whether an end of the connection would harm what is on its way: then something on this stream should tell the peer
+    /// when its last word was read, and [`on_peer_ended`](Self::on_peer_ended) and [`on_farewell`](Self::on_farewell)
+    /// should be called.
+    pub fn wants_farewell(&self) -> bool {
+        matches!(self, Self::Relayed(RelayedStream(Relay::Connection(_) | Relay::Dialled(_))))
+    }
+
+    /// The peer's last word was read. What still comes is its farewell: it has read ours. When this is dropped, that is
+    /// waited for.
+    pub fn on_peer_ended(&mut self) {
+        match self {
+            Self::Relayed(RelayedStream(Relay::Connection(stream))) => stream.on_peer_ended(),
+            Self::Relayed(RelayedStream(Relay::Dialled(stream))) => stream.on_peer_ended(),
+            _ => {}
+        }
+    }
+
+    /// The peer has read our last word, and said so: nothing has to be waited for.
+    pub fn on_farewell(&mut self) {
+        match self {
+            Self::Relayed(RelayedStream(Relay::Connection(stream))) => stream.on_farewell(),
+            Self::Relayed(RelayedStream(Relay::Dialled(stream))) => stream.on_farewell(),
+            _ => {}
+        }
+    }
+
+    /// Waits until this process is not needed any more for what was written to arrive. For when both directions have
+    /// ended; what ends the other then is us. The system delivers what TCP has taken, so that is ready at once.
+    ///
+    /// # Errors
+    /// Why it will not arrive.
+    pub fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        match self {
+            Self::Relayed(RelayedStream(Relay::Datagrams(stream))) => stream.poll_delivered(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
     /// Whether small writes are sent at once. Where nothing holds them back, nothing changes.
     ///
     /// # Errors

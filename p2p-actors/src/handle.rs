@@ -20,6 +20,7 @@ use crate::winner::Winner;
 pub(crate) enum Command {
     Connect(Box<Call>),
     Refresh,
+    StopAccepting,
     Close(oneshot::Sender<()>),
 }
 
@@ -70,6 +71,7 @@ impl std::fmt::Debug for Command {
         f.write_str(match self {
             Self::Connect(_) => "Connect",
             Self::Refresh => "Refresh",
+            Self::StopAccepting => "StopAccepting",
             Self::Close(_) => "Close",
         })
     }
@@ -96,7 +98,8 @@ impl Handle {
         outcome.await.unwrap_or(Err(ConnectError::Closed))
     }
 
-    /// The next connection somebody made to us; `None` when the node is closed. Cancelling loses nothing.
+    /// The next connection somebody made to us; `None` when the node is closed, or accepts no more and everything that it
+    /// had accepted is taken. Cancelling loses nothing.
     pub async fn accept(&self) -> Option<Winner> {
         self.incoming.lock().await.recv().await
     }
@@ -115,6 +118,13 @@ impl Handle {
     pub async fn refresh(&self) {
         // A closed node has no network.
         let _ = self.commands.send(Command::Refresh).await;
+    }
+
+    /// Takes nobody in any more: whoever calls is told that we are closing. All else goes on, and so do relayed
+    /// connections, which may need the node when a server fails.
+    pub async fn stop_accepting(&self) {
+        // A closed node takes nobody in.
+        let _ = self.commands.send(Command::StopAccepting).await;
     }
 
     /// Ends the node: attempts are cancelled, peers and brokers are told, within a second. Pipes that were

@@ -92,7 +92,8 @@ impl Node {
         Pipe::new(winner).map_err(|error| ConnectError::Socket(error.to_string()))
     }
 
-    /// The next connection a peer made to us; `None` when the node is closed. Cancelling loses nothing.
+    /// The next connection a peer made to us; `None` when the node is closed or
+    /// [accepts no more](Self::stop_accepting). Cancelling loses nothing.
     pub async fn accept(&self) -> Option<Pipe> {
         loop {
             let winner: Winner = self.handle.accept().await?;
@@ -138,6 +139,13 @@ impl Node {
     /// The network may have changed: looks at the interfaces again, and probes the networks again.
     pub async fn refresh(&self) {
         self.handle.refresh().await;
+    }
+
+    /// Takes nobody in any more: whoever calls is told that we are closing, and [`accept`](Self::accept) ends when all
+    /// that were accepted before are taken. The node goes on otherwise, which pipes through a relay need when a TURN
+    /// server fails: the peers tell each other where they are then.
+    pub async fn stop_accepting(&self) {
+        self.handle.stop_accepting().await;
     }
 
     /// Ends the node, within a second: attempts are cancelled, brokers are told. Pipes live on.

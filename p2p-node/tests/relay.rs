@@ -142,6 +142,49 @@ async fn an_end_in_one_direction_leaves_the_other_alone() {
 }
 
 #[tokio::test]
+async fn what_was_closed_has_arrived() {
+    let rendezvous = rendezvous().await;
+    let coturn = Coturn::start("anna", "sesame").await;
+    if coturn.is_none() {
+        eprintln!("no coturn here: with our own server only");
+    }
+    for (carrier, lender) in
+        [(TurnCarrier::Udp, 0), (TurnCarrier::Udp, 1), (TurnCarrier::Tcp, 0), (TurnCarrier::Tcp, 1)]
+    {
+        let theirs = coturn.iter().map(|coturn| turn_server(coturn.address, carrier, "anna", "sesame"));
+        for turn in std::iter::once(lent_by(&rendezvous, carrier)).chain(theirs) {
+            let turns = [0, 1].map(|end| if end == lender { vec![turn.clone()] } else { Vec::new() });
+            let broker = MemoryBroker::new();
+            let [anna, bert] = [&turns[0], &turns[1]].map(|turn| with(&broker, turn));
+            let bert = Node::bind(bert).await.unwrap();
+            let address = bert.addr().unwrap();
+            let bytes = pattern(5_000_000);
+            let said = bytes.clone();
+            let saying = tokio::task::spawn_blocking(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let said = runtime.block_on(async {
+                    let anna = Node::bind(anna).await.unwrap();
+                    let mut pipe = anna.connect_with(&address, only(Way::Relay)).await.unwrap();
+                    pipe.write_all(&said).await.unwrap();
+                    pipe.close().await
+                });
+                // As where the process ends.
+                runtime.shutdown_background();
+                said
+            });
+            let mut pipe = in_time(bert.accept()).await.unwrap();
+            pipe.shutdown().await.unwrap();
+            let mut heard = Vec::new();
+            in_time(pipe.read_to_end(&mut heard)).await.unwrap();
+            assert!(heard == bytes, "{} bytes over {carrier:?}", heard.len());
+            in_time(pipe.close()).await.unwrap();
+            saying.await.unwrap().unwrap();
+        }
+    }
+    rendezvous.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_coturn_that_is_killed_and_comes_back_interrupts_and_loses_nothing() {
     for (carrier, options) in [(TurnCarrier::Udp, &[][..]), (TurnCarrier::Tcp, &["--no-tcp-relay"])] {
         let Some(mut coturn) = Coturn::with("anna", "sesame", options).await else {

@@ -27,13 +27,43 @@ const BATCH: usize = 64;
 /// Batches before others of the runtime have their turn.
 const ROUNDS: usize = 4;
 /// A connection through a server is waited for so long, when its user has let go.
-pub(super) const LINGER: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(5);
+/// A peer that has everything says so; what is on its way to it may take long.
+const FAREWELL: Duration = Duration::from_secs(60);
 /// What the server still has for the peer is waited for so long, when the peer has said everything.
 const SETTLE: Duration = Duration::from_secs(1);
 /// What one receive can bring: a datagram of any size, or as much of a stream.
 const ROOM: usize = 64 * 1024;
 /// The largest datagram of a circuit, framed.
 const DATAGRAM: usize = 1_216;
+
+/// What still has to come before a connection whose user has let go may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parting {
+    /// The peer's end.
+    End,
+    /// The peer has said everything, and will say once more that it has heard everything.
+    Farewell,
+}
+
+impl Parting {
+    /// How long that is waited for.
+    pub(super) fn patience(self) -> Duration {
+        match self {
+            Self::End => LINGER,
+            Self::Farewell => FAREWELL,
+        }
+    }
+}
+
+/// A connection that its user has let go.
+struct Lingering {
+    /// Until the last has come.
+    link: Option<Link>,
+    parting: Parting,
+    /// When its server is not needed any more.
+    until: Instant,
+}
 
 thread_local! {
     /// One for all circuits of a thread: an idle one needs none.
@@ -74,8 +104,9 @@ pub(super) struct Core {
     driver: Option<Waker>,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// A connection that its user has let go, as long as the peer's end has not come; and until when its server is needed.
-    lingering: Option<(Option<Link>, Instant)>,
+    /// Who waits until all is delivered.
+    deliverer: Option<Waker>,
+    lingering: Option<Lingering>,
     /// How the stream ended, and what was wrong with the server then.
     pub(super) ended: Option<(Option<RelayError>, Option<String>)>,
 }
@@ -99,6 +130,7 @@ impl Core {
             driver: None,
             reader: None,
             writer: None,
+            deliverer: None,
             lingering: None,
             ended: None,
         }
@@ -138,7 +170,22 @@ impl Core {
     }
 
     fn wake_users(&mut self) {
-        self.reader.take().into_iter().chain(self.writer.take()).for_each(Waker::wake);
+        let all = [self.reader.take(), self.writer.take(), self.deliverer.take()];
+        all.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Everything that was written is with the peer, and what the peer wrote was read: nothing is needed any more.
+    pub(super) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        if let Some((Some(error), _)) = self.ended {
+            return Poll::Ready(Err(error));
+        }
+        if self.ended.is_none() && !self.circuit.is_delivered() {
+            self.deliverer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        self.circuit.close(now());
+        self.pump_aside();
+        Poll::Ready(Ok(()))
     }
 
     /// Which driver is the right one from now on.
@@ -216,7 +263,12 @@ impl Core {
             match self.circuit.poll_control() {
                 Output::Act(act) => self.perform(act, cx),
                 Output::Event(event) => self.on_event(event),
-                Output::Wait(deadline) => return deadline.map(|deadline| deadline.at),
+                Output::Wait(deadline) => {
+                    if self.circuit.is_delivered() || self.ended.is_some() {
+                        self.deliverer.take().into_iter().for_each(Waker::wake);
+                    }
+                    return deadline.map(|deadline| deadline.at);
+                }
             }
         }
     }
@@ -322,19 +374,20 @@ impl Core {
         self.wake_driver();
     }
 
-    /// A connection whose user has let go: it ends before the allocation that it needs.
-    pub(super) fn linger(&mut self, link: Link) {
-        self.lingering = Some((Some(link), now() + LINGER));
+    /// A connection whose user has let go: it ends before the allocation that it needs. See [`Parting`].
+    pub(super) fn linger(&mut self, link: Link, parting: Parting) {
+        let until = now() + parting.patience();
+        self.lingering = Some(Lingering { link: Some(link), parting, until });
         self.wake_driver();
     }
 
     fn see_off(&mut self, cx: &mut Context<'_>) {
-        let Some((lingering, until)) = &mut self.lingering else { return };
-        let is_done = lingering
+        let Some(Lingering { link, parting, until }) = &mut self.lingering else { return };
+        let is_done = link
             .as_mut()
-            .is_some_and(|link| BUFFER.with_borrow_mut(|buffer| hear_out(link, buffer, cx)));
+            .is_some_and(|link| BUFFER.with_borrow_mut(|buffer| hear_out(link, *parting, buffer, cx)));
         if is_done {
-            (*lingering, *until) = (None, (now() + SETTLE).min(*until));
+            (*link, *until) = (None, (now() + SETTLE).min(*until));
         }
         if *until <= now() {
             self.lingering = None;
@@ -366,7 +419,7 @@ impl Core {
         if let Sockets::Work(wires, _) = std::mem::replace(&mut self.sockets, Sockets::Gone) {
             self.sockets = Sockets::Rest(wires.rest());
         }
-        (self.armed, self.reader, self.writer) = (None, None, None);
+        (self.armed, self.reader, self.writer, self.deliverer) = (None, None, None, None);
         self.wake_driver();
     }
 
@@ -417,10 +470,10 @@ impl Core {
 }
 
 /// Whether the peer has said everything; nobody wants to know what.
-fn hear_out(link: &mut Link, buffer: &mut [u8], cx: &mut Context<'_>) -> bool {
+fn hear_out(link: &mut Link, parting: Parting, buffer: &mut [u8], cx: &mut Context<'_>) -> bool {
     loop {
         match link.poll_recv(cx, buffer) {
-            Poll::Ready(Ok(1..)) => {}
+            Poll::Ready(Ok(1..)) if parting != Parting::Farewell => {}
             Poll::Ready(_) => return true,
             Poll::Pending => return false,
         }

@@ -7,12 +7,11 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use p2p_core::relay::{Read, RelayError};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::Held;
-use super::core::Core;
-use super::core::LINGER;
+use super::core::{Core, Parting};
 use super::link::{Link, Rested};
 use crate::drive::now;
 
@@ -46,6 +45,12 @@ impl Relayed {
     /// To work on the current runtime, if it was at rest.
     pub(crate) fn wake(&self) -> io::Result<()> {
         self.held.wake()
+    }
+
+    /// As [`CarrierStream::poll_delivered`](crate::CarrierStream::poll_delivered).
+    pub(crate) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut core = self.held.core();
+        core.poll_delivered(cx).map_err(|error| broken(&core, error))
     }
 
     pub(crate) fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -143,6 +148,8 @@ pub(crate) struct Through {
     link: Option<Link>,
     /// The peer hears of the end of what we say, without an end of the connection.
     is_finished: bool,
+    /// What has to come before that may end; `None` when nothing has to.
+    parting: Option<Parting>,
     /// What came before it was ours to read.
     early: Bytes,
     held: Held,
@@ -164,7 +171,7 @@ impl Through {
     pub(super) fn new(link: Link, early: Bytes, remote: SocketAddr, held: Held) -> Self {
         let lent = held.core().lent_for(remote);
         let local = lent.or_else(|| link.local_addr().ok()).unwrap_or(remote);
-        Self { link: Some(link), is_finished: false, early, held, local, remote }
+        Self { link: Some(link), is_finished: false, parting: Some(Parting::End), early, held, local, remote }
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
@@ -200,6 +207,16 @@ impl Through {
         AsyncWrite::poll_flush(self.link()?, cx)
     }
 
+    /// As [`CarrierStream::on_peer_ended`](crate::CarrierStream::on_peer_ended).
+    pub(crate) fn on_peer_ended(&mut self) {
+        self.parting = Some(Parting::Farewell);
+    }
+
+    /// As [`CarrierStream::on_farewell`](crate::CarrierStream::on_farewell).
+    pub(crate) fn on_farewell(&mut self) {
+        self.parting = None;
+    }
+
     fn link(&mut self) -> io::Result<Pin<&mut Link>> {
         self.link.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
@@ -214,7 +231,9 @@ impl Drop for Through {
             if !self.is_finished {
                 let _ = Pin::new(&mut link).poll_shutdown(&mut Context::from_waker(Waker::noop()));
             }
-            self.held.core().linger(link);
+            if let Some(parting) = self.parting {
+                self.held.core().linger(link, parting);
+            }
         }
     }
 }
@@ -223,7 +242,8 @@ impl RestedThrough {
     pub(crate) fn wake(self) -> io::Result<Through> {
         self.held.wake()?;
         let Self { link, is_finished, early, held, local, remote } = self;
-        Ok(Through { link: Some(link.wake()?), is_finished, early, held, local, remote })
+        let link = Some(link.wake()?);
+        Ok(Through { link, is_finished, parting: Some(Parting::End), early, held, local, remote })
     }
 }
 
@@ -275,6 +295,7 @@ pub(crate) struct Dialled {
     /// There until it is dropped.
     stream: Option<TcpStream>,
     is_finished: bool,
+    parting: Option<Parting>,
 }
 
 /// A [`Dialled`] at rest.
@@ -285,7 +306,7 @@ pub(crate) struct RestedDialled {
 
 impl Dialled {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream: Some(stream), is_finished: false }
+        Self { stream: Some(stream), is_finished: false, parting: Some(Parting::End) }
     }
 
     pub(crate) fn stream(&self) -> io::Result<&TcpStream> {
@@ -311,24 +332,43 @@ impl Dialled {
         self.is_finished = true;
         Poll::Ready(Ok(()))
     }
+
+    /// As [`CarrierStream::on_peer_ended`](crate::CarrierStream::on_peer_ended).
+    pub(crate) fn on_peer_ended(&mut self) {
+        self.parting = Some(Parting::Farewell);
+    }
+
+    /// As [`CarrierStream::on_farewell`](crate::CarrierStream::on_farewell).
+    pub(crate) fn on_farewell(&mut self) {
+        self.parting = None;
+    }
 }
 
 impl RestedDialled {
     pub(crate) fn wake(self) -> io::Result<Dialled> {
-        Ok(Dialled { stream: Some(TcpStream::from_std(self.stream)?), is_finished: self.is_finished })
+        let stream = Some(TcpStream::from_std(self.stream)?);
+        Ok(Dialled { stream, is_finished: self.is_finished, parting: Some(Parting::End) })
     }
 }
 
 /// What the server still has of us is delivered before it hears of an end.
 impl Drop for Dialled {
     fn drop(&mut self) {
-        let (Some(mut stream), true) = (self.stream.take(), self.is_finished) else { return };
+        let (Some(mut stream), Some(parting), true) = (self.stream.take(), self.parting, self.is_finished)
+        else {
+            return;
+        };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let mut nowhere = tokio::io::sink();
-                let rest = tokio::io::copy(&mut stream, &mut nowhere);
+                let rest = async {
+                    let mut rest = [0; 1_024];
+                    // A farewell is all that can come after the peer's last word.
+                    while let Ok(1..) = stream.read(&mut rest).await
+                        && parting != Parting::Farewell
+                    {}
+                };
                 // Whether it ends by itself or has to be ended: nobody is left who wants to know.
-                let _ = tokio::time::timeout(LINGER, rest).await;
+                let _ = tokio::time::timeout(parting.patience(), rest).await;
             });
         }
     }

@@ -119,13 +119,14 @@ impl Root {
 
     /// Why this peer may not reach us by this way, now.
     pub(super) fn objection(&self, peer: &PeerId, way: Way) -> Option<Reason> {
-        if self.shared.closing.get() {
-            Some(Reason::Closing)
-        } else if self.config.allowed.as_ref().is_some_and(|allowed| !allowed.contains(peer)) {
+        let Some(incoming) = self.incoming.as_ref().filter(|_| !self.shared.closing.get()) else {
+            return Some(Reason::Closing);
+        };
+        if self.config.allowed.as_ref().is_some_and(|allowed| !allowed.contains(peer)) {
             Some(Reason::NotAllowed)
         } else if !self.config.ways.contains(&way) {
             Some(Reason::Unsupported)
-        } else if self.incoming.capacity() < Rc::strong_count(&self.welcomed) {
+        } else if incoming.capacity() < Rc::strong_count(&self.welcomed) {
             Some(Reason::Busy)
         } else {
             None
@@ -135,14 +136,14 @@ impl Root {
     /// Hands a connection to whoever accepts.
     pub(super) fn accept(&mut self, winner: Winner) {
         let (peer, way) = (winner.session.claim.peer.short(), winner.how.way);
-        match self.incoming.try_reserve() {
-            Ok(place) => {
+        match self.incoming.as_ref().map(|incoming| incoming.try_reserve()) {
+            Some(Ok(place)) => {
                 info!(%peer, %way, "accepted");
                 // Counted before it is handed over: whoever has it also sees it counted.
                 Tallies::count(&self.shared.tallies.accepted);
                 place.send(winner);
             }
-            Err(_) => {
+            Some(Err(_)) | None => {
                 warn!(%peer, "nobody takes the accepted connections: dropped one");
                 Tallies::count(&self.shared.tallies.refused);
             }

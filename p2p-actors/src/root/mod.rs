@@ -59,7 +59,8 @@ pub(crate) struct Root {
     welcomed: Rc<()>,
     tag: Option<MachineTag>,
     issued: UnixTime,
-    incoming: mpsc::Sender<Winner>,
+    /// `None` when nobody is taken in any more.
+    incoming: Option<mpsc::Sender<Winner>>,
     status: watch::Sender<Status>,
     commands: Option<mpsc::Receiver<Command>>,
     /// Told when there is nothing left to do.
@@ -97,7 +98,7 @@ impl Root {
             answers: BTreeMap::new(),
             tag,
             issued: UnixTime::default(),
-            incoming: ends.incoming,
+            incoming: Some(ends.incoming),
             status: ends.status,
             commands: Some(ends.commands),
             ended: Some(ends.ended),
@@ -117,6 +118,7 @@ impl Root {
                 self.interfaces.values().for_each(|state| state.handle.refresh());
                 self.ntp.iter().for_each(|ntp| ntp.do_send(ntp::Again));
             }
+            Command::StopAccepting => self.incoming = None,
             Command::Close(done) => {
                 self.closed.push(done);
                 self.close(ctx);

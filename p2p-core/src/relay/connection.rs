@@ -478,7 +478,9 @@ impl<B: Body> Connection<B> {
         match self.life {
             Life::Over { .. } => self.life = Life::Over { is_reset_by_peer: false },
             Life::Open => self.start_reset(reason),
-            Life::Lingering { .. } | Life::Resetting { .. } => {}
+            Life::Resetting { ref mut is_due, .. } => *is_due = true,
+            // The peer may wait for nothing but our ack.
+            Life::Lingering { .. } => self.carrier.hurry_ack(),
         }
         self.error = Some(RelayError::Closed);
         if !matches!(self.life, Life::Lingering { .. }) {

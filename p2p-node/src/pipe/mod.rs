@@ -7,6 +7,7 @@ mod stream;
 mod tests;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -14,7 +15,7 @@ use std::task::{Context, Poll};
 use p2p_actors::{CarrierStream, How, Winner};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::{Cipher, Session};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use stream::Stream;
@@ -28,6 +29,10 @@ use stream::Stream;
 /// direction stays open. An encrypted pipe that ends without this reads as
 /// [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof): somebody cut it. Dropping a pipe cuts it. A plain pipe through
 /// a relay may lose the other direction with `shutdown`: some TURN servers, coturn among them, end both.
+///
+/// **Leaving.** What `shutdown` leaves behind in a TCP connection the system delivers, also when the process ends. Through
+/// a relay the process does it: for some seconds after a pipe was dropped, as long as its runtime lives. Who wants to
+/// be sure, or ends the process, calls [`close`](Self::close).
 ///
 /// **Flushing.** A write may leave up to 64 KiB in the pipe when the kernel's buffer is full; `flush`, or
 /// the next write, sends it on.
@@ -64,6 +69,21 @@ impl Pipe {
     /// another protocol to it.
     pub fn binding(&self) -> [u8; 32] {
         self.session.binding
+    }
+
+    /// Ends our direction, hears the peer out, and waits until this process is not needed any more for what was written to
+    /// arrive. As long as the peer does not end its direction, neither does this: bound it by a timeout if the peer may
+    /// not.
+    ///
+    /// Through a relay that means that the peer's system has everything, or, where it is a relayed connection and
+    /// encrypted, that the peer's user has read it. Of a plain relayed connection nothing can be known.
+    ///
+    /// # Errors
+    /// What keeps it from arriving.
+    pub async fn close(mut self) -> Result<()> {
+        self.shutdown().await?;
+        tokio::io::copy(&mut self, &mut tokio::io::sink()).await?;
+        poll_fn(|cx| self.stream.poll_delivered(cx)).await
     }
 
     /// The bare TCP connection, when both ends wished a plain pipe and it is one. Nothing was read from it,

@@ -68,6 +68,8 @@ pub(super) struct Sealed<S> {
     filled: usize,
     /// The peer said that nothing follows.
     ended: bool,
+    /// We said that we have read that; see [`Transport::wants_farewell`].
+    farewell: bool,
 }
 
 impl<S: Transport> Sealed<S> {
@@ -87,6 +89,7 @@ impl<S: Transport> Sealed<S> {
             next: 0,
             filled: 0,
             ended: false,
+            farewell: false,
         })
     }
 
@@ -131,6 +134,30 @@ impl<S: Transport> Sealed<S> {
         // Whoever is to be woken must be known before the transport is asked.
         self.waiting.add(side, cx.waker());
         flush(self)
+    }
+
+    /// Says that the peer's last word was read, when ours is said.
+    fn say_farewell(&mut self) -> Result<()> {
+        if self.closing && self.ended && !self.farewell && self.transport.wants_farewell() {
+            self.farewell = true;
+            self.send.seal(b"", &mut self.out)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the peer has read everything, as far as this process is needed for that. Both directions have ended.
+    pub(super) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(self.poll_drain(Side::Write, cx))?;
+        if self.farewell {
+            ready!(self.poll_record(cx))?;
+            if !self.plain.is_empty() {
+                let text = "the peer said something after its last word";
+                return Poll::Ready(Err(Error::new(ErrorKind::InvalidData, text)));
+            }
+            self.transport.on_farewell();
+            self.farewell = false;
+        }
+        self.transport.poll_delivered(cx)
     }
 
     /// Opens the next record, reading as much as it takes. Leaves `plain` empty only at the end.
@@ -184,6 +211,12 @@ impl<S: Transport> AsyncRead for Sealed<S> {
         self.waiting.add(Side::Read, cx.waker());
         if self.plain.is_empty() && !self.ended {
             ready!(self.poll_record(cx))?;
+            if self.ended {
+                self.transport.on_peer_ended();
+                self.say_farewell()?;
+                // What does not go now goes with the next call, or when there is room.
+                let _ = self.poll_drain(Side::Read, cx);
+            }
         }
         let some = self.plain.len().min(buf.remaining());
         let start = self.plain.start;
@@ -225,6 +258,7 @@ impl<S: Transport> AsyncWrite for Sealed<S> {
         let this = &mut *self;
         if !std::mem::replace(&mut this.closing, true) {
             this.send.seal(b"", &mut this.out)?;
+            this.say_farewell()?;
         }
         ready!(this.poll_drain(Side::Write, cx))?;
         this.transport.poll_finish(cx)

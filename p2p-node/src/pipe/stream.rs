@@ -18,6 +18,18 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
 
     /// Ends what we say; the other end knows of it already.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+
+    /// Whether the end of what we say is never told below, so that we must be told when all is read.
+    fn wants_farewell(&self) -> bool;
+
+    /// The peer's last word was read.
+    fn on_peer_ended(&mut self);
+
+    /// The peer has read our last word.
+    fn on_farewell(&mut self);
+
+    /// Waits until this process is not needed any more for what was written to arrive.
+    fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
 }
 
 impl Transport for CarrierStream {
@@ -27,6 +39,22 @@ impl Transport for CarrierStream {
 
     fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.poll_write_ready(cx)
+    }
+
+    fn wants_farewell(&self) -> bool {
+        self.wants_farewell()
+    }
+
+    fn on_peer_ended(&mut self) {
+        self.on_peer_ended();
+    }
+
+    fn on_farewell(&mut self) {
+        self.on_farewell();
+    }
+
+    fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.poll_delivered(cx)
     }
 }
 
@@ -49,6 +77,14 @@ impl<S: Transport> Stream<S> {
         match self {
             Self::Plain(transport) => transport,
             Self::Sealed(sealed) => sealed.transport(),
+        }
+    }
+
+    /// Waits until the peer has what was written, after both directions have ended.
+    pub(super) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        match self {
+            Self::Plain(transport) => transport.poll_delivered(cx),
+            Self::Sealed(sealed) => sealed.poll_delivered(cx),
         }
     }
 

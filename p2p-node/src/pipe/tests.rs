@@ -176,6 +176,18 @@ async fn a_quiet_pipe_is_small() {
 
 /// Says that it has room, always.
 impl Transport for DuplexStream {
+    fn wants_farewell(&self) -> bool {
+        true
+    }
+
+    fn on_peer_ended(&mut self) {}
+
+    fn on_farewell(&mut self) {}
+
+    fn poll_delivered(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         Pin::new(self).poll_shutdown(cx)
     }

@@ -251,6 +251,11 @@ impl Circuit {
         self.with(now, |stream| stream.write(bytes, now))
     }
 
+    /// As [`Stream::is_delivered`].
+    pub fn is_delivered(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.is_delivered())
+    }
+
     /// As [`Stream::has_room`].
     pub fn has_room(&mut self, now: Instant) -> bool {
         self.with(now, |stream| Ok(stream.has_room())).unwrap_or(false)

@@ -47,6 +47,8 @@ const SAY_AGAIN: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(6)
 const GRACE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 /// What was written is still delivered for so long after the user has let go.
 const LINGER: Duration = Duration::from_secs(5);
+/// So often the peer is told that it is over, or once more what has arrived.
+const FAREWELLS: u8 = 3;
 /// The path is in doubt when nothing was acknowledged for so long, and then other routes are tried.
 const DEAD_AFTER: Duration = Duration::from_secs(2);
 /// The stream is given up when nothing was acknowledged for so long.
@@ -288,11 +290,11 @@ impl Circuit {
         self.out.retain(
             |output| matches!(output, Output::Act(act) if !matches!(act, Act::Open { .. } | Act::Dial(_))),
         );
-        if let Some(stream) = &mut self.stream {
-            stream.close(now);
+        // Nobody will be there to say it again. If all are lost, the peer notices later.
+        for _ in 0..FAREWELLS {
+            self.stream.iter_mut().for_each(|stream| stream.close(now));
+            self.flush_stream(now);
         }
-        // One datagram tells the peer; if it is lost, the peer notices later.
-        self.flush_stream(now);
         self.state = State::Closing;
         (self.saying.again, self.stream) = (None, None);
         self.dialling.stop();

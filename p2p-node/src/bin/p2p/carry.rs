@@ -26,7 +26,10 @@ enum Broken {
 }
 
 /// Copies until the source ends. What arrives is passed on at once.
-async fn pass(mut from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite + Unpin)) -> Result<u64, Broken> {
+async fn pass(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> Result<u64, Broken> {
     let mut buffer = vec![0; CHUNK];
     let mut passed = 0;
     loop {
@@ -43,9 +46,9 @@ async fn pass(mut from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite + Unpi
 /// Standard input to the peer, and the peer to standard output, until both have ended. The end of standard
 /// input ends our direction only, and the end of the peer's closes standard output.
 pub(crate) async fn stdio(pipe: Pipe) -> anyhow::Result<Carried> {
-    let (from_peer, mut to_peer) = tokio::io::split(pipe);
+    let (mut from_peer, mut to_peer) = tokio::io::split(pipe);
     let send = async {
-        let sent = pass(tokio::io::stdin(), &mut to_peer).await.map_err(|broken| match broken {
+        let sent = pass(&mut tokio::io::stdin(), &mut to_peer).await.map_err(|broken| match broken {
             Broken::Source(error) => anyhow::Error::new(error).context("standard input"),
             Broken::Sink(error) => anyhow::Error::new(error).context("the connection"),
         })?;
@@ -53,16 +56,23 @@ pub(crate) async fn stdio(pipe: Pipe) -> anyhow::Result<Carried> {
         anyhow::Ok(sent)
     };
     let receive = async {
-        let received = pass(from_peer, &mut tokio::io::stdout()).await.map_err(|broken| match broken {
-            Broken::Sink(error) if error.kind() == ErrorKind::BrokenPipe => Ended::Unread.into(),
-            Broken::Source(error) => anyhow::Error::new(error).context("the connection"),
-            Broken::Sink(error) => anyhow::Error::new(error).context("standard output"),
-        })?;
+        let received =
+            pass(&mut from_peer, &mut tokio::io::stdout()).await.map_err(|broken| match broken {
+                Broken::Sink(error) if error.kind() == ErrorKind::BrokenPipe => Ended::Unread.into(),
+                Broken::Source(error) => anyhow::Error::new(error).context("the connection"),
+                Broken::Sink(error) => anyhow::Error::new(error).context("standard output"),
+            })?;
         close_stdout().context("standard output")?;
         anyhow::Ok(received)
     };
     let (sent, received) = tokio::try_join!(send, receive)?;
+    leave(from_peer.unsplit(to_peer)).await?;
     Ok(Carried { sent, received })
+}
+
+/// This process may end, and with it what it would still have to send.
+async fn leave(pipe: Pipe) -> anyhow::Result<()> {
+    pipe.close().await.context("the peer may not have got everything")
 }
 
 /// Lets whoever reads our output see its end while the other direction goes on. The descriptor must stay taken,
@@ -75,11 +85,11 @@ fn close_stdout() -> std::io::Result<()> {
 
 /// Everything back to where it came from.
 pub(crate) async fn echo(pipe: Pipe) -> anyhow::Result<Carried> {
-    let (from_peer, mut to_peer) = tokio::io::split(pipe);
-    let passed = pass(from_peer, &mut to_peer).await.map_err(|broken| match broken {
+    let (mut from_peer, mut to_peer) = tokio::io::split(pipe);
+    let passed = pass(&mut from_peer, &mut to_peer).await.map_err(|broken| match broken {
         Broken::Source(error) | Broken::Sink(error) => anyhow::Error::new(error).context("the connection"),
     })?;
-    to_peer.shutdown().await.context("the connection")?;
+    leave(from_peer.unsplit(to_peer)).await?;
     Ok(Carried { sent: passed, received: passed })
 }
 
@@ -90,5 +100,6 @@ pub(crate) async fn forward(mut pipe: Pipe, target: &str) -> anyhow::Result<Carr
     service.set_nodelay(true)?;
     let (received, sent) =
         tokio::io::copy_bidirectional_with_sizes(&mut pipe, &mut service, CHUNK, CHUNK).await?;
+    leave(pipe).await?;
     Ok(Carried { sent, received })
 }

@@ -118,8 +118,8 @@ impl Listen {
             let report = Report::connected(&pipe);
             reports.add(&serde_json::to_string(&report)?);
             if self.once || self.owns_stdout() {
-                // Nobody else will be served: they are refused instead of left waiting. The pipe lives on.
-                node.close().await;
+                // Nobody else will be served: they are refused instead of left waiting.
+                node.stop_accepting().await;
             }
             self.tell_start(&report)?;
             if self.owns_stdout() {
