@@ -189,3 +189,51 @@ fn what_makes_no_sense_is_said() {
     let help = String::from_utf8(help.stdout).unwrap();
     assert!(help.contains("Example:\n  p2p rendezvous credentials"), "{help}");
 }
+
+#[test]
+fn a_file_arrives_whole_from_a_process_that_ends() {
+    let desk = Desk::new();
+    let words = [
+        "rendezvous",
+        "--mqtt",
+        "127.0.0.1:0",
+        "--turn",
+        "127.0.0.1:0",
+        "--turn-user-rate",
+        "0",
+        "--turn-allow-peer",
+        "127.0.0.0/8",
+        "--json",
+    ];
+    let mut server = desk.start(&words);
+    let told = json(&server.line());
+    let broker = told["mqtt"][0].as_str().expect("a broker").to_owned();
+    let made = credential(&Secret::generate().unwrap(), &told["turn_credential"]);
+    let password = desk.write("turn.pw", &made.password);
+    let file: Vec<u8> =
+        (0..4_000_000_u32).flat_map(|word| word.wrapping_mul(0x9e37_79b9).to_be_bytes()).collect();
+    for (carrier, is_caller, plain) in [
+        ("udp", true, false),
+        ("tcp", true, false),
+        ("tcp", true, true),
+        ("tcp", false, false),
+        ("udp", false, true),
+    ] {
+        let turn = format!("turn:{}?transport={carrier}", address(&told, "turn"));
+        let common = ["--interface", "lo", "--broker", &broker];
+        let lent = ["--turn", &turn, "--turn-user", &made.username, "--turn-password-file", &password];
+        let with = |lends: bool| {
+            let lent = if lends { &lent[..] } else { &[] };
+            [&common[..], lent, if plain { &["--plain"] } else { &[] }].concat()
+        };
+        let mut listener = desk.start(&[&["listen", "--stdio"][..], &with(!is_caller)].concat());
+        let peer = listener.note();
+        // It has said everything before it hears anything.
+        let listening = std::thread::spawn(move || listener.finish(b""));
+        let call = [&["connect", peer.trim(), "--strategy", "relay"][..], &with(is_caller)].concat();
+        desk.run(&call, &file).says(0, &[]);
+        let heard = listening.join().unwrap();
+        heard.says(0, &[]);
+        assert!(heard.stdout == file, "{} bytes: {turn}, {is_caller}, {plain}", heard.stdout.len());
+    }
+}
