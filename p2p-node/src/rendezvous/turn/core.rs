@@ -190,7 +190,7 @@ impl<R: Clone, S> Core<R, S> {
         bytes: usize,
         now: Instant,
     ) -> Result<(), Duration> {
-        self.ledger.spend(account, bytes, now)
+        self.ledger.spend_late(account, bytes, now)
     }
 
     /// Whether `client` has an allocation.

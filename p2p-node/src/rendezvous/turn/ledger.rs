@@ -107,6 +107,14 @@ impl Ledger {
         self.accounts.retain(|_, account| account.held > 0 || !account.flow.is_idle(now));
     }
 
+    /// As [`spend`](Self::spend), for a connection, which may outlive the last address of its account.
+    pub(super) fn spend_late(&mut self, account: &str, bytes: usize, now: Instant) -> Result<(), Duration> {
+        if !self.accounts.contains_key(account) {
+            self.accounts.insert(account.into(), Account { held: 0, flow: Flow::new(now) });
+        }
+        self.spend(account, bytes, now)
+    }
+
     /// Whether `bytes` may be relayed for `account` now; if not, how long that would have to wait. Nothing is paid for
     /// what may not go.
     pub(super) fn spend(&mut self, account: &str, bytes: usize, now: Instant) -> Result<(), Duration> {
@@ -207,5 +215,11 @@ mod tests {
         ledger.leave("anna", now);
         ledger.enter(&anna, now);
         assert!(ledger.spend("anna", 1_000, now).is_err());
+        // Nor by having an address no more.
+        let later = now + Duration::from_secs(10);
+        ledger.leave("anna", later);
+        assert!(ledger.accounts.is_empty());
+        assert!(ledger.spend_late("anna", 1_000, later).is_ok());
+        assert!(ledger.spend_late("anna", 1_000, later).is_err());
     }
 }
