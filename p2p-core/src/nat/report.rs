@@ -139,13 +139,13 @@ fn servers(
 ) -> Vec<ServerReport> {
     let mut all: Vec<ServerReport> = Vec::new();
     for seen in evidence.observations() {
-        let is_of = |report: &ServerReport| {
-            // Other ports of a server are its own affair.
-            let same = report.server == seen.server
-                || (seen.purpose == Purpose::OtherPort && report.server.ip() == seen.server.ip());
-            same && report.transport == seen.transport
-        };
+        let is_of =
+            |report: &ServerReport| report.server == seen.server && report.transport == seen.transport;
         let known = all.iter().position(is_of);
+        // The other port of a server is no server that somebody named, and says nothing about one that is.
+        if known.is_none() && seen.purpose == Purpose::OtherPort {
+            continue;
+        }
         let index = known.unwrap_or_else(|| {
             all.push(ServerReport {
                 server: seen.server,
@@ -167,8 +167,11 @@ fn servers(
     for ((server, transport), count) in packets {
         let of_transport = |report: &ServerReport| report.transport == *transport;
         let exact = all.iter().position(|report| of_transport(report) && report.server == *server);
+        // What went to its other port was for the sake of one that answers.
         let known = exact.or_else(|| {
-            all.iter().position(|report| of_transport(report) && report.server.ip() == server.ip())
+            let is_beside = |report: &ServerReport| of_transport(report) && report.server.ip() == server.ip();
+            let answers = all.iter().position(|report| is_beside(report) && report.answered > 0);
+            answers.or_else(|| all.iter().position(is_beside))
         });
         if let Some(index) = known {
             all[index].packets += count;
