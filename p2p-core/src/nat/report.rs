@@ -16,6 +16,9 @@ use crate::stun::Transport;
 use crate::stun::query::Failure;
 use crate::{Family, Local, Mapped, Reach};
 
+/// What follows from a type of NAT that is less sure than this is told as what it is, a condition.
+const SURE: f64 = 0.9;
+
 /// What one server did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerReport {
@@ -248,7 +251,8 @@ impl NatReport {
     }
 
     /// What this network means for connecting: each class of networks a peer may be in, by name, those in which
-    /// nothing works left out. Over TCP, as connections are. Empty while nothing is known.
+    /// nothing works left out. Over TCP, as connections are, and provided that the network here is what
+    /// [`tcp`](Self::tcp) says: how sure that is stands there. Empty while nothing is known.
     pub fn meetings(&self) -> Vec<(String, Meeting)> {
         if !self.is_online() {
             return Vec::new();
@@ -271,6 +275,10 @@ impl NatReport {
                 }
                 Some(Way::Relay) | None => relayed.push(name),
             }
+        }
+        // The probabilities are those for a network that is what it is taken for.
+        if let Some(nat) = self.tcp.nat.filter(|nat| nat.confidence < SURE) {
+            writeln!(f, "If it is {nat}, then:")?;
         }
         for (what, names) in [
             ("You can meet, with a plain dial", direct),

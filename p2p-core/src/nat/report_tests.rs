@@ -1,5 +1,5 @@
 use super::*;
-use crate::nat::observe::{Purpose, Seen};
+use crate::nat::observe::{Purpose, Seen, Stranger, SynOutcome, SynProbe};
 use crate::sim::epoch;
 use crate::{Local, Mapped};
 
@@ -46,6 +46,7 @@ fn people_are_told_what_it_means() {
         "UDP is blocked here; TCP works.",
         "Not believed: 192.0.2.4:3478 over TCP",
         "No use: 192.0.2.5:3478 over TCP: no TCP connection to the server in time.",
+        "If it is port-restricted (assumed, 4",
         "You can meet, with a plain dial: open, full-cone.",
         "symmetric random (99 %)",
     ] {
@@ -93,4 +94,21 @@ fn what_the_other_port_of_a_server_answers_no_dead_one_has_answered() {
     assert_eq!(counts, [(9, 1, 0), (3478, 1, 1)]);
     let text = report.to_string();
     assert!(text.contains("No use: 192.0.2.1:9 over UDP") && !text.contains("192.0.2.1:9 over UDP answered"));
+}
+
+#[test]
+fn what_depends_on_a_guess_says_so() {
+    let guessed = report(&[(Transport::Tcp, "192.0.2.1:3478", Some(ONE))]);
+    let text = guessed.to_string();
+    let [condition, meetings] =
+        ["If it is port-restricted (assumed", "You can meet"].map(|line| text.find(line));
+    assert!(condition.is_some() && condition < meetings, "{text}");
+    // No translation for anybody, and a stranger got through: that leaves no doubt.
+    let servers = ["192.0.2.1:3478", "192.0.2.2:3478", "192.0.2.3:3478"];
+    let open = report(&servers.map(|server| (Transport::Tcp, server, Some("192.168.1.2:40000"))));
+    let mut evidence = open.evidence;
+    let (helper, stranger) = ("192.0.2.4".parse().unwrap(), Stranger::OtherAddress);
+    evidence.syn_probes.push(SynProbe { helper, stranger, outcome: SynOutcome::Connected });
+    let known = NatReport::new(open.local, evidence, &BTreeMap::new(), &BTreeMap::new()).to_string();
+    assert!(known.contains("You can meet") && !known.contains("If it is"), "{known}");
 }
