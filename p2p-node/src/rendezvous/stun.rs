@@ -62,12 +62,12 @@ impl StunServerConfig {
 #[non_exhaustive]
 pub enum StunServerError {
     /// The system refused an address: in use, not ours, or a port that needs privileges.
-    #[error("the STUN server cannot listen on {address}: {source}")]
+    #[error("the STUN server cannot listen on {address}: {reason}")]
     Listen {
         /// What was asked for.
         address: SocketAddr,
         /// What the system says.
-        source: io::Error,
+        reason: io::Error,
     },
     /// An alternate that is no alternate: same IP address or port, unspecified, or nothing of its family in
     /// `listen`.
