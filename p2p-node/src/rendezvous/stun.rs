@@ -147,6 +147,11 @@ impl StunServer {
         self.sites.iter().map(|site| site.primary()).collect()
     }
 
+    /// The addresses of [`StunServerConfig::alternate`], in the order of those they belong to.
+    pub fn alternate_addrs(&self) -> Vec<SocketAddr> {
+        self.sites.iter().filter_map(|site| site.alternate()).collect()
+    }
+
     /// What it has done so far.
     pub fn counters(&self) -> StunServerCounters {
         self.tally.read()

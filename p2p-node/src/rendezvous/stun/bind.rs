@@ -25,6 +25,10 @@ impl Site {
     pub(super) fn primary(&self) -> SocketAddr {
         self.udp[0].0
     }
+
+    pub(super) fn alternate(&self) -> Option<SocketAddr> {
+        self.udp.get(3).map(|(address, _)| *address)
+    }
 }
 
 type Listeners = Vec<(Responder, TcpListener)>;
