@@ -12,7 +12,7 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `rendezvous` | yes | the module `rendezvous`: an MQTT broker and a STUN server in this process |
+//! | `rendezvous` | yes | the module `rendezvous`: an MQTT broker, a STUN server and a TURN server in this process |
 //! | `cli` | yes | the `p2p` command; a library does without |
 //! | `config-file` | with `cli` | `Config::from_file`, `Config::from_toml` |
 

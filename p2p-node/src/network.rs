@@ -17,7 +17,7 @@
 //! | `….servers[]` | who was asked: `server`, `name`, `transport`, `asked`, `answered`, `packets`, `fastest_ms`, `saw`, `believed`, `failure` |
 //! | `….unresolved[]` | servers whose `name` has no address, and `why` |
 //! | `….pending[]` | servers whose names are still being looked up |
-//! | `….meets[]` | for each kind of `peer`: the best `way` (`none`, `direct`, `reverse`, `punch`, `relay`), `plan`, `syns`, `probability` |
+//! | `….meets[]` | for each kind of `peer`: the best `way` (`none`, `direct`, `reverse`, `punch`, `relay`), `plan`, `syns`, `probability`, provided that `….tcp` is right |
 //!
 //! A verdict is `value`, `confidence` (0 … 1) and `how` (`measured`, `inferred`, `assumed`). Types: `open`,
 //! `symmetric-firewall`, `full-cone`, `restricted`, `port-restricted`, `symmetric`, `blocked`. Mapping and filtering:
@@ -248,7 +248,7 @@ pub struct MeetingStory {
     pub plan: Option<&'static str>,
     /// SYNs of both sides together.
     pub syns: u32,
-    /// How probably that works; 0 for a relay, as a third party decides.
+    /// How probably that works if the network here is of the type that `tcp` says, how surely is told there; 0 for a relay, as a third party decides.
     pub probability: f64,
 }
 

@@ -450,7 +450,9 @@ mod tests {
         let no = ProofError::Refused(Reason::Busy);
         assert_eq!(code(WayFailure::AllFailed, LaneFailure::TimedOut), "no_connection");
         assert_eq!(code(WayFailure::AllFailed, no.into()), "refused");
-        assert_eq!(code(WayFailure::Refused(Reason::NoRoute), LaneFailure::NotTried), "refused");
+        assert_eq!(code(WayFailure::Refused(Reason::NotAllowed), LaneFailure::NotTried), "refused");
+        // The peer would have, and could not: every way failed.
+        assert_eq!(code(WayFailure::Refused(Reason::NoRoute), LaneFailure::NotTried), "no_connection");
         assert_eq!(code(WayFailure::TimedOut, LaneFailure::Dropped), "timed_out");
         let offline = ConnectError::Offline(race(WayFailure::Offline, LaneFailure::Refused));
         assert_eq!(offline.code(), "offline");

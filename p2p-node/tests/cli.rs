@@ -498,3 +498,34 @@ fn every_command_helps_with_an_example() {
     let done = desk.run(&["--help"], b"");
     assert!(String::from_utf8(done.stdout).unwrap().contains("Exit codes:"));
 }
+
+#[test]
+fn an_address_that_is_taken_is_told_once() {
+    let desk = Desk::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for server in ["--mqtt", "--stun", "--turn"] {
+        let done = desk.run(&["rendezvous", server, &address], b"");
+        done.says(2, &["listen on", &address]);
+        assert_eq!(done.stderr.matches("in use").count(), 1, "{}", done.stderr);
+    }
+}
+
+#[test]
+fn what_a_rendezvous_prints_can_be_given_to_others() {
+    let desk = Desk::new();
+    let args = ["rendezvous", "--mqtt", "127.0.0.1:0", "--stun", "127.0.0.1:0"];
+    let mut rendezvous = desk.start(&[&args[..], &["--stun-alternate", "127.0.0.2:0"]].concat());
+    let printed: Vec<_> = (0..3).map(|_| rendezvous.line()).collect();
+    let [broker, stun, alternate] = &printed[..] else { unreachable!() };
+    assert!(stun.starts_with("stun:127.0.0.1:") && alternate.starts_with("stun:127.0.0.2:"), "{printed:?}");
+    let (_echo, address) = listen(&desk, broker, &["--echo", "--stun", stun]);
+    connect(&desk, &address, &["--stun", alternate], b"hello").says(0, &[]);
+    // Both are servers: each answers.
+    let done = desk.run(&["nat", "--interface", "lo", "--stun", stun, "--stun", alternate], b"");
+    done.says(0, &[]);
+    for server in [stun, alternate] {
+        let answered = format!("{} over UDP answered", &server["stun:".len()..]);
+        assert!(String::from_utf8_lossy(&done.stdout).contains(&answered), "{answered}");
+    }
+}

@@ -312,9 +312,14 @@ async fn without_any_server_and_with_a_wrong_password_it_says_why() {
     let rendezvous = rendezvous().await;
     let mut wrong = lent_by(&rendezvous, TurnCarrier::Udp);
     wrong.password.push('x');
+    // No name server is asked for a label this long.
+    let mut misspelt = lent_by(&rendezvous, TurnCarrier::Udp);
+    misspelt.host = format!("{}.invalid", "x".repeat(64));
+    let says_host = format!("turn:{}:{}?transport=udp: ", misspelt.host, misspelt.port);
     for (turn, code, says) in [
         (Vec::new(), "no_turn_server", "no TURN server is configured"),
         (vec![wrong], "no_relayed_address", "user name and password"),
+        (vec![misspelt], "no_relayed_address", &says_host),
     ] {
         let (anna, bert) = pair([&turn, &[]]).await;
         let error = in_time(anna.connect_with(&bert.addr().unwrap(), only(Way::Relay))).await.unwrap_err();

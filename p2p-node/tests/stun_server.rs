@@ -211,8 +211,8 @@ async fn what_cannot_be_listened_on_is_named() {
     let taken = server.local_addrs()[0];
     let error = StunServer::start(StunServerConfig::new([taken])).await.unwrap_err();
     assert!(
-        matches!(&error, StunServerError::Listen { address, source }
-            if *address == taken && source.kind() == ErrorKind::AddrInUse),
+        matches!(&error, StunServerError::Listen { address, reason }
+            if *address == taken && reason.kind() == ErrorKind::AddrInUse),
         "{error}"
     );
     for alternate in ["127.0.0.1:9", "[::1]:9"] {

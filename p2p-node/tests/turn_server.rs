@@ -489,8 +489,8 @@ async fn what_cannot_be_is_named() {
         |change: fn(&mut TurnServerConfig)| async move { TurnServer::start(with(change)).await.unwrap_err() };
     let error = TurnServer::start(with(|config| config.listen = vec![taken])).await.unwrap_err();
     assert!(
-        matches!(&error, TurnServerError::Listen { address, source }
-            if *address == taken && source.kind() == ErrorKind::AddrInUse),
+        matches!(&error, TurnServerError::Listen { address, reason }
+            if *address == taken && reason.kind() == ErrorKind::AddrInUse),
         "{error}"
     );
     assert!(matches!(wrong(|config| config.listen.clear()).await, TurnServerError::Nowhere));

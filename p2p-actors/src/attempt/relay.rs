@@ -81,13 +81,15 @@ pub(super) struct Relaying {
     early: VecDeque<(Notice, Vec<IpAddr>)>,
     /// Asking for names, listening to the circuit.
     tasks: Vec<SpawnHandle>,
+    /// Servers of the configuration that cannot even be asked, and why.
+    useless: Vec<String>,
     dials: BTreeMap<SocketAddr, SpawnHandle>,
 }
 
 impl Relaying {
     pub(super) fn new(shared: Rc<Shared>, sake: Sake, is_caller: bool) -> Self {
         let (early, tasks, dials) = (VecDeque::new(), Vec::new(), BTreeMap::new());
-        Self { shared, sake, is_caller, handle: None, early, tasks, dials }
+        Self { shared, sake, is_caller, handle: None, early, tasks, useless: Vec::new(), dials }
     }
 
     fn config(
@@ -160,10 +162,11 @@ fn begin<A: Relays>(actor: &mut A, sources: Vec<IpAddr>, with: Correspondence, c
     let configured = Rc::clone(&actor.relaying().shared.turn);
     let found = async move { turn::servers(&configured).await };
     let task = ctx.spawn(found.into_actor(actor).map(move |(servers, useless), actor: &mut A, ctx| {
-        for why in useless {
+        for why in &useless {
             debug!(%why, "a TURN server cannot be used");
         }
         let relaying = actor.relaying();
+        relaying.useless = useless;
         let config = relaying.config(&with.peer, sources, servers);
         let shared = Rc::clone(&relaying.shared);
         let Correspondence { router, peer, attempt, back_on, done } = with;
@@ -206,7 +209,21 @@ fn on_told<A: Relays>(actor: &mut A, told: Told, ctx: &mut Context<A>) {
             up(actor, CarrierStream::through(through), peer, ctx);
         }
         Told::Dial(to) => dial(actor, to, ctx),
-        Told::Failed(failure) => actor.driven().machine().on_relay_failed(failure, now()),
+        Told::Failed(failure) => {
+            let failure = explained(failure, &actor.relaying().useless);
+            actor.driven().machine().on_relay_failed(failure, now());
+        }
+    }
+}
+
+/// The circuit knows only of servers that have an address: what became of the others is told where it has nothing
+/// to say itself.
+fn explained(failure: CircuitFailure, useless: &[String]) -> CircuitFailure {
+    match failure {
+        _ if useless.is_empty() => failure,
+        CircuitFailure::NoServer => CircuitFailure::NoAddress(useless.join("; ")),
+        CircuitFailure::Blocked(why) if why.is_empty() => CircuitFailure::Blocked(useless.join("; ")),
+        failure => failure,
     }
 }
 

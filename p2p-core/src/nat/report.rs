@@ -16,6 +16,9 @@ use crate::stun::Transport;
 use crate::stun::query::Failure;
 use crate::{Family, Local, Mapped, Reach};
 
+/// What follows from a type of NAT that is less sure than this is told as what it is, a condition.
+const SURE: f64 = 0.9;
+
 /// What one server did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerReport {
@@ -139,13 +142,13 @@ fn servers(
 ) -> Vec<ServerReport> {
     let mut all: Vec<ServerReport> = Vec::new();
     for seen in evidence.observations() {
-        let is_of = |report: &ServerReport| {
-            // Other ports of a server are its own affair.
-            let same = report.server == seen.server
-                || (seen.purpose == Purpose::OtherPort && report.server.ip() == seen.server.ip());
-            same && report.transport == seen.transport
-        };
+        let is_of =
+            |report: &ServerReport| report.server == seen.server && report.transport == seen.transport;
         let known = all.iter().position(is_of);
+        // The other port of a server is no server that somebody named, and says nothing about one that is.
+        if known.is_none() && seen.purpose == Purpose::OtherPort {
+            continue;
+        }
         let index = known.unwrap_or_else(|| {
             all.push(ServerReport {
                 server: seen.server,
@@ -167,8 +170,11 @@ fn servers(
     for ((server, transport), count) in packets {
         let of_transport = |report: &ServerReport| report.transport == *transport;
         let exact = all.iter().position(|report| of_transport(report) && report.server == *server);
+        // What went to its other port was for the sake of one that answers.
         let known = exact.or_else(|| {
-            all.iter().position(|report| of_transport(report) && report.server.ip() == server.ip())
+            let is_beside = |report: &ServerReport| of_transport(report) && report.server.ip() == server.ip();
+            let answers = all.iter().position(|report| is_beside(report) && report.answered > 0);
+            answers.or_else(|| all.iter().position(is_beside))
         });
         if let Some(index) = known {
             all[index].packets += count;
@@ -245,7 +251,8 @@ impl NatReport {
     }
 
     /// What this network means for connecting: each class of networks a peer may be in, by name, those in which
-    /// nothing works left out. Over TCP, as connections are. Empty while nothing is known.
+    /// nothing works left out. Over TCP, as connections are, and provided that the network here is what
+    /// [`tcp`](Self::tcp) says: how sure that is stands there. Empty while nothing is known.
     pub fn meetings(&self) -> Vec<(String, Meeting)> {
         if !self.is_online() {
             return Vec::new();
@@ -268,6 +275,10 @@ impl NatReport {
                 }
                 Some(Way::Relay) | None => relayed.push(name),
             }
+        }
+        // The probabilities are those for a network that is what it is taken for.
+        if let Some(nat) = self.tcp.nat.filter(|nat| nat.confidence < SURE) {
+            writeln!(f, "If it is {nat}, then:")?;
         }
         for (what, names) in [
             ("You can meet, with a plain dial", direct),

@@ -1,15 +1,20 @@
 use super::*;
-use crate::nat::observe::{Purpose, Seen};
+use crate::nat::observe::{Purpose, Seen, Stranger, SynOutcome, SynProbe};
 use crate::sim::epoch;
 use crate::{Local, Mapped};
 
 fn report(answers: &[(Transport, &str, Option<&str>)]) -> NatReport {
+    let mapping = |(transport, server, mapped): &(_, _, _)| (*transport, Purpose::Mapping, *server, *mapped);
+    report_of(&answers.iter().map(mapping).collect::<Vec<_>>())
+}
+
+fn report_of(answers: &[(Transport, Purpose, &str, Option<&str>)]) -> NatReport {
     let mut evidence = Evidence::default();
     let local: SocketAddr = "192.168.1.2:40000".parse().unwrap();
     let mut failures = BTreeMap::new();
-    for (transport, server, mapped) in answers {
+    for (transport, purpose, server, mapped) in answers {
         let server = server.parse().unwrap();
-        let index = evidence.asked(*transport, Purpose::Mapping, Local(local), server, epoch()).unwrap();
+        let index = evidence.asked(*transport, *purpose, Local(local), server, epoch()).unwrap();
         match mapped {
             Some(mapped) => {
                 let at = epoch() + Duration::from_millis(40);
@@ -41,6 +46,7 @@ fn people_are_told_what_it_means() {
         "UDP is blocked here; TCP works.",
         "Not believed: 192.0.2.4:3478 over TCP",
         "No use: 192.0.2.5:3478 over TCP: no TCP connection to the server in time.",
+        "If it is port-restricted (assumed, 4",
         "You can meet, with a plain dial: open, full-cone.",
         "symmetric random (99 %)",
     ] {
@@ -71,4 +77,38 @@ fn two_ports_of_one_address_are_two_servers() {
     assert!(dead.failure.is_some() && good.failure.is_none());
     assert_eq!(report.said(dead.server, Transport::Tcp), None);
     assert!(report.to_string().contains("it saw 192.168.1.2:40000 as 198.51.100.1:40000."), "{report}");
+}
+
+#[test]
+fn what_the_other_port_of_a_server_answers_no_dead_one_has_answered() {
+    use Purpose::{Mapping, OtherPort};
+    let udp = Transport::Udp;
+    let asked = [
+        (udp, Mapping, "192.0.2.1:9", None),
+        (udp, Mapping, "192.0.2.1:3478", Some(ONE)),
+        (udp, OtherPort, "192.0.2.1:3479", Some(ONE)),
+    ];
+    let report = report_of(&asked);
+    let counts: Vec<_> =
+        report.servers.iter().map(|server| (server.server.port(), server.asked, server.answered)).collect();
+    assert_eq!(counts, [(9, 1, 0), (3478, 1, 1)]);
+    let text = report.to_string();
+    assert!(text.contains("No use: 192.0.2.1:9 over UDP") && !text.contains("192.0.2.1:9 over UDP answered"));
+}
+
+#[test]
+fn what_depends_on_a_guess_says_so() {
+    let guessed = report(&[(Transport::Tcp, "192.0.2.1:3478", Some(ONE))]);
+    let text = guessed.to_string();
+    let [condition, meetings] =
+        ["If it is port-restricted (assumed", "You can meet"].map(|line| text.find(line));
+    assert!(condition.is_some() && condition < meetings, "{text}");
+    // No translation for anybody, and a stranger got through: that leaves no doubt.
+    let servers = ["192.0.2.1:3478", "192.0.2.2:3478", "192.0.2.3:3478"];
+    let open = report(&servers.map(|server| (Transport::Tcp, server, Some("192.168.1.2:40000"))));
+    let mut evidence = open.evidence;
+    let (helper, stranger) = ("192.0.2.4".parse().unwrap(), Stranger::OtherAddress);
+    evidence.syn_probes.push(SynProbe { helper, stranger, outcome: SynOutcome::Connected });
+    let known = NatReport::new(open.local, evidence, &BTreeMap::new(), &BTreeMap::new()).to_string();
+    assert!(known.contains("You can meet") && !known.contains("If it is"), "{known}");
 }

@@ -530,6 +530,11 @@ impl Punch {
     }
 
     fn lose(&mut self, failed: Failed, _now: Instant) {
+        // Who gives up first is asked once more: what it does not say then is not why the waves before came to nothing.
+        let failed = match failed {
+            Failed::Silent | Failed::Declined(Reason::NoRoute) if self.tactic.is_some() => Failed::Spent,
+            failed => failed,
+        };
         if !matches!(self.state, State::Over) {
             self.failed = Some(failed);
             self.over(None);

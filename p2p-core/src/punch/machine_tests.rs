@@ -274,6 +274,31 @@ fn other_waves_follow_with_other_ports_and_then_it_is_over() {
 }
 
 #[test]
+fn a_peer_that_gives_up_first_has_answered() {
+    let begin = || Driver::new(Punch::call(config(Part::Caller, home()), epoch()));
+    let declined = |wave| message(wave, Step::Decline(Reason::NoRoute));
+    let last_words: [Option<Message>; 2] = [None, Some(declined(1))];
+    for last_word in last_words {
+        let mut caller = begin();
+        caller.hears(&answer(THEIRS, 0), at(80));
+        caller.until(at(6_000));
+        if let Some(word) = last_word {
+            caller.hears(&word, at(6_000));
+        }
+        caller.until(at(60_000));
+        assert!(!caller.dials().is_empty());
+        assert_eq!(caller.events, [Event::Lost(Failed::Spent)]);
+    }
+    // Before anything was agreed on, that is what there is to tell.
+    let mut caller = begin();
+    caller.until(at(60_000));
+    assert_eq!(caller.events, [Event::Lost(Failed::Silent)]);
+    let mut caller = begin();
+    caller.hears(&declined(0), at(80));
+    assert_eq!(caller.events, [Event::Lost(Failed::Declined(Reason::NoRoute))]);
+}
+
+#[test]
 fn what_this_machine_lacks_is_an_error_and_no_crash() {
     let begin = || Punch::call(config(Part::Caller, asked()), epoch());
     let mut punch = begin();

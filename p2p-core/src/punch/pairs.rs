@@ -79,7 +79,8 @@ impl Pair {
 /// What the caller of an attempt punches, the most promising first; 4 at most.
 ///
 /// On one machine and on one network that is between the addresses there; across the Internet between the ones
-/// others see, unless the facts say that nothing can come of it. Two peers behind one NAT that are not on one
+/// others see, unless the facts say that nothing can come of it. Two that have one machine id are on one machine; where
+/// others see them at different addresses they may be copies of one, and punch across the Internet too. Two peers behind one NAT that are not on one
 /// network punch across it only if it is known to turn packets round.
 pub fn worthwhile(setup: &Setup, peer: &PeerAddr, filter: &Filter, attempt: AttemptId) -> Vec<PunchConfig> {
     let mut found = all(setup, peer, Motive::OurWish);
@@ -103,7 +104,12 @@ pub fn worthwhile(setup: &Setup, peer: &PeerAddr, filter: &Filter, attempt: Atte
     // A pair of NATs is punched once: from another address behind the same NAT it would be the same again.
     let mut seen = BTreeSet::new();
     found.retain(|pair| seen.insert((pair.mode, pair.address, pair.remote)));
-    found.truncate(usize::from(MOST_PAIRS));
+    let most = usize::from(MOST_PAIRS);
+    // However many interfaces both have, one pair is across the Internet: a machine's id may be a copy.
+    if let Some(far) = found.iter().position(|pair| pair.mode == Mode::Remote).filter(|far| *far >= most) {
+        found.swap(most - 1, far);
+    }
+    found.truncate(most);
     found.iter().zip(0..).map(|(pair, number)| pair.config(setup, attempt, number, Part::Caller)).collect()
 }
 
@@ -151,12 +157,13 @@ fn outside(external: Option<IpAddr>, own: IpAddr) -> Option<IpAddr> {
 
 fn all(setup: &Setup, peer: &PeerAddr, motive: Motive) -> Vec<Pair> {
     let is_same_machine = peer.is_on(&setup.ours.machine_id);
+    let is_copy = is_same_machine && is_elsewhere(setup, peer);
     let mut found = Vec::new();
     for ours in &setup.ours.addresses {
         for theirs in peer.interfaces().iter().filter(|theirs| theirs.family() == Family::of(ours.ip)) {
             let near = local_pair(ours, theirs, is_same_machine);
             found.extend(near);
-            if !is_same_machine {
+            if !is_same_machine || is_copy {
                 let view = setup.views.get(&ours.ip).copied().unwrap_or_default();
                 let far = remote_pair(ours, &view, theirs, motive);
                 // Where nothing translates, both would be between the same addresses.
@@ -166,6 +173,14 @@ fn all(setup: &Setup, peer: &PeerAddr, motive: Motive) -> Vec<Pair> {
         }
     }
     found
+}
+
+/// Whether others see the peer at none of the addresses at which they see us, and see both. Then a machine id that both
+/// have may be that of two copies of one machine.
+fn is_elsewhere(setup: &Setup, peer: &PeerAddr) -> bool {
+    let ours: BTreeSet<_> = setup.ours.addresses.iter().filter_map(|ours| ours.external).collect();
+    let mut theirs = peer.interfaces().iter().filter_map(|theirs| theirs.external).peekable();
+    !ours.is_empty() && theirs.peek().is_some() && theirs.all(|external| !ours.contains(&external))
 }
 
 fn local_pair(ours: &OurAddress, theirs: &InterfaceAddr, is_same_machine: bool) -> Option<Pair> {

@@ -104,6 +104,28 @@ fn near_ones_first_then_the_most_promising() {
 }
 
 #[test]
+fn copies_of_one_machine_meet_across_the_internet() {
+    let home = facts(NatType::PortRestricted);
+    let ours = setup(&[("192.168.1.2", Some("198.51.100.1"), home)]);
+    let theirs = |external| peer(vec![interface("192.168.7.7", external, home)], Some(b"here"));
+    let near = "between interfaces 192.168.1.2 > 192.168.7.7";
+    assert_eq!(found(&ours, &theirs(Some("203.0.113.9"))), [near, "remote 192.168.1.2 > 203.0.113.9"]);
+    for same in [None, Some("198.51.100.1")] {
+        assert_eq!(found(&ours, &theirs(same)), [near]);
+    }
+    // The copy answers.
+    let at = "192.168.1.2";
+    let offer = offer(Mode::Remote, at, "203.0.113.9");
+    assert!(answerable(&ours, &theirs(Some("203.0.113.9")), ATTEMPT, &offer).is_some());
+    // However many interfaces both have, one pair is left for that.
+    let ours = ["192.168.1.2", "10.0.0.2", "10.1.0.2"].map(|ip| (ip, Some("198.51.100.1"), home));
+    let theirs = ["192.168.7.7", "10.7.0.2"].map(|ip| interface(ip, Some("203.0.113.9"), home));
+    let found = found(&setup(&ours), &peer(theirs.into(), Some(b"here")));
+    assert_eq!(found.len(), usize::from(MOST_PAIRS));
+    assert_eq!(found.iter().filter(|pair| pair.starts_with("remote")).count(), 1, "{found:?}");
+}
+
+#[test]
 fn the_hopeless_is_not_tried_and_numbers_are_bounded() {
     let (home, wild) = (facts(NatType::PortRestricted), facts(NatType::Symmetric));
     let one = |facts| setup(&[("192.168.1.2", Some("198.51.100.1"), facts)]);

@@ -75,8 +75,8 @@ pub enum WayFailure {
     /// The brokers say that nobody is subscribed for the peer.
     #[error("the peer is offline: the broker says nobody is subscribed")]
     Offline,
-    /// The peer read the signal and said no.
-    #[error("the peer refused: {0}")]
+    /// The peer read the signal and said no; or, for [`Reason::NoRoute`], that it could not dial us.
+    #[error("the peer {no}: {0}", no = no(*.0))]
     Refused(Reason),
     /// The signal was taken, nothing came of it.
     #[error("the peer was asked and did not dial back")]
@@ -106,6 +106,11 @@ pub enum WayFailure {
     /// This node cannot go this way.
     #[error("not supported by this node")]
     Unsupported,
+}
+
+/// What a peer did that says this.
+fn no(reason: Reason) -> &'static str {
+    if reason == Reason::NoRoute { "could not dial us" } else { "refused" }
 }
 
 impl WayFailure {
@@ -201,11 +206,12 @@ impl RaceReport {
         self.won().is_none() && self.any_failed(|failure| *failure == WayFailure::Offline)
     }
 
-    /// Whether the peer said no, by signal or in a proof.
+    /// Whether the peer said no, by signal or in a proof. That it has no route to us ([`Reason::NoRoute`]) is no
+    /// refusal: it tried.
     pub fn is_refused(&self) -> bool {
-        let refused =
-            |lane: &LaneReport| matches!(lane.failure, Some(LaneFailure::Proof(ProofError::Refused(_))));
-        self.any_failed(|failure| matches!(failure, WayFailure::Refused(_)))
+        let is_no = |reason: &Reason| *reason != Reason::NoRoute;
+        let refused = |lane: &LaneReport| matches!(&lane.failure, Some(LaneFailure::Proof(ProofError::Refused(reason))) if is_no(reason));
+        self.any_failed(|failure| matches!(failure, WayFailure::Refused(reason) if is_no(reason)))
             || self.ways.iter().any(|way| way.lanes.iter().any(refused))
     }
 

@@ -269,6 +269,20 @@ fn a_refusal_ends_the_reverse_way_with_its_reason() {
 }
 
 #[test]
+fn a_peer_that_could_not_dial_us_has_not_refused() {
+    for (reason, is_refusal) in [(Reason::NoRoute, false), (Reason::NotAllowed, true)] {
+        let mut only = config(two_homes());
+        only.ways = vec![Way::Reverse];
+        let mut story = Story::begin(only);
+        let refusal = Body::Refuse(Refusal { reason });
+        story.happens(50, |race, now| race.handle_signal(&from_peer(two_homes(), refusal), now));
+        let report = story.race.report(epoch() + Duration::from_millis(60));
+        assert_eq!(report.is_refused(), is_refusal, "{report}");
+        assert_eq!(report.to_string().contains("refused"), is_refusal, "{report}");
+    }
+}
+
+#[test]
 fn a_peer_that_says_no_to_one_connection_says_no_to_all() {
     let mut story = Story::begin(config(two_homes()));
     let no = LaneFailure::Proof(ProofError::Refused(Reason::NotAllowed));

@@ -148,7 +148,10 @@ impl<'t> Reader<'t> {
                     config.ntp = servers;
                 }
                 "plain" => config.plain = self.truth("plain", value)?,
-                "ways" => config.ways = self.parsed("ways", value, parse_way)?,
+                "ways" => {
+                    let ways = self.parsed("ways", value, parse_way)?;
+                    config.ways = self.some("ways", value, ways)?;
+                }
                 "allow" => {
                     config.allowed = Some(self.parsed("allow", value, parse_id)?.into_iter().collect());
                 }

@@ -128,6 +128,7 @@ fn a_wrong_value_names_its_line_and_what_is_allowed() {
     says("interfaces = [1]", &["names of network interfaces"]);
     says("families = [\n\"v5\"]", &["line 2", "\"v5\"", "`v4` or `v6`"]);
     says("families = []", &["at least one"]);
+    says("ways = []", &["at least one"]);
     says("stun = [\"stun.example\"]", &["host:port"]);
     says("stun = [\"a:0\"]", &["host:port"]);
     says("stun = [\"2001:db8::1:3478\"]", &["[2001:db8::1]:3478"]);

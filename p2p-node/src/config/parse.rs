@@ -11,12 +11,23 @@ use p2p_core::{Family, stun};
 
 use super::{TurnUri, TurnUriError};
 
-/// Parses `host:port`, with an IPv6 address in brackets.
+/// Parses `host:port`, with an IPv6 address in brackets, or the URI of a STUN server (RFC 7064): `stun:host`,
+/// `stun:host:port`.
 ///
 /// # Errors
 /// A sentence that says what is wanted.
 pub fn parse_stun(text: &str) -> Result<StunServer, String> {
-    parse_server(text, stun::DEFAULT_PORT)
+    let usual = stun::DEFAULT_PORT;
+    match text.split_once(':') {
+        // A host may be called `stun`; then only its port follows.
+        Some((scheme, uri)) if scheme.eq_ignore_ascii_case("stun") && uri.parse::<u16>().is_err() => {
+            match uri.rsplit_once(':') {
+                Some((_, port)) if !port.ends_with(']') => parse_server(uri, usual),
+                _ => parse_server(&format!("{uri}:{usual}"), usual),
+            }
+        }
+        _ => parse_server(text, usual),
+    }
 }
 
 /// Parses `host:port`, with an IPv6 address in brackets.
@@ -94,4 +105,36 @@ pub fn parse_broker(text: &str) -> Result<BrokerUrl, String> {
         return Err("memory:// is for nodes that share a process: write mqtt:// or mqtts://".to_owned());
     }
     Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stun_server_is_a_host_and_a_port_or_a_uri() {
+        for (text, host, port) in [
+            ("stun.example:3479", "stun.example", 3479),
+            ("stun:stun.example:3479", "stun.example", 3479),
+            ("STUN:stun.example", "stun.example", 3478),
+            ("stun:127.0.0.1:3491", "127.0.0.1", 3491),
+            ("stun:[2001:db8::1]:3479", "2001:db8::1", 3479),
+            ("stun:[2001:db8::1]", "2001:db8::1", 3478),
+            ("stun:3479", "stun", 3479),
+        ] {
+            assert_eq!(parse_stun(text), Ok(StunServer { host: host.into(), port }), "{text}");
+        }
+        for text in [
+            "",
+            "stun:",
+            "stun.example",
+            "stun://a:1",
+            "stun:a:0",
+            "stun:a:",
+            "stuns:a:1",
+            "stun:2001:db8::1:1",
+        ] {
+            assert!(parse_stun(text).unwrap_err().contains("host:port"), "{text}");
+        }
+    }
 }

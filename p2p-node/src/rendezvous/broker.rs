@@ -70,12 +70,12 @@ impl Default for Options {
 #[non_exhaustive]
 pub enum BrokerError {
     /// This address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {reason}")]
     Listen {
         /// The address.
         address: SocketAddr,
         /// Why: it is in use, not ours, or a privileged port.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The options are no good: TLS files, limits, no address at all.
     #[error("the broker does not start: {0}")]
@@ -101,9 +101,9 @@ impl Broker {
         let mut failure = BrokerError::Options("no address to listen on".into());
         for _ in 0..TRIES {
             match Self::try_start(listen, &options).await {
-                Err(BrokerError::Listen { address, source }) if address.port() == 0 => {
-                    debug!(%address, %source, "the port was taken meanwhile, trying another");
-                    failure = BrokerError::Listen { address, source };
+                Err(BrokerError::Listen { address, reason }) if address.port() == 0 => {
+                    debug!(%address, %reason, "the port was taken meanwhile, trying another");
+                    failure = BrokerError::Listen { address, reason };
                 }
                 done => return done,
             }
@@ -125,7 +125,7 @@ impl Broker {
         let asked = listen.iter().chain(tls_listen);
         for (asked, address) in asked.zip(local_addrs.iter().chain(&tls_addrs)) {
             if TcpListener::bind(address).is_ok() {
-                return Err(BrokerError::Listen { address: *asked, source: io::ErrorKind::AddrInUse.into() });
+                return Err(BrokerError::Listen { address: *asked, reason: io::ErrorKind::AddrInUse.into() });
             }
         }
         let stop = Stop(broker.shutdown_handle());
@@ -183,7 +183,7 @@ impl Drop for Stop {
 fn choose(listen: &[SocketAddr]) -> Result<Vec<SocketAddr>, BrokerError> {
     let bind = |&address: &SocketAddr| {
         let listener = TcpListener::bind(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
-        listener.map_err(|source| BrokerError::Listen { address, source })
+        listener.map_err(|reason| BrokerError::Listen { address, reason })
     };
     // All at once, so that no port is chosen twice.
     let listeners: Vec<_> = listen.iter().map(bind).collect::<Result<_, _>>()?;

@@ -106,6 +106,11 @@ impl Rendezvous {
         self.stun.as_ref().map(StunServer::local_addrs).unwrap_or_default()
     }
 
+    /// The second addresses of the STUN server.
+    pub fn stun_alternate_addrs(&self) -> Vec<SocketAddr> {
+        self.stun.as_ref().map(StunServer::alternate_addrs).unwrap_or_default()
+    }
+
     /// Where the TURN server listens, over UDP and TCP each, in the order asked for.
     pub fn turn_addrs(&self) -> &[SocketAddr] {
         self.turn.as_ref().map_or(&[], TurnServer::local_addrs)

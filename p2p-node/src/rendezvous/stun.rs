@@ -62,12 +62,12 @@ impl StunServerConfig {
 #[non_exhaustive]
 pub enum StunServerError {
     /// The system refused an address: in use, not ours, or a port that needs privileges.
-    #[error("the STUN server cannot listen on {address}: {source}")]
+    #[error("the STUN server cannot listen on {address}: {reason}")]
     Listen {
         /// What was asked for.
         address: SocketAddr,
         /// What the system says.
-        source: io::Error,
+        reason: io::Error,
     },
     /// An alternate that is no alternate: same IP address or port, unspecified, or nothing of its family in
     /// `listen`.
@@ -145,6 +145,11 @@ impl StunServer {
     /// over UDP and TCP.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.sites.iter().map(|site| site.primary()).collect()
+    }
+
+    /// The addresses of [`StunServerConfig::alternate`], in the order of those they belong to.
+    pub fn alternate_addrs(&self) -> Vec<SocketAddr> {
+        self.sites.iter().filter_map(|site| site.alternate()).collect()
     }
 
     /// What it has done so far.

@@ -147,12 +147,12 @@ impl TurnServerConfig {
 #[non_exhaustive]
 pub enum TurnServerError {
     /// The system refused an address: in use, not ours, or a port that needs privileges.
-    #[error("the TURN server cannot listen on {address}: {source}")]
+    #[error("the TURN server cannot listen on {address}: {reason}")]
     Listen {
         /// What was asked for.
         address: SocketAddr,
         /// What the system says.
-        source: io::Error,
+        reason: io::Error,
     },
     /// Nothing to listen on.
     #[error("a TURN server needs an address to listen on")]

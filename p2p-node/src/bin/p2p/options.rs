@@ -40,7 +40,7 @@ pub(crate) struct NodeOptions {
     /// PEM file with the certificates to trust for brokers, instead of the system's
     #[arg(long, value_name = "FILE")]
     broker_ca: Option<PathBuf>,
-    /// STUN server to learn external addresses from; repeatable
+    /// STUN server to learn external addresses from, such as stun.example:3478 or stun:stun.example; repeatable
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_stun)]
     stun: Vec<StunServer>,
     /// TURN server that may relay for us, such as turn:turn.example or, with TLS, turns:turn.example:443;

@@ -124,18 +124,18 @@ fn tell(rendezvous: &Rendezvous, credential: Option<&Credential>, json: bool) ->
     };
     let mqtt = urls("mqtt://", rendezvous.mqtt_addrs());
     let mqtts = urls("mqtts://", rendezvous.mqtts_addrs());
-    let stun = rendezvous.stun_addrs();
+    let (stun, alternate) = (rendezvous.stun_addrs(), rendezvous.stun_alternate_addrs());
     let (relay, relays) = (rendezvous.turn_addrs(), rendezvous.turns_addrs());
     if json {
         let credential = credential.map(turn::to_json);
         return screen::line(json!({
-            "event": "listening", "mqtt": mqtt, "mqtts": mqtts, "stun": stun, "turn": relay, "turns": relays,
-            "turn_credential": credential,
+            "event": "listening", "mqtt": mqtt, "mqtts": mqtts, "stun": stun,
+            "stun_alternate": alternate, "turn": relay, "turns": relays, "turn_credential": credential,
         }));
     }
     mqtt.iter().chain(&mqtts).try_for_each(screen::line)?;
     // RFC 7064 and RFC 7065 write servers like this.
-    let servers = [("stun:", &stun[..]), ("turn:", relay), ("turns:", relays)];
+    let servers = [("stun:", &stun[..]), ("stun:", &alternate), ("turn:", relay), ("turns:", relays)];
     let uris: Vec<_> = servers.iter().flat_map(|(scheme, addrs)| urls(*scheme, addrs)).collect();
     uris.iter().try_for_each(screen::line)?;
     let first = uris.iter().find(|uri| uri.starts_with("turn"));

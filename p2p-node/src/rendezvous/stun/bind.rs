@@ -25,6 +25,10 @@ impl Site {
     pub(super) fn primary(&self) -> SocketAddr {
         self.udp[0].0
     }
+
+    pub(super) fn alternate(&self) -> Option<SocketAddr> {
+        self.udp.get(3).map(|(address, _)| *address)
+    }
 }
 
 type Listeners = Vec<(Responder, TcpListener)>;
@@ -65,8 +69,8 @@ fn bind_site(
     let is_fixed = listen.port() != 0 && alternate.is_none_or(|alternate| alternate.port() != 0);
     for _ in 1..TRIES {
         match try_site(listen, alternate) {
-            Err(StunServerError::Listen { source, .. })
-                if source.kind() == io::ErrorKind::AddrInUse && !is_fixed => {}
+            Err(StunServerError::Listen { reason, .. })
+                if reason.kind() == io::ErrorKind::AddrInUse && !is_fixed => {}
             done => return done,
         }
     }
@@ -77,7 +81,7 @@ fn try_site(
     listen: SocketAddr,
     alternate: Option<SocketAddr>,
 ) -> Result<(Site, Vec<TcpListener>), StunServerError> {
-    let pair = |address| pair(address).map_err(|source| StunServerError::Listen { address, source });
+    let pair = |address| pair(address).map_err(|reason| StunServerError::Listen { address, reason });
     let first = pair(listen)?;
     let primary = first.0;
     let mut pairs = vec![first];

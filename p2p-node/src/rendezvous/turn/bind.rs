@@ -43,7 +43,7 @@ pub(super) fn bind(config: &TurnServerConfig) -> Result<Bound, TurnServerError> 
     };
     check(&relays)?;
     let acceptor = config.tls.as_ref().map(|tls| tls.acceptor()).transpose().map_err(TurnServerError::Tls)?;
-    let refused = |address| move |source| TurnServerError::Listen { address, source };
+    let refused = |address| move |reason| TurnServerError::Listen { address, reason };
     let pairs =
         config.listen.iter().map(|&at| try_pair(at).map_err(refused(at))).collect::<Result<_, _>>()?;
     let tls = tls_listen.iter().map(|&at| listener(at).map_err(refused(at))).collect::<Result<_, _>>()?;
