@@ -69,6 +69,9 @@ pub struct Limits {
     /// Connections we make at once because peers asked for them, each a dial or a proof. Default 128: far below the
     /// 1,024 descriptors a process usually has. More wait; attempts of our own never do.
     pub errands: usize,
+    /// Peers that may have addresses lent at our TURN servers at once without our user knowing them or having accepted
+    /// them. Default 4, at two addresses each; others have to bring a server of their own.
+    pub relays: usize,
     /// Connections that came to us and are not proven yet. Default 512; the oldest makes room for the newest.
     pub unproven: usize,
     /// Accepted connections nobody has taken yet. Default 128; more are refused as busy.
@@ -77,7 +80,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { attempts: 256, answers: 64, errands: 128, unproven: 512, backlog: 128 }
+        Self { attempts: 256, answers: 64, errands: 128, relays: 4, unproven: 512, backlog: 128 }
     }
 }
 

@@ -91,6 +91,7 @@ fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), S
         cipher: fast_cipher(),
         proof_within: config.proof_within,
         errands: Arc::new(Semaphore::new(config.limits.errands)),
+        relays: Arc::new(Semaphore::new(config.limits.relays)),
         turn: config.turn.clone().into(),
         relay_connections: config.relay_connections,
         families: config.families.clone(),

@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) proof_within: Duration,
     /// Connections we make because others asked, each one dial or one proof.
     pub(crate) errands: Arc<Semaphore>,
+    /// Strangers for whom our TURN servers are asked at a time.
+    pub(crate) relays: Arc<Semaphore>,
     /// The TURN servers of the configuration.
     pub(crate) turn: Rc<[TurnServer]>,
     pub(crate) relay_connections: Connections,

@@ -296,6 +296,33 @@ async fn what_a_plain_pipe_was_told_arrives_although_its_address_was_given_back(
 }
 
 #[tokio::test]
+async fn strangers_that_nobody_accepts_do_not_use_up_what_our_server_lends() {
+    let rendezvous = rendezvous().await;
+    let broker = MemoryBroker::new();
+    let mut config = with(&broker, &[lent_by(&rendezvous, TurnCarrier::Udp)]);
+    config.limits.relays = 1;
+    let bert = Node::bind(config).await.unwrap();
+    let anna = Node::bind(with(&broker, &[])).await.unwrap();
+    let carl = Node::bind(with(&broker, &[])).await.unwrap();
+    let address = bert.addr().unwrap();
+    let call = |node: Node| {
+        let address = address.clone();
+        async move { node.connect_with(&address, only(Way::Relay)).await }
+    };
+    let mut first = in_time(call(anna.clone())).await.unwrap();
+    let error = in_time(call(anna.clone())).await.unwrap_err();
+    assert!(error.to_string().contains("no TURN server"), "{error}");
+    // Bert's own calls are not counted.
+    let ours = in_time(bert.connect_with(&carl.addr().unwrap(), only(Way::Relay))).await.unwrap();
+    // Whoever is accepted is no stranger any more.
+    let mut accepted = in_time(bert.accept()).await.unwrap();
+    let second = in_time(call(anna)).await.unwrap();
+    in_time(talk(&mut first, &mut accepted)).await;
+    drop((second, ours));
+    rendezvous.shutdown().await;
+}
+
+#[tokio::test]
 async fn pipes_through_a_relay_outlive_their_nodes_and_move_between_runtimes() {
     let rendezvous = rendezvous().await;
     let turn = [lent_by(&rendezvous, TurnCarrier::Udp), lent_by(&rendezvous, TurnCarrier::Tcp)];

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use actix::fut::ActorStreamExt;
@@ -167,12 +168,20 @@ fn begin<A: Relays>(actor: &mut A, sources: Vec<IpAddr>, with: Correspondence, c
         }
         let relaying = actor.relaying();
         relaying.useless = useless;
+        let seat = match relaying.sake {
+            Sake::Ours => None,
+            Sake::Strangers => Arc::clone(&relaying.shared.relays).try_acquire_owned().ok(),
+        };
+        // What our servers lend us shall not be used up by strangers: the rest have to bring a server of their own.
+        let is_seated = relaying.sake == Sake::Ours || seat.is_some();
+        let servers = if is_seated { servers } else { Vec::new() };
         let config = relaying.config(&with.peer, sources, servers);
         let shared = Rc::clone(&relaying.shared);
         let Correspondence { router, peer, attempt, back_on, done } = with;
         let (id, router) = (peer.id(), router.downgrade());
         let outlet = Outlet { router, to: peer.clone(), attempt, back_on, done };
-        let (handle, told) = Handle::begin(config, turn::trust(&shared.turn), outlet, shared.fork("circuit"));
+        let trust = turn::trust(&shared.turn);
+        let (handle, told) = Handle::begin(config, trust, outlet, seat, shared.fork("circuit"));
         shared.ears.borrow_mut().listen(attempt, id, handle.ear());
         for (notice, sources) in std::mem::take(&mut relaying.early) {
             handle.hear(&notice, &peer, &sources);

@@ -13,7 +13,7 @@ use p2p_core::relay::circuit::{Act, Circuit, CircuitFailure, Event, Kept, Transm
 use p2p_core::relay::{End, RelayError};
 use p2p_core::turn::Relaying;
 use p2p_core::{Family, Machine, Output};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Sleep;
 use tracing::{debug, trace};
 
@@ -94,6 +94,8 @@ pub(super) struct Core {
     pub(super) circuit: Circuit,
     sockets: Sockets,
     outlet: Outlet,
+    /// A stranger's, until it is over or our user takes it.
+    seat: Option<OwnedSemaphorePermit>,
     told: mpsc::UnboundedSender<Told>,
     /// A datagram that found no room.
     stuck: Option<(Via, Bytes)>,
@@ -116,6 +118,7 @@ impl Core {
         circuit: Circuit,
         wires: Wires,
         outlet: Outlet,
+        seat: Option<OwnedSemaphorePermit>,
         told: mpsc::UnboundedSender<Told>,
     ) -> Self {
         let sleep = Box::pin(tokio::time::sleep_until(tokio::time::Instant::now()));
@@ -123,6 +126,7 @@ impl Core {
             circuit,
             sockets: Sockets::Work(wires, sleep),
             outlet,
+            seat,
             told,
             stuck: None,
             shift: 0,
@@ -211,7 +215,7 @@ impl Core {
             self.armed = self.pump(cx);
             self.see_off(cx);
             if self.circuit.is_over() {
-                self.sockets = Sockets::Gone;
+                (self.sockets, self.seat) = (Sockets::Gone, None);
                 self.wake_users();
             }
             let Sockets::Work(_, sleep) = &mut self.sockets else { return Poll::Ready(()) };
@@ -432,6 +436,7 @@ impl Core {
                 return Ok(false);
             }
         };
+        self.seat = None;
         let (wires, lost) = rested.wake()?;
         let sleep = Box::pin(tokio::time::sleep_until(tokio::time::Instant::now()));
         self.sockets = Sockets::Work(wires, sleep);

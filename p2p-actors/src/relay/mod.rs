@@ -22,7 +22,7 @@ use p2p_core::Seed;
 use p2p_core::peer::PeerAddr;
 use p2p_core::relay::circuit::Kept;
 use p2p_core::relay::{Circuit, CircuitConfig, Notice};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 pub(crate) use core::Told;
 pub(crate) use ears::Ears;
@@ -74,11 +74,13 @@ impl Handle {
         config: CircuitConfig,
         trust: Trust,
         outlet: Outlet,
+        seat: Option<OwnedSemaphorePermit>,
         seed: Seed,
     ) -> (Self, mpsc::UnboundedReceiver<Told>) {
         let (told, telling) = mpsc::unbounded_channel();
         let circuit = Circuit::new(config, seed, now());
-        let shared = Arc::new(Shared(Mutex::new(Core::new(circuit, wires::Wires::new(trust), outlet, told))));
+        let core = Core::new(circuit, wires::Wires::new(trust), outlet, seat, told);
+        let shared = Arc::new(Shared(Mutex::new(core)));
         shared.spawn();
         (Self { shared, is_kept: false }, telling)
     }

@@ -39,7 +39,7 @@ fn on_a_thread() -> tokio::runtime::Handle {
 
 fn begun(on: &tokio::runtime::Handle, config: CircuitConfig) -> (Handle, mpsc::UnboundedReceiver<Told>) {
     let _there = on.enter();
-    Handle::begin(config, Trust::default(), outlet(), Seed::from_u64(1))
+    Handle::begin(config, Trust::default(), outlet(), None, Seed::from_u64(1))
 }
 
 /// Whether the way for connections ends when datagrams are kept.
@@ -49,7 +49,7 @@ async fn ends(is_at_rest: bool) -> bool {
     let server = Server::new(listener.local_addr().unwrap(), Carrier::Tcp, credentials);
     let mut config = CircuitConfig::new(Side::Caller, vec![server]);
     config.connections = Connections::Always;
-    let (mut handle, _told) = Handle::begin(config, Trust::default(), outlet(), Seed::from_u64(1));
+    let (mut handle, _told) = Handle::begin(config, Trust::default(), outlet(), None, Seed::from_u64(1));
     let mut of_connections = None;
     let mut other = Vec::new();
     for _ in 0..2 {

@@ -25,6 +25,7 @@
 //! attempts = 256
 //! answers = 64
 //! errands = 128
+//! relays = 4                          # strangers for whom our TURN servers are asked at once
 //! unproven = 512
 //! backlog = 128
 //! half_open = 512                     # connections that punches may have half open, see `Config::punch`
@@ -77,8 +78,8 @@ const KEYS: [&str; 15] = [
     "limits",
     "machine_id",
 ];
-const LIMIT_KEYS: [&str; 7] =
-    ["attempts", "answers", "errands", "unproven", "backlog", "half_open", "dials_per_second"];
+const LIMIT_KEYS: [&str; 8] =
+    ["attempts", "answers", "errands", "relays", "unproven", "backlog", "half_open", "dials_per_second"];
 
 impl Config {
     /// Reads a configuration from the text of a [`p2p.toml`](crate::config::file); what it does not mention has its default. Paths
@@ -179,6 +180,7 @@ impl<'t> Reader<'t> {
                 "attempts" => limits.attempts = bound,
                 "answers" => limits.answers = bound,
                 "errands" => limits.errands = bound,
+                "relays" => limits.relays = bound,
                 "unproven" => limits.unproven = bound,
                 "backlog" => limits.backlog = bound,
                 "half_open" => config.punch.sockets = number,

@@ -66,6 +66,7 @@ fn everything_can_be_told() {
             attempts = 1
             answers = 2
             errands = 5
+            relays = 6
             unproven = 3
             backlog = 4
             half_open = 6
@@ -94,7 +95,10 @@ fn everything_can_be_told() {
     assert_eq!(config.allowed, Some([peer].into()));
     assert_eq!(config.ready_within, Duration::from_millis(500));
     assert_eq!(config.machine_id.as_deref(), Some(&b"here"[..]));
-    assert_eq!(config.limits, Limits { attempts: 1, answers: 2, errands: 5, unproven: 3, backlog: 4 });
+    assert_eq!(
+        config.limits,
+        Limits { attempts: 1, answers: 2, errands: 5, relays: 6, unproven: 3, backlog: 4 }
+    );
     assert_eq!((config.punch.sockets, config.punch.per_second), (6, 7));
     let [first, second, third] = &config.brokers[..] else { panic!("{:?}", config.brokers) };
     assert_eq!((first.url.to_string().as_str(), &first.login), ("mqtt://192.0.2.1", &None));
