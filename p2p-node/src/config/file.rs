@@ -19,7 +19,7 @@
 //! ways = ["direct", "punch"]          # how peers may reach this node, default: every way
 //! allow = ["p2pid1…"]                 # default: whoever knows this node's address may connect
 //! ready_within = 3                    # seconds to wait for brokers and STUN servers, default 3
-//! machine_id = "blue box"             # default: what the operating system says
+//! machine_id = "blue box"             # default: what the operating system says; copies of a machine want one each
 //!
 //! [limits]                            # see `Limits` for what they bound
 //! attempts = 256

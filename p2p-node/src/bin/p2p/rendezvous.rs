@@ -24,7 +24,8 @@ other in encrypted pipes; only a TURN server carries it.
 Example:
   p2p rendezvous --mqtt 192.0.2.1:1883 --stun 192.0.2.1:3478
   p2p listen --broker mqtt://192.0.2.1 --stun 192.0.2.1:3478
-  p2p rendezvous --turn 192.0.2.1:3479 --turn-secret-file turn.secret
+With a TURN server as well; only what is named runs:
+  p2p rendezvous --mqtt 192.0.2.1:1883 --stun 192.0.2.1:3478 --turn 192.0.2.1:3479 --turn-secret-file turn.secret
   p2p rendezvous credentials --secret-file turn.secret --for 1d";
 
 /// Run an MQTT broker, a STUN server and a TURN server for others

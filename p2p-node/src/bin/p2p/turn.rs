@@ -139,8 +139,8 @@ pub(crate) fn tell(credential: &Credential, server: &str) -> anyhow::Result<()> 
     screen::line(format_args!("username {username}"))?;
     screen::line(format_args!("password {password}"))?;
     screen::note(format_args!(
-        "p2p: with the password in the file turn.pw:\n  p2p listen --turn {server} --turn-user {username} \
-         --turn-password-file turn.pw"
+        "p2p: with the password in the file turn.pw:\n  p2p listen --broker mqtt://HOST --turn {server} \
+         --turn-user {username} --turn-password-file turn.pw"
     ));
     Ok(())
 }
@@ -152,7 +152,7 @@ when their time is over. Quotas are kept by name.
 Example:
   p2p rendezvous credentials --secret-file turn.secret --name anna --for 12h
 prints a user name and a password. Whoever gets them writes the password into a file, and then
-  p2p listen --turn turn:turn.example --turn-user 1700000000:anna --turn-password-file turn.pw";
+  p2p listen --broker mqtt://192.0.2.1 --turn turn:192.0.2.1:3479 --turn-user 1700000000:anna --turn-password-file turn.pw";
 
 /// Make a time-limited credential for a TURN server, of p2p or coturn (its use-auth-secret)
 #[derive(Args)]
