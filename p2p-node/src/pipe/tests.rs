@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use p2p_actors::Carrier;
 use p2p_core::Seed;
 use p2p_core::peer::Identity;
@@ -189,7 +190,7 @@ impl Transport for DuplexStream {
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(self).poll_shutdown(cx)
+        Pin::new(self).poll_flush(cx)
     }
 
     fn poll_write_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
@@ -262,4 +263,33 @@ async fn a_reader_in_another_task_sends_on_what_a_writer_left() {
     b.write_all(b"!").await.unwrap();
     reading.await.unwrap().unwrap();
     drop(write);
+}
+
+#[tokio::test]
+async fn where_no_end_is_told_below_both_say_farewell_when_they_have_read_everything() {
+    for is_read in [true, false] {
+        let (a, b) = tokio::io::duplex(1_000);
+        let mut a = Stream::new(a, &session(true, false, Cipher::ChaCha20Poly1305)).unwrap();
+        let mut b = Stream::new(b, &session(false, false, Cipher::ChaCha20Poly1305)).unwrap();
+        let mut heard = Vec::new();
+        a.write_all(b"question").await.unwrap();
+        a.shutdown().await.unwrap();
+        b.write_all(b"answer").await.unwrap();
+        b.shutdown().await.unwrap();
+        a.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"answer");
+        {
+            let mut waiting = std::pin::pin!(poll_fn(|cx| a.poll_delivered(cx)));
+            assert!(waiting.as_mut().now_or_never().is_none(), "nobody has read the question");
+        }
+        if is_read {
+            b.read_to_end(&mut heard).await.unwrap();
+            poll_fn(|cx| b.poll_delivered(cx)).await.unwrap();
+            poll_fn(|cx| a.poll_delivered(cx)).await.unwrap();
+        } else {
+            drop(b);
+            let error = poll_fn(|cx| a.poll_delivered(cx)).await.unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+        }
+    }
 }
