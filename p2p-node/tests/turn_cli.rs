@@ -123,7 +123,7 @@ async fn a_credential_is_printed_with_the_options_it_is_for() {
     let mut server = desk.start(&["rendezvous", "--turn", "127.0.0.1:0"]);
     let uri = server.line();
     assert!(server.note().contains("turn.pw"));
-    assert!(server.note().contains(&format!("p2p listen --turn {uri} --turn-user ")));
+    assert!(server.note().contains(&format!("p2p listen --broker mqtt://HOST --turn {uri} --turn-user ")));
 }
 
 #[test]
