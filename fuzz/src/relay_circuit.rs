@@ -51,7 +51,7 @@ fn address(which: u8) -> SocketAddr {
 
 /// Whether an address belongs to the stranger.
 fn is_its_own(address: SocketAddr) -> bool {
-    matches!(address, SocketAddr::V4(v4) if v4.ip().octets()[3] % 2 == 0)
+    matches!(address, SocketAddr::V4(v4) if v4.ip().octets()[3].is_multiple_of(2))
 }
 
 fn knock(kind: u8, token: Token, nonce: [u8; 8]) -> Vec<u8> {
@@ -97,7 +97,7 @@ impl Story {
             8 => drop(self.circuit.read(&mut vec![0; usize::from(with) * 100], self.now)),
             9 => self.pass(Duration::from_millis(u64::from(with) * u64::from(who))),
             10 => {
-                self.circuit.handle_dialled(from, with % 2 == 0, self.now);
+                self.circuit.handle_dialled(from, with.is_multiple_of(2), self.now);
                 self.circuit.handle_connection_failed(self.now);
             }
             _ if with == 0 => self.circuit.keep(Kept::Datagrams, self.now),
