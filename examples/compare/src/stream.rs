@@ -1,6 +1,6 @@
 //! Our stream, with the pipe's records inside it or without.
 
-#[path = "../../p2p-node/src/pipe/record.rs"]
+#[path = "../../../p2p-node/src/pipe/record.rs"]
 mod record;
 
 use std::time::Instant;
