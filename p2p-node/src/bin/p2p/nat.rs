@@ -12,7 +12,8 @@ use crate::screen;
 const EXAMPLE: &str = "\
 Asks the STUN servers over UDP and TCP, each address family and interface apart, and tells what the network is,
 who said so, how sure that is, and which kinds of peers can be met from here. At most 40 packets go to one
-server, and 8 SYNs more to one of them where the NAT answers SYNs. Ends with 2 when no server is configured, with 7 when none answers; what is known then is printed too.
+server, and 8 SYNs more to one of them where the NAT answers SYNs. Ends with 2 when no server is configured, with
+7 when none answers; what is known then is printed too.
 
 Example:
   p2p nat --stun stun.example:3478 --stun 192.0.2.1:3478";
