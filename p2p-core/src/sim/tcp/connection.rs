@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Failure, TcpTimers};
+use super::{Failure, TcpState, TcpTimers};
 use crate::sim::packet::{Body, Flags, Header, IcmpKind, Packet, TcpFacts};
 
 /// Payload bytes in one segment: fits 1,500-byte links under IPv6 with options to spare.
@@ -17,31 +17,6 @@ const WINDOW: u32 = 64 * 1024;
 pub(super) const BUFFER: usize = 256 * 1024;
 const RTO_LEAST: Duration = Duration::from_millis(200);
 const RTO_MOST: Duration = Duration::from_secs(120);
-
-/// Where a connection is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TcpState {
-    /// Our SYN is out.
-    SynSent,
-    /// Both SYNs are known, ours is not acknowledged.
-    SynReceived,
-    /// Open.
-    Established,
-    /// We have closed.
-    FinWait1,
-    /// We have closed and the other side knows.
-    FinWait2,
-    /// The other side has closed.
-    CloseWait,
-    /// Both have closed at once.
-    Closing,
-    /// The other side closed first, then we.
-    LastAck,
-    /// Over, but the 4-tuple must not be used again yet.
-    TimeWait,
-    /// Over.
-    Closed,
-}
 
 /// What a segment or a timer brought about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ mod bind;
 mod connection;
 mod error;
 mod options;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -18,10 +19,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-pub use connection::TcpState;
 use connection::{Change, Connection, Io};
 pub use error::{Failure, SocketError};
 pub use options::{TcpOptions, TcpTimers};
+pub use state::TcpState;
 
 use super::packet::{Body, Header, IcmpKind, Packet, Quoted};
 use crate::Seed;
