@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tracing::trace;
 
-use crate::relay::{Dialled, Relayed, RestedDialled, RestedThrough, Through};
+use crate::relay::{Dialled, Leaving, Relayed, RestedDialled, RestedThrough, Through};
 
 /// A connection at rest: plain state that belongs to no runtime and may go to any thread.
 ///
@@ -201,23 +201,23 @@ impl CarrierStream {
         matches!(self, Self::Relayed(RelayedStream(Relay::Connection(_) | Relay::Dialled(_))))
     }
 
+    fn leaving(&mut self) -> Option<&mut Leaving> {
+        match self {
+            Self::Relayed(RelayedStream(Relay::Connection(stream))) => Some(&mut stream.leaving),
+            Self::Relayed(RelayedStream(Relay::Dialled(stream))) => Some(&mut stream.leaving),
+            _ => None,
+        }
+    }
+
     /// The peer's last word was read. What still comes is its farewell: it has read ours. When this is dropped, that is
     /// waited for.
     pub fn on_peer_ended(&mut self) {
-        match self {
-            Self::Relayed(RelayedStream(Relay::Connection(stream))) => stream.on_peer_ended(),
-            Self::Relayed(RelayedStream(Relay::Dialled(stream))) => stream.on_peer_ended(),
-            _ => {}
-        }
+        self.leaving().into_iter().for_each(Leaving::on_peer_ended);
     }
 
     /// The peer has read our last word, and said so: nothing has to be waited for.
     pub fn on_farewell(&mut self) {
-        match self {
-            Self::Relayed(RelayedStream(Relay::Connection(stream))) => stream.on_farewell(),
-            Self::Relayed(RelayedStream(Relay::Dialled(stream))) => stream.on_farewell(),
-            _ => {}
-        }
+        self.leaving().into_iter().for_each(Leaving::on_farewell);
     }
 
     /// Waits until this process is not needed any more for what was written to arrive. For when both directions have

@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 pub(crate) use core::Told;
 pub(crate) use ears::Ears;
 pub(crate) use outlet::Outlet;
-pub(crate) use stream::{Dialled, Relayed, RestedDialled, RestedThrough, Through};
+pub(crate) use stream::{Dialled, Leaving, Relayed, RestedDialled, RestedThrough, Through};
 
 use self::core::Core;
 use crate::drive::now;

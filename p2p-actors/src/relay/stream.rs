@@ -139,6 +139,33 @@ fn broken(core: &Core, error: RelayError) -> io::Error {
     }
 }
 
+/// How far a relayed connection (RFC 6062) is from its end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaving {
+    /// The peer hears of the end of what we say, without an end of the connection.
+    is_finished: bool,
+    /// What has to come before that may end; `None` when nothing has to.
+    parting: Option<Parting>,
+}
+
+impl Default for Leaving {
+    fn default() -> Self {
+        Self { is_finished: false, parting: Some(Parting::End) }
+    }
+}
+
+impl Leaving {
+    /// As [`CarrierStream::on_peer_ended`](crate::CarrierStream::on_peer_ended).
+    pub(crate) fn on_peer_ended(&mut self) {
+        self.parting = Some(Parting::Farewell);
+    }
+
+    /// As [`CarrierStream::on_farewell`](crate::CarrierStream::on_farewell).
+    pub(crate) fn on_farewell(&mut self) {
+        self.parting = None;
+    }
+}
+
 /// A connection that a peer made through our server (RFC 6062), with what keeps the server willing.
 ///
 /// A server may end both directions, and throw away what is on its way, when it hears the end of one: coturn 4.6
@@ -146,10 +173,7 @@ fn broken(core: &Core, error: RelayError) -> io::Error {
 pub(crate) struct Through {
     /// There until it is dropped.
     link: Option<Link>,
-    /// The peer hears of the end of what we say, without an end of the connection.
-    is_finished: bool,
-    /// What has to come before that may end; `None` when nothing has to.
-    parting: Option<Parting>,
+    pub(crate) leaving: Leaving,
     /// What came before it was ours to read.
     early: Bytes,
     held: Held,
@@ -160,7 +184,6 @@ pub(crate) struct Through {
 /// A [`Through`] at rest.
 pub(crate) struct RestedThrough {
     link: Rested,
-    is_finished: bool,
     early: Bytes,
     held: Held,
     local: SocketAddr,
@@ -171,7 +194,7 @@ impl Through {
     pub(super) fn new(link: Link, early: Bytes, remote: SocketAddr, held: Held) -> Self {
         let lent = held.core().lent_for(remote);
         let local = lent.or_else(|| link.local_addr().ok()).unwrap_or(remote);
-        Self { link: Some(link), is_finished: false, parting: Some(Parting::End), early, held, local, remote }
+        Self { link: Some(link), leaving: Leaving::default(), early, held, local, remote }
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
@@ -186,8 +209,7 @@ impl Through {
         let link = self.link.take().ok_or(io::ErrorKind::NotConnected)?.rest()?;
         self.held.rest();
         let (early, held) = (std::mem::take(&mut self.early), self.held.clone());
-        let (is_finished, local, remote) = (self.is_finished, self.local, self.remote);
-        Ok(RestedThrough { link, is_finished, early, held, local, remote })
+        Ok(RestedThrough { link, early, held, local: self.local, remote: self.remote })
     }
 
     pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {
@@ -203,18 +225,8 @@ impl Through {
 
     /// As [`CarrierStream::poll_finish`](crate::CarrierStream::poll_finish).
     pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.is_finished = true;
+        self.leaving.is_finished = true;
         AsyncWrite::poll_flush(self.link()?, cx)
-    }
-
-    /// As [`CarrierStream::on_peer_ended`](crate::CarrierStream::on_peer_ended).
-    pub(crate) fn on_peer_ended(&mut self) {
-        self.parting = Some(Parting::Farewell);
-    }
-
-    /// As [`CarrierStream::on_farewell`](crate::CarrierStream::on_farewell).
-    pub(crate) fn on_farewell(&mut self) {
-        self.parting = None;
     }
 
     fn link(&mut self) -> io::Result<Pin<&mut Link>> {
@@ -228,10 +240,10 @@ impl Drop for Through {
         if let Some(mut link) = self.link.take()
             && self.held.is_kept()
         {
-            if !self.is_finished {
+            if !self.leaving.is_finished {
                 let _ = Pin::new(&mut link).poll_shutdown(&mut Context::from_waker(Waker::noop()));
             }
-            if let Some(parting) = self.parting {
+            if let Some(parting) = self.leaving.parting {
                 self.held.core().linger(link, parting);
             }
         }
@@ -241,9 +253,9 @@ impl Drop for Through {
 impl RestedThrough {
     pub(crate) fn wake(self) -> io::Result<Through> {
         self.held.wake()?;
-        let Self { link, is_finished, early, held, local, remote } = self;
+        let Self { link, early, held, local, remote } = self;
         let link = Some(link.wake()?);
-        Ok(Through { link, is_finished, parting: Some(Parting::End), early, held, local, remote })
+        Ok(Through { link, leaving: Leaving::default(), early, held, local, remote })
     }
 }
 
@@ -294,19 +306,15 @@ impl AsyncWrite for Through {
 pub(crate) struct Dialled {
     /// There until it is dropped.
     stream: Option<TcpStream>,
-    is_finished: bool,
-    parting: Option<Parting>,
+    pub(crate) leaving: Leaving,
 }
 
 /// A [`Dialled`] at rest.
-pub(crate) struct RestedDialled {
-    stream: std::net::TcpStream,
-    is_finished: bool,
-}
+pub(crate) struct RestedDialled(std::net::TcpStream);
 
 impl Dialled {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream: Some(stream), is_finished: false, parting: Some(Parting::End) }
+        Self { stream: Some(stream), leaving: Leaving::default() }
     }
 
     pub(crate) fn stream(&self) -> io::Result<&TcpStream> {
@@ -323,41 +331,27 @@ impl Dialled {
     }
 
     pub(crate) fn rest(mut self) -> io::Result<RestedDialled> {
-        let stream = self.stream.take().ok_or(io::ErrorKind::NotConnected)?.into_std()?;
-        Ok(RestedDialled { stream, is_finished: self.is_finished })
+        self.stream.take().ok_or(io::ErrorKind::NotConnected)?.into_std().map(RestedDialled)
     }
 
     /// As [`CarrierStream::poll_finish`](crate::CarrierStream::poll_finish).
     pub(crate) fn poll_finish(&mut self) -> Poll<io::Result<()>> {
-        self.is_finished = true;
+        self.leaving.is_finished = true;
         Poll::Ready(Ok(()))
-    }
-
-    /// As [`CarrierStream::on_peer_ended`](crate::CarrierStream::on_peer_ended).
-    pub(crate) fn on_peer_ended(&mut self) {
-        self.parting = Some(Parting::Farewell);
-    }
-
-    /// As [`CarrierStream::on_farewell`](crate::CarrierStream::on_farewell).
-    pub(crate) fn on_farewell(&mut self) {
-        self.parting = None;
     }
 }
 
 impl RestedDialled {
     pub(crate) fn wake(self) -> io::Result<Dialled> {
-        let stream = Some(TcpStream::from_std(self.stream)?);
-        Ok(Dialled { stream, is_finished: self.is_finished, parting: Some(Parting::End) })
+        TcpStream::from_std(self.0).map(Dialled::new)
     }
 }
 
 /// What the server still has of us is delivered before it hears of an end.
 impl Drop for Dialled {
     fn drop(&mut self) {
-        let (Some(mut stream), Some(parting), true) = (self.stream.take(), self.parting, self.is_finished)
-        else {
-            return;
-        };
+        let Leaving { is_finished: true, parting: Some(parting) } = self.leaving else { return };
+        let Some(mut stream) = self.stream.take() else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let rest = async {
