@@ -80,8 +80,8 @@ impl Pair {
 ///
 /// On one machine and on one network that is between the addresses there; across the Internet between the ones
 /// others see, unless the facts say that nothing can come of it. Two that have one machine id are on one machine; where
-/// others see them at different addresses they may be copies of one, and punch across the Internet too. Two peers behind one NAT that are not on one
-/// network punch across it only if it is known to turn packets round.
+/// others see them at different addresses they may be copies of one, and punch across the Internet too. Two peers behind
+/// one NAT that are not on one network punch across it only if it is known to turn packets round.
 pub fn worthwhile(setup: &Setup, peer: &PeerAddr, filter: &Filter, attempt: AttemptId) -> Vec<PunchConfig> {
     let mut found = all(setup, peer, Motive::OurWish);
     found.retain(|pair| {
