@@ -3,10 +3,15 @@
 //! It stands for the MQTT servers that signals go through. Each message to each subscriber takes its own
 //! way, with the latency, loss (it forgets), duplication (it repeats) and reordering of a [`LinkConfig`].
 
+mod server;
+pub(super) mod wire;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use bytes::Bytes;
+
+pub use server::{BrokerFaults, BrokerServer};
 
 use super::link::{Link, LinkConfig, LinkConfigError};
 use crate::Seed;
