@@ -6,9 +6,9 @@ use std::time::Duration;
 use actix::AsyncContext;
 use p2p_core::UnixTime;
 use p2p_core::peer::{Contents, Identity, PeerAddr};
-use p2p_core::relay::Token;
 use p2p_core::relay::circuit::{Connections, Side};
 use p2p_core::signal::AttemptId;
+use p2p_core::transport::Token;
 use p2p_core::turn::{Carrier, Credentials, Server};
 use tokio::io::AsyncReadExt;
 

@@ -6,10 +6,10 @@ use super::tests::{ATTEMPT, Story, at, config, from_peer, interface, ms, peer_at
 use super::*;
 use crate::peer::PeerAddr;
 use crate::proof::ProofError;
-use crate::relay::Token;
 use crate::relay::circuit::CircuitFailure;
 use crate::signal::{Delivery, Reason, Refusal};
 use crate::sim::laws::drain;
+use crate::transport::Token;
 use crate::{Machine, Seed};
 
 fn peer() -> PeerAddr {

@@ -11,8 +11,9 @@ use super::host::HostEvent;
 use super::tcp::{Failure, TcpEvent, TcpOptions, TcpSocket};
 use super::udp::UdpSocket;
 use super::world::{Context, Program};
+use crate::relay::Notice;
 use crate::relay::circuit::{Act, Circuit, CircuitConfig, Event, Side, Via, Way};
-use crate::relay::{Notice, Read};
+use crate::transport::Read;
 use crate::turn::Carrier;
 use crate::{Family, Machine, Output, Seed};
 

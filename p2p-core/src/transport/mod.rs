@@ -12,15 +12,15 @@
 //! A connection is tied to two [`Token`]s, not to addresses: its owner may take it to another path at any time.
 //!
 //! ```
-//! use p2p_core::transport::{Read, RelayConfig, Stream, Token, Tokens};
+//! use p2p_core::transport::{Read, TransportConfig, Stream, Token, Tokens};
 //! use p2p_core::sim::epoch;
 //! use p2p_core::Seed;
 //!
 //! let (now, mut seed) = (epoch(), Seed::from_u64(1));
 //! // Drawn by each end and told to the other by sealed signal.
 //! let (a, b) = (Token::new(&mut seed), Token::new(&mut seed));
-//! let mut here = Stream::new(RelayConfig::new(Tokens { ours: a, theirs: b }), seed.fork("a"), now);
-//! let mut there = Stream::new(RelayConfig::new(Tokens { ours: b, theirs: a }), seed.fork("b"), now);
+//! let mut here = Stream::new(TransportConfig::new(Tokens { ours: a, theirs: b }), seed.fork("a"), now);
+//! let mut there = Stream::new(TransportConfig::new(Tokens { ours: b, theirs: a }), seed.fork("b"), now);
 //!
 //! here.write(b"hello", now)?;
 //! let mut datagram = [0; 1_200];
@@ -30,7 +30,7 @@
 //! let mut out = [0; 16];
 //! assert_eq!(there.read(&mut out, now)?, Read::Bytes(5));
 //! assert_eq!(&out[..5], b"hello");
-//! # Ok::<(), p2p_core::transport::RelayError>(())
+//! # Ok::<(), p2p_core::transport::TransportError>(())
 //! ```
 
 mod carrier;
@@ -47,8 +47,8 @@ mod rtt;
 mod send;
 mod stream;
 
-pub use config::{RelayConfig, Tokens};
-pub use connection::{Act, Event, RelayError, ResetReason};
+pub use config::{Tokens, TransportConfig};
+pub use connection::{Act, Event, ResetReason, TransportError};
 pub use counters::Counters;
 pub use frame::{FrameError, Token};
 pub use messages::{MOST_MESSAGE, Messages, SendError};
