@@ -3,7 +3,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use p2p_core::relay::circuit::{Act, Kept, Via};
-use p2p_core::relay::{Circuit, CircuitConfig, MOST_LENT, Notice, Token};
+use p2p_core::relay::{Circuit, CircuitConfig, MOST_LENT, Notice};
+use p2p_core::transport::Token;
 use p2p_core::sim::epoch;
 use p2p_core::{Machine, Output, Seed};
 

@@ -14,7 +14,7 @@
 //! | [`signal::link::Link`] | how to keep a session with one MQTT broker |
 //! | [`signal::Tally`] | what became of a signal that was given to several brokers |
 //! | [`punch::Punch`] | how to meet a peer behind a NAT: agree, dial, agree again |
-//! | [`relay::Stream`], [`relay::Messages`] | what to send again, when and how fast, so that everything arrives |
+//! | [`transport::Stream`], [`transport::Messages`] | what to send again, when and how fast, so that everything arrives |
 //! | [`nat::probe::Probe`] | whom to ask what next, to know the NAT in front of us |
 //! | [`clock::ntp::Client`] | when to ask NTP servers, and how far our clock is off by what most of them say |
 //! | [`stun::Transaction`], [`stun::Query`] | when to ask a STUN server again, and whom to believe |
@@ -61,6 +61,7 @@ pub mod relay;
 pub mod seed;
 pub mod signal;
 pub mod stun;
+pub mod transport;
 pub mod turn;
 
 #[cfg(feature = "sim")]

@@ -7,8 +7,8 @@ use actix::AsyncContext;
 use p2p_core::UnixTime;
 use p2p_core::attempt::{AttemptId, Role, Trust};
 use p2p_core::peer::{Contents, Identity, PeerAddr};
-use p2p_core::relay::Token;
 use p2p_core::relay::circuit::Connections;
+use p2p_core::transport::Token;
 use p2p_core::turn::{Carrier, Credentials, Server};
 use tokio::io::AsyncReadExt;
 

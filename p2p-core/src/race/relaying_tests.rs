@@ -7,10 +7,10 @@ use super::*;
 use crate::attempt::RefusalReason;
 use crate::peer::PeerAddr;
 use crate::proof::ProofError;
-use crate::relay::Token;
 use crate::relay::circuit::CircuitFailure;
 use crate::signal::{Delivery, Refusal};
 use crate::sim::laws::drain;
+use crate::transport::Token;
 use crate::{Machine, Seed};
 
 fn peer() -> PeerAddr {

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Token;
 use crate::attempt::RefusalReason;
+use crate::transport::Token;
 use crate::{Reach, Seed};
 
 /// Addresses lent by TURN servers in one notice at most, for datagrams and for connections each.

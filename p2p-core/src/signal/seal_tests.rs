@@ -8,7 +8,8 @@ use crate::attempt::{AttemptId, RefusalReason};
 use crate::nat::{Filtering, Nat};
 use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
 use crate::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
-use crate::relay::{Notice, Token};
+use crate::relay::Notice;
+use crate::transport::Token;
 use crate::{Seed, UnixTime};
 
 fn identity(number: u64) -> Identity {

@@ -12,8 +12,9 @@ use super::tcp::{Failure, TcpEvent, TcpOptions, TcpSocket};
 use super::udp::UdpSocket;
 use super::world::{Context, Program};
 use crate::attempt::Role;
+use crate::relay::Notice;
 use crate::relay::circuit::{Act, Circuit, CircuitConfig, Event, Via, Way};
-use crate::relay::{Notice, Read};
+use crate::transport::Read;
 use crate::turn::Carrier;
 use crate::{Family, Machine, Output, Seed};
 
