@@ -292,6 +292,11 @@ impl Host {
         self.udp.close(socket);
     }
 
+    /// Closes all UDP sockets, as the end of their program does.
+    pub fn udp_close_all(&mut self) {
+        self.udp.close_all();
+    }
+
     /// Sends an ICMP echo request.
     ///
     /// # Errors

@@ -39,25 +39,26 @@ struct Session {
 /// A message broker over TCP.
 #[derive(Debug)]
 pub struct BrokerServer {
-    address: SocketAddr,
     broker: Broker<TcpSocket>,
     sessions: BTreeMap<TcpSocket, Session>,
     faults: BrokerFaults,
 }
 
 impl BrokerServer {
-    /// Listens at `address` on `host`, which must have it. What `broker` does to messages comes on top of what the network
-    /// does to both connections.
+    /// Listens at `addresses` on `host`, which must have them. What `broker` does to messages comes on top of what the
+    /// network does to both connections.
     ///
     /// # Errors
-    /// When the address is not the host's, or in use.
+    /// When an address is not the host's, or in use.
     pub fn bind(
         host: &mut Host,
-        address: SocketAddr,
+        addresses: &[SocketAddr],
         broker: Broker<TcpSocket>,
     ) -> Result<Self, SocketError> {
-        host.tcp_listen(address, TcpOptions::shared())?;
-        Ok(Self { address, broker, sessions: BTreeMap::new(), faults: BrokerFaults::default() })
+        for address in addresses {
+            host.tcp_listen(*address, TcpOptions::shared())?;
+        }
+        Ok(Self { broker, sessions: BTreeMap::new(), faults: BrokerFaults::default() })
     }
 
     /// Returns what became of the messages so far.
@@ -157,8 +158,7 @@ impl Program for BrokerServer {
     fn handle_event(&mut self, event: HostEvent, context: &mut Context<'_>) {
         match event {
             HostEvent::Tcp(TcpEvent::Accepted { socket, .. }) => {
-                let is_here = context.host.tcp().local(socket) == Some(self.address);
-                if is_here && self.sessions.len() < MOST_SESSIONS {
+                if self.sessions.len() < MOST_SESSIONS {
                     self.sessions.insert(socket, Session::default());
                 } else {
                     context.host.tcp_mut().abort(socket);
