@@ -11,7 +11,7 @@ use super::connection::Heard;
 use super::sockets::{Sockets, TcpUse, UdpUse, kind, kind_of};
 use crate::attempt::AttemptId;
 use crate::relay::circuit::{Act, Circuit, CircuitFailure, Event, Via, Way};
-use crate::relay::{End, RelayOffer};
+use crate::relay::{End, Notice as RelayOffer};
 use crate::sim::packet::unspecified;
 use crate::sim::tcp::{SocketError, TcpEvent, TcpOptions, TcpSocket};
 use crate::sim::udp::UdpSocket;
@@ -42,8 +42,16 @@ pub(super) struct CircuitSockets {
 /// Tells what a circuit brought.
 #[derive(Debug)]
 pub(super) enum CircuitNews {
-    Up { local: SocketAddr, remote: SocketAddr },
-    Arrived { socket: TcpSocket, early: Bytes, local: SocketAddr, remote: SocketAddr },
+    Up {
+        local: SocketAddr,
+        remote: SocketAddr,
+    },
+    Arrived {
+        socket: TcpSocket,
+        early: Bytes,
+        local: SocketAddr,
+        remote: SocketAddr,
+    },
     Dial(SocketAddr),
     Say(RelayOffer),
     Failed(CircuitFailure),
@@ -283,9 +291,8 @@ impl CircuitSockets {
         context: &mut Context<'_>,
     ) -> Vec<CircuitNews> {
         let now = context.now;
-        let is_server = |wire: &Wire| {
-            matches!(wire, Wire::Udp(known, server) if *known == socket && *server == from)
-        };
+        let is_server =
+            |wire: &Wire| matches!(wire, Wire::Udp(known, server) if *known == socket && *server == from);
         match self.way(is_server) {
             Some(way) => self.circuit.handle_slice(way, payload, now),
             None if self.bare.values().any(|bare| *bare == socket) => {

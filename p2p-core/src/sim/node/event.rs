@@ -6,12 +6,12 @@ use bytes::Bytes;
 
 use super::sockets::{Meaning, UdpUse, dial_error};
 use super::{Input, Later, NodeRunner};
+use crate::Machine;
 use crate::node::{ChannelId, ConnectionId, SocketEvent};
 use crate::sim::packet::IcmpKind;
 use crate::sim::tcp::TcpEvent;
 use crate::sim::udp::UdpSocket;
 use crate::sim::world::Context;
-use crate::Machine;
 
 impl NodeRunner {
     pub(super) fn on_tcp(&mut self, event: TcpEvent, context: &mut Context<'_>) {

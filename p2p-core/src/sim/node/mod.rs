@@ -155,11 +155,7 @@ impl NodeRunner {
     }
 
     /// Has something done by the node, and does what it wants.
-    pub fn with<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        act: impl FnOnce(&mut Node, Instant) -> T,
-    ) -> T {
+    pub fn with<T>(&mut self, context: &mut Context<'_>, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
         let result = act(&mut self.node, context.now);
         self.turn(context);
         result

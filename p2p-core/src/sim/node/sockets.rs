@@ -48,7 +48,12 @@ pub(super) enum Meaning {
     /// A connection that a proof runs on, or the user's.
     Connection(ConnectionId, TcpEvent),
     /// Somebody came to a listener of this owner.
-    Arrived { owner: Owner, at: SocketAddr, socket: TcpSocket, remote: SocketAddr },
+    Arrived {
+        owner: Owner,
+        at: SocketAddr,
+        socket: TcpSocket,
+        remote: SocketAddr,
+    },
     Channel(ChannelId, TcpEvent),
     Circuit(AttemptId, TcpEvent),
     Nothing,
@@ -135,7 +140,8 @@ impl Sockets {
                 _ => context.host.tcp_mut().close(socket, context.now),
             }
         }
-        let is_its = |used: &UdpUse| matches!(used, UdpUse::Datagrams { owner: known, .. } if *known == owner);
+        let is_its =
+            |used: &UdpUse| matches!(used, UdpUse::Datagrams { owner: known, .. } if *known == owner);
         for (socket, _) in self.udp.extract_if(.., |_, used| is_its(used)) {
             context.host.udp_close(socket);
         }
@@ -286,12 +292,7 @@ impl Sockets {
         }
     }
 
-    fn on_accepted(
-        &mut self,
-        listener: TcpSocket,
-        socket: TcpSocket,
-        context: &mut Context<'_>,
-    ) -> Meaning {
+    fn on_accepted(&mut self, listener: TcpSocket, socket: TcpSocket, context: &mut Context<'_>) -> Meaning {
         let remote = context.host.tcp().remote(socket);
         match (self.tcp.get(&listener).copied(), remote) {
             (Some(TcpUse::Listener { owner, at, is_throwaway: false, .. }), Some(remote)) => {

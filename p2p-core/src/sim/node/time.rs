@@ -81,7 +81,9 @@ impl TimeClient {
         loop {
             match self.client.poll_output() {
                 Output::Act(Act::Resolve { server }) => news.push(TimeNews::LookUp(server)),
-                Output::Act(Act::Send { server, to, bytes }) => self.send(server, to, &bytes, sockets, context),
+                Output::Act(Act::Send { server, to, bytes }) => {
+                    self.send(server, to, &bytes, sockets, context)
+                }
                 Output::Act(Act::Release { server }) => self.release(server, sockets, context),
                 Output::Event(report) => news.push(TimeNews::Report(report)),
                 Output::Wait(wait) => {

@@ -17,6 +17,7 @@ mod place;
 mod servers;
 mod story;
 pub mod topology;
+mod trial;
 pub mod truth;
 
 use std::collections::BTreeSet;
@@ -26,11 +27,12 @@ use std::time::Duration;
 pub use place::{Gate, Place};
 use servers::Servers;
 pub use story::{Call, Ends};
+pub use trial::{Met, Trial};
 
 use super::node::{NodeRunner, Surroundings};
 use super::world::{Context, HostId, World};
 use crate::node::{ConfigFault, NodeConfig};
-use crate::peer::Identity;
+use crate::peer::{Identity, PeerId};
 use crate::{Family, Seed};
 
 /// Names a whole node of a scene.
@@ -57,8 +59,6 @@ pub struct Scene {
 struct Member {
     host: HostId,
     identity: Identity,
-    /// The place of each interface.
-    places: Vec<Place>,
 }
 
 impl Scene {
@@ -125,19 +125,23 @@ impl Scene {
         surroundings: Surroundings,
         adjust: impl FnOnce(&mut NodeConfig),
     ) -> Result<SceneNode, ConfigFault> {
-        let identity = Identity::generate(&mut self.seed);
-        let places = self.places_of(host);
-        self.members.push(Member { host, identity, places });
-        let node = SceneNode(self.members.len() - 1);
-        self.restart(node, surroundings, adjust)?;
+        let node = self.enlist(host);
+        self.launch(node, surroundings, adjust)?;
         Ok(node)
     }
 
-    /// Starts a node anew, with the identity it had: the process ended without a word, and begins again.
+    /// Gives the node that is to run on a host its identity.
+    pub fn enlist(&mut self, host: HostId) -> SceneNode {
+        let identity = Identity::generate(&mut self.seed);
+        self.members.push(Member { host, identity });
+        SceneNode(self.members.len() - 1)
+    }
+
+    /// Starts a node that was enlisted; or starts it anew, with the identity it had: the process ended without a word.
     ///
     /// # Errors
     /// [`ConfigFault`] when the configuration cannot be.
-    pub fn restart(
+    pub fn launch(
         &mut self,
         node: SceneNode,
         mut surroundings: Surroundings,
@@ -161,6 +165,11 @@ impl Scene {
         })?;
         self.world.run(host, runner);
         Ok(())
+    }
+
+    /// Returns the identity that peers know a node by.
+    pub fn id(&self, node: SceneNode) -> PeerId {
+        self.members[node.0].identity.id()
     }
 
     /// Returns the host of a node.

@@ -149,7 +149,7 @@ impl Scene {
     /// When there is no such interface.
     pub fn renumber(&mut self, node: SceneNode, interface: usize, families: &[Family], is_told: bool) {
         let host = self.members[node.0].host;
-        let is_it = |room: &super::place::Room| room.plugged.contains(&(host, interface));
+        let is_it = |room: &Room| room.plugged.contains(&(host, interface));
         let place = self.places.iter().position(is_it).expect("an interface of the scene");
         let addresses = self.free(Place(place), families);
         self.set_addresses(node, interface, &addresses, is_told);
@@ -187,16 +187,6 @@ impl Scene {
         let internet = &mut self.places[0];
         internet.next += 1;
         Ipv4Addr::new(203, 0, 113, internet.next).into()
-    }
-
-    /// Returns the place of each interface of a host.
-    pub(super) fn places_of(&self, host: HostId) -> Vec<Place> {
-        let count = self.world.host(host).interface_count();
-        let place = |interface: usize| {
-            let is_it = |room: &Room| room.plugged.contains(&(host, interface));
-            self.places.iter().position(is_it).map(Place)
-        };
-        (0..count).filter_map(place).collect()
     }
 }
 
