@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use p2p_core::relay::{Event, Read, RelayConfig, Stream, Token, Tokens};
+use p2p_core::transport::{Event, Read, TransportConfig, Stream, Token, Tokens};
 use p2p_core::sim::epoch;
 use p2p_core::{Machine, Seed};
 
@@ -50,7 +50,7 @@ impl Story {
         let now = epoch() + Duration::from_secs(3_600);
         let end = |me: usize| {
             let tokens = Tokens { ours: Token(TOKENS[me]), theirs: Token(TOKENS[1 - me]) };
-            let mut config = RelayConfig::new(tokens);
+            let mut config = TransportConfig::new(tokens);
             config.datagram = 128 + usize::from(first) * 8;
             (config.most_send, config.most_receive) = (256 << 10, 512 << 10);
             Stream::new(config, Seed::from_u64(first.into()), now)

@@ -8,9 +8,9 @@
 use std::time::Duration;
 
 use p2p_core::Seed;
-use p2p_core::relay::{Read, Stream};
 use p2p_core::sim::link::LinkConfig;
 use p2p_core::sim::pair::Pair;
+use p2p_core::transport::{Read, Stream};
 
 const LOSSES: [f64; 4] = [0.0, 0.01, 0.05, 0.2];
 const ROUND_TRIPS: [u64; 4] = [10, 50, 100, 300];

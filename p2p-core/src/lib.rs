@@ -14,7 +14,7 @@
 //! | [`signal::link::Link`] | how to keep a session with one MQTT broker |
 //! | [`signal::Tally`] | what became of a signal that was given to several brokers |
 //! | [`punch::Punch`] | how to meet a peer behind a NAT: agree, dial, agree again |
-//! | [`relay::Stream`], [`relay::Messages`] | what to send again, when and how fast, so that everything arrives |
+//! | [`transport::Stream`], [`transport::Messages`] | what to send again, when and how fast, so that everything arrives |
 //! | [`nat::probe::Probe`] | whom to ask what next, to know the NAT in front of us |
 //! | [`clock::ntp::Client`] | when to ask NTP servers, and how far our clock is off by what most of them say |
 //! | [`stun::Transaction`], [`stun::Query`] | when to ask a STUN server again, and whom to believe |
@@ -24,7 +24,7 @@
 //! | pure | says |
 //! |---|---|
 //! | [`peer`] | who a peer is, and where it can be met |
-//! | [`race::candidates`] | which addresses are worth dialling, in which order |
+//! | [`candidate::candidates`] | which addresses are worth dialling, in which order |
 //! | [`nat`] | what is known of a NAT, which port comes next, who can meet whom |
 //! | [`stun::Responder`] | what a STUN server answers |
 //! | [`clock::OffsetFilter`], [`clock::combine`] | how far two clocks are apart, with a bound |
@@ -45,7 +45,9 @@
 #![cfg_attr(not(feature = "sim"), doc = "[`machine_laws!`]: https://docs.rs/p2p-core")]
 
 pub mod addr;
+pub mod attempt;
 pub mod backoff;
+pub mod candidate;
 pub mod clock;
 pub mod machine;
 pub mod nat;
@@ -59,6 +61,7 @@ pub mod relay;
 pub mod seed;
 pub mod signal;
 pub mod stun;
+pub mod transport;
 pub mod turn;
 
 #[cfg(feature = "sim")]

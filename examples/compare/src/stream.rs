@@ -6,7 +6,7 @@ mod record;
 use std::time::Instant;
 
 use p2p_core::proof::Cipher;
-use p2p_core::relay::{Read, RelayConfig, Stream, Token, Tokens};
+use p2p_core::transport::{Read, TransportConfig, Stream, Token, Tokens};
 use p2p_core::{Machine, Seed};
 use record::{MOST_PLAIN, OVERHEAD, PLAIN_AT, RecordKey, record_len};
 
@@ -14,7 +14,7 @@ use crate::{CHUNK, DATAGRAM, WINDOW, Wire};
 
 fn end(me: u8, now: Instant) -> Stream {
     let tokens = Tokens { ours: Token([me; 8]), theirs: Token([1 - me; 8]) };
-    let mut config = RelayConfig::new(tokens);
+    let mut config = TransportConfig::new(tokens);
     (config.most_send, config.most_receive, config.datagram) = (WINDOW * 2, WINDOW, DATAGRAM);
     Stream::new(config, Seed::from_u64(me.into()), now)
 }

@@ -9,8 +9,8 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{RcvBufForce, TcpCongestion};
 use nix::sys::time::TimeSpec;
-use p2p_core::relay::{Read, RelayConfig, Stream, Token, Tokens};
 use p2p_core::sim::link::LinkConfig;
+use p2p_core::transport::{Read, Stream, Token, Tokens, TransportConfig};
 use p2p_core::{Machine, Seed};
 use serde::Serialize;
 
@@ -129,7 +129,7 @@ impl End {
     fn new(socket: UdpSocket, me: usize) -> Self {
         let token = |whose: usize| Token([whose as u8; 8]);
         let tokens = Tokens { ours: token(me), theirs: token(1 - me) };
-        let stream = Stream::new(RelayConfig::new(tokens), Seed::from_u64(me as u64), Instant::now());
+        let stream = Stream::new(TransportConfig::new(tokens), Seed::from_u64(me as u64), Instant::now());
         Self { stream, socket }
     }
 

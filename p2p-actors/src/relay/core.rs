@@ -9,8 +9,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use p2p_core::relay::End;
 use p2p_core::relay::circuit::{Act, Circuit, CircuitFailure, Event, Kept, Transmit, Via};
-use p2p_core::relay::{End, RelayError};
+use p2p_core::transport::TransportError;
 use p2p_core::turn::Relaying;
 use p2p_core::{Family, Machine, Output};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -110,7 +111,7 @@ pub(super) struct Core {
     deliverer: Option<Waker>,
     lingering: Option<Lingering>,
     /// How the stream ended, and what was wrong with the server then.
-    pub(super) ended: Option<(Option<RelayError>, Option<String>)>,
+    pub(super) ended: Option<(Option<TransportError>, Option<String>)>,
 }
 
 impl Core {
@@ -179,7 +180,7 @@ impl Core {
     }
 
     /// Everything that was written is with the peer, and what the peer wrote was read: nothing is needed any more.
-    pub(super) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+    pub(super) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if let Some((Some(error), _)) = self.ended {
             return Poll::Ready(Err(error));
         }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
-use p2p_core::relay::{Read, RelayError};
+use p2p_core::transport::{Read, TransportError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -120,17 +120,17 @@ fn check(core: &Core) -> io::Result<()> {
 }
 
 /// The error of a stream that is over, and what was wrong with our server then.
-fn broken(core: &Core, error: RelayError) -> io::Error {
+fn broken(core: &Core, error: TransportError) -> io::Error {
     // Where nothing is left of the stream, how it ended still is.
     let error = match core.ended {
-        Some((Some(ended), _)) if error == RelayError::Closed => ended,
+        Some((Some(ended), _)) if error == TransportError::Closed => ended,
         _ => error,
     };
     let kind = match error {
-        RelayError::Reset(_) => io::ErrorKind::ConnectionReset,
-        RelayError::Silent => io::ErrorKind::TimedOut,
-        RelayError::Contradiction => io::ErrorKind::InvalidData,
-        RelayError::Finished | RelayError::Closed => io::ErrorKind::BrokenPipe,
+        TransportError::Reset(_) => io::ErrorKind::ConnectionReset,
+        TransportError::Silent => io::ErrorKind::TimedOut,
+        TransportError::Contradiction => io::ErrorKind::InvalidData,
+        TransportError::Finished | TransportError::Closed => io::ErrorKind::BrokenPipe,
         _ => io::ErrorKind::ConnectionAborted,
     };
     match &core.ended {

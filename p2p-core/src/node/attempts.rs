@@ -42,6 +42,8 @@ pub(super) struct Entry {
     questions: BTreeMap<(u8, Local), Question>,
     relay_dials: BTreeMap<SocketAddr, ConnectionId>,
     circuit: CircuitStage,
+    /// TURN servers of the configuration that cannot even be asked, and why.
+    useless: Vec<String>,
     /// Dials for a peer's sake that wait until there is room for them.
     waiting: Vec<(Lane, Candidate)>,
     kept: Option<Box<(Owner, Established)>>,
@@ -123,6 +125,7 @@ impl Entry {
             questions: BTreeMap::new(),
             relay_dials: BTreeMap::new(),
             circuit: CircuitStage::None,
+            useless: Vec::new(),
             waiting: Vec::new(),
             kept: None,
             is_offered: false,
@@ -337,9 +340,23 @@ impl Entry {
                 self.relay_dials.insert(to, connection);
             }
             CircuitEvent::Failed(failure) => {
+                let failure = self.explained(failure);
                 self.machine.handle_relay_failed(failure, &parts.view(self.trust, now), now);
             }
             CircuitEvent::Say(_) | CircuitEvent::Gone => {}
+        }
+    }
+
+    /// A circuit knows only of servers that have an address: where it has nothing to say itself, the reason why the
+    /// others have none is told.
+    fn explained(&self, failure: CircuitFailure) -> CircuitFailure {
+        match failure {
+            _ if self.useless.is_empty() => failure,
+            CircuitFailure::NoServer => CircuitFailure::NoAddress(self.useless.join("; ")),
+            CircuitFailure::Blocked(why) if why.is_empty() => {
+                CircuitFailure::Blocked(self.useless.join("; "))
+            }
+            failure => failure,
         }
     }
 
@@ -349,31 +366,24 @@ impl Entry {
         servers: &[TurnRelay],
         useless: &[String],
         parts: &mut Parts,
-        now: Instant,
     ) {
-        if !matches!(self.circuit, CircuitStage::Resolving { .. }) {
-            return;
-        }
-        let CircuitStage::Resolving { sources, early } =
-            std::mem::replace(&mut self.circuit, CircuitStage::Begun)
-        else {
-            return;
-        };
+        let CircuitStage::Resolving { sources, early } = &mut self.circuit else { return };
+        let (sources, early) = (std::mem::take(sources), std::mem::take(early));
+        self.circuit = CircuitStage::Begun;
         // The addresses our servers lend shall not be used up by strangers: the rest have to bring a server of theirs.
         let is_seated = self.trust == Trust::Stranger && parts.circuits.seated() < parts.config.limits.relays;
         let may_use = self.trust == Trust::Known || is_seated;
         let servers = if may_use { servers.to_vec() } else { Vec::new() };
-        if servers.is_empty() && !useless.is_empty() {
-            let why = useless.join("; ");
-            tracing::debug!(why, "TURN servers cannot be used");
+        for why in useless {
+            tracing::debug!(why, "a TURN server cannot be used");
         }
+        self.useless = useless.to_vec();
         let config = CircuitConfig {
             families: parts.config.families.iter().copied().collect(),
             same_machine: self.peer.is_on(&parts.config.machine_id),
             ours: parts.facts.host().clone(),
             peer: sources,
             connections: parts.config.relay_connections,
-            useless: useless.to_vec(),
             ..CircuitConfig::new(self.role, self.trust, servers)
         };
         let seed = parts.seed.fork("circuit");
@@ -383,7 +393,6 @@ impl Entry {
         for (offer, sources) in early {
             parts.act(Act::Circuit(self.id, CircuitAct::Hear(offer, sources)));
         }
-        let _ = now;
     }
 
     pub(super) fn handle_timeout(&mut self, parts: &mut Parts, now: Instant) {

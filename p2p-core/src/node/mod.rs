@@ -293,7 +293,7 @@ impl Node {
     /// Takes the addresses of the TURN servers of the configuration, best first, and why the others cannot be used.
     pub fn handle_turn_servers(&mut self, servers: &[TurnRelay], useless: &[String], now: Instant) {
         for entry in self.attempts.values_mut() {
-            entry.handle_turn_servers(servers, useless, &mut self.parts, now);
+            entry.handle_turn_servers(servers, useless, &mut self.parts);
         }
         self.touched.extend(self.attempts.keys());
         self.drain(now);

@@ -1,63 +1,12 @@
-//! A reliable connection over datagrams that a relay passes on, or any other path that loses, repeats and reorders.
+//! Connections that a relay passes on.
 //!
-//! | machine | carries |
-//! |---|---|
-//! | [`Stream`] | bytes, in order: what a pipe shows |
-//! | [`Messages`] | messages, each whole and once, in whatever order they come |
-//!
-//! [`Circuit`] is the whole of it on one end: a stream, the servers it goes through, and what is agreed with the peer.
-//!
-//! Both are made of the same datagrams (`frame.rs` draws them), acks in ranges, round-trip estimate and timeouts
-//! (`carrier.rs`, after RFC 9002), congestion control and pacing (`congestion.rs`). Data is repeated under a new number,
-//! so an ack is never ambiguous; late arrivals teach how much the path reorders.
-//!
-//! A connection is tied to two [`Token`]s, not to addresses: its owner may take it to another path at any time.
-//!
-//! ```
-//! use p2p_core::relay::{Read, RelayConfig, Stream, Token, Tokens};
-//! use p2p_core::sim::epoch;
-//! use p2p_core::Seed;
-//!
-//! let (now, mut seed) = (epoch(), Seed::from_u64(1));
-//! // Drawn by each end and told to the other by sealed signal.
-//! let (a, b) = (Token::new(&mut seed), Token::new(&mut seed));
-//! let mut here = Stream::new(RelayConfig::new(Tokens { ours: a, theirs: b }), seed.fork("a"), now);
-//! let mut there = Stream::new(RelayConfig::new(Tokens { ours: b, theirs: a }), seed.fork("b"), now);
-//!
-//! here.write(b"hello", now)?;
-//! let mut datagram = [0; 1_200];
-//! while let Some(length) = here.poll_transmit(&mut datagram) {
-//!     there.handle_datagram(&datagram[..length], now);
-//! }
-//! let mut out = [0; 16];
-//! assert_eq!(there.read(&mut out, now)?, Read::Bytes(5));
-//! assert_eq!(&out[..5], b"hello");
-//! # Ok::<(), p2p_core::relay::RelayError>(())
-//! ```
+//! [`Circuit`] is one relayed connection on one end, whole: a [`Stream`](crate::transport::Stream), the servers it goes
+//! through, and what is agreed with the peer.
 
-mod carrier;
 pub mod circuit;
-mod config;
-mod congestion;
-mod connection;
-mod counters;
-mod frame;
-mod messages;
 mod notice;
-mod ranges;
-mod recv;
-mod ring;
 mod route;
-mod rtt;
-mod send;
-mod stream;
 
 pub use circuit::{Circuit, CircuitConfig};
-pub use config::{RelayConfig, Tokens};
-pub use connection::{Act, Event, RelayError, ResetReason};
-pub use counters::Counters;
-pub use frame::{FrameError, Token};
-pub use messages::{MOST_MESSAGE, Messages, SendError};
 pub use notice::{MOST_LENT, Notice};
 pub use route::{End, Route};
-pub use stream::{Read, Stream};

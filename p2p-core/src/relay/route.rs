@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use blake2::Blake2s256;
 use blake2::digest::{FixedOutput, Update};
 
-use super::Token;
+use crate::transport::Token;
 use crate::{Deadline, Seed};
 
 /// Routes that are tried at most.

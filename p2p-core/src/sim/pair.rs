@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::epoch;
 use super::link::{Link, LinkConfig, LinkConfigError};
-use crate::relay::{Event, Messages, RelayConfig, Stream, Token, Tokens};
+use crate::transport::{Event, Messages, Stream, Token, Tokens, TransportConfig};
 use crate::{Deadline, Machine, Seed};
 
 /// What an IPv4 and a UDP header add to a datagram, in bytes.
@@ -15,7 +15,7 @@ pub const HEADERS: usize = 28;
 /// What a driver does with one end, whatever it carries.
 pub trait End: Machine {
     /// Makes one.
-    fn make(config: RelayConfig, seed: Seed, now: Instant) -> Self;
+    fn make(config: TransportConfig, seed: Seed, now: Instant) -> Self;
     /// Gives it a datagram.
     fn hear(&mut self, bytes: &[u8], now: Instant);
     /// Asks it for one.
@@ -29,7 +29,7 @@ pub trait End: Machine {
 macro_rules! end {
     ($machine:ty) => {
         impl End for $machine {
-            fn make(config: RelayConfig, seed: Seed, now: Instant) -> Self {
+            fn make(config: TransportConfig, seed: Seed, now: Instant) -> Self {
                 Self::new(config, seed, now)
             }
 
@@ -85,12 +85,12 @@ impl<E: End> Pair<E> {
     pub fn new(
         link: LinkConfig,
         mut seed: Seed,
-        adjust: impl Fn(&mut RelayConfig),
+        adjust: impl Fn(&mut TransportConfig),
     ) -> Result<Self, LinkConfigError> {
         let tokens = [Token::new(&mut seed), Token::new(&mut seed)];
         let now = epoch();
         let mut end = |me: usize| {
-            let mut config = RelayConfig::new(Tokens { ours: tokens[me], theirs: tokens[1 - me] });
+            let mut config = TransportConfig::new(Tokens { ours: tokens[me], theirs: tokens[1 - me] });
             adjust(&mut config);
             E::make(config, seed.fork("end"), now)
         };

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Act, Circuit, DEAD_AFTER, Datagrams, GIVE_UP_AFTER, GRACE, MOVE_PAUSE, Side, State, Via, Way};
+use super::{Act, Circuit, DEAD_AFTER, Datagrams, GIVE_UP_AFTER, GRACE, MOVE_PAUSE, State, Via, Way};
+use crate::attempt::Role;
 use crate::relay::route::{End, KNOCK, Knock, Nonce, Route};
-use crate::relay::{Read, RelayConfig, RelayError, Stream, Tokens};
+use crate::transport::{Read, Stream, Tokens, TransportConfig, TransportError};
 use crate::turn::Relaying;
 use crate::turn::channel::CHANNEL_HEADER;
 
@@ -95,9 +96,9 @@ impl Circuit {
         if self.routes.current() != Some(route) {
             self.ask_for_proof(route, now);
             // The caller chooses, by sending; and it hears the called one wherever that sends from.
-            let is_news = match self.config.side {
-                Side::Caller => self.routes.on_heard(route),
-                Side::Called { .. } => self.routes.on_chosen(route),
+            let is_news = match self.config.role {
+                Role::Caller => self.routes.on_heard(route),
+                Role::Answerer => self.routes.on_chosen(route),
             };
             self.on_route(is_news, now);
             if matches!(self.state, State::Meeting { .. }) {
@@ -152,7 +153,7 @@ impl Circuit {
             }
         }
         if self.datagrams == Datagrams::Waiting {
-            if self.config.side == Side::Caller && self.hopes_for_connection() {
+            if self.config.role == Role::Caller && self.hopes_for_connection() {
                 let grace = now.saturating_duration_since(self.began).clamp(GRACE.0, GRACE.1);
                 self.datagrams = Datagrams::Held { until: now + grace };
             } else {
@@ -164,8 +165,11 @@ impl Circuit {
     fn begin_stream(&mut self, now: Instant) {
         let Some(theirs) = self.theirs.as_ref().filter(|_| self.stream.is_none()) else { return };
         let tokens = Tokens { ours: self.token, theirs: theirs.token };
-        let config =
-            RelayConfig { dead_after: DEAD_AFTER, give_up_after: GIVE_UP_AFTER, ..RelayConfig::new(tokens) };
+        let config = TransportConfig {
+            dead_after: DEAD_AFTER,
+            give_up_after: GIVE_UP_AFTER,
+            ..TransportConfig::new(tokens)
+        };
         self.stream = Some(Box::new(Stream::new(config, self.seed.fork("stream"), now)));
     }
 
@@ -247,7 +251,7 @@ impl Circuit {
     ///
     /// # Errors
     /// As there.
-    pub fn write(&mut self, bytes: &[u8], now: Instant) -> Result<usize, RelayError> {
+    pub fn write(&mut self, bytes: &[u8], now: Instant) -> Result<usize, TransportError> {
         self.with(now, |stream| stream.write(bytes, now))
     }
 
@@ -265,7 +269,7 @@ impl Circuit {
     ///
     /// # Errors
     /// As there.
-    pub fn read(&mut self, out: &mut [u8], now: Instant) -> Result<Read, RelayError> {
+    pub fn read(&mut self, out: &mut [u8], now: Instant) -> Result<Read, TransportError> {
         self.with(now, |stream| stream.read(out, now))
     }
 
@@ -273,17 +277,17 @@ impl Circuit {
     ///
     /// # Errors
     /// As there.
-    pub fn finish(&mut self, now: Instant) -> Result<(), RelayError> {
+    pub fn finish(&mut self, now: Instant) -> Result<(), TransportError> {
         self.with(now, |stream| stream.finish(now))
     }
 
     fn with<T>(
         &mut self,
         now: Instant,
-        act: impl FnOnce(&mut Stream) -> Result<T, RelayError>,
-    ) -> Result<T, RelayError> {
+        act: impl FnOnce(&mut Stream) -> Result<T, TransportError>,
+    ) -> Result<T, TransportError> {
         self.now = now;
-        let stream = self.stream.as_mut().ok_or(RelayError::Closed)?;
+        let stream = self.stream.as_mut().ok_or(TransportError::Closed)?;
         let result = act(stream);
         self.drain_stream(now);
         result

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::{Act, Circuit, Datagrams, Event, State, Way};
-use crate::relay::connection;
 use crate::relay::route::End;
-use crate::relay::{Read, RelayError};
+use crate::transport;
+use crate::transport::{Read, TransportError};
 use crate::turn::Relaying;
 use crate::turn::client::{self, Client};
 use crate::{Machine, Output};
@@ -131,7 +131,7 @@ impl Circuit {
                 self.trouble = self.lenders[0].failed.clone();
                 self.routes.reopen(now);
                 if !self.routes.has_candidates() && self.stream.take().is_some() {
-                    self.tell(Event::Ended(Some(RelayError::Silent)));
+                    self.tell(Event::Ended(Some(TransportError::Silent)));
                 }
             }
             (Relaying::Tcp, _)
@@ -146,10 +146,10 @@ impl Circuit {
     pub(super) fn drain_stream(&mut self, now: Instant) {
         while let Some(event) = self.stream.as_mut().and_then(|stream| stream.poll_event()) {
             match event {
-                connection::Event::Readable => self.tell(Event::Readable),
-                connection::Event::Writable => self.tell(Event::Writable),
-                connection::Event::PathDead => self.on_path_dead(now),
-                connection::Event::Ended(error) => {
+                transport::Event::Readable => self.tell(Event::Readable),
+                transport::Event::Writable => self.tell(Event::Writable),
+                transport::Event::PathDead => self.on_path_dead(now),
+                transport::Event::Ended(error) => {
                     if matches!(self.state, State::Lingering { .. }) {
                         return self.close(now);
                     }

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use crate::relay::{Notice, RelayError};
+use crate::relay::Notice;
+use crate::transport::TransportError;
 use crate::turn::client::{Conn, Place};
 use crate::turn::{Packet, Relaying};
 
@@ -78,12 +79,12 @@ pub enum Event {
         /// What came on it.
         early: Bytes,
     },
-    /// There is something to read; see [`Stream`](crate::relay::Stream).
+    /// There is something to read; see [`Stream`](crate::transport::Stream).
     Readable,
     /// There is room to write.
     Writable,
     /// The stream is over, well or not.
-    Ended(Option<RelayError>),
+    Ended(Option<TransportError>),
     /// Nothing came through, and why. The last word but `Closed`.
     Failed(CircuitFailure),
     /// Everything was given back. The last word.

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::machine_laws;
-use crate::relay::{Token, Tokens};
 use crate::sim::epoch;
 use crate::sim::laws::Subject;
 use crate::sim::link::LinkConfig;
 use crate::sim::pair::Pair;
+use crate::transport::{Token, Tokens};
 
 const OURS: Token = Token([1; 8]);
 
@@ -18,8 +18,8 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn config() -> RelayConfig {
-    RelayConfig::new(Tokens { ours: OURS, theirs: Token([2; 8]) })
+fn config() -> TransportConfig {
+    TransportConfig::new(Tokens { ours: OURS, theirs: Token([2; 8]) })
 }
 
 fn forged(number: u64, fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
@@ -203,7 +203,7 @@ fn a_peer_that_contradicts_itself_is_left() {
         assert_eq!(messages.counters().received, 2);
         messages.handle_datagram(&forged(2, second), now);
         assert_eq!(messages.counters().contradiction, 1, "{why}");
-        assert_eq!(messages.receive(now), Err(RelayError::Contradiction), "{why}");
+        assert_eq!(messages.receive(now), Err(TransportError::Contradiction), "{why}");
     }
     refused(part(2, 1 << 20), "too long");
     refused(|writer| writer.data(0, 9, false).fill(0), "of a stream");

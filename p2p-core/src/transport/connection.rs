@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tracing::{debug, trace};
 
 use super::carrier::{Alarm, Carrier, Fate, MOST_TIMEOUT};
-use super::config::RelayConfig;
+use super::config::TransportConfig;
 use super::counters::{Counters, Refusal};
 use super::frame::{Frame, Packet, Writer};
 use super::recv::Window;
@@ -43,20 +43,20 @@ pub enum Event {
     Readable,
     /// There is room to write. Comes once after a write has found too little.
     Writable,
-    /// Nothing was acknowledged for [`RelayConfig::dead_after`]. Another path can be taken: see `handle_path_changed`.
+    /// Nothing was acknowledged for [`TransportConfig::dead_after`]. Another path can be taken: see `handle_path_changed`.
     PathDead,
     /// It is over: well, when both ends had said everything, or not. Nothing comes after this.
-    Ended(Option<RelayError>),
+    Ended(Option<TransportError>),
 }
 
 /// Why a connection is of no use any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum RelayError {
+pub enum TransportError {
     /// The peer has cut it.
     #[error("the peer has cut the relayed connection: {0}")]
     Reset(ResetReason),
-    /// Nothing was acknowledged for [`RelayConfig::give_up_after`].
+    /// Nothing was acknowledged for [`TransportConfig::give_up_after`].
     #[error("nothing is heard of the peer through the relay")]
     Silent,
     /// The peer has said two things that cannot both be, or speaks of messages where a stream is, or the other way round.
@@ -205,7 +205,7 @@ pub(super) struct Connection<B: Body> {
     carrier: Carrier<Carried<B::Piece>>,
     pub(super) body: B,
     life: Life,
-    error: Option<RelayError>,
+    error: Option<TransportError>,
     question: Option<Question>,
     /// When memory is given back, unless something is carried before.
     rest_at: Option<Instant>,
@@ -213,7 +213,7 @@ pub(super) struct Connection<B: Body> {
 }
 
 impl<B: Body> Connection<B> {
-    pub(super) fn new(config: RelayConfig, body: B, mut seed: Seed, now: Instant) -> Self {
+    pub(super) fn new(config: TransportConfig, body: B, mut seed: Seed, now: Instant) -> Self {
         Self {
             carrier: Carrier::new(config.clamped(), &mut seed, now),
             body,
@@ -226,7 +226,7 @@ impl<B: Body> Connection<B> {
     }
 
     /// Why it is of no use any more.
-    pub(super) fn error(&self) -> Option<RelayError> {
+    pub(super) fn error(&self) -> Option<TransportError> {
         self.error
     }
 
@@ -272,7 +272,7 @@ impl<B: Body> Connection<B> {
         self.carrier.counters.refuse(why);
         if why == Refusal::Contradiction && matches!(self.life, Life::Open | Life::Lingering { .. }) {
             debug!("the peer contradicts itself");
-            self.end(Some(RelayError::Contradiction));
+            self.end(Some(TransportError::Contradiction));
             self.start_reset(ResetReason::Refused);
         }
     }
@@ -342,9 +342,9 @@ impl<B: Body> Connection<B> {
                 if is_live {
                     let reason = ResetReason::from(reason);
                     debug!(%reason, "the peer has cut the relayed connection");
-                    self.end(Some(RelayError::Reset(reason)));
+                    self.end(Some(TransportError::Reset(reason)));
                 }
-                let is_known = self.error != Some(RelayError::Closed);
+                let is_known = self.error != Some(TransportError::Closed);
                 self.life = Life::Over { is_reset_by_peer: is_known };
             }
             _ if !is_live => {}
@@ -402,7 +402,7 @@ impl<B: Body> Connection<B> {
         }
     }
 
-    fn end(&mut self, error: Option<RelayError>) {
+    fn end(&mut self, error: Option<TransportError>) {
         self.life = Life::Over { is_reset_by_peer: false };
         self.question = None;
         self.carrier.abandon();
@@ -452,7 +452,7 @@ impl<B: Body> Connection<B> {
                 debug!("the path through the relay is dead");
                 self.events.push_back(Event::PathDead);
             }
-            Alarm::Over => return self.end(Some(RelayError::Silent)),
+            Alarm::Over => return self.end(Some(TransportError::Silent)),
         }
         if self.carrier.is_probing() && !was_probing {
             let (body, question) = (&mut self.body, &mut self.question);
@@ -482,7 +482,7 @@ impl<B: Body> Connection<B> {
             // The peer may wait for nothing but our ack.
             Life::Lingering { .. } => self.carrier.hurry_ack(),
         }
-        self.error = Some(RelayError::Closed);
+        self.error = Some(TransportError::Closed);
         if !matches!(self.life, Life::Lingering { .. }) {
             self.body.clear();
         }

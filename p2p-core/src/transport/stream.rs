@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::carrier::Fate;
-use super::config::RelayConfig;
-use super::connection::{Act, Body, Connection, Event, RelayError, ResetReason};
+use super::config::TransportConfig;
+use super::connection::{Act, Body, Connection, Event, ResetReason, TransportError};
 use super::counters::{Counters, Refusal};
 use super::frame::{Frame, Writer};
 use super::recv::{RecvBuffer, Window};
@@ -39,7 +39,7 @@ pub enum Read {
 ///
 /// **The end.** Each direction ends by [`finish`](Self::finish). When both have, and everything was
 /// acknowledged, the machine stays for some seconds, because its last ack may be lost; then comes
-/// [`Event::Ended`]. Whoever drops it before that makes the peer wait for [`RelayConfig::give_up_after`]. What has
+/// [`Event::Ended`]. Whoever drops it before that makes the peer wait for [`TransportConfig::give_up_after`]. What has
 /// arrived can still be read after that, also after an error of the peer's or of the path's.
 #[derive(Debug)]
 pub struct Stream {
@@ -69,7 +69,7 @@ impl Piece {
 
 impl Stream {
     /// An end that is ready to write, read and hear.
-    pub fn new(config: RelayConfig, seed: Seed, now: Instant) -> Self {
+    pub fn new(config: TransportConfig, seed: Seed, now: Instant) -> Self {
         let config = config.clamped();
         let bytes = Bytes {
             send: SendBuffer::new(config.most_send),
@@ -84,14 +84,14 @@ impl Stream {
     /// when there is.
     ///
     /// # Errors
-    /// Why it is of no use any more, or [`RelayError::Finished`].
-    pub fn write(&mut self, bytes: &[u8], now: Instant) -> Result<usize, RelayError> {
+    /// Why it is of no use any more, or [`TransportError::Finished`].
+    pub fn write(&mut self, bytes: &[u8], now: Instant) -> Result<usize, TransportError> {
         self.connection.pass(now);
         self.usable()?;
         let window = self.connection.window();
         let body = &mut self.connection.body;
         if body.send.is_finished() {
-            return Err(RelayError::Finished);
+            return Err(TransportError::Finished);
         }
         let taken = bytes.len().min(body.send.room(window));
         body.send.write(&bytes[..taken]);
@@ -114,7 +114,7 @@ impl Stream {
     ///
     /// # Errors
     /// Why it is of no use any more.
-    pub fn finish(&mut self, now: Instant) -> Result<(), RelayError> {
+    pub fn finish(&mut self, now: Instant) -> Result<(), TransportError> {
         self.connection.pass(now);
         self.usable()?;
         self.connection.body.send.finish();
@@ -122,7 +122,7 @@ impl Stream {
         Ok(())
     }
 
-    fn usable(&self) -> Result<(), RelayError> {
+    fn usable(&self) -> Result<(), TransportError> {
         self.connection.error().map_or(Ok(()), Err)
     }
 
@@ -136,7 +136,7 @@ impl Stream {
     ///
     /// # Errors
     /// Why nothing more will come. What came before is read first.
-    pub fn read(&mut self, out: &mut [u8], now: Instant) -> Result<Read, RelayError> {
+    pub fn read(&mut self, out: &mut [u8], now: Instant) -> Result<Read, TransportError> {
         let (first, second) = self.readable();
         let head = first.len().min(out.len());
         out[..head].copy_from_slice(&first[..head]);
@@ -148,7 +148,7 @@ impl Stream {
             return Ok(Read::Bytes(head + tail));
         }
         self.connection.pass(now);
-        if self.connection.body.recv.is_read() && self.connection.error() != Some(RelayError::Closed) {
+        if self.connection.body.recv.is_read() && self.connection.error() != Some(TransportError::Closed) {
             return Ok(Read::End);
         }
         self.usable()?;
@@ -192,7 +192,7 @@ impl Stream {
     }
 
     /// Writes the next datagram into `out` and answers its length; `None` when nothing is to be sent now. `out` has
-    /// room for [`RelayConfig::datagram`] bytes, or the datagram is as long as `out`; with less than 128, there is
+    /// room for [`TransportConfig::datagram`] bytes, or the datagram is as long as `out`; with less than 128, there is
     /// none. Several calls into one long buffer make a batch: all but the last of a burst are equally long.
     pub fn poll_transmit(&mut self, out: &mut [u8]) -> Option<usize> {
         self.connection.poll_transmit(out)

@@ -25,7 +25,7 @@ pub struct Tokens {
 /// How a [`Stream`](super::Stream) or [`Messages`](super::Messages) behaves. Values outside their range are brought
 /// into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RelayConfig {
+pub struct TransportConfig {
     /// Whose datagrams are believed, and what ours carry.
     pub tokens: Tokens,
     /// The largest datagram, in bytes, 128 … 32,768. Default 1,200: with TURN's, UDP's and IPv6's headers that is
@@ -50,7 +50,7 @@ pub struct RelayConfig {
     pub give_up_after: Duration,
 }
 
-impl RelayConfig {
+impl TransportConfig {
     /// The defaults.
     pub fn new(tokens: Tokens) -> Self {
         Self {

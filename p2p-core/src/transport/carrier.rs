@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, trace};
 
-use super::config::{ACK_DELAY, RelayConfig};
+use super::config::{ACK_DELAY, TransportConfig};
 use super::congestion::{Acked, Congestion, Snapshot};
 use super::counters::Counters;
 use super::frame::{Ack, MOST_RANGES, Packet, Writer};
@@ -97,7 +97,7 @@ struct Reorder {
 /// arrived or is lost.
 #[derive(Debug)]
 pub(super) struct Carrier<R> {
-    config: RelayConfig,
+    config: TransportConfig,
     now: Instant,
     // Sending.
     next: u64,
@@ -135,7 +135,7 @@ pub(super) struct Carrier<R> {
 }
 
 impl<R: Copy> Carrier<R> {
-    pub(super) fn new(config: RelayConfig, seed: &mut Seed, now: Instant) -> Self {
+    pub(super) fn new(config: TransportConfig, seed: &mut Seed, now: Instant) -> Self {
         Self {
             config,
             now,
@@ -170,7 +170,7 @@ impl<R: Copy> Carrier<R> {
         }
     }
 
-    pub(super) fn config(&self) -> &RelayConfig {
+    pub(super) fn config(&self) -> &TransportConfig {
         &self.config
     }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::carrier::Fate;
-use super::config::{INITIAL_LIMIT, RelayConfig};
-use super::connection::{Act, Body, Connection, Event, RelayError, ResetReason};
+use super::config::{INITIAL_LIMIT, TransportConfig};
+use super::connection::{Act, Body, Connection, Event, ResetReason, TransportError};
 use super::counters::{Counters, Refusal};
 use super::frame::{Frame, Writer};
 use super::ranges::Ranges;
@@ -36,7 +36,7 @@ pub enum SendError {
     Full,
     /// It is of no use any more.
     #[error(transparent)]
-    Over(#[from] RelayError),
+    Over(#[from] TransportError),
 }
 
 /// One end of an exchange of messages over datagrams that may be lost, repeated and reordered: every message comes,
@@ -50,7 +50,7 @@ pub struct Messages {
 
 impl Messages {
     /// An end that is ready to send, receive and hear.
-    pub fn new(config: RelayConfig, seed: Seed, now: Instant) -> Self {
+    pub fn new(config: TransportConfig, seed: Seed, now: Instant) -> Self {
         let config = config.clamped();
         let post = Post {
             out: Outbox::new(config.most_send as u64),
@@ -76,7 +76,7 @@ impl Messages {
         let window = self.connection.window() as u64;
         let out = &mut self.connection.body.out;
         if out.end != End::Open {
-            return Err(RelayError::Finished.into());
+            return Err(TransportError::Finished.into());
         }
         if message.len() > MOST_MESSAGE {
             return Err(SendError::TooLong(message.len()));
@@ -96,7 +96,7 @@ impl Messages {
     ///
     /// # Errors
     /// Why it is of no use any more.
-    pub fn finish(&mut self, now: Instant) -> Result<(), RelayError> {
+    pub fn finish(&mut self, now: Instant) -> Result<(), TransportError> {
         self.connection.pass(now);
         self.usable()?;
         let out = &mut self.connection.body.out;
@@ -107,7 +107,7 @@ impl Messages {
         Ok(())
     }
 
-    fn usable(&self) -> Result<(), RelayError> {
+    fn usable(&self) -> Result<(), TransportError> {
         self.connection.error().map_or(Ok(()), Err)
     }
 
@@ -122,7 +122,7 @@ impl Messages {
     ///
     /// # Errors
     /// Why none will come any more. What came before is received first.
-    pub fn receive(&mut self, now: Instant) -> Result<Option<Bytes>, RelayError> {
+    pub fn receive(&mut self, now: Instant) -> Result<Option<Bytes>, TransportError> {
         let now = self.connection.pass(now);
         let rtt = self.connection.rtt();
         let body = &mut self.connection.body;

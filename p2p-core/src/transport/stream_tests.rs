@@ -6,11 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::machine_laws;
-use crate::relay::{Token, Tokens};
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
 use crate::sim::link::LinkConfig;
 use crate::sim::pair::Pair;
+use crate::transport::{Token, Tokens};
 
 const OURS: Token = Token([1; 8]);
 const THEIRS: Token = Token([2; 8]);
@@ -23,8 +23,8 @@ fn byte(offset: u64) -> u8 {
     (offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u8
 }
 
-fn config() -> RelayConfig {
-    RelayConfig::new(Tokens { ours: OURS, theirs: THEIRS })
+fn config() -> TransportConfig {
+    TransportConfig::new(Tokens { ours: OURS, theirs: THEIRS })
 }
 
 /// A datagram as the peer would write it.
@@ -236,7 +236,7 @@ fn half_of_it_can_be_over_for_long() {
     story.until(ms(500));
     assert!(story.ended[1] && story.read[0] > 10_000);
     let now = story.pair.now();
-    assert_eq!(story.pair.ends[0].write(b"more", now), Err(RelayError::Finished));
+    assert_eq!(story.pair.ends[0].write(b"more", now), Err(TransportError::Finished));
     story.wanted[1] = story.written[1];
     story.finish();
 }
@@ -269,7 +269,7 @@ fn an_end_that_hears_nothing_says_so_and_gives_up() {
     story.until(ms(1_000));
     story.pair.is_cut = true;
     story.until(Duration::from_secs(20));
-    let silent = RelayError::Silent;
+    let silent = TransportError::Silent;
     let of: Vec<Event> =
         story.pair.events[0].iter().copied().filter(|event| *event != Event::Writable).collect();
     assert_eq!(of, [Event::Readable, Event::PathDead, Event::Ended(Some(silent))]);
@@ -389,13 +389,13 @@ fn a_reset_is_told_with_its_reason_and_only_once() {
     story.pair.ends[0].reset(ResetReason::Refused, now);
     story.pair.drain(0);
     story.pair.run_for(ms(500));
-    let error = RelayError::Reset(ResetReason::Refused);
+    let error = TransportError::Reset(ResetReason::Refused);
     assert_eq!(story.pair.events[1].last(), Some(&Event::Ended(Some(error))));
     assert_eq!(story.pair.next(), None, "acknowledged, so both rest");
     story.read(1);
     let now = story.pair.now();
     assert_eq!(story.pair.ends[1].read(&mut [0; 9], now), Err(error), "what had come was read first");
-    assert_eq!(story.pair.ends[0].read(&mut [0; 9], now), Err(RelayError::Closed));
+    assert_eq!(story.pair.ends[0].read(&mut [0; 9], now), Err(TransportError::Closed));
     assert!(story.pair.ends[0].memory() < 8_192);
 }
 
@@ -440,7 +440,7 @@ fn a_peer_that_contradicts_itself_is_left() {
         stream.handle_datagram(&forged(1, 0, second), now);
         assert_eq!(stream.counters().contradiction, 1, "{why}");
         let told = drain(&mut stream);
-        assert_eq!(told.events, [Event::Ended(Some(RelayError::Contradiction))], "{why}");
+        assert_eq!(told.events, [Event::Ended(Some(TransportError::Contradiction))], "{why}");
         assert_eq!(told.acts.len(), 1, "the peer is told");
         let mut out = [0; 9];
         assert_eq!(stream.read(&mut out, now), Ok(Read::Bytes(4)), "what was good is read");
