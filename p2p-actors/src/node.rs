@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, Recipient, StreamHandler};
 use p2p_core::attempt::AttemptId;
-use p2p_core::node::{Act, ChannelId, CircuitAct, Counters, Established, Event, Node, Owner, SocketAct, Status};
+use p2p_core::node::{Act, ChannelId, CircuitAct, CircuitEvent, Counters, Established, Event, Node, Owner, SocketAct, Status};
 use p2p_core::{Clock, Seed};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -23,7 +23,7 @@ use crate::ntp::{Ntp, Stop};
 use crate::relay::{self, FromCircuit, OfferSender};
 use crate::signal::{Channel, MemoryBroker};
 use crate::sockets::{
-    FromSocket, HandOver, Incoming, OwnerGone, Place, Reply, Reporting, Sockets, Taken, Taker, ToOwner,
+    FromSocket, HandOver, Incoming, OwnerGone, BacklogPlace, Reply, Reporting, Sockets, Taken, Taker, ToOwner,
 };
 use crate::turn;
 
@@ -277,7 +277,7 @@ impl Drives for NodeActor {
                 }
             }
             Event::Accepted { owner, established } => {
-                let place = Place(ctx.address().downgrade().recipient());
+                let place = BacklogPlace(ctx.address().downgrade().recipient());
                 let taker = self.incoming.clone().map(|queue| Taker::Accepting(queue, place));
                 self.hand_over(owner, established, taker);
             }
@@ -324,7 +324,7 @@ impl Handler<FromCircuit> for NodeActor {
     type Result = ();
 
     fn handle(&mut self, FromCircuit { attempt, event }: FromCircuit, ctx: &mut Context<Self>) {
-        if self.circuits.get(&attempt).is_some_and(relay::Ear::is_gone) {
+        if matches!(event, CircuitEvent::Gone) {
             self.circuits.remove(&attempt);
         }
         self.feed(|node, now| node.handle_circuit(attempt, event, now), ctx);

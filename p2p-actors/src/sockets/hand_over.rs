@@ -33,7 +33,7 @@ pub(crate) type Reply = oneshot::Sender<Result<ProvenConnection, ConnectError>>;
 pub(crate) struct Incoming {
     pub(crate) connection: ProvenConnection,
     /// Dropped when it is taken.
-    pub(crate) _place: Place,
+    pub(crate) _place: BacklogPlace,
 }
 
 /// Tells the node that a place for accepted connections is free again.
@@ -44,9 +44,9 @@ impl Message for Taken {
 }
 
 /// A place for an accepted connection. Dropped, it is free again.
-pub(crate) struct Place(pub(crate) WeakRecipient<Taken>);
+pub(crate) struct BacklogPlace(pub(crate) WeakRecipient<Taken>);
 
-impl Drop for Place {
+impl Drop for BacklogPlace {
     fn drop(&mut self) {
         if let Some(node) = self.0.upgrade() {
             node.do_send(Taken);
@@ -59,7 +59,7 @@ pub(crate) enum Taker {
     /// The one who called.
     Caller(Reply),
     /// Whoever accepts next.
-    Accepting(mpsc::UnboundedSender<Incoming>, Place),
+    Accepting(mpsc::UnboundedSender<Incoming>, BacklogPlace),
 }
 
 /// Asks for a connection to be given away.

@@ -31,7 +31,7 @@ use self::work::{Work, Working};
 use crate::carrier::CarrierStream;
 
 pub use hand_over::ProvenConnection;
-pub(crate) use hand_over::{HandOver, Incoming, Place, Reply, Taken, Taker};
+pub(crate) use hand_over::{HandOver, Incoming, BacklogPlace, Reply, Taken, Taker};
 
 /// Asks an owner of sockets for something.
 pub(crate) enum ToOwner {
