@@ -75,8 +75,7 @@ fn start(
     let (status, watcher) = watch::channel(node.status().clone());
     let counters = Arc::new(Mutex::new(Counters::default()));
     let (ended, end) = oneshot::channel();
-    let ends =
-        Ends { commands: receiver, incoming: sender, status, counters: Arc::clone(&counters), ended };
+    let ends = Ends { commands: receiver, incoming: sender, status, counters: Arc::clone(&counters), ended };
     NodeActor::new(node, memory, seed, ends).start();
     Ok((Handle::new(commands, incoming, watcher, counters), end))
 }

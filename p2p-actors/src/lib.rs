@@ -17,6 +17,7 @@
 //! [`Carrier::into_stream`] puts to work on whatever runtime will use it.
 
 mod attempt;
+mod bind;
 mod carrier;
 mod drive;
 mod error;

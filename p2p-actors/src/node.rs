@@ -10,7 +10,9 @@ use std::time::Instant;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, Recipient, StreamHandler};
 use p2p_core::attempt::AttemptId;
-use p2p_core::node::{Act, ChannelId, CircuitAct, CircuitEvent, Counters, Established, Event, Node, Owner, SocketAct, Status};
+use p2p_core::node::{
+    Act, ChannelId, CircuitAct, CircuitEvent, Counters, Established, Event, Node, Owner, SocketAct, Status,
+};
 use p2p_core::{Clock, Seed};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -23,7 +25,7 @@ use crate::ntp::{Ntp, Stop};
 use crate::relay::{self, FromCircuit, OfferSender};
 use crate::signal::{Channel, MemoryBroker};
 use crate::sockets::{
-    FromSocket, HandOver, Incoming, OwnerGone, BacklogPlace, Reply, Reporting, Sockets, Taken, Taker, ToOwner,
+    BacklogPlace, FromSocket, HandOver, Incoming, OwnerGone, Reply, Reporting, Sockets, Taken, Taker, ToOwner,
 };
 use crate::turn;
 
@@ -181,10 +183,13 @@ impl NodeActor {
 
     fn hand_over(&self, owner: Owner, established: Box<Established>, taker: Option<Taker>) {
         let connection = established.connection;
-        self.ask(owner, match taker {
-            Some(taker) => ToOwner::HandOver(HandOver { established, taker }),
-            None => ToOwner::Perform(SocketAct::Close { connection }),
-        });
+        self.ask(
+            owner,
+            match taker {
+                Some(taker) => ToOwner::HandOver(HandOver { established, taker }),
+                None => ToOwner::Perform(SocketAct::Close { connection }),
+            },
+        );
     }
 
     fn publish_counters(&self, counters: Counters) {

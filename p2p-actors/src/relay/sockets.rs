@@ -17,7 +17,7 @@ use tokio::net::UdpSocket;
 use tokio::runtime::Handle;
 
 use super::link::{Link, Rested};
-use crate::sockets::bind;
+use crate::bind;
 use crate::tls::CaFiles;
 
 /// Bytes that wait for room in one connection to a server; with more it is useless.
@@ -230,8 +230,12 @@ impl CircuitSockets {
 
     /// Off the runtime. What cannot leave it is lost.
     pub(super) fn rest(self) -> RestedSockets {
-        let mut rested =
-            RestedSockets { ca_files: self.ca_files, ways: BTreeMap::new(), bare: BTreeMap::new(), lost: Vec::new() };
+        let mut rested = RestedSockets {
+            ca_files: self.ca_files,
+            ways: BTreeMap::new(),
+            bare: BTreeMap::new(),
+            lost: Vec::new(),
+        };
         for (way, wire) in self.ways {
             match wire {
                 Wire::Open(Line { link, unsent }) => match link.rest() {

@@ -3,17 +3,14 @@
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
 use std::time::Duration;
 
-use actix::AsyncContext;
-use p2p_core::UnixTime;
+use actix::{Actor, AsyncContext, Context, Handler};
 use p2p_core::attempt::{AttemptId, Role, Trust};
-use p2p_core::peer::{Contents, Identity, PeerAddr};
 use p2p_core::relay::circuit::Connections;
 use p2p_core::transport::Token;
 use p2p_core::turn::{Carrier, Credentials, Server};
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::signal::Router;
 
 /// Offers of circuits here go nowhere: the node is closed.
 struct ClosedNode;

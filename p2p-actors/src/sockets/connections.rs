@@ -19,7 +19,8 @@ use tokio::task::unconstrained;
 use tracing::trace;
 
 use super::work::Done;
-use super::{HandOver, OwnsSockets, Sockets, bind};
+use super::{HandOver, OwnsSockets, Sockets};
+use crate::bind;
 use crate::carrier::CarrierStream;
 
 /// A connection that is up.

@@ -15,8 +15,9 @@ use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use tracing::trace;
 
+use super::OwnsSockets;
 use super::links::cause;
-use super::{OwnsSockets, bind};
+use crate::bind;
 
 /// A port that is bound.
 pub(super) struct Port {

@@ -14,7 +14,8 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::work::Done;
-use super::{OwnsSockets, Sockets, bind};
+use super::{OwnsSockets, Sockets};
+use crate::bind;
 use crate::drive::now;
 
 /// A connection that is up. Only here: taken out of the table it is closed at once, and its port is free to dial from

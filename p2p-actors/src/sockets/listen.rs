@@ -14,17 +14,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, trace, warn};
 
+use super::OwnsSockets;
 use super::connections::Open;
-use super::{OwnsSockets, bind};
+use crate::bind;
 use crate::carrier::CarrierStream;
 
 /// Listens at `at`, where 0 is any free port. Nobody is told of a throw-away listener, nor of who comes to it.
-pub(super) fn open<A: OwnsSockets>(
-    actor: &mut A,
-    at: SocketAddr,
-    is_throwaway: bool,
-    ctx: &mut Context<A>,
-) {
+pub(super) fn open<A: OwnsSockets>(actor: &mut A, at: SocketAddr, is_throwaway: bool, ctx: &mut Context<A>) {
     let listener = bind::listen(at).and_then(|listener| Ok((listener.local_addr()?.port(), listener)));
     match listener {
         Ok((port, listener)) => {
@@ -115,7 +111,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
-    use super::super::bind;
     use super::*;
 
     #[tokio::test]

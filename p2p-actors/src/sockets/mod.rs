@@ -6,7 +6,6 @@
 //! No flood reaches the node's mailbox. Connections are read when the node asks, those that arrive need a seat first, and
 //! whoever reads a connection to a STUN server or a port for datagrams waits until the node has taken up what was read.
 
-pub(crate) mod bind;
 mod connections;
 mod datagrams;
 mod hand_over;
@@ -31,7 +30,7 @@ use self::work::{Work, Working};
 use crate::carrier::CarrierStream;
 
 pub use hand_over::ProvenConnection;
-pub(crate) use hand_over::{HandOver, Incoming, BacklogPlace, Reply, Taken, Taker};
+pub(crate) use hand_over::{BacklogPlace, HandOver, Incoming, Reply, Taken, Taker};
 
 /// Asks an owner of sockets for something.
 pub(crate) enum ToOwner {

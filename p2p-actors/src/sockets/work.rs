@@ -27,7 +27,11 @@ pub(super) enum Done {
     Dialled(ConnectionId, io::Result<TcpStream>),
     /// With the time at which its SYN left.
     LinkDialled(StunLink, Instant, io::Result<TcpStream>),
-    HopDialled { syn: u8, from: SocketAddr, fate: Fate },
+    HopDialled {
+        syn: u8,
+        from: SocketAddr,
+        fate: Fate,
+    },
 }
 
 /// The fate of a SYN that was to die on the way.
