@@ -33,8 +33,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use p2p_actors::{ConnectError, How};
 use p2p_core::attempt::{Path, Way};
+use p2p_core::node::{ConnectError, ConnectionInfo};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::Cipher;
 use p2p_core::punch::{Failed, Mode, PunchReport};
@@ -112,7 +112,7 @@ pub struct Connection {
 
 impl Connection {
     /// Tells how a connection came to be, and how it is encrypted.
-    pub fn new(how: &How, cipher: Option<Cipher>) -> Self {
+    pub fn new(how: &ConnectionInfo, cipher: Option<Cipher>) -> Self {
         Self {
             way: how.way,
             path: how.path,
