@@ -14,15 +14,15 @@ use super::question::Question;
 use super::router::ChannelId;
 use crate::attempt::{AttemptId, DialError, Path, RefusalReason, Role, Trust, Way};
 use crate::candidate::{Candidate, path_to};
-use crate::connect::{self, Attempt, Lane, LaneFailure, RelayAct};
+use crate::connect::{self, Attempt, Lane, LaneFailure, PunchInput, RelayAct};
 use crate::peer::PeerAddr;
 use crate::proof::{Claim, ProofError, Session};
 use crate::punch::{self, Share, Socket};
-use crate::relay::circuit::{CircuitConfig, CircuitFailure, RelayKind};
-use crate::relay::RelayOffer;
+use crate::relay::Notice;
+use crate::relay::circuit::{CircuitConfig, CircuitFailure, Kept};
 use crate::signal::{Body, Delivery, Signal};
 use crate::turn::Server as TurnRelay;
-use crate::{Deadline, Local, Machine, Output};
+use crate::{Deadline, Local, Output};
 
 /// An attempt, its connections, its ports and its circuit.
 #[derive(Debug)]
@@ -60,7 +60,10 @@ enum CircuitStage {
     #[default]
     None,
     /// The addresses of our TURN servers are being looked up. Offers that come meanwhile are kept, a few at most.
-    Resolving { sources: Vec<IpAddr>, early: Vec<(RelayOffer, Vec<IpAddr>)> },
+    Resolving {
+        sources: Vec<IpAddr>,
+        early: Vec<(Notice, Vec<IpAddr>)>,
+    },
     Begun,
 }
 
@@ -75,11 +78,7 @@ pub(super) enum Outcome {
 
 impl Entry {
     /// Begins a call of our user's.
-    pub(super) fn call(
-        config: connect::CallConfig,
-        parts: &mut Parts,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn call(config: connect::CallConfig, parts: &mut Parts, now: Instant) -> Self {
         let (id, peer, plain) = (config.attempt, config.peer.clone(), config.plain);
         let machine = Attempt::call(config, &parts.view(Trust::Known, now), now);
         Self::new(id, peer, (Role::Caller, Trust::Known), machine, plain, None, now)
@@ -145,7 +144,7 @@ impl Entry {
         Deadline::earliest(questions.chain([self.deadline, linger]))
     }
 
-    pub(super) fn report(&self, now: Instant) -> connect::AttemptReport {
+    pub(super) fn report(&self, now: Instant) -> Option<connect::AttemptReport> {
         self.machine.report(now)
     }
 
@@ -178,7 +177,7 @@ impl Entry {
     }
 
     pub(super) fn handle_share(&mut self, pair: u8, share: Share, parts: &mut Parts, now: Instant) {
-        let input = punch::Input::Share(share);
+        let input = PunchInput::Share(share);
         let is_taken = self.punch(pair, input, parts, now).is_taken;
         if !is_taken {
             // It came too late to be of use.
@@ -198,7 +197,7 @@ impl Entry {
         match lane {
             Some(lane) => {
                 self.lanes.insert(lane, connection);
-                parts.connections.set_purpose(connection, Purpose::Lane(self.id, lane));
+                parts.connections.set_purpose(connection, Purpose::Lane(self.id, lane, self.role));
                 parts.connections.welcome(connection, self.plain, now);
             }
             None => {
@@ -220,7 +219,7 @@ impl Entry {
                         Err(DialError::Local(error.reason))
                     }
                 };
-                self.punch(pair, punch::Input::Listening { at: Local(at), outcome }, parts, now);
+                self.punch(pair, PunchInput::Listening { at: Local(at), outcome }, parts, now);
             }
             SocketEvent::Accepted { connection, at, remote } => {
                 self.on_accepted(connection, at, remote, parts, now);
@@ -246,10 +245,10 @@ impl Entry {
         parts: &mut Parts,
         now: Instant,
     ) {
-        let is_arrival = |purpose| matches!(purpose, Purpose::Lane(_, Lane::Punched { .. }));
+        let is_arrival = |purpose| matches!(purpose, Purpose::Lane(_, lane, _) if lane.way() == Way::Punch);
         let pair = self.listening.get(&at).copied();
         let pair = pair.filter(|_| parts.connections.count(is_arrival) < MOST_PUNCHED);
-        let input = punch::Input::Accepted { at: Local(at), remote };
+        let input = PunchInput::Accepted { at: Local(at), remote };
         let lane = pair.and_then(|pair| self.punch(pair, input, parts, now).lane);
         tracing::debug!(%at, %remote, ?lane, "somebody connected to a punched port");
         match lane {
@@ -267,26 +266,26 @@ impl Entry {
         now: Instant,
     ) {
         match (told.purpose, told.news) {
-            (Purpose::Lane(_, lane), News::Connected) => {
+            (Purpose::Lane(_, lane, _), News::Connected) => {
                 self.machine.handle_connected(lane, &parts.view(self.trust, now), now);
                 self.introduce(connection, lane, parts, now);
             }
-            (Purpose::Lane(_, lane), News::DialFailed(error)) => self.fail(lane, error.into(), parts, now),
-            (Purpose::Lane(_, lane), News::Failed(error)) => self.fail(lane, error.into(), parts, now),
-            (Purpose::Lane(_, lane), News::Claimed(claim)) => {
+            (Purpose::Lane(_, lane, _), News::DialFailed(error)) => self.fail(lane, error.into(), parts, now),
+            (Purpose::Lane(_, lane, _), News::Failed(error)) => self.fail(lane, error.into(), parts, now),
+            (Purpose::Lane(_, lane, _), News::Claimed(claim)) => {
                 self.on_claimed(connection, lane, claim, parts, now);
             }
-            (Purpose::Lane(_, lane), News::Proven) => {
+            (Purpose::Lane(_, lane, _), News::Proven) => {
                 self.machine.handle_proven(lane, &parts.view(self.trust, now), now);
             }
-            (Purpose::Lane(_, lane), News::Kept(session)) => {
+            (Purpose::Lane(_, lane, _), News::Kept(session)) => {
                 let owner = told.owner;
                 self.on_kept(connection, lane, owner, told.ends, *session, parts, now);
             }
             (Purpose::Punch(_, pair, socket), News::Connected) => {
                 self.dials.remove(&(pair, socket));
                 let (_, remote) = told.ends;
-                let input = punch::Input::Connected { socket, remote };
+                let input = PunchInput::Connected { socket, remote };
                 match self.punch(pair, input, parts, now).lane {
                     Some(lane) => {
                         tracing::debug!(%lane, %remote, "a punched port was let in");
@@ -298,13 +297,13 @@ impl Entry {
             }
             (Purpose::Punch(_, pair, socket), News::DialFailed(error)) => {
                 self.dials.remove(&(pair, socket));
-                self.punch(pair, punch::Input::Failed { socket, error }, parts, now);
+                self.punch(pair, PunchInput::Failed { socket, error }, parts, now);
             }
             (Purpose::Relay(_), News::Connected) => {
                 let (local, remote) = told.ends;
                 if let Some(to) = self.relay_dial(connection) {
                     parts.act(Act::Circuit(self.id, CircuitAct::Dialled { to, is_up: true }));
-                    self.on_relayed(connection, RelayKind::Connection, (local, remote), true, parts, now);
+                    self.on_relayed(connection, Kept::Connection, (local, remote), true, parts, now);
                 }
             }
             (Purpose::Relay(_), News::DialFailed(error)) => {
@@ -327,10 +326,10 @@ impl Entry {
     pub(super) fn handle_circuit(&mut self, event: CircuitEvent, parts: &mut Parts, now: Instant) {
         match event {
             CircuitEvent::Up { connection, local, remote } => {
-                self.on_relayed(connection, RelayKind::Datagrams, (local, remote), false, parts, now);
+                self.on_relayed(connection, Kept::Datagrams, (local, remote), false, parts, now);
             }
             CircuitEvent::Arrived { connection, local, remote } => {
-                self.on_relayed(connection, RelayKind::Connection, (local, remote), false, parts, now);
+                self.on_relayed(connection, Kept::Connection, (local, remote), false, parts, now);
             }
             CircuitEvent::Dial(to) => {
                 tracing::debug!(%to, "dialling the address relayed for the peer");
@@ -475,7 +474,7 @@ impl Entry {
 
     fn dial(&mut self, lane: Lane, candidate: Candidate, parts: &mut Parts, now: Instant) {
         tracing::debug!(attempt = %self.id, %lane, %candidate, "dial");
-        let purpose = (self.owner(), Purpose::Lane(self.id, lane));
+        let purpose = (self.owner(), Purpose::Lane(self.id, lane, self.role));
         let ends = (candidate.from.map(|from| from.0), candidate.target);
         let until = Some(now + DIAL_WITHIN);
         let connection = parts.connections.dial(purpose, ends, None, until, now);
@@ -484,7 +483,8 @@ impl Entry {
 
     /// Dials for a peer's sake wait for each other, never for ours.
     fn dial_waiting(&mut self, parts: &mut Parts, now: Instant) {
-        let is_for_peer = |purpose| matches!(purpose, Purpose::Lane(_, Lane::Answered(_)));
+        let is_for_peer =
+            |purpose| matches!(purpose, Purpose::Lane(_, lane, Role::Answerer) if lane.way() == Way::Direct);
         while !self.waiting.is_empty()
             && parts.connections.count(is_for_peer) < parts.config.limits.dials_for_peers
         {
@@ -524,6 +524,8 @@ impl Entry {
                 let connection = parts.connections.dial(purpose, (Some(from.0), to), ttl, None, now);
                 self.dials.insert((pair, socket), connection);
             }
+            // The attempt says it itself.
+            punch::Act::Signal(message) => tracing::debug!(?message, "a signal that no socket sends"),
             punch::Act::Drop(socket) => {
                 if let Some(connection) = self.dials.remove(&(pair, socket)) {
                     parts.connections.close(connection);
@@ -560,16 +562,15 @@ impl Entry {
         match (self.role, event, self.kept.take()) {
             (Role::Caller, connect::Event::Won(_), Some(kept)) => {
                 let (owner, mut established) = *kept;
-                let report = self.machine.report(now);
                 let info = &mut established.info;
-                tracing::info!(attempt = %self.id, way = %info.way, path = %info.path, took = ?report.took, "connected");
-                info.report = Some(report);
+                tracing::info!(attempt = %self.id, way = %info.way, path = %info.path, took = ?info.took, "connected");
+                info.report = self.machine.report(now);
                 let established = Box::new(established);
                 parts.tell(Event::Connected { attempt: self.id, owner, established });
                 Outcome::Over
             }
             (Role::Caller, ..) => {
-                let report = Box::new(self.machine.report(now));
+                let Some(report) = self.machine.report(now).map(Box::new) else { return Outcome::Over };
                 tracing::info!(attempt = %self.id, took = ?report.took, "no connection");
                 let error = match report.is_offline() {
                     _ if parts.is_closing => ConnectError::Cancelled(report),
@@ -603,7 +604,7 @@ impl Entry {
             (Role::Answerer, Way::Punch | Way::Relay) => parts.proof_arrived(now),
             (Role::Answerer, _) => parts.proof_dialled(ids, Role::Answerer, self.plain, now),
         };
-        parts.connections.prove(connection, Purpose::Lane(self.id, lane), proof);
+        parts.connections.prove(connection, Purpose::Lane(self.id, lane, self.role), proof);
     }
 
     fn take_in(
@@ -615,7 +616,7 @@ impl Entry {
         now: Instant,
     ) {
         self.lanes.insert(lane, connection);
-        let purpose = Purpose::Lane(self.id, lane);
+        let purpose = Purpose::Lane(self.id, lane, self.role);
         parts.connections.take_in(connection, (self.owner(), purpose), ends, now);
         self.introduce(connection, lane, parts, now);
     }
@@ -623,7 +624,7 @@ impl Entry {
     fn on_relayed(
         &mut self,
         connection: ConnectionId,
-        kind: RelayKind,
+        kind: Kept,
         ends: (SocketAddr, SocketAddr),
         is_dialled: bool,
         parts: &mut Parts,
@@ -640,7 +641,7 @@ impl Entry {
                 if !is_dialled {
                     parts.socket(self.owner(), SocketAct::Close { connection });
                 }
-                if kind == RelayKind::Connection {
+                if kind == Kept::Connection {
                     parts.act(Act::Circuit(self.id, CircuitAct::ConnectionFailed));
                 }
             }
@@ -697,7 +698,7 @@ impl Entry {
     fn fail(&mut self, lane: Lane, failure: LaneFailure, parts: &mut Parts, now: Instant) {
         tracing::debug!(attempt = %self.id, %lane, %failure, "lane failed");
         self.lanes.remove(&lane);
-        if let (Lane::Relayed(RelayKind::Connection), CircuitStage::Begun) = (lane, &self.circuit) {
+        if let (Some(Kept::Connection), CircuitStage::Begun) = (lane.relayed_as(), &self.circuit) {
             parts.act(Act::Circuit(self.id, CircuitAct::ConnectionFailed));
         }
         self.machine.handle_failed(lane, failure, &parts.view(self.trust, now), now);
@@ -706,7 +707,7 @@ impl Entry {
     fn punch(
         &mut self,
         pair: u8,
-        input: punch::Input,
+        input: PunchInput,
         parts: &mut Parts,
         now: Instant,
     ) -> connect::PunchAnswer {
@@ -736,7 +737,7 @@ impl Entry {
             answers.extend(question.take_outcome().map(|mapped| (*pair, *from, mapped)));
         }
         for (pair, from, mapped) in answers {
-            self.punch(pair, punch::Input::Observed { from, mapped }, parts, now);
+            self.punch(pair, PunchInput::Observed { from, mapped }, parts, now);
         }
     }
 }

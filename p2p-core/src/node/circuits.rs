@@ -80,8 +80,7 @@ mod tests {
     fn an_attempt_is_remembered_for_its_peer_after_its_circuit_is_gone() {
         let mut seed = Seed::from_u64(1);
         let [peer, other] = [(); 2].map(|()| Identity::generate(&mut seed));
-        let contents =
-            Contents { brokers: vec![], machine: None, interfaces: vec![], issued: UnixTime(1) };
+        let contents = Contents { brokers: vec![], machine: None, interfaces: vec![], issued: UnixTime(1) };
         let address = PeerAddr::sign(&peer, contents).unwrap();
         let with = Correspondent { peer: address, back_on: None, is_seated: true };
         let attempts: Vec<AttemptId> = (0..=MOST_REMEMBERED).map(|_| AttemptId(seed.array())).collect();

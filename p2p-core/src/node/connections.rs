@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::io::{ConnectionId, Owner, SocketAct};
-use crate::attempt::{AttemptId, DialError, RefusalReason};
+use crate::attempt::{AttemptId, DialError, RefusalReason, Role};
 use crate::connect::Lane;
 use crate::proof::{self, Claim, Proof, ProofError, Session, Stage};
 use crate::punch::Socket;
@@ -19,7 +19,7 @@ pub(super) enum Purpose {
     /// Somebody came to a listener of ours.
     Arrived,
     /// A lane of an attempt.
-    Lane(AttemptId, Lane),
+    Lane(AttemptId, Lane, Role),
     /// A dial of a punch, which is no lane before it is up: the number of the pair of addresses, and the socket.
     Punch(AttemptId, u8, Socket),
     /// A dial that a circuit wants.

@@ -66,7 +66,7 @@ pub use output::{Act, CircuitAct, CircuitEvent, ConnectionInfo, Established, Eve
 pub use router::{BrokerState, ChannelId, Letter, Router, RouterAct, RouterConfig, RouterEvent};
 pub use status::{Counters, NtpStatus, Status};
 
-use crate::attempt::{AttemptId, RefusalReason, Role, Trust, Way};
+use crate::attempt::{AttemptId, RefusalReason, Role, Way};
 use crate::clock::ntp::Report as NtpReport;
 use crate::connect::CallConfig;
 use crate::peer::PeerAddr;
@@ -167,7 +167,7 @@ impl Node {
 
     /// Returns the report of an attempt under way, as far as it is.
     pub fn report(&self, attempt: AttemptId, now: Instant) -> Option<crate::connect::AttemptReport> {
-        self.attempts.get(&attempt).map(|entry| entry.report(now))
+        self.attempts.get(&attempt).and_then(|entry| entry.report(now))
     }
 
     /// Mixes fresh randomness of the system into all that is drawn from now on, so that a copy of this process does not
@@ -618,7 +618,7 @@ impl Node {
                     continue;
                 }
                 Purpose::Refused => continue,
-                Purpose::Lane(attempt, _) | Purpose::Punch(attempt, ..) | Purpose::Relay(attempt) => attempt,
+                Purpose::Lane(attempt, ..) | Purpose::Punch(attempt, ..) | Purpose::Relay(attempt) => attempt,
             };
             if let Some(entry) = self.attempts.get_mut(&attempt) {
                 entry.handle_news(connection, told, &mut self.parts, now);
@@ -740,7 +740,8 @@ impl Machine for Node {
             Output::Act(_) | Output::Event(_) => None,
         };
         let attempts = Deadline::earliest(self.attempts.values().map(Entry::deadline));
-        let shared = [router, next, attempts, self.parts.connections.deadline(), self.parts.budget.deadline()];
+        let shared =
+            [router, next, attempts, self.parts.connections.deadline(), self.parts.budget.deadline()];
         let own = match self.ends_at {
             Some(at) => [Some(Deadline::new(at, "end without farewells")), None],
             None => [

@@ -35,8 +35,7 @@ impl Question {
     pub(super) fn new(from: Local, servers: &[SocketAddr], seed: Seed, now: Instant) -> Self {
         let servers = servers.iter().copied().collect();
         let (asked, outcome, acts) = (None, None, Vec::new());
-        let mut question =
-            Self { from: from.0, servers, seed, asked, is_answered: false, outcome, acts };
+        let mut question = Self { from: from.0, servers, seed, asked, is_answered: false, outcome, acts };
         question.next(now);
         question
     }

@@ -9,7 +9,7 @@ use crate::attempt::AttemptId;
 use crate::peer::{BrokerUrl, Identity, PeerAddr, PeerId, Scheme};
 use crate::signal::link::Event as ChannelEvent;
 use crate::signal::{
-    Body, BrokerTrouble, Delivery, Inbox, InboxConfig, InboxEvent, InboxLimits, Outbox, Signal, Tally,
+    Body, BrokerTrouble, Delivery, Inbox, InboxConfig, InboxEvent, InboxLimits, Scribe, Signal, Tally,
 };
 use crate::{Clock, Deadline, Machine, Output, Seed};
 
@@ -118,7 +118,7 @@ pub struct Letter {
 pub struct Router {
     config: RouterConfig,
     inbox: Inbox,
-    outbox: Outbox,
+    outbox: Scribe,
     /// Peers we asked something, and when: their answers are heard.
     asked: BTreeMap<PeerId, Instant>,
     channels: BTreeMap<ChannelId, ChannelState>,
@@ -152,14 +152,10 @@ struct Pending {
 impl Router {
     /// Opens a channel to every broker of the configuration.
     pub fn new(config: RouterConfig, clock: Clock, mut seed: Seed, now: Instant) -> Self {
-        let inbox = InboxConfig {
-            identity: config.identity.clone(),
-            clock,
-            limits: InboxLimits::default(),
-        };
+        let inbox = InboxConfig { identity: config.identity.clone(), clock, limits: InboxLimits::default() };
         let mut inbox = Inbox::new(inbox, seed.fork("inbox"), now);
         inbox.set_allowed(config.allowed.clone());
-        let outbox = Outbox::new(config.identity.clone(), clock, seed.fork("outbox"));
+        let outbox = Scribe::new(config.identity.clone(), clock, seed.fork("outbox"));
         let mut router = Self {
             inbox,
             outbox,

@@ -196,6 +196,13 @@ pub struct Proof {
     deadline: Instant,
 }
 
+/// Never shows a key.
+impl std::fmt::Debug for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proof").field("stage", &self.stage()).finish_non_exhaustive()
+    }
+}
+
 impl Proof {
     /// Starts a proof on a connection that was just made.
     pub fn new(config: ProofConfig, mut seed: Seed, now: Instant) -> Self {

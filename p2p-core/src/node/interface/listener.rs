@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::view::{PortOutcome, PortView};
 use super::super::nic::NicAddress;
-use crate::node::io::{StunLink, SocketAct};
+use super::view::{PortOutcome, PortView};
+use crate::node::io::{SocketAct, StunLink};
 use crate::stun::query::{self, Act};
 use crate::stun::{Query, QueryConfig, Server, Transport};
 use crate::{Deadline, Local, Machine, Output, Seed};
@@ -114,8 +114,7 @@ impl Listener {
             (query::Event::Answer(answer), Some(local)) => {
                 let server = answer.server.address;
                 let sent = self.since.get(&server).copied().unwrap_or(now);
-                let seen =
-                    PortView { server, local: Local(local), mapped: answer.mapped, sent, at: now };
+                let seen = PortView { server, local: Local(local), mapped: answer.mapped, sent, at: now };
                 (server, PortOutcome::Mapped(seen))
             }
             (query::Event::Failure(server, failure), _) => (server.address, PortOutcome::Failed(failure)),

@@ -18,12 +18,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use listener::Listener;
-use survey::Survey;
 pub use survey::MOST_PACKETS;
+use survey::Survey;
 use view::agreed;
 pub use view::{NetworkView, PortEvidence, PortOutcome, PortView, Probed, StunServer};
 
-use super::io::{StunLink, ListenError, SocketAct, SocketEvent};
+use super::io::{ListenError, SocketAct, SocketEvent};
 use super::nic::{Nic, NicAddress};
 use crate::backoff::Backoff;
 use crate::{Deadline, Family, Machine, Output, Reach, Seed};

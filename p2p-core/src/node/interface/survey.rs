@@ -10,7 +10,7 @@ use crate::nat::observe::SynOutcome;
 use crate::nat::probe::{self, Probe, ProbeConfig};
 use crate::nat::report::NatReport;
 use crate::nat::{PortRange, SynAnswer};
-use crate::node::io::{StunLink, SocketAct};
+use crate::node::io::{SocketAct, StunLink};
 use crate::node::nic::NicAddress;
 use crate::stun::{Server, Transport};
 use crate::{Deadline, Local, Machine, Mapped, Output, Reach, Seed};
@@ -227,9 +227,7 @@ impl Survey {
             probe::Act::Listen { at } => SocketAct::Listen { at: bound(at), is_throwaway: true },
             probe::Act::Unlisten { at } => SocketAct::Unlisten { at: bound(at) },
             probe::Act::OpenTcp { from, to } => SocketAct::OpenLink { link: link(from, to) },
-            probe::Act::SendTcp { from, to, bytes } => {
-                SocketAct::WriteLink { link: link(from, to), bytes }
-            }
+            probe::Act::SendTcp { from, to, bytes } => SocketAct::WriteLink { link: link(from, to), bytes },
             probe::Act::CloseTcp { from, to } => SocketAct::CloseLink { link: link(from, to) },
             probe::Act::AskSynProbe { .. } => return None,
         })
@@ -260,8 +258,7 @@ impl Survey {
         let is_translated = report.tcp.translates.is_some_and(|translates| translates.value);
         let external = report.external.map(|known| known.value)?;
         // Over TCP an answer takes two round trips. The server that is furthest is best: hops beyond it are not seen.
-        let seen =
-            report.evidence.over(Transport::Tcp).filter_map(|seen| Some((seen.span()?, seen.server)));
+        let seen = report.evidence.over(Transport::Tcp).filter_map(|seen| Some((seen.span()?, seen.server)));
         let (span, server) = seen.max()?;
         let is_worth_it = self.can_see_hops && answers && is_translated;
         is_worth_it.then(|| HopConfig { server, external, rtt: span / 2 })

@@ -10,8 +10,7 @@ use crate::sim::laws::{Subject, drain};
 const SERVER: &str = "192.0.2.1:3478";
 
 fn nic(addresses: &[&str]) -> Nic {
-    let address =
-        |ip: &&str| NicAddress { ip: ip.parse().unwrap(), prefix: 24, scope: 0 };
+    let address = |ip: &&str| NicAddress { ip: ip.parse().unwrap(), prefix: 24, scope: 0 };
     Nic {
         name: "eth0".into(),
         index: 2,
@@ -180,7 +179,6 @@ crate::machine_laws!(laws: AnyInterface);
 #[test]
 fn families_that_are_not_wanted_are_left_alone() {
     let config = InterfaceConfig { families: BTreeSet::from([Family::V6]), ..config(&[]) };
-    let mut interface =
-        Interface::new(config, nic(&["10.0.0.2", "2001:db8::2"]), Seed::from_u64(1), epoch());
+    let mut interface = Interface::new(config, nic(&["10.0.0.2", "2001:db8::2"]), Seed::from_u64(1), epoch());
     assert_eq!(listens(&drain(&mut interface).acts), ["[2001:db8::2]:0".parse().unwrap()]);
 }
