@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use p2p_core::relay::End;
-use p2p_core::relay::circuit::{Act, Circuit, CircuitFailure, Event, RelayKind, Transmit, Via};
+use p2p_core::relay::circuit::{Act, Circuit, CircuitFailure, Event, Kept as RelayKind, Transmit, Via};
 use p2p_core::transport::TransportError;
 use p2p_core::turn::Relaying;
 use p2p_core::{Family, Machine, Output};

@@ -91,13 +91,14 @@ fn any(to: SocketAddr) -> SocketAddr {
 
 pub(super) fn on_dialled(sockets: &mut Sockets, connection: ConnectionId, dialled: io::Result<TcpStream>) {
     let up = dialled.and_then(|stream| Ok((stream.local_addr()?, stream.peer_addr()?, stream)));
-    sockets.tell(match up {
+    let event = match up {
         Ok((local, remote, stream)) => {
             sockets.connections.insert(connection, Open::new(CarrierStream::tcp(stream), None));
             SocketEvent::Connected { connection, local, remote }
         }
         Err(error) => SocketEvent::DialFailed { connection, error: dial_error(&error) },
-    });
+    };
+    sockets.tell(event);
 }
 
 /// Reads once, when something comes.
@@ -116,14 +117,15 @@ impl<A: OwnsSockets> ActorFuture<A> for Read {
     fn poll(self: Pin<&mut Self>, actor: &mut A, _: &mut Context<A>, task: &mut Task<'_>) -> Poll<()> {
         let (connection, sockets) = (self.connection, actor.sockets());
         let Some(open) = sockets.connections.get_mut(&connection) else { return Poll::Ready(()) };
-        sockets.tell(match ready!(open.poll_receive(self.at_most, task)) {
+        let event = match ready!(open.poll_receive(self.at_most, task)) {
             Ok(Some(bytes)) => SocketEvent::Bytes { connection, bytes },
             Ok(None) => SocketEvent::Lost { connection },
             Err(error) => {
                 trace!(?connection, %error, "read");
                 SocketEvent::Lost { connection }
             }
-        });
+        };
+        sockets.tell(event);
         Poll::Ready(())
     }
 }

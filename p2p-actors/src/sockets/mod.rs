@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use actix::{Actor, ActorContext, Context, Message, Recipient, SpawnHandle};
+use actix::{Actor, ActorContext, AsyncContext, Context, Message, Recipient, SpawnHandle};
 use p2p_core::node::{ConnectionId, Owner, SocketAct, SocketEvent, StunLink};
 use tokio::sync::{Semaphore, oneshot};
 
