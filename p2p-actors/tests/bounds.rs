@@ -87,7 +87,7 @@ fn a_full_backlog_is_busy_until_somebody_is_taken() {
         // A connection that is taken out and dropped frees its place, too.
         drop((second, bert.accept().await));
         assert!(call().await.is_ok());
-        assert_eq!(bert.counters().accepted, 3);
+        until("the third is there", || bert.counters().accepted == 3).await;
     });
 }
 
@@ -98,6 +98,8 @@ fn what_was_accepted_can_be_taken_when_nobody_else_is() {
         let anna = start(findable(1), &broker).await;
         let bert = start(findable(2), &broker).await;
         let called = anna.connect(address(&bert), only(Way::Direct)).await.unwrap();
+        // The caller knows first.
+        until("it was accepted", || bert.counters().accepted == 1).await;
         bert.stop_accepting().await;
         let error = anna.connect(address(&bert), only(Way::Direct)).await.unwrap_err();
         assert_eq!(error.code(), "refused", "{error}");
