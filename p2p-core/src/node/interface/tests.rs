@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::node::io::StunLink;
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
 
