@@ -4,12 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 use std::{fs, io};
 
+use p2p_core::attempt::{AttemptId, RefusalReason};
 use p2p_core::clock::ntp::Packet;
 use p2p_core::nat::{Delta, DeltaKind, Filtering, Nat, NatFacts, NatType, PortRange};
 use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
 use p2p_core::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
 use p2p_core::relay::{Notice, Token};
-use p2p_core::signal::{AttemptId, Body, DialMe, Reason, Refusal, Signal, seal};
+use p2p_core::signal::{Body, DialMe, Refusal, Signal, seal};
 use p2p_core::sim::ntp::NtpServer;
 use p2p_core::stun::wire::{Algorithm, Ending, Key};
 use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
@@ -40,7 +41,7 @@ fn main() -> io::Result<()> {
         Body::Relay(relay_notice()),
         Body::AskAddr,
         Body::TellAddr,
-        Body::Refuse(Refusal { reason: Reason::Busy }),
+        Body::Refuse(Refusal { reason: RefusalReason::Busy }),
         Body::Bye,
     ];
     for body in bodies {

@@ -4,11 +4,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::message::{Answer, Message, Step, Timing};
-use super::plan::Part;
 use super::side::Side;
 use super::terms::{Clocks, Stamps, Terms};
+use crate::attempt::{RefusalReason as Reason, Role as Part};
 use crate::clock::Offset;
-use crate::signal::Reason;
 use crate::{Clock, Deadline, Machine, Output, UnixTime};
 
 /// When a step that was not answered is said again, after the first time. Links repeat what a broker did not take;

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::layout::brief;
-use super::plan::{Mode, NO_NAT, Part};
+use super::plan::{Mode, NO_NAT};
 use super::side::{Ports, Side, others};
+use crate::attempt::{AttemptId, Role as Part};
 use crate::nat::meets;
 use crate::nat::{DeltaKind, Filtering, Mapping, NatFacts, NatType, PortRange};
-use crate::signal::AttemptId;
 use crate::{Mapped, Seed};
 
 /// Ports of one side where their outside is computed, where it is asked for, and where there is no NAT.

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::message::Timing;
-use super::plan::{Orders, Part, Plan, Shot, Tactic};
+use super::plan::{Orders, Plan, Shot, Tactic};
 use super::side::{Ports, Side};
 use crate::Seed;
+use crate::attempt::Role as Part;
 use crate::nat::PortRange;
 use crate::nat::meets::{self, COUNTED, LOST, NextPort};
 
