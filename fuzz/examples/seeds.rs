@@ -4,13 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 use std::{fs, io};
 
+use p2p_core::attempt::{AttemptId, RefusalReason};
 use p2p_core::clock::ntp::Packet;
 use p2p_core::nat::{Delta, DeltaKind, Filtering, Nat, NatFacts, NatType, PortRange};
 use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
 use p2p_core::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
 use p2p_core::relay::Notice;
 use p2p_core::transport::Token;
-use p2p_core::attempt::{AttemptId, RefusalReason};
 use p2p_core::signal::{Body, DialMe, Refusal, Signal, seal};
 use p2p_core::sim::ntp::NtpServer;
 use p2p_core::stun::wire::{Algorithm, Ending, Key};

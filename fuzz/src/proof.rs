@@ -1,7 +1,7 @@
 use std::time::Duration;
 
+use p2p_core::attempt::{AttemptId, Role};
 use p2p_core::peer::Identity;
-use p2p_core::attempt::{Role, AttemptId};
 use p2p_core::proof::{Act, Cipher, Claim, Counterpart, MOST_FRAME, Proof, ProofConfig, Session, Stage};
 use p2p_core::sim::epoch;
 use p2p_core::sim::laws::drain;

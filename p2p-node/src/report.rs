@@ -341,7 +341,7 @@ pub(crate) fn ms(duration: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use p2p_core::Seed;
-    use p2p_core::attempt::{AttemptId, RefusalReason};
+    use p2p_core::attempt::{AttemptId, DialError, RefusalReason};
     use p2p_core::peer::Identity;
     use p2p_core::proof::ProofError;
     use p2p_core::punch::{Tactic, Tally};
