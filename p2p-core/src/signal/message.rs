@@ -1,4 +1,4 @@
-//! What peers say to each other.
+//! The messages that peers send each other through brokers.
 
 use std::fmt;
 
@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 use crate::peer::{PeerAddr, PeerId};
 use crate::{Seed, UnixTime, punch, relay};
 
-/// One attempt to connect, on both sides of it. Drawn by who starts it.
+/// The number of one attempt to connect, the same on both sides. The peer that starts the attempt draws it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AttemptId(pub [u8; 16]);
 
 impl AttemptId {
-    /// A new one.
+    /// Draws a new id.
     pub fn new(seed: &mut Seed) -> Self {
         Self(seed.array())
     }
 }
 
-/// The first four bytes in hexadecimal: enough for a log.
+/// Writes the first four bytes in hexadecimal, which is enough for a log.
 impl fmt::Display for AttemptId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -34,46 +34,46 @@ impl fmt::Debug for AttemptId {
 /// A message from one peer to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signal {
-    /// Who says it.
+    /// The peer that wrote the signal.
     pub from: PeerId,
-    /// Whom it is for.
+    /// The peer that the signal is for.
     pub to: PeerId,
     /// The attempt it belongs to.
     pub attempt: AttemptId,
-    /// Rises with every signal that `from` writes, to whomever. Not necessarily by one.
+    /// A number that rises with every signal that `from` writes to any peer, though not always by one.
     pub seq: u64,
-    /// When it was written, by the clock of `from`.
+    /// The time at which it was written, by the clock of `from`.
     pub issued: UnixTime,
-    /// When it means nothing any more, by the clock of `from`; at most [`MOST_TTL`](super::MOST_TTL) later.
+    /// The time at which it loses its meaning, by the clock of `from`; at most [`MOST_TTL`](super::MOST_TTL) later.
     pub expires: UnixTime,
-    /// Where `from` can be met now. Its id is always `from`.
+    /// The address at which `from` can be met now. Its id is always `from`.
     pub sender: PeerAddr,
-    /// What is said.
+    /// The content of the signal.
     pub body: Body,
 }
 
-/// What a signal says.
+/// The content of a signal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Body {
-    /// "Dial me at the addresses in `sender`."
+    /// Asks the receiver to dial the addresses in `sender`.
     DialMe(DialMe),
     /// A step towards a simultaneous open.
     Punch(punch::Message),
     /// A step towards a relayed connection.
     Relay(relay::Notice),
-    /// "Tell me where you are now." Answered by [`Body::TellAddr`].
+    /// Asks for the receiver's current address. [`Body::TellAddr`] answers it.
     AskAddr,
-    /// "I am where `sender` says."
+    /// Tells that `sender` is the current address.
     TellAddr,
-    /// "No", and why.
+    /// Refuses the attempt, with the reason.
     Refuse(Refusal),
-    /// "This attempt is over for me."
+    /// Tells that the attempt is over for the sender.
     Bye,
 }
 
 impl Body {
-    /// Its name, for logs.
+    /// Returns the name of the content, for logs.
     pub fn name(&self) -> &'static str {
         match self {
             Self::DialMe(_) => "dial-me",
@@ -90,35 +90,35 @@ impl Body {
 /// A wish to be dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DialMe {
-    /// Whether the connection is wanted without encryption after the proof. Both must want it.
+    /// True when the connection is wanted without encryption after the proof. Both ends must want it.
     pub plain: bool,
 }
 
-/// A refusal.
+/// A refusal of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// Why.
+    /// The reason for the refusal.
     pub reason: Reason,
 }
 
-/// Why a peer refuses. On the wire a number, so that a reason of a later version is still a refusal.
+/// The reason why a peer refuses. On the wire it is a number, so that a reason of a later version is still a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "u8", into = "u8")]
 #[non_exhaustive]
 pub enum Reason {
-    /// As many attempts or pipes as it can bear; later may do.
+    /// The peer has as many attempts or pipes as it can bear. Later it may accept.
     Busy,
-    /// We are not on its list.
+    /// We are not on the peer's list.
     NotAllowed,
-    /// Nothing that was offered can be reached from there.
+    /// The peer can reach none of the addresses offered.
     NoRoute,
-    /// It does not know this way, or was told not to use it.
+    /// The peer does not know this way, or was told not to use it.
     Unsupported,
-    /// It is shutting down.
+    /// The peer is shutting down.
     Closing,
-    /// It came to this too late.
+    /// The peer took up the attempt too late.
     Expired,
-    /// A number this version has no word for.
+    /// The reason has a number that this version does not know.
     Other(u8),
 }
 
