@@ -19,6 +19,7 @@
 //! | `….unresolved[]` | servers whose `name` has no address, and `why` |
 //! | `….pending[]` | servers whose names are still being looked up |
 //! | `….meets[]` | for each kind of `peer`: the best way and its prospects, provided that `….tcp` is right |
+//!
 //! - Of a transport: `type`, `mapping`, `filtering`, `delta`, `counter`, `syn`, `hairpin`, `stable`, `range`,
 //!   `block`, `rate`.
 //! - Of a server: `server`, `name`, `transport`, `asked`, `answered`, `packets`, `fastest_ms`, `saw`, `believed`,
@@ -32,7 +33,6 @@
 //! - Delta: `equal`, `preserving`, `independent`, `dependent`, `random`, with a step.
 //! - `syn`: `silence`, `reset`, `icmp`. It is known only where a STUN server dials back, as that of `p2p rendezvous`
 //!   does.
-//! STUN server dials back, as that of `p2p rendezvous` does.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
