@@ -1,6 +1,6 @@
 //! A machine that looks for a hop beyond our own NAT which drops a SYN without a report.
 //!
-//! Where both NATs answer SYNs, the peer that dials first is refused. The exception is a SYN that opens its own NAT
+//! The peer that dials first is refused where both NATs answer SYNs. The exception is a SYN that opens its own NAT
 //! and dies before it arrives ([`Tactic::Quiet`](crate::punch::Tactic::Quiet)). A SYN dies where its time to live
 //! ends. Most routers report that, and Linux then ends the dial. So a hop is wanted that does not report it.
 //!
@@ -44,7 +44,7 @@ pub struct HopConfig {
 /// An effect for the driver to perform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Dial from a port that has not been used, with this time to live for all SYNs of that socket.
+    /// Dials from a port that has not been used, with this time to live for all SYNs of that socket.
     Dial {
         /// The number of the SYN, from 0.
         syn: u8,
@@ -53,7 +53,7 @@ pub enum Act {
         /// The time to live, in hops.
         ttl: u8,
     },
-    /// Close the socket of a SYN, whatever its outcome.
+    /// Closes the socket of a SYN, whatever its outcome.
     Drop {
         /// The number of the SYN.
         syn: u8,

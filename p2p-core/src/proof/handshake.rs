@@ -65,9 +65,9 @@ pub struct Claim {
 /// An effect that a proof wants done to its connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Send these bytes.
+    /// Sends these bytes.
     Send(Bytes),
-    /// Close the connection, after sending all bytes before it. It follows [`Event::Failed`].
+    /// Closes the connection, after sending all bytes before it. It follows [`Event::Failed`].
     HangUp,
 }
 

@@ -110,26 +110,26 @@ pub struct Report {
 /// An effect for the driver to perform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Send a datagram.
+    /// Sends a datagram.
     SendUdp {
         /// The address to send to.
         server: SocketAddr,
         /// The bytes to send.
         bytes: Vec<u8>,
     },
-    /// Open a connection, and tell the outcome by [`Query::handle_tcp_open`] or [`Query::handle_tcp_closed`].
+    /// Opens a connection. The outcome is told by [`Query::handle_tcp_open`] or [`Query::handle_tcp_closed`].
     OpenTcp {
         /// The address to connect to.
         server: SocketAddr,
     },
-    /// Send bytes on a connection.
+    /// Sends bytes on a connection.
     SendTcp {
         /// The server of the connection.
         server: SocketAddr,
         /// The bytes to send.
         bytes: Vec<u8>,
     },
-    /// Close a connection, or stop connecting.
+    /// Closes a connection, or stops connecting.
     CloseTcp {
         /// The server of the connection.
         server: SocketAddr,

@@ -75,13 +75,13 @@ pub(crate) enum Stage {
 
 /// An order of the lab's owner to the running fabric.
 pub(crate) enum Order {
-    /// Replace the cable between a device and its network.
+    /// Replaces the cable between a device and its network.
     Cable(Exit, Box<(Link, Link)>),
-    /// Switch a router off and on.
+    /// Switches a router off and on.
     Reboot(usize),
-    /// Report what happened so far.
+    /// Reports what happened so far.
     Report(std::sync::mpsc::Sender<Report>),
-    /// Stop carrying packets.
+    /// Stops carrying packets.
     Stop,
 }
 

@@ -62,12 +62,12 @@ pub struct TooManyServers(pub usize);
 /// An effect for the driver to perform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Find the addresses of a server, and tell the outcome by [`Client::handle_resolved`] in any case.
+    /// Finds the addresses of a server. The outcome is told by [`Client::handle_resolved`] in any case.
     Resolve {
         /// The number of the server.
         server: usize,
     },
-    /// Send a datagram over a socket kept for this server alone. Its port must be one that nobody can guess (RFC
+    /// Sends a datagram over a socket kept for this server alone. Its port must be one that nobody can guess (RFC
     /// 9109).
     Send {
         /// The number of the server.
@@ -77,7 +77,7 @@ pub enum Act {
         /// The bytes of the question.
         bytes: [u8; HEADER],
     },
-    /// Close the socket kept for this server, which will not be asked for a while.
+    /// Closes the socket kept for this server, which will not be asked for a while.
     Release {
         /// The number of the server.
         server: usize,

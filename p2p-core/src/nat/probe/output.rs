@@ -10,7 +10,7 @@ use crate::{Local, Mapped};
 /// `SO_REUSEADDR`, and with `SO_REUSEPORT` where the system has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Send a datagram from a UDP port, after binding it if it is not bound. Datagrams go out in the order of acts.
+    /// Sends a datagram from a UDP port, after binding it if it is not bound. Datagrams go out in the order of acts.
     SendUdp {
         /// The local port to send from.
         from: Local,
@@ -19,23 +19,23 @@ pub enum Act {
         /// The bytes to send.
         bytes: Vec<u8>,
     },
-    /// Close a UDP port that is not needed any more.
+    /// Closes a UDP port that is not needed any more.
     CloseUdp {
         /// The local port to close.
         from: Local,
     },
-    /// Listen on a throw-away port, and drop connections that come in. A connection to a server will be dialled from
-    /// it.
+    /// Listens on a throw-away port, and drops connections that come in. A connection to a server will be dialled
+    /// from it.
     Listen {
         /// The local port to listen on.
         at: Local,
     },
-    /// Stop listening on a port.
+    /// Stops listening on a port.
     Unlisten {
         /// The local port.
         at: Local,
     },
-    /// Dial, and tell the outcome by [`Probe::handle_tcp_open`](super::Probe::handle_tcp_open) or
+    /// Dials a server. The outcome is told by [`Probe::handle_tcp_open`](super::Probe::handle_tcp_open) or
     /// [`Probe::handle_tcp_closed`](super::Probe::handle_tcp_closed). SYNs go out in the order of acts.
     OpenTcp {
         /// The local port to dial from.
@@ -43,7 +43,7 @@ pub enum Act {
         /// The address to dial.
         to: SocketAddr,
     },
-    /// Send bytes on a connection.
+    /// Sends bytes on a connection.
     SendTcp {
         /// The local port of the connection.
         from: Local,
@@ -52,14 +52,14 @@ pub enum Act {
         /// The bytes to send.
         bytes: Vec<u8>,
     },
-    /// Close a connection, or stop dialling, at once by a RST (`SO_LINGER` of zero). Nothing of use is lost.
+    /// Closes a connection, or stops dialling, at once by a RST (`SO_LINGER` of zero). Nothing of use is lost.
     CloseTcp {
         /// The local port of the connection.
         from: Local,
         /// The server of the connection.
         to: SocketAddr,
     },
-    /// Ask a helper to dial an address of ours once. Its outcome is told by
+    /// Asks a helper to dial an address of ours once. Its outcome is told by
     /// [`Probe::handle_syn_probe`](super::Probe::handle_syn_probe).
     AskSynProbe {
         /// The helper that is to dial.

@@ -21,13 +21,13 @@ const MOST_SAMPLES: usize = 14;
 /// One step of the plan, to be done at some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Ask a server.
+    /// Asks a server.
     Ask { purpose: Purpose, local: Local, server: SocketAddr },
-    /// Have a stranger answer from `from`.
+    /// Has a stranger answer from `from`.
     Filter { stranger: Stranger, local: Local, server: SocketAddr, from: SocketAddr },
-    /// Ask a server, and let helpers dial that port meanwhile.
+    /// Asks a server, and lets helpers dial that port meanwhile.
     Bait { local: Local, server: SocketAddr },
-    /// Dial ourselves through the outside.
+    /// Dials ourselves through the outside.
     Hairpin { local: Local },
 }
 

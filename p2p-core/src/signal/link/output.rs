@@ -9,12 +9,12 @@ use super::{FailReason, LinkError, MqttVersion, Packet};
 /// An effect for the driver to perform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Connect to the broker, with TLS if there is any, and speak this version. The outcome is told by
+    /// Connects to the broker, with TLS if there is any, and speaks this version. The outcome is told by
     /// [`Link::handle_connected`](super::Link::handle_connected) or [`Link::handle_lost`](super::Link::handle_lost).
     Dial(MqttVersion),
-    /// Send this packet on the connection.
+    /// Sends this packet on the connection.
     Send(Packet),
-    /// Give up the dial, or close the connection after what was sent. No outcome is told.
+    /// Gives up the dial, or closes the connection after what was sent. No outcome is told.
     HangUp,
 }
 

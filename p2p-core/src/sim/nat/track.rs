@@ -33,9 +33,9 @@ enum Phase {
 pub(super) enum Step {
     Pass,
     PassAndDelete,
-    /// Let the packet through, and learn nothing from it.
+    /// Lets the packet through, and learns nothing from it.
     Ignore,
-    /// Treat the packet as if there were no session.
+    /// Treats the packet as if there were no session.
     Unsolicited(DropReason),
     Invalid(DropReason),
 }

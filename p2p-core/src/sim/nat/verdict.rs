@@ -66,15 +66,15 @@ pub enum DropReason {
 /// The treatment of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Send it on, with the header as it is now.
+    /// Sends it on, with the header as it is now.
     Forward,
-    /// Send it back inside, where it came from, with the header as it is now.
+    /// Sends it back inside, where it came from, with the header as it is now.
     Hairpin,
-    /// Send it on untranslated: it is invalid for the NAT, but not stopped by it.
+    /// Sends it on untranslated: it is invalid for the NAT, but not stopped by it.
     Leak(DropReason),
-    /// Drop it without an answer.
+    /// Drops it without an answer.
     Drop(DropReason),
-    /// Drop it, and send this back the way it came.
+    /// Drops it, and sends this back the way it came.
     Answer(Header, DropReason),
 }
 

@@ -35,7 +35,7 @@ impl fmt::Display for Place {
 /// An effect for the driver to perform. Acts on one [`Conn`] are performed in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Open a connection to the server. Over UDP that is a socket of its own, at once. Over TCP it is a dial, and
+    /// Opens a connection to the server. Over UDP that is a socket of its own, at once. Over TCP it is a dial, and
     /// over TLS a dial and a handshake. The outcome is told by [`handle_opened`](super::Client::handle_opened) or
     /// [`handle_closed`](super::Client::handle_closed).
     Open {
@@ -44,14 +44,14 @@ pub enum Act {
         /// The server to reach.
         place: Place,
     },
-    /// Send a packet: one datagram, or a piece of the stream.
+    /// Sends a packet: one datagram, or a piece of the stream.
     Transmit {
         /// The connection to send on.
         conn: Conn,
         /// The packet to send.
         packet: Packet,
     },
-    /// Close a connection, or stop opening it.
+    /// Closes a connection, or stops opening it.
     Close {
         /// The connection to close.
         conn: Conn,
