@@ -14,7 +14,7 @@ fn fault(text: &str) -> ConfigError {
     Config::from_toml(text).expect_err(text)
 }
 
-/// What a user reads.
+/// Checks that the error, as a user reads it, holds these parts.
 fn says(text: &str, parts: &[&str]) {
     let told = fault(text).to_string();
     for part in parts {
