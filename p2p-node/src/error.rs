@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-pub use p2p_actors::ConnectError;
+pub use p2p_core::node::ConnectError;
 use p2p_core::turn::client::MOST_SERVERS;
 
 /// A reason why a node could not start.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
-use p2p_actors::How;
+use p2p_core::node::ConnectionInfo;
 use p2p_core::peer::PeerId;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -140,7 +140,7 @@ pub struct Message {
     /// The bytes of the message.
     pub bytes: Bytes,
     /// The history of the connection it came over.
-    pub how: Arc<How>,
+    pub how: Arc<ConnectionInfo>,
 }
 
 /// A handle that answers over the pipe a message came from. It may be cloned and kept. The pipe stays open until the

@@ -38,8 +38,6 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use p2p_actors::interface::{InterfaceFacts, Outcome};
-use p2p_actors::{Status, StunServer};
 use p2p_core::Family;
 use p2p_core::nat::classify::Verdicts;
 use p2p_core::nat::delta::Scope;
@@ -47,6 +45,7 @@ use p2p_core::nat::meets::{Meeting, Plan, Side, Way};
 use p2p_core::nat::report::{NatReport, ServerReport};
 use p2p_core::nat::verdict::{How, Known};
 use p2p_core::nat::{Filtering, Mapping, PortRange, SynAnswer};
+use p2p_core::node::{NetworkView, PortOutcome, Status, StunServer};
 use serde::Serialize;
 
 use crate::report::ms;
@@ -266,8 +265,8 @@ pub struct MeetingStory {
 impl NetworkReport {
     pub(crate) fn new(status: &Status, configured: &[StunServer]) -> Self {
         let addresses =
-            status.networks.iter().flat_map(|(nic, facts)| facts.iter().map(move |facts| (nic, facts)));
-        let networks: Vec<Network> = addresses.map(|(nic, facts)| Network::new(nic, facts)).collect();
+            status.networks.iter().flat_map(|(nic, views)| views.iter().map(move |view| (nic, view)));
+        let networks: Vec<Network> = addresses.map(|(nic, view)| Network::new(nic, view)).collect();
         let is_online = |network: &Network| {
             network.mapped.is_some() || network.report.as_ref().is_some_and(|report| report.is_online())
         };
@@ -285,25 +284,25 @@ impl NetworkReport {
 }
 
 impl Network {
-    fn new(interface: &str, facts: &InterfaceFacts) -> Self {
-        let report = facts.probed.as_ref().map(|probed| Arc::clone(&probed.report));
-        let unresolved = facts.evidence.iter().filter_map(|evidence| match &evidence.outcome {
-            Outcome::Unresolved(why) => {
+    fn new(interface: &str, view: &NetworkView) -> Self {
+        let report = view.probed.as_ref().map(|probed| Arc::clone(&probed.report));
+        let unresolved = view.evidence.iter().filter_map(|evidence| match &evidence.outcome {
+            PortOutcome::Unresolved(why) => {
                 Some(UnresolvedServer { name: evidence.server.to_string(), why: why.clone() })
             }
             _ => None,
         });
         Self {
             interface: interface.to_owned(),
-            family: match Family::of(facts.local) {
+            family: match Family::of(view.local) {
                 Family::V4 => "ipv4",
                 Family::V6 => "ipv6",
             },
-            local: facts.local,
-            listen: facts.listen,
-            mapped: facts.external.map(|mapped| mapped.0),
+            local: view.local,
+            listen: view.listen,
+            mapped: view.external.map(|mapped| mapped.0),
             unresolved: unresolved.collect(),
-            pending: facts.pending.iter().map(ToString::to_string).collect(),
+            pending: view.pending.iter().map(ToString::to_string).collect(),
             probed: report.as_deref().map(ProbedNetwork::from),
             report,
         }

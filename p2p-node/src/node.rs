@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2p_actors::signal::BrokerState;
-use p2p_actors::{ConnectOptions, Counters, Handle, StartError, Status, StunServer, Winner};
+use p2p_actors::{Handle, StartError};
+use p2p_core::node::{BrokerState, ConnectOptions, Counters, Status, StunServer};
 use p2p_core::peer::{PeerAddr, PeerId};
 use tokio::sync::watch;
 
@@ -35,9 +35,9 @@ impl Node {
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let ready_within = config.ready_within;
         let servers = config.stun.clone().into();
-        let actors = config.into_actors()?;
-        let id = actors.identity.id();
-        let handle = p2p_actors::spawn(actors).await?;
+        let (config, memory) = config.into_node()?;
+        let id = config.identity.id();
+        let handle = p2p_actors::spawn(config, memory).await?;
         let node = Self { handle, id, servers };
         node.ready(ready_within).await?;
         Ok(node)
@@ -87,16 +87,16 @@ impl Node {
     /// # Errors
     /// As [`Node::connect`].
     pub async fn connect_with(&self, peer: &PeerAddr, options: ConnectOptions) -> Result<Pipe, ConnectError> {
-        let winner = self.handle.connect(peer.clone(), options).await?;
-        Pipe::new(winner).map_err(|error| ConnectError::Socket(error.to_string()))
+        let proven = self.handle.connect(peer.clone(), options).await?;
+        Pipe::new(proven).map_err(|error| ConnectError::Socket(error.to_string()))
     }
 
     /// Returns the next connection that a peer made to us. It is `None` when the node is closed or [accepts no
     /// more](Self::stop_accepting). Cancelling loses nothing.
     pub async fn accept(&self) -> Option<Pipe> {
         loop {
-            let winner: Winner = self.handle.accept().await?;
-            match Pipe::new(winner) {
+            let proven = self.handle.accept().await?;
+            match Pipe::new(proven) {
                 Ok(pipe) => return Some(pipe),
                 Err(error) => tracing::warn!(%error, "an accepted connection could not be used"),
             }

@@ -41,8 +41,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use p2p_actors::{ConnectError, How};
 use p2p_core::attempt::{Path, Way};
+use p2p_core::node::{ConnectError, ConnectionInfo};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::Cipher;
 use p2p_core::punch::{Failed, Mode, PunchReport};
@@ -120,7 +120,7 @@ pub struct Connection {
 
 impl Connection {
     /// Reports the history of a connection and its cipher.
-    pub fn new(how: &How, cipher: Option<Cipher>) -> Self {
+    pub fn new(how: &ConnectionInfo, cipher: Option<Cipher>) -> Self {
         Self {
             way: how.way,
             path: how.path,

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use p2p_actors::interface::MOST_PACKETS;
 use p2p_core::Seed;
 use p2p_core::nat::classify::Verdicts;
 use p2p_core::nat::probe::{Probe, ProbeConfig};
 use p2p_core::nat::report::NatReport;
 use p2p_core::nat::{Delta, DeltaKind, Filtering, Mapping, NatType};
+use p2p_core::node::MOST_PACKETS;
 use p2p_core::sim::prober::Prober;
 use p2p_core::sim::stun::StunServer;
 use p2p_core::sim::tcp::SocketError;

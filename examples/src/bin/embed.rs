@@ -4,8 +4,9 @@
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use anyhow::{Context as _, Result};
 use p2p_actors::signal::MemoryBroker;
-use p2p_actors::{ActorsConfig, BrokerConfig, Carrier, ConnectOptions, Handle, Interfaces, Winner};
+use p2p_actors::{Carrier, Handle, ProvenConnection};
 use p2p_core::Seed;
+use p2p_core::node::{BrokerConfig, ConnectOptions, Interfaces, NodeConfig};
 use p2p_core::peer::{Identity, PeerAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -31,9 +32,9 @@ impl Handler<Greet> for Greeter {
         Box::pin(async move {
             // Both ends wish a plain connection, so its carrier is the pipe.
             let options = ConnectOptions { plain: true, ..ConnectOptions::default() };
-            let Winner { carrier, how, .. } = network.connect(peer, options).await?;
+            let ProvenConnection { carrier, info, .. } = network.connect(peer, options).await?;
             say(carrier, "hello").await?;
-            Ok(format!("greeted {} by the {} way", how.remote, how.way))
+            Ok(format!("greeted {} by the {} way", info.remote, info.way))
         })
     }
 }
@@ -41,14 +42,14 @@ impl Handler<Greet> for Greeter {
 fn main() -> Result<()> {
     actix::System::new().block_on(async {
         let broker = MemoryBroker::new();
-        let anna = p2p_actors::spawn_local(config(1, &broker)?)?;
-        let bert = p2p_actors::spawn_local(config(2, &broker)?)?;
+        let anna = p2p_actors::spawn_local(config(1)?, Some(broker.clone()))?;
+        let bert = p2p_actors::spawn_local(config(2)?, Some(broker))?;
         let greeter = Greeter { network: anna.clone() }.start();
 
         let addr = address(&bert).await?;
-        let (greeted, winner) = tokio::join!(greeter.send(Greet(addr)), bert.accept());
+        let (greeted, called) = tokio::join!(greeter.send(Greet(addr)), bert.accept());
         println!("anna {}", greeted??);
-        println!("bert heard {:?}", hear(winner.context("nobody called")?.carrier).await?);
+        println!("bert heard {:?}", hear(called.context("nobody called")?.carrier).await?);
 
         anna.close().await;
         bert.close().await;
@@ -56,12 +57,11 @@ fn main() -> Result<()> {
     })
 }
 
-fn config(number: u64, broker: &MemoryBroker) -> Result<ActorsConfig> {
+fn config(number: u64) -> Result<NodeConfig> {
     // A fixed seed makes a fixed key, which is right for a demonstration and wrong for anything else.
-    let mut config = ActorsConfig::new(Identity::generate(&mut Seed::from_u64(number)));
+    let mut config = NodeConfig::new(Identity::generate(&mut Seed::from_u64(number)));
     config.interfaces = Interfaces::Only(vec!["lo".to_owned()]);
     config.brokers = vec![BrokerConfig::new("memory://here".parse()?)];
-    config.memory = Some(broker.clone());
     config.machine_id = b"this machine".to_vec();
     config.plain = true;
     Ok(config)

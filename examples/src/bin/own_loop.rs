@@ -12,8 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail};
 use p2p_core::attempt::DialError;
 use p2p_core::node::{
-    Act, ConnectOptions, ConnectionId, Event, ListenError, Nic, NicAddress, Node, NodeConfig, Owner, SocketAct,
-    SocketEvent,
+    Act, ConnectOptions, ConnectionId, Event, ListenError, Nic, NicAddress, Node, NodeConfig, Owner,
+    SocketAct, SocketEvent,
 };
 use p2p_core::peer::Identity;
 use p2p_core::{Clock, Machine, Output, Seed, UnixTime};
@@ -57,7 +57,8 @@ impl OwnLoop {
         let mut is_told = false;
         loop {
             let event = self.turn();
-            if let Some(address) = self.node.status().address.as_ref().filter(|_| self.node.status().listening)
+            if let Some(address) =
+                self.node.status().address.as_ref().filter(|_| self.node.status().listening)
                 && !std::mem::replace(&mut is_told, true)
             {
                 println!("{address}");
@@ -66,7 +67,11 @@ impl OwnLoop {
                 let mut stream = self.take(established.connection)?;
                 let mut heard = [0; 5];
                 stream.read_exact(&mut heard)?;
-                println!("{} says {}", established.session.claim.peer.short(), String::from_utf8_lossy(&heard));
+                println!(
+                    "{} says {}",
+                    established.session.claim.peer.short(),
+                    String::from_utf8_lossy(&heard)
+                );
                 stream.write_all(b"hello yourself")?;
                 return Ok(());
             }

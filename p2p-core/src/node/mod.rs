@@ -362,6 +362,21 @@ impl Node {
         self.drain(now);
     }
 
+    /// Takes up that an owner of sockets is gone without having been asked to go: everything it had is lost.
+    pub fn handle_owner_gone(&mut self, owner: Owner, now: Instant) {
+        match owner {
+            Owner::Attempt(attempt) => self.stop(attempt, now),
+            Owner::Nic(nic) => {
+                self.end(nic, now);
+                self.publish(now);
+                if !self.parts.is_closing {
+                    self.parts.act(Act::ReadNics);
+                }
+            }
+        }
+        self.drain(now);
+    }
+
     /// Takes up what happened on the channel to a broker.
     pub fn handle_channel(&mut self, channel: ChannelId, event: ChannelEvent, now: Instant) {
         self.parts.router.handle_channel(channel, event, now);

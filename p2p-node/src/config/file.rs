@@ -49,8 +49,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use p2p_actors::Interfaces;
 use p2p_core::clock::ntp::MOST_SERVERS;
+use p2p_core::node::Interfaces;
 use p2p_core::peer::{IdError, PeerId};
 use toml::de::DeTable;
 
@@ -179,7 +179,7 @@ impl<'t> Reader<'t> {
             match key {
                 "attempts" => limits.attempts = bound,
                 "answers" => limits.answers = bound,
-                "errands" => limits.errands = bound,
+                "errands" => limits.dials_for_peers = bound,
                 "relays" => limits.relays = bound,
                 "unproven" => limits.unproven = bound,
                 "backlog" => limits.backlog = bound,

@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use p2p_actors::signal::MemoryBroker;
-use p2p_actors::{ActorsConfig, BrokerConfig, Interfaces, Limits, NtpServer, StunServer, TurnServer};
 use p2p_core::Family;
 use p2p_core::attempt::Way;
+use p2p_core::node::{BrokerConfig, Interfaces, Limits, NodeConfig, NtpServer, StunServer, TurnServer};
 use p2p_core::peer::{Identity, PeerId};
 use p2p_core::punch;
 use p2p_core::relay::circuit::Connections as RelayConnections;
@@ -140,7 +140,8 @@ impl Config {
         Self { interfaces: Interfaces::Only(vec![machine::LOOPBACK.to_owned()]), ..Self::default() }
     }
 
-    pub(crate) fn into_actors(self) -> Result<ActorsConfig, BindError> {
+    /// Returns the configuration of the machine, and the in-process broker beside it.
+    pub(crate) fn into_node(self) -> Result<(NodeConfig, Option<MemoryBroker>), BindError> {
         let of_brokers = self.brokers.iter().filter_map(|broker| broker.ca_file.as_ref());
         let of_turn = self.turn.iter().filter_map(|server| server.ca_file.as_ref());
         for path in of_brokers.chain(of_turn) {
@@ -156,22 +157,21 @@ impl Config {
                 return Err(BindError::TurnServer { server: server.to_string(), reason: error.to_string() });
             }
         }
-        let mut actors = ActorsConfig::new(self.key.into_identity()?);
-        actors.interfaces = self.interfaces;
-        actors.families = self.families;
-        actors.listen_port = self.listen_port;
-        actors.brokers = self.brokers;
-        actors.memory = self.memory;
-        actors.stun = self.stun;
-        actors.turn = self.turn;
-        actors.relay_connections = self.relay_connections;
-        actors.ntp = self.ntp;
-        actors.plain = self.plain;
-        actors.ways = self.ways;
-        actors.allowed = self.allowed;
-        actors.machine_id = self.machine_id.unwrap_or_else(machine::id);
-        actors.limits = self.limits;
-        actors.punch = self.punch;
-        Ok(actors)
+        let mut node = NodeConfig::new(self.key.into_identity()?);
+        node.interfaces = self.interfaces;
+        node.families = self.families;
+        node.listen_port = self.listen_port;
+        node.brokers = self.brokers;
+        node.stun = self.stun;
+        node.turn = self.turn;
+        node.relay_connections = self.relay_connections;
+        node.ntp = self.ntp;
+        node.plain = self.plain;
+        node.ways = self.ways;
+        node.allowed = self.allowed;
+        node.machine_id = self.machine_id.unwrap_or_else(machine::id);
+        node.limits = self.limits;
+        node.punch = self.punch;
+        Ok((node, self.memory))
     }
 }

@@ -2,9 +2,9 @@
 
 use std::net::Ipv6Addr;
 
-use p2p_actors::{NtpServer, StunServer};
 use p2p_core::attempt::Way;
 use p2p_core::clock::ntp;
+use p2p_core::node::{NtpServer, StunServer};
 use p2p_core::peer::{BrokerUrl, BrokerUrlError, Scheme};
 use p2p_core::relay::circuit::Connections as RelayConnections;
 use p2p_core::{Family, stun};
@@ -18,7 +18,7 @@ use super::{TurnUri, TurnUriError};
 /// A sentence that says what is allowed.
 pub fn parse_stun(text: &str) -> Result<StunServer, String> {
     let usual = stun::DEFAULT_PORT;
-    match text.split_once(':') {
+    let server = match text.split_once(':') {
         // A host may be called `stun`; then only its port follows.
         Some((scheme, uri)) if scheme.eq_ignore_ascii_case("stun") && uri.parse::<u16>().is_err() => {
             match uri.rsplit_once(':') {
@@ -27,7 +27,8 @@ pub fn parse_stun(text: &str) -> Result<StunServer, String> {
             }
         }
         _ => parse_server(text, usual),
-    }
+    };
+    server.map(|(host, port)| StunServer { host, port })
 }
 
 /// Parses `host:port`, with an IPv6 address in brackets.
@@ -35,7 +36,7 @@ pub fn parse_stun(text: &str) -> Result<StunServer, String> {
 /// # Errors
 /// A sentence that says what is allowed.
 pub fn parse_ntp(text: &str) -> Result<NtpServer, String> {
-    parse_server(text, ntp::DEFAULT_PORT)
+    parse_server(text, ntp::DEFAULT_PORT).map(|(host, port)| NtpServer { host, port })
 }
 
 /// Parses the URI of a TURN server (RFC 7065).
@@ -46,7 +47,7 @@ pub fn parse_turn(text: &str) -> Result<TurnUri, String> {
     text.parse().map_err(|error: TurnUriError| error.to_string())
 }
 
-fn parse_server(text: &str, usual: u16) -> Result<StunServer, String> {
+fn parse_server(text: &str, usual: u16) -> Result<(String, u16), String> {
     let wanted =
         || format!("a server is `host:port`, such as `192.0.2.1:{usual}` or `[2001:db8::1]:{usual}`");
     let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;
@@ -56,7 +57,7 @@ fn parse_server(text: &str, usual: u16) -> Result<StunServer, String> {
         None if host.is_empty() || host.contains([':', '/', ' ', '[', ']']) => return Err(wanted()),
         None => host.to_owned(),
     };
-    Ok(StunServer { host, port })
+    Ok((host, port))
 }
 
 /// Parses `v4` or `v6`.

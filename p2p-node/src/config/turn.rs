@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use p2p_actors::TurnServer;
+use p2p_core::node::TurnServer;
 use p2p_core::turn::Carrier;
 
 /// The ports of TURN without and with TLS (RFC 8656, section 19.3).

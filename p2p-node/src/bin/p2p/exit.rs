@@ -172,12 +172,7 @@ fn bind_code(error: &BindError) -> u8 {
         | BindError::CaFile { .. }
         | BindError::TurnServer { .. }
         | BindError::TooManyTurnServers(_) => USAGE,
-        BindError::Start(
-            StartError::Listen { .. }
-            | StartError::NoSuchInterface { .. }
-            | StartError::NtpServers(_)
-            | StartError::Address(_),
-        ) => USAGE,
+        BindError::Start(StartError::Listen { .. } | StartError::Config(_)) => USAGE,
         _ => OTHER,
     }
 }

@@ -17,7 +17,7 @@ use tokio::net::UdpSocket;
 use tokio::runtime::Handle;
 
 use super::link::{Link, Rested};
-use crate::interface::bind;
+use crate::bind;
 use crate::tls::CaFiles;
 
 /// Bytes that wait for room in one connection to a server; with more it is useless.
@@ -37,8 +37,8 @@ struct Line {
 }
 
 /// Sockets at work on a runtime.
-pub(super) struct Wires {
-    trust: CaFiles,
+pub(super) struct CircuitSockets {
+    ca_files: CaFiles,
     /// Whoever has something sent may be on another one, or on none.
     runtime: Handle,
     ways: BTreeMap<Way, Wire>,
@@ -46,8 +46,8 @@ pub(super) struct Wires {
 }
 
 /// Sockets at rest.
-pub(super) struct RestedWires {
-    trust: CaFiles,
+pub(super) struct RestedSockets {
+    ca_files: CaFiles,
     ways: BTreeMap<Way, (Rested, BytesMut)>,
     bare: BTreeMap<Family, std::net::UdpSocket>,
     /// Those that were not open yet, and will not be.
@@ -67,15 +67,15 @@ pub(super) enum Came {
     Closed(Way, Option<io::ErrorKind>),
 }
 
-impl Wires {
-    pub(super) fn new(trust: CaFiles) -> Self {
-        Self { trust, runtime: Handle::current(), ways: BTreeMap::new(), bare: BTreeMap::new() }
+impl CircuitSockets {
+    pub(super) fn new(ca_files: CaFiles) -> Self {
+        Self { ca_files, runtime: Handle::current(), ways: BTreeMap::new(), bare: BTreeMap::new() }
     }
 
     /// Begins to open a way; [`poll_receive`](Self::poll_receive) tells what comes of it.
     pub(super) fn open(&mut self, way: Way, place: Place) {
-        let trust = self.trust.clone();
-        let opening = Box::pin(async move { Link::open(&place, &trust).await });
+        let ca_files = self.ca_files.clone();
+        let opening = Box::pin(async move { Link::open(&place, &ca_files).await });
         self.ways.insert(way, Wire::Opening(opening));
     }
 
@@ -229,9 +229,13 @@ impl Wires {
     }
 
     /// Off the runtime. What cannot leave it is lost.
-    pub(super) fn rest(self) -> RestedWires {
-        let mut rested =
-            RestedWires { trust: self.trust, ways: BTreeMap::new(), bare: BTreeMap::new(), lost: Vec::new() };
+    pub(super) fn rest(self) -> RestedSockets {
+        let mut rested = RestedSockets {
+            ca_files: self.ca_files,
+            ways: BTreeMap::new(),
+            bare: BTreeMap::new(),
+            lost: Vec::new(),
+        };
         for (way, wire) in self.ways {
             match wire {
                 Wire::Open(Line { link, unsent }) => match link.rest() {
@@ -278,7 +282,7 @@ impl Line {
     }
 }
 
-impl RestedWires {
+impl RestedSockets {
     /// Sends one packet of a last word, if there is room for it.
     pub(super) fn send(&self, way: Way, bytes: &[u8]) {
         if let Some((Rested::Udp(socket), _)) = self.ways.get(&way) {
@@ -288,15 +292,15 @@ impl RestedWires {
     }
 
     /// Onto the current runtime, and which ways were lost.
-    pub(super) fn wake(self) -> io::Result<(Wires, Vec<Way>)> {
-        let mut wires = Wires::new(self.trust);
+    pub(super) fn wake(self) -> io::Result<(CircuitSockets, Vec<Way>)> {
+        let mut sockets = CircuitSockets::new(self.ca_files);
         for (way, (link, unsent)) in self.ways {
-            wires.ways.insert(way, Wire::Open(Line { link: link.wake()?, unsent }));
+            sockets.ways.insert(way, Wire::Open(Line { link: link.wake()?, unsent }));
         }
         for (family, socket) in self.bare {
-            wires.bare.insert(family, UdpSocket::from_std(socket)?);
+            sockets.bare.insert(family, UdpSocket::from_std(socket)?);
         }
-        Ok((wires, self.lost))
+        Ok((sockets, self.lost))
     }
 }
 
