@@ -1,4 +1,4 @@
-//! Each program does what it says.
+//! Tests that each program does what it says.
 
 use std::net::Ipv4Addr;
 use std::process::Stdio;

@@ -1,8 +1,8 @@
 //! # p2p-node: the front door
 //!
-//! A [`Node`] is found by others and finds others; a [`Pipe`] is the connection between two. Everything else
-//! here is what you tell a node ([`Config`], [`ConnectOptions`]) and what it tells you ([`ConnectionInfo`], [`Status`],
-//! [`ConnectError`], which carries the story of an attempt that failed).
+//! A [`Node`] is found by others and finds others. A [`Pipe`] is the connection between two. Everything else here is
+//! what you tell a node, and what it tells you. You tell it a [`Config`] and [`ConnectOptions`]. It tells you
+//! [`ConnectionInfo`], [`Status`] and [`ConnectError`], which carries the story of an attempt that failed.
 //!
 //! - No server is built in: brokers, STUN, TURN and NTP servers come from your configuration only.
 //! - A node has a thread of its own; a pipe belongs to your runtime and outlives its node.
@@ -10,7 +10,7 @@
 //!
 //! # Features
 //!
-//! | feature | default | what it adds |
+//! | feature | default | purpose |
 //! |---|---|---|
 //! | `rendezvous` | yes | the module `rendezvous`: an MQTT broker, a STUN server and a TURN server in this process |
 //! | `cli` | yes | the `p2p` command; a library does without |
@@ -51,7 +51,7 @@ pub use p2p_core::signal::BrokerTrouble;
 pub use p2p_core::turn::Carrier as TurnCarrier;
 pub use pipe::Pipe;
 
-/// The example in the README is compiled and run.
+/// Compiles and runs the example in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;

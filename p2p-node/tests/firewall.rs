@@ -24,8 +24,8 @@ use p2p_core::signal::{Body, DialMe, Refusal, Scribe, open};
 use p2p_core::{Clock, Seed, UnixTime};
 use p2p_node::rendezvous::broker::{Broker, Options};
 use p2p_node::{
-    BrokerConfig, Config, ConnectOptions, Counters, DialError, ConnectionInfo, Family, Identity, Key, LaneFailure, Node,
-    Path, PeerAddr, Way, WayFailure,
+    BrokerConfig, Config, ConnectOptions, ConnectionInfo, Counters, DialError, Family, Identity, Key,
+    LaneFailure, Node, Path, PeerAddr, Way, WayFailure,
 };
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use tokio::sync::oneshot;

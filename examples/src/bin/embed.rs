@@ -1,4 +1,4 @@
-//! The actors of p2p inside a program that already runs an actix `System`: no second thread, no second
+//! The actors of p2p inside a program that already runs an actix `System`. There is no second thread and no second
 //! runtime.
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
@@ -19,7 +19,7 @@ impl Actor for Greeter {
     type Context = Context<Self>;
 }
 
-/// Asks the greeter to greet somebody.
+/// Asks the greeter to greet a peer.
 #[derive(Message)]
 #[rtype(result = "Result<String>")]
 struct Greet(PeerAddr);
@@ -30,7 +30,7 @@ impl Handler<Greet> for Greeter {
     fn handle(&mut self, Greet(peer): Greet, _: &mut Context<Self>) -> Self::Result {
         let network = self.network.clone();
         Box::pin(async move {
-            // Both ends wish a plain connection, so what carries it is the pipe.
+            // Both ends wish a plain connection, so its carrier is the pipe.
             let options = ConnectOptions { plain: true, ..ConnectOptions::default() };
             let ProvenConnection { carrier, info, .. } = network.connect(peer, options).await?;
             say(carrier, "hello").await?;
@@ -58,7 +58,7 @@ fn main() -> Result<()> {
 }
 
 fn config(number: u64) -> Result<NodeConfig> {
-    // A fixed seed makes a fixed key: right for a demonstration, wrong for anything else.
+    // A fixed seed makes a fixed key, which is right for a demonstration and wrong for anything else.
     let mut config = NodeConfig::new(Identity::generate(&mut Seed::from_u64(number)));
     config.interfaces = Interfaces::Only(vec!["lo".to_owned()]);
     config.brokers = vec![BrokerConfig::new("memory://here".parse()?)];
@@ -67,7 +67,7 @@ fn config(number: u64) -> Result<NodeConfig> {
     Ok(config)
 }
 
-/// Waits until the node listens and knows where it is.
+/// Waits until the node listens and has an address.
 async fn address(handle: &Handle) -> Result<PeerAddr> {
     let mut status = handle.status();
     let ready = status.wait_for(|status| status.is_ready()).await?;

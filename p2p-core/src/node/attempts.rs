@@ -51,6 +51,7 @@ pub(super) struct Entry {
     is_offered: bool,
     /// When an answerer that is over stops waiting for another offer.
     linger_until: Option<Instant>,
+    is_closed: bool,
     deadline: Option<Deadline>,
 }
 
@@ -129,6 +130,7 @@ impl Entry {
             kept: None,
             is_offered: false,
             linger_until: None,
+            is_closed: false,
             deadline: None,
         }
     }
@@ -407,8 +409,7 @@ impl Entry {
     /// Ends it: our user does not want it any more, the peer said farewell, or the node closes.
     pub(super) fn close(&mut self, now: Instant) {
         self.machine.close(now);
-        self.linger_until = None;
-        self.is_offered = false;
+        self.is_closed = true;
     }
 
     /// Takes up all that the attempt wants.
@@ -427,6 +428,13 @@ impl Entry {
                 }
             }
         }
+        if self.is_closed {
+            if let Some(report) = self.machine.report(now).filter(|_| parts.is_closing) {
+                let error = ConnectError::Cancelled(Box::new(report));
+                parts.tell(Event::Failed { attempt: self.id, error });
+            }
+            return Outcome::Over;
+        }
         self.dial_waiting(parts, now);
         match self.linger_until {
             Some(until) if until <= now => Outcome::Over,
@@ -444,6 +452,10 @@ impl Entry {
         self.settle_questions(parts, now);
         for at in std::mem::take(&mut self.listening).into_keys() {
             parts.socket(self.owner(), SocketAct::Unlisten { at });
+        }
+        if let Some((owner, established)) = self.kept.take().map(|kept| *kept) {
+            // It came when the attempt was over.
+            parts.socket(owner, SocketAct::Close { connection: established.connection });
         }
         parts.budget.forget(self.id);
         parts.act(Act::End(self.owner()));
@@ -573,7 +585,6 @@ impl Entry {
                 let Some(report) = self.machine.report(now).map(Box::new) else { return Outcome::Over };
                 tracing::info!(attempt = %self.id, took = ?report.took, "no connection");
                 let error = match report.is_offline() {
-                    _ if parts.is_closing => ConnectError::Cancelled(report),
                     true => ConnectError::Offline(report),
                     false => ConnectError::Failed(report),
                 };
@@ -677,6 +688,10 @@ impl Entry {
         now: Instant,
     ) {
         self.lanes.remove(&lane);
+        if self.kept.is_some() {
+            // The word of the caller on a second connection counts for nothing.
+            return parts.socket(owner, SocketAct::Close { connection });
+        }
         let known = self.machine.candidate(lane).map(|candidate| candidate.path);
         let way = match (self.role, lane.way()) {
             (Role::Answerer, Way::Direct) => Way::Reverse,

@@ -120,7 +120,6 @@ impl Node {
             circuits: Circuits::default(),
             counters: Counters::default(),
             backlog: Some(config.limits.backlog.max(1)),
-            welcomed: BTreeSet::new(),
             is_closing: false,
             out: VecDeque::new(),
             config,
@@ -399,7 +398,7 @@ impl Node {
     /// Takes up that the user has taken an accepted connection.
     pub fn handle_taken(&mut self) {
         if let Some(places) = &mut self.parts.backlog {
-            *places += 1;
+            *places = (*places + 1).min(self.parts.config.limits.backlog.max(1));
         }
     }
 
@@ -520,7 +519,6 @@ impl Node {
         match told.news {
             News::Claimed(claim) => self.on_claim(connection, claim, told.ends.1, now),
             News::Kept(session) => {
-                self.parts.welcomed.remove(&connection);
                 let info = ConnectionInfo {
                     way: Way::Direct,
                     path: attempts::path_of(&self.parts, told.ends.1),
@@ -533,10 +531,9 @@ impl Node {
                 self.parts.accept(told.owner, Established { connection, session: *session, info });
             }
             News::Failed(error) => {
-                let was_welcome = self.parts.welcomed.remove(&connection);
                 tracing::debug!(%error, "a connection was turned away");
                 // One that the caller did not choose is no failure, and one that we declined was counted then.
-                let is_chosen_against = was_welcome && error == ProofError::Lost;
+                let is_chosen_against = told.is_welcome && error == ProofError::Lost;
                 if !is_chosen_against && !matches!(error, ProofError::Declined(_)) {
                     self.parts.counters.count_failure(error);
                 }
@@ -567,7 +564,6 @@ impl Node {
             None => {
                 // Until the caller's word there is only a claim, and an old Hello can be sent again by anybody: so long
                 // the connection counts as unproven, and may have to make room.
-                self.parts.welcomed.insert(connection);
                 self.parts.connections.welcome(connection, self.parts.config.plain, now);
             }
         }

@@ -1,4 +1,4 @@
-//! Words for servers, families and ways, as the configuration file and the command know them.
+//! Parsers of servers, families and ways, as the configuration file and the command name them.
 
 use std::net::Ipv6Addr;
 
@@ -15,7 +15,7 @@ use super::{TurnUri, TurnUriError};
 /// `stun:host:port`.
 ///
 /// # Errors
-/// A sentence that says what is wanted.
+/// A sentence that says what is allowed.
 pub fn parse_stun(text: &str) -> Result<StunServer, String> {
     let usual = stun::DEFAULT_PORT;
     let server = match text.split_once(':') {
@@ -34,7 +34,7 @@ pub fn parse_stun(text: &str) -> Result<StunServer, String> {
 /// Parses `host:port`, with an IPv6 address in brackets.
 ///
 /// # Errors
-/// A sentence that says what is wanted.
+/// A sentence that says what is allowed.
 pub fn parse_ntp(text: &str) -> Result<NtpServer, String> {
     parse_server(text, ntp::DEFAULT_PORT).map(|(host, port)| NtpServer { host, port })
 }
@@ -42,7 +42,7 @@ pub fn parse_ntp(text: &str) -> Result<NtpServer, String> {
 /// Parses the URI of a TURN server (RFC 7065).
 ///
 /// # Errors
-/// A sentence that says what is wanted.
+/// A sentence that says what is allowed.
 pub fn parse_turn(text: &str) -> Result<TurnUri, String> {
     text.parse().map_err(|error: TurnUriError| error.to_string())
 }
@@ -63,7 +63,7 @@ fn parse_server(text: &str, usual: u16) -> Result<(String, u16), String> {
 /// Parses `v4` or `v6`.
 ///
 /// # Errors
-/// A sentence that says what is wanted.
+/// A sentence that says what is allowed.
 pub fn parse_family(text: &str) -> Result<Family, String> {
     match text {
         "v4" => Ok(Family::V4),
@@ -75,7 +75,7 @@ pub fn parse_family(text: &str) -> Result<Family, String> {
 /// Parses the name of a way.
 ///
 /// # Errors
-/// A sentence that names them all.
+/// A sentence that names all ways.
 pub fn parse_way(text: &str) -> Result<Way, String> {
     Way::ALL.into_iter().find(|way| way.to_string() == text).ok_or_else(|| {
         let names: Vec<_> = Way::ALL.iter().map(|way| format!("`{way}`")).collect();
@@ -86,7 +86,7 @@ pub fn parse_way(text: &str) -> Result<Way, String> {
 /// Parses `never`, `careful` or `always`.
 ///
 /// # Errors
-/// A sentence that says what is wanted.
+/// A sentence that says what is allowed.
 pub fn parse_relay_connections(text: &str) -> Result<RelayConnections, String> {
     match text {
         "never" => Ok(RelayConnections::Never),
@@ -99,7 +99,7 @@ pub fn parse_relay_connections(text: &str) -> Result<RelayConnections, String> {
 /// Parses the URL of a broker on the network.
 ///
 /// # Errors
-/// A sentence that says what is wanted.
+/// A sentence that says what is allowed.
 pub fn parse_broker(text: &str) -> Result<BrokerUrl, String> {
     let url: BrokerUrl = text.parse().map_err(|error: BrokerUrlError| error.to_string())?;
     if url.scheme() == Scheme::Memory {
