@@ -18,7 +18,7 @@ use p2p_core::sim::epoch;
 use p2p_core::sim::link::LinkConfig;
 use p2p_core::sim::nat::{Nat, NatConfig, Verdict};
 use p2p_core::sim::packet::{Body, Header, TTL};
-use p2p_core::sim::scene::Scene;
+use p2p_core::sim::probing::Scene;
 use p2p_core::stun::Transport;
 use p2p_core::{Family, Seed};
 

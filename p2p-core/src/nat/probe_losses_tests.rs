@@ -7,7 +7,7 @@ use crate::nat::report::NatReport;
 use crate::nat::{Delta, DeltaKind, NatType, PortRange};
 use crate::sim::link::LinkConfig;
 use crate::sim::nat::NatConfig;
-use crate::sim::scene::Scene;
+use crate::sim::probing::Scene;
 use crate::sim::stun::StunServer;
 use crate::stun::query::Server;
 use crate::stun::{Responder, Transport};

@@ -8,7 +8,7 @@ use crate::nat::{Delta, DeltaKind, Filtering, Mapping, NatType, PortRange, SynAn
 use crate::sim::epoch;
 use crate::sim::nat::{FlowConfig, Hairpin as SimHairpin, NatConfig, PortChoice, StepScope, Unsolicited};
 use crate::sim::prober::Prober;
-use crate::sim::scene::Scene;
+use crate::sim::probing::Scene;
 use crate::stun::query::Server;
 use crate::stun::{Attribute, Message};
 

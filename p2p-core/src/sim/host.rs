@@ -84,6 +84,7 @@ pub struct Host {
     udp: UdpStack,
     out: VecDeque<Packet>,
     events: VecDeque<HostEvent>,
+    sent: u64,
 }
 
 fn bits(ip: IpAddr) -> (u128, u32) {
@@ -113,6 +114,7 @@ impl Host {
             udp: UdpStack::new(seed.fork("udp")),
             out: VecDeque::new(),
             events: VecDeque::new(),
+            sent: 0,
         }
     }
 
@@ -125,6 +127,22 @@ impl Host {
     pub fn add_interface(&mut self, addresses: Vec<IpAddr>) -> usize {
         self.interfaces.push(Interface { addresses });
         self.interfaces.len() - 1
+    }
+
+    pub(super) fn set_addresses(&mut self, interface: usize, addresses: Vec<IpAddr>) {
+        if let Some(interface) = self.interfaces.get_mut(interface) {
+            interface.addresses = addresses;
+        }
+    }
+
+    /// How many interfaces it has, those without an address included.
+    pub fn interface_count(&self) -> usize {
+        self.interfaces.len()
+    }
+
+    /// How many packets it has sent.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Routes packets to `prefix`/`len` through an interface, from sockets without an address of their own.
@@ -148,7 +166,7 @@ impl Host {
         all.find(|ip| Family::of(**ip) == family).copied()
     }
 
-    fn source_for(&self, remote: IpAddr) -> Result<IpAddr, SocketError> {
+    pub(super) fn source_for(&self, remote: IpAddr) -> Result<IpAddr, SocketError> {
         let of_family = |ip: &&IpAddr| ip.is_ipv4() == remote.is_ipv4();
         let routes = self.routes.iter().filter(|route| route.covers(remote));
         let routed = routes
@@ -274,6 +292,11 @@ impl Host {
         self.udp.close(socket);
     }
 
+    /// Closes all UDP sockets, as the end of their program does.
+    pub fn udp_close_all(&mut self) {
+        self.udp.close_all();
+    }
+
     /// Sends an ICMP echo request.
     ///
     /// # Errors
@@ -347,7 +370,9 @@ impl Host {
 
     /// Returns the next packet to send.
     pub fn poll_packet(&mut self) -> Option<Packet> {
-        self.tcp.poll_packet().or_else(|| self.out.pop_front())
+        let packet = self.tcp.poll_packet().or_else(|| self.out.pop_front());
+        self.sent += u64::from(packet.is_some());
+        packet
     }
 
     /// Returns the next event, unless a program of this host takes them.

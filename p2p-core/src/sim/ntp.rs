@@ -1,7 +1,23 @@
-//! An NTP server without a socket, whose clock is off by as much as a test wants.
+//! An NTP server that is off by as much as a test wants it to be: what it answers, and a program that does so on a
+//! simulated host.
 
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::epoch;
+use super::host::{Host, HostEvent};
+use super::tcp::SocketError;
+use super::udp::UdpSocket;
+use super::world::{Context, Program};
 use crate::UnixTime;
 use crate::clock::ntp::packet::{CLIENT, HEADER, Leap, Packet, SERVER, Short, Timestamp};
+
+/// Returns the true time of every world: 2027-01-15 08:00 UTC at [`epoch`].
+pub fn true_time(now: Instant) -> UnixTime {
+    UnixTime::from_secs(1_800_000_000).after(now.saturating_duration_since(epoch()))
+}
 
 /// The clock of an NTP server, and the fields of its answers.
 #[derive(Clone, Debug)]
@@ -56,5 +72,34 @@ impl NtpServer {
             ..self.says
         };
         Some(answer.encode())
+    }
+}
+
+/// An [`NtpServer`] on a simulated host.
+#[derive(Debug)]
+pub struct NtpProgram {
+    socket: UdpSocket,
+    /// What it answers. May be changed while it runs.
+    pub server: NtpServer,
+}
+
+impl NtpProgram {
+    /// Binds `address` on `host`, which must have it.
+    ///
+    /// # Errors
+    /// When the address is not the host's, or in use.
+    pub fn bind(host: &mut Host, address: SocketAddr, server: NtpServer) -> Result<Self, SocketError> {
+        Ok(Self { socket: host.udp_bind(address)?, server })
+    }
+}
+
+impl Program for NtpProgram {
+    fn handle_event(&mut self, event: HostEvent, context: &mut Context<'_>) {
+        let HostEvent::Datagram { from, payload, .. } = event else { return };
+        let now = true_time(context.now);
+        if let Some(answer) = self.server.answer(&payload, now, now) {
+            // An answer that cannot be sent is a lost one: the client asks again.
+            let _ = context.host.udp_send(self.socket, from, Bytes::copy_from_slice(&answer));
+        }
     }
 }

@@ -77,6 +77,11 @@ impl UdpStack {
         }
     }
 
+    pub(super) fn close_all(&mut self) {
+        self.bound.clear();
+        self.by_address.clear();
+    }
+
     pub(super) fn local(&self, socket: UdpSocket) -> Option<SocketAddr> {
         self.bound.get(&socket).copied()
     }

@@ -537,6 +537,15 @@ impl Connection {
         Vec::from(std::mem::take(&mut self.incoming)).into()
     }
 
+    pub(super) fn read_at_most(&mut self, most: usize) -> Bytes {
+        self.incoming.drain(..most.min(self.incoming.len())).collect()
+    }
+
+    /// The peer has said that nothing follows, and everything was read.
+    pub(super) fn is_ended(&self) -> bool {
+        self.fin_seen && self.incoming.is_empty()
+    }
+
     /// Ends our direction: no more data will be sent.
     pub(super) fn shut(&mut self, now: Instant, io: &mut Io) {
         match self.state {

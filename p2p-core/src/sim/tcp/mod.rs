@@ -308,6 +308,16 @@ impl TcpStack {
         Ok(())
     }
 
+    /// Lets others share the port of this socket from now on, as `SO_REUSEPORT` set after `listen` does.
+    ///
+    /// # Errors
+    /// When there is no such socket.
+    pub fn share_port(&mut self, id: TcpSocket) -> Result<(), SocketError> {
+        let socket = self.sockets.get_mut(&id).ok_or(SocketError::NoSuchSocket)?;
+        socket.options.reuse_port = true;
+        Ok(())
+    }
+
     /// Queues bytes to be sent, and returns the number that there was room for.
     ///
     /// # Errors
@@ -338,6 +348,19 @@ impl TcpStack {
     /// [`SocketError`] when the socket was never connected, or the connection has failed.
     pub fn read(&mut self, id: TcpSocket) -> Result<Bytes, SocketError> {
         self.with(id, |connection, _| connection.read())
+    }
+
+    /// The first bytes that have come and were not read, `most` at most; the rest stays. Empty when there are none.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_at_most(&mut self, id: TcpSocket, most: usize) -> Result<Bytes, SocketError> {
+        self.with(id, |connection, _| connection.read_at_most(most))
+    }
+
+    /// Whether the other side sends no more, and all that it sent was read. A connection that is gone has ended, too.
+    pub fn is_ended(&self, id: TcpSocket) -> bool {
+        self.connection(id).is_none_or(Connection::is_ended)
     }
 
     /// Ends our direction: a FIN follows what is queued.

@@ -3,10 +3,15 @@
 //! It stands for the MQTT servers that signals go through. Each message to each subscriber is delayed, lost, repeated
 //! and reordered on its own, by a [`LinkConfig`].
 
+mod server;
+pub(super) mod wire;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use bytes::Bytes;
+
+pub use server::{BrokerFaults, BrokerServer};
 
 use super::link::{Link, LinkConfig, LinkConfigError};
 use crate::Seed;
