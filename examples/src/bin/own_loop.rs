@@ -45,6 +45,8 @@ impl OwnLoop {
         let mut seed = Seed::new(entropy()?);
         let mut config = NodeConfig::new(Identity::generate(&mut seed));
         config.plain = true;
+        // Loopback is dialled only for a peer that proves to be on this machine.
+        config.machine_id = b"this machine".to_vec();
         let addresses = vec![NicAddress { ip: [127, 0, 0, 1].into(), prefix: 8, scope: 0 }];
         let (name, gateways) = ("loopback".into(), Vec::new());
         let nic = Nic { name, index: 1, addresses, is_loopback: true, is_up: true, gateways };
@@ -81,6 +83,9 @@ impl OwnLoop {
     fn connect(&mut self, address: &str) -> Result<()> {
         // Both ends wish a plain connection, so the socket is the pipe.
         let options = ConnectOptions { plain: true, ..ConnectOptions::default() };
+        while !self.node.status().listening {
+            self.turn();
+        }
         self.node.connect(address.parse()?, options, Instant::now())?;
         loop {
             match self.turn() {
