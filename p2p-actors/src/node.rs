@@ -282,7 +282,8 @@ impl Drives for NodeActor {
                 }
             }
             Event::Accepted { owner, established } => {
-                let place = BacklogPlace(ctx.address().downgrade().recipient());
+                let node = ctx.address().downgrade().recipient();
+                let place = BacklogPlace(node, established.session.claim);
                 let taker = self.incoming.clone().map(|queue| Taker::Accepting(queue, place));
                 self.hand_over(owner, established, taker);
             }
@@ -351,8 +352,8 @@ impl Handler<OwnerGone> for NodeActor {
 impl Handler<Taken> for NodeActor {
     type Result = ();
 
-    fn handle(&mut self, _: Taken, ctx: &mut Context<Self>) {
-        self.feed(|node, _| node.handle_taken(), ctx);
+    fn handle(&mut self, Taken(claim): Taken, ctx: &mut Context<Self>) {
+        self.feed(|node, _| node.handle_taken(&claim), ctx);
     }
 }
 

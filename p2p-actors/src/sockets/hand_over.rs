@@ -7,7 +7,7 @@ use actix::{Message, WeakRecipient};
 use futures_util::future::poll_fn;
 use p2p_core::attempt::Way;
 use p2p_core::node::{ConnectError, ConnectionId, ConnectionInfo, Established};
-use p2p_core::proof::Session;
+use p2p_core::proof::{Claim, Session};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::warn;
@@ -36,20 +36,20 @@ pub(crate) struct Incoming {
     pub(crate) _place: BacklogPlace,
 }
 
-/// Tells the node that a place for accepted connections is free again.
-pub(crate) struct Taken;
+/// Tells the node that the accepted connection with this claim was taken, and its place is free again.
+pub(crate) struct Taken(pub(crate) Claim);
 
 impl Message for Taken {
     type Result = ();
 }
 
-/// A place for an accepted connection. Dropped, it is free again.
-pub(crate) struct BacklogPlace(pub(crate) WeakRecipient<Taken>);
+/// The place of an accepted connection. Dropped, it is free again.
+pub(crate) struct BacklogPlace(pub(crate) WeakRecipient<Taken>, pub(crate) Claim);
 
 impl Drop for BacklogPlace {
     fn drop(&mut self) {
         if let Some(node) = self.0.upgrade() {
-            node.do_send(Taken);
+            node.do_send(Taken(self.1));
         }
     }
 }

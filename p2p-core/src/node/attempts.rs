@@ -593,7 +593,6 @@ impl Entry {
             }
             (Role::Answerer, connect::Event::Won(_), Some(kept)) => {
                 let (owner, established) = *kept;
-                parts.circuits.unseat(self.id);
                 parts.accept(owner, established);
                 Outcome::Over
             }

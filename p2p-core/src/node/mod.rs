@@ -395,8 +395,10 @@ impl Node {
         self.drain(now);
     }
 
-    /// Takes up that the user has taken an accepted connection.
-    pub fn handle_taken(&mut self) {
+    /// Takes up that the user has taken an accepted connection, the one with this claim.
+    pub fn handle_taken(&mut self, claim: &Claim) {
+        // Its peer is no stranger any more to the servers that lend it addresses.
+        self.parts.circuits.unseat(claim.attempt, &claim.peer);
         if let Some(places) = &mut self.parts.backlog {
             *places = (*places + 1).min(self.parts.config.limits.backlog.max(1));
         }
