@@ -8,7 +8,7 @@ use p2p_core::clock::ntp::Packet;
 use p2p_core::nat::{Delta, DeltaKind, Filtering, Nat, NatFacts, NatType, PortRange};
 use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
 use p2p_core::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
-use p2p_core::relay::Notice;
+use p2p_core::relay::RelayOffer;
 use p2p_core::transport::Token;
 use p2p_core::signal::{AttemptId, Body, DialMe, Reason, Refusal, Signal, seal};
 use p2p_core::sim::ntp::NtpServer;
@@ -38,7 +38,7 @@ fn main() -> io::Result<()> {
     let bodies = [
         Body::DialMe(DialMe { plain: true }),
         Body::Punch(punch_offer()),
-        Body::Relay(relay_notice()),
+        Body::Relay(relay_offer()),
         Body::AskAddr,
         Body::TellAddr,
         Body::Refuse(Refusal { reason: Reason::Busy }),
@@ -68,9 +68,9 @@ fn main() -> io::Result<()> {
     mqtt_link()
 }
 
-fn relay_notice() -> Notice {
+fn relay_offer() -> RelayOffer {
     let lent = |port: u16| ([203, 0, 113, 6], port).into();
-    Notice {
+    RelayOffer {
         serial: 2,
         token: Token([7; 8]),
         datagrams: vec![lent(49_160), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 6], 49_161).into()],

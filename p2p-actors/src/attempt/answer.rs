@@ -71,7 +71,7 @@ impl Drop for Ended {
 }
 
 impl Answering {
-    /// Answers the `DialMe`, the offer to punch or the notice of a relay in `signal`, which came over `channel`. `sake` says whether anything
+    /// Answers the `DialMe`, the offer to punch or the offer of a relay in `signal`, which came over `channel`. `sake` says whether anything
     /// speaks for its sender.
     pub(crate) fn new(
         shared: Rc<Shared>,

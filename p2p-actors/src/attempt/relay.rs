@@ -11,8 +11,8 @@ use actix::{ActorFutureExt, AsyncContext, Context, Recipient, SpawnHandle, WrapF
 use futures_util::stream;
 use p2p_core::peer::PeerAddr;
 use p2p_core::race::{Answer, Candidate, Lane, Path, Race, RelayAct};
-use p2p_core::relay::circuit::{CircuitFailure, Kept, Side};
-use p2p_core::relay::{CircuitConfig, Notice};
+use p2p_core::relay::circuit::{CircuitFailure, RelayKind, Side};
+use p2p_core::relay::{CircuitConfig, RelayOffer};
 use p2p_core::signal::AttemptId;
 use tracing::debug;
 
@@ -30,12 +30,12 @@ const MOST_EARLY: usize = 4;
 
 /// A machine that may end at a relay. Both sides of an attempt call the same things by the same names.
 pub(super) trait OwnsRelay {
-    fn on_relayed(&mut self, kind: Kept, remote: SocketAddr, now: Instant) -> Option<Lane>;
+    fn on_relayed(&mut self, kind: RelayKind, remote: SocketAddr, now: Instant) -> Option<Lane>;
     fn on_relay_failed(&mut self, failure: CircuitFailure, now: Instant);
 }
 
 impl OwnsRelay for Race {
-    fn on_relayed(&mut self, kind: Kept, remote: SocketAddr, now: Instant) -> Option<Lane> {
+    fn on_relayed(&mut self, kind: RelayKind, remote: SocketAddr, now: Instant) -> Option<Lane> {
         self.handle_relayed(kind, remote, now)
     }
 
@@ -45,7 +45,7 @@ impl OwnsRelay for Race {
 }
 
 impl OwnsRelay for Answer {
-    fn on_relayed(&mut self, kind: Kept, remote: SocketAddr, now: Instant) -> Option<Lane> {
+    fn on_relayed(&mut self, kind: RelayKind, remote: SocketAddr, now: Instant) -> Option<Lane> {
         self.handle_relayed(kind, remote, now)
     }
 
@@ -79,7 +79,7 @@ pub(super) struct Relaying {
     sake: Sake,
     is_caller: bool,
     handle: Option<Handle>,
-    early: VecDeque<(Notice, Vec<IpAddr>)>,
+    early: VecDeque<(RelayOffer, Vec<IpAddr>)>,
     /// Asking for names, listening to the circuit.
     tasks: Vec<SpawnHandle>,
     /// Servers of the configuration that cannot even be asked, and why.
@@ -116,7 +116,7 @@ impl Relaying {
 
     /// A relayed lane was not the one.
     pub(super) fn on_failed(&self, lane: Lane) {
-        if let (Some(Kept::Connection), Some(handle)) = (lane.relayed_as(), &self.handle) {
+        if let (Some(RelayKind::Connection), Some(handle)) = (lane.relayed_as(), &self.handle) {
             handle.connection_failed();
         }
     }
@@ -126,15 +126,15 @@ impl Relaying {
 pub(super) fn perform<A: Relays>(actor: &mut A, act: RelayAct, with: Correspondence, ctx: &mut Context<A>) {
     match act {
         RelayAct::Begin(sources) => begin(actor, sources, with, ctx),
-        RelayAct::Hear(notice, sources) => {
+        RelayAct::Hear(offer, sources) => {
             let relaying = actor.relaying();
             match &relaying.handle {
-                Some(handle) => handle.hear(&notice, &with.peer, &sources),
+                Some(handle) => handle.hear(&offer, &with.peer, &sources),
                 None => {
                     if relaying.early.len() == MOST_EARLY {
                         relaying.early.pop_front();
                     }
-                    relaying.early.push_back((notice, sources));
+                    relaying.early.push_back((offer, sources));
                 }
             }
         }
@@ -183,8 +183,8 @@ fn begin<A: Relays>(actor: &mut A, sources: Vec<IpAddr>, with: Correspondence, c
         let trust = turn::trust(&shared.turn);
         let (handle, told) = Handle::begin(config, trust, outlet, seat, shared.fork("circuit"));
         shared.ears.borrow_mut().listen(attempt, id, handle.ear());
-        for (notice, sources) in std::mem::take(&mut relaying.early) {
-            handle.hear(&notice, &peer, &sources);
+        for (offer, sources) in std::mem::take(&mut relaying.early) {
+            handle.hear(&offer, &peer, &sources);
         }
         relaying.handle = Some(handle);
         let all = stream::unfold(told, |mut told| async move { told.recv().await.map(|one| (one, told)) });
@@ -204,7 +204,7 @@ fn on_told<A: Relays>(actor: &mut A, told: Told, ctx: &mut Context<A>) {
         Told::Up => match handle.stream() {
             Ok(stream) => {
                 let remote = stream.peer_addr();
-                if let Some(lane) = actor.driven().machine().on_relayed(Kept::Datagrams, remote, now()) {
+                if let Some(lane) = actor.driven().machine().on_relayed(RelayKind::Datagrams, remote, now()) {
                     actor.on_relayed(lane, CarrierStream::relayed(stream), ctx);
                 }
             }
@@ -238,7 +238,7 @@ fn explained(failure: CircuitFailure, useless: &[String]) -> CircuitFailure {
 
 /// A connection is up.
 fn up<A: Relays>(actor: &mut A, stream: CarrierStream, remote: SocketAddr, ctx: &mut Context<A>) {
-    match actor.driven().machine().on_relayed(Kept::Connection, remote, now()) {
+    match actor.driven().machine().on_relayed(RelayKind::Connection, remote, now()) {
         Some(lane) => actor.on_relayed(lane, stream, ctx),
         None => actor.relaying().handle.iter().for_each(Handle::connection_failed),
     }

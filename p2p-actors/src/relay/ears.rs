@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use p2p_core::peer::PeerId;
-use p2p_core::relay::Notice;
+use p2p_core::relay::RelayOffer;
 use p2p_core::signal::{AttemptId, Signal};
 
 use super::Ear;
@@ -29,16 +29,16 @@ impl Ears {
         self.begun.push_back((attempt, peer));
     }
 
-    /// Brings a notice to the circuit it is for. Whether there is one.
-    pub(crate) fn bring(&self, notice: &Notice, signal: &Signal) -> bool {
-        if notice.refusal.is_some() {
+    /// Brings an offer to the circuit it is for. Whether there is one.
+    pub(crate) fn bring(&self, offer: &RelayOffer, signal: &Signal) -> bool {
+        if offer.refusal.is_some() {
             return false;
         }
         let ear = self.live.get(&signal.attempt).filter(|(peer, _)| *peer == signal.from);
-        ear.is_some_and(|(_, ear)| ear.hear(notice, &signal.sender, &signal.sender.sources()))
+        ear.is_some_and(|(_, ear)| ear.hear(offer, &signal.sender, &signal.sender.sources()))
     }
 
-    /// Whether this attempt has, or had, its circuit: a notice that comes late begins nothing.
+    /// Whether this attempt has, or had, its circuit: an offer that comes late begins nothing.
     pub(crate) fn has_begun(&self, attempt: AttemptId, peer: PeerId) -> bool {
         self.begun.contains(&(attempt, peer))
     }

@@ -1,7 +1,7 @@
 //! Relayed connections: a [`Circuit`] of the core, its sockets, and the streams that come of it.
 //!
 //! One circuit is one task on whatever runtime its connection is used on. The attempt that began it, the stream that
-//! came of it and the node, which brings the peer's notices, reach it through one lock, held for as long as a turn of the
+//! came of it and the node, which brings the peer's offers, reach it through one lock, held for as long as a turn of the
 //! machine takes. Who writes sends at once; the task receives, repeats, and keeps the servers willing.
 
 mod core;
@@ -20,8 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use p2p_core::Seed;
 use p2p_core::peer::PeerAddr;
-use p2p_core::relay::circuit::Kept;
-use p2p_core::relay::{Circuit, CircuitConfig, Notice};
+use p2p_core::relay::circuit::RelayKind;
+use p2p_core::relay::{Circuit, CircuitConfig, RelayOffer};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 pub(crate) use core::Told;
@@ -56,7 +56,7 @@ pub(crate) struct Handle {
     is_kept: bool,
 }
 
-/// What the node has of it: the peer's notices go there, for as long as it lives.
+/// What the node has of it: the peer's offers go there, for as long as it lives.
 pub(crate) struct Ear(Weak<Shared>);
 
 /// A stream's share of it. With the stream that is kept it ends; with one that is not, nothing does.
@@ -91,8 +91,8 @@ impl Handle {
     }
 
     /// The peer has said this, and is there.
-    pub(crate) fn hear(&self, notice: &Notice, sender: &PeerAddr, addresses: &[IpAddr]) {
-        hear(&self.shared, notice, sender, addresses);
+    pub(crate) fn hear(&self, offer: &RelayOffer, sender: &PeerAddr, addresses: &[IpAddr]) {
+        hear(&self.shared, offer, sender, addresses);
     }
 
     /// The stream over datagrams, when it is told to be up.
@@ -129,7 +129,7 @@ impl Handle {
     }
 
     /// This is kept: from now on it lives as long as that.
-    pub(crate) fn keep(&mut self, kept: Kept) {
+    pub(crate) fn keep(&mut self, kept: RelayKind) {
         self.is_kept = true;
         self.shared.core().keep(kept);
     }
@@ -145,10 +145,10 @@ impl Drop for Handle {
 
 impl Ear {
     /// The peer has said this, and is there. Whether anybody lives there.
-    pub(crate) fn hear(&self, notice: &Notice, sender: &PeerAddr, addresses: &[IpAddr]) -> bool {
+    pub(crate) fn hear(&self, offer: &RelayOffer, sender: &PeerAddr, addresses: &[IpAddr]) -> bool {
         match self.0.upgrade() {
             Some(shared) => {
-                hear(&shared, notice, sender, addresses);
+                hear(&shared, offer, sender, addresses);
                 true
             }
             None => false,
@@ -160,10 +160,10 @@ impl Ear {
     }
 }
 
-fn hear(shared: &Shared, notice: &Notice, sender: &PeerAddr, addresses: &[IpAddr]) {
+fn hear(shared: &Shared, offer: &RelayOffer, sender: &PeerAddr, addresses: &[IpAddr]) {
     let mut core = shared.core();
     core.outlet().follow(sender);
-    core.circuit.handle_notice(notice, addresses, now());
+    core.circuit.handle_offer(offer, addresses, now());
     core.pump_aside();
     core.wake_driver();
 }

@@ -2,13 +2,13 @@
 
 use actix::{Recipient, WeakAddr};
 use p2p_core::peer::PeerAddr;
-use p2p_core::relay::Notice;
+use p2p_core::relay::RelayOffer;
 use p2p_core::signal::{AttemptId, Body};
 
 use crate::attempt::Delivered;
 use crate::signal::{Router, SendSignal};
 
-/// Where notices go. When the node is closed they go nowhere.
+/// Where offers go. When the node is closed they go nowhere.
 pub(crate) struct Outlet {
     pub(crate) router: WeakAddr<Router>,
     /// Where the peer is, as it said last.
@@ -21,12 +21,12 @@ pub(crate) struct Outlet {
 }
 
 impl Outlet {
-    pub(super) fn say(&self, notice: Notice) {
+    pub(super) fn say(&self, offer: RelayOffer) {
         let Some(router) = self.router.upgrade() else { return };
         router.do_send(SendSignal {
             to: self.to.clone(),
             attempt: self.attempt,
-            body: Body::Relay(notice),
+            body: Body::Relay(offer),
             back_on: self.back_on,
             done: self.done.clone(),
         });

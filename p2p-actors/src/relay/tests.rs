@@ -69,7 +69,7 @@ async fn ends(is_at_rest: bool) -> bool {
     if is_at_rest {
         handle.shared.core().rest();
     }
-    handle.keep(Kept::Datagrams);
+    handle.keep(RelayKind::Datagrams);
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
@@ -88,8 +88,8 @@ async fn what_is_wanted_on_the_way_to_rest_is_done_later() {
     assert!(ends(true).await, "a way to the server that nobody needs");
 }
 
-fn notice(lent: SocketAddr) -> Notice {
-    Notice {
+fn offer(lent: SocketAddr) -> RelayOffer {
+    RelayOffer {
         serial: 1,
         token: Token([7; 8]),
         datagrams: vec![lent],
@@ -99,9 +99,9 @@ fn notice(lent: SocketAddr) -> Notice {
     }
 }
 
-/// The node has a runtime of its own, or none at all, and brings a notice to a circuit on another.
+/// The node has a runtime of its own, or none at all, and brings an offer to a circuit on another.
 #[test]
-fn a_socket_belongs_to_the_runtime_of_its_circuit_whoever_brings_the_notice() {
+fn a_socket_belongs_to_the_runtime_of_its_circuit_whoever_brings_the_offer() {
     for from_runtime in [true, false] {
         let peer_socket = StdUdpSocket::bind("127.0.0.1:0").unwrap();
         peer_socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -112,9 +112,9 @@ fn a_socket_belongs_to_the_runtime_of_its_circuit_whoever_brings_the_notice() {
         let lent = peer_socket.local_addr().unwrap();
         if from_runtime {
             let nodes = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            nodes.block_on(async { handle.hear(&notice(lent), &peer(), &[]) });
+            nodes.block_on(async { handle.hear(&offer(lent), &peer(), &[]) });
         } else {
-            handle.hear(&notice(lent), &peer(), &[]);
+            handle.hear(&offer(lent), &peer(), &[]);
         }
         // The first may be lost; the node's runtime is gone.
         for _ in 0..4 {

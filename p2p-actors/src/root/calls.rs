@@ -5,7 +5,7 @@ use std::rc::Rc;
 use actix::{Actor, AsyncContext, Context, Handler};
 use p2p_core::punch::{Message, Step};
 use p2p_core::race::Way;
-use p2p_core::relay::Notice;
+use p2p_core::relay::RelayOffer;
 use p2p_core::signal::{Body, Reason, Refusal, Signal};
 use tracing::{debug, info, warn};
 
@@ -27,7 +27,7 @@ impl Root {
             (Body::DialMe(_), _) => self.answer(signal, channel, Way::Reverse, ctx),
             (Body::AskAddr, _) => self.reply(&signal, channel, Body::TellAddr),
             // The circuit may have outlived its attempt, as what carries a connection.
-            (Body::Relay(notice), ours) if self.shared.ears.borrow().bring(notice, &signal) => {
+            (Body::Relay(offer), ours) if self.shared.ears.borrow().bring(offer, &signal) => {
                 ours.iter().for_each(|ours| ours.addr.do_send(Heard(signal.clone())));
             }
             (_, Some(ours)) => ours.addr.do_send(Heard(signal)),
@@ -63,7 +63,7 @@ impl Root {
         if matches!(&signal.body, Body::Punch(message) if !matches!(message.step, Step::Offer(_))) {
             return debug!("for an attempt that is over");
         }
-        if matches!(&signal.body, Body::Relay(notice) if notice.refusal.is_some()) {
+        if matches!(&signal.body, Body::Relay(offer) if offer.refusal.is_some()) {
             return debug!("a refusal of what was not asked");
         }
         let of_caller = self.answers.values().filter(|(caller, _)| *caller == signal.from).count();
@@ -90,7 +90,7 @@ impl Root {
                 let now = self.shared.clock.get().unix(now());
                 Body::Punch(Message::declined(message.pair, reason, now))
             }
-            Body::Relay(_) => Body::Relay(Notice::refused(reason, &mut self.shared.fork("refusal"))),
+            Body::Relay(_) => Body::Relay(RelayOffer::refused(reason, &mut self.shared.fork("refusal"))),
             _ => Body::Refuse(Refusal { reason }),
         };
         self.reply(signal, channel, body);

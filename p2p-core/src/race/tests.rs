@@ -8,7 +8,7 @@ use crate::nat::Nat;
 use crate::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
 use crate::proof::ProofError;
 use crate::punch::{Limits, Setup, Terms};
-use crate::relay::circuit::{CircuitFailure, Kept};
+use crate::relay::circuit::{CircuitFailure, RelayKind};
 use crate::signal::{AttemptId, Body, Delivery, Reason, Refusal, Signal};
 use crate::sim::epoch;
 use crate::sim::laws::drain;

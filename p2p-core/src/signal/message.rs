@@ -61,7 +61,7 @@ pub enum Body {
     /// A step towards a simultaneous open.
     Punch(punch::Message),
     /// A step towards a relayed connection.
-    Relay(relay::Notice),
+    Relay(relay::RelayOffer),
     /// "Tell me where you are now." Answered by [`Body::TellAddr`].
     AskAddr,
     /// "I am where `sender` says."

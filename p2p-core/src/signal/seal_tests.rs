@@ -7,7 +7,7 @@ use super::*;
 use crate::nat::{Filtering, Nat};
 use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
 use crate::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
-use crate::relay::Notice;
+use crate::relay::RelayOffer;
 use crate::transport::Token;
 use crate::{Seed, UnixTime};
 
@@ -62,8 +62,8 @@ fn punch_offer() -> punch::Message {
     punch::Message { pair: 0, wave: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
 }
 
-fn relay_notice() -> Notice {
-    Notice {
+fn relay_offer() -> RelayOffer {
+    RelayOffer {
         serial: 2,
         token: Token([5; 8]),
         datagrams: vec!["192.0.2.1:49160".parse().unwrap(), "[2001:db8::1]:49160".parse().unwrap()],
@@ -77,7 +77,7 @@ fn bodies() -> [Body; 7] {
     [
         Body::DialMe(DialMe { plain: true }),
         Body::Punch(punch_offer()),
-        Body::Relay(relay_notice()),
+        Body::Relay(relay_offer()),
         Body::AskAddr,
         Body::TellAddr,
         Body::Refuse(Refusal { reason: Reason::Busy }),
