@@ -5,9 +5,10 @@ use std::time::Duration;
 use std::{fs, io};
 
 use p2p_core::clock::ntp::Packet;
+use p2p_core::nat::forecast::PortForecast;
 use p2p_core::nat::{Delta, DeltaKind, Filtering, Nat, NatFacts, NatType, PortRange};
 use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
-use p2p_core::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
+use p2p_core::punch::{self, Endpoint, Mode, Offer, Stamps, Step};
 use p2p_core::relay::RelayOffer;
 use p2p_core::transport::Token;
 use p2p_core::signal::{AttemptId, Body, DialMe, Reason, Refusal, Signal, seal};
@@ -299,12 +300,12 @@ fn address(identity: &Identity, brokers: usize, interfaces: usize) -> PeerAddr {
 }
 
 fn punch_offer() -> punch::Message {
-    let side = Side {
+    let side = Endpoint {
         address: [203, 0, 113, 9].into(),
-        ports: Ports::Fixed(vec![40_000, 50_000]),
+        ports: PortForecast::Fixed(vec![40_000, 50_000]),
         filtering: Filtering::AddressDependent,
         syn: None,
-        quiet: false,
+        low_ttl: false,
         sockets: 96,
     };
     let offer = Offer { mode: Mode::Remote, at: [192, 168, 1, 2].into(), side, error: Some(30_000) };

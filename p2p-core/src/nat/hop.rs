@@ -1,7 +1,7 @@
 //! The machine that looks for a hop beyond our own NAT which swallows a SYN and says nothing.
 //!
 //! Where both NATs answer SYNs, whoever dials first is refused, unless its SYN opens its own NAT and dies before it
-//! arrives ([`Tactic::Quiet`](crate::punch::Tactic::Quiet)). A SYN dies where its time to live ends, and most routers
+//! arrives ([`Tactic::LowTtl`](crate::punch::Tactic::LowTtl)). A SYN dies where its time to live ends, and most routers
 //! tell of it: Linux then ends the dial. So a hop is wanted that does not.
 //!
 //! SYNs with rising time to live go to a server, each from a port of its own. What is beyond our NAT is told by who

@@ -4,9 +4,10 @@ use proptest::prelude::*;
 
 use super::seal::seal_bytes;
 use super::*;
+use crate::nat::forecast::PortForecast;
 use crate::nat::{Filtering, Nat};
 use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
-use crate::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
+use crate::punch::{self, Endpoint, Mode, Offer, Stamps, Step};
 use crate::relay::RelayOffer;
 use crate::transport::Token;
 use crate::{Seed, UnixTime};
@@ -50,12 +51,12 @@ fn signal(body: Body) -> Signal {
 }
 
 fn punch_offer() -> punch::Message {
-    let side = Side {
+    let side = Endpoint {
         address: "203.0.113.9".parse().unwrap(),
-        ports: Ports::Fixed(vec![40_000, 50_000]),
+        ports: PortForecast::Fixed(vec![40_000, 50_000]),
         filtering: Filtering::AddressDependent,
         syn: None,
-        quiet: false,
+        low_ttl: false,
         sockets: 96,
     };
     let offer = Offer { mode: Mode::Remote, at: "192.168.1.2".parse().unwrap(), side, error: Some(30_000) };
