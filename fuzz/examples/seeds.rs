@@ -4,14 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 use std::{fs, io};
 
+use p2p_core::attempt::{AttemptId, RefusalReason};
 use p2p_core::clock::ntp::Packet;
 use p2p_core::nat::forecast::PortForecast;
 use p2p_core::nat::{Delta, DeltaKind, Filtering, Nat, NatFacts, NatType, PortRange};
 use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
-use p2p_core::punch::{self, Endpoint, Mode, Offer, Stamps, Step};
-use p2p_core::relay::RelayOffer;
+use p2p_core::punch::{self, Mode, Offer, Endpoint, Stamps, Step};
+use p2p_core::relay::{RelayOffer};
 use p2p_core::transport::Token;
-use p2p_core::signal::{AttemptId, Body, DialMe, Reason, Refusal, Signal, seal};
+use p2p_core::signal::{Body, DialMe, Refusal, Signal, seal};
 use p2p_core::sim::ntp::NtpServer;
 use p2p_core::stun::wire::{Algorithm, Ending, Key};
 use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
@@ -42,7 +43,7 @@ fn main() -> io::Result<()> {
         Body::Relay(relay_offer()),
         Body::AskAddr,
         Body::TellAddr,
-        Body::Refuse(Refusal { reason: Reason::Busy }),
+        Body::Refuse(Refusal { reason: RefusalReason::Busy }),
         Body::Bye,
     ];
     for body in bodies {

@@ -1,10 +1,8 @@
 use std::time::Duration;
 
+use p2p_core::attempt::{AttemptId, Role};
 use p2p_core::peer::Identity;
-use p2p_core::proof::{
-    Act, Cipher, Claim, Counterpart, MOST_FRAME, Proof, ProofConfig, Role, Session, Stage,
-};
-use p2p_core::signal::AttemptId;
+use p2p_core::proof::{Act, Cipher, Claim, Counterpart, MOST_FRAME, Proof, ProofConfig, Session, Stage};
 use p2p_core::sim::epoch;
 use p2p_core::sim::laws::drain;
 use p2p_core::{Machine, Seed};
@@ -26,7 +24,7 @@ pub fn proof(data: &[u8]) {
         0 => alone(listener(), data),
         1 => alone(dialler(Role::Caller), data),
         2 => altered(Role::Caller, data),
-        _ => altered(Role::Called, data),
+        _ => altered(Role::Answerer, data),
     }
 }
 

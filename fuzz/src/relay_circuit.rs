@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use p2p_core::relay::circuit::{Act, RelayKind, Side, Via};
+use p2p_core::relay::circuit::{Act, RelayKind, Via};
 use p2p_core::relay::{Circuit, CircuitConfig, MOST_RELAYED, RelayOffer};
 use p2p_core::transport::Token;
 use p2p_core::sim::epoch;
@@ -62,7 +62,7 @@ fn knock(kind: u8, token: Token, nonce: [u8; 8]) -> Vec<u8> {
 impl Story {
     fn new(first: u8) -> Self {
         let now = epoch() + Duration::from_secs(3_600);
-        let mut config = CircuitConfig::new(Side::Called { trusted: false }, Vec::new());
+        let mut config = CircuitConfig::new(Role::Answerer, Trust::Stranger, Vec::new());
         config.within = Duration::from_secs(u64::from(first) + 1);
         Self {
             circuit: Circuit::new(config, Seed::from_u64(first.into()), now),

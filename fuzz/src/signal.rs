@@ -2,8 +2,9 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use p2p_core::attempt::AttemptId;
 use p2p_core::peer::{Contents, Identity, PeerAddr};
-use p2p_core::signal::{AttemptId, Body, Inbox, InboxConfig, InboxEvent, InboxLimits, Scribe, Signal, open};
+use p2p_core::signal::{Body, Inbox, InboxConfig, InboxEvent, InboxLimits, Scribe, Signal, open};
 use p2p_core::sim::epoch;
 use p2p_core::sim::laws::drain;
 use p2p_core::{Clock, Seed, UnixTime};

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use p2p_core::Family;
+use p2p_core::attempt::Way;
+use p2p_core::candidate::Filter;
 use p2p_core::peer::{BrokerUrl, Identity, PeerId};
 use p2p_core::punch;
-use p2p_core::race::{DIAL_DELAY, Filter, HEAD_START, Way};
+use p2p_core::race::{DIAL_DELAY, HEAD_START};
 use p2p_core::relay::circuit::Connections as RelayConnections;
 
 use crate::interface::StunServer;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use actix::Actor;
 use p2p_core::Seed;
+use p2p_core::candidate::HostView;
 use p2p_core::clock::ntp::{MOST_SERVERS, TooManyServers};
 use p2p_core::proof::Cipher;
-use p2p_core::race::OurPlace;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
@@ -81,7 +81,7 @@ fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), S
         clock: Cell::new(system_clock()),
         ntp: Cell::new(None),
         seed: RefCell::new(entropy()?),
-        place: RefCell::new(OurPlace { addresses: Vec::new(), machine_id: config.machine_id.clone() }),
+        place: RefCell::new(HostView { addresses: Vec::new(), machine_id: config.machine_id.clone() }),
         outlooks: RefCell::default(),
         called: RefCell::default(),
         punch: config.punch,

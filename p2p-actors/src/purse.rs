@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use p2p_core::attempt::Trust;
 use p2p_core::punch::{Budget, Limits, Share};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -12,15 +13,6 @@ use tokio::time::timeout;
 const STRANGERS: u16 = 4;
 /// A punch waits so long for others to end. The caller of one believes for 7 s that an answer will come.
 const RESERVE_WITHIN: Duration = Duration::from_secs(5);
-
-/// For whose sake we dial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sake {
-    /// Our user's, or a peer's whom our user named.
-    Ours,
-    /// A peer's for whom nothing speaks.
-    Strangers,
-}
 
 /// The budget of a node, and the part of it that strangers can use up.
 pub(crate) struct Purse {
@@ -33,7 +25,7 @@ pub(crate) struct Purse {
 pub(crate) struct Held {
     purse: Rc<Purse>,
     share: Share,
-    sake: Sake,
+    trust: Trust,
 }
 
 impl Purse {
@@ -51,11 +43,11 @@ impl Purse {
     }
 
     /// As much of `wanted` as there is, as soon as there is any. `None` when there is none for too long.
-    pub(crate) async fn reserve(self: Rc<Self>, wanted: Share, sake: Sake) -> Option<Held> {
+    pub(crate) async fn reserve(self: Rc<Self>, wanted: Share, trust: Trust) -> Option<Held> {
         let taken = async {
             loop {
                 let returned = self.returned.notified();
-                let share = self.take(wanted, sake);
+                let share = self.take(wanted, trust);
                 if share != Share::default() {
                     return share;
                 }
@@ -63,12 +55,12 @@ impl Purse {
             }
         };
         let share = timeout(RESERVE_WITHIN, taken).await.ok()?;
-        Some(Held { purse: self, share, sake })
+        Some(Held { purse: self, share, trust })
     }
 
-    fn take(&self, wanted: Share, sake: Sake) -> Share {
+    fn take(&self, wanted: Share, trust: Trust) -> Share {
         let mut whole = self.whole.borrow_mut();
-        if sake == Sake::Ours {
+        if trust == Trust::Known {
             return whole.take(wanted);
         }
         let mut strangers = self.strangers.borrow_mut();
@@ -91,7 +83,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.purse.whole.borrow_mut().give_back(self.share);
-        if self.sake == Sake::Strangers {
+        if self.trust == Trust::Stranger {
             self.purse.strangers.borrow_mut().give_back(self.share);
         }
         self.purse.returned.notify_waiters();
@@ -111,35 +103,35 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_finds_it_empty_waits_for_what_comes_back() {
         let purse = Purse::new(Limits { sockets: 100, per_second: 100, ..Limits::default() });
-        let reserve = |wanted, sake| Rc::clone(&purse).reserve(wanted, sake);
-        let first = reserve(share(80, 50), Sake::Ours).await.unwrap();
-        let second = reserve(share(80, 20), Sake::Ours).await.unwrap();
+        let reserve = |wanted, trust| Rc::clone(&purse).reserve(wanted, trust);
+        let first = reserve(share(80, 50), Trust::Known).await.unwrap();
+        let second = reserve(share(80, 20), Trust::Known).await.unwrap();
         assert_eq!(second.share(), share(20, 20), "what is left");
-        let mut third = Box::pin(reserve(share(10, 10), Sake::Ours));
+        let mut third = Box::pin(reserve(share(10, 10), Trust::Known));
         assert!((&mut third).now_or_never().is_none());
         drop(first);
         assert_eq!(third.await.unwrap().share(), share(10, 10));
         drop(second);
-        let all = reserve(share(200, 200), Sake::Ours).await.unwrap();
+        let all = reserve(share(200, 200), Trust::Known).await.unwrap();
         assert_eq!(all.share(), share(100, 100), "all of it came back");
-        assert!(reserve(share(1, 1), Sake::Ours).await.is_none(), "nobody waits for ever");
+        assert!(reserve(share(1, 1), Trust::Known).await.is_none(), "nobody waits for ever");
     }
 
     #[tokio::test(start_paused = true)]
     async fn strangers_leave_most_to_others() {
         let purse = Purse::new(Limits { sockets: 100, per_second: 100, ..Limits::default() });
-        let reserve = |wanted, sake| Rc::clone(&purse).reserve(wanted, sake);
-        let one = reserve(share(20, 10), Sake::Strangers).await.unwrap();
-        let two = reserve(share(20, 10), Sake::Strangers).await.unwrap();
+        let reserve = |wanted, trust| Rc::clone(&purse).reserve(wanted, trust);
+        let one = reserve(share(20, 10), Trust::Stranger).await.unwrap();
+        let two = reserve(share(20, 10), Trust::Stranger).await.unwrap();
         assert_eq!((one.share(), two.share()), (share(20, 10), share(5, 10)));
-        assert!(reserve(share(1, 1), Sake::Strangers).await.is_none());
-        let ours = reserve(share(100, 100), Sake::Ours).await.unwrap();
+        assert!(reserve(share(1, 1), Trust::Stranger).await.is_none());
+        let ours = reserve(share(100, 100), Trust::Known).await.unwrap();
         assert_eq!(ours.share(), share(75, 80));
         drop((one, two));
         // What strangers may still have is not there any more.
-        let three = reserve(share(100, 100), Sake::Strangers).await.unwrap();
+        let three = reserve(share(100, 100), Trust::Stranger).await.unwrap();
         assert_eq!(three.share(), share(25, 20));
         drop((three, ours));
-        assert_eq!(reserve(share(100, 100), Sake::Strangers).await.unwrap().share(), share(25, 25));
+        assert_eq!(reserve(share(100, 100), Trust::Stranger).await.unwrap().share(), share(25, 25));
     }
 }

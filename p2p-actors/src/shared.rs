@@ -7,21 +7,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use p2p_core::attempt::{AttemptId, Path, Role, Trust, Way};
+use p2p_core::candidate::{HostView, path_to};
 use p2p_core::clock::ntp::Measured;
 use p2p_core::nat::NatFacts;
 use p2p_core::peer::{Identity, PeerId};
-use p2p_core::proof::{Cipher, Counterpart, Proof, ProofConfig, Role};
+use p2p_core::proof::{Cipher, Counterpart, Proof, ProofConfig};
 use p2p_core::punch::{Limits, Setup, Terms, View};
-use p2p_core::race::{OurPlace, Path, Way, path_to};
 use p2p_core::relay::circuit::Connections;
-use p2p_core::signal::AttemptId;
 use p2p_core::{Clock, Family, Seed, UnixTime};
 use tokio::sync::Semaphore;
 
 use crate::attempt::Proving;
 use crate::counters::Tallies;
 use crate::drive::now;
-use crate::purse::{Purse, Sake};
+use crate::purse::Purse;
 use crate::relay::Ears;
 use crate::turn::TurnServer;
 use crate::winner::{How, Winner};
@@ -38,7 +38,7 @@ pub(crate) struct Shared {
     pub(crate) ntp: Cell<Option<Measured>>,
     pub(crate) seed: RefCell<Seed>,
     /// Where we are: changes when the network does.
-    pub(crate) place: RefCell<OurPlace>,
+    pub(crate) place: RefCell<HostView>,
     /// What is in front of each of our addresses.
     pub(crate) outlooks: RefCell<BTreeMap<IpAddr, Outlook>>,
     /// Peers that our user has called, the last ones.
@@ -97,7 +97,7 @@ impl Shared {
     }
 
     /// What it takes to punch for this sake.
-    pub(crate) fn punch_setup(&self, sake: Sake) -> Setup {
+    pub(crate) fn punch_setup(&self, trust: Trust) -> Setup {
         let view = |outlook: &Outlook| View {
             facts: outlook.facts,
             can_observe: !outlook.servers.is_empty(),
@@ -113,9 +113,9 @@ impl Shared {
                 .collect(),
             clock: self.clock.get(),
             terms: Terms { served: self.ntp.get().map(|measured| measured.offset(now())), delay: None },
-            limits: match sake {
-                Sake::Ours => self.punch,
-                Sake::Strangers => self.punch.at_most(Limits::stranger()),
+            limits: match trust {
+                Trust::Known => self.punch,
+                Trust::Stranger => self.punch.at_most(Limits::stranger()),
             },
         }
     }

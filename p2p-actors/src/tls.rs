@@ -57,11 +57,11 @@ impl From<&io::Error> for TlsError {
     }
 }
 
-/// Which certificates to trust for which server. Default: those of the platform, for all.
+/// The files of certificates to trust, by server. Default: none, and so those of the platform for all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Trust(BTreeMap<String, Vec<PathBuf>>);
+pub(crate) struct CaFiles(BTreeMap<String, Vec<PathBuf>>);
 
-impl Trust {
+impl CaFiles {
     /// For this host, a name or an IP address, the certificates in this PEM file instead of the platform's; and those
     /// of other files that were named for it.
     pub(crate) fn add(&mut self, host: &str, ca_file: PathBuf) {

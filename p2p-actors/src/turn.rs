@@ -10,7 +10,7 @@ use p2p_core::turn::client::Place;
 use p2p_core::turn::{Carrier, Credentials, Server};
 
 use crate::interface::resolve;
-use crate::tls::Trust;
+use crate::tls::CaFiles;
 
 /// A TURN server (RFC 8656) over one transport, and who we are to it.
 #[derive(Clone, PartialEq, Eq)]
@@ -89,8 +89,8 @@ fn usable(server: &TurnServer, found: &Result<Vec<SocketAddr>, String>) -> Resul
 }
 
 /// Which certificates to trust for which server.
-pub(crate) fn trust(configured: &[TurnServer]) -> Trust {
-    let mut trust = Trust::default();
+pub(crate) fn trust(configured: &[TurnServer]) -> CaFiles {
+    let mut trust = CaFiles::default();
     for server in configured {
         if let Some(ca_file) = &server.ca_file {
             trust.add(&server.host, ca_file.clone());

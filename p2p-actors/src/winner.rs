@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use p2p_core::attempt::{Path, Way};
 use p2p_core::proof::Session;
-use p2p_core::race::{Path, RaceReport, Way};
+use p2p_core::race::RaceReport;
 
 use crate::carrier::Carrier;
 

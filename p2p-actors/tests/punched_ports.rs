@@ -8,10 +8,10 @@ use p2p_actors::{
     ActorsConfig, BrokerConfig, ConnectError, ConnectOptions, Handle, Interfaces, Winner, spawn_local,
 };
 use p2p_core::Family;
+use p2p_core::attempt::{RefusalReason, Way};
 use p2p_core::peer::{Identity, PeerAddr};
 use p2p_core::punch::{Failed, Limits};
-use p2p_core::race::{Way, WayFailure, WayOutcome};
-use p2p_core::signal::Reason;
+use p2p_core::race::{WayFailure, WayOutcome};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
@@ -100,7 +100,7 @@ fn with_no_budget_a_punch_says_so_and_other_ways_go_on() {
         // Who has none cannot answer either, and says that.
         let error = bert.connect(to_anna, by_punch()).await.unwrap_err();
         let failure = failure(&error);
-        assert_eq!(failure, WayFailure::Refused(Reason::Busy));
+        assert_eq!(failure, WayFailure::Refused(RefusalReason::Busy));
     });
 }
 

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use divan::{Bencher, black_box};
+use p2p_core::attempt::AttemptId;
 use p2p_core::peer::{Contents, Identity, PeerAddr};
-use p2p_core::signal::{AttemptId, Body, Inbox, InboxConfig, InboxLimits, Scribe, open};
+use p2p_core::signal::{Body, Inbox, InboxConfig, InboxLimits, Scribe, open};
 use p2p_core::{Clock, Seed, UnixTime};
 
 fn main() {

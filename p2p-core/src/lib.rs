@@ -24,7 +24,7 @@
 //! | pure | says |
 //! |---|---|
 //! | [`peer`] | who a peer is, and where it can be met |
-//! | [`race::candidates`] | which addresses are worth dialling, in which order |
+//! | [`candidate::candidates`] | which addresses are worth dialling, in which order |
 //! | [`nat`] | what is known of a NAT, which port comes next, who can meet whom |
 //! | [`stun::Responder`] | what a STUN server answers |
 //! | [`clock::OffsetFilter`], [`clock::combine`] | how far two clocks are apart, with a bound |
@@ -45,7 +45,9 @@
 #![cfg_attr(not(feature = "sim"), doc = "[`machine_laws!`]: https://docs.rs/p2p-core")]
 
 pub mod addr;
+pub mod attempt;
 pub mod backoff;
+pub mod candidate;
 pub mod clock;
 pub mod machine;
 pub mod nat;

@@ -37,17 +37,16 @@ pub use p2p_actors::{
     Status, StunServer, TurnServer,
 };
 pub use p2p_core::Family;
+pub use p2p_core::attempt::{AttemptId, DialError, Path, RefusalReason, Way};
+pub use p2p_core::candidate::Filter;
 pub use p2p_core::peer::{
     AddrError, BrokerUrl, BrokerUrlError, IdError, Identity, IdentityError, PeerAddr, PeerId,
 };
 pub use p2p_core::proof::{Cipher, ProofError};
 pub use p2p_core::punch::{Failed as PunchFailure, Limits as PunchLimits, PunchReport};
-pub use p2p_core::race::{
-    Filter, LaneFailure, LaneReport, Path, RaceReport, Way, WayFailure, WayOutcome, WayReport,
-};
+pub use p2p_core::race::{LaneFailure, LaneReport, RaceReport, WayFailure, WayOutcome, WayReport};
 pub use p2p_core::relay::circuit::Connections as RelayConnections;
 pub use p2p_core::signal::BrokerTrouble;
-pub use p2p_core::signal::{AttemptId, Reason};
 pub use p2p_core::turn::Carrier as TurnCarrier;
 pub use pipe::Pipe;
 

@@ -34,10 +34,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use p2p_actors::{ConnectError, How};
+use p2p_core::attempt::{Path, Way};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::Cipher;
 use p2p_core::punch::{Failed, Mode, PunchReport};
-use p2p_core::race::{LaneFailure, LaneReport, Path, RaceReport, Way, WayFailure, WayOutcome, WayReport};
+use p2p_core::race::{LaneFailure, LaneReport, RaceReport, WayFailure, WayOutcome, WayReport};
 use p2p_core::signal::BrokerTrouble;
 use serde::{Serialize, Serializer};
 
@@ -340,10 +341,10 @@ pub(crate) fn ms(duration: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use p2p_core::Seed;
+    use p2p_core::attempt::{AttemptId, DialError, RefusalReason};
     use p2p_core::peer::Identity;
     use p2p_core::proof::ProofError;
     use p2p_core::punch::{Tactic, Tally};
-    use p2p_core::signal::{AttemptId, Reason};
     use serde_json::json;
 
     use super::*;
@@ -377,7 +378,7 @@ mod tests {
     #[test]
     fn a_failed_attempt_is_told_whole() {
         let trouble = BrokerTrouble { broker: "mqtt://a".into(), reason: "no answer".into() };
-        let race = race(WayFailure::NoBroker(vec![trouble]), LaneFailure::Refused);
+        let race = race(WayFailure::NoBroker(vec![trouble]), LaneFailure::Dial(DialError::Refused));
         let peer = race.peer;
         let report = Report::failed(peer, &ConnectError::Failed(race));
         let told = serde_json::to_value(&report).unwrap();
@@ -411,7 +412,7 @@ mod tests {
     #[test]
     fn a_punch_is_told_with_what_became_of_its_dials() {
         let tally = Tally { dialled: 12, refused: 3, up: 1, strange: 1, half_open: 9, ..Tally::default() };
-        let mut race = race(WayFailure::Punch(Failed::Spent), LaneFailure::Refused);
+        let mut race = race(WayFailure::Punch(Failed::Spent), LaneFailure::Dial(DialError::Refused));
         race.ways[0].punches.push(PunchReport {
             mode: Mode::Remote,
             local: "192.168.1.2".parse().unwrap(),
@@ -447,14 +448,14 @@ mod tests {
     #[test]
     fn each_error_has_its_code() {
         let code = |way, lane| ConnectError::Failed(race(way, lane)).code();
-        let no = ProofError::Refused(Reason::Busy);
-        assert_eq!(code(WayFailure::AllFailed, LaneFailure::TimedOut), "no_connection");
+        let no = ProofError::Refused(RefusalReason::Busy);
+        assert_eq!(code(WayFailure::AllFailed, LaneFailure::Dial(DialError::TimedOut)), "no_connection");
         assert_eq!(code(WayFailure::AllFailed, no.into()), "refused");
-        assert_eq!(code(WayFailure::Refused(Reason::NotAllowed), LaneFailure::NotTried), "refused");
+        assert_eq!(code(WayFailure::Refused(RefusalReason::NotAllowed), LaneFailure::NotTried), "refused");
         // The peer would have, and could not: every way failed.
-        assert_eq!(code(WayFailure::Refused(Reason::NoRoute), LaneFailure::NotTried), "no_connection");
+        assert_eq!(code(WayFailure::Refused(RefusalReason::NoRoute), LaneFailure::NotTried), "no_connection");
         assert_eq!(code(WayFailure::TimedOut, LaneFailure::Dropped), "timed_out");
-        let offline = ConnectError::Offline(race(WayFailure::Offline, LaneFailure::Refused));
+        let offline = ConnectError::Offline(race(WayFailure::Offline, LaneFailure::Dial(DialError::Refused)));
         assert_eq!(offline.code(), "offline");
         assert_eq!(ConnectError::Closed.code(), "closed");
     }

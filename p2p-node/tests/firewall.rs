@@ -17,14 +17,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use netns::Net;
 use nodes::{failure, in_time, only, story};
+use p2p_core::attempt::{AttemptId, RefusalReason};
 use p2p_core::nat::Nat;
 use p2p_core::peer::{Contents, InterfaceAddr};
-use p2p_core::signal::{AttemptId, Body, DialMe, Reason, Refusal, Scribe, open};
+use p2p_core::signal::{Body, DialMe, Refusal, Scribe, open};
 use p2p_core::{Clock, Seed, UnixTime};
 use p2p_node::rendezvous::broker::{Broker, Options};
 use p2p_node::{
-    BrokerConfig, Config, ConnectOptions, Counters, Family, How, Identity, Key, LaneFailure, Node, Path,
-    PeerAddr, Way, WayFailure,
+    BrokerConfig, Config, ConnectOptions, Counters, DialError, Family, How, Identity, Key, LaneFailure, Node,
+    Path, PeerAddr, Way, WayFailure,
 };
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use tokio::sync::oneshot;
@@ -174,7 +175,7 @@ fn behind_a_firewall_direct_fails_and_reverse_connects() {
         let lanes = lanes(&error);
         assert!(!lanes.is_empty());
         for (remote, failure) in lanes {
-            assert_eq!(failure, Some(LaneFailure::TimedOut), "{remote}: no answer\n{error}");
+            assert_eq!(failure, Some(LaneFailure::Dial(DialError::TimedOut)), "{remote}: no answer\n{error}");
         }
     });
     let ways = [vec![Way::Reverse], vec![Way::Punch], Way::ALL.to_vec()];
@@ -340,7 +341,7 @@ fn a_signal_that_names_third_parties_dials_nothing() {
         };
         in_time(refusal).await
     });
-    assert_eq!(told.join().unwrap(), Body::Refuse(Refusal { reason: Reason::NoRoute }));
+    assert_eq!(told.join().unwrap(), Body::Refuse(Refusal { reason: RefusalReason::NoRoute }));
     assert_eq!(serving.stop().answers, 1);
     assert_eq!(carla.stop().arrived, 0, "a stranger had a neighbour dialled");
     private.stop();

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use lab::mosquitto::Mosquitto;
 use nodes::{in_memory, in_time, meet, only, until};
-use p2p_core::proof::{Act, Counterpart, Proof, ProofConfig, Role};
-use p2p_core::signal::AttemptId;
+use p2p_core::attempt::{AttemptId, Role};
+use p2p_core::proof::{Act, Counterpart, Proof, ProofConfig};
 use p2p_core::{Machine, Output, Seed};
 use p2p_node::{BrokerConfig, BrokerState, Cipher, Config, Identity, MemoryBroker, Node, PeerId, Way};
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};

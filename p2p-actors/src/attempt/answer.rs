@@ -8,12 +8,12 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient,
     SpawnHandle, WrapFuture,
 };
+use p2p_core::attempt::{AttemptId, Path, Role, Trust, Way};
+use p2p_core::candidate::{Candidate, Filter, candidates};
 use p2p_core::peer::PeerAddr;
-use p2p_core::proof::{Claim, ProofError, Role, Stage};
-use p2p_core::race::{
-    Act, Answer, Candidate, DIAL_DELAY, Event, Filter, Lane, LaneFailure, Motive, Path, Way, candidates,
-};
-use p2p_core::signal::{AttemptId, Body, Signal};
+use p2p_core::proof::{Claim, ProofError, Stage};
+use p2p_core::race::{Act, Answer, DIAL_DELAY, Event, Lane, LaneFailure};
+use p2p_core::signal::{Body, Signal};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{Span, debug, debug_span};
 
@@ -22,7 +22,6 @@ use super::relay::{self, Correspondence, Relaying, Relays};
 use super::{Proving, Stop, lane};
 use crate::carrier::CarrierStream;
 use crate::drive::{Driven, Drives, now, turn};
-use crate::purse::Sake;
 use crate::shared::{Draft, Shared};
 use crate::signal::{Router, SendSignal};
 use crate::winner::Winner;
@@ -40,7 +39,7 @@ pub(crate) struct Answering {
     channel: u32,
     began: Instant,
     lanes: BTreeMap<Lane, SpawnHandle>,
-    sake: Sake,
+    trust: Trust,
     /// A punch or a relay was offered: more may follow in its place.
     is_offered: bool,
     punching: Punching,
@@ -79,17 +78,17 @@ impl Answering {
         owner: Recipient<AnsweringEnded>,
         signal: &Signal,
         channel: u32,
-        sake: Sake,
+        trust: Trust,
     ) -> Self {
         let caller = signal.sender.clone();
         let span = debug_span!("answer", attempt = %signal.attempt, caller = %caller.id().short());
         let began = now();
         let mut answer = Answer::new(began);
-        ask(&mut answer, &shared, signal, sake);
+        ask(&mut answer, &shared, signal, trust);
         Self {
-            punching: Punching::new(Rc::clone(&shared), sake),
-            relaying: Relaying::new(Rc::clone(&shared), sake, false),
-            sake,
+            punching: Punching::new(Rc::clone(&shared), trust),
+            relaying: Relaying::new(Rc::clone(&shared), trust, Role::Answerer),
+            trust,
             is_offered: matches!(signal.body, Body::Punch(_) | Body::Relay(_)),
             shared,
             router,
@@ -112,7 +111,7 @@ impl Answering {
             // Others' wishes wait for each other, never for ours.
             let _errand = shared.errands.acquire().await.map_err(|_| LaneFailure::NotTried)?;
             let stream = lane::dial(candidate).await?;
-            let proof = shared.proof_dialled(caller, attempt, Role::Called, shared.plain);
+            let proof = shared.proof_dialled(caller, attempt, Role::Answerer, shared.plain);
             let mut proving = Proving::new(stream, proof);
             match proving.advance().await? {
                 Stage::Kept => Ok(proving),
@@ -237,15 +236,15 @@ impl Drives for Answering {
 }
 
 /// Takes up what `signal` asks for.
-fn ask(answer: &mut Answer, shared: &Shared, signal: &Signal, sake: Sake) {
+fn ask(answer: &mut Answer, shared: &Shared, signal: &Signal, trust: Trust) {
     match &signal.body {
         Body::DialMe(_) => {
             let place = shared.place.borrow();
-            let found = candidates(&place, &signal.sender, &Filter::default(), Motive::TheirWish);
+            let found = candidates(&place, &signal.sender, &Filter::default(), Trust::Stranger);
             answer.handle_dial_me(found, DIAL_DELAY, now());
         }
         Body::Relay(_) => answer.handle_relay(signal, now()),
-        _ => answer.handle_punch(&shared.punch_setup(sake), signal, now()),
+        _ => answer.handle_punch(&shared.punch_setup(trust), signal, now()),
     }
 }
 
@@ -291,7 +290,7 @@ impl Handler<Asked> for Answering {
         if self.driven.machine().is_over() {
             *self.driven.machine() = Answer::new(now());
         }
-        ask(self.driven.machine(), &self.shared, &signal, self.sake);
+        ask(self.driven.machine(), &self.shared, &signal, self.trust);
         turn(self, ctx);
     }
 }

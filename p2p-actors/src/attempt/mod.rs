@@ -14,10 +14,12 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient,
     SpawnHandle, WrapFuture,
 };
+use p2p_core::attempt::{AttemptId, RefusalReason, Role, Trust};
+use p2p_core::candidate::Candidate;
 use p2p_core::peer::{PeerAddr, PeerId};
-use p2p_core::proof::{ProofError, Role, Stage};
-use p2p_core::race::{Act, Candidate, Event, Lane, LaneFailure, Race, RaceConfig};
-use p2p_core::signal::{AttemptId, Body, Delivery, Reason, Signal};
+use p2p_core::proof::{ProofError, Stage};
+use p2p_core::race::{Act, Event, Lane, LaneFailure, Race, RaceConfig};
+use p2p_core::signal::{Body, Delivery, Signal};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{Span, debug, debug_span, info};
 
@@ -30,7 +32,6 @@ use crate::carrier::CarrierStream;
 use crate::config::ConnectOptions;
 use crate::drive::{Driven, Drives, now, turn};
 use crate::error::ConnectError;
-use crate::purse::Sake;
 use crate::shared::{Draft, Shared};
 use crate::signal::{Router, SendSignal};
 use crate::winner::Winner;
@@ -111,7 +112,7 @@ impl Attempt {
             plain,
             can_signal: !peer.brokers().is_empty(),
             listens,
-            punch: Some(shared.punch_setup(Sake::Ours)),
+            punch: Some(shared.punch_setup(Trust::Known)),
             head_start: options.head_start,
             dial_delay: options.dial_delay,
             within: options.within,
@@ -119,8 +120,8 @@ impl Attempt {
         let began = now();
         let driven = Driven::new(Race::new(config, began));
         Self {
-            punching: Punching::new(Rc::clone(&shared), Sake::Ours),
-            relaying: Relaying::new(Rc::clone(&shared), Sake::Ours, true),
+            punching: Punching::new(Rc::clone(&shared), Trust::Known),
+            relaying: Relaying::new(Rc::clone(&shared), Trust::Known, Role::Caller),
             shared,
             router,
             driven,
@@ -143,7 +144,7 @@ impl Attempt {
                 this.driven.machine().handle_connected(lane, now());
                 this.introduce(lane, stream, None, ctx);
             }
-            Err(failure) => this.fail(lane, failure, ctx),
+            Err(error) => this.fail(lane, error.into(), ctx),
         });
         let work = ctx.spawn(dialling);
         self.lanes.insert(lane, Work::Busy(work));
@@ -363,7 +364,7 @@ impl Handler<Arrived> for Attempt {
         let lane = remote.ok().and_then(|remote| self.driven.machine().handle_arrival(remote, now()));
         let welcomed = match lane {
             Some(_) => proving.proof.welcome(self.plain, now()),
-            None => proving.proof.refuse(Reason::Expired, now()),
+            None => proving.proof.refuse(RefusalReason::Expired, now()),
         };
         match (lane, welcomed) {
             (Some(lane), Ok(())) => self.prove(lane, proving, None, ctx),

@@ -115,9 +115,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Proving<S> {
 mod tests {
     use futures_util::FutureExt;
     use p2p_core::Seed;
+    use p2p_core::attempt::{AttemptId, RefusalReason, Role};
     use p2p_core::peer::Identity;
-    use p2p_core::proof::{Cipher, Counterpart, ProofConfig, Role};
-    use p2p_core::signal::{AttemptId, Reason};
+    use p2p_core::proof::{Cipher, Counterpart, ProofConfig};
     use tokio::io::{DuplexStream, duplex};
 
     use super::*;
@@ -180,10 +180,10 @@ mod tests {
             if !room {
                 called.stream.write_all(&[0; 1_000]).await.unwrap();
             }
-            called.proof.refuse(Reason::Busy, now()).unwrap();
-            assert_eq!(called.advance().now_or_never(), Some(Err(ProofError::Declined(Reason::Busy))));
+            called.proof.refuse(RefusalReason::Busy, now()).unwrap();
+            assert_eq!(called.advance().now_or_never(), Some(Err(ProofError::Declined(RefusalReason::Busy))));
             if room {
-                assert_eq!(caller.advance().await, Err(ProofError::Refused(Reason::Busy)));
+                assert_eq!(caller.advance().await, Err(ProofError::Refused(RefusalReason::Busy)));
             }
         }
     }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use actix::fut::ActorStreamExt;
 use actix::{ActorFutureExt, AsyncContext, Context, SpawnHandle, WrapFuture};
 use futures_util::{FutureExt, stream};
+use p2p_core::attempt::{DialError, Trust};
 use p2p_core::punch::{Act, Share, Socket};
-use p2p_core::race::{Answer, Lane, LaneFailure, Race};
+use p2p_core::race::{Answer, Lane, Race};
 use p2p_core::{Local, Mapped};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
@@ -23,7 +24,7 @@ use crate::carrier::CarrierStream;
 use crate::drive::{Drives, now, turn};
 use crate::interface::listen::{Accepted, accept};
 use crate::interface::{Observed, bind, observe};
-use crate::purse::{Held, Sake};
+use crate::purse::Held;
 use crate::shared::Shared;
 
 /// How long a STUN server may take to tell: two can be asked before a punch goes on without.
@@ -32,11 +33,11 @@ const ASK_WITHIN: Duration = Duration::from_millis(700);
 /// A machine that owns punches. Both sides of an attempt call the same things by the same names.
 pub(super) trait OwnsPunches {
     fn on_share(&mut self, pair: u8, share: Share, now: Instant) -> bool;
-    fn on_listening(&mut self, pair: u8, at: Local, outcome: Result<(), LaneFailure>, now: Instant);
+    fn on_listening(&mut self, pair: u8, at: Local, outcome: Result<(), DialError>, now: Instant);
     fn on_observed(&mut self, pair: u8, from: Local, mapped: Option<Mapped>, now: Instant);
     fn on_connected(&mut self, pair: u8, socket: Socket, remote: SocketAddr, now: Instant) -> Option<Lane>;
     fn on_accepted(&mut self, pair: u8, at: Local, remote: SocketAddr, now: Instant) -> Option<Lane>;
-    fn on_failed(&mut self, pair: u8, socket: Socket, failure: &LaneFailure, now: Instant);
+    fn on_failed(&mut self, pair: u8, socket: Socket, failure: &DialError, now: Instant);
 }
 
 macro_rules! owns_punches {
@@ -45,7 +46,7 @@ macro_rules! owns_punches {
             fn on_share(&mut self, pair: u8, share: Share, now: Instant) -> bool {
                 self.handle_punch_share(pair, share, now)
             }
-            fn on_listening(&mut self, pair: u8, at: Local, outcome: Result<(), LaneFailure>, now: Instant) {
+            fn on_listening(&mut self, pair: u8, at: Local, outcome: Result<(), DialError>, now: Instant) {
                 self.handle_punch_listening(pair, at, outcome, now);
             }
             fn on_observed(&mut self, pair: u8, from: Local, mapped: Option<Mapped>, now: Instant) {
@@ -63,7 +64,7 @@ macro_rules! owns_punches {
             fn on_accepted(&mut self, pair: u8, at: Local, remote: SocketAddr, now: Instant) -> Option<Lane> {
                 self.handle_punch_accepted(pair, at, remote, now)
             }
-            fn on_failed(&mut self, pair: u8, socket: Socket, failure: &LaneFailure, now: Instant) {
+            fn on_failed(&mut self, pair: u8, socket: Socket, failure: &DialError, now: Instant) {
                 self.handle_punch_failed(pair, socket, failure, now);
             }
         }
@@ -101,16 +102,16 @@ enum Task {
 /// up are lanes, and their attempt's.
 pub(super) struct Punching {
     shared: Rc<Shared>,
-    sake: Sake,
+    trust: Trust,
     shares: BTreeMap<u8, Held>,
     observed: BTreeMap<(u8, Local), Observed>,
     tasks: BTreeMap<(u8, Task), SpawnHandle>,
 }
 
 impl Punching {
-    pub(super) fn new(shared: Rc<Shared>, sake: Sake) -> Self {
+    pub(super) fn new(shared: Rc<Shared>, trust: Trust) -> Self {
         let (shares, observed, tasks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { shared, sake, shares, observed, tasks }
+        Self { shared, trust, shares, observed, tasks }
     }
 }
 
@@ -177,7 +178,7 @@ fn stop<A: Punches>(actor: &mut A, pair: u8, task: Task, ctx: &mut Context<A>) {
 
 fn reserve<A: Punches>(actor: &mut A, pair: u8, wanted: Share, ctx: &mut Context<A>) {
     let punching = actor.punching();
-    let reserved = Rc::clone(&punching.shared.purse).reserve(wanted, punching.sake);
+    let reserved = Rc::clone(&punching.shared.purse).reserve(wanted, punching.trust);
     start(actor, pair, Task::Reserve, reserved, ctx, move |held, actor, _| {
         let share = held.as_ref().map(Held::share).unwrap_or_default();
         // What comes too late goes back by being dropped.

@@ -9,17 +9,17 @@ use std::time::Instant;
 use actix::fut::ActorStreamExt;
 use actix::{ActorFutureExt, AsyncContext, Context, Recipient, SpawnHandle, WrapFuture};
 use futures_util::stream;
+use p2p_core::attempt::{AttemptId, Path, Role, Trust};
+use p2p_core::candidate::Candidate;
 use p2p_core::peer::PeerAddr;
-use p2p_core::race::{Answer, Candidate, Lane, Path, Race, RelayAct};
-use p2p_core::relay::circuit::{CircuitFailure, RelayKind, Side};
+use p2p_core::race::{Answer, Lane, Race, RelayAct};
+use p2p_core::relay::circuit::{CircuitFailure, RelayKind};
 use p2p_core::relay::{CircuitConfig, RelayOffer};
-use p2p_core::signal::AttemptId;
 use tracing::debug;
 
 use super::{Delivered, lane};
 use crate::carrier::CarrierStream;
 use crate::drive::{Drives, now, turn};
-use crate::purse::Sake;
 use crate::relay::{Handle, Outlet, Told};
 use crate::shared::Shared;
 use crate::signal::Router;
@@ -76,8 +76,8 @@ pub(super) struct Correspondence {
 /// The circuit of one attempt, once there is one.
 pub(super) struct Relaying {
     shared: Rc<Shared>,
-    sake: Sake,
-    is_caller: bool,
+    trust: Trust,
+    role: Role,
     handle: Option<Handle>,
     early: VecDeque<(RelayOffer, Vec<IpAddr>)>,
     /// Asking for names, listening to the circuit.
@@ -88,9 +88,9 @@ pub(super) struct Relaying {
 }
 
 impl Relaying {
-    pub(super) fn new(shared: Rc<Shared>, sake: Sake, is_caller: bool) -> Self {
+    pub(super) fn new(shared: Rc<Shared>, trust: Trust, role: Role) -> Self {
         let (early, tasks, dials) = (VecDeque::new(), Vec::new(), BTreeMap::new());
-        Self { shared, sake, is_caller, handle: None, early, tasks, useless: Vec::new(), dials }
+        Self { shared, trust, role, handle: None, early, tasks, useless: Vec::new(), dials }
     }
 
     fn config(
@@ -99,10 +99,6 @@ impl Relaying {
         sources: Vec<IpAddr>,
         servers: Vec<p2p_core::turn::Server>,
     ) -> CircuitConfig {
-        let side = match self.is_caller {
-            true => Side::Caller,
-            false => Side::Called { trusted: self.sake == Sake::Ours },
-        };
         let ours = self.shared.place.borrow().clone();
         CircuitConfig {
             families: self.shared.families.iter().copied().collect(),
@@ -110,7 +106,7 @@ impl Relaying {
             ours,
             peer: sources,
             connections: self.shared.relay_connections,
-            ..CircuitConfig::new(side, servers)
+            ..CircuitConfig::new(self.role, self.trust, servers)
         }
     }
 
@@ -168,12 +164,12 @@ fn begin<A: Relays>(actor: &mut A, sources: Vec<IpAddr>, with: Correspondence, c
         }
         let relaying = actor.relaying();
         relaying.useless = useless;
-        let seat = match relaying.sake {
-            Sake::Ours => None,
-            Sake::Strangers => Arc::clone(&relaying.shared.relays).try_acquire_owned().ok(),
+        let seat = match relaying.trust {
+            Trust::Known => None,
+            Trust::Stranger => Arc::clone(&relaying.shared.relays).try_acquire_owned().ok(),
         };
         // What our servers lend us shall not be used up by strangers: the rest have to bring a server of their own.
-        let is_seated = relaying.sake == Sake::Ours || seat.is_some();
+        let is_seated = relaying.trust == Trust::Known || seat.is_some();
         let servers = if is_seated { servers } else { Vec::new() };
         let config = relaying.config(&with.peer, sources, servers);
         let shared = Rc::clone(&relaying.shared);
@@ -246,12 +242,12 @@ fn up<A: Relays>(actor: &mut A, stream: CarrierStream, remote: SocketAddr, ctx: 
 
 fn dial<A: Relays>(actor: &mut A, to: SocketAddr, ctx: &mut Context<A>) {
     debug!(%to, "dialling what the peer's TURN server lends it");
-    let (shared, is_caller) = (Rc::clone(&actor.relaying().shared), actor.relaying().is_caller);
+    let (shared, role) = (Rc::clone(&actor.relaying().shared), actor.relaying().role);
     let dialled = async move {
         // Others' wishes wait for each other, never for ours.
-        let _errand = match is_caller {
-            true => None,
-            false => Some(shared.errands.acquire().await),
+        let _errand = match role {
+            Role::Caller => None,
+            Role::Answerer => Some(shared.errands.acquire().await),
         };
         lane::dial(Candidate { path: Path::External, target: to, from: None }).await
     };

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use p2p_core::attempt::AttemptId;
 use p2p_core::peer::PeerId;
 use p2p_core::relay::RelayOffer;
-use p2p_core::signal::{AttemptId, Signal};
+use p2p_core::signal::Signal;
 
 use super::Ear;
 

@@ -20,7 +20,7 @@ use tokio::net::{TcpStream, UdpSocket};
 pub(crate) use tls::Secured;
 pub(crate) use udp::Datagrams;
 
-use crate::tls::Trust;
+use crate::tls::CaFiles;
 
 /// A way to a TURN server at work on a runtime.
 ///
@@ -59,7 +59,7 @@ impl Link {
     /// What the system says. Where TLS fails, the text says whose fault it is:
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) is ours (a CA file, a name no certificate can have),
     /// [`InvalidData`](io::ErrorKind::InvalidData) the server's.
-    pub(crate) async fn open(place: &Place, trust: &Trust) -> io::Result<Self> {
+    pub(crate) async fn open(place: &Place, trust: &CaFiles) -> io::Result<Self> {
         match place.carrier {
             Carrier::Udp => Datagrams::open(place.address).await.map(Self::Udp),
             Carrier::Tcp => Ok(Self::Tcp(dial(place.address).await?)),

@@ -44,8 +44,8 @@ impl Certificate {
     }
 
     /// Trusts it for this host.
-    fn trust(&self, host: &str) -> Trust {
-        let mut trust = Trust::default();
+    fn trust(&self, host: &str) -> CaFiles {
+        let mut trust = CaFiles::default();
         trust.add(host, self.folder.path().join("ca.pem"));
         trust
     }
@@ -115,7 +115,7 @@ async fn streams() -> Vec<(Link, mpsc::Sender<()>, JoinHandle<()>)> {
         gone.recv().unwrap();
         echo(stream);
     });
-    let tcp = Link::open(&place(address, Carrier::Tcp), &Trust::default()).await.unwrap();
+    let tcp = Link::open(&place(address, Carrier::Tcp), &CaFiles::default()).await.unwrap();
     let (go_secured, gone) = mpsc::channel();
     let (tls, server_secured) = secured(move |mut stream| {
         stream.conn.complete_io(&mut stream.sock).unwrap();
@@ -142,7 +142,7 @@ async fn recv(link: &mut Link, room: usize) -> io::Result<Vec<u8>> {
     Ok(buf)
 }
 
-async fn refused(place: Place, trust: &Trust) -> io::Error {
+async fn refused(place: Place, trust: &CaFiles) -> io::Error {
     Link::open(&place, trust).await.unwrap_err()
 }
 
@@ -151,7 +151,7 @@ async fn datagrams_go_at_once_and_come_whole_from_the_server_alone() {
     for any in ["127.0.0.1:0", "[::1]:0"] {
         let server = StdUdpSocket::bind(any).unwrap();
         let at = place(server.local_addr().unwrap(), Carrier::Udp);
-        let mut link = Link::open(&at, &Trust::default()).now_or_never().expect("at once").unwrap();
+        let mut link = Link::open(&at, &CaFiles::default()).now_or_never().expect("at once").unwrap();
         let sent = link.poll_send(&mut Context::from_waker(Waker::noop()), b"where am I?");
         assert!(matches!(sent, Poll::Ready(Ok(11))), "{sent:?}");
         let mut buffer = [0; 100];
@@ -170,7 +170,7 @@ async fn datagrams_go_at_once_and_come_whole_from_the_server_alone() {
 #[tokio::test]
 async fn nobody_there_is_told() {
     let gone = StdUdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut link = Link::open(&place(gone, Carrier::Udp), &Trust::default()).await.unwrap();
+    let mut link = Link::open(&place(gone, Carrier::Udp), &CaFiles::default()).await.unwrap();
     // Each time, and whoever comes later is heard.
     for _ in 0..3 {
         send(&mut link, b"anybody?").await.unwrap();
@@ -181,7 +181,7 @@ async fn nobody_there_is_told() {
     assert_eq!(recv(&mut link, 100).await.unwrap(), b"now, yes");
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for carrier in [Carrier::Tcp, Carrier::Tls] {
-        let error = refused(place(gone, carrier), &Trust::default()).await;
+        let error = refused(place(gone, carrier), &CaFiles::default()).await;
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     }
 }
@@ -191,7 +191,7 @@ fn datagrams_that_come_while_it_rests_are_kept() {
     let server = StdUdpSocket::bind("127.0.0.1:0").unwrap();
     let at = place(server.local_addr().unwrap(), Carrier::Udp);
     let (first, second) = (runtime(), runtime());
-    let link = first.block_on(async { Link::open(&at, &Trust::default()).await.unwrap() });
+    let link = first.block_on(async { Link::open(&at, &CaFiles::default()).await.unwrap() });
     let here = link.local_addr().unwrap();
     let rested = link.rest().unwrap();
     drop(first);
@@ -458,14 +458,14 @@ async fn what_is_wrong_with_tls_says_whose_fault_it_is() {
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("empty.pem"), "nothing").unwrap();
     for (name, why) in [("none.pem", ""), ("empty.pem", "no certificate in it")] {
-        let mut trust = Trust::default();
+        let mut trust = CaFiles::default();
         trust.add("127.0.0.1", folder.path().join(name));
         let error = refused(place(secured_as("127.0.0.1"), Carrier::Tls), &trust).await;
         says(&error, ErrorKind::InvalidInput, &["on this machine", "CA file", name, why]);
     }
     // A name that no certificate can have.
     let at = Place { host: Some("no name".into()), ..place(secured_as("127.0.0.1"), Carrier::Tls) };
-    says(&refused(at, &Trust::default()).await, ErrorKind::InvalidInput, &["no name cannot stand"]);
+    says(&refused(at, &CaFiles::default()).await, ErrorKind::InvalidInput, &["no name cannot stand"]);
     // No TLS at all.
     let trust = certificate.trust("127.0.0.1");
     for (answer, kind) in [(&b"220 mail.example\r\n"[..], theirs), (b"", ErrorKind::UnexpectedEof)] {

@@ -31,7 +31,7 @@ pub(crate) use stream::{Dialled, Leaving, Relayed, RestedDialled, RestedThrough,
 
 use self::core::Core;
 use crate::drive::now;
-use crate::tls::Trust;
+use crate::tls::CaFiles;
 
 /// One circuit, for all who have to do with it.
 struct Shared(Mutex<Core>);
@@ -72,7 +72,7 @@ impl Handle {
     /// Begins one on the current runtime, and where what it tells comes from.
     pub(crate) fn begin(
         config: CircuitConfig,
-        trust: Trust,
+        trust: CaFiles,
         outlet: Outlet,
         seat: Option<OwnedSemaphorePermit>,
         seed: Seed,

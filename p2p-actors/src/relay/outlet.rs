@@ -1,9 +1,10 @@
 //! How a circuit speaks to its peer, for as long as it lives: by signals of the node that made it.
 
 use actix::{Recipient, WeakAddr};
+use p2p_core::attempt::AttemptId;
 use p2p_core::peer::PeerAddr;
 use p2p_core::relay::RelayOffer;
-use p2p_core::signal::{AttemptId, Body};
+use p2p_core::signal::Body;
 
 use crate::attempt::Delivered;
 use crate::signal::{Router, SendSignal};

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use actix::AsyncContext;
 use p2p_core::UnixTime;
+use p2p_core::attempt::{AttemptId, Role, Trust};
 use p2p_core::peer::{Contents, Identity, PeerAddr};
-use p2p_core::relay::circuit::{Connections, Side};
-use p2p_core::signal::AttemptId;
+use p2p_core::relay::circuit::Connections;
 use p2p_core::transport::Token;
 use p2p_core::turn::{Carrier, Credentials, Server};
 use tokio::io::AsyncReadExt;
@@ -39,7 +39,7 @@ fn on_a_thread() -> tokio::runtime::Handle {
 
 fn begun(on: &tokio::runtime::Handle, config: CircuitConfig) -> (Handle, mpsc::UnboundedReceiver<Told>) {
     let _there = on.enter();
-    Handle::begin(config, Trust::default(), outlet(), None, Seed::from_u64(1))
+    Handle::begin(config, CaFiles::default(), outlet(), None, Seed::from_u64(1))
 }
 
 /// Whether the way for connections ends when datagrams are kept.
@@ -47,9 +47,9 @@ async fn ends(is_at_rest: bool) -> bool {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let credentials = Credentials::new("u", "p").unwrap();
     let server = Server::new(listener.local_addr().unwrap(), Carrier::Tcp, credentials);
-    let mut config = CircuitConfig::new(Side::Caller, vec![server]);
+    let mut config = CircuitConfig::new(Role::Caller, Trust::Known, vec![server]);
     config.connections = Connections::Always;
-    let (mut handle, _told) = Handle::begin(config, Trust::default(), outlet(), None, Seed::from_u64(1));
+    let (mut handle, _told) = Handle::begin(config, CaFiles::default(), outlet(), None, Seed::from_u64(1));
     let mut of_connections = None;
     let mut other = Vec::new();
     for _ in 0..2 {
@@ -106,7 +106,7 @@ fn a_socket_belongs_to_the_runtime_of_its_circuit_whoever_brings_the_offer() {
         let peer_socket = StdUdpSocket::bind("127.0.0.1:0").unwrap();
         peer_socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let users = on_a_thread();
-        let mut config = CircuitConfig::new(Side::Caller, vec![]);
+        let mut config = CircuitConfig::new(Role::Caller, Trust::Known, vec![]);
         config.same_machine = true;
         let (handle, _told) = begun(&users, config);
         let lent = peer_socket.local_addr().unwrap();

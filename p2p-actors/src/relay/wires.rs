@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 use super::link::{Link, Rested};
 use crate::interface::bind;
-use crate::tls::Trust;
+use crate::tls::CaFiles;
 
 /// Bytes that wait for room in one connection to a server; with more it is useless.
 const MOST_UNSENT: usize = 256 * 1024;
@@ -38,7 +38,7 @@ struct Line {
 
 /// Sockets at work on a runtime.
 pub(super) struct Wires {
-    trust: Trust,
+    trust: CaFiles,
     /// Whoever has something sent may be on another one, or on none.
     runtime: Handle,
     ways: BTreeMap<Way, Wire>,
@@ -47,7 +47,7 @@ pub(super) struct Wires {
 
 /// Sockets at rest.
 pub(super) struct RestedWires {
-    trust: Trust,
+    trust: CaFiles,
     ways: BTreeMap<Way, (Rested, BytesMut)>,
     bare: BTreeMap<Family, std::net::UdpSocket>,
     /// Those that were not open yet, and will not be.
@@ -68,7 +68,7 @@ pub(super) enum Came {
 }
 
 impl Wires {
-    pub(super) fn new(trust: Trust) -> Self {
+    pub(super) fn new(trust: CaFiles) -> Self {
         Self { trust, runtime: Handle::current(), ways: BTreeMap::new(), bare: BTreeMap::new() }
     }
 

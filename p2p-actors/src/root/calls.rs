@@ -3,17 +3,16 @@
 use std::rc::Rc;
 
 use actix::{Actor, AsyncContext, Context, Handler};
+use p2p_core::attempt::{RefusalReason, Trust, Way};
 use p2p_core::punch::{Message, Step};
-use p2p_core::race::Way;
 use p2p_core::relay::RelayOffer;
-use p2p_core::signal::{Body, Reason, Refusal, Signal};
+use p2p_core::signal::{Body, Refusal, Signal};
 use tracing::{debug, info, warn};
 
 use super::Root;
 use crate::attempt::{Answering, AnsweringEnded, Asked, Heard, Stop};
 use crate::counters::Tallies;
 use crate::drive::now;
-use crate::purse::Sake;
 use crate::signal::{BrokerState, FromRouter, SendSignal};
 
 /// Attempts of one caller that we dial for at once.
@@ -44,7 +43,7 @@ impl Root {
                 }
             }
             (Body::Refuse(_) | Body::TellAddr, None) => debug!("for an attempt that is over"),
-            (_, None) => self.refuse(&signal, channel, Reason::Unsupported),
+            (_, None) => self.refuse(&signal, channel, RefusalReason::Unsupported),
         }
     }
 
@@ -56,7 +55,7 @@ impl Root {
             } else if self.config.ways.contains(&way) {
                 answer.do_send(Asked(signal));
             } else {
-                self.refuse(&signal, channel, Reason::Unsupported);
+                self.refuse(&signal, channel, RefusalReason::Unsupported);
             }
             return;
         }
@@ -68,7 +67,7 @@ impl Root {
         }
         let of_caller = self.answers.values().filter(|(caller, _)| *caller == signal.from).count();
         let full = self.answers.len() >= self.config.limits.answers || of_caller >= ANSWERS_PER_CALLER;
-        let busy = full.then_some(Reason::Busy);
+        let busy = full.then_some(RefusalReason::Busy);
         if let Some(reason) = self.objection(&signal.from, way).or(busy) {
             return self.refuse(&signal, channel, reason);
         }
@@ -77,12 +76,12 @@ impl Root {
         let owner = ctx.address().recipient();
         // A list of who may call speaks for those on it.
         let is_known = self.config.allowed.is_some() || self.shared.remembers(&signal.from);
-        let sake = if is_known { Sake::Ours } else { Sake::Strangers };
-        let answer = Answering::new(Rc::clone(&self.shared), router, owner, &signal, channel, sake);
+        let trust = if is_known { Trust::Known } else { Trust::Stranger };
+        let answer = Answering::new(Rc::clone(&self.shared), router, owner, &signal, channel, trust);
         self.answers.insert(signal.attempt, (signal.from, answer.start()));
     }
 
-    fn refuse(&self, signal: &Signal, channel: u32, reason: Reason) {
+    fn refuse(&self, signal: &Signal, channel: u32, reason: RefusalReason) {
         Tallies::count(&self.shared.tallies.refused);
         let body = match &signal.body {
             // A refusal says nothing of what it refuses; the other ways of the attempt go on.

@@ -4,10 +4,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use p2p_core::attempt::{RefusalReason, Way};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::{Claim, ProofError, Stage};
-use p2p_core::race::Way;
-use p2p_core::signal::Reason;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
@@ -73,7 +72,7 @@ impl Root {
                     self.lobby.leave(ticket);
                     return;
                 }
-                _ => Some(Reason::Expired),
+                _ => Some(RefusalReason::Expired),
             }
         } else {
             self.objection(&claim.peer, Way::Direct)
@@ -118,16 +117,16 @@ impl Root {
     }
 
     /// Why this peer may not reach us by this way, now.
-    pub(super) fn objection(&self, peer: &PeerId, way: Way) -> Option<Reason> {
+    pub(super) fn objection(&self, peer: &PeerId, way: Way) -> Option<RefusalReason> {
         let Some(incoming) = self.incoming.as_ref().filter(|_| !self.shared.closing.get()) else {
-            return Some(Reason::Closing);
+            return Some(RefusalReason::Closing);
         };
         if self.config.allowed.as_ref().is_some_and(|allowed| !allowed.contains(peer)) {
-            Some(Reason::NotAllowed)
+            Some(RefusalReason::NotAllowed)
         } else if !self.config.ways.contains(&way) {
-            Some(Reason::Unsupported)
+            Some(RefusalReason::Unsupported)
         } else if incoming.capacity() < Rc::strong_count(&self.welcomed) {
-            Some(Reason::Busy)
+            Some(RefusalReason::Busy)
         } else {
             None
         }

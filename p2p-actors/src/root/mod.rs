@@ -13,8 +13,8 @@ use std::time::Duration;
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, StreamHandler, WrapFuture,
 };
+use p2p_core::attempt::AttemptId;
 use p2p_core::peer::{MachineTag, PeerAddr, PeerId};
-use p2p_core::signal::AttemptId;
 use p2p_core::{Seed, UnixTime};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::info;

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use actix::{AsyncContext, Context, Handler};
+use p2p_core::candidate::OurAddress;
 use p2p_core::nat::{Nat, NatFacts};
 use p2p_core::peer::{Contents, InterfaceAddr, PeerAddr};
-use p2p_core::race::OurAddress;
 use p2p_core::{Reach, UnixTime};
 use tracing::{debug, warn};
 

@@ -7,10 +7,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use p2p_core::Seed;
+use p2p_core::attempt::{AttemptId, RefusalReason, Role, Way};
 use p2p_core::peer::{Identity, PeerAddr};
-use p2p_core::proof::{Cipher, Counterpart, Proof, ProofConfig, ProofError, Role, Stage};
-use p2p_core::race::Way;
-use p2p_core::signal::{AttemptId, Reason};
+use p2p_core::proof::{Cipher, Counterpart, Proof, ProofConfig, ProofError, Stage};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
@@ -172,7 +171,7 @@ fn whoever_was_welcomed_has_a_place_in_the_backlog() {
         assert_eq!(stage, Ok(Stage::Proven));
         // The one place is promised, though nobody has it yet.
         let (_, stage) = knock(door, &there, 12).await;
-        assert_eq!(stage, Err(ProofError::Refused(Reason::Busy)));
+        assert_eq!(stage, Err(ProofError::Refused(RefusalReason::Busy)));
         first.proof.go(now()).unwrap();
         assert_eq!(first.advance().await, Ok(Stage::Kept));
         assert_eq!(bert.accept().await.unwrap().session.claim.peer, Identity::from_bytes([11; 32]).id());
@@ -183,7 +182,9 @@ fn whoever_was_welcomed_has_a_place_in_the_backlog() {
         let welcome = async {
             loop {
                 match knock(door, &there, 14).await {
-                    (_, Err(ProofError::Refused(Reason::Busy))) => sleep(Duration::from_millis(1)).await,
+                    (_, Err(ProofError::Refused(RefusalReason::Busy))) => {
+                        sleep(Duration::from_millis(1)).await
+                    }
                     (_, stage) => break stage,
                 }
             }

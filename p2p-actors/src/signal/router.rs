@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use actix::{
     Actor, AsyncContext, Context, Handler, Message, Recipient, ResponseActFuture, SpawnHandle, WrapFuture,
 };
+use p2p_core::attempt::AttemptId;
 use p2p_core::peer::{BrokerUrl, PeerAddr, PeerId, Scheme};
 use p2p_core::signal::link::Login;
 use p2p_core::signal::{
-    AttemptId, Body, BrokerTrouble, Delivery, Inbox, InboxConfig, InboxEvent, InboxLimits, Scribe, Signal,
-    Tally,
+    Body, BrokerTrouble, Delivery, Inbox, InboxConfig, InboxEvent, InboxLimits, Scribe, Signal, Tally,
 };
 use p2p_core::{Machine, Output};
 use tracing::{debug, warn};

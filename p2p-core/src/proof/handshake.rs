@@ -8,10 +8,10 @@ use snow::{HandshakeState, TransportState};
 
 use super::session::data_key;
 use super::wire::{self, Hello, Welcome, Wish, Word};
-use super::{Cipher, MOST_FRAME, Role, Session};
+use super::{Cipher, MOST_FRAME, Session};
+use crate::attempt::{AttemptId, RefusalReason, Role};
 use crate::noise::{IK, builder};
 use crate::peer::{Identity, PeerId};
-use crate::signal::{AttemptId, Reason};
 use crate::{Deadline, Machine, Output, Seed};
 
 /// No proof may take longer, whatever the configuration says.
@@ -101,10 +101,10 @@ pub enum ProofError {
     Ourselves,
     /// The peer is there, and said no.
     #[error("the peer refused: {0}")]
-    Refused(Reason),
+    Refused(RefusalReason),
     /// We said no.
     #[error("we refused: {0}")]
-    Declined(Reason),
+    Declined(RefusalReason),
     /// Silence, or too slow.
     #[error("the other end did not finish the proof in time")]
     TimedOut,
@@ -297,7 +297,7 @@ impl Proof {
     ///
     /// # Errors
     /// When there is no claim to decide on.
-    pub fn refuse(&mut self, reason: Reason, now: Instant) -> Result<(), ProofError> {
+    pub fn refuse(&mut self, reason: RefusalReason, now: Instant) -> Result<(), ProofError> {
         self.handle_timeout(now);
         let pending = self.take_pending()?;
         let error = self.answer(pending, &Welcome::No(reason)).err();
@@ -426,7 +426,7 @@ impl Proof {
         if hello.from == me {
             return Err(ProofError::Ourselves);
         }
-        let claim = Claim { peer: hello.from, attempt: hello.attempt, caller: hello.role == Role::Called };
+        let claim = Claim { peer: hello.from, attempt: hello.attempt, caller: hello.role == Role::Answerer };
         self.state = State::Deciding(Pending { noise: Box::new(noise), claim, wish: hello.wish });
         self.output.push_back(Output::Event(Event::Claimed(claim)));
         Ok(())

@@ -30,4 +30,4 @@ mod wire;
 
 pub use handshake::{Act, Claim, Counterpart, Event, Proof, ProofConfig, ProofError, Stage};
 pub use session::{Cipher, Session};
-pub use wire::{MOST_FRAME, Role};
+pub use wire::MOST_FRAME;

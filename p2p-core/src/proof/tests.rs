@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::*;
+use crate::attempt::{AttemptId, RefusalReason, Role};
 use crate::peer::Identity;
-use crate::signal::{AttemptId, Reason};
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
 use crate::{Machine, Seed};
@@ -66,7 +66,7 @@ impl Pair {
         let (mut a, mut b) = if caller_dialled {
             (config(&anna, dialled(bert.id(), Role::Caller)), config(&bert, Counterpart::Unknown))
         } else {
-            (config(&anna, Counterpart::Unknown), config(&bert, dialled(anna.id(), Role::Called)))
+            (config(&anna, Counterpart::Unknown), config(&bert, dialled(anna.id(), Role::Answerer)))
         };
         adjust(&mut a, &mut b);
         Self { caller: End::new(a, 10), called: End::new(b, 11), caller_dialled, listener_plain: false }
@@ -154,10 +154,10 @@ fn plain_takes_two_and_so_does_aes() {
 fn a_refusal_is_told() {
     let mut pair = Pair::new(true, |_, _| ());
     pair.talk(4_096, epoch());
-    pair.called.proof.refuse(Reason::Busy, epoch()).unwrap();
+    pair.called.proof.refuse(RefusalReason::Busy, epoch()).unwrap();
     pair.talk(4_096, epoch());
-    assert_eq!(pair.caller.events, [Event::Failed(ProofError::Refused(Reason::Busy))]);
-    assert_eq!(pair.called.events.last(), Some(&Event::Failed(ProofError::Declined(Reason::Busy))));
+    assert_eq!(pair.caller.events, [Event::Failed(ProofError::Refused(RefusalReason::Busy))]);
+    assert_eq!(pair.called.events.last(), Some(&Event::Failed(ProofError::Declined(RefusalReason::Busy))));
     assert!(pair.caller.hung_up && pair.called.hung_up);
 }
 
@@ -250,7 +250,7 @@ fn out_of_turn_is_an_error_and_harms_nothing() {
     let mut pair = Pair::new(true, |_, _| ());
     assert_eq!(pair.caller.proof.go(epoch()), Err(ProofError::OutOfTurn));
     assert_eq!(pair.caller.proof.welcome(false, epoch()), Err(ProofError::OutOfTurn));
-    assert_eq!(pair.called.proof.refuse(Reason::Busy, epoch()), Err(ProofError::OutOfTurn));
+    assert_eq!(pair.called.proof.refuse(RefusalReason::Busy, epoch()), Err(ProofError::OutOfTurn));
     pair.run(4_096);
     pair.sessions();
 }
@@ -283,7 +283,7 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(dialled: bool, chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..600), 0..8)) {
         let counterpart = match dialled {
-            true => Counterpart::Dialled { peer: identity(2).id(), attempt: ATTEMPT, role: Role::Called, plain: false },
+            true => Counterpart::Dialled { peer: identity(2).id(), attempt: ATTEMPT, role: Role::Answerer, plain: false },
             false => Counterpart::Unknown,
         };
         let mut end = End::new(config(&identity(1), counterpart), 1);
@@ -322,7 +322,7 @@ impl Subject for AnyEnd {
 
     fn new(mut seed: Seed, now: Instant) -> Shadowed {
         let (anna, bert) = (identity(1), identity(2));
-        let role = if seed.chance(0.5) { Role::Caller } else { Role::Called };
+        let role = if seed.chance(0.5) { Role::Caller } else { Role::Answerer };
         let dialler =
             config(&anna, Counterpart::Dialled { peer: bert.id(), attempt: ATTEMPT, role, plain: false });
         let dialler = Proof::new(dialler, seed.fork("a"), now);
@@ -342,7 +342,7 @@ impl Subject for AnyEnd {
                 machine.proof.handle_bytes(&noise, now);
             }
             2 => {
-                let _ = machine.proof.refuse(Reason::Closing, now);
+                let _ = machine.proof.refuse(RefusalReason::Closing, now);
             }
             3..10 => {
                 let _ = machine.proof.welcome(false, now);

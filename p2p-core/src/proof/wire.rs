@@ -8,23 +8,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Cipher, ProofError};
+use crate::attempt::{AttemptId, RefusalReason, Role};
 use crate::peer::PeerId;
-use crate::signal::{AttemptId, Reason};
 
 /// No frame of a proof is longer, in bytes, its two-byte length not counted.
 pub const MOST_FRAME: usize = 512;
 /// What the first frame begins with: a name and a version.
 const MAGIC: [u8; 4] = *b"p2p\x01";
 const DOOR_CODE: usize = 16;
-
-/// Which part of the attempt the one who dialled plays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Role {
-    /// It called: it wants the connection and decides which one to keep.
-    Caller,
-    /// It was called, by a signal, and dials because it was asked to.
-    Called,
-}
 
 /// How an end would like the pipe to be protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +40,7 @@ pub(super) struct Hello {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Welcome {
     Yes(Wish),
-    No(Reason),
+    No(RefusalReason),
 }
 
 /// What follows under the session's keys.

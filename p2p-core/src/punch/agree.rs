@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::endpoint::Endpoint;
 use super::message::{Answer, Message, Step, Timing};
-use super::plan::Part;
 use super::terms::{Clocks, Stamps, Terms};
+use crate::attempt::{RefusalReason as Reason, Role as Part};
 use crate::clock::Offset;
-use crate::signal::Reason;
 use crate::{Clock, Deadline, Machine, Output, UnixTime};
 
 /// When a step that was not answered is said again, after the first time. Links repeat what a broker did not take;

@@ -2,6 +2,7 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::Seed;
+use crate::attempt::{RefusalReason, Role};
 use crate::nat::Filtering;
 use crate::nat::forecast::PortForecast;
 use crate::punch::message::{Offer, Update};
@@ -38,8 +39,8 @@ const AHEAD: u64 = 100;
 fn pair() -> [Agree; 2] {
     let clock = |ahead| Clock::new(epoch(), UnixTime::from_secs(1_800_000_000 + ahead));
     [
-        Agree::new(Part::Caller, 0, clock(0), Terms::default()),
-        Agree::new(Part::Answerer, 0, clock(AHEAD), Terms::default()),
+        Agree::new(Role::Caller, 0, clock(0), Terms::default()),
+        Agree::new(Role::Answerer, 0, clock(AHEAD), Terms::default()),
     ]
 }
 
@@ -176,7 +177,7 @@ impl Subject for AnyAgree {
     type Machine = Agree;
 
     fn new(mut seed: Seed, now: Instant) -> Agree {
-        let part = if seed.chance(0.5) { Part::Caller } else { Part::Answerer };
+        let part = if seed.chance(0.5) { Role::Caller } else { Role::Answerer };
         let mut agree = Agree::new(part, 0, Clock::new(now, UnixTime::from_secs(9)), Terms::default());
         agree.propose(0, offer(), now);
         agree
@@ -188,7 +189,7 @@ impl Subject for AnyAgree {
             0..4 => offer(),
             4..7 => update(),
             7 => return agree.propose(wave, update(), now),
-            8 if dice.chance(0.1) => Step::Decline(Reason::Busy),
+            8 if dice.chance(0.1) => Step::Decline(RefusalReason::Busy),
             8..10 => {
                 agree.answer(side(), now);
                 return;

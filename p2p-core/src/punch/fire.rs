@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::budget::Share;
 use super::plan::{Orders, Shot};
-use crate::race::LaneFailure;
+use crate::attempt::DialError;
 use crate::{Deadline, Local, Machine, Output};
 
 /// Connections that somebody else makes to our punched ports, and whose proof we wait for, at most: those from the
@@ -239,20 +239,33 @@ impl Fire {
         Some(socket)
     }
 
-    /// A dial or a connection ended, in TCP or in its proof. Whether it was there.
-    pub fn handle_failed(&mut self, socket: Socket, failure: &LaneFailure, now: Instant) -> bool {
+    /// A connection that was up did not prove to be the peer's. Returns whether it was there.
+    pub fn handle_unproven(&mut self, socket: Socket, now: Instant) -> bool {
+        if !matches!(self.lines.get(&socket), Some(Line::Up { .. })) {
+            return false;
+        }
+        self.lines.remove(&socket);
+        self.tally.strange += 1;
+        if !self.is_proving() {
+            self.hold = None;
+        }
+        self.handle_timeout(now);
+        true
+    }
+
+    /// A dial or a connection ended in TCP. Whether it was there.
+    pub fn handle_failed(&mut self, socket: Socket, failure: &DialError, now: Instant) -> bool {
         let Some(line) = self.lines.remove(&socket) else { return false };
         self.half_open.retain(|other| *other != socket);
         match (line, failure) {
             (Line::Up { .. }, _) => {
-                self.tally.strange += u32::from(matches!(failure, LaneFailure::Proof(_)));
                 if !self.is_proving() {
                     self.hold = None;
                 }
             }
-            (_, LaneFailure::Refused) => self.tally.refused += 1,
-            (_, LaneFailure::Unreachable(_)) => self.tally.unreachable += 1,
-            (_, LaneFailure::Local(_)) => self.tally.local += 1,
+            (_, DialError::Refused) => self.tally.refused += 1,
+            (_, DialError::Unreachable(_)) => self.tally.unreachable += 1,
+            (_, DialError::Local(_)) => self.tally.local += 1,
             _ => {}
         }
         self.handle_timeout(now);

@@ -2,7 +2,6 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::Seed;
-use crate::proof::ProofError;
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
 
@@ -85,7 +84,7 @@ fn no_tuple_is_dialled_twice_nor_one_that_came_in() {
     fire.handle_timeout(at(400));
     let first = dials(&drain(&mut fire).acts);
     assert_eq!(first.len(), 1);
-    fire.handle_failed(first[0].0, &LaneFailure::Refused, at(401));
+    fire.handle_failed(first[0].0, &DialError::Refused, at(401));
     let rest: Vec<u16> = alone(&mut fire, at(1_000)).into_iter().map(|(_, to)| to).collect();
     assert_eq!(rest, [82]);
     // Nor in another wave.
@@ -122,7 +121,7 @@ fn strangers_are_few_and_are_counted() {
     assert_eq!(taken.len(), MOST_ARRIVALS[1]);
     assert!(fire.handle_accepted(5_000, SocketAddr::new(THERE, 7), epoch()).is_some(), "the peer gets in");
     for socket in taken {
-        fire.handle_failed(socket, &LaneFailure::Proof(ProofError::Garbled), epoch());
+        fire.handle_unproven(socket, epoch());
     }
     assert_eq!((fire.tally().strange, fire.tally().up), (8, 9));
     assert!(fire.handle_accepted(5_000, stranger(1), epoch()).is_some(), "there is room again");
@@ -180,7 +179,7 @@ impl Subject for AnyFire {
                 fire.handle_wave(wave(shots, None, now), now);
             }
             _ => {
-                fire.handle_failed(socket, &LaneFailure::Refused, now);
+                fire.handle_failed(socket, &DialError::Refused, now);
             }
         }
     }

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::endpoint::Endpoint;
 use super::layout::brief;
-use super::plan::{Mode, NO_NAT, Part};
+use super::plan::{Mode, NO_NAT};
+use crate::attempt::{AttemptId, Role as Part};
 use crate::nat::forecast::{self, PortForecast, PortRule, others};
 use crate::nat::meets;
 use crate::nat::{Filtering, Mapping, NatFacts, NatType, PortRange};
-use crate::signal::AttemptId;
 use crate::{Mapped, Seed};
 
 /// Ports of one side where their outside is computed, where it is asked for, and where there is no NAT.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::endpoint::Endpoint;
 use super::message::Timing;
-use super::plan::{Orders, Part, Plan, Shot, Tactic};
+use super::plan::{Orders, Plan, Shot, Tactic};
 use crate::Seed;
+use crate::attempt::Role as Part;
 use crate::nat::PortRange;
 use crate::nat::forecast::PortForecast;
 use crate::nat::meets::{self, COUNTED, LOST, NextPort};

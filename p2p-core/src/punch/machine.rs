@@ -10,13 +10,12 @@ use super::endpoint::Endpoint;
 use super::fire::{Fire, FireAct, FireConfig, FireEvent, Socket, Wave, with_port};
 use super::gather::{self, Gather, GatherConfig, Want, foreseen, lot};
 use super::message::{MOST_WAVES, Message, Offer, Step, Timing, Update};
-use super::plan::{Mode, Orders, Part, Plan, Shot, Tactic};
+use super::plan::{Mode, Orders, Plan, Shot, Tactic};
 use super::words::{Act, Event, Failed, PunchConfig, PunchReport};
+use crate::attempt::{DialError, RefusalReason, Role};
 use crate::nat::forecast::PortForecast;
 use crate::nat::meets::{self, Seat};
 use crate::nat::{Delta, DeltaKind, Mapping, NatFacts, NatType, SynAnswer};
-use crate::race::LaneFailure;
-use crate::signal::Reason;
 use crate::{Deadline, Local, Machine, Mapped, Output};
 
 /// Dials a second that a punch asks for where it does not make many.
@@ -89,7 +88,7 @@ pub struct Punch {
 impl Punch {
     /// The caller's side: gets ready and makes its offer.
     pub fn call(config: PunchConfig, now: Instant) -> Self {
-        let mut punch = Self::new(PunchConfig { part: Part::Caller, ..config }, now);
+        let mut punch = Self::new(PunchConfig { part: Role::Caller, ..config }, now);
         punch.reserve(None);
         punch
     }
@@ -97,7 +96,7 @@ impl Punch {
     /// The answerer's side of the punch that an offer asks for. What it says of its sender must have been checked:
     /// see [`answerable`](super::answerable).
     pub fn answer(config: PunchConfig, offer: &Message, now: Instant) -> Self {
-        let mut punch = Self::new(PunchConfig { part: Part::Answerer, ..config }, now);
+        let mut punch = Self::new(PunchConfig { part: Role::Answerer, ..config }, now);
         punch.handle_message(offer, now);
         punch
     }
@@ -132,8 +131,8 @@ impl Punch {
         let theirs = theirs.take();
         self.share = share;
         if share.sockets == 0 || share.per_second == 0 {
-            if self.config.part == Part::Answerer {
-                self.agree.decline(Reason::Busy, now);
+            if self.config.part == Role::Answerer {
+                self.agree.decline(RefusalReason::Busy, now);
             }
             self.lose(Failed::NoBudget, now);
             return true;
@@ -146,7 +145,7 @@ impl Punch {
     }
 
     /// Whether we could listen.
-    pub fn handle_listening(&mut self, at: Local, outcome: Result<(), LaneFailure>, now: Instant) {
+    pub fn handle_listening(&mut self, at: Local, outcome: Result<(), DialError>, now: Instant) {
         let port = at.0.port();
         if let Err(failure) = &outcome {
             self.listening.remove(&port);
@@ -194,9 +193,17 @@ impl Punch {
         socket
     }
 
-    /// A socket failed, in TCP or in its proof. [`LaneFailure::Local`] where this machine could not even dial: also
+    /// A connection that was up did not prove to be the peer's.
+    pub fn handle_unproven(&mut self, socket: Socket, now: Instant) {
+        if let Some(fire) = &mut self.fire {
+            fire.handle_unproven(socket, now);
+        }
+        self.step(now);
+    }
+
+    /// A socket failed in TCP. [`DialError::Local`] where this machine could not even dial: also
     /// where the 4-tuple is in use, because the peer's SYN came first and its connection is on the listener.
-    pub fn handle_failed(&mut self, socket: Socket, failure: &LaneFailure, now: Instant) {
+    pub fn handle_failed(&mut self, socket: Socket, failure: &DialError, now: Instant) {
         self.hinder(failure);
         if let Some(fire) = &mut self.fire {
             fire.handle_failed(socket, failure, now);
@@ -241,8 +248,8 @@ impl Punch {
         }
     }
 
-    fn hinder(&mut self, failure: &LaneFailure) {
-        if let LaneFailure::Local(why) = failure
+    fn hinder(&mut self, failure: &DialError) {
+        if let DialError::Local(why) = failure
             && !matches!(self.state, State::Over)
         {
             self.obstacle = Some(why.clone());
@@ -347,7 +354,7 @@ impl Punch {
             return;
         };
         let Some((mut ours, locals)) = gather.finish(now) else {
-            self.agree.decline(Reason::NoRoute, now);
+            self.agree.decline(RefusalReason::NoRoute, now);
             return self.lose(Failed::NoPorts, now);
         };
         // A hop that was silent once may speak, or be behind the peer: what did not work is not tried again.
@@ -386,7 +393,7 @@ impl Punch {
             return;
         }
         let config = GatherConfig {
-            part: Part::Answerer,
+            part: Role::Answerer,
             facts: self.config.theirs,
             other_counts: false,
             sockets: FEW_SOCKETS,
@@ -399,7 +406,7 @@ impl Punch {
 
     fn answer_to(&mut self, theirs: &Endpoint, ours: Endpoint, now: Instant) {
         let Some(plan) = self.plan_for(theirs, &ours, None) else {
-            self.agree.decline(Reason::NoRoute, now);
+            self.agree.decline(RefusalReason::NoRoute, now);
             return self.lose(Failed::NoPlan, now);
         };
         let Some(timing) = self.agree.answer(ours.clone(), now) else { return };
@@ -413,8 +420,8 @@ impl Punch {
         let config = &self.config;
         let any = Timing { start: config.clock.unix(self.began), lead: 1, spread: 1, step: 1 };
         let (caller, answerer) = match config.part {
-            Part::Caller => (ours, theirs),
-            Part::Answerer => (theirs, ours),
+            Role::Caller => (ours, theirs),
+            Role::Answerer => (theirs, ours),
         };
         let mut seed = lot(config.attempt, config.pair, self.wave, "plan");
         Plan::new(config.mode, caller, answerer, timing.unwrap_or(any), &mut seed).ok()
@@ -461,11 +468,11 @@ impl Punch {
         let is_last = self.wave + 1 >= self.config.limits.waves || syns >= u32::from(self.config.limits.syns);
         match self.config.part {
             _ if is_last => self.lose(Failed::Spent, now),
-            Part::Caller => {
+            Role::Caller => {
                 self.wave += 1;
                 self.gather(None, now);
             }
-            Part::Answerer => self.state = State::Resting { until: now + REST },
+            Role::Answerer => self.state = State::Resting { until: now + REST },
         }
     }
 
@@ -484,7 +491,7 @@ impl Punch {
     fn on_agreed(&mut self, event: AgreeEvent, now: Instant) {
         match event {
             AgreeEvent::Asked { wave, .. } if wave >= self.config.limits.waves => {
-                self.agree.decline(Reason::NoRoute, now);
+                self.agree.decline(RefusalReason::NoRoute, now);
                 self.lose(Failed::Spent, now);
             }
             AgreeEvent::Asked { wave, side } => {
@@ -533,7 +540,9 @@ impl Punch {
     fn lose(&mut self, failed: Failed, _now: Instant) {
         // Who gives up first is asked once more: what it does not say then is not why the waves before came to nothing.
         let failed = match failed {
-            Failed::Silent | Failed::Declined(Reason::NoRoute) if self.tactic.is_some() => Failed::Spent,
+            Failed::Silent | Failed::Declined(RefusalReason::NoRoute) if self.tactic.is_some() => {
+                Failed::Spent
+            }
             failed => failed,
         };
         if !matches!(self.state, State::Over) {

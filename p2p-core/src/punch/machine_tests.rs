@@ -1,11 +1,10 @@
 use std::net::IpAddr;
 
 use super::*;
+use crate::attempt::AttemptId;
 use crate::nat::Filtering;
-use crate::proof::ProofError;
 use crate::punch::message::Answer;
 use crate::punch::{Limits, Mode, Terms};
-use crate::signal::AttemptId;
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
 use crate::{Clock, Seed, UnixTime};
@@ -31,7 +30,7 @@ fn asked() -> NatFacts {
     NatFacts { delta: Some(Delta { kind: DeltaKind::Random, value: 0 }), ..home() }
 }
 
-fn config(part: Part, facts: NatFacts) -> PunchConfig {
+fn config(part: Role, facts: NatFacts) -> PunchConfig {
     PunchConfig {
         attempt: AttemptId([7; 16]),
         pair: 0,
@@ -140,7 +139,7 @@ impl Driver {
 
 #[test]
 fn the_caller_listens_and_asks_before_it_offers_and_dials_when_it_knows() {
-    let mut caller = Driver::new(Punch::call(config(Part::Caller, asked()), epoch()));
+    let mut caller = Driver::new(Punch::call(config(Role::Caller, asked()), epoch()));
     let offered = caller.position(|act| matches!(act, Act::Signal(_))).unwrap();
     let observed = caller.acts.iter().take(offered).filter(|act| matches!(act, Act::Observe(_))).count();
     let listening = caller.acts.iter().take(offered).filter(|act| matches!(act, Act::Listen(_))).count();
@@ -170,7 +169,7 @@ fn the_caller_listens_and_asks_before_it_offers_and_dials_when_it_knows() {
 
 #[test]
 fn the_answerer_dials_after_one_message() {
-    let mut answerer = Driver::new(Punch::answer(config(Part::Answerer, home()), &offer(THEIRS), epoch()));
+    let mut answerer = Driver::new(Punch::answer(config(Role::Answerer, home()), &offer(THEIRS), epoch()));
     answerer.until(epoch());
     assert_eq!(answerer.dials().len(), 1);
     let said = answerer.position(|act| matches!(act, Act::Signal(_))).unwrap();
@@ -180,14 +179,14 @@ fn the_answerer_dials_after_one_message() {
 
 #[test]
 fn a_foreseeable_peer_is_dialled_before_it_answers_at_the_port_it_will_use() {
-    let theirs = PunchConfig { theirs: home(), ..config(Part::Caller, home()) };
+    let theirs = PunchConfig { theirs: home(), ..config(Role::Caller, home()) };
     let caller = Driver::new(Punch::call(theirs, epoch()));
     let [(_, to)] = caller.dials()[..] else { panic!("{:?}", caller.acts) };
     let mirrored = PunchConfig {
         local: Local(SocketAddr::from(([192, 168, 2, 2], 0))),
         address: THEIRS.into(),
         remote: SocketAddr::from((OURS, 0)),
-        ..config(Part::Answerer, home())
+        ..config(Role::Answerer, home())
     };
     let answerer = Driver::new(Punch::answer(mirrored, &offer(OURS), epoch()));
     let Some(Act::Listen(first)) = answerer.acts.iter().find(|act| matches!(act, Act::Listen(_))) else {
@@ -196,19 +195,19 @@ fn a_foreseeable_peer_is_dialled_before_it_answers_at_the_port_it_will_use() {
     assert_eq!(to, SocketAddr::from((THEIRS, first.0.port())));
     // A NAT that answers would end that dial, and the pair with it.
     let harsh = NatFacts { syn: Some(SynAnswer::Reset), ..home() };
-    let theirs = PunchConfig { theirs: harsh, ..config(Part::Caller, home()) };
+    let theirs = PunchConfig { theirs: harsh, ..config(Role::Caller, home()) };
     assert!(Driver::new(Punch::call(theirs, epoch())).dials().is_empty());
 }
 
 #[test]
 fn only_the_address_that_was_checked_is_ever_dialled() {
     for forged in [[127, 0, 0, 1], [224, 0, 0, 1], [198, 51, 100, 77], [0, 0, 0, 0]] {
-        let mut caller = Driver::new(Punch::call(config(Part::Caller, home()), epoch()));
+        let mut caller = Driver::new(Punch::call(config(Role::Caller, home()), epoch()));
         caller.hears(&answer(forged, 0), at(80));
         caller.until(at(60_000));
         assert!(caller.dials().is_empty());
         assert_eq!(caller.events, [Event::Lost(Failed::NotTheirs)]);
-        let punch = Punch::answer(config(Part::Answerer, home()), &offer(forged), epoch());
+        let punch = Punch::answer(config(Role::Answerer, home()), &offer(forged), epoch());
         let mut answerer = Driver::new(punch);
         answerer.until(at(60_000));
         assert!(answerer.dials().is_empty());
@@ -217,7 +216,7 @@ fn only_the_address_that_was_checked_is_ever_dialled() {
 
 #[test]
 fn the_stun_connections_stay_until_the_end_and_go_last() {
-    let mut caller = Driver::new(Punch::call(config(Part::Caller, asked()), epoch()));
+    let mut caller = Driver::new(Punch::call(config(Role::Caller, asked()), epoch()));
     caller.hears(&answer(THEIRS, 0), at(80));
     caller.until(at(300));
     let dials = caller.dials();
@@ -237,7 +236,7 @@ fn the_stun_connections_stay_until_the_end_and_go_last() {
 
 #[test]
 fn a_stranger_on_the_punched_port_does_not_end_it() {
-    let mut caller = Driver::new(Punch::call(config(Part::Caller, home()), epoch()));
+    let mut caller = Driver::new(Punch::call(config(Role::Caller, home()), epoch()));
     caller.hears(&answer(THEIRS, 0), at(80));
     let Some(Act::Listen(port)) = caller.acts.iter().find(|act| matches!(act, Act::Listen(_))).cloned()
     else {
@@ -245,7 +244,7 @@ fn a_stranger_on_the_punched_port_does_not_end_it() {
     };
     let stranger = SocketAddr::from(([192, 0, 2, 66], 1_234));
     let socket = caller.punch.handle_accepted(port, stranger, at(90)).unwrap();
-    caller.punch.handle_failed(socket, &ProofError::Garbled.into(), at(120));
+    caller.punch.handle_unproven(socket, at(120));
     caller.until(at(1_000));
     assert!(caller.dials().len() > 3);
     assert_eq!(caller.punch.report().tally.strange, 1);
@@ -253,7 +252,7 @@ fn a_stranger_on_the_punched_port_does_not_end_it() {
 
 #[test]
 fn other_waves_follow_with_other_ports_and_then_it_is_over() {
-    let mut caller = Driver::new(Punch::call(config(Part::Caller, home()), epoch()));
+    let mut caller = Driver::new(Punch::call(config(Role::Caller, home()), epoch()));
     let mut now = 80;
     for wave in 0..4 {
         caller.hears(&answer(THEIRS, wave), at(now));
@@ -275,8 +274,8 @@ fn other_waves_follow_with_other_ports_and_then_it_is_over() {
 
 #[test]
 fn a_peer_that_gives_up_first_has_answered() {
-    let begin = || Driver::new(Punch::call(config(Part::Caller, home()), epoch()));
-    let declined = |wave| message(wave, Step::Decline(Reason::NoRoute));
+    let begin = || Driver::new(Punch::call(config(Role::Caller, home()), epoch()));
+    let declined = |wave| message(wave, Step::Decline(RefusalReason::NoRoute));
     let last_words: [Option<Message>; 2] = [None, Some(declined(1))];
     for last_word in last_words {
         let mut caller = begin();
@@ -295,12 +294,12 @@ fn a_peer_that_gives_up_first_has_answered() {
     assert_eq!(caller.events, [Event::Lost(Failed::Silent)]);
     let mut caller = begin();
     caller.hears(&declined(0), at(80));
-    assert_eq!(caller.events, [Event::Lost(Failed::Declined(Reason::NoRoute))]);
+    assert_eq!(caller.events, [Event::Lost(Failed::Declined(RefusalReason::NoRoute))]);
 }
 
 #[test]
 fn what_this_machine_lacks_is_an_error_and_no_crash() {
-    let begin = || Punch::call(config(Part::Caller, asked()), epoch());
+    let begin = || Punch::call(config(Role::Caller, asked()), epoch());
     let mut punch = begin();
     drain(&mut punch);
     assert!(punch.handle_share(Share::default(), epoch()));
@@ -316,7 +315,7 @@ fn what_this_machine_lacks_is_an_error_and_no_crash() {
         for act in drained.acts {
             if let Act::Listen(at) = act {
                 tried += 1;
-                punch.handle_listening(at, Err(LaneFailure::Local("address in use".into())), epoch());
+                punch.handle_listening(at, Err(DialError::Local("address in use".into())), epoch());
             }
         }
         if !drained.events.is_empty() {
@@ -353,7 +352,7 @@ impl Subject for AnyPunch {
             facts.rate = Some(seed.below(50) as u16);
         }
         let clock = Clock::new(now, UnixTime::from_secs(1_800_000_000));
-        let config = PunchConfig { clock, ..config(Part::Caller, facts) };
+        let config = PunchConfig { clock, ..config(Role::Caller, facts) };
         if seed.chance(0.5) { Punch::call(config, now) } else { Punch::answer(config, &offer(THEIRS), now) }
     }
 
@@ -367,7 +366,7 @@ impl Subject for AnyPunch {
                 let _ = punch.handle_share(Share { sockets: dice.below(600) as u16, per_second: 500 }, now);
             }
             1..5 => {
-                let outcome = if dice.chance(0.9) { Ok(()) } else { Err(LaneFailure::TimedOut) };
+                let outcome = if dice.chance(0.9) { Ok(()) } else { Err(DialError::TimedOut) };
                 punch.handle_listening(local, outcome, now);
             }
             5..9 => {
@@ -383,7 +382,7 @@ impl Subject for AnyPunch {
                 punch.handle_accepted(local, SocketAddr::from((THEIRS, dice.below(9) as u16)), now);
             }
             13 if dice.chance(0.02) => punch.handle_kept(socket, now),
-            _ => punch.handle_failed(socket, &LaneFailure::Refused, now),
+            _ => punch.handle_failed(socket, &DialError::Refused, now),
         }
     }
 

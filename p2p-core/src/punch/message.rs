@@ -18,7 +18,7 @@ use super::endpoint::Endpoint;
 use super::plan::Mode;
 use super::terms::Stamps;
 use crate::UnixTime;
-use crate::signal::Reason;
+use crate::attempt::RefusalReason;
 
 /// Waves of one punch at most, whatever its limits say.
 pub const MOST_WAVES: u8 = 8;
@@ -50,7 +50,7 @@ pub enum Step {
     /// The caller begins again, with other ports or better predictions.
     Update(Update),
     /// There will be nothing between these two addresses, and why.
-    Decline(Reason),
+    Decline(RefusalReason),
 }
 
 /// The caller begins.
@@ -100,7 +100,7 @@ pub struct Timing {
 
 impl Message {
     /// The answer to an offer of pair `pair` that is not gone into.
-    pub fn declined(pair: u8, reason: Reason, now: UnixTime) -> Self {
+    pub fn declined(pair: u8, reason: RefusalReason, now: UnixTime) -> Self {
         let stamps = Stamps { transmit: now, ..Stamps::default() };
         Self { pair, wave: 0, stamps, step: Step::Decline(reason) }
     }
@@ -173,7 +173,7 @@ mod tests {
                     let timing = Timing { start: UnixTime(start), lead, spread, step };
                     Step::Answer(Answer { side, timing })
                 }
-                _ => Step::Decline(Reason::NoRoute),
+                _ => Step::Decline(RefusalReason::NoRoute),
             },
         );
         (any::<(u8, u8)>(), any::<[u64; 3]>(), any::<Option<(i64, u64)>>(), step).prop_map(

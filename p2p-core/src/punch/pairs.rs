@@ -5,14 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::budget::Limits;
 use super::message::{MOST_PAIRS, Message, Step};
-use super::plan::{Mode, Part};
+use super::plan::Mode;
 use super::terms::Terms;
 use super::words::PunchConfig;
+use crate::attempt::{AttemptId, Path, Role, Trust};
+use crate::candidate::{Filter, HostView, OurAddress, is_on_link};
 use crate::nat::meets::{self, Way};
 use crate::nat::{NatFacts, NatType};
 use crate::peer::{InterfaceAddr, PeerAddr};
-use crate::race::{Filter, Motive, OurAddress, OurPlace, Path, is_on_link};
-use crate::signal::AttemptId;
 use crate::{Clock, Family, Local, Reach};
 
 /// What is known of the network in front of one address of ours.
@@ -30,7 +30,7 @@ pub struct View {
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Where it is.
-    pub ours: OurPlace,
+    pub ours: HostView,
     /// What is in front of each address; one that is missing is unknown.
     pub views: BTreeMap<IpAddr, View>,
     /// Its clock.
@@ -54,7 +54,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn config(&self, setup: &Setup, attempt: AttemptId, number: u8, part: Part) -> PunchConfig {
+    fn config(&self, setup: &Setup, attempt: AttemptId, number: u8, part: Role) -> PunchConfig {
         let view = setup.views.get(&self.ours.ip).copied().unwrap_or_default();
         PunchConfig {
             attempt,
@@ -83,7 +83,7 @@ impl Pair {
 /// others see them at different addresses they may be copies of one, and punch across the Internet too. Two peers behind
 /// one NAT that are not on one network punch across it only if it is known to turn packets round.
 pub fn worthwhile(setup: &Setup, peer: &PeerAddr, filter: &Filter, attempt: AttemptId) -> Vec<PunchConfig> {
-    let mut found = all(setup, peer, Motive::OurWish);
+    let mut found = all(setup, peer, Trust::Known);
     found.retain(|pair| {
         let path = match pair.mode {
             Mode::Remote => Path::External,
@@ -110,7 +110,7 @@ pub fn worthwhile(setup: &Setup, peer: &PeerAddr, filter: &Filter, attempt: Atte
         found.swap(most - 1, far);
     }
     found.truncate(most);
-    found.iter().zip(0..).map(|(pair, number)| pair.config(setup, attempt, number, Part::Caller)).collect()
+    found.iter().zip(0..).map(|(pair, number)| pair.config(setup, attempt, number, Role::Caller)).collect()
 }
 
 /// What an offer asks for, if it may be answered. The peer must publish the address it wants to be dialled at, with
@@ -131,9 +131,9 @@ pub fn answerable(
     if !message.is_sound() {
         return None;
     }
-    let found = all(setup, peer, Motive::TheirWish);
+    let found = all(setup, peer, Trust::Stranger);
     let pair = found.iter().find(wanted)?;
-    Some(pair.config(setup, attempt, message.pair, Part::Answerer))
+    Some(pair.config(setup, attempt, message.pair, Role::Answerer))
 }
 
 /// Whether it is known of both where others see them, or they are near each other: if not, that is why nothing is
@@ -155,7 +155,7 @@ fn outside(external: Option<IpAddr>, own: IpAddr) -> Option<IpAddr> {
     external.or((Reach::of(own) == Reach::Global).then_some(own))
 }
 
-fn all(setup: &Setup, peer: &PeerAddr, motive: Motive) -> Vec<Pair> {
+fn all(setup: &Setup, peer: &PeerAddr, trust: Trust) -> Vec<Pair> {
     let is_same_machine = peer.is_on(&setup.ours.machine_id);
     let is_copy = is_same_machine && is_elsewhere(setup, peer);
     let mut found = Vec::new();
@@ -165,7 +165,7 @@ fn all(setup: &Setup, peer: &PeerAddr, motive: Motive) -> Vec<Pair> {
             found.extend(near);
             if !is_same_machine || is_copy {
                 let view = setup.views.get(&ours.ip).copied().unwrap_or_default();
-                let far = remote_pair(ours, &view, theirs, motive);
+                let far = remote_pair(ours, &view, theirs, trust);
                 // Where nothing translates, both would be between the same addresses.
                 let ends = |pair: &Pair| (pair.address, pair.remote.ip());
                 found.extend(far.filter(|far| near.as_ref().map(ends) != Some(ends(far))));
@@ -218,12 +218,12 @@ fn local_pair(ours: &OurAddress, theirs: &InterfaceAddr, is_same_machine: bool) 
     })
 }
 
-fn remote_pair(ours: &OurAddress, view: &View, theirs: &InterfaceAddr, motive: Motive) -> Option<Pair> {
+fn remote_pair(ours: &OurAddress, view: &View, theirs: &InterfaceAddr, trust: Trust) -> Option<Pair> {
     let (address, remote) = (outside(ours.external, ours.ip)?, outside(theirs.external, theirs.local)?);
-    let may_dial = match (Reach::of(remote), motive) {
+    let may_dial = match (Reach::of(remote), trust) {
         (Reach::Global, _) => true,
         // A carrier's network (RFC 6598) or a company's, as for plain dials.
-        (Reach::Site, Motive::OurWish) => true,
+        (Reach::Site, Trust::Known) => true,
         _ => false,
     };
     let is_one_nat = address == remote;

@@ -47,7 +47,7 @@ fn setup(addresses: &[(&str, Option<&str>, NatFacts)]) -> Setup {
         (ip.parse().unwrap(), View { facts: *facts, can_observe: true, silent_hop: None })
     });
     Setup {
-        ours: OurPlace { addresses: ours.collect(), machine_id: b"here".to_vec() },
+        ours: HostView { addresses: ours.collect(), machine_id: b"here".to_vec() },
         views: views.collect(),
         clock: Clock::new(epoch(), UnixTime::from_secs(1_800_000_000)),
         terms: Terms::default(),
@@ -168,7 +168,7 @@ fn an_offer_leads_only_to_what_its_sender_publishes_and_may_be_dialled_for() {
     };
     let at = "192.168.1.2";
     let honest = peer(vec![interface("192.168.9.9", Some("203.0.113.9"), home)], None);
-    let good = Some((2, Part::Answerer, "203.0.113.9".to_owned()));
+    let good = Some((2, Role::Answerer, "203.0.113.9".to_owned()));
     assert_eq!(answer(&honest, Mode::Remote, at, "203.0.113.9"), good);
     // Not what it publishes, not an address of ours, not what lies between.
     assert_eq!(answer(&honest, Mode::Remote, at, "203.0.113.10"), None);
@@ -187,7 +187,7 @@ fn an_offer_leads_only_to_what_its_sender_publishes_and_may_be_dialled_for() {
     }
     // A neighbour.
     let neighbour = peer(vec![interface("192.168.1.7", None, home)], None);
-    let good = Some((2, Part::Answerer, "192.168.1.7".to_owned()));
+    let good = Some((2, Role::Answerer, "192.168.1.7".to_owned()));
     assert_eq!(answer(&neighbour, Mode::Lan, at, "192.168.1.7"), good);
     // Somebody else's machine tag says nothing.
     let copied = Identity::generate(&mut Seed::from_u64(8)).id();

@@ -13,6 +13,7 @@ use super::endpoint::Endpoint;
 use super::layout::{Layout, SHORT_TAIL, TAIL};
 use super::message::Timing;
 use crate::Seed;
+use crate::attempt::Role as Part;
 use crate::nat::Filtering;
 use crate::nat::meets;
 
@@ -77,34 +78,6 @@ impl fmt::Display for Tactic {
             Self::Window => f.write_str("window"),
             Self::Birthday => f.write_str("birthday"),
         }
-    }
-}
-
-/// One of the two sides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Part {
-    /// Who started the attempt. It hears the plan last, and chooses the connection.
-    Caller,
-    /// Who was asked.
-    Answerer,
-}
-
-impl Part {
-    /// The other one.
-    pub fn other(self) -> Self {
-        match self {
-            Self::Caller => Self::Answerer,
-            Self::Answerer => Self::Caller,
-        }
-    }
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Caller => "caller",
-            Self::Answerer => "answerer",
-        })
     }
 }
 

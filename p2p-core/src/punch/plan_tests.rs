@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::UnixTime;
+use crate::attempt::Role;
 use crate::nat::forecast::PortForecast;
 use crate::nat::{PortRange, SynAnswer};
 use crate::punch::layout::ms;
@@ -47,11 +48,11 @@ fn the_cheapest_tactic_that_can_work() {
         None,
     );
     assert_eq!(tactic(&home(Silence), &home(Silence)), Some(Tactic::Now));
-    assert_eq!(tactic(&home(Reset), &home(Silence)), Some(Tactic::First(Part::Caller)));
-    assert_eq!(tactic(&home(Silence), &home(Icmp)), Some(Tactic::First(Part::Answerer)));
+    assert_eq!(tactic(&home(Reset), &home(Silence)), Some(Tactic::First(Role::Caller)));
+    assert_eq!(tactic(&home(Silence), &home(Icmp)), Some(Tactic::First(Role::Answerer)));
     assert_eq!(tactic(&home(Reset), &home(Icmp)), Some(Tactic::Ladder));
-    assert_eq!(tactic(&home(Reset), &low_ttl), Some(Tactic::LowTtl(Part::Answerer)));
-    assert_eq!(tactic(&lax, &random()), Some(Tactic::Open(Part::Caller)));
+    assert_eq!(tactic(&home(Reset), &low_ttl), Some(Tactic::LowTtl(Role::Answerer)));
+    assert_eq!(tactic(&lax, &random()), Some(Tactic::Open(Role::Caller)));
     assert_eq!(tactic(&home(Silence), &counter(3)), Some(Tactic::Window));
     assert_eq!(tactic(&home(Silence), &whole), Some(Tactic::Birthday));
     assert_eq!(tactic(&random(), &random()), Some(Tactic::Birthday));
@@ -86,9 +87,9 @@ fn a_ladder_covers_every_error_of_the_clocks() {
 }
 
 /// Lets both counters run, others dialling in between, and says whether any two dials meet.
-fn stairs_meet(caller: &Endpoint, answerer: &Endpoint, mut others: impl FnMut(Part, usize) -> i32) -> bool {
+fn stairs_meet(caller: &Endpoint, answerer: &Endpoint, mut others: impl FnMut(Role, usize) -> i32) -> bool {
     let plan = plan(caller, answerer).unwrap();
-    let mut made = |part: Part, orders: &Orders, side: &Endpoint| -> Vec<(u16, u16)> {
+    let mut made = |part: Role, orders: &Orders, side: &Endpoint| -> Vec<(u16, u16)> {
         let mut between = 0;
         let dials = orders.shots.iter().enumerate();
         dials
@@ -104,8 +105,8 @@ fn stairs_meet(caller: &Endpoint, answerer: &Endpoint, mut others: impl FnMut(Pa
             })
             .collect()
     };
-    let one = made(Part::Caller, &plan.caller, caller);
-    let two = made(Part::Answerer, &plan.answerer, answerer);
+    let one = made(Role::Caller, &plan.caller, caller);
+    let two = made(Role::Answerer, &plan.answerer, answerer);
     one.iter().any(|(from, to)| two.contains(&(*to, *from)))
 }
 
@@ -122,8 +123,8 @@ proptest! {
         let (a, b) = before;
         let mut dice = Seed::from_u64(seed);
         let met = stairs_meet(&counter(30), &counter(30), |part, index| match (part, index) {
-            (Part::Caller, 0) => i32::from(a) - lost,
-            (Part::Answerer, 0) => i32::from(b),
+            (Role::Caller, 0) => i32::from(a) - lost,
+            (Role::Answerer, 0) => i32::from(b),
             _ => i32::from(dice.chance(share)),
         });
         prop_assert!(met);

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Failed, Limits, Mode, Part, Tactic};
+use super::{Failed, Limits, Mode, Tactic};
 use crate::Seed;
+use crate::attempt::{RefusalReason, Role};
 use crate::nat::{Delta, DeltaKind, NatFacts, NatType, SynAnswer};
-use crate::signal::Reason;
 use crate::sim::link::LinkConfig;
 use crate::sim::meeting::{Home, Meeting, Outcome};
 use crate::sim::nat::{Ending, NatConfig};
@@ -118,9 +118,9 @@ fn linux_routers_are_met() {
 fn a_restricted_nat_opens_for_one_whose_ports_nobody_knows() {
     let lax = || Home::of_type(NatType::Restricted, of(DeltaKind::Random), SynAnswer::Silence);
     let outcome = met(Meeting::new([lax(), symmetric(DeltaKind::Random)], 2));
-    assert_eq!(outcome.tactic, Some(Tactic::Open(Part::Caller)));
+    assert_eq!(outcome.tactic, Some(Tactic::Open(Role::Caller)));
     let outcome = met(Meeting::new([symmetric(DeltaKind::Random), lax()], 2));
-    assert_eq!(outcome.tactic, Some(Tactic::Open(Part::Answerer)));
+    assert_eq!(outcome.tactic, Some(Tactic::Open(Role::Answerer)));
 }
 
 #[test]
@@ -163,13 +163,13 @@ fn random_ports_take_many_dials_but_not_more_than_allowed() {
 fn what_cannot_be_guessed_is_told_at_once_and_dials_nothing() {
     let outcome =
         Meeting::new([symmetric(DeltaKind::Random), symmetric(DeltaKind::Random)], 1).run().unwrap();
-    assert_eq!(outcome.failed, [Some(Failed::Declined(Reason::NoRoute)), Some(Failed::NoPlan)]);
+    assert_eq!(outcome.failed, [Some(Failed::Declined(RefusalReason::NoRoute)), Some(Failed::NoPlan)]);
     assert_eq!(outcome.first_syn, [None; 2]);
 }
 
 #[test]
 fn a_silent_hop_opens_a_way_that_takes_no_clock() {
-    for (hops, low_ttl) in [([Some(2), None], Part::Caller), ([None, Some(2)], Part::Answerer)] {
+    for (hops, low_ttl) in [([Some(2), None], Role::Caller), ([None, Some(2)], Role::Answerer)] {
         let mut meeting = Meeting::new([home(SynAnswer::Reset), home(SynAnswer::Reset)], 6);
         meeting.silent_hops = hops;
         let outcome = met(meeting);

@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use super::budget::{Limits, Share};
 use super::fire::{Socket, Tally};
 use super::message::Message;
-use super::plan::{Mode, Part, Tactic};
+use super::plan::{Mode, Tactic};
 use super::terms::Terms;
 #[cfg(doc)]
 use super::{Budget, Punch};
+use crate::attempt::{AttemptId, RefusalReason, Role};
 use crate::nat::NatFacts;
-use crate::signal::{AttemptId, Reason};
 use crate::{Clock, Local};
 
 /// Between whom, as what, and with what.
@@ -22,7 +22,7 @@ pub struct PunchConfig {
     /// Which pair of addresses of the attempt this is, as the caller counts them.
     pub pair: u8,
     /// What we are in it.
-    pub part: Part,
+    pub part: Role,
     /// What lies between.
     pub mode: Mode,
     /// Our address, to be bound; its port means nothing.
@@ -107,7 +107,7 @@ pub enum Failed {
     NoPlan,
     /// The peer says no.
     #[error("the peer declined: {0}")]
-    Declined(Reason),
+    Declined(RefusalReason),
     /// The peer did not answer.
     #[error("the peer did not answer the offer")]
     Silent,

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use super::punches::{Punches, Said};
 use super::relaying::Relaying;
 use super::{Act, Candidate, Dialler, Event, Lane, LaneFailure, RelayAct, Way};
+use crate::attempt::{DialError, RefusalReason};
 use crate::punch::{self, MOST_PAIRS, Message, Punch, PunchReport, Setup, Share, Socket, Step};
 use crate::race::dial::{DialAct, DialEvent};
 use crate::relay::circuit::RelayKind;
-use crate::signal::{Body, Reason, Refusal, Signal};
+use crate::signal::{Body, Refusal, Signal};
 use crate::{Deadline, Local, Machine, Mapped, Output};
 
 /// How long we dial for somebody else's sake.
@@ -59,7 +60,7 @@ impl Answer {
     }
 
     /// The caller wants to be dialled, at `candidates`, as chosen by [`candidates`](super::candidates) with
-    /// [`Motive::TheirWish`](super::Motive::TheirWish), `delay` apart. The first wish counts.
+    /// [`Trust::Stranger`](super::Trust::Stranger), `delay` apart. The first wish counts.
     pub fn handle_dial_me(&mut self, candidates: Vec<Candidate>, delay: Duration, now: Instant) {
         if self.dialler.is_none() && self.state != State::Over {
             self.dialler = Some(Dialler::new(candidates, delay, now));
@@ -81,7 +82,7 @@ impl Answer {
                 Some(config) => self.punches.add(Punch::answer(config, message, now)),
                 None => {
                     let now = setup.clock.unix(now);
-                    let declined = Message::declined(message.pair, Reason::NoRoute, now);
+                    let declined = Message::declined(message.pair, RefusalReason::NoRoute, now);
                     self.output.push_back(Output::Act(Act::Signal(Body::Punch(declined))));
                 }
             }
@@ -153,7 +154,7 @@ impl Answer {
         &mut self,
         pair: u8,
         at: Local,
-        outcome: Result<(), LaneFailure>,
+        outcome: Result<(), DialError>,
         now: Instant,
     ) {
         self.punches.handle_listening(pair, at, outcome, now);
@@ -191,7 +192,7 @@ impl Answer {
     }
 
     /// A dial of a punch failed. What is a lane fails by [`handle_failed`](Self::handle_failed).
-    pub fn handle_punch_failed(&mut self, pair: u8, socket: Socket, failure: &LaneFailure, now: Instant) {
+    pub fn handle_punch_failed(&mut self, pair: u8, socket: Socket, failure: &DialError, now: Instant) {
         self.punches.handle_failed(pair, socket, failure, now);
         self.drain();
     }
@@ -270,7 +271,7 @@ impl Answer {
             if let Some(dialler) = &mut self.dialler {
                 dialler.close(None);
             }
-            let refusal = Refusal { reason: Reason::NoRoute };
+            let refusal = Refusal { reason: RefusalReason::NoRoute };
             self.output.push_back(Output::Act(Act::Signal(Body::Refuse(refusal))));
         }
     }

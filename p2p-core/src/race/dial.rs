@@ -72,7 +72,7 @@ impl Dialler {
         }
         let before = self.lines.len();
         for candidate in candidates {
-            if self.lines.len() < 2 * super::order::MOST_CANDIDATES
+            if self.lines.len() < 2 * super::MOST_CANDIDATES
                 && self
                     .lines
                     .iter()

@@ -1,6 +1,7 @@
 //! The laws of every machine, for races and answers.
 
 use super::*;
+use crate::attempt::DialError;
 use crate::sim::laws::Subject;
 
 struct AnyRace;
@@ -39,7 +40,7 @@ impl Subject for AnyRace {
             }
             0 => race.handle_proven(lane, now),
             1 => race.handle_kept(lane, now),
-            2..6 => race.handle_failed(lane, LaneFailure::TimedOut, now),
+            2..6 => race.handle_failed(lane, DialError::TimedOut.into(), now),
             6..10 => race.handle_connected(lane, now),
             10 => race.handle_delivery(&body, Delivery::Offline, now),
             11..14 => race.handle_delivery(&body, Delivery::Told, now),
@@ -51,7 +52,7 @@ impl Subject for AnyRace {
                 let body = if dice.chance(0.5) {
                     Body::TellAddr
                 } else {
-                    Body::Refuse(Refusal { reason: Reason::Busy })
+                    Body::Refuse(Refusal { reason: RefusalReason::Busy })
                 };
                 race.handle_signal(&from_peer(moved, body), now);
             }
@@ -75,8 +76,7 @@ impl Subject for AnyAnswer {
 
     fn new(mut seed: Seed, now: Instant) -> Answer {
         let interfaces = (0..seed.below(9)).map(|n| interface(&format!("203.0.113.{n}"), None)).collect();
-        let found =
-            candidates(&OurPlace::default(), &peer(interfaces), &Filter::default(), Motive::TheirWish);
+        let found = candidates(&HostView::default(), &peer(interfaces), &Filter::default(), Trust::Stranger);
         dialling(found, now)
     }
 
@@ -84,7 +84,7 @@ impl Subject for AnyAnswer {
         let lane = Lane::dialled(dice.below(9) as usize);
         match dice.below(20) {
             0 => answer.handle_kept(lane, now),
-            _ => answer.handle_failed(lane, LaneFailure::Refused, now),
+            _ => answer.handle_failed(lane, DialError::Refused.into(), now),
         }
     }
 

@@ -13,13 +13,14 @@ use super::record::Records;
 use super::relaying::Relaying;
 use super::reverse::ReverseAct;
 use super::{
-    Act, Candidate, Dialler, Event, Filter, Lane, LaneFailure, Motive, OurPlace, RaceReport, Reverse, Way,
+    Act, Candidate, Dialler, Event, Filter, HostView, Lane, LaneFailure, RaceReport, Reverse, Trust, Way,
     WayFailure, candidates, path_to,
 };
+use crate::attempt::{AttemptId, RefusalReason};
 use crate::peer::PeerAddr;
 use crate::proof::ProofError;
 use crate::punch::Setup;
-use crate::signal::{AttemptId, Body, Delivery, DialMe, Reason, Signal};
+use crate::signal::{Body, Delivery, DialMe, Signal};
 use crate::{Deadline, Machine, Output};
 
 pub use relaying::{RELAY_AFTER, RELAY_PATIENCE};
@@ -44,7 +45,7 @@ pub struct RaceConfig {
     /// Names the attempt at both ends.
     pub attempt: AttemptId,
     /// Where we are.
-    pub ours: OurPlace,
+    pub ours: HostView,
     /// The ways to go, in the order they start.
     pub ways: Vec<Way>,
     /// Families and paths that may be used.
@@ -171,7 +172,7 @@ impl Race {
         };
         record.failure = Some(failure.clone());
         if let LaneFailure::Proof(ProofError::Refused(reason)) = failure
-            && reason != Reason::Unsupported
+            && reason != RefusalReason::Unsupported
             && self.state == State::Racing
         {
             // The peer is there, is itself, and said no: other ways would only ask again. Unless it only does not
@@ -260,7 +261,7 @@ impl Race {
                     reverse.handle_refused(refusal.reason, now);
                 }
                 // These are about one way, and not this one.
-                if !matches!(refusal.reason, Reason::NoRoute | Reason::Unsupported) {
+                if !matches!(refusal.reason, RefusalReason::NoRoute | RefusalReason::Unsupported) {
                     self.end_punch(WayFailure::Refused(refusal.reason), now);
                     self.end_relay(WayFailure::Refused(refusal.reason), now);
                 }
@@ -305,7 +306,7 @@ impl Race {
     }
 
     fn candidates(&self) -> Vec<Candidate> {
-        candidates(&self.config.ours, &self.config.peer, &self.config.filter, Motive::OurWish)
+        candidates(&self.config.ours, &self.config.peer, &self.config.filter, Trust::Known)
     }
 
     fn keep(&mut self, lane: Lane) {

@@ -2,7 +2,6 @@
 //!
 //! | file | what it decides |
 //! |---|---|
-//! | [`order`](candidates) | which addresses are worth dialling, and in which order (pure) |
 //! | [`Dialler`] | when to dial the next one (RFC 8305) |
 //! | [`Reverse`] | when to ask the peer, again, and when to give up |
 //! | [`Race`] | which ways run, which connection is kept, why the others failed |
@@ -17,7 +16,6 @@
 mod answer;
 mod dial;
 mod machine;
-mod order;
 mod punches;
 #[cfg(test)]
 mod punching_tests;
@@ -33,53 +31,18 @@ mod tests;
 use std::fmt;
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
-
 pub use answer::{ANSWER_WITHIN, Answer};
 pub use dial::{DIAL_DELAY, DialAct, DialEvent, Dialler};
 pub use machine::{HEAD_START, RELAY_AFTER, RELAY_PATIENCE, Race, RaceConfig};
-pub(crate) use order::on_link as is_on_link;
-pub use order::{
-    Candidate, Filter, MOST_CANDIDATES, Motive, OurAddress, OurPlace, Path, candidates, path_to,
-};
 pub use report::{LaneFailure, LaneReport, RaceReport, WayFailure, WayOutcome, WayReport};
 pub use reverse::{Reverse, ReverseAct};
 
+use crate::attempt::{Path, Trust, Way};
+use crate::candidate::{Candidate, Filter, HostView, MOST_CANDIDATES, candidates, path_to};
 use crate::punch::{self, Socket};
 use crate::relay::RelayOffer;
 use crate::relay::circuit::RelayKind;
 use crate::signal::Body;
-
-/// A way to reach a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Way {
-    /// Dial what the peer publishes.
-    Direct,
-    /// Ask the peer, through a broker, to dial us.
-    Reverse,
-    /// Both dial at once, as agreed through a broker.
-    Punch,
-    /// Through a TURN server of either side's.
-    Relay,
-}
-
-impl Way {
-    /// All of them, the cheapest first.
-    pub const ALL: [Self; 4] = [Self::Direct, Self::Reverse, Self::Punch, Self::Relay];
-}
-
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Direct => "direct",
-            Self::Reverse => "reverse",
-            Self::Punch => "punch",
-            Self::Relay => "relay",
-        })
-    }
-}
 
 /// Sockets of one punch are fewer than 2 to this power: its dials are limited, and so are arrivals.
 const PAIR_SHIFT: u32 = 24;

@@ -126,10 +126,10 @@ fn losing_ends_say_why() {
     serve(&mut refused, epoch());
     let no = |reason| Body::Refuse(Refusal { reason });
     let theirs = peer(vec![behind_nat("192.168.9.9", "203.0.113.9")]);
-    refused.handle_signal(&from_peer(theirs.clone(), no(Reason::Unsupported)), at(40));
+    refused.handle_signal(&from_peer(theirs.clone(), no(RefusalReason::Unsupported)), at(40));
     assert!(!refused.is_over(), "that was about being dialled");
-    refused.handle_signal(&from_peer(theirs, no(Reason::NotAllowed)), at(41));
-    assert_eq!(failure(refused), WayFailure::Refused(Reason::NotAllowed));
+    refused.handle_signal(&from_peer(theirs, no(RefusalReason::NotAllowed)), at(41));
+    assert_eq!(failure(refused), WayFailure::Refused(RefusalReason::NotAllowed));
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn the_answer_dials_and_punches_side_by_side_and_declines_what_it_may_not_do() {
     assert_eq!(to.ip(), IpAddr::from([198, 51, 100, 1]));
     // The caller wants to be dialled too, which fails: it is told, and the punch goes on.
     answer.handle_dial_me(Vec::new(), DIAL_DELAY, at(31));
-    let refusal = Refusal { reason: Reason::NoRoute };
+    let refusal = Refusal { reason: RefusalReason::NoRoute };
     assert_eq!(drain(&mut answer).acts, [Act::Signal(Body::Refuse(refusal))]);
     let lane = answer.handle_punch_connected(0, socket, to, at(90)).unwrap();
     assert_eq!(answer.candidate(lane).map(|candidate| candidate.path), Some(Path::External));
@@ -181,7 +181,7 @@ fn the_answer_dials_and_punches_side_by_side_and_declines_what_it_may_not_do() {
     let drained = drain(&mut answer);
     assert!(matches!(
         &drained.acts[..],
-        [Act::Signal(Body::Punch(punch::Message { step: punch::Step::Decline(Reason::NoRoute), .. }))]
+        [Act::Signal(Body::Punch(punch::Message { step: punch::Step::Decline(RefusalReason::NoRoute), .. }))]
     ));
     assert_eq!((drained.events, drained.wait), (vec![Event::Lost], None));
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{Candidate, Lane, LaneFailure, Path};
+use crate::attempt::DialError;
 use crate::punch::{
     Act, Event, Failed, MOST_PAIRS, Message, Mode, Punch, PunchConfig, PunchReport, Share, Socket,
 };
@@ -123,7 +124,7 @@ impl Punches {
         &mut self,
         pair: u8,
         at: Local,
-        outcome: Result<(), LaneFailure>,
+        outcome: Result<(), DialError>,
         now: Instant,
     ) {
         if let Some(punch) = self.pair(pair) {
@@ -162,7 +163,7 @@ impl Punches {
         Some(lane(punch, socket, remote))
     }
 
-    pub(super) fn handle_failed(&mut self, pair: u8, socket: Socket, failure: &LaneFailure, now: Instant) {
+    pub(super) fn handle_failed(&mut self, pair: u8, socket: Socket, failure: &DialError, now: Instant) {
         if let Some(punch) = self.pair(pair) {
             punch.handle_failed(socket, failure, now);
         }
@@ -170,8 +171,14 @@ impl Punches {
 
     /// A lane failed.
     pub(super) fn handle_lane_failed(&mut self, lane: Lane, failure: &LaneFailure, now: Instant) {
-        if let Some((pair, socket)) = lane.punched_by() {
-            self.handle_failed(pair, socket, failure, now);
+        let Some((pair, socket)) = lane.punched_by() else { return };
+        match failure {
+            LaneFailure::Dial(error) => self.handle_failed(pair, socket, error, now),
+            LaneFailure::Proof(_) | LaneFailure::NotTried | LaneFailure::Dropped => {
+                if let Some(punch) = self.pair(pair) {
+                    punch.handle_unproven(socket, now);
+                }
+            }
         }
     }
 

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use super::tests::{at, config, from_peer, interface, ms, ours, peer_at, setup};
 use super::*;
+use crate::attempt::{DialError, RefusalReason};
 use crate::nat::forecast::PortForecast;
 use crate::nat::{Delta, DeltaKind, Filtering, Mapping, NatFacts, NatType};
 use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
 use crate::punch::{Endpoint, Failed, MOST_PAIRS, Message, Mode, Offer, Setup, Share, Stamps, Step, View};
-use crate::signal::{Delivery, Reason, Signal};
+use crate::signal::{Delivery, Signal};
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
 use crate::{Local, Machine, Mapped, Output, Seed, UnixTime};
@@ -231,11 +232,11 @@ fn a_peer_that_does_not_punch_says_so_and_the_other_ways_go_on() {
     let mut config = remote(port_restricted());
     config.ways = vec![Way::Reverse, Way::Punch];
     let mut end = End::new(Race::new(config.clone(), epoch()), epoch());
-    let declined = Message::declined(0, Reason::Unsupported, UnixTime::from_secs(1));
+    let declined = Message::declined(0, RefusalReason::Unsupported, UnixTime::from_secs(1));
     let body = Body::Punch(declined);
     end.machine.handle_signal(&from_peer(config.peer.clone(), body), at(40));
     end.turn(at(40));
-    let refused = WayOutcome::Failed(WayFailure::Refused(Reason::Unsupported));
+    let refused = WayOutcome::Failed(WayFailure::Refused(RefusalReason::Unsupported));
     assert_eq!(outcome(&end.machine, Way::Punch), refused);
     assert!(end.has_nothing() && end.events.is_empty());
     assert_eq!(outcome(&end.machine, Way::Reverse), WayOutcome::Overtaken, "it is under way");
@@ -243,7 +244,9 @@ fn a_peer_that_does_not_punch_says_so_and_the_other_ways_go_on() {
 
 #[test]
 fn a_refusal_of_another_way_leaves_a_punch_alone() {
-    for (reason, goes_on) in [(Reason::NoRoute, true), (Reason::Unsupported, true), (Reason::Busy, false)] {
+    for (reason, goes_on) in
+        [(RefusalReason::NoRoute, true), (RefusalReason::Unsupported, true), (RefusalReason::Busy, false)]
+    {
         let mut end = End::new(Race::new(remote(port_restricted()), epoch()), epoch());
         let body = Body::Refuse(crate::signal::Refusal { reason });
         end.machine.handle_signal(&from_peer(remote(port_restricted()).peer, body), at(40));
@@ -304,7 +307,7 @@ fn a_peer_that_has_moved_is_punched_where_it_is() {
     // Where it was nobody knows of this; where it is there is room then.
     for (pair, issued) in [(0, 4_000), (1, 4_001)] {
         let there = peer_at(issued, vec![interface("10.1.1.1", Some(&format!("203.0.113.{pair}")))], None);
-        let declined = Message::declined(pair, Reason::NoRoute, UnixTime::from_secs(1));
+        let declined = Message::declined(pair, RefusalReason::NoRoute, UnixTime::from_secs(1));
         end.machine.handle_signal(&from_peer(there, Body::Punch(declined)), at(60));
         end.turn(at(60));
     }
@@ -369,7 +372,8 @@ fn no_offer_sends_us_to_anybody_else() {
     for (mode, meant, address) in absurd {
         let signal = from_peer(us(), Body::Punch(offer(mode, meant, address)));
         let end = End::new(offered(&their_setup(), &signal, epoch()), epoch());
-        let [Body::Punch(Message { step: Step::Decline(Reason::NoRoute), .. })] = &end.signals[..] else {
+        let [Body::Punch(Message { step: Step::Decline(RefusalReason::NoRoute), .. })] = &end.signals[..]
+        else {
             panic!("{mode} {meant} {address}: {:?}", end.signals)
         };
         assert_eq!((end.dials.len(), end.events.as_slice()), (0, &[Event::Lost][..]));
@@ -383,10 +387,10 @@ fn no_offer_sends_us_to_anybody_else() {
 #[test]
 fn an_answer_punches_and_dials_in_one_attempt() {
     let (_, mut answerer) = on_one_network();
-    let found = candidates(&their_setup().ours, &us(), &Filter::default(), Motive::TheirWish);
+    let found = candidates(&their_setup().ours, &us(), &Filter::default(), Trust::Stranger);
     answerer.machine.handle_dial_me(found, DIAL_DELAY, at(10));
     answerer.turn(at(10));
-    answerer.machine.handle_failed(Lane::dialled(0), LaneFailure::Refused, at(11));
+    answerer.machine.handle_failed(Lane::dialled(0), DialError::Refused.into(), at(11));
     answerer.turn(at(11));
     assert_eq!(answerer.events, [], "a way that fails is not the end of the others");
     assert!(answerer.signals.iter().any(|body| matches!(body, Body::Refuse(_))), "but the caller knows");
@@ -417,8 +421,8 @@ macro_rules! disturb_punch {
             4 => {
                 let _ = machine.handle_punch_accepted(pair, here, there, now);
             }
-            5 => machine.handle_punch_failed(pair, socket, &LaneFailure::Refused, now),
-            6 => machine.handle_failed(lane, LaneFailure::TimedOut, now),
+            5 => machine.handle_punch_failed(pair, socket, &DialError::Refused, now),
+            6 => machine.handle_failed(lane, DialError::TimedOut.into(), now),
             _ => machine.handle_kept(lane, now),
         }
     }};
@@ -494,7 +498,7 @@ impl Subject for PunchingAnswer {
                 answer.handle_punch(&their_setup(), &from_peer(us(), Body::Punch(message)), now);
             }
             1 => {
-                let found = candidates(&their_setup().ours, &us(), &Filter::default(), Motive::TheirWish);
+                let found = candidates(&their_setup().ours, &us(), &Filter::default(), Trust::Stranger);
                 answer.handle_dial_me(found, ms(100), now);
             }
             _ => disturb_punch!(&mut *answer, dice, now),

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use super::{Candidate, Lane, LaneFailure, LaneReport, RaceReport, Way, WayFailure, WayOutcome, WayReport};
+use crate::attempt::AttemptId;
 use crate::peer::PeerId;
 use crate::punch::PunchReport;
-use crate::signal::AttemptId;
 
 /// Failed punched lanes that are remembered; the tally of each punch counts them all.
 const MOST_FAILED_PUNCHED: usize = 32;

@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::tests::{ATTEMPT, Story, at, config, from_peer, interface, ms, peer_at};
 use super::*;
+use crate::attempt::RefusalReason;
 use crate::peer::PeerAddr;
 use crate::proof::ProofError;
 use crate::relay::circuit::CircuitFailure;
-use crate::signal::{Delivery, Reason, Refusal};
+use crate::signal::{Delivery, Refusal};
 use crate::sim::laws::drain;
 use crate::transport::Token;
 use crate::{Machine, Seed};
@@ -24,7 +25,7 @@ fn lent() -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 1], 49_152))
 }
 
-fn offer(refusal: Option<Reason>) -> RelayOffer {
+fn offer(refusal: Option<RefusalReason>) -> RelayOffer {
     let (datagrams, connections) = (vec![lent()], Vec::new());
     RelayOffer { serial: 1, token: Token([1; 8]), datagrams, connections, has_more: false, refusal }
 }
@@ -57,7 +58,7 @@ fn a_relay_is_asked_for_when_nothing_else_was_quick() {
     let alone = Story::begin(only(&[Way::Relay]));
     assert_eq!(relayed(&alone), [&begin()], "there is nothing to wait for");
     let mut failed = Story::begin(only(&[Way::Reverse, Way::Relay]));
-    let refusal = Body::Refuse(Refusal { reason: Reason::NoRoute });
+    let refusal = Body::Refuse(Refusal { reason: RefusalReason::NoRoute });
     failed.happens(50, |race, now| race.handle_signal(&from_peer(peer(), refusal), now));
     assert_eq!(relayed(&failed), [&begin()], "nor is there here");
 }
@@ -80,7 +81,7 @@ fn what_is_ready_at_a_relay_waits_for_something_better() {
     let mut story = Story::begin(only(&[Way::Reverse, Way::Relay]));
     let lane = datagrams_up(&mut story, 500);
     story.happens(600, |race, now| race.handle_proven(lane, now));
-    let refusal = Body::Refuse(Refusal { reason: Reason::NoRoute });
+    let refusal = Body::Refuse(Refusal { reason: RefusalReason::NoRoute });
     story.happens(700, |race, now| race.handle_signal(&from_peer(peer(), refusal), now));
     assert!(story.acts.contains(&Act::Keep(lane)));
 
@@ -115,10 +116,12 @@ fn each_way_to_fail_has_its_reason() {
         story.happens(50, |race, now| race.handle_signal(&from_peer(peer(), body), now));
         story
     };
-    for body in [Body::Relay(offer(Some(Reason::Busy))), Body::Refuse(Refusal { reason: Reason::Busy })] {
+    for body in
+        [Body::Relay(offer(Some(RefusalReason::Busy))), Body::Refuse(Refusal { reason: RefusalReason::Busy })]
+    {
         let story = refused(body);
         let outcome = story.outcome(Way::Relay);
-        assert_eq!(outcome, WayOutcome::Failed(WayFailure::Refused(Reason::Busy)));
+        assert_eq!(outcome, WayOutcome::Failed(WayFailure::Refused(RefusalReason::Busy)));
         assert_eq!(story.events, [Event::Lost]);
     }
     let mut story = Story::begin(only(&[Way::Relay]));
@@ -158,7 +161,7 @@ fn after_a_connection_that_is_not_the_peers_datagrams_go_and_after_those_nothing
 fn a_refusal_of_one_way_leaves_the_relay_alone() {
     let mut story = Story::begin(only(&[Way::Reverse, Way::Relay]));
     story.until(400);
-    let refusal = Body::Refuse(Refusal { reason: Reason::Unsupported });
+    let refusal = Body::Refuse(Refusal { reason: RefusalReason::Unsupported });
     story.happens(450, |race, now| race.handle_signal(&from_peer(peer(), refusal), now));
     assert!(story.events.is_empty());
     let lane = datagrams_up(&mut story, 500);
@@ -196,6 +199,6 @@ fn the_mirror_side_begins_once_and_ends_with_its_circuit() {
 
 #[test]
 fn a_refusal_has_no_other_content() {
-    let refusal = RelayOffer::refused(Reason::Unsupported, &mut Seed::from_u64(1));
+    let refusal = RelayOffer::refused(RefusalReason::Unsupported, &mut Seed::from_u64(1));
     assert!(refusal.is_sound() && refusal.is_empty());
 }

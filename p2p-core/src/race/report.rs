@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Path, Way};
+use crate::attempt::{AttemptId, DialError, RefusalReason};
 use crate::peer::PeerId;
 use crate::proof::ProofError;
 use crate::punch::{Failed, PunchReport};
 use crate::relay::circuit::CircuitFailure;
-use crate::signal::{AttemptId, BrokerTrouble, Reason};
+use crate::signal::BrokerTrouble;
 
 /// Why one connection did not come to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,18 +22,9 @@ pub enum LaneFailure {
     /// Stopped because another connection won, or the attempt ended.
     #[error("stopped")]
     Dropped,
-    /// A RST: nobody listens there, or a firewall says so.
-    #[error("connection refused")]
-    Refused,
-    /// An ICMP error, or no route from here.
-    #[error("unreachable: {0}")]
-    Unreachable(String),
-    /// No answer.
-    #[error("no answer")]
-    TimedOut,
-    /// This machine could not make the socket.
-    #[error("could not dial from here: {0}")]
-    Local(String),
+    /// TCP did not connect.
+    #[error("{0}")]
+    Dial(#[from] DialError),
     /// TCP connected, the proof did not.
     #[error("{0}")]
     Proof(#[from] ProofError),
@@ -44,10 +36,7 @@ impl LaneFailure {
         match self {
             Self::NotTried => "not_tried",
             Self::Dropped => "dropped",
-            Self::Refused => "connection_refused",
-            Self::Unreachable(_) => "unreachable",
-            Self::TimedOut => "timed_out",
-            Self::Local(_) => "local",
+            Self::Dial(error) => error.code(),
             Self::Proof(error) => error.code(),
         }
     }
@@ -75,9 +64,9 @@ pub enum WayFailure {
     /// The brokers say that nobody is subscribed for the peer.
     #[error("the peer is offline: the broker says nobody is subscribed")]
     Offline,
-    /// The peer read the signal and said no; or, for [`Reason::NoRoute`], that it could not dial us.
+    /// The peer read the signal and said no; or, for [`RefusalReason::NoRoute`], that it could not dial us.
     #[error("the peer {no}: {0}", no = no(*.0))]
-    Refused(Reason),
+    Refused(RefusalReason),
     /// The signal was taken, nothing came of it.
     #[error("the peer was asked and did not dial back")]
     Silent,
@@ -109,8 +98,8 @@ pub enum WayFailure {
 }
 
 /// What a peer did that says this.
-fn no(reason: Reason) -> &'static str {
-    if reason == Reason::NoRoute { "could not dial us" } else { "refused" }
+fn no(reason: RefusalReason) -> &'static str {
+    if reason == RefusalReason::NoRoute { "could not dial us" } else { "refused" }
 }
 
 impl WayFailure {
@@ -206,10 +195,10 @@ impl RaceReport {
         self.won().is_none() && self.any_failed(|failure| *failure == WayFailure::Offline)
     }
 
-    /// Whether the peer said no, by signal or in a proof. That it has no route to us ([`Reason::NoRoute`]) is no
+    /// Whether the peer said no, by signal or in a proof. That it has no route to us ([`RefusalReason::NoRoute`]) is no
     /// refusal: it tried.
     pub fn is_refused(&self) -> bool {
-        let is_no = |reason: &Reason| *reason != Reason::NoRoute;
+        let is_no = |reason: &RefusalReason| *reason != RefusalReason::NoRoute;
         let refused = |lane: &LaneReport| matches!(&lane.failure, Some(LaneFailure::Proof(ProofError::Refused(reason))) if is_no(reason));
         self.any_failed(|failure| matches!(failure, WayFailure::Refused(reason) if is_no(reason)))
             || self.ways.iter().any(|way| way.lanes.iter().any(refused))

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::WayFailure;
-use crate::signal::{Delivery, Reason};
+use crate::attempt::RefusalReason;
+use crate::signal::Delivery;
 use crate::{Deadline, Machine, Output};
 
 /// When the question is asked again, after the first time. The signal layer already repeats what a broker
@@ -71,7 +72,7 @@ impl Reverse {
     }
 
     /// The peer answered that it will not, or cannot.
-    pub fn handle_refused(&mut self, reason: Reason, _now: Instant) {
+    pub fn handle_refused(&mut self, reason: RefusalReason, _now: Instant) {
         self.fail(WayFailure::Refused(reason));
     }
 

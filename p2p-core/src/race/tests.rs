@@ -4,15 +4,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::nat::Nat;
-use crate::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
+use crate::attempt::{AttemptId, DialError, RefusalReason};
+pub(super) use crate::candidate::tests::{interface, ours, peer_at};
+use crate::peer::{Identity, InterfaceAddr, PeerAddr};
 use crate::proof::ProofError;
 use crate::punch::{Limits, Setup, Terms};
 use crate::relay::circuit::{CircuitFailure, RelayKind};
-use crate::signal::{AttemptId, Body, Delivery, Reason, Refusal, Signal};
+use crate::signal::{Body, Delivery, Refusal, Signal};
 use crate::sim::epoch;
 use crate::sim::laws::drain;
-use crate::{Clock, Local, Machine, Seed, UnixTime};
+use crate::{Clock, Machine, Seed, UnixTime};
 
 pub(super) const ATTEMPT: AttemptId = AttemptId([1; 16]);
 
@@ -24,48 +25,11 @@ pub(super) fn at(millis: u64) -> Instant {
     epoch() + ms(millis)
 }
 
-pub(super) fn interface(local: &str, external: Option<&str>) -> InterfaceAddr {
-    InterfaceAddr {
-        nic: 0,
-        local: local.parse().unwrap(),
-        prefix: 24,
-        external: external.map(|ip| ip.parse().unwrap()),
-        listen: 4_000,
-        mapped: external.map(|_| 5_000),
-        nat: Nat::default(),
-    }
-}
-
-pub(super) fn peer_at(issued: u64, interfaces: Vec<InterfaceAddr>, machine: Option<&[u8]>) -> PeerAddr {
-    let identity = Identity::generate(&mut Seed::from_u64(2));
-    let contents = Contents {
-        brokers: vec!["mqtt://broker.example".parse().unwrap()],
-        machine: machine.map(|id| MachineTag::new(id, &identity.id(), &mut Seed::from_u64(5))),
-        interfaces,
-        issued: UnixTime::from_secs(issued),
-    };
-    PeerAddr::sign(&identity, contents).unwrap()
-}
-
 fn peer(interfaces: Vec<InterfaceAddr>) -> PeerAddr {
     peer_at(1_000, interfaces, None)
 }
 
-pub(super) fn ours(addresses: &[(&str, u8)]) -> OurPlace {
-    let address = |(ip, prefix): &(&str, u8)| OurAddress {
-        ip: ip.parse().unwrap(),
-        prefix: *prefix,
-        scope: 3,
-        external: Some("198.51.100.1".parse().unwrap()),
-    };
-    OurPlace { addresses: addresses.iter().map(address).collect(), machine_id: b"this machine".to_vec() }
-}
-
-fn targets(candidates: &[Candidate]) -> Vec<String> {
-    candidates.iter().map(ToString::to_string).collect()
-}
-
-pub(super) fn setup(ours: OurPlace) -> Setup {
+pub(super) fn setup(ours: HostView) -> Setup {
     let clock = Clock::new(epoch(), UnixTime::from_secs(1_000_000));
     let (views, terms, limits) = (Default::default(), Terms::default(), Limits::default());
     Setup { ours, views, clock, terms, limits }
@@ -177,7 +141,7 @@ fn ipv6_first_then_ipv4_and_a_refusal_hurries_the_next() {
     story.until(99);
     assert_eq!(story.dials().len(), 1);
     let mut hurried = Story::begin(config(two_homes()));
-    hurried.happens(5, |race, now| race.handle_failed(Lane::dialled(0), LaneFailure::Refused, now));
+    hurried.happens(5, |race, now| race.handle_failed(Lane::dialled(0), DialError::Refused.into(), now));
     assert_eq!(hurried.dials().len(), 2);
     story.until(100);
     assert_eq!(story.dials().len(), 2);
@@ -262,15 +226,18 @@ fn a_refusal_ends_the_reverse_way_with_its_reason() {
     only.ways = vec![Way::Reverse];
     let mut story = Story::begin(only);
     assert_eq!(story.asked(), 1);
-    let refusal = Body::Refuse(Refusal { reason: Reason::NotAllowed });
+    let refusal = Body::Refuse(Refusal { reason: RefusalReason::NotAllowed });
     story.happens(50, |race, now| race.handle_signal(&from_peer(two_homes(), refusal), now));
     assert_eq!(story.events, [Event::Lost]);
-    assert_eq!(story.outcome(Way::Reverse), WayOutcome::Failed(WayFailure::Refused(Reason::NotAllowed)));
+    assert_eq!(
+        story.outcome(Way::Reverse),
+        WayOutcome::Failed(WayFailure::Refused(RefusalReason::NotAllowed))
+    );
 }
 
 #[test]
 fn a_peer_that_could_not_dial_us_has_not_refused() {
-    for (reason, is_refusal) in [(Reason::NoRoute, false), (Reason::NotAllowed, true)] {
+    for (reason, is_refusal) in [(RefusalReason::NoRoute, false), (RefusalReason::NotAllowed, true)] {
         let mut only = config(two_homes());
         only.ways = vec![Way::Reverse];
         let mut story = Story::begin(only);
@@ -285,12 +252,12 @@ fn a_peer_that_could_not_dial_us_has_not_refused() {
 #[test]
 fn a_peer_that_says_no_to_one_connection_says_no_to_all() {
     let mut story = Story::begin(config(two_homes()));
-    let no = LaneFailure::Proof(ProofError::Refused(Reason::NotAllowed));
+    let no = LaneFailure::Proof(ProofError::Refused(RefusalReason::NotAllowed));
     story.happens(5, |race, now| race.handle_failed(Lane::dialled(0), no, now));
     assert_eq!(story.events, [Event::Lost]);
     assert_eq!((story.dials().len(), story.asked()), (1, 0));
     for way in Way::ALL {
-        assert_eq!(story.outcome(way), WayOutcome::Failed(WayFailure::Refused(Reason::NotAllowed)));
+        assert_eq!(story.outcome(way), WayOutcome::Failed(WayFailure::Refused(RefusalReason::NotAllowed)));
     }
 }
 
@@ -300,7 +267,9 @@ fn a_stale_address_is_mended() {
     only.ways = vec![Way::Direct];
     let mut story = Story::begin(only);
     for index in 0..2 {
-        story.happens(5, |race, now| race.handle_failed(Lane::dialled(index), LaneFailure::TimedOut, now));
+        story.happens(5, |race, now| {
+            race.handle_failed(Lane::dialled(index), DialError::TimedOut.into(), now)
+        });
     }
     assert!(story.events.is_empty());
     assert_eq!(story.acts.last(), Some(&Act::Signal(Body::AskAddr)));
@@ -386,7 +355,7 @@ fn without_broker_or_listener_reverse_says_so() {
 #[test]
 fn somebody_elses_signal_changes_nothing() {
     let mut story = Story::begin(config(two_homes()));
-    let mut forged = from_peer(two_homes(), Body::Refuse(Refusal { reason: Reason::Busy }));
+    let mut forged = from_peer(two_homes(), Body::Refuse(Refusal { reason: RefusalReason::Busy }));
     forged.from = Identity::generate(&mut Seed::from_u64(77)).id();
     story.happens(40, |race, now| race.handle_signal(&forged, now));
     assert_eq!(story.outcome(Way::Reverse), WayOutcome::Overtaken);
@@ -402,76 +371,6 @@ fn arrivals_are_bounded() {
     assert_eq!(taken, MOST_CANDIDATES);
 }
 
-#[test]
-fn neighbours_are_dialled_before_the_internet() {
-    let peer = peer(vec![interface("203.0.113.7", None), interface("192.168.1.9", Some("198.51.100.1"))]);
-    let found = candidates(&ours(&[("192.168.1.5", 24)]), &peer, &Filter::default(), Motive::TheirWish);
-    assert_eq!(
-        targets(&found),
-        ["192.168.1.9:4000 (local)", "203.0.113.7:4000 (external)", "198.51.100.1:5000 (external)"]
-    );
-}
-
-#[test]
-fn a_stranger_cannot_send_us_to_our_neighbours() {
-    let scan = peer(vec![
-        interface("10.9.9.1", None),
-        interface("127.0.0.1", None),
-        interface("169.254.169.254", None),
-        interface("224.0.0.1", None),
-        interface("0.0.0.0", None),
-        interface("172.16.0.1", Some("10.0.0.1")),
-    ]);
-    let place = ours(&[("192.168.1.5", 24), ("169.254.7.7", 16)]);
-    assert_eq!(targets(&candidates(&place, &scan, &Filter::default(), Motive::TheirWish)), [""; 0]);
-    // Our own user may try what the peer publishes, but never this machine's loopback.
-    let wish = targets(&candidates(&place, &scan, &Filter::default(), Motive::OurWish));
-    assert!(wish.contains(&"10.9.9.1:4000 (local)".to_owned()), "{wish:?}");
-    assert!(!wish.iter().any(|target| target.starts_with("127.") || target.starts_with("224.")), "{wish:?}");
-}
-
-#[test]
-fn loopback_is_for_this_machine_only() {
-    let lo = vec![interface("127.0.0.1", None)];
-    let here = peer_at(1, lo.clone(), Some(b"this machine"));
-    let there = peer_at(1, lo, Some(b"that machine"));
-    let place = ours(&[("127.0.0.1", 8)]);
-    assert_eq!(
-        targets(&candidates(&place, &here, &Filter::default(), Motive::TheirWish)),
-        ["127.0.0.1:4000 (machine)"]
-    );
-    assert_eq!(targets(&candidates(&place, &there, &Filter::default(), Motive::OurWish)), [""; 0]);
-}
-
-#[test]
-fn link_local_targets_carry_our_scope_and_our_address() {
-    let peer = peer(vec![interface("fe80::9", None)]);
-    let found = candidates(&ours(&[("fe80::5", 64)]), &peer, &Filter::default(), Motive::OurWish);
-    let [Candidate { target: SocketAddr::V6(target), from: Some(Local(from)), path: Path::Local }] =
-        found[..]
-    else {
-        panic!("{found:?}")
-    };
-    assert_eq!((target.scope_id(), from.ip()), (3, "fe80::5".parse::<IpAddr>().unwrap()));
-}
-
-#[test]
-fn the_filter_is_kept() {
-    let peer = peer(vec![
-        interface("203.0.113.7", None),
-        interface("2001:db8::7", None),
-        interface("192.168.1.9", None),
-    ]);
-    let place = ours(&[("192.168.1.5", 24)]);
-    let only = |families: &[crate::Family], paths: &[Path]| {
-        let filter =
-            Filter { families: families.iter().copied().collect(), paths: paths.iter().copied().collect() };
-        targets(&candidates(&place, &peer, &filter, Motive::OurWish))
-    };
-    assert_eq!(only(&[crate::Family::V6], &Path::ALL), ["[2001:db8::7]:4000 (external)"]);
-    assert_eq!(only(&[crate::Family::V4], &[Path::Local]), ["192.168.1.9:4000 (local)"]);
-}
-
 fn dialling(candidates: Vec<Candidate>, now: Instant) -> Answer {
     let mut answer = Answer::new(now);
     answer.handle_dial_me(candidates, DIAL_DELAY, now);
@@ -481,21 +380,21 @@ fn dialling(candidates: Vec<Candidate>, now: Instant) -> Answer {
 #[test]
 fn an_answer_that_reaches_nobody_says_so_at_once() {
     let peer = two_homes();
-    let found = candidates(&OurPlace::default(), &peer, &Filter::default(), Motive::TheirWish);
+    let found = candidates(&HostView::default(), &peer, &Filter::default(), Trust::Stranger);
     let mut answer = dialling(found, epoch());
     let mut acts = drain(&mut answer).acts;
     for index in 0..2 {
-        answer.handle_failed(Lane::dialled(index), LaneFailure::Refused, at(5));
+        answer.handle_failed(Lane::dialled(index), DialError::Refused.into(), at(5));
         let drained = drain(&mut answer);
         acts.extend(drained.acts);
         assert_eq!(drained.events.is_empty(), index == 0);
     }
-    assert_eq!(acts.last(), Some(&Act::Signal(Body::Refuse(Refusal { reason: Reason::NoRoute }))));
+    assert_eq!(acts.last(), Some(&Act::Signal(Body::Refuse(Refusal { reason: RefusalReason::NoRoute }))));
 }
 
 #[test]
 fn an_answer_drops_what_the_caller_did_not_choose() {
-    let found = candidates(&OurPlace::default(), &two_homes(), &Filter::default(), Motive::TheirWish);
+    let found = candidates(&HostView::default(), &two_homes(), &Filter::default(), Trust::Stranger);
     let mut answer = dialling(found, epoch());
     drain(&mut answer);
     answer.handle_timeout(at(100));

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::signal::Reason;
+use crate::attempt::RefusalReason;
 use crate::transport::Token;
 use crate::{Reach, Seed};
 
@@ -35,12 +35,12 @@ pub struct RelayOffer {
     /// Whether servers are still being asked.
     pub has_more: bool,
     /// There will be no relayed connection, and why.
-    pub refusal: Option<Reason>,
+    pub refusal: Option<RefusalReason>,
 }
 
 impl RelayOffer {
     /// "No", and why.
-    pub fn refused(reason: Reason, seed: &mut Seed) -> Self {
+    pub fn refused(reason: RefusalReason, seed: &mut Seed) -> Self {
         let (datagrams, connections) = (Vec::new(), Vec::new());
         let (serial, token) = (u32::MAX, Token::new(seed));
         Self { serial, token, datagrams, connections, has_more: false, refusal: Some(reason) }

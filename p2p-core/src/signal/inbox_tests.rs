@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::seal::seal_bytes;
 use super::senders::WINDOW;
 use super::*;
+use crate::attempt::AttemptId;
 use crate::peer::{Contents, Identity, PeerAddr, PeerId};
 use crate::rate::Rate;
 use crate::sim::epoch;

@@ -27,7 +27,7 @@ mod seal_tests;
 use std::time::Duration;
 
 pub use inbox::{Inbox, InboxConfig, InboxCounters, InboxEvent, InboxLimits};
-pub use message::{AttemptId, Body, DialMe, Reason, Refusal, Signal};
+pub use message::{Body, DialMe, Refusal, Signal};
 pub use scribe::{Scribe, WriteError};
 pub use seal::{MOST_SEALED, OpenError, SIZES, SealError, open, seal};
 pub use tally::{BrokerTrouble, Delivery, Tally};

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::MOST_TTL;
-use super::message::{AttemptId, Body, Signal};
+use super::message::{Body, Signal};
 use super::seal::{SealError, seal};
+use crate::attempt::AttemptId;
 use crate::peer::{Identity, PeerAddr, PeerId};
 use crate::{Clock, Seed};
 

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::seal::seal_bytes;
 use super::*;
+use crate::attempt::{AttemptId, RefusalReason};
 use crate::nat::forecast::PortForecast;
 use crate::nat::{Filtering, Nat};
 use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
@@ -70,7 +71,7 @@ fn relay_offer() -> RelayOffer {
         datagrams: vec!["192.0.2.1:49160".parse().unwrap(), "[2001:db8::1]:49160".parse().unwrap()],
         connections: vec!["192.0.2.1:49170".parse().unwrap()],
         has_more: false,
-        refusal: Some(Reason::Busy),
+        refusal: Some(RefusalReason::Busy),
     }
 }
 
@@ -81,7 +82,7 @@ fn bodies() -> [Body; 7] {
         Body::Relay(relay_offer()),
         Body::AskAddr,
         Body::TellAddr,
-        Body::Refuse(Refusal { reason: Reason::Busy }),
+        Body::Refuse(Refusal { reason: RefusalReason::Busy }),
         Body::Bye,
     ]
 }
@@ -207,7 +208,7 @@ fn the_bytes_are_what_they_always_were() {
         seq: 3,
         issued: UnixTime(1),
         expires: UnixTime(2),
-        ..signal(Body::Refuse(Refusal { reason: Reason::Other(9) }))
+        ..signal(Body::Refuse(Refusal { reason: RefusalReason::Other(9) }))
     };
     let bytes = said.to_bytes();
     let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);

@@ -14,8 +14,9 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::message::{AttemptId, Body, Signal};
+use super::message::{Body, Signal};
 use crate::UnixTime;
+use crate::attempt::AttemptId;
 use crate::peer::{PeerAddr, PeerId};
 
 /// The version written and understood.

@@ -11,8 +11,9 @@ use super::host::HostEvent;
 use super::tcp::{Failure, TcpEvent, TcpOptions, TcpSocket};
 use super::udp::UdpSocket;
 use super::world::{Context, Program};
+use crate::attempt::Role;
 use crate::relay::RelayOffer;
-use crate::relay::circuit::{Act, Circuit, CircuitConfig, Event, Side, Via, Way};
+use crate::relay::circuit::{Act, Circuit, CircuitConfig, Event, Via, Way};
 use crate::transport::Read;
 use crate::turn::Carrier;
 use crate::{Family, Machine, Output, Seed};
@@ -79,7 +80,7 @@ impl CircuitRunner {
     /// Subscribes, and begins if we are the caller.
     pub fn start(&mut self, context: &mut Context<'_>) {
         context.broker.subscribe(context.id, &self.topics[0]);
-        if self.config.side == Side::Caller {
+        if self.config.role == Role::Caller {
             self.begin(context.now);
             self.turn(context);
         }

@@ -14,10 +14,10 @@ use super::router::RouterConfig;
 use super::stun::StunServer;
 use super::tcp::TcpOptions;
 use super::world::{HostId, RouterId, Wire, World, WorldError};
+use crate::attempt::{AttemptId, Role};
 use crate::clock::Offset;
 use crate::nat::{Delta, NatFacts, NatType, PortRange, SynAnswer};
-use crate::punch::{Failed, Limits, Mode, Part, PunchConfig, PunchReport, Tactic, Terms};
-use crate::signal::AttemptId;
+use crate::punch::{Failed, Limits, Mode, PunchConfig, PunchReport, Tactic, Terms};
 use crate::stun::Responder;
 use crate::{Clock, Family, Local, Seed, UnixTime};
 
@@ -270,7 +270,7 @@ impl Meeting {
         PunchConfig {
             attempt,
             pair: 0,
-            part: [Part::Caller, Part::Answerer][index],
+            part: [Role::Caller, Role::Answerer][index],
             mode: self.mode,
             local: Local(SocketAddr::new(scene.locals[index], 0)),
             address: scene.addresses[index],

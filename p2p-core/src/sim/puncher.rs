@@ -9,9 +9,8 @@ use bytes::Bytes;
 use super::host::HostEvent;
 use super::tcp::{Failure, SocketError, TcpEvent, TcpOptions, TcpSocket};
 use super::world::{Context, Program};
-use crate::proof::ProofError;
-use crate::punch::{Act, Budget, Event, Failed, Limits, Message, Part, Punch, PunchConfig, Socket};
-use crate::race::LaneFailure;
+use crate::attempt::{DialError, Role};
+use crate::punch::{Act, Budget, Event, Failed, Limits, Message, Punch, PunchConfig, Socket};
 use crate::stun::frame::Framer;
 use crate::stun::wire::Parsed;
 use crate::stun::{Message as StunMessage, Transport};
@@ -103,7 +102,7 @@ impl Puncher {
     /// Subscribes, and begins if we are the caller.
     pub fn start(&mut self, context: &mut Context<'_>) {
         context.broker.subscribe(context.id, &self.topics[0]);
-        if self.config.part == Part::Caller {
+        if self.config.part == Role::Caller {
             self.punch = Some(Punch::call(self.config.clone(), context.now));
             self.turn(context);
         }
@@ -225,7 +224,7 @@ impl Puncher {
 
     fn on_up(&mut self, tcp: TcpSocket, socket: Socket, context: &mut Context<'_>) {
         self.uses.insert(tcp, Use::Lane { socket, up: Some(context.now) });
-        if self.config.part == Part::Caller {
+        if self.config.part == Role::Caller {
             self.say(tcp, HELLO, socket.number(), context);
         }
     }
@@ -242,18 +241,18 @@ impl Puncher {
         // Words come whole: nothing between splits segments this short.
         for word in bytes.chunks(4) {
             let &[word, a, b, c] = word else {
-                return self.fail(tcp, socket, ProofError::Garbled.into(), context);
+                return self.fail(tcp, socket, None, context);
             };
             let number = u32::from_be_bytes([0, a, b, c]);
             match (word, self.config.part) {
-                (HELLO, Part::Answerer) => self.say(tcp, WELCOME, number, context),
-                (WELCOME, Part::Caller) if self.kept.is_empty() => {
+                (HELLO, Role::Answerer) => self.say(tcp, WELCOME, number, context),
+                (WELCOME, Role::Caller) if self.kept.is_empty() => {
                     self.say(tcp, GO, number, context);
                     return self.keep(tcp, socket, number, context);
                 }
-                (GO, Part::Answerer) => return self.keep(tcp, socket, number, context),
-                (WELCOME, Part::Caller) => return,
-                _ => return self.fail(tcp, socket, ProofError::Garbled.into(), context),
+                (GO, Role::Answerer) => return self.keep(tcp, socket, number, context),
+                (WELCOME, Role::Caller) => return,
+                _ => return self.fail(tcp, socket, None, context),
             }
         }
     }
@@ -272,10 +271,14 @@ impl Puncher {
         }
     }
 
-    fn fail(&mut self, tcp: TcpSocket, socket: Socket, failure: LaneFailure, context: &mut Context<'_>) {
+    /// A socket failed in TCP, or else in its proof.
+    fn fail(&mut self, tcp: TcpSocket, socket: Socket, error: Option<DialError>, context: &mut Context<'_>) {
         self.close(tcp, context);
         if let Some(punch) = &mut self.punch {
-            punch.handle_failed(socket, &failure, context.now);
+            match error {
+                Some(error) => punch.handle_failed(socket, &error, context.now),
+                None => punch.handle_unproven(socket, context.now),
+            }
         }
     }
 
@@ -324,16 +327,16 @@ impl Puncher {
             },
             TcpEvent::PeerClosed(tcp) | TcpEvent::Failed(tcp, _) => match self.uses.get(&tcp).copied() {
                 Some(Use::Lane { socket, up }) => {
-                    let failure = match event {
-                        TcpEvent::Failed(_, Failure::Refused) => LaneFailure::Refused,
+                    let error = match event {
+                        TcpEvent::Failed(_, Failure::Refused) => Some(DialError::Refused),
                         TcpEvent::Failed(_, Failure::Unreachable(kind)) => {
-                            LaneFailure::Unreachable(kind.to_string())
+                            Some(DialError::Unreachable(kind.to_string()))
                         }
-                        TcpEvent::Failed(_, Failure::TimedOut) => LaneFailure::TimedOut,
-                        _ if up.is_none() => LaneFailure::Refused,
-                        _ => LaneFailure::Proof(ProofError::Lost),
+                        TcpEvent::Failed(_, Failure::TimedOut) => Some(DialError::TimedOut),
+                        _ if up.is_none() => Some(DialError::Refused),
+                        _ => None,
                     };
-                    self.fail(tcp, socket, failure, context);
+                    self.fail(tcp, socket, error, context);
                 }
                 Some(Use::Stun(from)) => {
                     self.close(tcp, context);
@@ -355,8 +358,8 @@ impl Puncher {
     }
 }
 
-fn local(error: SocketError) -> LaneFailure {
-    LaneFailure::Local(error.to_string())
+fn local(error: SocketError) -> DialError {
+    DialError::Local(error.to_string())
 }
 
 impl Program for Puncher {
@@ -379,7 +382,7 @@ impl Program for Puncher {
         };
         let late: Vec<_> = self.uses.iter().filter_map(|(tcp, used)| Some((*tcp, late(used)?))).collect();
         for (tcp, socket) in late {
-            self.fail(tcp, socket, ProofError::TimedOut.into(), context);
+            self.fail(tcp, socket, None, context);
         }
         if let Some(punch) = &mut self.punch {
             punch.handle_timeout(now);

@@ -3,9 +3,9 @@
 use std::net::Ipv6Addr;
 
 use p2p_actors::{NtpServer, StunServer};
+use p2p_core::attempt::Way;
 use p2p_core::clock::ntp;
 use p2p_core::peer::{BrokerUrl, BrokerUrlError, Scheme};
-use p2p_core::race::Way;
 use p2p_core::relay::circuit::Connections as RelayConnections;
 use p2p_core::{Family, stun};
 

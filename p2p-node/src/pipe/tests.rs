@@ -6,10 +6,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use p2p_actors::Carrier;
 use p2p_core::Seed;
+use p2p_core::attempt::{AttemptId, Path, Way};
 use p2p_core::peer::Identity;
 use p2p_core::proof::Claim;
-use p2p_core::race::{Path, Way};
-use p2p_core::signal::AttemptId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
 

@@ -9,7 +9,7 @@ use rustls::ClientConnection;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
-use crate::tls::{TlsError, Trust, client_config, server_name};
+use crate::tls::{CaFiles, TlsError, client_config, server_name};
 
 /// Bytes that are held back at most when the system has no room: four records.
 const MOST_HELD: usize = 64 * 1024;
@@ -45,7 +45,7 @@ impl Secured<TcpStream> {
     ///
     /// # Errors
     /// As [`Link::open`](super::Link::open).
-    pub(super) async fn handshake(socket: TcpStream, host: &str, trust: &Trust) -> io::Result<Self> {
+    pub(super) async fn handshake(socket: TcpStream, host: &str, trust: &CaFiles) -> io::Result<Self> {
         let name = server_name(host).map_err(ours)?;
         let config = client_config(trust.ca_files(host)).await.map_err(ours)?;
         let mut session = ClientConnection::new(config, name)

@@ -6,10 +6,11 @@ use std::time::Instant;
 use super::super::punches::{Said, is_same};
 use super::super::{Act, Candidate, Lane, LaneFailure, Way, WayFailure};
 use super::{Race, RaceConfig, State};
+use crate::attempt::{DialError, RefusalReason};
 use crate::nat::NatFacts;
 use crate::nat::meets::{self, meets};
 use crate::punch::{self, Failed, Mode, Punch, PunchConfig, Setup, Share, Socket};
-use crate::signal::{Body, Reason};
+use crate::signal::Body;
 use crate::{Local, Mapped, Output};
 
 impl RaceConfig {
@@ -80,7 +81,7 @@ impl Race {
         &mut self,
         pair: u8,
         at: Local,
-        outcome: Result<(), LaneFailure>,
+        outcome: Result<(), DialError>,
         now: Instant,
     ) {
         self.punches.handle_listening(pair, at, outcome, now);
@@ -118,7 +119,7 @@ impl Race {
     }
 
     /// A dial of a punch failed. What is a lane fails by [`handle_failed`](Self::handle_failed).
-    pub fn handle_punch_failed(&mut self, pair: u8, socket: Socket, failure: &LaneFailure, now: Instant) {
+    pub fn handle_punch_failed(&mut self, pair: u8, socket: Socket, failure: &DialError, now: Instant) {
         self.punches.handle_failed(pair, socket, failure, now);
         self.after_punch(now);
     }
@@ -151,7 +152,7 @@ impl Race {
             && let Some(failed) = self.punches.failed()
         {
             let failure = match failed {
-                Failed::Declined(reason) if reason != Reason::NoRoute => WayFailure::Refused(reason),
+                Failed::Declined(reason) if reason != RefusalReason::NoRoute => WayFailure::Refused(reason),
                 failed => failed.into(),
             };
             self.records.end(Way::Punch, failure, now);

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use super::{
     Act, Circuit, CircuitFailure, Connections, Datagrams, Event, MOST_PEER_ADDRESSES, RelayClient, SAY_AGAIN,
-    Side, State,
+    State,
 };
+use crate::attempt::Role;
 use crate::relay::route::{End, PathChallenge, Route};
 use crate::relay::{MOST_RELAYED, RelayOffer};
 use crate::turn::Relaying;
@@ -27,7 +28,7 @@ impl Circuit {
         let all = offer.datagrams.iter().chain(&offer.connections).copied();
         self.named.admit(&all.filter(|lent| self.config.may_reach(*lent)).collect::<Vec<_>>(), now);
         // The caller lends nothing for connections: then this end does.
-        if self.config.side != Side::Caller && lends_nothing {
+        if self.config.role != Role::Caller && lends_nothing {
             self.start(Relaying::Tcp, now);
         }
         self.make_room(offer, addresses, now);
@@ -145,7 +146,7 @@ impl Circuit {
     /// Tells the peer what it does not know yet.
     pub(super) fn say(&mut self, now: Instant) {
         let is_live = matches!(self.state, State::Meeting { .. } | State::Met | State::Kept);
-        if !is_live || (self.config.side != Side::Caller && self.theirs.is_none()) {
+        if !is_live || (self.config.role != Role::Caller && self.theirs.is_none()) {
             return;
         }
         let serial = self.saying.last.as_ref().map_or(0, |last| last.serial);

@@ -3,21 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::race::{OurPlace, is_on_link};
+use crate::attempt::{Role, Trust};
+use crate::candidate::{HostView, is_on_link};
 use crate::turn::Server;
 use crate::{Family, Reach};
-
-/// Which side of the attempt we are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Our user named the peer: whatever it says may be tried.
-    Caller,
-    /// The peer asked for it. `trusted` when our user, or a list of who may call, speaks for it.
-    Called {
-        /// Whether anything speaks for the peer.
-        trusted: bool,
-    },
-}
 
 /// Whether connections may be relayed as such (RFC 6062), in preference to datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,14 +37,16 @@ impl Connections {
 /// How a [`Circuit`](super::Circuit) is made.
 #[derive(Clone, Debug)]
 pub struct CircuitConfig {
-    /// Which side we are.
-    pub side: Side,
+    /// Our part in the attempt.
+    pub role: Role,
+    /// The trust in the peer. A caller's user has named it.
+    pub trust: Trust,
     /// Our TURN servers, best first. None: only the peer's are used.
     pub servers: Vec<Server>,
     /// Families of relayed addresses, and of sockets of our own.
     pub families: Vec<Family>,
-    /// Where we are: decides, with `side`, which addresses are worth a datagram.
-    pub ours: OurPlace,
+    /// Where we are: decides, with `role`, which addresses are worth a datagram.
+    pub ours: HostView,
     /// Whether the peer proves to be on this machine.
     pub same_machine: bool,
     /// Where the peer's packets may come from, relays aside: they are let through. 16 at most.
@@ -68,12 +59,13 @@ pub struct CircuitConfig {
 
 impl CircuitConfig {
     /// The defaults.
-    pub fn new(side: Side, servers: Vec<Server>) -> Self {
+    pub fn new(role: Role, trust: Trust, servers: Vec<Server>) -> Self {
         Self {
-            side,
+            role,
+            trust,
             servers,
             families: vec![Family::V4, Family::V6],
-            ours: OurPlace::default(),
+            ours: HostView::default(),
             same_machine: false,
             peer: Vec::new(),
             connections: Connections::default(),
@@ -83,7 +75,7 @@ impl CircuitConfig {
 
     /// Whether the peer may send us wherever it likes.
     pub(super) fn trusts(&self) -> bool {
-        self.side != Side::Called { trusted: false }
+        self.role == Role::Caller || self.trust == Trust::Known
     }
 
     /// Whether an address that the peer says it was lent may be sent to. Whoever asks us to call must not make us
@@ -93,9 +85,9 @@ impl CircuitConfig {
             return false;
         }
         let reach = Reach::of(lent.ip());
-        match self.side {
-            Side::Caller => reach != Reach::Nowhere && (reach != Reach::Loopback || self.same_machine),
-            Side::Called { .. } => match reach {
+        match self.role {
+            Role::Caller => reach != Reach::Nowhere && (reach != Reach::Loopback || self.same_machine),
+            Role::Answerer => match reach {
                 Reach::Nowhere => false,
                 Reach::Loopback => self.same_machine,
                 Reach::Global => true,

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Act, Circuit, DEAD_AFTER, Datagrams, GIVE_UP_AFTER, GRACE, MOVE_PAUSE, Side, State, Via, Way};
+use super::{Act, Circuit, DEAD_AFTER, Datagrams, GIVE_UP_AFTER, GRACE, MOVE_PAUSE, State, Via, Way};
+use crate::attempt::Role;
 use crate::relay::route::{CHALLENGE_LENGTH, End, Nonce, PathChallenge, Route};
 use crate::transport::{Read, Stream, Tokens, TransportConfig, TransportError};
 use crate::turn::Relaying;
@@ -95,9 +96,9 @@ impl Circuit {
         if self.routes.current() != Some(route) {
             self.ask_for_proof(route, now);
             // The caller chooses, by sending; and it hears the called one wherever that sends from.
-            let is_news = match self.config.side {
-                Side::Caller => self.routes.on_heard(route),
-                Side::Called { .. } => self.routes.on_chosen(route),
+            let is_news = match self.config.role {
+                Role::Caller => self.routes.on_heard(route),
+                Role::Answerer => self.routes.on_chosen(route),
             };
             self.on_route(is_news, now);
             if matches!(self.state, State::Meeting { .. }) {
@@ -158,7 +159,7 @@ impl Circuit {
             }
         }
         if self.datagrams == Datagrams::Waiting {
-            if self.config.side == Side::Caller && self.hopes_for_connection() {
+            if self.config.role == Role::Caller && self.hopes_for_connection() {
                 let grace = now.saturating_duration_since(self.began).clamp(GRACE.0, GRACE.1);
                 self.datagrams = Datagrams::Held { until: now + grace };
             } else {

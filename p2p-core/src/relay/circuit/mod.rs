@@ -26,7 +26,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-pub use config::{CircuitConfig, Connections, Side};
+pub use config::{CircuitConfig, Connections};
 pub use data::Transmit;
 pub use output::{Act, CircuitFailure, Event, Via, Way};
 
@@ -34,6 +34,7 @@ use self::dialling::Dialling;
 use self::named::Named;
 use super::route::{Nonce, Routes};
 use super::{RelayOffer, Route};
+use crate::attempt::Role;
 use crate::transport::{Stream, Token};
 use crate::turn::client::ClientConfig;
 use crate::turn::{Client, Families, Relaying};
@@ -202,7 +203,7 @@ impl Circuit {
             out: VecDeque::new(),
         };
         circuit.start(Relaying::Udp, now);
-        if circuit.config.side == Side::Caller {
+        if circuit.config.role == Role::Caller {
             circuit.start(Relaying::Tcp, now);
         }
         circuit.drain(now);

@@ -1,6 +1,7 @@
 //! The laws of every machine.
 
 use super::*;
+use crate::attempt::Trust;
 
 struct Anything;
 
@@ -10,14 +11,15 @@ impl Subject for Anything {
     const KEEPS_ALIVE: Option<Duration> = Some(Duration::from_millis(1));
 
     fn new(mut seed: Seed, now: Instant) -> Circuit {
-        let side = if seed.chance(0.5) { Side::Caller } else { Side::Called { trusted: seed.chance(0.5) } };
+        let role = if seed.chance(0.5) { Role::Caller } else { Role::Answerer };
+        let trust = if seed.chance(0.5) { Trust::Known } else { Trust::Stranger };
         let mut servers = Vec::new();
         for carrier in [Carrier::Udp, Carrier::Tcp] {
             if seed.chance(0.6) {
                 servers.push(server(1, carrier));
             }
         }
-        Circuit::new(CircuitConfig::new(side, servers), seed, now)
+        Circuit::new(CircuitConfig::new(role, trust, servers), seed, now)
     }
 
     fn disturb(circuit: &mut Circuit, dice: &mut Seed, now: Instant) {

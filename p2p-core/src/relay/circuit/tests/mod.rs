@@ -6,6 +6,7 @@ mod strangers;
 use std::net::IpAddr;
 
 use super::*;
+use crate::attempt::Trust;
 use crate::machine_laws;
 use crate::relay::End;
 use crate::relay::route::PathChallenge;
@@ -83,8 +84,12 @@ fn scene(
         host
     });
     for (which, (host, servers)) in [CALLER, CALLED].into_iter().zip(ends.into_iter().zip(servers)) {
-        let side = if which == CALLER { Side::Caller } else { Side::Called { trusted: false } };
-        let mut config = CircuitConfig { peer: vec![home(1 - which)], ..CircuitConfig::new(side, servers) };
+        let (role, trust) = match which {
+            CALLER => (Role::Caller, Trust::Known),
+            _ => (Role::Answerer, Trust::Stranger),
+        };
+        let mut config =
+            CircuitConfig { peer: vec![home(1 - which)], ..CircuitConfig::new(role, trust, servers) };
         adjust(which, &mut config);
         let topics = if which == CALLER { ["caller", "called"] } else { ["called", "caller"] };
         world.run(host, CircuitRunner::new(config, topics, seed.fork("runner")));
@@ -279,7 +284,7 @@ fn the_one_who_is_called_lends_connections_when_the_caller_cannot() {
 #[test]
 fn a_connection_that_ends_before_its_proof_is_dialled_again_and_a_notice_that_is_repeated_is_not() {
     let mut now = epoch();
-    let config = CircuitConfig::new(Side::Called { trusted: true }, Vec::new());
+    let config = CircuitConfig::new(Role::Answerer, Trust::Known, Vec::new());
     let mut circuit = Circuit::new(config, Seed::from_u64(1), now);
     let lent = SocketAddr::new(turn_ip(1), 50_000);
     let mut serial = 0;
@@ -478,7 +483,7 @@ fn a_knock_that_overtakes_the_notice_is_answered_when_that_comes() {
 /// Where a stranger's circuit sends, given these datagrams for sockets of our own or offers.
 fn strangers(act: impl Fn(&mut Circuit, u32, Instant)) -> std::collections::BTreeMap<SocketAddr, u32> {
     let now = epoch();
-    let config = CircuitConfig::new(Side::Called { trusted: false }, Vec::new());
+    let config = CircuitConfig::new(Role::Answerer, Trust::Stranger, Vec::new());
     let mut circuit = Circuit::new(config, Seed::from_u64(1), now);
     let mut sent = std::collections::BTreeMap::new();
     for round in 1..1_000 {
@@ -520,7 +525,7 @@ fn a_stranger_gains_nothing_by_the_order_of_its_addresses_nor_by_forged_knocks()
 fn a_lender_of_connections_that_failed_or_is_not_needed_is_not_asked_for_again() {
     let now = epoch();
     for is_kept in [false, true] {
-        let config = CircuitConfig::new(Side::Called { trusted: false }, vec![server(1, Carrier::Tcp)]);
+        let config = CircuitConfig::new(Role::Answerer, Trust::Stranger, vec![server(1, Carrier::Tcp)]);
         let mut circuit = Circuit::new(config, Seed::from_u64(1), now);
         let mut opened = Vec::new();
         for serial in 1..5 {
@@ -569,7 +574,7 @@ fn a_peer_that_is_elsewhere_each_hour_is_let_through_there() {
 #[test]
 fn a_peer_that_is_elsewhere_with_each_datagram_does_not_get_a_first_window_for_each() {
     let now = epoch();
-    let config = CircuitConfig::new(Side::Called { trusted: true }, Vec::new());
+    let config = CircuitConfig::new(Role::Answerer, Trust::Known, Vec::new());
     let mut circuit = Circuit::new(config, Seed::from_u64(1), now);
     circuit.handle_offer(&said(1, Vec::new(), true), &[], now);
     let (mut bytes, mut buffer) = (0, [0; 2_000]);

@@ -1,10 +1,11 @@
 //! What a peer that nobody speaks for can have us do.
 
 use super::*;
+use crate::attempt::Trust;
 
 #[test]
 fn a_stranger_makes_us_send_a_few_small_datagrams_to_public_addresses_only() {
-    let config = CircuitConfig::new(Side::Called { trusted: false }, Vec::new());
+    let config = CircuitConfig::new(Role::Answerer, Trust::Stranger, Vec::new());
     let now = epoch();
     let mut circuit = Circuit::new(config, Seed::from_u64(1), now);
     let datagrams = ["127.0.0.1:53", "192.168.1.1:53", "10.0.0.1:53", "8.8.8.8:53"];
@@ -39,7 +40,7 @@ fn a_stranger_makes_us_send_a_few_small_datagrams_to_public_addresses_only() {
 #[test]
 fn a_stranger_that_names_ever_new_addresses_is_not_followed_for_long() {
     let now = epoch();
-    let config = CircuitConfig::new(Side::Called { trusted: false }, Vec::new());
+    let config = CircuitConfig::new(Role::Answerer, Trust::Stranger, Vec::new());
     let mut circuit = Circuit::new(config, Seed::from_u64(1), now);
     let mut reached = std::collections::BTreeSet::new();
     for serial in 1..500_u32 {
@@ -66,14 +67,14 @@ fn a_stranger_that_names_ever_new_addresses_is_not_followed_for_long() {
 }
 
 /// How many datagrams somebody gets whose address a caller forges while the called one has much to say.
-fn sent_to_a_victim(trusted: bool) -> u32 {
-    let trust = move |which: u8, config: &mut CircuitConfig| {
+fn sent_to_a_victim(trust: Trust) -> u32 {
+    let adjust = move |which: u8, config: &mut CircuitConfig| {
         config.connections = Connections::Never;
         if which == CALLED {
-            config.side = Side::Called { trusted };
+            config.trust = trust;
         }
     };
-    let mut scene = scene([vec![server(1, Carrier::Udp)], Vec::new()], trust, as_it_is);
+    let mut scene = scene([vec![server(1, Carrier::Udp)], Vec::new()], adjust, as_it_is);
     scene.start();
     assert!(scene.run_until(secs(2), |scene| scene.end(CALLED).is_up()), "{}", scene.story());
     scene.runner(CALLED, |runner, context| runner.say(&[7; 300_000], context));
@@ -96,15 +97,16 @@ fn sent_to_a_victim(trusted: bool) -> u32 {
 
 #[test]
 fn a_stranger_that_forges_where_it_is_has_us_knock_there_and_no_more() {
-    assert!((1..=10).contains(&sent_to_a_victim(false)));
+    assert!((1..=10).contains(&sent_to_a_victim(Trust::Stranger)));
     // Whoever our user trusts is followed at once.
-    assert!(sent_to_a_victim(true) > 10);
+    assert!(sent_to_a_victim(Trust::Known) > 10);
 }
 
 #[test]
 fn only_newer_notices_of_the_same_peer_count() {
     let now = epoch();
-    let mut circuit = Circuit::new(CircuitConfig::new(Side::Caller, Vec::new()), Seed::from_u64(1), now);
+    let mut circuit =
+        Circuit::new(CircuitConfig::new(Role::Caller, Trust::Known, Vec::new()), Seed::from_u64(1), now);
     let lent = |last: u8| SocketAddr::new(turn_ip(last), 50_000);
     let offer = |serial, token, last| RelayOffer {
         serial,

@@ -1,4 +1,4 @@
-//! Which addresses of a peer are worth dialling, from where, and in which order.
+//! The addresses of a peer that are worth dialling, from where, and in which order: pure.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,41 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::attempt::{Path, Trust};
 use crate::peer::{InterfaceAddr, PeerAddr};
 use crate::{Family, Local, Reach};
 
 /// No more targets than this are dialled for one peer, whatever it publishes.
 pub const MOST_CANDIDATES: usize = 16;
 
-/// What lies between two peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Path {
-    /// Both are on this machine.
-    Machine,
-    /// Both are on one local network.
-    Local,
-    /// The Internet.
-    External,
-}
-
-impl Path {
-    /// All of them, the shortest first.
-    pub const ALL: [Self; 3] = [Self::Machine, Self::Local, Self::External];
-}
-
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Machine => "machine",
-            Self::Local => "local",
-            Self::External => "external",
-        })
-    }
-}
-
-/// A place to dial.
+/// An address to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Candidate {
     /// What lies between.
@@ -70,16 +43,16 @@ pub struct OurAddress {
     pub external: Option<IpAddr>,
 }
 
-/// What we know of ourselves that decides where a peer can be dialled.
+/// The addresses and the machine of this host, as far as they decide where a peer can be dialled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OurPlace {
+pub struct HostView {
     /// Our addresses.
     pub addresses: Vec<OurAddress>,
     /// What identifies this machine, unsalted.
     pub machine_id: Vec<u8>,
 }
 
-/// What a caller allows.
+/// The address families and the paths that a caller allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     /// The address families.
@@ -95,25 +68,18 @@ impl Default for Filter {
     }
 }
 
-/// Why we dial at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Motive {
-    /// Our own user named the peer: whatever it publishes may be tried.
-    OurWish,
-    /// A signal asked for it. Addresses inside our site are dialled only where the peer can be believed to
-    /// be: inside a network of ours, or on this machine. Otherwise anyone who knows our address
-    /// could use us to knock on our neighbours' doors.
-    TheirWish,
-}
-
-/// The places to dial for `peer`, best first: this machine, this network, the Internet; within each, the
-/// families take turns, IPv6 first (RFC 8305, section 4). At most [`MOST_CANDIDATES`].
-pub fn candidates(ours: &OurPlace, peer: &PeerAddr, filter: &Filter, motive: Motive) -> Vec<Candidate> {
+/// Returns the addresses to dial for `peer`, best first: this machine, this network, the Internet. Within each, the
+/// families take turns, IPv6 first (RFC 8305, section 4). They are [`MOST_CANDIDATES`] at most.
+///
+/// For a [`Trust::Stranger`], addresses inside our site are dialled only where the peer can be believed to be: inside a
+/// network of ours, or on this machine. Otherwise anyone who knows our address could use us to knock on our
+/// neighbours' doors.
+pub fn candidates(ours: &HostView, peer: &PeerAddr, filter: &Filter, trust: Trust) -> Vec<Candidate> {
     let same_machine = peer.is_on(&ours.machine_id);
     let mut found: Vec<Candidate> = Vec::new();
     let mut seen = BTreeSet::new();
     for theirs in peer.interfaces() {
-        for candidate in of_interface(ours, theirs, same_machine, motive) {
+        for candidate in of_interface(ours, theirs, same_machine, trust) {
             let wanted = filter.paths.contains(&candidate.path)
                 && filter.families.contains(&Family::of(candidate.target.ip()))
                 && candidate.target.port() != 0;
@@ -142,22 +108,17 @@ pub fn candidates(ours: &OurPlace, peer: &PeerAddr, filter: &Filter, motive: Mot
     ordered
 }
 
-fn of_interface(
-    ours: &OurPlace,
-    theirs: &InterfaceAddr,
-    same_machine: bool,
-    motive: Motive,
-) -> Vec<Candidate> {
+fn of_interface(ours: &HostView, theirs: &InterfaceAddr, same_machine: bool, trust: Trust) -> Vec<Candidate> {
     let mut found = Vec::new();
     if let Some(target) = theirs.local_target() {
-        found.extend(locals(ours, theirs, target, same_machine, motive));
+        found.extend(locals(ours, theirs, target, same_machine, trust));
     }
     if let Some(target) = theirs.external_target()
         && Reach::of(target.ip()) == Reach::Global
     {
         found.push(Candidate { path: Path::External, target, from: None });
     } else if let Some(target) = theirs.external_target()
-        && motive == Motive::OurWish
+        && trust == Trust::Known
         && Reach::of(target.ip()) == Reach::Site
     {
         // A carrier's network (RFC 6598) or a company's: outside for the peer, and perhaps for us.
@@ -168,11 +129,11 @@ fn of_interface(
 
 /// Ways to reach an address that the peer's own interface has.
 fn locals(
-    ours: &OurPlace,
+    ours: &HostView,
     theirs: &InterfaceAddr,
     target: SocketAddr,
     same_machine: bool,
-    motive: Motive,
+    trust: Trust,
 ) -> Vec<Candidate> {
     let at = |path, target, from| Candidate { path, target, from };
     match Reach::of(target.ip()) {
@@ -183,7 +144,7 @@ fn locals(
             .addresses
             .iter()
             .filter(|our| Reach::of(our.ip) == Reach::Link && Family::of(our.ip) == theirs.family())
-            .filter(|_| same_machine || neighbours(ours, theirs) || motive == Motive::OurWish)
+            .filter(|_| same_machine || neighbours(ours, theirs) || trust == Trust::Known)
             .map(|our| {
                 let path = if same_machine { Path::Machine } else { Path::Local };
                 at(
@@ -194,22 +155,22 @@ fn locals(
             })
             .collect(),
         _ if same_machine => vec![at(Path::Machine, target, None)],
-        _ if ours.addresses.iter().any(|our| on_link(our, target.ip())) => {
+        _ if ours.addresses.iter().any(|our| is_on_link(our, target.ip())) => {
             vec![at(Path::Local, target, None)]
         }
-        Reach::Site if motive == Motive::TheirWish => Vec::new(),
+        Reach::Site if trust == Trust::Stranger => Vec::new(),
         Reach::Site => vec![at(Path::Local, target, None)],
         Reach::Global => vec![at(Path::External, target, None)],
     }
 }
 
 /// Whether the peer looks from outside as we do: then it may be on the same link.
-fn neighbours(ours: &OurPlace, theirs: &InterfaceAddr) -> bool {
+fn neighbours(ours: &HostView, theirs: &InterfaceAddr) -> bool {
     theirs.external.is_some() && ours.addresses.iter().any(|our| our.external == theirs.external)
 }
 
-/// Whether `ip` is inside the network `our` address belongs to.
-pub(crate) fn on_link(our: &OurAddress, ip: IpAddr) -> bool {
+/// Returns whether `ip` is inside the network that `our` address belongs to.
+pub(crate) fn is_on_link(our: &OurAddress, ip: IpAddr) -> bool {
     match (our.ip, ip) {
         (IpAddr::V4(our_ip), IpAddr::V4(ip)) => {
             let shift = 32 - u32::from(our.prefix.min(32));
@@ -233,17 +194,20 @@ fn with_scope(target: SocketAddr, scope: u32) -> SocketAddr {
     }
 }
 
-/// What lies between us and an address the peer came from, as far as `peer`'s address, if known, and our own
-/// networks tell.
-pub fn path_to(ours: &OurPlace, peer: Option<&PeerAddr>, remote: IpAddr) -> Path {
+/// Returns the path to an address that the peer came from, as far as `peer`'s own address, if known, and our networks
+/// tell.
+pub fn path_to(ours: &HostView, peer: Option<&PeerAddr>, remote: IpAddr) -> Path {
     let same_machine = peer.is_some_and(|peer| peer.is_on(&ours.machine_id));
     if same_machine || Reach::of(remote) == Reach::Loopback {
         Path::Machine
     } else if Reach::of(remote) == Reach::Link
-        || ours.addresses.iter().any(|our| on_link(our, remote.to_canonical()))
+        || ours.addresses.iter().any(|our| is_on_link(our, remote.to_canonical()))
     {
         Path::Local
     } else {
         Path::External
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
