@@ -6,10 +6,11 @@ use std::{fs, io};
 
 use p2p_core::attempt::{AttemptId, RefusalReason};
 use p2p_core::clock::ntp::Packet;
+use p2p_core::nat::forecast::PortForecast;
 use p2p_core::nat::{Delta, DeltaKind, Filtering, Nat, NatFacts, NatType, PortRange};
 use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
-use p2p_core::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
-use p2p_core::relay::Notice;
+use p2p_core::punch::{self, Mode, Offer, Endpoint, Stamps, Step};
+use p2p_core::relay::{RelayOffer};
 use p2p_core::transport::Token;
 use p2p_core::signal::{Body, DialMe, Refusal, Signal, seal};
 use p2p_core::sim::ntp::NtpServer;
@@ -39,7 +40,7 @@ fn main() -> io::Result<()> {
     let bodies = [
         Body::DialMe(DialMe { plain: true }),
         Body::Punch(punch_offer()),
-        Body::Relay(relay_notice()),
+        Body::Relay(relay_offer()),
         Body::AskAddr,
         Body::TellAddr,
         Body::Refuse(Refusal { reason: RefusalReason::Busy }),
@@ -69,9 +70,9 @@ fn main() -> io::Result<()> {
     mqtt_link()
 }
 
-fn relay_notice() -> Notice {
+fn relay_offer() -> RelayOffer {
     let lent = |port: u16| ([203, 0, 113, 6], port).into();
-    Notice {
+    RelayOffer {
         serial: 2,
         token: Token([7; 8]),
         datagrams: vec![lent(49_160), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 6], 49_161).into()],
@@ -300,12 +301,12 @@ fn address(identity: &Identity, brokers: usize, interfaces: usize) -> PeerAddr {
 }
 
 fn punch_offer() -> punch::Message {
-    let side = Side {
+    let side = Endpoint {
         address: [203, 0, 113, 9].into(),
-        ports: Ports::Fixed(vec![40_000, 50_000]),
+        ports: PortForecast::Fixed(vec![40_000, 50_000]),
         filtering: Filtering::AddressDependent,
         syn: None,
-        quiet: false,
+        low_ttl: false,
         sockets: 96,
     };
     let offer = Offer { mode: Mode::Remote, at: [192, 168, 1, 2].into(), side, error: Some(30_000) };

@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use p2p_core::relay::circuit::{Act, Kept, Via};
-use p2p_core::relay::{Circuit, CircuitConfig, MOST_LENT, Notice};
+use p2p_core::relay::circuit::{Act, RelayKind, Via};
+use p2p_core::relay::{Circuit, CircuitConfig, MOST_RELAYED, RelayOffer};
 use p2p_core::transport::Token;
 use p2p_core::sim::epoch;
 use p2p_core::{Machine, Output, Seed};
@@ -102,7 +102,7 @@ impl Story {
                 self.circuit.handle_dialled(from, with.is_multiple_of(2), self.now);
                 self.circuit.handle_connection_failed(self.now);
             }
-            _ if with == 0 => self.circuit.keep(Kept::Datagrams, self.now),
+            _ if with == 0 => self.circuit.keep(RelayKind::Datagrams, self.now),
             _ if with == 255 => self.circuit.release(self.now),
             _ => {
                 let due = self.due.unwrap_or(self.now);
@@ -115,17 +115,17 @@ impl Story {
 
     fn name(&mut self, first: u8, with: u8) {
         self.serial = self.serial.saturating_add(u32::from(with % 4));
-        let all: Vec<_> = (0..MOST_LENT as u8 * 2).map(|step| address(first.wrapping_add(step))).collect();
-        let notice = Notice {
+        let all: Vec<_> = (0..MOST_RELAYED as u8 * 2).map(|step| address(first.wrapping_add(step))).collect();
+        let offer = RelayOffer {
             serial: self.serial,
             token: THEIRS,
-            datagrams: all[..usize::from(with >> 2) % (MOST_LENT + 1)].to_vec(),
-            connections: all[MOST_LENT..][..usize::from(with >> 5) % (MOST_LENT + 1)].to_vec(),
+            datagrams: all[..usize::from(with >> 2) % (MOST_RELAYED + 1)].to_vec(),
+            connections: all[MOST_RELAYED..][..usize::from(with >> 5) % (MOST_RELAYED + 1)].to_vec(),
             has_more: with & 4 != 0,
             refusal: None,
         };
         let at: Vec<_> = (0..with).map(|step| address(step.wrapping_mul(37)).ip()).collect();
-        self.circuit.handle_notice(&notice, &at, self.now);
+        self.circuit.handle_offer(&offer, &at, self.now);
         self.drain();
     }
 
@@ -149,7 +149,7 @@ impl Story {
             match self.circuit.poll_output() {
                 Output::Act(Act::Datagram { via: Via::Bare(to), bytes }) => self.on_datagram(to, &bytes),
                 Output::Act(Act::Dial(to)) => self.on_reached(to),
-                Output::Act(Act::Signal(notice)) => self.ours = Some(notice.token),
+                Output::Act(Act::Signal(offer)) => self.ours = Some(offer.token),
                 Output::Act(_) | Output::Event(_) => {}
                 Output::Wait(due) => {
                     self.due = due.map(|due| due.at);

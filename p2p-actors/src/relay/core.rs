@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use p2p_core::relay::End;
-use p2p_core::relay::circuit::{Act, Circuit, CircuitFailure, Event, Kept as RelayKind, Transmit, Via};
+use p2p_core::relay::circuit::{Act, Circuit, CircuitFailure, Event, RelayKind, Transmit, Via};
 use p2p_core::transport::TransportError;
 use p2p_core::turn::Relaying;
 use p2p_core::{Family, Machine, Output};
@@ -398,14 +398,14 @@ impl Core {
 
     /// The address that our server lends us for connections from there.
     pub(super) fn lent_for(&self, remote: SocketAddr) -> Option<SocketAddr> {
-        self.circuit.lent(Relaying::Tcp, Family::of(remote.ip()))
+        self.circuit.relayed(Relaying::Tcp, Family::of(remote.ip()))
     }
 
     /// Our end of the stream, and the peer's.
     pub(super) fn ends(&self) -> io::Result<(SocketAddr, SocketAddr)> {
         let route = self.circuit.route().ok_or(io::ErrorKind::NotConnected)?;
         let local = match (route.from, &self.sockets) {
-            (End::Lent, _) => self.circuit.lent(Relaying::Udp, Family::of(route.to.ip())),
+            (End::Relayed, _) => self.circuit.relayed(Relaying::Udp, Family::of(route.to.ip())),
             (End::Bare, SocketStage::Work(sockets, _)) => Some(sockets.local(route.to)?),
             (End::Bare, _) => None,
         };

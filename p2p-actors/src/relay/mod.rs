@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use p2p_core::Seed;
-use p2p_core::relay::circuit::Kept as RelayKind;
-use p2p_core::relay::{Circuit, CircuitConfig, Notice as RelayOffer};
+use p2p_core::relay::circuit::RelayKind;
+use p2p_core::relay::{Circuit, CircuitConfig, RelayOffer};
 use tokio::sync::mpsc;
 
 pub(crate) use core::Told;
@@ -140,7 +140,7 @@ impl Ear {
     pub(crate) fn hear(&self, offer: &RelayOffer, addresses: &[IpAddr]) {
         if let Some(shared) = self.0.upgrade() {
             let mut core = shared.core();
-            core.circuit.handle_notice(offer, addresses, now());
+            core.circuit.handle_offer(offer, addresses, now());
             core.pump_aside();
             core.wake_driver();
         }

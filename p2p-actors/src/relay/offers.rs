@@ -3,7 +3,7 @@
 use actix::{Message, WeakRecipient};
 use p2p_core::attempt::AttemptId;
 use p2p_core::node::CircuitEvent;
-use p2p_core::relay::Notice as RelayOffer;
+use p2p_core::relay::RelayOffer;
 
 /// Tells the node what a circuit wants or has brought.
 pub(crate) struct FromCircuit {

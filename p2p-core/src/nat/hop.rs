@@ -1,8 +1,8 @@
 //! A machine that looks for a hop beyond our own NAT which drops a SYN without a report.
 //!
-//! The peer that dials first is refused where both NATs answer SYNs. The exception is a SYN that opens its own NAT
-//! and dies before it arrives ([`Tactic::Quiet`](crate::punch::Tactic::Quiet)). A SYN dies where its time to live
-//! ends. Most routers report that, and Linux then ends the dial. So a hop is wanted that does not report it.
+//! Where both NATs answer SYNs, whoever dials first is refused, unless its SYN opens its own NAT and dies before it
+//! arrives ([`Tactic::LowTtl`](crate::punch::Tactic::LowTtl)). A SYN dies where its time to live ends, and most routers
+//! tell of it: Linux then ends the dial. So a hop is wanted that does not.
 //!
 //! SYNs with rising time to live go to a server, each from a port of its own. The addresses of the routers that
 //! answer tell which hops are beyond our NAT. The networks behind a NAT have private addresses (RFC 1918, RFC 6598).

@@ -11,13 +11,15 @@
 //! | [`vote`] | the servers that are to be trusted; pure |
 //! | [`classify`], [`delta`], [`block`] | the properties of a NAT from observations; pure |
 //! | [`report`] | all of it for one address of ours, for people and for the published address |
-//! | [`predict`] | the next external ports, best first; pure |
-//! | [`hop`] | a machine that looks for the hop beyond our NAT where a SYN dies unreported |
-//! | [`meets`] | the ways in which two peers can meet, and their cost; pure |
+//! | [`forecast`] | pure: by which rule ports follow each other, and what a peer is told of it |
+//! | [`predict`] | pure: the next external ports, best first, and how probable each is |
+//! | [`hop`] | machine: where a SYN dies beyond our NAT and nobody says so |
+//! | [`meets`] | pure: who can meet whom, how, at what cost |
 
 pub mod block;
 pub mod classify;
 pub mod delta;
+pub mod forecast;
 pub mod hop;
 pub mod meets;
 pub mod observe;
@@ -176,6 +178,12 @@ impl PortRange {
     pub fn contains(&self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
     }
+
+    /// Returns `port` brought into the range, as if the range were a circle.
+    pub fn wrap(&self, port: i64) -> u16 {
+        let offset = (port - i64::from(self.first)).rem_euclid(i64::from(self.size()));
+        self.first.saturating_add(u16::try_from(offset).unwrap_or(u16::MAX))
+    }
 }
 
 /// The known properties of a NAT for one transport. `None` is "not known", never "no".
@@ -241,5 +249,9 @@ mod tests {
         assert_eq!(PortRange::new(6, 5), None);
         assert!(PortRange { first: 10, last: 20 }.contains(20));
         assert!(!PortRange { first: 10, last: 20 }.contains(21));
+        assert_eq!(
+            [9, 10, 20, 21, -1].map(|port| PortRange { first: 10, last: 20 }.wrap(port)),
+            [20, 10, 20, 10, 10]
+        );
     }
 }

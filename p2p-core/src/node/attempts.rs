@@ -18,8 +18,8 @@ use crate::connect::{self, Attempt, Lane, LaneFailure, PunchInput, RelayAct};
 use crate::peer::PeerAddr;
 use crate::proof::{Claim, ProofError, Session};
 use crate::punch::{self, Share, Socket};
-use crate::relay::Notice;
-use crate::relay::circuit::{CircuitConfig, CircuitFailure, Kept};
+use crate::relay::RelayOffer;
+use crate::relay::circuit::{CircuitConfig, CircuitFailure, RelayKind};
 use crate::signal::{Body, Delivery, Signal};
 use crate::turn::Server as TurnRelay;
 use crate::{Deadline, Local, Output};
@@ -63,7 +63,7 @@ enum CircuitStage {
     /// The addresses of our TURN servers are being looked up. Offers that come meanwhile are kept, a few at most.
     Resolving {
         sources: Vec<IpAddr>,
-        early: Vec<(Notice, Vec<IpAddr>)>,
+        early: Vec<(RelayOffer, Vec<IpAddr>)>,
     },
     Begun,
 }
@@ -305,7 +305,7 @@ impl Entry {
                 let (local, remote) = told.ends;
                 if let Some(to) = self.relay_dial(connection) {
                     parts.act(Act::Circuit(self.id, CircuitAct::Dialled { to, is_up: true }));
-                    self.on_relayed(connection, Kept::Connection, (local, remote), true, parts, now);
+                    self.on_relayed(connection, RelayKind::Connection, (local, remote), true, parts, now);
                 }
             }
             (Purpose::Relay(_), News::DialFailed(error)) => {
@@ -328,10 +328,10 @@ impl Entry {
     pub(super) fn handle_circuit(&mut self, event: CircuitEvent, parts: &mut Parts, now: Instant) {
         match event {
             CircuitEvent::Up { connection, local, remote } => {
-                self.on_relayed(connection, Kept::Datagrams, (local, remote), false, parts, now);
+                self.on_relayed(connection, RelayKind::Datagrams, (local, remote), false, parts, now);
             }
             CircuitEvent::Arrived { connection, local, remote } => {
-                self.on_relayed(connection, Kept::Connection, (local, remote), false, parts, now);
+                self.on_relayed(connection, RelayKind::Connection, (local, remote), false, parts, now);
             }
             CircuitEvent::Dial(to) => {
                 tracing::debug!(%to, "dialling the address relayed for the peer");
@@ -634,7 +634,7 @@ impl Entry {
     fn on_relayed(
         &mut self,
         connection: ConnectionId,
-        kind: Kept,
+        kind: RelayKind,
         ends: (SocketAddr, SocketAddr),
         is_dialled: bool,
         parts: &mut Parts,
@@ -651,7 +651,7 @@ impl Entry {
                 if !is_dialled {
                     parts.socket(self.owner(), SocketAct::Close { connection });
                 }
-                if kind == Kept::Connection {
+                if kind == RelayKind::Connection {
                     parts.act(Act::Circuit(self.id, CircuitAct::ConnectionFailed));
                 }
             }
@@ -712,7 +712,7 @@ impl Entry {
     fn fail(&mut self, lane: Lane, failure: LaneFailure, parts: &mut Parts, now: Instant) {
         tracing::debug!(attempt = %self.id, %lane, %failure, "lane failed");
         self.lanes.remove(&lane);
-        if let (Some(Kept::Connection), CircuitStage::Begun) = (lane.relayed_as(), &self.circuit) {
+        if let (Some(RelayKind::Connection), CircuitStage::Begun) = (lane.relayed_as(), &self.circuit) {
             parts.act(Act::Circuit(self.id, CircuitAct::ConnectionFailed));
         }
         self.machine.handle_failed(lane, failure, &parts.view(self.trust, now), now);

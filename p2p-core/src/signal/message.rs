@@ -36,8 +36,8 @@ pub enum Body {
     /// A step towards a simultaneous open.
     Punch(punch::Message),
     /// A step towards a relayed connection.
-    Relay(relay::Notice),
-    /// Asks for the receiver's current address. [`Body::TellAddr`] answers it.
+    Relay(relay::RelayOffer),
+    /// "Tell me where you are now." Answered by [`Body::TellAddr`].
     AskAddr,
     /// Tells that `sender` is the current address.
     TellAddr,

@@ -5,10 +5,11 @@ use proptest::prelude::*;
 use super::seal::seal_bytes;
 use super::*;
 use crate::attempt::{AttemptId, RefusalReason};
+use crate::nat::forecast::PortForecast;
 use crate::nat::{Filtering, Nat};
 use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
-use crate::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
-use crate::relay::Notice;
+use crate::punch::{self, Endpoint, Mode, Offer, Stamps, Step};
+use crate::relay::RelayOffer;
 use crate::transport::Token;
 use crate::{Seed, UnixTime};
 
@@ -51,20 +52,20 @@ fn signal(body: Body) -> Signal {
 }
 
 fn punch_offer() -> punch::Message {
-    let side = Side {
+    let side = Endpoint {
         address: "203.0.113.9".parse().unwrap(),
-        ports: Ports::Fixed(vec![40_000, 50_000]),
+        ports: PortForecast::Fixed(vec![40_000, 50_000]),
         filtering: Filtering::AddressDependent,
         syn: None,
-        quiet: false,
+        low_ttl: false,
         sockets: 96,
     };
     let offer = Offer { mode: Mode::Remote, at: "192.168.1.2".parse().unwrap(), side, error: Some(30_000) };
     punch::Message { pair: 0, wave: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
 }
 
-fn relay_notice() -> Notice {
-    Notice {
+fn relay_offer() -> RelayOffer {
+    RelayOffer {
         serial: 2,
         token: Token([5; 8]),
         datagrams: vec!["192.0.2.1:49160".parse().unwrap(), "[2001:db8::1]:49160".parse().unwrap()],
@@ -78,7 +79,7 @@ fn bodies() -> [Body; 7] {
     [
         Body::DialMe(DialMe { plain: true }),
         Body::Punch(punch_offer()),
-        Body::Relay(relay_notice()),
+        Body::Relay(relay_offer()),
         Body::AskAddr,
         Body::TellAddr,
         Body::Refuse(Refusal { reason: RefusalReason::Busy }),

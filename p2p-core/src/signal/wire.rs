@@ -97,8 +97,10 @@ impl Body {
                 )
             }
             3 => {
-                let notice: crate::relay::Notice = unpack_all(packed)?;
-                Self::Relay(Some(notice).filter(crate::relay::Notice::is_sound).ok_or(WireError::Malformed)?)
+                let offer: crate::relay::RelayOffer = unpack_all(packed)?;
+                Self::Relay(
+                    Some(offer).filter(crate::relay::RelayOffer::is_sound).ok_or(WireError::Malformed)?,
+                )
             }
             4 => unpack_all(packed).map(|()| Self::AskAddr)?,
             5 => unpack_all(packed).map(|()| Self::TellAddr)?,

@@ -95,7 +95,7 @@ fn a_silent_hop_is_found_and_used() {
         let lab = natlab::Lab::new(&behind_hops(*silent)).unwrap();
         punch(&lab, [Place::host("a"), Place::host("b")], 3).unwrap()
     });
-    for (trials, tactic) in done.iter().zip(["caller first, unheard", "ladder"]) {
+    for (trials, tactic) in done.iter().zip(["caller first, low TTL", "ladder"]) {
         let story = told(trials);
         assert!(
             trials.iter().all(|trial| trial.took_ms.is_some() && trial.story.contains(tactic)),

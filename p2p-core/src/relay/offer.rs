@@ -8,8 +8,8 @@ use crate::attempt::RefusalReason;
 use crate::transport::Token;
 use crate::{Reach, Seed};
 
-/// Addresses lent by TURN servers in one notice at most, for datagrams and for connections each.
-pub const MOST_LENT: usize = 4;
+/// Addresses lent by TURN servers in one offer at most, for datagrams and for connections each.
+pub const MOST_RELAYED: usize = 4;
 
 /// "This is how I can be reached through a relay."
 ///
@@ -23,8 +23,8 @@ pub const MOST_LENT: usize = 4;
 /// Said again, with a higher serial number, whenever a server lends another address: also when the connection is long
 /// in use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Notice {
-    /// Rises with every notice of one end in one attempt; only the highest counts.
+pub struct RelayOffer {
+    /// Rises with every offer of one end in one attempt; only the highest counts.
     pub serial: u32,
     /// What a datagram for this end must carry.
     pub token: Token,
@@ -38,7 +38,7 @@ pub struct Notice {
     pub refusal: Option<RefusalReason>,
 }
 
-impl Notice {
+impl RelayOffer {
     /// "No", and why.
     pub fn refused(reason: RefusalReason, seed: &mut Seed) -> Self {
         let (datagrams, connections) = (Vec::new(), Vec::new());
@@ -51,7 +51,7 @@ impl Notice {
         let can_be = |lent: &SocketAddr| lent.port() != 0 && Reach::of(lent.ip()) != Reach::Nowhere;
         [&self.datagrams, &self.connections]
             .into_iter()
-            .all(|all| all.len() <= MOST_LENT && all.iter().all(can_be))
+            .all(|all| all.len() <= MOST_RELAYED && all.iter().all(can_be))
     }
 
     /// Whether nothing is lent, and nothing will be.
@@ -64,9 +64,9 @@ impl Notice {
 mod tests {
     use super::*;
 
-    fn notice(datagrams: &[&str]) -> Notice {
+    fn offer(datagrams: &[&str]) -> RelayOffer {
         let datagrams = datagrams.iter().map(|text| text.parse().unwrap()).collect();
-        Notice {
+        RelayOffer {
             serial: 1,
             token: Token([0; 8]),
             datagrams,
@@ -78,11 +78,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_not_sound() {
-        assert!(notice(&[]).is_sound() && notice(&[]).is_empty());
-        assert!(notice(&["192.0.2.1:1", "[2001:db8::1]:1"]).is_sound());
+        assert!(offer(&[]).is_sound() && offer(&[]).is_empty());
+        assert!(offer(&["192.0.2.1:1", "[2001:db8::1]:1"]).is_sound());
         for absurd in ["192.0.2.1:0", "0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[ff02::1]:1"] {
-            assert!(!notice(&[absurd]).is_sound(), "{absurd}");
+            assert!(!offer(&[absurd]).is_sound(), "{absurd}");
         }
-        assert!(!notice(&["192.0.2.1:1"; MOST_LENT + 1]).is_sound());
+        assert!(!offer(&["192.0.2.1:1"; MOST_RELAYED + 1]).is_sound());
     }
 }

@@ -96,7 +96,7 @@ struct Reorder {
 /// One end of an exchange of datagrams. `R` is what its owner wants to know again when a datagram has
 /// arrived or is lost.
 #[derive(Debug)]
-pub(super) struct Carrier<R> {
+pub(super) struct Packets<R> {
     config: TransportConfig,
     now: Instant,
     // Sending.
@@ -134,7 +134,7 @@ pub(super) struct Carrier<R> {
     pub(super) counters: Counters,
 }
 
-impl<R: Copy> Carrier<R> {
+impl<R: Copy> Packets<R> {
     pub(super) fn new(config: TransportConfig, seed: &mut Seed, now: Instant) -> Self {
         Self {
             config,
