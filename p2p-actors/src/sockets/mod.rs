@@ -12,6 +12,8 @@ mod hand_over;
 mod hops;
 mod links;
 mod listen;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::collections::BTreeMap;
