@@ -31,8 +31,10 @@ fn main() -> ExitCode {
     let mut figures = Figures::default();
     for number in seed..seed + topologies {
         let topology = Topology::draw(number);
-        let trial = topology.run();
-        figures.add(&topology, &trial);
+        match std::panic::catch_unwind(|| topology.run()) {
+            Ok(trial) => figures.add(&topology, &trial),
+            Err(_) => figures.faults.push((number, "a panic".into())),
+        }
     }
     print!("{}", figures.table());
     if figures.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -50,17 +50,20 @@ impl Gate {
 #[derive(Debug)]
 pub(super) struct Room {
     router: RouterId,
-    /// The first three bytes of its private network; `None` where addresses are public.
-    v4: Option<[u8; 3]>,
+    /// The network that gives out its IPv4 addresses: itself, where they are translated.
+    v4_of: usize,
+    /// The first three bytes of the IPv4 network inside.
+    v4: [u8; 3],
     v6: u16,
-    next: u8,
+    /// The last IPv4 and the last IPv6 address that it has given out.
+    last: [u8; 2],
     /// Interfaces plugged in here.
     plugged: Vec<(HostId, usize)>,
 }
 
 impl Room {
     pub(super) fn internet(router: RouterId) -> Self {
-        Self { router, v4: None, v6: 0, next: 1, plugged: Vec::new() }
+        Self { router, v4_of: 0, v4: [203, 0, 113], v6: 0, last: [1, 1], plugged: Vec::new() }
     }
 }
 
@@ -89,10 +92,10 @@ impl Scene {
         let number = self.places.len();
         assert!(number < MOST_PLACES, "a scene has {MOST_PLACES} networks at most");
         let Gate { name, mut v4, v6, inside, has_silent_hop } = gate;
-        let mut is_private = false;
+        let mut v4_of = self.places[above.0].v4_of;
         if let Some(nat) = v4.as_mut().filter(|nat| nat.is_translating()) {
             nat.external = nat.external.iter().map(|_| self.free_v4(above)).collect();
-            is_private = true;
+            v4_of = number;
         }
         let mut config = RouterConfig::new(name);
         (config.v4, config.v6) = (v4, v6);
@@ -101,10 +104,8 @@ impl Scene {
         self.known.extend(external);
         let router = self.places[above.0].router;
         let router = self.world.add_router(config, router, wire).expect("a gate and a wire that can be");
-        let above = &self.places[above.0];
-        let net = [inside[0], inside[1], number as u8];
-        let v4 = if is_private { Some(net) } else { above.v4 };
-        self.places.push(Room { router, v4, v6: number as u16, next: 1, plugged: Vec::new() });
+        let (v4, v6) = ([inside[0], inside[1], number as u8], number as u16);
+        self.places.push(Room { router, v4_of, v4, v6, last: [1, 1], plugged: Vec::new() });
         Place(number)
     }
 
@@ -170,23 +171,19 @@ impl Scene {
             Family::V4 => self.free_v4(place),
             Family::V6 => {
                 let room = &mut self.places[place.0];
-                room.next += 1;
-                Ipv6Addr::new(0x2001, 0xdb8, room.v6, 0, 0, 0, 0, u16::from(room.next)).into()
+                room.last[1] += 1;
+                Ipv6Addr::new(0x2001, 0xdb8, room.v6, 0, 0, 0, 0, u16::from(room.last[1])).into()
             }
         });
         addresses.collect()
     }
 
     fn free_v4(&mut self, place: Place) -> IpAddr {
-        let room = &mut self.places[place.0];
-        if let Some([a, b, c]) = room.v4 {
-            room.next += 1;
-            return Ipv4Addr::new(a, b, c, room.next).into();
-        }
-        // Public addresses are given out one by one, wherever they are used.
-        let internet = &mut self.places[0];
-        internet.next += 1;
-        Ipv4Addr::new(203, 0, 113, internet.next).into()
+        let owner = self.places[place.0].v4_of;
+        let room = &mut self.places[owner];
+        room.last[0] += 1;
+        let [a, b, c] = room.v4;
+        Ipv4Addr::new(a, b, c, room.last[0]).into()
     }
 }
 
