@@ -1,4 +1,4 @@
-//! A TCP port here that leads to a TCP service beside a peer.
+//! A TCP port on this machine that leads to a TCP service beside a peer.
 
 use anyhow::{Context, Result};
 use p2p_node::{Node, PeerAddr, Pipe};
@@ -6,10 +6,10 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-/// Connections through one end of a tunnel at once.
+/// The most connections through one end of a tunnel at once.
 const MOST: usize = 64;
 
-/// The far end: every pipe that comes in is connected to `service`. Ends when the node is closed.
+/// Runs the far end, which connects every pipe that comes in to `service`. It ends when the node is closed.
 pub async fn serve(node: &Node, service: &str) {
     let seats = std::sync::Arc::new(Semaphore::new(MOST));
     while let Some(mut pipe) = node.accept().await {
@@ -29,7 +29,8 @@ pub async fn serve(node: &Node, service: &str) {
     }
 }
 
-/// The near end: every connection to `listener` gets a pipe of its own to `peer`. Ends with the listener.
+/// Runs the near end, which gives every connection to `listener` a pipe of its own to `peer`. It ends with the
+/// listener.
 pub async fn forward(node: Node, peer: PeerAddr, listener: TcpListener) -> Result<()> {
     let seats = std::sync::Arc::new(Semaphore::new(MOST));
     loop {

@@ -1,4 +1,4 @@
-//! Which addresses of a peer are worth dialling, from where, and in which order.
+//! The addresses of a peer that are worth dialling, from where, and in which order: pure.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::{Family, Local, Reach};
 /// No more targets than this are dialled for one peer, whatever it publishes.
 pub const MOST_CANDIDATES: usize = 16;
 
-/// A place to dial.
+/// An address to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Candidate {
     /// What lies between.
@@ -43,7 +43,7 @@ pub struct OurAddress {
     pub external: Option<IpAddr>,
 }
 
-/// What we know of ourselves that decides where a peer can be dialled.
+/// The addresses and the machine of this host, as far as they decide where a peer can be dialled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostView {
     /// Our addresses.
@@ -52,7 +52,7 @@ pub struct HostView {
     pub machine_id: Vec<u8>,
 }
 
-/// What a caller allows.
+/// The address families and the paths that a caller allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     /// The address families.
@@ -68,8 +68,12 @@ impl Default for Filter {
     }
 }
 
-/// The places to dial for `peer`, best first: this machine, this network, the Internet; within each, the
-/// families take turns, IPv6 first (RFC 8305, section 4). At most [`MOST_CANDIDATES`].
+/// Returns the addresses to dial for `peer`, best first: this machine, this network, the Internet. Within each, the
+/// families take turns, IPv6 first (RFC 8305, section 4). They are [`MOST_CANDIDATES`] at most.
+///
+/// For a [`Trust::Stranger`], addresses inside our site are dialled only where the peer can be believed to be: inside a
+/// network of ours, or on this machine. Otherwise anyone who knows our address could use us to knock on our
+/// neighbours' doors.
 pub fn candidates(ours: &HostView, peer: &PeerAddr, filter: &Filter, trust: Trust) -> Vec<Candidate> {
     let same_machine = peer.is_on(&ours.machine_id);
     let mut found: Vec<Candidate> = Vec::new();
@@ -165,7 +169,7 @@ fn neighbours(ours: &HostView, theirs: &InterfaceAddr) -> bool {
     theirs.external.is_some() && ours.addresses.iter().any(|our| our.external == theirs.external)
 }
 
-/// Whether `ip` is inside the network `our` address belongs to.
+/// Returns whether `ip` is inside the network that `our` address belongs to.
 pub(crate) fn is_on_link(our: &OurAddress, ip: IpAddr) -> bool {
     match (our.ip, ip) {
         (IpAddr::V4(our_ip), IpAddr::V4(ip)) => {
@@ -190,8 +194,8 @@ fn with_scope(target: SocketAddr, scope: u32) -> SocketAddr {
     }
 }
 
-/// What lies between us and an address the peer came from, as far as `peer`'s address, if known, and our own
-/// networks tell.
+/// Returns the path to an address that the peer came from, as far as `peer`'s own address, if known, and our networks
+/// tell.
 pub fn path_to(ours: &HostView, peer: Option<&PeerAddr>, remote: IpAddr) -> Path {
     let same_machine = peer.is_some_and(|peer| peer.is_on(&ours.machine_id));
     if same_machine || Reach::of(remote) == Reach::Loopback {

@@ -9,7 +9,7 @@ use crate::candidate::{Candidate, Filter, HostView, candidates};
 use crate::peer::PeerAddr;
 use crate::punch::{self, Limits, Setup, Share, Socket, Terms};
 use crate::race::{Answer, Race, RaceConfig};
-use crate::relay::circuit::{CircuitFailure, Kept};
+use crate::relay::circuit::{CircuitFailure, RelayKind};
 use crate::signal::{Body, Delivery, Signal};
 use crate::{Clock, Local, Machine, Mapped, Offset, Output};
 
@@ -231,7 +231,7 @@ impl Attempt {
     /// Something came through a relay.
     pub fn handle_relayed(
         &mut self,
-        kind: Kept,
+        kind: RelayKind,
         remote: SocketAddr,
         _: &View<'_>,
         now: Instant,

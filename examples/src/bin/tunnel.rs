@@ -1,4 +1,4 @@
-//! A TCP port here that leads to a TCP service beside a peer.
+//! A TCP port on this machine that leads to a TCP service beside a peer.
 //!
 //! ```text
 //! beside the service:  tunnel serve   127.0.0.1:22   BROKER

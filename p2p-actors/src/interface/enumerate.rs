@@ -1,37 +1,9 @@
-//! The network interfaces of this machine, in our own words.
+//! The network interfaces of this machine, in the node's words.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use p2p_core::{Family, Reach};
-
-/// An address of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NicAddress {
-    /// The address.
-    pub ip: IpAddr,
-    /// Length of its network prefix, in bits.
-    pub prefix: u8,
-    /// The zone a link-local IPv6 address is valid in; 0 for all others.
-    pub scope: u32,
-}
-
-/// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nic {
-    /// Its name for people: `eth0`, `en0`; on Windows the name it is shown with.
-    pub name: String,
-    /// Its number for the system, never 0.
-    pub index: u32,
-    /// Its addresses, sorted.
-    pub addresses: Vec<NicAddress>,
-    /// Whether it leads nowhere but here.
-    pub is_loopback: bool,
-    /// Whether it is switched on.
-    pub is_up: bool,
-    /// Its default gateways: where a port mapping can be asked for.
-    pub gateways: Vec<IpAddr>,
-}
+use p2p_core::Reach;
+use p2p_core::node::{Nic, NicAddress};
 
 /// The interfaces there are now, in the order of their indexes.
 ///
@@ -95,30 +67,10 @@ fn nic(interface: netdev::Interface) -> Nic {
     }
 }
 
-impl Nic {
-    /// Whether it is up and has an address of one of these families: something to listen on.
-    pub fn is_usable(&self, families: &BTreeSet<Family>) -> bool {
-        self.is_up && self.addresses.iter().any(|address| families.contains(&address.family()))
-    }
-}
-
-impl NicAddress {
-    /// The socket address with this port.
-    pub fn with_port(self, port: u16) -> std::net::SocketAddr {
-        match self.ip {
-            IpAddr::V4(ip) => (ip, port).into(),
-            IpAddr::V6(ip) => std::net::SocketAddrV6::new(ip, port, 0, self.scope).into(),
-        }
-    }
-
-    /// Its family.
-    pub fn family(self) -> Family {
-        Family::of(self.ip)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use p2p_core::Family;
+
     use super::*;
 
     #[test]

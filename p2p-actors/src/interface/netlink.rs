@@ -10,9 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use p2p_core::Reach;
+use p2p_core::node::{Nic, NicAddress};
 use socket2::{Domain, Protocol, Socket, Type};
-
-use super::enumerate::{Nic, NicAddress};
 
 /// The address family, and the part of the kernel that knows of interfaces.
 const AF_NETLINK: i32 = 16;

@@ -4,9 +4,9 @@
 
 use std::fmt;
 
+use super::forecast::{self, PortForecast, PortRule, others};
 use super::predict::{birthday, birthday_needed};
 use super::{DeltaKind, Filtering, Mapping, NatFacts, NatType, SynAnswer};
-use crate::punch::side::{self, Ports, others};
 
 /// SYNs a side sends at most that stay half open: small routers hold a few thousand connections, and floods have
 /// taken home networks down.
@@ -143,28 +143,27 @@ impl Seat {
     }
 
     /// The same, from what a side says of itself.
-    pub(crate) fn of(side: &side::Side) -> Self {
-        let port = match &side.ports {
-            Ports::Fixed(_) => NextPort::Fixed,
-            Ports::Run { .. } => NextPort::Exact,
-            Ports::Counter { others, .. } => {
-                NextPort::Counted { others: u32::from(*others), probability: 0.99 }
-            }
-            Ports::Random { pool } => NextPort::Random { pool: pool.size() },
-        };
+    pub(crate) fn announced(ports: &PortForecast, filtering: Filtering, syn: Option<SynAnswer>) -> Self {
+        let port = NextPort::announced(ports);
         let is_known = matches!(port, NextPort::Fixed);
+        let is_reachable = is_known && filtering == Filtering::EndpointIndependent;
         Self {
             is_blocked: false,
-            is_reachable: side.is_reachable(),
-            is_lax: is_known && side.filtering == Filtering::AddressDependent,
-            answers: side.answers(),
+            is_reachable,
+            is_lax: is_known && filtering == Filtering::AddressDependent,
+            answers: !matches!(syn, None | Some(SynAnswer::Silence)) && !is_reachable,
             port,
         }
     }
 
-    /// Whether its NAT ends a dial that it does not let in. One that lets strangers in never does.
-    fn is_harsh(&self) -> bool {
+    /// Returns true where its NAT ends a dial that it does not let in. One that lets strangers in never does.
+    pub(crate) fn is_harsh(&self) -> bool {
         self.answers && !self.is_reachable
+    }
+
+    /// Returns true where anybody who knows the address gets in.
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.is_reachable
     }
 
     /// Whether nothing can be wrong about its port but a SYN that was lost.
@@ -175,19 +174,30 @@ impl Seat {
 
 impl NextPort {
     fn new(facts: &NatFacts) -> Self {
-        let pool = facts.block.or(facts.range).map_or(64_512, |range| range.size());
         let rate = facts.rate.unwrap_or(0);
-        match facts.delta.map(|delta| delta.kind) {
-            Some(DeltaKind::Equal | DeltaKind::Preserving) => Self::Exact,
-            Some(DeltaKind::Independent) => {
+        match PortRule::of(facts) {
+            PortRule::Moved { .. } => Self::Exact,
+            PortRule::Counter { is_dependent: false, .. } => {
                 let others = u32::from(others(rate, AGE));
                 Self::Counted { others, probability: if others == 0 { 1.0 } else { 0.99 } }
             }
             // Measured again at once before, so that only a round trip's worth of others can come between.
-            Some(DeltaKind::Dependent) => {
+            PortRule::Counter { is_dependent: true, .. } => {
                 Self::Counted { others: 0, probability: (-f64::from(rate) * AGE).exp() }
             }
-            Some(DeltaKind::Random) | None => Self::Random { pool },
+            PortRule::Random => Self::Random { pool: forecast::pool(facts).size() },
+        }
+    }
+
+    /// The same, from what a side says of itself.
+    pub(crate) fn announced(ports: &PortForecast) -> Self {
+        match ports {
+            PortForecast::Fixed(_) => Self::Fixed,
+            PortForecast::Run { .. } => Self::Exact,
+            PortForecast::Counter { others, .. } => {
+                Self::Counted { others: u32::from(*others), probability: 0.99 }
+            }
+            PortForecast::Random { pool } => Self::Random { pool: pool.size() },
         }
     }
 }

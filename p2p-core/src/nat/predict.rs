@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::delta::Rate;
+use super::forecast::{self, PortRule};
 use super::{DeltaKind, Mapping, NatFacts, PortRange};
 
 /// Ports offered one by one at most.
 pub const MOST_PORTS: usize = 1_024;
 /// No more others than this are reckoned with.
 const MOST_OTHERS: f64 = 1e6;
-/// The ports of a NAT of which no range is known.
-const ANY: PortRange = PortRange { first: 1_024, last: u16::MAX };
 
 /// A mapping that was seen: the newest one of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,40 +156,38 @@ impl Others {
 }
 
 fn predict_among(facts: &NatFacts, last: Option<Last>, next: Next, others: Others) -> Prediction {
-    let pool = facts.block.or(facts.range).unwrap_or(ANY);
+    let pool = forecast::pool(facts);
     let kept =
         last.filter(|last| facts.mapping == Some(Mapping::EndpointIndependent) && last.local == next.local);
     if let Some(last) = kept {
         return Prediction::certain(last.mapped, pool);
     }
-    let Some(delta) = facts.delta else { return Prediction::hopeless(pool) };
-    match (delta.kind, last) {
-        (DeltaKind::Equal, _) if pool.contains(next.local) => Prediction::certain(next.local, pool),
-        (DeltaKind::Preserving, _) => preserving(next.local, delta.value, pool),
-        (DeltaKind::Independent, Some(last)) => {
+    let is_kept = facts.delta.is_some_and(|delta| delta.kind == DeltaKind::Equal);
+    match (PortRule::of(facts), last) {
+        (PortRule::Moved { .. }, _) if is_kept && !pool.contains(next.local) => Prediction::hopeless(pool),
+        (PortRule::Moved { by }, _) => moved(next.local, by, pool),
+        (PortRule::Counter { step, is_dependent: false }, Some(last)) => {
             let port = |others: i64| {
-                wrap(pool, i64::from(last.mapped) + i64::from(delta.value) * (i64::from(next.ours) + others))
+                pool.wrap(i64::from(last.mapped) + i64::from(step) * (i64::from(next.ours) + others))
             };
             Prediction { offers: window(others, port), pool }
         }
-        (DeltaKind::Dependent, Some(last))
+        (PortRule::Counter { step, is_dependent: true }, Some(last))
             if i32::from(next.local) - i32::from(last.local) == i32::from(next.ours) =>
         {
-            let port = wrap(pool, i64::from(last.mapped) + i64::from(delta.value) * i64::from(next.ours));
+            let port = pool.wrap(i64::from(last.mapped) + i64::from(step) * i64::from(next.ours));
             let alone = others.none().exp();
             Prediction { offers: vec![(port, alone)], pool }
         }
-        (DeltaKind::Equal | DeltaKind::Independent | DeltaKind::Dependent | DeltaKind::Random, _) => {
-            Prediction::hopeless(pool)
-        }
+        (PortRule::Counter { .. } | PortRule::Random, _) => Prediction::hopeless(pool),
     }
 }
 
 /// The local port moved by a constant. Beyond the pool nobody knows whether the NAT starts the pool again or has
 /// a constant that 16 bits hold only modulo 65,536.
-fn preserving(local: u16, by: i16, pool: PortRange) -> Prediction {
+fn moved(local: u16, by: i16, pool: PortRange) -> Prediction {
     let moved = i64::from(local) + i64::from(by);
-    let (around, modulo) = (wrap(pool, moved), local.wrapping_add_signed(by));
+    let (around, modulo) = (pool.wrap(moved), local.wrapping_add_signed(by));
     if around == modulo || !pool.contains(modulo) {
         return Prediction::certain(around, pool);
     }
@@ -204,7 +201,7 @@ fn elapsed(last: &Last, next: &Next) -> f64 {
 /// The ports for as many others as are probable, at least `mean + 3 √mean` of them, best first.
 fn window(others: Others, port: impl Fn(i64) -> u16) -> Vec<(u16, f64)> {
     let mean = others.mean();
-    let wide = mean + 3.0 * mean.sqrt();
+    let wide = forecast::likely(mean);
     let mut offers: BTreeMap<u16, f64> = BTreeMap::new();
     let mut logarithm = others.none();
     let mut covered = 0.0;
@@ -221,12 +218,6 @@ fn window(others: Others, port: impl Fn(i64) -> u16) -> Vec<(u16, f64)> {
     offers.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     offers.truncate(MOST_PORTS);
     offers
-}
-
-/// `port` brought into the range, as if the range were a circle.
-fn wrap(range: PortRange, port: i64) -> u16 {
-    let offset = (port - i64::from(range.first)).rem_euclid(i64::from(range.size()));
-    (i64::from(range.first) + offset) as u16
 }
 
 /// How probably one of `theirs` random ports is one of `ours` guesses, out of a pool of `pool` ports:

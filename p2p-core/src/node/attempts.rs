@@ -18,8 +18,8 @@ use crate::connect::{self, Attempt, Lane, LaneFailure, PunchInput, RelayAct};
 use crate::peer::PeerAddr;
 use crate::proof::{Claim, ProofError, Session};
 use crate::punch::{self, Share, Socket};
-use crate::relay::Notice;
-use crate::relay::circuit::{CircuitConfig, CircuitFailure, Kept};
+use crate::relay::RelayOffer;
+use crate::relay::circuit::{CircuitConfig, CircuitFailure, RelayKind};
 use crate::signal::{Body, Delivery, Signal};
 use crate::turn::Server as TurnRelay;
 use crate::{Deadline, Local, Output};
@@ -51,6 +51,7 @@ pub(super) struct Entry {
     is_offered: bool,
     /// When an answerer that is over stops waiting for another offer.
     linger_until: Option<Instant>,
+    is_closed: bool,
     deadline: Option<Deadline>,
 }
 
@@ -62,7 +63,7 @@ enum CircuitStage {
     /// The addresses of our TURN servers are being looked up. Offers that come meanwhile are kept, a few at most.
     Resolving {
         sources: Vec<IpAddr>,
-        early: Vec<(Notice, Vec<IpAddr>)>,
+        early: Vec<(RelayOffer, Vec<IpAddr>)>,
     },
     Begun,
 }
@@ -129,6 +130,7 @@ impl Entry {
             kept: None,
             is_offered: false,
             linger_until: None,
+            is_closed: false,
             deadline: None,
         }
     }
@@ -303,7 +305,7 @@ impl Entry {
                 let (local, remote) = told.ends;
                 if let Some(to) = self.relay_dial(connection) {
                     parts.act(Act::Circuit(self.id, CircuitAct::Dialled { to, is_up: true }));
-                    self.on_relayed(connection, Kept::Connection, (local, remote), true, parts, now);
+                    self.on_relayed(connection, RelayKind::Connection, (local, remote), true, parts, now);
                 }
             }
             (Purpose::Relay(_), News::DialFailed(error)) => {
@@ -326,10 +328,10 @@ impl Entry {
     pub(super) fn handle_circuit(&mut self, event: CircuitEvent, parts: &mut Parts, now: Instant) {
         match event {
             CircuitEvent::Up { connection, local, remote } => {
-                self.on_relayed(connection, Kept::Datagrams, (local, remote), false, parts, now);
+                self.on_relayed(connection, RelayKind::Datagrams, (local, remote), false, parts, now);
             }
             CircuitEvent::Arrived { connection, local, remote } => {
-                self.on_relayed(connection, Kept::Connection, (local, remote), false, parts, now);
+                self.on_relayed(connection, RelayKind::Connection, (local, remote), false, parts, now);
             }
             CircuitEvent::Dial(to) => {
                 tracing::debug!(%to, "dialling the address relayed for the peer");
@@ -407,8 +409,7 @@ impl Entry {
     /// Ends it: our user does not want it any more, the peer said farewell, or the node closes.
     pub(super) fn close(&mut self, now: Instant) {
         self.machine.close(now);
-        self.linger_until = None;
-        self.is_offered = false;
+        self.is_closed = true;
     }
 
     /// Takes up all that the attempt wants.
@@ -427,6 +428,13 @@ impl Entry {
                 }
             }
         }
+        if self.is_closed {
+            if let Some(report) = self.machine.report(now).filter(|_| parts.is_closing) {
+                let error = ConnectError::Cancelled(Box::new(report));
+                parts.tell(Event::Failed { attempt: self.id, error });
+            }
+            return Outcome::Over;
+        }
         self.dial_waiting(parts, now);
         match self.linger_until {
             Some(until) if until <= now => Outcome::Over,
@@ -444,6 +452,10 @@ impl Entry {
         self.settle_questions(parts, now);
         for at in std::mem::take(&mut self.listening).into_keys() {
             parts.socket(self.owner(), SocketAct::Unlisten { at });
+        }
+        if let Some((owner, established)) = self.kept.take().map(|kept| *kept) {
+            // It came when the attempt was over.
+            parts.socket(owner, SocketAct::Close { connection: established.connection });
         }
         parts.budget.forget(self.id);
         parts.act(Act::End(self.owner()));
@@ -573,7 +585,6 @@ impl Entry {
                 let Some(report) = self.machine.report(now).map(Box::new) else { return Outcome::Over };
                 tracing::info!(attempt = %self.id, took = ?report.took, "no connection");
                 let error = match report.is_offline() {
-                    _ if parts.is_closing => ConnectError::Cancelled(report),
                     true => ConnectError::Offline(report),
                     false => ConnectError::Failed(report),
                 };
@@ -582,7 +593,6 @@ impl Entry {
             }
             (Role::Answerer, connect::Event::Won(_), Some(kept)) => {
                 let (owner, established) = *kept;
-                parts.circuits.unseat(self.id);
                 parts.accept(owner, established);
                 Outcome::Over
             }
@@ -624,7 +634,7 @@ impl Entry {
     fn on_relayed(
         &mut self,
         connection: ConnectionId,
-        kind: Kept,
+        kind: RelayKind,
         ends: (SocketAddr, SocketAddr),
         is_dialled: bool,
         parts: &mut Parts,
@@ -641,7 +651,7 @@ impl Entry {
                 if !is_dialled {
                     parts.socket(self.owner(), SocketAct::Close { connection });
                 }
-                if kind == Kept::Connection {
+                if kind == RelayKind::Connection {
                     parts.act(Act::Circuit(self.id, CircuitAct::ConnectionFailed));
                 }
             }
@@ -677,6 +687,10 @@ impl Entry {
         now: Instant,
     ) {
         self.lanes.remove(&lane);
+        if self.kept.is_some() {
+            // The word of the caller on a second connection counts for nothing.
+            return parts.socket(owner, SocketAct::Close { connection });
+        }
         let known = self.machine.candidate(lane).map(|candidate| candidate.path);
         let way = match (self.role, lane.way()) {
             (Role::Answerer, Way::Direct) => Way::Reverse,
@@ -698,7 +712,7 @@ impl Entry {
     fn fail(&mut self, lane: Lane, failure: LaneFailure, parts: &mut Parts, now: Instant) {
         tracing::debug!(attempt = %self.id, %lane, %failure, "lane failed");
         self.lanes.remove(&lane);
-        if let (Some(Kept::Connection), CircuitStage::Begun) = (lane.relayed_as(), &self.circuit) {
+        if let (Some(RelayKind::Connection), CircuitStage::Begun) = (lane.relayed_as(), &self.circuit) {
             parts.act(Act::Circuit(self.id, CircuitAct::ConnectionFailed));
         }
         self.machine.handle_failed(lane, failure, &parts.view(self.trust, now), now);

@@ -55,8 +55,8 @@ impl Circuits {
     }
 
     /// Our user has taken the connection: its peer is no stranger any more.
-    pub(super) fn unseat(&mut self, attempt: AttemptId) {
-        if let Some(with) = self.live.get_mut(&attempt) {
+    pub(super) fn unseat(&mut self, attempt: AttemptId, peer: &PeerId) {
+        if let Some(with) = self.get_mut(attempt, peer) {
             with.is_seated = false;
         }
     }

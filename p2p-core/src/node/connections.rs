@@ -60,6 +60,8 @@ struct Connection {
     is_reading: bool,
     /// Tells that the owner was told that the other end is proven.
     is_proven: bool,
+    /// Tells that its claim was accepted.
+    is_welcome: bool,
     deadline: Option<Deadline>,
 }
 
@@ -153,6 +155,9 @@ impl Connections {
 
     /// Accepts the claim of the other end; `plain` if we wish the bare TCP connection.
     pub(super) fn welcome(&mut self, connection: ConnectionId, plain: bool, now: Instant) {
+        if let Some(entry) = self.table.get_mut(&connection) {
+            entry.is_welcome = true;
+        }
         self.with_proof(connection, |proof| proof.welcome(plain, now));
     }
 
@@ -259,6 +264,7 @@ impl Connections {
                 purpose: entry.purpose,
                 owner: entry.owner,
                 since: entry.since,
+                is_welcome: entry.is_welcome,
                 ends: entry.ends.unwrap_or((entry.target, entry.target)),
                 news,
             };
@@ -289,6 +295,12 @@ impl Connections {
     /// Returns how many connections of this owner are known whose use is this.
     pub(super) fn count(&self, is_it: impl Fn(Purpose) -> bool) -> usize {
         self.table.values().filter(|entry| is_it(entry.purpose)).count()
+    }
+
+    /// Returns how many that arrived were welcomed and may yet be kept by their callers.
+    pub(super) fn welcomed(&self) -> usize {
+        let is_it = |entry: &&Connection| entry.is_welcome && entry.purpose == Purpose::Arrived;
+        self.table.values().filter(is_it).count()
     }
 
     pub(super) fn close_all(&mut self) {
@@ -361,9 +373,19 @@ impl Connection {
         until: Option<Instant>,
         since: Instant,
     ) -> Self {
-        let (ends, proof, deadline) = (None, None, None);
-        let (is_reading, is_proven) = (false, false);
-        Self { owner, purpose, since, ends, target, until, proof, is_reading, is_proven, deadline }
+        Self {
+            owner,
+            purpose,
+            since,
+            ends: None,
+            target,
+            until,
+            proof: None,
+            is_reading: false,
+            is_proven: false,
+            is_welcome: false,
+            deadline: None,
+        }
     }
 }
 
@@ -374,6 +396,8 @@ pub(super) struct Told {
     pub(super) owner: Owner,
     /// When it was dialled, or arrived.
     pub(super) since: Instant,
+    /// Tells that its claim was accepted.
+    pub(super) is_welcome: bool,
     /// Its end here and its end there.
     pub(super) ends: (SocketAddr, SocketAddr),
     pub(super) news: News,

@@ -27,7 +27,7 @@ pub enum Owner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SocketAct {
     /// Listen for TCP connections at this address, with port 0 at any free port. Answered by
-    /// [`SocketEvent::Listening`].
+    /// [`SocketEvent::Listening`], unless it is a throw-away listener.
     Listen {
         /// The address to bind, shared with dials (`SO_REUSEADDR`, `SO_REUSEPORT`).
         at: SocketAddr,

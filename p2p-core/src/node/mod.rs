@@ -120,7 +120,6 @@ impl Node {
             circuits: Circuits::default(),
             counters: Counters::default(),
             backlog: Some(config.limits.backlog.max(1)),
-            welcomed: BTreeSet::new(),
             is_closing: false,
             out: VecDeque::new(),
             config,
@@ -363,6 +362,21 @@ impl Node {
         self.drain(now);
     }
 
+    /// Takes up that an owner of sockets is gone without having been asked to go: everything it had is lost.
+    pub fn handle_owner_gone(&mut self, owner: Owner, now: Instant) {
+        match owner {
+            Owner::Attempt(attempt) => self.stop(attempt, now),
+            Owner::Nic(nic) => {
+                self.end(nic, now);
+                self.publish(now);
+                if !self.parts.is_closing {
+                    self.parts.act(Act::ReadNics);
+                }
+            }
+        }
+        self.drain(now);
+    }
+
     /// Takes up what happened on the channel to a broker.
     pub fn handle_channel(&mut self, channel: ChannelId, event: ChannelEvent, now: Instant) {
         self.parts.router.handle_channel(channel, event, now);
@@ -381,10 +395,12 @@ impl Node {
         self.drain(now);
     }
 
-    /// Takes up that the user has taken an accepted connection.
-    pub fn handle_taken(&mut self) {
+    /// Takes up that the user has taken an accepted connection, the one with this claim.
+    pub fn handle_taken(&mut self, claim: &Claim) {
+        // Its peer is no stranger any more to the servers that lend it addresses.
+        self.parts.circuits.unseat(claim.attempt, &claim.peer);
         if let Some(places) = &mut self.parts.backlog {
-            *places += 1;
+            *places = (*places + 1).min(self.parts.config.limits.backlog.max(1));
         }
     }
 
@@ -505,7 +521,6 @@ impl Node {
         match told.news {
             News::Claimed(claim) => self.on_claim(connection, claim, told.ends.1, now),
             News::Kept(session) => {
-                self.parts.welcomed.remove(&connection);
                 let info = ConnectionInfo {
                     way: Way::Direct,
                     path: attempts::path_of(&self.parts, told.ends.1),
@@ -518,10 +533,9 @@ impl Node {
                 self.parts.accept(told.owner, Established { connection, session: *session, info });
             }
             News::Failed(error) => {
-                let was_welcome = self.parts.welcomed.remove(&connection);
                 tracing::debug!(%error, "a connection was turned away");
                 // One that the caller did not choose is no failure, and one that we declined was counted then.
-                let is_chosen_against = was_welcome && error == ProofError::Lost;
+                let is_chosen_against = told.is_welcome && error == ProofError::Lost;
                 if !is_chosen_against && !matches!(error, ProofError::Declined(_)) {
                     self.parts.counters.count_failure(error);
                 }
@@ -552,7 +566,6 @@ impl Node {
             None => {
                 // Until the caller's word there is only a claim, and an old Hello can be sent again by anybody: so long
                 // the connection counts as unproven, and may have to make room.
-                self.parts.welcomed.insert(connection);
                 self.parts.connections.welcome(connection, self.parts.config.plain, now);
             }
         }

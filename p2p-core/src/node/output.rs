@@ -11,8 +11,8 @@ use super::router::RouterAct;
 use crate::attempt::{AttemptId, Path, Way};
 use crate::connect::AttemptReport;
 use crate::proof::Session;
-use crate::relay::circuit::{CircuitFailure, Kept};
-use crate::relay::{CircuitConfig, Notice};
+use crate::relay::circuit::{CircuitFailure, RelayKind};
+use crate::relay::{CircuitConfig, RelayOffer};
 use crate::{Clock, Seed};
 
 /// Asks for one effect.
@@ -48,7 +48,7 @@ pub enum CircuitAct {
     /// Make one: it outlives the attempt where it carries the connection that is kept.
     Begin(Box<CircuitConfig>, Seed),
     /// Give it this word of the peer, who may come from these addresses.
-    Hear(Notice, Vec<IpAddr>),
+    Hear(RelayOffer, Vec<IpAddr>),
     /// Tell it whether the dial it wanted led anywhere.
     Dialled {
         /// The target of the dial.
@@ -59,7 +59,7 @@ pub enum CircuitAct {
     /// Tell it that a connection it brought was not the one.
     ConnectionFailed,
     /// Let it live for as long as the connection that is kept.
-    Keep(Kept),
+    Keep(RelayKind),
     /// End it.
     End,
 }
@@ -88,7 +88,7 @@ pub enum CircuitEvent {
     /// This address, relayed for the peer, is to be dialled.
     Dial(SocketAddr),
     /// This is to be said to the peer.
-    Say(Notice),
+    Say(RelayOffer),
     /// Nothing came through.
     Failed(CircuitFailure),
     /// The circuit is gone.

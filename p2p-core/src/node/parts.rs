@@ -1,6 +1,6 @@
 //! The services that all attempts of a node and its doors share.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::Counters;
@@ -34,8 +34,6 @@ pub(super) struct Parts {
     pub(super) counters: Counters,
     /// Places for accepted connections that nobody has taken yet; `None` when nobody is taken in any more.
     pub(super) backlog: Option<usize>,
-    /// Arrived connections that were welcomed and on which the caller has not said Go: each may yet need a place.
-    pub(super) welcomed: BTreeSet<super::io::ConnectionId>,
     pub(super) is_closing: bool,
     pub(super) out: VecDeque<Output<Act, Event>>,
 }
@@ -108,7 +106,8 @@ impl Parts {
             Some(RefusalReason::NotAllowed)
         } else if !self.config.ways.contains(&way) {
             Some(RefusalReason::Unsupported)
-        } else if places <= self.welcomed.len() {
+        } else if places <= self.connections.welcomed() {
+            // Each that was welcomed may yet need a place.
             Some(RefusalReason::Busy)
         } else {
             None

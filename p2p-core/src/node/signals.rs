@@ -8,7 +8,7 @@ use super::router::{ChannelId, RouterEvent};
 use super::{Node, Owner};
 use crate::attempt::{AttemptId, RefusalReason, Role, Way};
 use crate::punch::{Message, Step};
-use crate::relay::Notice;
+use crate::relay::RelayOffer;
 use crate::signal::{Body, Refusal, Signal};
 use crate::{Machine, Output};
 
@@ -138,7 +138,7 @@ impl Node {
                 let now = self.parts.clock.clock().unix(now);
                 Body::Punch(Message::declined(message.pair, reason, now))
             }
-            Body::Relay(_) => Body::Relay(Notice::refused(reason, &mut self.parts.seed.fork("refusal"))),
+            Body::Relay(_) => Body::Relay(RelayOffer::refused(reason, &mut self.parts.seed.fork("refusal"))),
             _ => Body::Refuse(Refusal { reason }),
         };
         self.reply(signal, channel, body, now);

@@ -14,29 +14,28 @@ use crate::noise::{IK, builder};
 use crate::peer::{Identity, PeerId};
 use crate::{Deadline, Machine, Output, Seed};
 
-/// No proof may take longer, whatever the configuration says.
+/// The most time for a proof, whatever the configuration says.
 const MOST_WITHIN: Duration = Duration::from_secs(3_600);
 const PROLOGUE: &[u8] = b"p2p/1 proof";
 
-/// What one end brings to a proof.
+/// The configuration of one end of a proof.
 #[derive(Clone, Debug)]
 pub struct ProofConfig {
-    /// Who we are.
+    /// The identity of this node.
     pub identity: Identity,
-    /// Whether we dialled.
+    /// The peer expected at the other end, if we dialled.
     pub counterpart: Counterpart,
     /// The cipher that is fast on this machine.
     pub cipher: Cipher,
-    /// How long all of it may take. A legitimate peer needs two round trips and under a millisecond of
-    /// arithmetic; 3 s is right for the Internet; an
-    /// hour is the most.
+    /// The time for the whole proof. A legitimate peer needs two round trips and under a millisecond of arithmetic. 3
+    /// s is right for the Internet; an hour is the most.
     pub within: Duration,
 }
 
-/// Whom we expect at the other end.
+/// The peer that is expected at the other end.
 #[derive(Clone, Copy, Debug)]
 pub enum Counterpart {
-    /// We dialled: it must be this peer, and we are this in this attempt.
+    /// We dialled, so the other end must be this peer.
     Dialled {
         /// The peer that must prove itself.
         peer: PeerId,
@@ -44,80 +43,80 @@ pub enum Counterpart {
         attempt: AttemptId,
         /// Our part in the attempt.
         role: Role,
-        /// Whether we wish the bare TCP connection after the proof. It takes both ends to wish it.
+        /// True when we wish the bare TCP connection after the proof. Both ends must wish it.
         plain: bool,
     },
-    /// Somebody dialled us: the owner decides when the claim is known.
+    /// Somebody dialled us. The owner decides when the claim is known.
     Unknown,
 }
 
-/// Who the other end is and what it wants. The peer's key is proven; that it is alive only when the proof
-/// is over.
+/// The claim of the other end: its identity and its wish. The peer's key is proven, but only the end of the proof
+/// shows that the peer is alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// The peer.
+    /// The peer that claims to be there.
     pub peer: PeerId,
     /// The attempt this connection belongs to.
     pub attempt: AttemptId,
-    /// Whether **we** are the caller of that attempt.
+    /// True when **we** are the caller of that attempt.
     pub caller: bool,
 }
 
-/// What a proof wants done to its connection.
+/// An effect that a proof wants done to its connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Send these bytes.
+    /// Sends these bytes.
     Send(Bytes),
-    /// Close the connection: after [`Event::Failed`], and after sending what was said before.
+    /// Closes the connection, after sending all bytes before it. It follows [`Event::Failed`].
     HangUp,
 }
 
-/// What a proof has to tell.
+/// An event of a proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Somebody who dialled us says who they are. Answer with [`Proof::welcome`] or [`Proof::refuse`].
+    /// A peer that dialled us has made its claim. The owner answers with [`Proof::welcome`] or [`Proof::refuse`].
     Claimed(Claim),
-    /// The other end is who it should be, and alive. We are the caller: say [`Proof::go`], or close.
+    /// The other end is the right peer, and alive. We are the caller, so the owner calls [`Proof::go`] or closes.
     Proven,
-    /// This is the connection both ends keep: take [`Proof::into_session`]. What comes next on it belongs to
-    /// the pipe.
+    /// Both ends keep this connection. The owner takes [`Proof::into_session`]. Later bytes on the connection belong
+    /// to the pipe.
     Kept,
-    /// It is over.
+    /// The proof has failed.
     Failed(ProofError),
 }
 
-/// Why a proof failed.
+/// A reason why a proof failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProofError {
-    /// Not our protocol: a port scanner, another service, or a broken connection.
+    /// The other end does not speak our protocol: a port scanner, another service, or a broken connection.
     #[error("what answered does not speak p2p")]
     Garbled,
-    /// It does not know our key, or it is not the peer we dialled.
+    /// The other end does not know our key, or is not the peer we dialled.
     #[error("whoever is there could not prove to be the right peer")]
     Stranger,
-    /// We reached our own listener.
+    /// The connection led to our own listener.
     #[error("the connection led back to ourselves")]
     Ourselves,
-    /// The peer is there, and said no.
+    /// The peer is there, and refused.
     #[error("the peer refused: {0}")]
     Refused(RefusalReason),
-    /// We said no.
+    /// We refused the peer.
     #[error("we refused: {0}")]
     Declined(RefusalReason),
-    /// Silence, or too slow.
+    /// The other end was silent, or too slow.
     #[error("the other end did not finish the proof in time")]
     TimedOut,
-    /// The connection ended.
+    /// The connection ended during the proof.
     #[error("the connection was closed during the proof")]
     Lost,
-    /// The owner called something the proof was not ready for.
+    /// The owner called a method that the proof was not ready for.
     #[error("the proof was driven out of turn")]
     OutOfTurn,
 }
 
 impl ProofError {
-    /// A word for programs: it never changes.
+    /// Returns a code for programs, which never changes.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Garbled => "proof_garbled",
@@ -132,22 +131,22 @@ impl ProofError {
     }
 }
 
-/// How far a proof is.
+/// The stage that a proof has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Waiting for the other end's next frame.
+    /// The proof waits for the other end's next frame.
     Hearing,
-    /// Waiting for the owner's [`Proof::welcome`] or [`Proof::refuse`].
+    /// The proof waits for the owner's [`Proof::welcome`] or [`Proof::refuse`].
     Deciding,
-    /// Waiting for the owner's [`Proof::go`].
+    /// The proof waits for the owner's [`Proof::go`].
     Proven,
-    /// Over, and won.
+    /// The proof is over and the connection is kept.
     Kept,
-    /// Over, and lost.
+    /// The proof is over and has failed.
     Failed,
 }
 
-/// What a responder decided on, and what it needs to answer.
+/// The claim that a responder decides on, and the state that its answer needs.
 struct Pending {
     noise: Box<HandshakeState>,
     claim: Claim,
@@ -161,28 +160,28 @@ struct Settled {
 }
 
 enum State {
-    /// We dialled and said Hello.
+    /// We dialled and sent Hello.
     AwaitWelcome {
         noise: Box<HandshakeState>,
         peer: PeerId,
         attempt: AttemptId,
         role: Role,
     },
-    /// Somebody dialled us.
+    /// We were dialled and wait for Hello.
     AwaitHello {
         seed: Box<Seed>,
     },
-    /// They said who they are.
+    /// The other end has made its claim.
     Deciding(Pending),
-    /// We are the caller and were dialled: are they alive?
+    /// We are the caller and were dialled, so we wait for Ready as a sign of life.
     AwaitReady(Settled),
-    /// We are the caller, they are who they should be.
+    /// We are the caller, and the other end is proven.
     Proven(Settled),
-    /// We are the called one: is this the connection?
+    /// We are the called end and wait for Go.
     AwaitGo(Settled),
     Kept(Box<Session>),
     Failed,
-    /// While a step is being taken; never seen from outside.
+    /// A step is being taken. This state is never seen from outside.
     Stepping,
 }
 
@@ -229,8 +228,8 @@ impl Proof {
         proof
     }
 
-    /// How many bytes the proof is waiting for, at least. Who reads no more than this from the connection
-    /// leaves every byte of the user's for the pipe. Zero while it is not the other end's turn.
+    /// Returns the least number of bytes that the proof is waiting for. A reader that takes no more than this leaves
+    /// all bytes of the user's for the pipe. It is zero while it is not the other end's turn.
     pub fn wants(&self) -> usize {
         if self.stage() != Stage::Hearing {
             return 0;
@@ -242,7 +241,7 @@ impl Proof {
         length - self.input.len()
     }
 
-    /// How far it is.
+    /// Returns the stage of the proof.
     pub fn stage(&self) -> Stage {
         match self.state {
             State::AwaitWelcome { .. }
@@ -256,7 +255,7 @@ impl Proof {
         }
     }
 
-    /// Who the other end says it is, while that is to be decided on.
+    /// Returns the claim of the other end, while that is to be decided on.
     pub fn claim(&self) -> Option<Claim> {
         match &self.state {
             State::Deciding(pending) => Some(pending.claim),
@@ -264,7 +263,7 @@ impl Proof {
         }
     }
 
-    /// Bytes arrived. Answers how many were taken: the rest belongs to a later stage, or to the pipe.
+    /// Takes bytes that arrived, and returns the number taken. The rest belongs to a later stage, or to the pipe.
     pub fn handle_bytes(&mut self, bytes: &[u8], now: Instant) -> usize {
         self.handle_timeout(now);
         let mut taken = 0;
@@ -279,15 +278,15 @@ impl Proof {
         taken
     }
 
-    /// The connection ended.
+    /// Notes that the connection ended.
     pub fn handle_lost(&mut self, _now: Instant) {
         self.fail(ProofError::Lost);
     }
 
-    /// Accepts the claim; `plain` if we wish the bare TCP connection after the proof.
+    /// Accepts the claim; `plain` is true if we wish the bare TCP connection after the proof.
     ///
     /// # Errors
-    /// When there is no claim to decide on.
+    /// [`ProofError::OutOfTurn`] when there is no claim to decide on.
     pub fn welcome(&mut self, plain: bool, now: Instant) -> Result<(), ProofError> {
         self.handle_timeout(now);
         let pending = self.take_pending()?;
@@ -300,10 +299,10 @@ impl Proof {
         Ok(())
     }
 
-    /// Declines the claim, and tells the other end why.
+    /// Declines the claim, and tells the other end the reason.
     ///
     /// # Errors
-    /// When there is no claim to decide on.
+    /// [`ProofError::OutOfTurn`] when there is no claim to decide on.
     pub fn refuse(&mut self, reason: RefusalReason, now: Instant) -> Result<(), ProofError> {
         self.handle_timeout(now);
         let pending = self.take_pending()?;
@@ -315,7 +314,7 @@ impl Proof {
     /// Keeps this connection. Only the caller can, and only once it is proven.
     ///
     /// # Errors
-    /// When it is not proven, or not ours to say.
+    /// [`ProofError::OutOfTurn`] when it is not proven, or we are not the caller.
     pub fn go(&mut self, now: Instant) -> Result<(), ProofError> {
         self.handle_timeout(now);
         match std::mem::replace(&mut self.state, State::Stepping) {
@@ -332,7 +331,7 @@ impl Proof {
         }
     }
 
-    /// Ends the proof, silently. A connection that was not kept is closed.
+    /// Ends the proof silently. A connection that was not kept is closed.
     pub fn close(&mut self, _now: Instant) {
         if !matches!(self.stage(), Stage::Kept | Stage::Failed) {
             self.state = State::Failed;
@@ -340,7 +339,7 @@ impl Proof {
         }
     }
 
-    /// What the proof was for, once it is [`Stage::Kept`].
+    /// Returns the session, once the proof is [`Stage::Kept`].
     pub fn into_session(self) -> Option<Session> {
         match self.state {
             State::Kept(session) => Some(*session),
@@ -416,7 +415,7 @@ impl Proof {
         }
     }
 
-    /// No key is touched before the code at the door is right: strangers cost one hash.
+    /// Checks the code in the first frame before any key is touched, so strangers cost one hash.
     fn on_hello(&mut self, mut seed: Seed, body: &[u8]) -> Result<(), ProofError> {
         let me = self.identity.id();
         let message = wire::open_door(&me, body)?;
@@ -460,7 +459,7 @@ impl Proof {
         Ok((noise, claim))
     }
 
-    /// Both handshake messages are through: derive the keys, and find out whose turn it is.
+    /// Derives the keys after both handshake messages, and finds out whose turn it is.
     fn on_agreed(&mut self, mut noise: Box<HandshakeState>, claim: Claim, theirs: Wish) {
         let binding = noise.get_handshake_hash().try_into().unwrap_or_default();
         let (from_initiator, from_responder) = noise.dangerously_get_raw_split();
@@ -542,7 +541,7 @@ impl Machine for Proof {
     }
 }
 
-/// The next handshake message with `payload` in it.
+/// Returns the next handshake message with `payload` in it.
 fn write<T: serde::Serialize>(noise: &mut HandshakeState, payload: &T) -> Result<Vec<u8>, ProofError> {
     let mut message = [0; MOST_FRAME];
     let length =
@@ -550,7 +549,7 @@ fn write<T: serde::Serialize>(noise: &mut HandshakeState, payload: &T) -> Result
     Ok(message[..length].to_vec())
 }
 
-/// The payload of a handshake message. Whoever cannot make one that decrypts is a stranger.
+/// Returns the payload of a handshake message. An end that cannot make one that decrypts is a stranger.
 fn read<T: serde::de::DeserializeOwned>(noise: &mut HandshakeState, message: &[u8]) -> Result<T, ProofError> {
     let mut payload = [0; MOST_FRAME];
     let length = noise.read_message(message, &mut payload).map_err(|_| ProofError::Stranger)?;

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::endpoint::Endpoint;
 use super::message::{Answer, Message, Step, Timing};
-use super::side::Side;
 use super::terms::{Clocks, Stamps, Terms};
 use crate::attempt::{RefusalReason as Reason, Role as Part};
 use crate::clock::Offset;
@@ -46,14 +46,14 @@ pub enum AgreeEvent {
         /// Which time this is.
         wave: u8,
         /// The caller.
-        side: Side,
+        side: Endpoint,
     },
     /// The answerer agrees: both know the plan.
     Agreed {
         /// Which time this is.
         wave: u8,
         /// The answerer.
-        side: Side,
+        side: Endpoint,
         /// When; the start is by our clock.
         timing: Timing,
     },
@@ -133,7 +133,7 @@ impl Agree {
     }
 
     /// The answerer agrees, and is ready to dial at once: the plan starts now.
-    pub fn answer(&mut self, side: Side, now: Instant) -> Option<Timing> {
+    pub fn answer(&mut self, side: Endpoint, now: Instant) -> Option<Timing> {
         let State::Asked { error, delay } = self.state else { return None };
         let timing = self.timing(error, delay, now);
         let step = Step::Answer(Answer { side, timing });

@@ -4,9 +4,9 @@ use super::*;
 use crate::Seed;
 use crate::attempt::{RefusalReason, Role};
 use crate::nat::Filtering;
+use crate::nat::forecast::PortForecast;
 use crate::punch::message::{Offer, Update};
 use crate::punch::plan::Mode;
-use crate::punch::side::Ports;
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
 
@@ -14,13 +14,13 @@ fn at(millis: u64) -> Instant {
     epoch() + Duration::from_millis(millis)
 }
 
-fn side() -> Side {
-    Side {
+fn side() -> Endpoint {
+    Endpoint {
         address: IpAddr::from([203, 0, 113, 1]),
-        ports: Ports::Fixed(vec![5_000]),
+        ports: PortForecast::Fixed(vec![5_000]),
         filtering: Filtering::AddressAndPortDependent,
         syn: None,
-        quiet: false,
+        low_ttl: false,
         sockets: 64,
     }
 }
@@ -136,11 +136,11 @@ fn the_absurd_the_stale_and_the_misdirected_are_dropped() {
         changed(|message| message.wave = 255),
         changed(|message| {
             let Step::Offer(offer) = &mut message.step else { return };
-            offer.side.ports = Ports::Fixed(vec![5_000; 10_000]);
+            offer.side.ports = PortForecast::Fixed(vec![5_000; 10_000]);
         }),
         changed(|message| {
             let Step::Offer(offer) = &mut message.step else { return };
-            offer.side.ports = Ports::Fixed(vec![0]);
+            offer.side.ports = PortForecast::Fixed(vec![0]);
         }),
     ] {
         answerer.handle_message(&absurd, at(40));

@@ -26,7 +26,7 @@ fn config(sockets: u16, per_second: u16) -> FireConfig {
 }
 
 fn wave(shots: Vec<Shot>, lives: Option<Duration>, now: Instant) -> Wave {
-    let orders = Orders { shots, lives, quiet: false };
+    let orders = Orders { shots, lives, low_ttl: false };
     Wave { orders, locals: (5_000..5_600).collect(), start: now, until: now + ms(2_000) }
 }
 

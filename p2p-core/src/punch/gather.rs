@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::endpoint::Endpoint;
 use super::layout::brief;
 use super::plan::{Mode, NO_NAT};
-use super::side::{Ports, Side, others};
 use crate::attempt::{AttemptId, Role as Part};
+use crate::nat::forecast::{self, PortForecast, PortRule, others};
 use crate::nat::meets;
-use crate::nat::{DeltaKind, Filtering, Mapping, NatFacts, NatType, PortRange};
+use crate::nat::{Filtering, Mapping, NatFacts, NatType, PortRange};
 use crate::{Mapped, Seed};
 
 /// Ports of one side where their outside is computed, where it is asked for, and where there is no NAT.
@@ -29,7 +30,6 @@ const ANSWERER_WAITS: f64 = 0.12;
 const USUAL_RATE: u16 = 10;
 /// Local ports that are used: above those of services.
 const LOCALS: PortRange = PortRange { first: 10_000, last: 65_000 };
-const ANY: PortRange = PortRange { first: 1_024, last: u16::MAX };
 
 /// Chance that both sides of an attempt have in common.
 pub(super) fn lot(attempt: AttemptId, pair: u8, wave: u8, label: &str) -> Seed {
@@ -53,7 +53,7 @@ enum Outside {
 enum Kind {
     Fixed(Outside),
     Run { by: i16 },
-    Counter { step: i16 },
+    Counter { step: i16, is_dependent: bool },
     Random { pool: PortRange },
 }
 
@@ -113,33 +113,22 @@ fn kind(config: &GatherConfig) -> Kind {
     if config.mode.is_local() || is_bare {
         return Kind::Fixed(Outside::Moved(0));
     }
-    let delta = facts.delta;
-    let moved = match delta.map(|delta| (delta.kind, delta.value)) {
-        Some((DeltaKind::Equal, _)) => Some(0),
-        Some((DeltaKind::Preserving, by)) => Some(by),
-        _ => None,
-    };
-    match (facts.mapping_or_guess(), moved) {
-        (Some(Mapping::EndpointIndependent) | None, moved) => {
+    match (facts.mapping_or_guess(), PortRule::of(facts)) {
+        (Some(Mapping::EndpointIndependent) | None, rule) => match rule {
             // What was computed and did not work is asked for.
-            let is_doubtful = config.wave > 0 && config.can_observe;
-            match moved.filter(|_| !is_doubtful) {
-                Some(by) => Kind::Fixed(Outside::Moved(by)),
-                None if config.can_observe => Kind::Fixed(Outside::Asked),
-                // A guess, and the best one: most routers keep ports.
-                None => Kind::Fixed(Outside::Moved(0)),
+            PortRule::Moved { by } if config.wave == 0 || !config.can_observe => {
+                Kind::Fixed(Outside::Moved(by))
             }
+            _ if config.can_observe => Kind::Fixed(Outside::Asked),
+            // A guess, and the best one: most routers keep ports.
+            _ => Kind::Fixed(Outside::Moved(0)),
+        },
+        (Some(_), PortRule::Moved { by }) => Kind::Run { by },
+        (Some(_), PortRule::Counter { step, is_dependent }) if config.can_observe => {
+            Kind::Counter { step, is_dependent }
         }
-        (Some(_), Some(by)) => Kind::Run { by },
-        (Some(_), None) => {
-            let pool = facts.block.or(facts.range).unwrap_or(ANY);
-            let pool = PortRange { first: pool.first.max(1), last: pool.last.max(1) };
-            match delta {
-                Some(delta) if delta.kind != DeltaKind::Random && delta.value != 0 && config.can_observe => {
-                    Kind::Counter { step: delta.value }
-                }
-                _ => Kind::Random { pool },
-            }
+        (Some(_), PortRule::Counter { .. } | PortRule::Random) => {
+            Kind::Random { pool: forecast::pool(facts) }
         }
     }
 }
@@ -200,7 +189,7 @@ impl Gather {
 
     /// The lowest of `count` neighbouring local ports whose outside, moved by `by`, is inside the range.
     fn draw(&mut self, by: i16, count: u16) -> u16 {
-        let pool = self.config.facts.block.or(self.config.facts.range).unwrap_or(ANY);
+        let pool = forecast::pool(&self.config.facts);
         let room = u64::from(LOCALS.last - LOCALS.first - count);
         let mut first = LOCALS.first;
         for _ in 0..256 {
@@ -276,7 +265,7 @@ impl Gather {
     }
 
     /// What the other side must know, and the local ports behind the numbers. `None` when nothing can be used.
-    pub(super) fn finish(mut self, now: Instant) -> Option<(Side, Vec<u16>)> {
+    pub(super) fn finish(mut self, now: Instant) -> Option<(Endpoint, Vec<u16>)> {
         let facts = self.config.facts;
         let ports = match self.kind {
             Kind::Fixed(_) => {
@@ -286,30 +275,28 @@ impl Gather {
                 };
                 let (locals, ports): (Vec<_>, Vec<_>) = self.locals.iter().filter_map(ready).unzip();
                 self.locals = locals;
-                Ports::Fixed(ports)
+                PortForecast::Fixed(ports)
             }
             Kind::Run { by } => {
                 let first = self.locals.first()?.wrapping_add_signed(by);
-                Ports::Run { first, count: self.locals.len() as u16 }
+                PortForecast::Run { first, count: self.locals.len() as u16 }
             }
-            Kind::Counter { step } => {
+            Kind::Counter { step, is_dependent } => {
                 let (last, at) = self.measured?;
-                let pool = facts.block.or(facts.range).unwrap_or(ANY);
+                let pool = forecast::pool(&facts);
                 let waits = match self.config.part {
                     Part::Caller => CALLER_WAITS,
                     Part::Answerer => ANSWERER_WAITS,
                 };
                 let seconds = waits + now.saturating_duration_since(at).as_secs_f64();
-                let is_sure = facts.delta.is_some_and(|delta| delta.kind == DeltaKind::Dependent);
-                let others = if is_sure { 0 } else { others(facts.rate.unwrap_or(USUAL_RATE), seconds) };
-                let offset = i64::from(last) + i64::from(step) - i64::from(pool.first);
-                let next = i64::from(pool.first) + offset.rem_euclid(i64::from(pool.size()));
-                Ports::Counter { next: next as u16, step, others, pool }
+                let others = if is_dependent { 0 } else { others(facts.rate.unwrap_or(USUAL_RATE), seconds) };
+                let next = pool.wrap(i64::from(last) + i64::from(step));
+                PortForecast::Counter { next, step, others, pool }
             }
-            Kind::Random { pool } => Ports::Random { pool },
+            Kind::Random { pool } => PortForecast::Random { pool },
         };
         let is_local = self.config.mode.is_local();
-        let side = Side {
+        let end = Endpoint {
             address: self.config.address,
             ports,
             filtering: match facts.filtering_or_guess() {
@@ -318,10 +305,10 @@ impl Gather {
                 None => Filtering::AddressAndPortDependent,
             },
             syn: if is_local { None } else { facts.syn },
-            quiet: false,
+            low_ttl: false,
             sockets: self.config.sockets.max(1),
         };
-        side.is_sound().then_some((side, self.locals))
+        end.validate().ok().map(|()| (end, self.locals))
     }
 }
 

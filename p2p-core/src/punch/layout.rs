@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::endpoint::Endpoint;
 use super::message::Timing;
 use super::plan::{Orders, Plan, Shot, Tactic};
-use super::side::{Ports, Side};
 use crate::Seed;
 use crate::attempt::Role as Part;
 use crate::nat::PortRange;
+use crate::nat::forecast::PortForecast;
 use crate::nat::meets::{self, COUNTED, LOST, NextPort};
 
 /// Pairs of ports in one plan at most.
@@ -32,8 +33,8 @@ const GUESS_LIVES: Duration = Duration::from_millis(900);
 
 /// A plan in the making.
 pub(super) struct Layout<'a> {
-    pub(super) caller: &'a Side,
-    pub(super) answerer: &'a Side,
+    pub(super) caller: &'a Endpoint,
+    pub(super) answerer: &'a Endpoint,
     pub(super) timing: Timing,
     pub(super) seed: &'a mut Seed,
     pub(super) shots: [Vec<Shot>; 2],
@@ -44,7 +45,7 @@ pub(super) fn ms(millis: u64) -> Duration {
 }
 
 impl Layout<'_> {
-    fn side(&self, part: Part) -> &Side {
+    fn side(&self, part: Part) -> &Endpoint {
         match part {
             Part::Caller => self.caller,
             Part::Answerer => self.answerer,
@@ -66,11 +67,11 @@ impl Layout<'_> {
     ) -> Plan {
         let [caller, answerer] = self.shots;
         let sockets = [self.caller.sockets, self.answerer.sockets];
-        let quiet = |part| tactic == Tactic::Quiet(part);
+        let low_ttl = |part| tactic == Tactic::LowTtl(part);
         let mut orders = [(caller, Part::Caller), (answerer, Part::Answerer)].map(|(shots, part)| Orders {
             shots,
             lives: None,
-            quiet: quiet(part),
+            low_ttl: low_ttl(part),
         });
         let mut last = Duration::ZERO;
         for ((orders, lives), sockets) in orders.iter_mut().zip(lives).zip(sockets) {
@@ -106,13 +107,13 @@ impl Layout<'_> {
 
     /// Pairs of ports, one of each side, no 4-tuple twice: numbers of local ports.
     fn rungs(&self) -> Vec<[u16; 2]> {
-        let count = |side: &Side| match &side.ports {
-            Ports::Fixed(ports) => ports.len() as u16,
-            Ports::Run { count, .. } => *count,
-            Ports::Counter { .. } | Ports::Random { .. } => MOST_RUNGS as u16,
+        let count = |side: &Endpoint| match &side.ports {
+            PortForecast::Fixed(ports) => ports.len() as u16,
+            PortForecast::Run { count, .. } => *count,
+            PortForecast::Counter { .. } | PortForecast::Random { .. } => MOST_RUNGS as u16,
         };
         let (a, b) = (count(self.caller), count(self.answerer));
-        let is_fixed = |side: &Side| matches!(side.ports, Ports::Fixed(_));
+        let is_fixed = |side: &Endpoint| matches!(side.ports, PortForecast::Fixed(_));
         let mut rungs: Vec<[u16; 2]> = match (is_fixed(self.caller), is_fixed(self.answerer)) {
             (true, true) => {
                 (0..b).flat_map(|shift| (0..a).map(move |one| [one, (one + shift) % b])).collect()
@@ -130,7 +131,7 @@ impl Layout<'_> {
 
     fn shoot_rung(&mut self, part: Part, rung: [u16; 2], after: Duration) {
         let (from, to) = (rung[part as usize], rung[part.other() as usize]);
-        let to = self.side(part.other()).port(i32::from(to));
+        let to = self.side(part.other()).ports.port(i32::from(to));
         self.shoot(part, after, from, to);
     }
 
@@ -156,13 +157,13 @@ impl Layout<'_> {
                 self.shoot_rung(first.other(), *eager, wait);
                 self.ladder(others, lead, UNSURE_RUNG);
             }
-            Tactic::First(Part::Caller) | Tactic::Quiet(Part::Caller) => {
+            Tactic::First(Part::Caller) | Tactic::LowTtl(Part::Caller) => {
                 for (index, rung) in rungs.iter().take(CALM.len() + 2).enumerate() {
                     self.shoot_rung(Part::Caller, *rung, Duration::ZERO);
                     self.shoot_rung(Part::Answerer, *rung, self.lag(index));
                 }
             }
-            Tactic::First(Part::Answerer) | Tactic::Quiet(Part::Answerer) => {
+            Tactic::First(Part::Answerer) | Tactic::LowTtl(Part::Answerer) => {
                 for (rung, at) in rungs.iter().zip(CALM) {
                     self.shoot_rung(Part::Answerer, *rung, Duration::ZERO);
                     self.shoot_rung(Part::Caller, *rung, ms(at));
@@ -204,7 +205,7 @@ impl Layout<'_> {
         for (index, at) in times.into_iter().enumerate() {
             for part in [Part::Caller, Part::Answerer] {
                 let (ours, theirs) = (numbers[part as usize][index], numbers[part.other() as usize][index]);
-                let to = self.side(part.other()).port(i32::from(theirs));
+                let to = self.side(part.other()).ports.port(i32::from(theirs));
                 self.shoot(part, at[part as usize], ours, to);
             }
         }
@@ -213,7 +214,7 @@ impl Layout<'_> {
     /// The number of the port that a side uses for each rung. A counting NAT numbers dials in the order they are
     /// made.
     fn numbers(&self, part: Part, rungs: &[[u16; 2]], times: &[[Duration; 2]]) -> Vec<u16> {
-        if !matches!(self.side(part).ports, Ports::Counter { .. }) {
+        if !matches!(self.side(part).ports, PortForecast::Counter { .. }) {
             return rungs.iter().map(|rung| rung[part as usize]).collect();
         }
         let key = |index: usize| (times[index][part as usize], index);
@@ -228,7 +229,7 @@ impl Layout<'_> {
         let count = ports(self.side(opener)).min(2);
         // Each of its ports at once, and again later: what was lost, or was answered and forgotten.
         for (index, at) in [0, 0, 120, 120, 400, 400, 760, 760].into_iter().enumerate() {
-            let pool = pool(self.side(dialler));
+            let pool = self.side(dialler).ports.pool();
             let to = pool.first + self.seed.below(u64::from(pool.size())) as u16;
             self.shoot(opener, ms(at), index as u16 % count, Some(to));
         }
@@ -237,7 +238,7 @@ impl Layout<'_> {
                 Part::Caller => self.lag(index),
                 Part::Answerer => ms(at),
             };
-            let to = self.side(opener).port(i32::from(index as u16 % count));
+            let to = self.side(opener).ports.port(i32::from(index as u16 % count));
             self.shoot(dialler, late, index as u16, to);
         }
     }
@@ -254,8 +255,8 @@ impl Layout<'_> {
 
     pub(super) fn window(&mut self) {
         match (&self.caller.ports, &self.answerer.ports) {
-            (Ports::Fixed(_), _) => self.guess_counter(Part::Caller),
-            (_, Ports::Fixed(_)) => self.guess_counter(Part::Answerer),
+            (PortForecast::Fixed(_), _) => self.guess_counter(Part::Caller),
+            (_, PortForecast::Fixed(_)) => self.guess_counter(Part::Answerer),
             _ => self.stairs(),
         }
     }
@@ -263,16 +264,16 @@ impl Layout<'_> {
     /// One port is known; the other side counts.
     fn guess_counter(&mut self, known: Part) {
         let counter = known.other();
-        let others = others_of(self.side(counter));
+        let others = self.side(counter).ports.others();
         let guesses = u32::from(others) + COUNTED + LOST;
         let mut dials = [COUNTED; 2];
         dials[known as usize] = guesses;
         let waits = self.waits(dials);
         for guess in 0..guesses as i32 {
-            let to = self.side(counter).port(guess - LOST as i32);
+            let to = self.side(counter).ports.port(guess - LOST as i32);
             self.shoot(known, waits[known as usize], 0, to);
         }
-        let to = self.side(known).port(0);
+        let to = self.side(known).ports.port(0);
         for from in 0..COUNTED as u16 {
             // Most at once, the last ones later, for what was lost.
             let late = ms(u64::from(from.saturating_sub(3)) * 150);
@@ -288,8 +289,8 @@ impl Layout<'_> {
     /// more slowly than i: so i - u - v - 2 LOST, which does not begin above zero and never rises by more than one, is
     /// zero once. Where the first has a run of ports, u is zero, and the second's go to j.
     fn stairs(&mut self) {
-        let (a, b) = (others_of(self.caller), others_of(self.answerer));
-        let is_run = |side: &Side| matches!(side.ports, Ports::Run { .. });
+        let (a, b) = (self.caller.ports.others(), self.answerer.ports.others());
+        let is_run = |side: &Endpoint| matches!(side.ports, PortForecast::Run { .. });
         // Who has a run of ports cannot have been overtaken, and has fewer to spend: it goes first.
         let first = match (is_run(self.caller), is_run(self.answerer)) {
             (true, _) => Part::Caller,
@@ -302,14 +303,14 @@ impl Layout<'_> {
         let mut dials = [seconds; 2];
         dials[first as usize] = firsts;
         let waits = self.waits(dials);
-        // Ports of a run are known one by one: what is lost of its SYNs moves none.
+        // PortForecast of a run are known one by one: what is lost of its SYNs moves none.
         let back = if is_run(self.side(first)) { 0 } else { LOST as i32 };
         for index in 0..firsts as i32 {
-            let to = self.side(first.other()).port(2 * index - LOST as i32);
+            let to = self.side(first.other()).ports.port(2 * index - LOST as i32);
             self.shoot(first, waits[first as usize], index as u16, to);
         }
         for index in 0..seconds as i32 {
-            let to = self.side(first).port(index - back);
+            let to = self.side(first).ports.port(index - back);
             self.shoot(first.other(), waits[first.other() as usize], index as u16, to);
         }
     }
@@ -317,8 +318,8 @@ impl Layout<'_> {
     /// How long dials live on each side.
     pub(super) fn birthday(&mut self) -> [Option<Duration>; 2] {
         match (&self.caller.ports, &self.answerer.ports) {
-            (Ports::Fixed(_), Ports::Random { pool }) => self.party(Part::Caller, *pool),
-            (Ports::Random { pool }, Ports::Fixed(_)) => self.party(Part::Answerer, *pool),
+            (PortForecast::Fixed(_), PortForecast::Random { pool }) => self.party(Part::Caller, *pool),
+            (PortForecast::Random { pool }, PortForecast::Fixed(_)) => self.party(Part::Answerer, *pool),
             _ => {
                 self.sweep();
                 [None; 2]
@@ -337,7 +338,7 @@ impl Layout<'_> {
         for to in sample(pool, ours, self.seed) {
             self.shoot(known, waits[known as usize], 0, Some(to));
         }
-        let to = self.side(known).port(0);
+        let to = self.side(known).ports.port(0);
         for from in 0..theirs as u16 {
             self.shoot(random, waits[random as usize], from, to);
         }
@@ -357,20 +358,15 @@ impl Layout<'_> {
         let mut targets = [None; 2];
         for part in [Part::Caller, Part::Answerer] {
             let side = self.side(part);
-            let (port, target) = match &side.ports {
-                Ports::Fixed(_) => (NextPort::Fixed, side.port(0)),
-                Ports::Run { .. } => (NextPort::Exact, side.port(0)),
-                Ports::Counter { others, .. } => {
-                    let others = u32::from(*others);
-                    (NextPort::Counted { others, probability: 1.0 }, side.port((others + LOST) as i32))
-                }
-                Ports::Random { pool } => {
+            let target = match &side.ports {
+                PortForecast::Fixed(_) | PortForecast::Run { .. } => side.ports.port(0),
+                PortForecast::Counter { others, .. } => side.ports.port((u32::from(*others) + LOST) as i32),
+                PortForecast::Random { pool } => {
                     let pool = *pool;
-                    let to = pool.first + self.seed.below(u64::from(pool.size())) as u16;
-                    (NextPort::Random { pool: pool.size() }, Some(to))
+                    Some(pool.first + self.seed.below(u64::from(pool.size())) as u16)
                 }
             };
-            dials[part as usize] = meets::sweep(port).0;
+            dials[part as usize] = meets::sweep(NextPort::announced(&self.side(part).ports)).0;
             targets[part as usize] = target;
         }
         let waits = self.waits(dials);
@@ -387,27 +383,13 @@ pub(super) fn brief(sockets: u16) -> u16 {
     (u32::from(sockets) * 9 / 8).min(u32::from(u16::MAX)) as u16
 }
 
-fn others_of(side: &Side) -> u16 {
-    match side.ports {
-        Ports::Counter { others, .. } => others,
-        _ => 0,
-    }
-}
-
 /// How many local ports a side can tell apart.
-fn ports(side: &Side) -> u16 {
+fn ports(side: &Endpoint) -> u16 {
     match &side.ports {
-        Ports::Fixed(ports) => ports.len() as u16,
+        PortForecast::Fixed(ports) => ports.len() as u16,
         _ => 1,
     }
     .max(1)
-}
-
-fn pool(side: &Side) -> PortRange {
-    match &side.ports {
-        Ports::Counter { pool, .. } | Ports::Random { pool } => *pool,
-        _ => PortRange { first: 1_024, last: u16::MAX },
-    }
 }
 
 /// `count` different ports of `pool`, in random order; all of them if there are fewer.

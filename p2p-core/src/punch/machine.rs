@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::agree::{Agree, AgreeAct, AgreeEvent};
 use super::budget::Share;
+use super::endpoint::Endpoint;
 use super::fire::{Fire, FireAct, FireConfig, FireEvent, Socket, Wave, with_port};
 use super::gather::{self, Gather, GatherConfig, Want, foreseen, lot};
 use super::message::{MOST_WAVES, Message, Offer, Step, Timing, Update};
 use super::plan::{Mode, Orders, Plan, Shot, Tactic};
-use super::side::{Ports, Side};
 use super::words::{Act, Event, Failed, PunchConfig, PunchReport};
 use crate::attempt::{DialError, RefusalReason, Role};
+use crate::nat::forecast::PortForecast;
 use crate::nat::meets::{self, Seat};
 use crate::nat::{Delta, DeltaKind, Mapping, NatFacts, NatType, SynAnswer};
 use crate::{Deadline, Local, Machine, Mapped, Output};
@@ -34,17 +35,17 @@ const MOST_TIME: Duration = Duration::from_secs(30);
 enum State {
     /// Waiting for a share of the budget.
     Reserving {
-        theirs: Option<Side>,
+        theirs: Option<Endpoint>,
     },
     /// Waiting for ports. The answerer knows the caller's side by then.
     Gathering {
         gather: Box<Gather>,
-        theirs: Option<Side>,
+        theirs: Option<Endpoint>,
         until: Instant,
     },
     /// The caller has made its offer.
     Asking {
-        ours: Side,
+        ours: Endpoint,
     },
     Firing,
     /// All was dialled; a connection is being proven.
@@ -71,12 +72,12 @@ pub struct Punch {
     fire: Option<Fire>,
     share: Share,
     wave: u8,
-    /// Ports that are listened on, and those a server was asked about.
+    /// PortForecast that are listened on, and those a server was asked about.
     listening: BTreeSet<u16>,
     observed: BTreeSet<u16>,
     /// The local ports by number, in this wave.
     locals: Vec<u16>,
-    quiet: bool,
+    low_ttl: bool,
     tactic: Option<Tactic>,
     began: Instant,
     failed: Option<Failed>,
@@ -114,7 +115,7 @@ impl Punch {
             listening: BTreeSet::new(),
             observed: BTreeSet::new(),
             locals: Vec::new(),
-            quiet: false,
+            low_ttl: false,
             tactic: None,
             began: now,
             failed: None,
@@ -274,7 +275,7 @@ impl Punch {
         Deadline::earliest([own, Some(end), self.agree.deadline(), fire])
     }
 
-    fn reserve(&mut self, theirs: Option<Side>) {
+    fn reserve(&mut self, theirs: Option<Endpoint>) {
         let limits = self.config.limits;
         let is_party = self.is_party(theirs.as_ref());
         let wanted = match self.config.mode {
@@ -291,16 +292,16 @@ impl Punch {
     }
 
     /// Whether it will take many dials.
-    fn is_party(&self, theirs: Option<&Side>) -> bool {
+    fn is_party(&self, theirs: Option<&Endpoint>) -> bool {
         if self.config.mode.is_local() {
             return false;
         }
-        let theirs = theirs.map_or_else(|| Seat::new(&self.config.theirs), Seat::of);
+        let theirs = theirs.map_or_else(|| Seat::new(&self.config.theirs), Endpoint::seat);
         let chosen = meets::choose(&Seat::new(&self.config.facts), &theirs);
         chosen.is_some_and(|chosen| chosen.plan == meets::Plan::Birthday)
     }
 
-    fn gather_config(&self, theirs: Option<&Side>) -> GatherConfig {
+    fn gather_config(&self, theirs: Option<&Endpoint>) -> GatherConfig {
         let config = &self.config;
         let counting = |facts: &NatFacts| {
             let steps = |delta: Delta| matches!(delta.kind, DeltaKind::Independent | DeltaKind::Dependent);
@@ -316,14 +317,14 @@ impl Punch {
             facts: config.facts,
             can_observe: config.can_observe,
             other_counts: match theirs {
-                Some(side) => matches!(side.ports, Ports::Counter { .. }),
+                Some(side) => matches!(side.ports, PortForecast::Counter { .. }),
                 None => counting(&config.theirs),
             },
             sockets: self.share.sockets,
         }
     }
 
-    fn gather(&mut self, theirs: Option<Side>, now: Instant) {
+    fn gather(&mut self, theirs: Option<Endpoint>, now: Instant) {
         let gather = Box::new(Gather::new(self.gather_config(theirs.as_ref())));
         self.state = State::Gathering { gather, theirs, until: now + gather::WITHIN };
         self.gathered(now);
@@ -357,7 +358,7 @@ impl Punch {
             return self.lose(Failed::NoPorts, now);
         };
         // A hop that was silent once may speak, or be behind the peer: what did not work is not tried again.
-        ours.quiet = self.config.silent_hop.is_some() && !self.config.mode.is_local() && self.wave == 0;
+        ours.low_ttl = self.config.silent_hop.is_some() && !self.config.mode.is_local() && self.wave == 0;
         self.locals = locals;
         match theirs {
             None => self.propose(ours, now),
@@ -365,7 +366,7 @@ impl Punch {
         }
     }
 
-    fn propose(&mut self, ours: Side, now: Instant) {
+    fn propose(&mut self, ours: Endpoint, now: Instant) {
         let error = self.agree.error(now);
         let side = ours.clone();
         let step = match self.wave {
@@ -387,7 +388,7 @@ impl Punch {
         let keeps = theirs.nat.is_some_and(|nat| matches!(nat, NatType::Open | NatType::SymmetricFirewall))
             || theirs.delta.is_some_and(|delta| delta.kind == DeltaKind::Equal);
         let State::Asking { ours } = &self.state else { return };
-        let is_plain = matches!(ours.ports, Ports::Fixed(_) | Ports::Run { .. });
+        let is_plain = matches!(ours.ports, PortForecast::Fixed(_) | PortForecast::Run { .. });
         if self.config.mode.is_local() || self.wave > 0 || !(is_silent && keeps && is_plain) {
             return;
         }
@@ -400,10 +401,10 @@ impl Punch {
         };
         let Some(to) = foreseen(config).filter(|to| *to > 0) else { return };
         let shots = vec![Shot { after: Duration::ZERO, from: 0, to }];
-        self.fire_wave(Orders { shots, lives: None, quiet: false }, now, now + MOST_TIME, now);
+        self.fire_wave(Orders { shots, lives: None, low_ttl: false }, now, now + MOST_TIME, now);
     }
 
-    fn answer_to(&mut self, theirs: &Side, ours: Side, now: Instant) {
+    fn answer_to(&mut self, theirs: &Endpoint, ours: Endpoint, now: Instant) {
         let Some(plan) = self.plan_for(theirs, &ours, None) else {
             self.agree.decline(RefusalReason::NoRoute, now);
             return self.lose(Failed::NoPlan, now);
@@ -415,7 +416,7 @@ impl Punch {
         self.begin(&plan, now, now);
     }
 
-    fn plan_for(&self, theirs: &Side, ours: &Side, timing: Option<Timing>) -> Option<Plan> {
+    fn plan_for(&self, theirs: &Endpoint, ours: &Endpoint, timing: Option<Timing>) -> Option<Plan> {
         let config = &self.config;
         let any = Timing { start: config.clock.unix(self.began), lead: 1, spread: 1, step: 1 };
         let (caller, answerer) = match config.part {
@@ -436,7 +437,7 @@ impl Punch {
     }
 
     fn fire_wave(&mut self, orders: Orders, start: Instant, until: Instant, now: Instant) {
-        self.quiet = orders.quiet;
+        self.low_ttl = orders.low_ttl;
         let locals = self.locals.clone();
         if let Some(fire) = &mut self.fire {
             fire.handle_wave(Wave { orders, locals, start, until }, now);
@@ -524,7 +525,7 @@ impl Punch {
         loop {
             match fire.poll_output() {
                 Output::Act(FireAct::Dial { socket, from, to }) => {
-                    let ttl = self.config.silent_hop.filter(|_| self.quiet);
+                    let ttl = self.config.silent_hop.filter(|_| self.low_ttl);
                     self.output.push_back(Output::Act(Act::Dial { socket, from, to, ttl }));
                 }
                 Output::Act(FireAct::Drop(socket)) => {

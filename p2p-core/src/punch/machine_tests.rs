@@ -50,13 +50,13 @@ fn config(part: Role, facts: NatFacts) -> PunchConfig {
     }
 }
 
-fn their_side(address: [u8; 4]) -> Side {
-    Side {
+fn their_side(address: [u8; 4]) -> Endpoint {
+    Endpoint {
         address: address.into(),
-        ports: Ports::Fixed(vec![6_000, 6_001]),
+        ports: PortForecast::Fixed(vec![6_000, 6_001]),
         filtering: Filtering::AddressAndPortDependent,
         syn: Some(SynAnswer::Silence),
-        quiet: false,
+        low_ttl: false,
         sockets: 96,
     }
 }
@@ -155,7 +155,7 @@ fn the_caller_listens_and_asks_before_it_offers_and_dials_when_it_knows() {
             _ => None,
         })
         .collect();
-    let Ports::Fixed(ports) = &offer.side.ports else { panic!("{offer:?}") };
+    let PortForecast::Fixed(ports) = &offer.side.ports else { panic!("{offer:?}") };
     assert!(ports.iter().all(|port| outside.contains(port)));
 
     caller.hears(&answer(THEIRS, 0), at(80));

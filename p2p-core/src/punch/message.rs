@@ -14,8 +14,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::endpoint::Endpoint;
 use super::plan::Mode;
-use super::side::Side;
 use super::terms::Stamps;
 use crate::UnixTime;
 use crate::attempt::RefusalReason;
@@ -61,7 +61,7 @@ pub struct Offer {
     /// Which of the answerer's own addresses is meant.
     pub at: IpAddr,
     /// The caller.
-    pub side: Side,
+    pub side: Endpoint,
     /// How well the caller knows the answerer's clock, in microseconds; `None` when it does not.
     pub error: Option<u32>,
 }
@@ -70,7 +70,7 @@ pub struct Offer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// The answerer.
-    pub side: Side,
+    pub side: Endpoint,
     /// When.
     pub timing: Timing,
 }
@@ -79,7 +79,7 @@ pub struct Answer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Update {
     /// The caller.
-    pub side: Side,
+    pub side: Endpoint,
     /// As in the [`Offer`].
     pub error: Option<u32>,
 }
@@ -108,16 +108,16 @@ impl Message {
     /// Whether this can be. What comes from a peer is looked at before it is used.
     pub fn is_sound(&self) -> bool {
         let step = match &self.step {
-            Step::Offer(offer) => self.wave == 0 && offer.side.is_sound(),
-            Step::Update(update) => self.wave > 0 && update.side.is_sound(),
-            Step::Answer(answer) => answer.side.is_sound() && answer.timing.is_sound(),
+            Step::Offer(offer) => self.wave == 0 && offer.side.validate().is_ok(),
+            Step::Update(update) => self.wave > 0 && update.side.validate().is_ok(),
+            Step::Answer(answer) => answer.side.validate().is_ok() && answer.timing.is_sound(),
             Step::Decline(_) => true,
         };
         step && self.pair < MOST_PAIRS && self.wave < MOST_WAVES
     }
 
     /// The side it describes, if any.
-    pub fn side(&self) -> Option<&Side> {
+    pub fn side(&self) -> Option<&Endpoint> {
         match &self.step {
             Step::Offer(offer) => Some(&offer.side),
             Step::Answer(answer) => Some(&answer.side),
@@ -142,27 +142,29 @@ mod tests {
 
     use super::*;
     use crate::clock::Offset;
+    use crate::nat::forecast::PortForecast;
     use crate::nat::{Filtering, PortRange, SynAnswer};
-    use crate::punch::side::Ports;
 
     fn any_message() -> impl Strategy<Value = Message> {
         let ports = prop_oneof![
-            proptest::collection::vec(any::<u16>(), 0..12).prop_map(Ports::Fixed),
-            any::<(u16, u16)>().prop_map(|(first, count)| Ports::Run { first, count }),
+            proptest::collection::vec(any::<u16>(), 0..12).prop_map(PortForecast::Fixed),
+            any::<(u16, u16)>().prop_map(|(first, count)| PortForecast::Run { first, count }),
             any::<(u16, i16, u16, u16, u16)>().prop_map(|(next, step, others, first, last)| {
-                Ports::Counter { next, step, others, pool: PortRange { first, last } }
+                PortForecast::Counter { next, step, others, pool: PortRange { first, last } }
             }),
-            any::<(u16, u16)>().prop_map(|(first, last)| Ports::Random { pool: PortRange { first, last } }),
+            any::<(u16, u16)>()
+                .prop_map(|(first, last)| PortForecast::Random { pool: PortRange { first, last } }),
         ];
-        let side =
-            (any::<IpAddr>(), ports, any::<(bool, bool, u16)>()).prop_map(|(address, ports, rest)| Side {
+        let side = (any::<IpAddr>(), ports, any::<(bool, bool, u16)>()).prop_map(|(address, ports, rest)| {
+            Endpoint {
                 address,
                 ports,
                 filtering: if rest.0 { Filtering::AddressDependent } else { Filtering::EndpointIndependent },
                 syn: rest.1.then_some(SynAnswer::Icmp),
-                quiet: rest.0,
+                low_ttl: rest.0,
                 sockets: rest.2,
-            });
+            }
+        });
         let step = (side, any::<(u8, IpAddr, Option<u32>)>(), any::<(u64, u16, u16, u16)>()).prop_map(
             |(side, (which, at, error), (start, lead, spread, step))| match which % 4 {
                 0 => Step::Offer(Offer { mode: Mode::Lan, at, side, error }),

@@ -56,6 +56,7 @@
 
 mod agree;
 mod budget;
+mod endpoint;
 mod fire;
 mod gather;
 mod layout;
@@ -63,7 +64,7 @@ mod machine;
 mod message;
 mod pairs;
 mod plan;
-pub mod side;
+
 #[cfg(test)]
 mod story_tests;
 mod terms;
@@ -71,11 +72,11 @@ mod words;
 
 pub use agree::{Agree, AgreeAct, AgreeEvent};
 pub use budget::{Budget, Limits, Share};
+pub use endpoint::{BadEndpoint, Endpoint, MOST_SOCKETS};
 pub use fire::{Fire, FireAct, FireConfig, FireEvent, Socket, Tally, Wave};
 pub use machine::Punch;
 pub use message::{Answer, MOST_PAIRS, MOST_WAVES, Message, Offer, Step, Timing, Update};
 pub use pairs::{Setup, View, answerable, are_placed, worthwhile};
 pub use plan::{Mode, NoPlan, Orders, Plan, Shot, Tactic};
-pub use side::{Ports, Side};
 pub use terms::{Stamps, Terms};
 pub use words::{Act, Event, Failed, PunchConfig, PunchReport};

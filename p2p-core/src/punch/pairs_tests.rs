@@ -1,8 +1,9 @@
 use super::*;
+use crate::nat::forecast::PortForecast;
 use crate::nat::{Delta, DeltaKind, Nat};
 use crate::peer::{Contents, Identity, MachineTag};
+use crate::punch::Endpoint;
 use crate::punch::message::Offer;
-use crate::punch::side::{Ports, Side};
 use crate::punch::terms::Stamps;
 use crate::sim::epoch;
 use crate::{Seed, UnixTime};
@@ -145,12 +146,12 @@ fn the_hopeless_is_not_tried_and_numbers_are_bounded() {
 }
 
 fn offer(mode: Mode, at: &str, address: &str) -> Message {
-    let side = Side {
+    let side = Endpoint {
         address: address.parse().unwrap(),
-        ports: Ports::Fixed(vec![5_000]),
+        ports: PortForecast::Fixed(vec![5_000]),
         filtering: crate::nat::Filtering::AddressAndPortDependent,
         syn: None,
-        quiet: false,
+        low_ttl: false,
         sockets: 64,
     };
     let offer = Offer { mode, at: at.parse().unwrap(), side, error: None };

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::endpoint::Endpoint;
 use super::layout::{Layout, SHORT_TAIL, TAIL};
 use super::message::Timing;
-use super::side::Side;
 use crate::Seed;
 use crate::attempt::Role as Part;
 use crate::nat::Filtering;
-use crate::nat::meets::{self, Seat};
+use crate::nat::meets;
 
 /// What lies between the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ pub enum Tactic {
     /// The side whose NAT answers SYNs dials first.
     First(Part),
     /// Both NATs answer SYNs, but this side's first SYN dies on the way and is not answered: it goes first.
-    Quiet(Part),
+    LowTtl(Part),
     /// Both NATs answer SYNs: several pairs of ports, each at another difference of times.
     Ladder,
     /// This side's SYN opens its NAT for the other's address, whatever the port.
@@ -72,7 +72,7 @@ impl fmt::Display for Tactic {
         match self {
             Self::Now => f.write_str("now"),
             Self::First(part) => write!(f, "{part} first"),
-            Self::Quiet(part) => write!(f, "{part} first, unheard"),
+            Self::LowTtl(part) => write!(f, "{part} first, low TTL"),
             Self::Ladder => f.write_str("ladder"),
             Self::Open(part) => write!(f, "{part} opens"),
             Self::Window => f.write_str("window"),
@@ -100,7 +100,7 @@ pub struct Orders {
     /// A dial that did not succeed for so long is given up; `None`: all stay until the end.
     pub lives: Option<Duration>,
     /// The first SYN of each dial must die before it arrives.
-    pub quiet: bool,
+    pub low_ttl: bool,
 }
 
 /// What both sides do in one wave.
@@ -132,14 +132,14 @@ impl Plan {
         }
     }
 
-    /// The plan for these two. Both sides must be sound, see [`Side::is_sound`]. `seed` must be the same at both.
+    /// The plan for these two. Both sides must be sound, see [`Endpoint::validate`]. `seed` must be the same at both.
     ///
     /// # Errors
     /// [`NoPlan`].
     pub fn new(
         mode: Mode,
-        caller: &Side,
-        answerer: &Side,
+        caller: &Endpoint,
+        answerer: &Endpoint,
         timing: Timing,
         seed: &mut Seed,
     ) -> Result<Self, NoPlan> {
@@ -147,20 +147,20 @@ impl Plan {
         if mode.is_local() {
             return Ok(layout.local());
         }
-        let chosen = meets::choose(&Seat::of(caller), &Seat::of(answerer)).ok_or(NoPlan)?;
+        let chosen = meets::choose(&caller.seat(), &answerer.seat()).ok_or(NoPlan)?;
         let part = |side| if side == meets::Side::A { Part::Caller } else { Part::Answerer };
         let tactic = match chosen.plan {
             meets::Plan::Now => Tactic::Now,
             meets::Plan::First(side) => Tactic::First(part(side)),
-            meets::Plan::Ladder if caller.quiet => Tactic::Quiet(Part::Caller),
-            meets::Plan::Ladder if answerer.quiet => Tactic::Quiet(Part::Answerer),
+            meets::Plan::Ladder if caller.low_ttl => Tactic::LowTtl(Part::Caller),
+            meets::Plan::Ladder if answerer.low_ttl => Tactic::LowTtl(Part::Answerer),
             meets::Plan::Ladder => Tactic::Ladder,
             meets::Plan::Open(side) => Tactic::Open(part(side)),
             meets::Plan::Window => Tactic::Window,
             meets::Plan::Birthday => Tactic::Birthday,
         };
         let lives = match tactic {
-            Tactic::Now | Tactic::First(_) | Tactic::Quiet(_) | Tactic::Ladder => {
+            Tactic::Now | Tactic::First(_) | Tactic::LowTtl(_) | Tactic::Ladder => {
                 layout.pairs(tactic);
                 [None; 2]
             }

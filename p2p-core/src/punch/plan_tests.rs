@@ -5,45 +5,45 @@ use proptest::prelude::*;
 use super::*;
 use crate::UnixTime;
 use crate::attempt::Role;
+use crate::nat::forecast::PortForecast;
 use crate::nat::{PortRange, SynAnswer};
 use crate::punch::layout::ms;
-use crate::punch::side::Ports;
 
 const TIMING: Timing = Timing { start: UnixTime(0), lead: 60, spread: 150, step: 32 };
 const POOL: PortRange = PortRange { first: 2_048, last: 2_559 };
 
-fn side(ports: Ports, filtering: Filtering, syn: Option<SynAnswer>) -> Side {
-    Side { address: IpAddr::from([203, 0, 113, 1]), ports, filtering, syn, quiet: false, sockets: 512 }
+fn side(ports: PortForecast, filtering: Filtering, syn: Option<SynAnswer>) -> Endpoint {
+    Endpoint { address: IpAddr::from([203, 0, 113, 1]), ports, filtering, syn, low_ttl: false, sockets: 512 }
 }
 
-fn home(syn: SynAnswer) -> Side {
-    side(Ports::Fixed(vec![5_000, 5_001, 5_002]), Filtering::AddressAndPortDependent, Some(syn))
+fn home(syn: SynAnswer) -> Endpoint {
+    side(PortForecast::Fixed(vec![5_000, 5_001, 5_002]), Filtering::AddressAndPortDependent, Some(syn))
 }
 
-fn random() -> Side {
-    side(Ports::Random { pool: POOL }, Filtering::AddressAndPortDependent, Some(SynAnswer::Silence))
+fn random() -> Endpoint {
+    side(PortForecast::Random { pool: POOL }, Filtering::AddressAndPortDependent, Some(SynAnswer::Silence))
 }
 
-fn counter(others: u16) -> Side {
-    let ports = Ports::Counter { next: 2_100, step: 1, others, pool: POOL };
+fn counter(others: u16) -> Endpoint {
+    let ports = PortForecast::Counter { next: 2_100, step: 1, others, pool: POOL };
     side(ports, Filtering::AddressAndPortDependent, Some(SynAnswer::Silence))
 }
 
-fn plan(caller: &Side, answerer: &Side) -> Result<Plan, NoPlan> {
+fn plan(caller: &Endpoint, answerer: &Endpoint) -> Result<Plan, NoPlan> {
     Plan::new(Mode::Remote, caller, answerer, TIMING, &mut Seed::from_u64(1))
 }
 
-fn tactic(caller: &Side, answerer: &Side) -> Option<Tactic> {
+fn tactic(caller: &Endpoint, answerer: &Endpoint) -> Option<Tactic> {
     plan(caller, answerer).ok().map(|plan| plan.tactic)
 }
 
 #[test]
 fn the_cheapest_tactic_that_can_work() {
     use SynAnswer::{Icmp, Reset, Silence};
-    let lax = Side { filtering: Filtering::AddressDependent, ..home(Silence) };
-    let quiet = Side { quiet: true, ..home(Reset) };
+    let lax = Endpoint { filtering: Filtering::AddressDependent, ..home(Silence) };
+    let low_ttl = Endpoint { low_ttl: true, ..home(Reset) };
     let whole = side(
-        Ports::Random { pool: PortRange { first: 1_024, last: u16::MAX } },
+        PortForecast::Random { pool: PortRange { first: 1_024, last: u16::MAX } },
         Filtering::AddressAndPortDependent,
         None,
     );
@@ -51,7 +51,7 @@ fn the_cheapest_tactic_that_can_work() {
     assert_eq!(tactic(&home(Reset), &home(Silence)), Some(Tactic::First(Role::Caller)));
     assert_eq!(tactic(&home(Silence), &home(Icmp)), Some(Tactic::First(Role::Answerer)));
     assert_eq!(tactic(&home(Reset), &home(Icmp)), Some(Tactic::Ladder));
-    assert_eq!(tactic(&home(Reset), &quiet), Some(Tactic::Quiet(Role::Answerer)));
+    assert_eq!(tactic(&home(Reset), &low_ttl), Some(Tactic::LowTtl(Role::Answerer)));
     assert_eq!(tactic(&lax, &random()), Some(Tactic::Open(Role::Caller)));
     assert_eq!(tactic(&home(Silence), &counter(3)), Some(Tactic::Window));
     assert_eq!(tactic(&home(Silence), &whole), Some(Tactic::Birthday));
@@ -71,8 +71,8 @@ fn who_must_be_first_is_whoever_hears_of_it_first() {
 
 #[test]
 fn a_ladder_covers_every_error_of_the_clocks() {
-    let ports = |first: u16| Ports::Fixed((first..first + 6).collect());
-    let of = |first| Side { ports: ports(first), ..home(SynAnswer::Reset) };
+    let ports = |first: u16| PortForecast::Fixed((first..first + 6).collect());
+    let of = |first| Endpoint { ports: ports(first), ..home(SynAnswer::Reset) };
     let plan = plan(&of(5_000), &of(6_000)).unwrap();
     for error in -150..=150_i64 {
         let meets = plan.caller.shots.iter().any(|one| {
@@ -87,18 +87,21 @@ fn a_ladder_covers_every_error_of_the_clocks() {
 }
 
 /// Lets both counters run, others dialling in between, and says whether any two dials meet.
-fn stairs_meet(caller: &Side, answerer: &Side, mut others: impl FnMut(Role, usize) -> i32) -> bool {
+fn stairs_meet(caller: &Endpoint, answerer: &Endpoint, mut others: impl FnMut(Role, usize) -> i32) -> bool {
     let plan = plan(caller, answerer).unwrap();
-    let mut made = |part: Role, orders: &Orders, side: &Side| -> Vec<(u16, u16)> {
+    let mut made = |part: Role, orders: &Orders, side: &Endpoint| -> Vec<(u16, u16)> {
         let mut between = 0;
         let dials = orders.shots.iter().enumerate();
         dials
             .map(|(index, shot)| {
                 between += others(part, index);
                 let number = i32::from(shot.from);
-                let number =
-                    if matches!(side.ports, Ports::Counter { .. }) { number + between } else { number };
-                (side.port(number).unwrap(), shot.to)
+                let number = if matches!(side.ports, PortForecast::Counter { .. }) {
+                    number + between
+                } else {
+                    number
+                };
+                (side.ports.port(number).unwrap(), shot.to)
             })
             .collect()
     };
@@ -130,7 +133,7 @@ proptest! {
     /// The same against a NAT whose ports are known one by one.
     #[test]
     fn stairs_meet_a_run(before in 0..=20_u16, lost in 0..=2_i32, is_caller: bool) {
-        let run = Side { ports: Ports::Run { first: 7_000, count: 64 }, ..counter(0) };
+        let run = Endpoint { ports: PortForecast::Run { first: 7_000, count: 64 }, ..counter(0) };
         let counting = counter(20);
         let (caller, answerer) = if is_caller { (&run, &counting) } else { (&counting, &run) };
         let met = stairs_meet(caller, answerer, |_, index| if index == 0 { i32::from(before) - lost } else { 0 });
@@ -141,7 +144,7 @@ proptest! {
     /// plan on both sides.
     #[test]
     fn plans_are_bounded(a in any_side(), b in any_side(), timing in any_timing(), seed in any::<u64>(), local: bool) {
-        prop_assume!(a.is_sound() && b.is_sound());
+        prop_assume!(a.validate().is_ok() && b.validate().is_ok());
         let mode = if local { Mode::Lan } else { Mode::Remote };
         let lay = || Plan::new(mode, &a, &b, timing, &mut Seed::from_u64(seed));
         prop_assert_eq!(&lay(), &lay());
@@ -159,18 +162,18 @@ proptest! {
     }
 }
 
-fn any_side() -> impl Strategy<Value = Side> {
+fn any_side() -> impl Strategy<Value = Endpoint> {
     let pool = || (1..u16::MAX, 1..u16::MAX).prop_map(|(a, b)| PortRange { first: a.min(b), last: a.max(b) });
     let ports = prop_oneof![
-        proptest::collection::vec(1..u16::MAX, 1..9).prop_map(Ports::Fixed),
-        (1..u16::MAX, 1..65_u16).prop_map(|(first, count)| Ports::Run { first, count }),
-        (pool(), any::<i16>(), 0..97_u16).prop_map(|(pool, step, others)| Ports::Counter {
+        proptest::collection::vec(1..u16::MAX, 1..9).prop_map(PortForecast::Fixed),
+        (1..u16::MAX, 1..65_u16).prop_map(|(first, count)| PortForecast::Run { first, count }),
+        (pool(), any::<i16>(), 0..97_u16).prop_map(|(pool, step, others)| PortForecast::Counter {
             next: pool.first,
             step,
             others,
             pool
         }),
-        pool().prop_map(|pool| Ports::Random { pool }),
+        pool().prop_map(|pool| PortForecast::Random { pool }),
     ];
     let filtering = prop_oneof![
         Just(Filtering::EndpointIndependent),
@@ -184,7 +187,11 @@ fn any_side() -> impl Strategy<Value = Side> {
         Just(Some(SynAnswer::Icmp))
     ];
     (ports, filtering, syn, any::<bool>(), 1..1_025_u16).prop_map(
-        |(ports, filtering, syn, quiet, sockets)| Side { quiet, sockets, ..side(ports, filtering, syn) },
+        |(ports, filtering, syn, low_ttl, sockets)| Endpoint {
+            low_ttl,
+            sockets,
+            ..side(ports, filtering, syn)
+        },
     )
 }
 

@@ -169,11 +169,11 @@ fn what_cannot_be_guessed_is_told_at_once_and_dials_nothing() {
 
 #[test]
 fn a_silent_hop_opens_a_way_that_takes_no_clock() {
-    for (hops, quiet) in [([Some(2), None], Role::Caller), ([None, Some(2)], Role::Answerer)] {
+    for (hops, low_ttl) in [([Some(2), None], Role::Caller), ([None, Some(2)], Role::Answerer)] {
         let mut meeting = Meeting::new([home(SynAnswer::Reset), home(SynAnswer::Reset)], 6);
         meeting.silent_hops = hops;
         let outcome = met(meeting);
-        assert_eq!(outcome.tactic, Some(Tactic::Quiet(quiet)));
+        assert_eq!(outcome.tactic, Some(Tactic::LowTtl(low_ttl)));
     }
 }
 

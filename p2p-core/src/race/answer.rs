@@ -10,7 +10,7 @@ use super::{Act, Candidate, Dialler, Event, Lane, LaneFailure, RelayAct, Way};
 use crate::attempt::{DialError, RefusalReason};
 use crate::punch::{self, MOST_PAIRS, Message, Punch, PunchReport, Setup, Share, Socket, Step};
 use crate::race::dial::{DialAct, DialEvent};
-use crate::relay::circuit::Kept;
+use crate::relay::circuit::RelayKind;
 use crate::signal::{Body, Refusal, Signal};
 use crate::{Deadline, Local, Machine, Mapped, Output};
 
@@ -92,8 +92,8 @@ impl Answer {
 
     /// The caller wants to go through a relay, or goes on with it.
     pub fn handle_relay(&mut self, signal: &Signal, _now: Instant) {
-        let Body::Relay(notice) = &signal.body else { return };
-        if self.state == State::Over || notice.refusal.is_some() {
+        let Body::Relay(offer) = &signal.body else { return };
+        if self.state == State::Over || offer.refusal.is_some() {
             return;
         }
         if self.relaying == Relaying::NotBegun {
@@ -101,13 +101,13 @@ impl Answer {
             self.output.push_back(Output::Act(Act::Relay(act)));
         }
         if self.relaying.is_running() {
-            let act = RelayAct::Hear(notice.clone(), signal.sender.sources());
+            let act = RelayAct::Hear(offer.clone(), signal.sender.sources());
             self.output.push_back(Output::Act(Act::Relay(act)));
         }
     }
 
     /// Something has come through a relay: it is a lane from now on. `None`: close it.
-    pub fn handle_relayed(&mut self, kind: Kept, remote: SocketAddr, _now: Instant) -> Option<Lane> {
+    pub fn handle_relayed(&mut self, kind: RelayKind, remote: SocketAddr, _now: Instant) -> Option<Lane> {
         let up = self.relaying.open(kind, remote).filter(|_| self.state != State::Over);
         self.open(up)
     }

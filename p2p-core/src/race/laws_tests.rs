@@ -33,10 +33,10 @@ impl Subject for AnyRace {
         match dice.below(64) {
             60 => race.handle_relay_failed(CircuitFailure::Silent, now),
             61 | 62 => {
-                race.handle_relayed(Kept::Connection, SocketAddr::from(([192, 0, 2, 9], 1)), now);
+                race.handle_relayed(RelayKind::Connection, SocketAddr::from(([192, 0, 2, 9], 1)), now);
             }
             63 => {
-                race.handle_relayed(Kept::Datagrams, SocketAddr::from(([192, 0, 2, 9], 1)), now);
+                race.handle_relayed(RelayKind::Datagrams, SocketAddr::from(([192, 0, 2, 9], 1)), now);
             }
             0 => race.handle_proven(lane, now),
             1 => race.handle_kept(lane, now),

@@ -271,7 +271,7 @@ impl Race {
                 self.punches.handle_message(message, now);
                 self.follow(now);
             }
-            Body::Relay(notice) => self.on_relay_notice(notice, &signal.sender, now),
+            Body::Relay(offer) => self.on_relay_offer(offer, &signal.sender, now),
             Body::TellAddr => {
                 self.question = AddrQuestion::Closed;
                 self.follow(now);

@@ -40,8 +40,8 @@ pub use reverse::{Reverse, ReverseAct};
 use crate::attempt::{Path, Trust, Way};
 use crate::candidate::{Candidate, Filter, HostView, MOST_CANDIDATES, candidates, path_to};
 use crate::punch::{self, Socket};
-use crate::relay::Notice;
-use crate::relay::circuit::Kept;
+use crate::relay::RelayOffer;
+use crate::relay::circuit::RelayKind;
 use crate::signal::Body;
 
 /// Sockets of one punch are fewer than 2 to this power: its dials are limited, and so are arrivals.
@@ -76,8 +76,8 @@ impl Lane {
     }
 
     /// What it is made of, if it is a relayed one.
-    pub fn relayed_as(&self) -> Option<Kept> {
-        let kept = if self.index == 0 { Kept::Datagrams } else { Kept::Connection };
+    pub fn relayed_as(&self) -> Option<RelayKind> {
+        let kept = if self.index == 0 { RelayKind::Datagrams } else { RelayKind::Connection };
         Some(kept).filter(|_| self.way == Way::Relay)
     }
 
@@ -127,9 +127,9 @@ pub enum RelayAct {
     /// There is to be one. The peer may come from these addresses.
     Begin(Vec<IpAddr>),
     /// The peer has said this, and may come from these addresses.
-    Hear(Notice, Vec<IpAddr>),
+    Hear(RelayOffer, Vec<IpAddr>),
     /// It has led to the connection that is kept.
-    Keep(Kept),
+    Keep(RelayKind),
     /// It is not needed any more.
     End,
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use super::tests::{at, config, from_peer, interface, ms, ours, peer_at, setup};
 use super::*;
 use crate::attempt::{DialError, RefusalReason};
+use crate::nat::forecast::PortForecast;
 use crate::nat::{Delta, DeltaKind, Filtering, Mapping, NatFacts, NatType};
 use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
-use crate::punch::{Failed, MOST_PAIRS, Message, Mode, Offer, Ports, Setup, Share, Side, Stamps, Step, View};
+use crate::punch::{Endpoint, Failed, MOST_PAIRS, Message, Mode, Offer, Setup, Share, Stamps, Step, View};
 use crate::signal::{Delivery, Signal};
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
@@ -344,12 +345,12 @@ fn strangers_at_a_punched_port_cost_little_and_change_nothing() {
 
 /// An offer as somebody could write it.
 fn offer(mode: Mode, at: &str, address: &str) -> Message {
-    let side = Side {
+    let side = Endpoint {
         address: ip(address),
-        ports: Ports::Fixed(vec![4_000]),
+        ports: PortForecast::Fixed(vec![4_000]),
         filtering: Filtering::EndpointIndependent,
         syn: None,
-        quiet: false,
+        low_ttl: false,
         sockets: 1,
     };
     let step = Step::Offer(Offer { mode, at: ip(at), side, error: None });

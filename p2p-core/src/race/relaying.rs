@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Candidate, Lane, Path, RelayAct};
-use crate::relay::circuit::Kept;
+use crate::relay::circuit::RelayKind;
 
 /// Relayed connections of one attempt that are proven: anybody behind the peer's address may dial one.
 const MOST_RELAYED: usize = 16;
@@ -32,12 +32,12 @@ impl Relaying {
     }
 
     /// A lane for what has come of it; `None` when it is too late or too much.
-    pub(super) fn open(&mut self, kind: Kept, remote: SocketAddr) -> Option<(Lane, Candidate)> {
+    pub(super) fn open(&mut self, kind: RelayKind, remote: SocketAddr) -> Option<(Lane, Candidate)> {
         let Self::Running { connections } = self else { return None };
         let index = match kind {
-            Kept::Datagrams => 0,
-            Kept::Connection if *connections >= MOST_RELAYED => return None,
-            Kept::Connection => {
+            RelayKind::Datagrams => 0,
+            RelayKind::Connection if *connections >= MOST_RELAYED => return None,
+            RelayKind::Connection => {
                 *connections += 1;
                 *connections
             }

@@ -25,9 +25,9 @@ fn lent() -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 1], 49_152))
 }
 
-fn notice(refusal: Option<RefusalReason>) -> Notice {
+fn offer(refusal: Option<RefusalReason>) -> RelayOffer {
     let (datagrams, connections) = (vec![lent()], Vec::new());
-    Notice { serial: 1, token: Token([1; 8]), datagrams, connections, has_more: false, refusal }
+    RelayOffer { serial: 1, token: Token([1; 8]), datagrams, connections, has_more: false, refusal }
 }
 
 fn relayed(story: &Story) -> Vec<&RelayAct> {
@@ -44,7 +44,7 @@ fn begin() -> RelayAct {
 
 fn datagrams_up(story: &mut Story, millis: u64) -> Lane {
     let mut lane = None;
-    story.happens(millis, |race, now| lane = race.handle_relayed(Kept::Datagrams, lent(), now));
+    story.happens(millis, |race, now| lane = race.handle_relayed(RelayKind::Datagrams, lent(), now));
     lane.expect("a lane")
 }
 
@@ -75,7 +75,7 @@ fn what_is_ready_at_a_relay_waits_for_something_better() {
     assert!(story.acts.contains(&Act::Keep(lane)));
     story.happens(2_010, |race, now| race.handle_kept(lane, now));
     assert_eq!(story.events, [Event::Won(lane)]);
-    assert_eq!(relayed(&story).last(), Some(&&RelayAct::Keep(Kept::Datagrams)));
+    assert_eq!(relayed(&story).last(), Some(&&RelayAct::Keep(RelayKind::Datagrams)));
 
     // The other way is over.
     let mut story = Story::begin(only(&[Way::Reverse, Way::Relay]));
@@ -104,7 +104,7 @@ fn what_is_ready_at_a_relay_waits_for_something_better() {
 #[test]
 fn what_the_peer_says_is_passed_on_with_where_it_is() {
     let mut story = Story::begin(only(&[Way::Relay]));
-    let said = notice(None);
+    let said = offer(None);
     story.happens(50, |race, now| race.handle_signal(&from_peer(peer(), Body::Relay(said.clone())), now));
     assert_eq!(relayed(&story).last(), Some(&&RelayAct::Hear(said, sources())));
 }
@@ -116,17 +116,16 @@ fn each_way_to_fail_has_its_reason() {
         story.happens(50, |race, now| race.handle_signal(&from_peer(peer(), body), now));
         story
     };
-    for body in [
-        Body::Relay(notice(Some(RefusalReason::Busy))),
-        Body::Refuse(Refusal { reason: RefusalReason::Busy }),
-    ] {
+    for body in
+        [Body::Relay(offer(Some(RefusalReason::Busy))), Body::Refuse(Refusal { reason: RefusalReason::Busy })]
+    {
         let story = refused(body);
         let outcome = story.outcome(Way::Relay);
         assert_eq!(outcome, WayOutcome::Failed(WayFailure::Refused(RefusalReason::Busy)));
         assert_eq!(story.events, [Event::Lost]);
     }
     let mut story = Story::begin(only(&[Way::Relay]));
-    let said = Body::Relay(notice(None));
+    let said = Body::Relay(offer(None));
     story.happens(50, |race, now| race.handle_delivery(&said, Delivery::Offline, now));
     assert_eq!(story.outcome(Way::Relay), WayOutcome::Failed(WayFailure::Offline));
 
@@ -148,7 +147,7 @@ fn each_way_to_fail_has_its_reason() {
 fn after_a_connection_that_is_not_the_peers_datagrams_go_and_after_those_nothing() {
     let mut story = Story::begin(only(&[Way::Relay]));
     let mut lane = None;
-    story.happens(50, |race, now| lane = race.handle_relayed(Kept::Connection, lent(), now));
+    story.happens(50, |race, now| lane = race.handle_relayed(RelayKind::Connection, lent(), now));
     let stranger = LaneFailure::Proof(ProofError::Stranger);
     story.happens(60, |race, now| race.handle_failed(lane.unwrap(), stranger.clone(), now));
     assert!(story.events.is_empty());
@@ -173,7 +172,7 @@ fn a_refusal_of_one_way_leaves_the_relay_alone() {
 #[test]
 fn the_mirror_side_begins_once_and_ends_with_its_circuit() {
     let mut answer = Answer::new(at(0));
-    let said = notice(None);
+    let said = offer(None);
     let signal = from_peer(peer(), Body::Relay(said));
     assert_eq!(signal.attempt, ATTEMPT);
     for _ in 0..2 {
@@ -182,13 +181,13 @@ fn the_mirror_side_begins_once_and_ends_with_its_circuit() {
     let acts = drain(&mut answer).acts;
     let begins = acts.iter().filter(|act| **act == Act::Relay(begin())).count();
     assert_eq!((begins, acts.len()), (1, 3));
-    let lane = answer.handle_relayed(Kept::Connection, lent(), at(100)).unwrap();
+    let lane = answer.handle_relayed(RelayKind::Connection, lent(), at(100)).unwrap();
     assert_eq!(answer.candidate(lane).unwrap().target, lent());
     answer.handle_timeout(at(100) + ms(100));
     assert!(drain(&mut answer).events.is_empty());
     answer.handle_kept(lane, at(300));
     let drained = drain(&mut answer);
-    assert!(drained.acts.contains(&Act::Relay(RelayAct::Keep(Kept::Connection))));
+    assert!(drained.acts.contains(&Act::Relay(RelayAct::Keep(RelayKind::Connection))));
     assert_eq!(drained.events, [Event::Won(lane)]);
 
     let mut failed = Answer::new(at(0));
@@ -200,6 +199,6 @@ fn the_mirror_side_begins_once_and_ends_with_its_circuit() {
 
 #[test]
 fn a_refusal_has_no_other_content() {
-    let refusal = Notice::refused(RefusalReason::Unsupported, &mut Seed::from_u64(1));
+    let refusal = RelayOffer::refused(RefusalReason::Unsupported, &mut Seed::from_u64(1));
     assert!(refusal.is_sound() && refusal.is_empty());
 }

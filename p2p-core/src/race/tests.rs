@@ -9,7 +9,7 @@ pub(super) use crate::candidate::tests::{interface, ours, peer_at};
 use crate::peer::{Identity, InterfaceAddr, PeerAddr};
 use crate::proof::ProofError;
 use crate::punch::{Limits, Setup, Terms};
-use crate::relay::circuit::{CircuitFailure, Kept};
+use crate::relay::circuit::{CircuitFailure, RelayKind};
 use crate::signal::{Body, Delivery, Refusal, Signal};
 use crate::sim::epoch;
 use crate::sim::laws::drain;

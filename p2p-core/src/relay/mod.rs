@@ -4,9 +4,9 @@
 //! through, and what is agreed with the peer.
 
 pub mod circuit;
-mod notice;
+mod offer;
 mod route;
 
 pub use circuit::{Circuit, CircuitConfig};
-pub use notice::{MOST_LENT, Notice};
+pub use offer::{MOST_RELAYED, RelayOffer};
 pub use route::{End, Route};

@@ -1,16 +1,16 @@
 //! Which of several routes the datagrams of a relayed connection take.
 //!
 //! A route leads from an end of ours, a socket or an address that a TURN server lends us, to an address of the peer's.
-//! Whether it leads anywhere is found out by knocking:
+//! Whether it leads anywhere is found out by challenging:
 //!
 //! ```text
-//! 0xD2 · kind: 1 · token of the receiver: 8 · nonce: 8        kind 0: knock, 1: answer to a knock, with its nonce
+//! 0xD2 · kind: 1 · token of the receiver: 8 · nonce: 8        kind 0: challenge, 1: answer to a challenge, with its nonce
 //! ```
 //!
 //! 0xD2 is neither STUN nor ChannelData, like the 0xD1 of the datagrams themselves.
 //!
 //! The sender of a datagram is easily forged. So a route on which a stranger was heard is not used before somebody at its
-//! other end has answered a knock of ours, with a nonce that nobody else can know (as RFC 9000, section 8.2).
+//! other end has answered a challenge of ours, with a nonce that nobody else can know (as RFC 9000, section 8.2).
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -23,20 +23,20 @@ use crate::{Deadline, Seed};
 
 /// Routes that are tried at most.
 pub(super) const MOST_ROUTES: usize = 16;
-/// How long a knock is.
-pub(super) const KNOCK: usize = 18;
+/// How long a challenge is.
+pub(super) const CHALLENGE_LENGTH: usize = 18;
 const MAGIC: u8 = 0xd2;
-/// Knocks on each route, the first included, until somebody answers: over about six seconds.
-const KNOCKS: u8 = 9;
-/// Between the first two knocks; then twice as long each time, [`SLOWEST`] at most.
+/// Challenges on each route, the first included, until somebody answers: over about six seconds.
+const CHALLENGES: u8 = 9;
+/// Between the first two challenges; then twice as long each time, [`SLOWEST`] at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(60);
 const SLOWEST: Duration = Duration::from_secs(1);
 /// Somebody who was heard on an unproven route is asked for proof so often, with this pause, then with twice that: what
 /// he says next may be long in coming. After that he is asked again when he is heard again.
-const PROOF_KNOCKS: u32 = 3;
+const PROOF_CHALLENGES: u32 = 3;
 const PROOF_PAUSE: Duration = Duration::from_millis(60);
 
-/// What only who has got a knock can know.
+/// What only who has got a challenge can know.
 pub(super) type Nonce = [u8; 8];
 
 /// Where datagrams leave from.
@@ -45,7 +45,7 @@ pub enum End {
     /// A UDP socket of our own.
     Bare,
     /// The address that a TURN server lends us.
-    Lent,
+    Relayed,
 }
 
 /// From where to where.
@@ -57,17 +57,17 @@ pub struct Route {
     pub to: SocketAddr,
 }
 
-/// A knock or the answer to one.
+/// A challenge or the answer to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Knock {
-    Knock,
+pub(super) enum PathChallenge {
+    Question,
     Answer,
 }
 
-impl Knock {
+impl PathChallenge {
     /// As it is sent to the bearer of this token.
-    pub(super) fn to_bytes(self, token: Token, nonce: Nonce) -> [u8; KNOCK] {
-        let mut bytes = [0; KNOCK];
+    pub(super) fn to_bytes(self, token: Token, nonce: Nonce) -> [u8; CHALLENGE_LENGTH] {
+        let mut bytes = [0; CHALLENGE_LENGTH];
         bytes[0] = MAGIC;
         bytes[1] = u8::from(self == Self::Answer);
         bytes[2..10].copy_from_slice(&token.0);
@@ -81,7 +81,7 @@ impl Knock {
         let (token, nonce) = rest.split_first_chunk::<8>()?;
         let nonce = Nonce::try_from(nonce).ok()?;
         match (*head, *token == ours.0) {
-            ([MAGIC, 0], true) => Some((Self::Knock, nonce)),
+            ([MAGIC, 0], true) => Some((Self::Question, nonce)),
             ([MAGIC, 1], true) => Some((Self::Answer, nonce)),
             _ => None,
         }
@@ -92,7 +92,7 @@ impl Knock {
 #[derive(Debug)]
 struct Ask {
     route: Route,
-    knocked: u32,
+    challenged: u32,
     /// When it is asked for again, or nobody waits for it any more.
     next: Instant,
 }
@@ -111,7 +111,7 @@ pub(super) struct Routes {
     is_closed: bool,
     /// The one in use is in doubt: the next that is heard replaces it.
     is_open: bool,
-    knocked: u8,
+    challenged: u8,
     next: Option<Instant>,
 }
 
@@ -127,16 +127,16 @@ impl Routes {
             current: None,
             is_closed: false,
             is_open: true,
-            knocked: 0,
+            challenged: 0,
             next: None,
         }
     }
 
-    /// What a knock on this route carries.
+    /// What a challenge on this route carries.
     pub(super) fn nonce(&self, route: Route) -> Nonce {
         let mut hash = Blake2s256::default();
         hash.update(&self.secret);
-        hash.update(&[u8::from(route.from == End::Lent)]);
+        hash.update(&[u8::from(route.from == End::Relayed)]);
         match route.to.ip() {
             IpAddr::V4(ip) => hash.update(&ip.octets()),
             IpAddr::V6(ip) => hash.update(&ip.octets()),
@@ -146,7 +146,7 @@ impl Routes {
         std::array::from_fn(|at| whole[at])
     }
 
-    /// A knock was answered there. Whether it was one of ours.
+    /// A challenge was answered there. Whether it was one of ours.
     pub(super) fn on_answered(&mut self, route: Route, nonce: Nonce) -> bool {
         let is_ours = nonce == self.nonce(route);
         if is_ours && !self.proven.contains(&route) {
@@ -157,13 +157,13 @@ impl Routes {
         is_ours
     }
 
-    /// Somebody was heard there. Whether to knock, because nothing proves yet that who is there wants to hear from us.
+    /// Somebody was heard there. Whether to challenge, because nothing proves yet that who is there wants to hear from us.
     pub(super) fn wants_proof(&mut self, route: Route, now: Instant) -> bool {
-        self.asked.retain(|ask| ask.knocked < PROOF_KNOCKS || now < ask.next);
+        self.asked.retain(|ask| ask.challenged < PROOF_CHALLENGES || now < ask.next);
         let wants = !self.is_closed && self.is_unproven(route);
         let may = self.asked.len() < MOST_ROUTES && self.asked.iter().all(|ask| ask.route != route);
         if wants && may {
-            self.asked.push(Ask { route, knocked: 1, next: now + PROOF_PAUSE });
+            self.asked.push(Ask { route, challenged: 1, next: now + PROOF_PAUSE });
         }
         wants && may
     }
@@ -201,18 +201,18 @@ impl Routes {
         candidates.truncate(MOST_ROUTES);
         if candidates != self.candidates && !self.is_closed {
             self.candidates = candidates;
-            self.knock_again(now);
+            self.challenge_again(now);
         }
     }
 
     /// The one in use is in doubt, or addresses have changed: all are tried again.
     pub(super) fn reopen(&mut self, now: Instant) {
         self.is_open = !self.is_closed;
-        self.knock_again(now);
+        self.challenge_again(now);
     }
 
-    fn knock_again(&mut self, now: Instant) {
-        self.knocked = 0;
+    fn challenge_again(&mut self, now: Instant) {
+        self.challenged = 0;
         self.next = Some(now).filter(|_| !self.candidates.is_empty());
     }
 
@@ -232,13 +232,14 @@ impl Routes {
         self.on_heard(route)
     }
 
-    /// The routes to knock on now.
+    /// The routes to challenge on now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Route> {
-        let unproven = self.asked.iter_mut().filter(|ask| ask.knocked < PROOF_KNOCKS && ask.next <= now);
+        let unproven =
+            self.asked.iter_mut().filter(|ask| ask.challenged < PROOF_CHALLENGES && ask.next <= now);
         let mut due: Vec<_> = unproven
             .map(|ask| {
-                ask.next = now + PROOF_PAUSE * 2_u32.pow(ask.knocked);
-                ask.knocked += 1;
+                ask.next = now + PROOF_PAUSE * 2_u32.pow(ask.challenged);
+                ask.challenged += 1;
                 ask.route
             })
             .collect();
@@ -246,9 +247,9 @@ impl Routes {
             return due;
         }
         // A stranger's addresses are not worth more; where our user waits, a server may yet let us through.
-        let goes_on = self.knocked + 1 < KNOCKS || (!self.is_strict && self.current.is_none());
-        let pause = FIRST_PAUSE * 2_u32.pow(u32::from(self.knocked.min(KNOCKS)));
-        self.knocked = self.knocked.saturating_add(1);
+        let goes_on = self.challenged + 1 < CHALLENGES || (!self.is_strict && self.current.is_none());
+        let pause = FIRST_PAUSE * 2_u32.pow(u32::from(self.challenged.min(CHALLENGES)));
+        self.challenged = self.challenged.saturating_add(1);
         self.next = goes_on.then(|| now + pause.min(SLOWEST));
         due.extend(&self.candidates);
         due
@@ -261,8 +262,8 @@ impl Routes {
     }
 
     pub(super) fn deadline(&self) -> Option<Deadline> {
-        let asks = self.asked.iter().filter(|ask| ask.knocked < PROOF_KNOCKS).map(|ask| ask.next);
-        asks.chain(self.next).min().map(|at| Deadline::new(at, "knocking through the relay"))
+        let asks = self.asked.iter().filter(|ask| ask.challenged < PROOF_CHALLENGES).map(|ask| ask.next);
+        asks.chain(self.next).min().map(|at| Deadline::new(at, "challenging through the relay"))
     }
 }
 
@@ -278,12 +279,18 @@ mod tests {
     #[test]
     fn a_knock_is_for_one_token() {
         let (ours, theirs, nonce) = (Token([1; 8]), Token([2; 8]), [3; 8]);
-        for knock in [Knock::Knock, Knock::Answer] {
-            assert_eq!(Knock::parse(&knock.to_bytes(ours, nonce), ours), Some((knock, nonce)));
-            assert_eq!(Knock::parse(&knock.to_bytes(theirs, nonce), ours), None);
-            assert_eq!(Knock::parse(&knock.to_bytes(ours, nonce)[..KNOCK - 1], ours), None);
+        for challenge in [PathChallenge::Question, PathChallenge::Answer] {
+            assert_eq!(
+                PathChallenge::parse(&challenge.to_bytes(ours, nonce), ours),
+                Some((challenge, nonce))
+            );
+            assert_eq!(PathChallenge::parse(&challenge.to_bytes(theirs, nonce), ours), None);
+            assert_eq!(
+                PathChallenge::parse(&challenge.to_bytes(ours, nonce)[..CHALLENGE_LENGTH - 1], ours),
+                None
+            );
         }
-        assert_eq!(Knock::parse(&[], ours), None);
+        assert_eq!(PathChallenge::parse(&[], ours), None);
     }
 
     fn routes(is_strict: bool) -> Routes {
@@ -293,7 +300,7 @@ mod tests {
     #[test]
     fn a_strangers_route_is_used_when_its_end_has_answered() {
         let (mut routes, now) = (routes(true), epoch());
-        let (one, two) = (route(End::Bare, 1), route(End::Lent, 1));
+        let (one, two) = (route(End::Bare, 1), route(End::Relayed, 1));
         assert!(!routes.on_heard(one) && !routes.on_chosen(one));
         assert!(routes.wants_proof(one, now));
         assert!(!routes.wants_proof(one, now), "once at a time");
@@ -334,7 +341,7 @@ mod tests {
         let mut routes = routes(true);
         let mut now = epoch();
         assert!(routes.due(now).is_empty());
-        let all = vec![route(End::Bare, 1), route(End::Lent, 1)];
+        let all = vec![route(End::Bare, 1), route(End::Relayed, 1)];
         routes.set_candidates(all.clone(), now);
         let mut count = 0;
         while let Some(deadline) = routes.deadline() {
@@ -343,7 +350,7 @@ mod tests {
             assert!(routes.due(now).is_empty());
             count += 1;
         }
-        assert_eq!(count, KNOCKS);
+        assert_eq!(count, CHALLENGES);
         assert!((Duration::from_secs(4)..Duration::from_secs(7)).contains(&(now - epoch())));
         routes.set_candidates(all, now);
         assert_eq!(routes.deadline(), None, "nothing new");
@@ -354,7 +361,7 @@ mod tests {
     #[test]
     fn the_first_that_is_heard_is_used_until_it_is_in_doubt() {
         let (mut routes, now) = (routes(false), epoch());
-        let (one, two) = (route(End::Bare, 1), route(End::Lent, 2));
+        let (one, two) = (route(End::Bare, 1), route(End::Relayed, 2));
         routes.set_candidates(vec![one, two], now);
         assert!(routes.on_heard(two));
         assert!(!routes.on_heard(one));

@@ -1,14 +1,15 @@
-//! Signals on the wire and under seal.
+//! Signals as bytes and under seal.
 
 use proptest::prelude::*;
 
 use super::seal::seal_bytes;
 use super::*;
 use crate::attempt::{AttemptId, RefusalReason};
+use crate::nat::forecast::PortForecast;
 use crate::nat::{Filtering, Nat};
 use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
-use crate::punch::{self, Mode, Offer, Ports, Side, Stamps, Step};
-use crate::relay::Notice;
+use crate::punch::{self, Endpoint, Mode, Offer, Stamps, Step};
+use crate::relay::RelayOffer;
 use crate::transport::Token;
 use crate::{Seed, UnixTime};
 
@@ -36,7 +37,7 @@ fn address(number: u64, brokers: usize, interfaces: usize) -> PeerAddr {
     PeerAddr::sign(&identity(number), contents).unwrap()
 }
 
-/// Peer 1 says `body` to peer 2.
+/// Returns a signal in which peer 1 says `body` to peer 2.
 fn signal(body: Body) -> Signal {
     Signal {
         from: identity(1).id(),
@@ -51,20 +52,20 @@ fn signal(body: Body) -> Signal {
 }
 
 fn punch_offer() -> punch::Message {
-    let side = Side {
+    let side = Endpoint {
         address: "203.0.113.9".parse().unwrap(),
-        ports: Ports::Fixed(vec![40_000, 50_000]),
+        ports: PortForecast::Fixed(vec![40_000, 50_000]),
         filtering: Filtering::AddressDependent,
         syn: None,
-        quiet: false,
+        low_ttl: false,
         sockets: 96,
     };
     let offer = Offer { mode: Mode::Remote, at: "192.168.1.2".parse().unwrap(), side, error: Some(30_000) };
     punch::Message { pair: 0, wave: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
 }
 
-fn relay_notice() -> Notice {
-    Notice {
+fn relay_offer() -> RelayOffer {
+    RelayOffer {
         serial: 2,
         token: Token([5; 8]),
         datagrams: vec!["192.0.2.1:49160".parse().unwrap(), "[2001:db8::1]:49160".parse().unwrap()],
@@ -78,7 +79,7 @@ fn bodies() -> [Body; 7] {
     [
         Body::DialMe(DialMe { plain: true }),
         Body::Punch(punch_offer()),
-        Body::Relay(relay_notice()),
+        Body::Relay(relay_offer()),
         Body::AskAddr,
         Body::TellAddr,
         Body::Refuse(Refusal { reason: RefusalReason::Busy }),
@@ -91,7 +92,7 @@ fn sealed(body: Body) -> Vec<u8> {
     seal(&identity(1), &signal.to, &signal, &mut Seed::from_u64(3)).unwrap().to_vec()
 }
 
-/// What peer 2 makes of a plaintext that peer 1 sealed to it.
+/// Opens as peer 2 a plaintext that peer 1 sealed to it.
 fn opened(plain: Vec<u8>) -> Result<Signal, OpenError> {
     let bytes = seal_bytes(&identity(1), &identity(2).id(), plain, &mut Seed::from_u64(3)).unwrap();
     open(&identity(2), &bytes)
@@ -197,7 +198,7 @@ fn the_envelope_is_checked_first() {
     }
 }
 
-/// Nobody changes the format by accident.
+/// Guards the format against accidental change.
 #[test]
 fn the_bytes_are_what_they_always_were() {
     let contents =
@@ -229,8 +230,7 @@ proptest! {
         if at == 0 {
             prop_assert!(matches!(error, OpenError::Version { .. }), "{}", error);
         } else {
-            // Also in the highest bit of the ephemeral key, which X25519 ignores (RFC 7748, section 5): the
-            // transcript does not.
+            // X25519 ignores the highest bit of the ephemeral key (RFC 7748, section 5), but the transcript does not.
             prop_assert_eq!(error, OpenError::Broken);
         }
     }

@@ -12,7 +12,7 @@ use super::tcp::{Failure, TcpEvent, TcpOptions, TcpSocket};
 use super::udp::UdpSocket;
 use super::world::{Context, Program};
 use crate::attempt::Role;
-use crate::relay::Notice;
+use crate::relay::RelayOffer;
 use crate::relay::circuit::{Act, Circuit, CircuitConfig, Event, Via, Way};
 use crate::transport::Read;
 use crate::turn::Carrier;
@@ -24,13 +24,13 @@ enum Socket {
     Tcp(TcpSocket),
 }
 
-/// Turns a [`Circuit`] with the sockets of its host: the caller from the start, the called one from the first notice.
+/// Turns a [`Circuit`] with the sockets of its host: the caller from the start, the called one from the first offer.
 /// What is to be said is said as soon as there is room, and what comes is read at once.
 #[derive(Debug)]
 pub struct CircuitRunner {
     config: CircuitConfig,
     seed: Seed,
-    /// On which our notices come, and theirs.
+    /// On which our offers come, and theirs.
     topics: [String; 2],
     circuit: Option<Circuit>,
     wait: Option<Instant>,
@@ -211,9 +211,9 @@ impl CircuitRunner {
                 Some(Socket::Tcp(tcp)) => context.host.tcp_mut().close(tcp, now),
                 None => {}
             },
-            Act::Signal(notice) => {
+            Act::Signal(offer) => {
                 self.said += 1;
-                if let Ok(bytes) = postcard::to_stdvec(&notice) {
+                if let Ok(bytes) = postcard::to_stdvec(&offer) {
                     context.broker.publish(&self.topics[1], &Bytes::from(bytes), now);
                 }
             }
@@ -290,13 +290,13 @@ impl CircuitRunner {
     }
 
     fn on_signal(&mut self, payload: &[u8], now: Instant) {
-        let Ok(notice) = postcard::from_bytes::<Notice>(payload) else { return };
+        let Ok(offer) = postcard::from_bytes::<RelayOffer>(payload) else { return };
         if self.circuit.is_none() {
             self.begin(now);
         }
         let addresses: Vec<IpAddr> = self.config.peer.clone();
         if let Some(circuit) = &mut self.circuit {
-            circuit.handle_notice(&notice, &addresses, now);
+            circuit.handle_offer(&offer, &addresses, now);
         }
     }
 }

@@ -19,13 +19,13 @@ pub fn true_time(now: Instant) -> UnixTime {
     UnixTime::from_secs(1_800_000_000).after(now.saturating_duration_since(epoch()))
 }
 
-/// How an NTP server answers.
+/// The clock of an NTP server, and the fields of its answers.
 #[derive(Clone, Debug)]
 pub struct NtpServer {
-    /// How far its clock is ahead of the true time, in microseconds.
+    /// The time by which its clock is ahead of the true time, in microseconds.
     pub ahead: i64,
-    /// What it says of itself in the fields the request does not decide. Default: stratum 2, a root delay of 1 ms,
-    /// a root dispersion of 0.5 ms, a precision of a microsecond.
+    /// The fields of its answers that the request does not decide. Default: stratum 2, a root delay of 1 ms, a root
+    /// dispersion of 0.5 ms, a precision of a microsecond.
     pub says: Packet,
 }
 
@@ -45,20 +45,20 @@ impl Default for NtpServer {
 }
 
 impl NtpServer {
-    /// One whose clock is `ahead` microseconds ahead of the true time.
+    /// Returns a server whose clock is `ahead` microseconds ahead of the true time.
     pub fn ahead(ahead: i64) -> Self {
         Self { ahead, ..Self::default() }
     }
 
-    /// One that answers with a kiss-o'-death.
+    /// Returns a server that answers with a kiss-o'-death.
     pub fn kissing(code: [u8; 4]) -> Self {
         let says =
             Packet { stratum: 0, reference_id: code, leap: Leap::Unsynchronised, ..Self::default().says };
         Self { ahead: 0, says }
     }
 
-    /// What it answers to a datagram that came to it at `received` and is answered at `replied`, both true times.
-    /// `None` to what is no client's question.
+    /// Returns the answer to a datagram that came at `received` and is answered at `replied`, both true times. It is
+    /// `None` when the datagram is no client's question.
     pub fn answer(&self, request: &[u8], received: UnixTime, replied: UnixTime) -> Option<[u8; HEADER]> {
         let request = Packet::decode(request).ok().filter(|request| request.mode == CLIENT)?;
         let shows = |time: UnixTime| UnixTime(time.0.saturating_add_signed(self.ahead));

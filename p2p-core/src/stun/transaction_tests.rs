@@ -136,7 +136,7 @@ fn with_a_key_only_signed_answers_count() {
     assert!(matches!(drain(&mut transaction).events[..], [Event::Answered { .. }]));
 }
 
-/// Asked with a signature; what became of it `later` after this answer.
+/// Asks with a signature, and returns the events up to `later` milliseconds after this answer.
 fn answered(algorithm: Algorithm, answer: impl Fn(TransactionId) -> Vec<u8>, later: u64) -> Vec<Event> {
     let mut request = Request::new(server(), Transport::Udp, Message::binding(&mut Seed::from_u64(1)));
     request.signature = Some((algorithm, Key::short_term("secret")));

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tracing::{debug, trace};
 
-use super::carrier::{Alarm, Carrier, Fate, MOST_TIMEOUT};
 use super::config::TransportConfig;
 use super::counters::{Counters, Refusal};
 use super::frame::{Frame, Packet, Writer};
+use super::packets::{Alarm, Fate, MOST_TIMEOUT, Packets};
 use super::recv::Window;
 use crate::{Deadline, Output, Seed};
 
@@ -202,7 +202,7 @@ enum Life {
 /// One end.
 #[derive(Debug)]
 pub(super) struct Connection<B: Body> {
-    carrier: Carrier<Carried<B::Piece>>,
+    packets: Packets<Carried<B::Piece>>,
     pub(super) body: B,
     life: Life,
     error: Option<TransportError>,
@@ -215,7 +215,7 @@ pub(super) struct Connection<B: Body> {
 impl<B: Body> Connection<B> {
     pub(super) fn new(config: TransportConfig, body: B, mut seed: Seed, now: Instant) -> Self {
         Self {
-            carrier: Carrier::new(config.clamped(), &mut seed, now),
+            packets: Packets::new(config.clamped(), &mut seed, now),
             body,
             life: Life::Open,
             error: None,
@@ -231,30 +231,30 @@ impl<B: Body> Connection<B> {
     }
 
     pub(super) fn counters(&self) -> Counters {
-        self.carrier.counters
+        self.packets.counters
     }
 
     pub(super) fn rtt(&self) -> Option<Duration> {
-        self.carrier.rtt()
+        self.packets.rtt()
     }
 
     pub(super) fn window(&self) -> usize {
-        self.carrier.window()
+        self.packets.window()
     }
 
     /// Bytes on the heap.
     pub(super) fn heap(&self) -> usize {
-        self.carrier.heap() + self.body.heap() + self.events.capacity() * size_of::<Event>()
+        self.packets.heap() + self.body.heap() + self.events.capacity() * size_of::<Event>()
     }
 
     pub(super) fn pass(&mut self, now: Instant) -> Instant {
-        self.carrier.pass(now);
-        self.carrier.now()
+        self.packets.pass(now);
+        self.packets.now()
     }
 
     pub(super) fn handle_datagram(&mut self, bytes: &[u8], now: Instant) {
-        self.carrier.pass(now);
-        let result = Packet::parse(bytes, self.carrier.config().tokens.ours)
+        self.packets.pass(now);
+        let result = Packet::parse(bytes, self.packets.config().tokens.ours)
             .map_err(Refusal::Frame)
             .and_then(|packet| self.on_packet(packet));
         match result {
@@ -269,7 +269,7 @@ impl<B: Body> Connection<B> {
     /// A datagram, or a frame, is dropped. Whoever contradicts himself bears the token, so it is the peer or somebody who
     /// could cut the path as well; what he says next would be refused for ever, and that is worse than an end.
     fn refuse(&mut self, why: Refusal) {
-        self.carrier.counters.refuse(why);
+        self.packets.counters.refuse(why);
         if why == Refusal::Contradiction && matches!(self.life, Life::Open | Life::Lingering { .. }) {
             debug!("the peer contradicts itself");
             self.end(Some(TransportError::Contradiction));
@@ -279,8 +279,8 @@ impl<B: Body> Connection<B> {
 
     fn start_reset(&mut self, reason: ResetReason) {
         // Only the ack of the reset is of interest now.
-        self.carrier.abandon();
-        let again_at = self.carrier.now();
+        self.packets.abandon();
+        let again_at = self.packets.now();
         self.life = Life::Resetting { reason, left: RESETS, again_at, is_due: true };
     }
 
@@ -305,17 +305,17 @@ impl<B: Body> Connection<B> {
         for frame in packet.frames() {
             is_eliciting |= frame.is_eliciting();
             match frame {
-                Frame::Ack(ack) if !self.carrier.is_sent(&ack) => return Err(Refusal::NeverSent),
+                Frame::Ack(ack) if !self.packets.is_sent(&ack) => return Err(Refusal::NeverSent),
                 Frame::Data { .. } | Frame::Message { .. } | Frame::End { .. } if is_live => {
                     self.body.check(&frame)?;
                 }
                 _ => {}
             }
         }
-        if self.carrier.is_old(packet.number) && is_live {
+        if self.packets.is_old(packet.number) && is_live {
             return Err(Refusal::Duplicate);
         }
-        self.carrier.on_packet(&packet, is_eliciting && is_live);
+        self.packets.on_packet(&packet, is_eliciting && is_live);
         if let Life::Lingering { latest, .. } = self.life
             && is_eliciting
         {
@@ -332,13 +332,13 @@ impl<B: Body> Connection<B> {
         match frame {
             Frame::Ack(ack) => {
                 let (body, question) = (&mut self.body, &mut self.question);
-                self.carrier.on_ack(ack, |fate, carried| carried.tell(fate, body, question));
-                if matches!(self.life, Life::Resetting { is_due: false, .. }) && self.carrier.is_idle() {
+                self.packets.on_ack(ack, |fate, carried| carried.tell(fate, body, question));
+                if matches!(self.life, Life::Resetting { is_due: false, .. }) && self.packets.is_idle() {
                     self.life = Life::Over { is_reset_by_peer: false };
                 }
             }
             Frame::Reset { reason } => {
-                self.carrier.hurry_ack();
+                self.packets.hurry_ack();
                 if is_live {
                     let reason = ResetReason::from(reason);
                     debug!(%reason, "the peer has cut the relayed connection");
@@ -355,10 +355,10 @@ impl<B: Body> Connection<B> {
             Frame::Data { .. } | Frame::Message { .. } | Frame::End { .. } => match self.body.check(&frame) {
                 Ok(()) => {
                     self.touch();
-                    self.carrier.on_content();
+                    self.packets.on_content();
                     self.body.on_frame(&frame);
                     if matches!(frame, Frame::Data { is_last: true, .. } | Frame::End { .. }) {
-                        self.carrier.hurry_ack();
+                        self.packets.hurry_ack();
                     }
                 }
                 Err(why) => self.refuse(why),
@@ -367,12 +367,12 @@ impl<B: Body> Connection<B> {
     }
 
     fn linger_until(&self) -> Instant {
-        self.carrier.now() + self.carrier.timeout().max(MOST_TIMEOUT) * LINGER
+        self.packets.now() + self.packets.timeout().max(MOST_TIMEOUT) * LINGER
     }
 
     /// Something was written, read or carried.
     pub(super) fn touch(&mut self) {
-        self.rest_at = Some(self.carrier.now() + REST);
+        self.rest_at = Some(self.packets.now() + REST);
     }
 
     /// After every input: what follows from it.
@@ -380,7 +380,7 @@ impl<B: Body> Connection<B> {
         if !matches!(self.life, Life::Open | Life::Lingering { .. }) {
             return;
         }
-        let now = self.carrier.now();
+        let now = self.packets.now();
         let blocked = self.body.blocked();
         if blocked != self.question.map(|question| question.limit) {
             self.question = blocked.map(|limit| Question {
@@ -391,13 +391,13 @@ impl<B: Body> Connection<B> {
             });
         }
         if self.life == Life::Open && self.body.is_done() {
-            let latest = now + self.carrier.config().give_up_after;
+            let latest = now + self.packets.config().give_up_after;
             self.life = Life::Lingering { until: self.linger_until().min(latest), latest };
         }
         if self.error.is_some() {
             return;
         }
-        while let Some(event) = self.body.event(self.carrier.window()) {
+        while let Some(event) = self.body.event(self.packets.window()) {
             self.events.push_back(event);
         }
     }
@@ -405,7 +405,7 @@ impl<B: Body> Connection<B> {
     fn end(&mut self, error: Option<TransportError>) {
         self.life = Life::Over { is_reset_by_peer: false };
         self.question = None;
-        self.carrier.abandon();
+        self.packets.abandon();
         self.body.shrink();
         // Whoever has closed it knows.
         if self.error.is_none() {
@@ -415,8 +415,8 @@ impl<B: Body> Connection<B> {
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
-        self.carrier.pass(now);
-        let now = self.carrier.now();
+        self.packets.pass(now);
+        let now = self.packets.now();
         match &mut self.life {
             Life::Over { .. } => return,
             Life::Resetting { again_at, is_due, left, .. } => {
@@ -434,18 +434,18 @@ impl<B: Body> Connection<B> {
         }
         if let Some(question) = self.question.as_mut().filter(|question| question.again_at <= now) {
             question.is_due = true;
-            question.pause = (question.pause * 2).min(self.carrier.config().keep_alive);
+            question.pause = (question.pause * 2).min(self.packets.config().keep_alive);
             question.again_at = now + question.pause;
         }
         if self.rest_at.is_some_and(|at| at <= now) {
             self.rest_at = None;
-            self.carrier.shrink();
+            self.packets.shrink();
             self.body.shrink();
             self.events.shrink_to_fit();
         }
-        let was_probing = self.carrier.is_probing();
+        let was_probing = self.packets.is_probing();
         let (body, question) = (&mut self.body, &mut self.question);
-        match self.carrier.on_time(|fate, carried| carried.tell(fate, body, question)) {
+        match self.packets.on_time(|fate, carried| carried.tell(fate, body, question)) {
             Alarm::None => {}
             Alarm::Dead if self.error.is_some() => {}
             Alarm::Dead => {
@@ -454,25 +454,25 @@ impl<B: Body> Connection<B> {
             }
             Alarm::Over => return self.end(Some(TransportError::Silent)),
         }
-        if self.carrier.is_probing() && !was_probing {
+        if self.packets.is_probing() && !was_probing {
             let (body, question) = (&mut self.body, &mut self.question);
-            self.carrier.oldest().for_each(|carried| carried.tell(Fate::Lost, body, question));
+            self.packets.oldest().for_each(|carried| carried.tell(Fate::Lost, body, question));
         }
         self.settle();
     }
 
     pub(super) fn handle_path_changed(&mut self, now: Instant) {
-        self.carrier.pass(now);
+        self.packets.pass(now);
         if matches!(self.life, Life::Open | Life::Lingering { .. }) {
             let (body, question) = (&mut self.body, &mut self.question);
-            self.carrier.on_path_changed(|fate, carried| carried.tell(fate, body, question));
+            self.packets.on_path_changed(|fate, carried| carried.tell(fate, body, question));
             self.settle();
         }
     }
 
     /// Cuts it, and tells the peer. Where everything was said there is nothing to cut.
     pub(super) fn reset(&mut self, reason: ResetReason, now: Instant) {
-        self.carrier.pass(now);
+        self.packets.pass(now);
         self.events.clear();
         self.question = None;
         match self.life {
@@ -480,7 +480,7 @@ impl<B: Body> Connection<B> {
             Life::Open => self.start_reset(reason),
             Life::Resetting { ref mut is_due, .. } => *is_due = true,
             // The peer may wait for nothing but our ack.
-            Life::Lingering { .. } => self.carrier.hurry_ack(),
+            Life::Lingering { .. } => self.packets.hurry_ack(),
         }
         self.error = Some(TransportError::Closed);
         if !matches!(self.life, Life::Lingering { .. }) {
@@ -492,14 +492,14 @@ impl<B: Body> Connection<B> {
     fn has_datagram(&mut self) -> bool {
         match self.life {
             Life::Open | Life::Lingering { .. } => {
-                self.carrier.must_send()
-                    || self.carrier.has_place()
+                self.packets.must_send()
+                    || self.packets.has_place()
                         && (self.body.window().is_due()
                             || self.question.is_some_and(|question| question.is_due))
-                    || (self.body.has_piece() && self.carrier.may_send())
+                    || (self.body.has_piece() && self.packets.may_send())
             }
             Life::Resetting { is_due, .. } => is_due,
-            Life::Over { is_reset_by_peer } => is_reset_by_peer && self.carrier.must_ack(),
+            Life::Over { is_reset_by_peer } => is_reset_by_peer && self.packets.must_ack(),
         }
     }
 
@@ -507,19 +507,19 @@ impl<B: Body> Connection<B> {
     pub(super) fn poll_transmit(&mut self, out: &mut [u8]) -> Option<usize> {
         if !self.has_datagram() {
             if !self.body.has_piece() {
-                self.carrier.on_nothing_to_send();
+                self.packets.on_nothing_to_send();
             }
             return None;
         }
         if out.len() < LEAST_BUFFER {
             return None;
         }
-        let (may_send, has_place) = (self.carrier.may_send(), self.carrier.has_place());
-        let timeout = self.carrier.timeout();
-        let now = self.carrier.now();
-        let mut writer = self.carrier.begin(out);
-        if self.carrier.may_ack() {
-            self.carrier.write_ack(&mut writer, BESIDES_ACK);
+        let (may_send, has_place) = (self.packets.may_send(), self.packets.has_place());
+        let timeout = self.packets.timeout();
+        let now = self.packets.now();
+        let mut writer = self.packets.begin(out);
+        if self.packets.may_ack() {
+            self.packets.write_ack(&mut writer, BESIDES_ACK);
         }
         let mut carried = Carried { piece: None, window: false, blocked: false };
         let mut is_eliciting = false;
@@ -545,11 +545,11 @@ impl<B: Body> Connection<B> {
                     carried.piece = self.body.write_piece(&mut writer);
                 }
                 let has_content = carried.window || carried.blocked || carried.piece.is_some();
-                is_eliciting = self.carrier.write_ping(&mut writer, has_content) || has_content;
+                is_eliciting = self.packets.write_ping(&mut writer, has_content) || has_content;
             }
         }
         let size = writer.written();
-        self.carrier.end(size, is_eliciting.then_some(carried));
+        self.packets.end(size, is_eliciting.then_some(carried));
         Some(size)
     }
 
@@ -565,7 +565,7 @@ impl<B: Body> Connection<B> {
                 let asking =
                     self.question.map(|question| Deadline::new(question.again_at, "asking for room"));
                 let rest = self.rest_at.map(|at| Deadline::new(at, "memory can be given back"));
-                Deadline::earliest([linger, asking, rest, self.carrier.deadline(self.body.has_piece())])
+                Deadline::earliest([linger, asking, rest, self.packets.deadline(self.body.has_piece())])
             }
         }
     }
@@ -578,7 +578,7 @@ impl<B: Body> Connection<B> {
         if let Some(event) = self.poll_event() {
             return Output::Event(event);
         }
-        let room = if self.has_datagram() { self.carrier.config().datagram } else { 0 };
+        let room = if self.has_datagram() { self.packets.config().datagram } else { 0 };
         let mut out = vec![0; room];
         if let Some(size) = self.poll_transmit(&mut out) {
             out.truncate(size);

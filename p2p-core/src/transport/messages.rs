@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::carrier::Fate;
 use super::config::{INITIAL_LIMIT, TransportConfig};
 use super::connection::{Act, Body, Connection, Event, ResetReason, TransportError};
 use super::counters::{Counters, Refusal};
 use super::frame::{Frame, Writer};
+use super::packets::Fate;
 use super::ranges::Ranges;
 use super::recv::Window;
 use crate::{Deadline, Machine, Output, Seed};

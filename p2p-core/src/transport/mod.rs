@@ -6,7 +6,7 @@
 //! | [`Messages`] | messages, each whole and once, in whatever order they come |
 //!
 //! Both are made of the same datagrams (`frame.rs` draws them), acks in ranges, round-trip estimate and timeouts
-//! (`carrier.rs`, after RFC 9002), congestion control and pacing (`congestion.rs`). Data is repeated under a new number,
+//! (`packets.rs`, after RFC 9002), congestion control and pacing (`congestion.rs`). Data is repeated under a new number,
 //! so an ack is never ambiguous; late arrivals teach how much the path reorders.
 //!
 //! A connection is tied to two [`Token`]s, not to addresses: its owner may take it to another path at any time.
@@ -33,13 +33,13 @@
 //! # Ok::<(), p2p_core::transport::TransportError>(())
 //! ```
 
-mod carrier;
 mod config;
 mod congestion;
 mod connection;
 mod counters;
 mod frame;
 mod messages;
+mod packets;
 mod ranges;
 mod recv;
 mod ring;

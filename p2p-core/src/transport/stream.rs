@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::carrier::Fate;
 use super::config::TransportConfig;
 use super::connection::{Act, Body, Connection, Event, ResetReason, TransportError};
 use super::counters::{Counters, Refusal};
 use super::frame::{Frame, Writer};
+use super::packets::Fate;
 use super::recv::{RecvBuffer, Window};
 use super::send::SendBuffer;
 use crate::{Deadline, Machine, Output, Seed};

@@ -32,12 +32,11 @@
 //! dials_per_second = 500              # of all punches
 //! ```
 //!
-//! A broker is a URL or a table of `url`, `user`, `password` or `password_file`, `ca` (a PEM file with the
-//! certificates to trust instead of the system's) and `bind` (the local IP address to connect from). A TURN
-//! server is a table of `url` (see [`TurnUri`](crate::config::TurnUri)), `user`, `password` or `password_file`,
-//! and `ca`; the tables can also stand at the end, each as `[[turn]]`. Paths are relative to the folder of the
-//! file. A key this version does not know is an error, never passed over: a misspelt `allow` must not open a
-//! node to everybody.
+//! A broker is a URL, or a table of `url`, `user`, `password` or `password_file`, `ca` and `bind`. `ca` is a PEM file
+//! with the certificates to trust instead of the system's. `bind` is the local IP address to connect from. A TURN
+//! server is a table of `url` (see [`TurnUri`](crate::config::TurnUri)), `user`, `password` or `password_file`, and
+//! `ca`. The tables can also stand at the end, each as `[[turn]]`. Paths are relative to the folder of the file. An
+//! unknown key is an error and never passed over, as a misspelt `allow` must not open a node to everybody.
 
 mod broker;
 mod error;
@@ -50,8 +49,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use p2p_actors::Interfaces;
 use p2p_core::clock::ntp::MOST_SERVERS;
+use p2p_core::node::Interfaces;
 use p2p_core::peer::{IdError, PeerId};
 use toml::de::DeTable;
 
@@ -59,7 +58,7 @@ use super::{Config, Key, parse_family, parse_ntp, parse_relay_connections, parse
 pub use error::{ConfigError, ConfigFault};
 use reader::{Reader, Result, Value};
 
-/// A configuration file is a page or two; what is longer is something else.
+/// The most bytes of a configuration file, which is a page or two.
 const MOST_BYTES: u64 = 256 * 1024;
 const KEYS: [&str; 15] = [
     "identity",
@@ -82,12 +81,13 @@ const LIMIT_KEYS: [&str; 8] =
     ["attempts", "answers", "errands", "relays", "unproven", "backlog", "half_open", "dials_per_second"];
 
 impl Config {
-    /// Reads a configuration from the text of a [`p2p.toml`](crate::config::file); what it does not mention has its default. Paths
-    /// in it are relative to the current folder.
+    /// Reads a configuration from the text of a [`p2p.toml`](crate::config::file). A key that is not there has its
+    /// default. Paths are relative to the current folder.
     ///
     /// # Errors
-    /// [`ConfigError`] with the line: no TOML, an unknown key (with the nearest one), a value that is not
-    /// allowed (with what is), or a password file that cannot be read.
+    /// [`ConfigError`], with the line where one is at fault. The fault is no TOML, an unknown key (with the nearest
+    /// one), or a value that is not allowed (with the allowed ones). It may also be a password file that cannot be
+    /// read.
     pub fn from_toml(text: &str) -> Result<Self> {
         Reader { text, folder: Path::new("") }.config()
     }
@@ -179,7 +179,7 @@ impl<'t> Reader<'t> {
             match key {
                 "attempts" => limits.attempts = bound,
                 "answers" => limits.answers = bound,
-                "errands" => limits.errands = bound,
+                "errands" => limits.dials_for_peers = bound,
                 "relays" => limits.relays = bound,
                 "unproven" => limits.unproven = bound,
                 "backlog" => limits.backlog = bound,
@@ -195,10 +195,10 @@ fn parse_id(text: &str) -> Result<PeerId, String> {
     text.parse().map_err(|error: IdError| error.to_string())
 }
 
-/// Reads the password in a file: its first line.
+/// Reads the password in a file, which is its first line.
 ///
 /// # Errors
-/// [`ConfigError`] when it cannot be read or is empty.
+/// [`ConfigError`] when the file cannot be read or its first line is empty.
 pub fn password_file(path: &Path) -> Result<String> {
     let wrong =
         |reason: String| ConfigError::from(ConfigFault::PasswordFile { path: path.to_owned(), reason });
@@ -209,7 +209,7 @@ pub fn password_file(path: &Path) -> Result<String> {
     }
 }
 
-/// Reads a file that cannot be long, whatever its size is said to be: it may be a device.
+/// Reads a file that must be short, whatever its size is said to be, as it may be a device.
 fn read_short(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text));

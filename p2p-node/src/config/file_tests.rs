@@ -1,8 +1,8 @@
 use std::fs;
 use std::time::Duration;
 
-use p2p_actors::{Limits, NtpServer, StunServer, TurnServer};
 use p2p_core::Family;
+use p2p_core::node::{Limits, NtpServer, StunServer, TurnServer};
 use p2p_core::turn::Carrier;
 use proptest::prelude::*;
 
@@ -14,7 +14,7 @@ fn fault(text: &str) -> ConfigError {
     Config::from_toml(text).expect_err(text)
 }
 
-/// What a user reads.
+/// Checks that the error, as a user reads it, holds these parts.
 fn says(text: &str, parts: &[&str]) {
     let told = fault(text).to_string();
     for part in parts {
@@ -97,7 +97,15 @@ fn everything_can_be_told() {
     assert_eq!(config.machine_id.as_deref(), Some(&b"here"[..]));
     assert_eq!(
         config.limits,
-        Limits { attempts: 1, answers: 2, errands: 5, relays: 6, unproven: 3, backlog: 4 }
+        Limits {
+            attempts: 1,
+            answers: 2,
+            dials_for_peers: 5,
+            relays: 6,
+            unproven: 3,
+            backlog: 4,
+            ..Limits::default()
+        }
     );
     assert_eq!((config.punch.sockets, config.punch.per_second), (6, 7));
     let [first, second, third] = &config.brokers[..] else { panic!("{:?}", config.brokers) };

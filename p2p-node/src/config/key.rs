@@ -10,7 +10,7 @@ use p2p_core::peer::Identity;
 use super::Key;
 use crate::error::BindError;
 
-/// A key file is one short line; what is longer is not one.
+/// The most bytes of a key file, which is one short line.
 const MOST_BYTES: u64 = 1_024;
 
 pub(super) fn load(key: Key) -> Result<Identity, BindError> {
@@ -27,7 +27,7 @@ fn fresh() -> Result<Identity, BindError> {
     Ok(Identity::generate(&mut Seed::new(entropy)))
 }
 
-/// Reads a key file; makes it when there is none.
+/// Reads a key file, and makes it when there is none.
 pub(crate) fn load_file(path: &Path) -> Result<Identity, BindError> {
     match File::open(path) {
         Ok(file) => read(path, file),
@@ -43,8 +43,8 @@ fn read(path: &Path, file: File) -> Result<Identity, BindError> {
     text.trim().parse().map_err(|error| wrong(path, error))
 }
 
-/// Writes a new key next to its place, then links it there: never half a key, never over an old one, never through
-/// a symbolic link that leads nowhere.
+/// Writes a new key to a file next to its place, and then links it there. So there is never half a key. An old key is
+/// never overwritten, and no symbolic link that leads nowhere is followed.
 fn create(path: &Path) -> Result<Identity, BindError> {
     let identity = fresh()?;
     let mut draft = path.as_os_str().to_owned();
@@ -62,7 +62,7 @@ fn create(path: &Path) -> Result<Identity, BindError> {
     fs::remove_file(draft).map_err(|error| wrong(path, error))?;
     match written {
         Ok(()) => Ok(identity),
-        // Another process made it in the meantime: its key is the one.
+        // Another process made the file in the meantime, so its key is the one.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => match File::open(path) {
             Ok(file) => read(path, file),
             Err(error) => {

@@ -1,4 +1,4 @@
-//! What the operating system calls this machine.
+//! The names that the operating system gives this machine.
 
 use std::fs;
 
@@ -9,8 +9,8 @@ pub(super) const LOOPBACK: &str = "lo";
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) const LOOPBACK: &str = "lo0";
 
-/// Something that stays the same while this machine runs and is not the same on another one. Empty when the
-/// system has nothing of the kind: then two nodes on this machine take each other for neighbours.
+/// Returns bytes that stay the same while this machine runs, and differ on every other one. They are empty when the
+/// system has none. Then two nodes on this machine take each other for neighbours on a network.
 pub(super) fn id() -> Vec<u8> {
     let sources =
         ["/etc/machine-id", "/var/lib/dbus/machine-id", "/proc/sys/kernel/random/boot_id", "/etc/hostid"];

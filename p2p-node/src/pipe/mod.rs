@@ -12,7 +12,8 @@ use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use p2p_actors::{CarrierStream, How, Winner};
+use p2p_actors::{CarrierStream, ProvenConnection};
+use p2p_core::node::ConnectionInfo;
 use p2p_core::peer::PeerId;
 use p2p_core::proof::{Cipher, Session};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -39,13 +40,13 @@ use stream::Stream;
 pub struct Pipe {
     stream: Stream<CarrierStream>,
     session: Box<Session>,
-    how: Box<How>,
+    how: Box<ConnectionInfo>,
 }
 
 impl Pipe {
-    /// Takes a winner over to the current runtime.
-    pub(crate) fn new(winner: Winner) -> Result<Self> {
-        let Winner { carrier, session, how } = winner;
+    /// Takes a connection over to the current runtime.
+    pub(crate) fn new(proven: ProvenConnection) -> Result<Self> {
+        let ProvenConnection { carrier, session, info: how } = proven;
         let stream = Stream::new(carrier.into_stream()?, &session)?;
         Ok(Self { stream, session: Box::new(session), how: Box::new(how) })
     }
@@ -56,7 +57,7 @@ impl Pipe {
     }
 
     /// How the connection came to be.
-    pub fn how(&self) -> &How {
+    pub fn how(&self) -> &ConnectionInfo {
         &self.how
     }
 

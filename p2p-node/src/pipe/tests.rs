@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use p2p_actors::Carrier;
+use p2p_actors::{Carrier, ProvenConnection};
 use p2p_core::Seed;
 use p2p_core::attempt::{AttemptId, Path, Way};
 use p2p_core::peer::Identity;
@@ -39,7 +39,7 @@ fn session(caller: bool, plain: bool, cipher: Cipher) -> Session {
 }
 
 fn pipe(stream: TcpStream, session: Session) -> Pipe {
-    let how = How {
+    let info = ConnectionInfo {
         way: Way::Direct,
         path: Path::Machine,
         caller: session.claim.caller,
@@ -49,7 +49,7 @@ fn pipe(stream: TcpStream, session: Session) -> Pipe {
         report: None,
     };
     let carrier = Carrier::Tcp(stream.into_std().unwrap());
-    Pipe::new(Winner { carrier, session, how }).unwrap()
+    Pipe::new(ProvenConnection { carrier, session, info }).unwrap()
 }
 
 async fn pair(plain: bool, cipher: Cipher) -> (Pipe, Pipe) {

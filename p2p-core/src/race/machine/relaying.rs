@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::super::{Act, Lane, LaneFailure, Path, RelayAct, Way, WayFailure};
 use super::{Race, State};
 use crate::peer::PeerAddr;
-use crate::relay::Notice;
-use crate::relay::circuit::{CircuitFailure, Kept};
+use crate::relay::RelayOffer;
+use crate::relay::circuit::{CircuitFailure, RelayKind};
 use crate::signal::Delivery;
 use crate::{Deadline, Output};
 
@@ -61,7 +61,7 @@ impl Race {
     }
 
     /// Something has come through a relay: it is a lane from now on. `None`: close it.
-    pub fn handle_relayed(&mut self, kind: Kept, remote: SocketAddr, now: Instant) -> Option<Lane> {
+    pub fn handle_relayed(&mut self, kind: RelayKind, remote: SocketAddr, now: Instant) -> Option<Lane> {
         if self.state == State::Over {
             return None;
         }
@@ -89,11 +89,11 @@ impl Race {
         }
     }
 
-    pub(super) fn on_relay_notice(&mut self, notice: &Notice, sender: &PeerAddr, now: Instant) {
-        match notice.refusal {
+    pub(super) fn on_relay_offer(&mut self, offer: &RelayOffer, sender: &PeerAddr, now: Instant) {
+        match offer.refusal {
             Some(reason) => self.end_relay(WayFailure::Refused(reason), now),
             None if self.relaying.is_running() => {
-                self.relay(Some(RelayAct::Hear(notice.clone(), sender.sources())))
+                self.relay(Some(RelayAct::Hear(offer.clone(), sender.sources())))
             }
             None => {}
         }
@@ -110,7 +110,7 @@ impl Race {
     /// A relayed lane failed. Where connections are relayed, datagrams come after them; after datagrams nothing does.
     pub(super) fn on_relayed_failed(&mut self, lane: Lane, failure: &LaneFailure, now: Instant) {
         tracing::debug!(%lane, %failure, "a relayed connection failed");
-        if lane.relayed_as() == Some(Kept::Datagrams) {
+        if lane.relayed_as() == Some(RelayKind::Datagrams) {
             self.end_relay(WayFailure::AllFailed, now);
         }
     }

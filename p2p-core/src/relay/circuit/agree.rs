@@ -5,62 +5,62 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::{
-    Act, Circuit, CircuitFailure, Connections, Datagrams, Event, Lender, MOST_PEER_ADDRESSES, SAY_AGAIN,
+    Act, Circuit, CircuitFailure, Connections, Datagrams, Event, MOST_PEER_ADDRESSES, RelayClient, SAY_AGAIN,
     State,
 };
 use crate::attempt::Role;
-use crate::relay::route::{End, Knock, Route};
-use crate::relay::{MOST_LENT, Notice};
+use crate::relay::route::{End, PathChallenge, Route};
+use crate::relay::{MOST_RELAYED, RelayOffer};
 use crate::turn::Relaying;
 use crate::{Family, Relayed};
 
 impl Circuit {
     /// The peer has said this, in a signal that says that it is at these addresses.
-    pub fn handle_notice(&mut self, notice: &Notice, addresses: &[IpAddr], now: Instant) {
+    pub fn handle_offer(&mut self, offer: &RelayOffer, addresses: &[IpAddr], now: Instant) {
         let is_late = matches!(self.state, State::Lingering { .. } | State::Closing | State::Over);
-        let is_old = self.theirs.as_ref().is_some_and(|last| last.serial >= notice.serial);
-        let is_other = self.theirs.as_ref().is_some_and(|last| last.token != notice.token);
-        if is_late || is_old || is_other || notice.refusal.is_some() || !notice.is_sound() {
+        let is_old = self.theirs.as_ref().is_some_and(|last| last.serial >= offer.serial);
+        let is_other = self.theirs.as_ref().is_some_and(|last| last.token != offer.token);
+        if is_late || is_old || is_other || offer.refusal.is_some() || !offer.is_sound() {
             return;
         }
-        let lends_nothing = notice.is_empty();
-        self.theirs = Some(notice.clone());
-        let all = notice.datagrams.iter().chain(&notice.connections).copied();
+        let lends_nothing = offer.is_empty();
+        self.theirs = Some(offer.clone());
+        let all = offer.datagrams.iter().chain(&offer.connections).copied();
         self.named.admit(&all.filter(|lent| self.config.may_reach(*lent)).collect::<Vec<_>>(), now);
         // The caller lends nothing for connections: then this end does.
         if self.config.role != Role::Caller && lends_nothing {
             self.start(Relaying::Tcp, now);
         }
-        self.make_room(notice, addresses, now);
+        self.make_room(offer, addresses, now);
         for ip in addresses.iter().take(MOST_PEER_ADDRESSES) {
             self.permit(*ip, now);
         }
-        for lent in notice.datagrams.iter().filter(|lent| self.named.contains(**lent)).collect::<Vec<_>>() {
+        for lent in offer.datagrams.iter().filter(|lent| self.named.contains(**lent)).collect::<Vec<_>>() {
             self.permit(lent.ip(), now);
         }
         self.dial();
         self.find_routes(now);
         if let Some((route, nonce)) = self.early.take() {
-            self.on_knock(route, Knock::Knock, nonce, now);
+            self.on_challenge(route, PathChallenge::Question, nonce, now);
         }
         self.drain(now);
     }
 
     /// Where the peer was does not matter any more, when there are too many such places.
-    fn make_room(&mut self, notice: &Notice, addresses: &[IpAddr], now: Instant) {
-        let lent = notice.datagrams.iter().map(SocketAddr::ip);
+    fn make_room(&mut self, offer: &RelayOffer, addresses: &[IpAddr], now: Instant) {
+        let lent = offer.datagrams.iter().map(SocketAddr::ip);
         let current = self.routes.current().map(|route| route.to.ip());
         let wanted: BTreeSet<_> =
             addresses.iter().take(MOST_PEER_ADDRESSES).copied().chain(lent).chain(current).collect();
-        for client in self.lenders.iter_mut().filter_map(|lender| lender.client.as_mut()) {
+        for client in self.clients.iter_mut().filter_map(|relay_client| relay_client.client.as_mut()) {
             client.make_room(wanted.len(), |ip| wanted.contains(&ip), now);
         }
     }
 
     /// Has the peer let through at all our servers, now or when they lend something.
     pub(super) fn permit(&mut self, ip: IpAddr, now: Instant) {
-        for lender in &mut self.lenders {
-            if let Some(client) = &mut lender.client {
+        for relay_client in &mut self.clients {
+            if let Some(client) = &mut relay_client.client {
                 // What cannot be asked for is not reached by that server, and may be by another.
                 let _ = client.permit(ip, now);
             }
@@ -69,7 +69,7 @@ impl Circuit {
 
     pub(super) fn dial(&mut self) {
         // Who lends is dialled. Where both could lend, the caller does.
-        let lends = self.lenders[1].is_hopeful();
+        let lends = self.clients[1].is_hopeful();
         if self.config.connections == Connections::Never
             || lends
             || !matches!(self.state, State::Meeting { .. } | State::Met)
@@ -99,7 +99,7 @@ impl Circuit {
 
     /// Whether a connection may yet come about.
     pub(super) fn hopes_for_connection(&self) -> bool {
-        self.connections > 0 || self.dialling.is_hopeful() || self.lenders[1].is_hopeful()
+        self.connections > 0 || self.dialling.is_hopeful() || self.clients[1].is_hopeful()
     }
 
     fn reconsider(&mut self, now: Instant) {
@@ -122,23 +122,25 @@ impl Circuit {
         // In one order, whatever the peer's: what it says again in another is not news.
         let targets: BTreeSet<_> = theirs.filter(|to| self.named.contains(*to)).collect();
         let bare = targets.iter().map(|&to| Route { from: End::Bare, to });
-        let is_lent = |to: &&SocketAddr| self.lent(Relaying::Udp, Family::of(to.ip())).is_some();
-        let lent = targets.iter().filter(is_lent).map(|&to| Route { from: End::Lent, to });
+        let is_lent = |to: &&SocketAddr| self.relayed(Relaying::Udp, Family::of(to.ip())).is_some();
+        let lent = targets.iter().filter(is_lent).map(|&to| Route { from: End::Relayed, to });
         let candidates = bare.chain(lent).collect();
         self.routes.set_candidates(candidates, now);
     }
 
     /// What could be said now, but for the serial number.
-    fn notice(&self) -> Notice {
+    fn offer(&self) -> RelayOffer {
         let lent = |relaying| -> Vec<SocketAddr> {
-            let lender = Some(&self.lenders[super::lender(relaying)]).filter(|lender| lender.is_hopeful());
-            let lease = lender.and_then(|lender| lender.client.as_ref()?.lease());
+            let relay_client =
+                Some(&self.clients[super::index(relaying)]).filter(|relay_client| relay_client.is_hopeful());
+            let lease = relay_client.and_then(|relay_client| relay_client.client.as_ref()?.lease());
             let all = lease.into_iter().flat_map(|(_, _, lease)| lease.relayed.iter());
-            all.map(|Relayed(address)| *address).take(MOST_LENT).collect()
+            all.map(|Relayed(address)| *address).take(MOST_RELAYED).collect()
         };
-        let has_more = self.lenders.iter().any(|lender| lender.is_hopeful() && !lender.is_lending);
+        let has_more =
+            self.clients.iter().any(|relay_client| relay_client.is_hopeful() && !relay_client.has_relayed);
         let (datagrams, connections) = (lent(Relaying::Udp), lent(Relaying::Tcp));
-        Notice { serial: 0, token: self.token, datagrams, connections, has_more, refusal: None }
+        RelayOffer { serial: 0, token: self.token, datagrams, connections, has_more, refusal: None }
     }
 
     /// Tells the peer what it does not know yet.
@@ -148,15 +150,15 @@ impl Circuit {
             return;
         }
         let serial = self.saying.last.as_ref().map_or(0, |last| last.serial);
-        let notice = Notice { serial, ..self.notice() };
-        if self.saying.last.as_ref() == Some(&notice) {
+        let offer = RelayOffer { serial, ..self.offer() };
+        if self.saying.last.as_ref() == Some(&offer) {
             return;
         }
         // What only ends is not worth a signal: an address that is gone is found to be.
-        let notice = Notice { serial: serial.saturating_add(1), ..notice };
+        let offer = RelayOffer { serial: serial.saturating_add(1), ..offer };
         self.saying.again = Some((0, now + SAY_AGAIN[0]));
-        self.saying.last = Some(notice.clone());
-        self.act(Act::Signal(notice));
+        self.saying.last = Some(offer.clone());
+        self.act(Act::Signal(offer));
     }
 
     /// A signal may be lost behind the broker.
@@ -181,9 +183,10 @@ impl Circuit {
         if !matches!(self.state, State::Meeting { .. }) {
             return;
         }
-        let has_nothing = !self.lenders.iter().any(Lender::is_hopeful);
-        if has_nothing && self.connections == 0 && self.theirs.as_ref().is_some_and(Notice::is_empty) {
-            let failed: Vec<_> = self.lenders.iter().filter_map(|lender| lender.failed.clone()).collect();
+        let has_nothing = !self.clients.iter().any(RelayClient::is_hopeful);
+        if has_nothing && self.connections == 0 && self.theirs.as_ref().is_some_and(RelayOffer::is_empty) {
+            let failed: Vec<_> =
+                self.clients.iter().filter_map(|relay_client| relay_client.failed.clone()).collect();
             let failure = match failed.first() {
                 None => CircuitFailure::NoServer,
                 Some(first) => CircuitFailure::NoAddress(first.clone()),
@@ -201,7 +204,7 @@ impl Circuit {
         let failure = match &self.theirs {
             None => CircuitFailure::Silent,
             Some(_) => {
-                let failed = self.lenders.iter().find_map(|lender| lender.failed.clone());
+                let failed = self.clients.iter().find_map(|relay_client| relay_client.failed.clone());
                 CircuitFailure::Blocked(self.refused.clone().or(failed).unwrap_or_default())
             }
         };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Act, Circuit, DEAD_AFTER, Datagrams, GIVE_UP_AFTER, GRACE, MOVE_PAUSE, State, Via, Way};
 use crate::attempt::Role;
-use crate::relay::route::{End, KNOCK, Knock, Nonce, Route};
+use crate::relay::route::{CHALLENGE_LENGTH, End, Nonce, PathChallenge, Route};
 use crate::transport::{Read, Stream, Tokens, TransportConfig, TransportError};
 use crate::turn::Relaying;
 use crate::turn::channel::CHANNEL_HEADER;
@@ -54,14 +54,14 @@ impl Circuit {
     /// As [`handle_data`](Self::handle_data), for a datagram that lies in a buffer of the driver's. Call
     /// [`settle`](Self::settle) when all that have come are handed in.
     pub fn handle_slice(&mut self, way: Way, datagram: &[u8], now: Instant) {
-        let peeked = match &self.lenders[super::lender(way.relaying)].client {
+        let peeked = match &self.clients[super::index(way.relaying)].client {
             Some(client) if client.lease().is_some_and(|(_, conn, _)| conn == way.conn) => {
                 client.peek(datagram)
             }
             _ => None,
         };
         match peeked {
-            Some((peer, payload)) => self.on_datagram(Route { from: End::Lent, to: peer }, payload, now),
+            Some((peer, payload)) => self.on_datagram(Route { from: End::Relayed, to: peer }, payload, now),
             None => self.handle_data(way, Bytes::copy_from_slice(datagram), now),
         }
     }
@@ -77,7 +77,7 @@ impl Circuit {
     }
 
     fn client(&mut self, way: Way) -> Option<&mut crate::turn::Client> {
-        self.lenders[super::lender(way.relaying)].client.as_mut()
+        self.clients[super::index(way.relaying)].client.as_mut()
     }
 
     pub(super) fn on_datagram(&mut self, route: Route, bytes: &[u8], now: Instant) {
@@ -85,10 +85,10 @@ impl Circuit {
             return;
         }
         self.now = now;
-        if bytes.len() == KNOCK
-            && let Some((knock, nonce)) = Knock::parse(bytes, self.token)
+        if bytes.len() == CHALLENGE_LENGTH
+            && let Some((challenge, nonce)) = PathChallenge::parse(bytes, self.token)
         {
-            return self.on_knock(route, knock, nonce, now);
+            return self.on_challenge(route, challenge, nonce, now);
         }
         if bytes.get(TOKEN) != Some(&self.token.0) || self.theirs.is_none() {
             return;
@@ -111,18 +111,24 @@ impl Circuit {
         }
     }
 
-    pub(super) fn on_knock(&mut self, route: Route, knock: Knock, nonce: Nonce, now: Instant) {
+    pub(super) fn on_challenge(
+        &mut self,
+        route: Route,
+        challenge: PathChallenge,
+        nonce: Nonce,
+        now: Instant,
+    ) {
         if self.theirs.is_none() {
-            // It has overtaken the notice, without which there is no answer.
-            self.early = Some((route, nonce)).filter(|_| knock == Knock::Knock);
+            // It has overtaken the offer, without which there is no answer.
+            self.early = Some((route, nonce)).filter(|_| challenge == PathChallenge::Question);
             return;
         }
-        match knock {
+        match challenge {
             // A stranger's is answered by one of ours, which tells it as much: see `ask_for_proof`.
-            Knock::Knock if self.routes.is_unproven(route) => {}
-            Knock::Knock => self.say_knock(route, Knock::Answer, nonce, now),
-            Knock::Answer if !self.routes.on_answered(route, nonce) => return,
-            Knock::Answer => {}
+            PathChallenge::Question if self.routes.is_unproven(route) => {}
+            PathChallenge::Question => self.say_challenge(route, PathChallenge::Answer, nonce, now),
+            PathChallenge::Answer if !self.routes.on_answered(route, nonce) => return,
+            PathChallenge::Answer => {}
         }
         self.ask_for_proof(route, now);
         let is_news = self.routes.on_heard(route);
@@ -134,8 +140,8 @@ impl Circuit {
         let Some(route) = self.routes.current().filter(|_| self.theirs.is_some()) else { return };
         if is_news {
             self.named.on_met();
-            if route.from == End::Lent
-                && let Some(client) = &mut self.lenders[0].client
+            if route.from == End::Relayed
+                && let Some(client) = &mut self.clients[0].client
             {
                 // Without a channel it works as well, by indications.
                 let _ = client.bind(route.to, now);
@@ -173,26 +179,26 @@ impl Circuit {
         self.stream = Some(Box::new(Stream::new(config, self.seed.fork("stream"), now)));
     }
 
-    /// Knocks.
-    pub(super) fn knock(&mut self, route: Route, now: Instant) {
-        self.say_knock(route, Knock::Knock, self.routes.nonce(route), now);
+    /// Challenges.
+    pub(super) fn challenge(&mut self, route: Route, now: Instant) {
+        self.say_challenge(route, PathChallenge::Question, self.routes.nonce(route), now);
     }
 
     /// Somebody was heard there.
     fn ask_for_proof(&mut self, route: Route, now: Instant) {
         if self.routes.wants_proof(route, now) {
-            self.knock(route, now);
+            self.challenge(route, now);
         }
     }
 
-    fn say_knock(&mut self, route: Route, knock: Knock, nonce: Nonce, now: Instant) {
+    fn say_challenge(&mut self, route: Route, challenge: PathChallenge, nonce: Nonce, now: Instant) {
         let Some(token) = self.theirs.as_ref().map(|theirs| theirs.token) else { return };
-        let bytes = Bytes::copy_from_slice(&knock.to_bytes(token, nonce));
+        let bytes = Bytes::copy_from_slice(&challenge.to_bytes(token, nonce));
         match route.from {
             End::Bare => self.act(Act::Datagram { via: Via::Bare(route.to), bytes }),
-            End::Lent => {
-                if let Some(client) = &mut self.lenders[0].client {
-                    // Not permitted yet: then it is knocked again when it is.
+            End::Relayed => {
+                if let Some(client) = &mut self.clients[0].client {
+                    // Not permitted yet: then it is challenged again when it is.
                     let _ = client.send(route.to, bytes, now);
                 }
             }
@@ -212,7 +218,7 @@ impl Circuit {
         }
         loop {
             let length = stream.poll_transmit(out.get_mut(CHANNEL_HEADER..)?)?;
-            let Some(client) = &mut self.lenders[0].client else { continue };
+            let Some(client) = &mut self.clients[0].client else { continue };
             let end = CHANNEL_HEADER + length;
             if let (Some(header), Some((place, conn, _))) =
                 (client.header(route.to, length, now), client.lease())

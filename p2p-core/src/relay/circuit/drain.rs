@@ -25,11 +25,13 @@ impl Circuit {
             if due.is_empty() {
                 break;
             }
-            due.into_iter().for_each(|route| self.knock(route, now));
+            due.into_iter().for_each(|route| self.challenge(route, now));
         }
         self.say(now);
         self.check(now);
-        if self.state == State::Closing && self.lenders.iter().all(|lender| lender.client.is_none()) {
+        if self.state == State::Closing
+            && self.clients.iter().all(|relay_client| relay_client.client.is_none())
+        {
             self.state = State::Over;
             self.tell(Event::Closed);
         }
@@ -37,7 +39,7 @@ impl Circuit {
 
     fn drain_clients(&mut self, now: Instant) {
         for relaying in [Relaying::Udp, Relaying::Tcp] {
-            while let Some(client) = &mut self.lenders[super::lender(relaying)].client {
+            while let Some(client) = &mut self.clients[super::index(relaying)].client {
                 match client.poll_output() {
                     Output::Act(act) => self.out.push_back(Output::Act(of_client(act, relaying))),
                     Output::Event(event) => self.on_client(relaying, event, now),
@@ -58,17 +60,17 @@ impl Circuit {
 
     fn on_client(&mut self, relaying: Relaying, event: client::Event, now: Instant) {
         use client::Event as Of;
-        let lender = &mut self.lenders[super::lender(relaying)];
+        let relay_client = &mut self.clients[super::index(relaying)];
         match event {
             Of::Ready { lease, .. } => {
                 if relaying == Relaying::Tcp && !self.config.connections.trusts(lease.software.as_deref()) {
                     return self.distrust(now);
                 }
-                lender.is_lending = true;
+                relay_client.has_relayed = true;
                 self.find_routes(now);
             }
             Of::Moved { .. } => {
-                (lender.is_lending, self.trouble) = (true, None);
+                (relay_client.has_relayed, self.trouble) = (true, None);
                 self.find_routes(now);
                 if relaying == Relaying::Udp {
                     self.move_on(now);
@@ -77,7 +79,7 @@ impl Circuit {
             Of::Permitted(ip) => match self.routes.current() {
                 None if self.routes.leads_to(ip) => self.routes.reopen(now),
                 None => {}
-                Some(route) if route.from == End::Lent && route.to.ip() == ip => {
+                Some(route) if route.from == End::Relayed && route.to.ip() == ip => {
                     self.stream.iter_mut().for_each(|stream| stream.handle_path_changed(now));
                 }
                 Some(_) => {}
@@ -85,25 +87,25 @@ impl Circuit {
             Of::Refused(ip, failure) => self.refused = Some(format!("{ip}: {failure}")),
             Of::Bound(_) | Of::NotConnected { .. } => {}
             Of::Data { peer, data } => {
-                self.on_datagram(crate::relay::Route { from: End::Lent, to: peer }, &data, now);
+                self.on_datagram(crate::relay::Route { from: End::Relayed, to: peer }, &data, now);
             }
             Of::Stream { conn, peer, early } => self.on_connection(Way { relaying, conn }, peer, early),
             Of::Trouble(failure) => self.trouble = Some(failure.to_string()),
             Of::Recovered => self.trouble = None,
             Of::Failed(report) => {
-                lender.client = None;
-                lender.failed = Some(report.to_string());
-                self.on_lender_lost(relaying, now);
+                relay_client.client = None;
+                relay_client.failed = Some(report.to_string());
+                self.on_client_lost(relaying, now);
             }
-            Of::Closed => lender.client = None,
+            Of::Closed => relay_client.client = None,
         }
     }
 
     /// This server is better not asked to relay connections.
     fn distrust(&mut self, now: Instant) {
         tracing::debug!("the TURN server is not trusted with connections");
-        self.end_lender(Relaying::Tcp, now);
-        self.on_lender_lost(Relaying::Tcp, now);
+        self.end_client(Relaying::Tcp, now);
+        self.on_client_lost(Relaying::Tcp, now);
     }
 
     fn on_connection(&mut self, way: Way, peer: std::net::SocketAddr, early: bytes::Bytes) {
@@ -117,18 +119,18 @@ impl Circuit {
 
     /// Our end of the route is another one: what was on its way is lost.
     fn move_on(&mut self, now: Instant) {
-        if self.routes.current().is_some_and(|route| route.from == End::Lent) {
+        if self.routes.current().is_some_and(|route| route.from == End::Relayed) {
             self.routes.reopen(now);
             self.stream.iter_mut().for_each(|stream| stream.handle_path_changed(now));
         }
     }
 
     /// No server lends us anything any more.
-    fn on_lender_lost(&mut self, relaying: Relaying, now: Instant) {
+    fn on_client_lost(&mut self, relaying: Relaying, now: Instant) {
         self.find_routes(now);
         match (relaying, self.routes.current()) {
-            (Relaying::Udp, Some(route)) if route.from == End::Lent => {
-                self.trouble = self.lenders[0].failed.clone();
+            (Relaying::Udp, Some(route)) if route.from == End::Relayed => {
+                self.trouble = self.clients[0].failed.clone();
                 self.routes.reopen(now);
                 if !self.routes.has_candidates() && self.stream.take().is_some() {
                     self.tell(Event::Ended(Some(TransportError::Silent)));
@@ -171,7 +173,7 @@ impl Circuit {
 
     fn on_path_dead(&mut self, now: Instant) {
         self.routes.reopen(now);
-        if let Some(client) = &mut self.lenders[0].client {
+        if let Some(client) = &mut self.clients[0].client {
             client.handle_doubt(now);
         }
         // The peer may have missed where we are.

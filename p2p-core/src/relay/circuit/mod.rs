@@ -3,7 +3,7 @@
 //!
 //! Each end that has servers asks them for an address. The other end sends to it from wherever it can: from a socket of
 //! its own, which costs one relay only, or from an address that a server lends it, which works where UDP does not. So
-//! one server at either end is enough. Both tell each other what they were lent ([`Notice`]), let each other through, and
+//! one server at either end is enough. Both tell each other what they were lent ([`RelayOffer`]), let each other through, and
 //! knock on every route; the caller uses the first that is answered, the called one follows.
 //!
 //! Where a server relays connections (RFC 6062), the caller has it lend an address for those as well, and the peer dials
@@ -33,7 +33,7 @@ pub use output::{Act, CircuitFailure, Event, Via, Way};
 use self::dialling::Dialling;
 use self::named::Named;
 use super::route::{Nonce, Routes};
-use super::{Notice, Route};
+use super::{RelayOffer, Route};
 use crate::attempt::Role;
 use crate::transport::{Stream, Token};
 use crate::turn::client::ClientConfig;
@@ -42,7 +42,7 @@ use crate::{Deadline, Family, Machine, Output, Seed};
 
 /// Addresses of the peer's that are let through, relays aside.
 pub const MOST_PEER_ADDRESSES: usize = 16;
-/// When a notice is said again, as long as nothing has come through.
+/// When an offer is said again, as long as nothing has come through.
 const SAY_AGAIN: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(6)];
 /// Datagrams wait for a connection so long at least and at most; twice the time that an address took, in between. From
 /// where the first datagram comes through, a connection takes three to four more round trips.
@@ -56,14 +56,14 @@ const DEAD_AFTER: Duration = Duration::from_secs(2);
 /// The stream is given up when nothing was acknowledged for so long.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(14);
 
-/// A client for one kind of relaying, and what it has come to.
+/// One kind of relaying: the TURN client that asks for it, and its outcome.
 #[derive(Debug, Default)]
-struct Lender {
+struct RelayClient {
     client: Option<Client>,
     /// Why there is none any more.
     failed: Option<String>,
-    /// It has lent something once.
-    is_lending: bool,
+    /// The client has had a relayed address once.
+    has_relayed: bool,
     /// It is only told that it is not needed any more.
     is_leaving: bool,
 }
@@ -105,13 +105,13 @@ enum State {
 /// What is said to the peer, and when it is said again.
 #[derive(Debug)]
 struct Saying {
-    last: Option<Notice>,
+    last: Option<RelayOffer>,
     again: Option<(usize, Instant)>,
 }
 
 /// What the owner has chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum RelayKind {
     /// The stream over datagrams.
     Datagrams,
     /// A connection: the peer's, through our server, or ours, through the peer's.
@@ -123,7 +123,7 @@ pub enum Kept {
 /// | methods | names |
 /// |---|---|
 /// | servers | [`handle_opened`](Self::handle_opened), [`handle_data`](Self::handle_data), [`handle_slice`](Self::handle_slice), [`handle_closed`](Self::handle_closed) |
-/// | peer | [`handle_notice`](Self::handle_notice), [`handle_bare`](Self::handle_bare), [`handle_dialled`](Self::handle_dialled) |
+/// | peer | [`handle_offer`](Self::handle_offer), [`handle_bare`](Self::handle_bare), [`handle_dialled`](Self::handle_dialled) |
 /// | owner | [`keep`](Self::keep), [`release`](Self::release), [`close`](Self::close) |
 /// | stream, when [`Event::Up`] was told | [`write`](Self::write), [`read`](Self::read), [`finish`](Self::finish) |
 /// | drain | [`Machine::poll_output`]; before it, for speed, [`poll_transmit`](Self::poll_transmit) into a buffer of the driver's |
@@ -137,10 +137,10 @@ pub struct Circuit {
     token: Token,
     state: State,
     datagrams: Datagrams,
-    /// Lenders for datagrams and for connections.
-    lenders: [Lender; 2],
+    /// Clients for datagrams and for connections.
+    clients: [RelayClient; 2],
     /// The peer's last word.
-    theirs: Option<Notice>,
+    theirs: Option<RelayOffer>,
     /// A knock that came before it.
     early: Option<(Route, Nonce)>,
     saying: Saying,
@@ -159,14 +159,14 @@ pub struct Circuit {
     out: VecDeque<Output<Act, Event>>,
 }
 
-impl Lender {
-    /// Whether it lends something, or may yet.
+impl RelayClient {
+    /// Returns true where there is a relayed address, or may yet be.
     fn is_hopeful(&self) -> bool {
         self.client.is_some() && !self.is_leaving
     }
 }
 
-fn lender(relaying: Relaying) -> usize {
+fn index(relaying: Relaying) -> usize {
     match relaying {
         Relaying::Udp => 0,
         Relaying::Tcp => 1,
@@ -187,7 +187,7 @@ impl Circuit {
             seed,
             token,
             datagrams: Datagrams::Waiting,
-            lenders: Default::default(),
+            clients: Default::default(),
             theirs: None,
             early: None,
             saying: Saying { last: None, again: None },
@@ -214,10 +214,11 @@ impl Circuit {
         let is_wanted = relaying == Relaying::Udp || self.config.connections != Connections::Never;
         let is_able =
             |server: &crate::turn::Server| relaying == Relaying::Udp || server.place.carrier.is_stream();
-        let lender = &mut self.lenders[lender(relaying)];
+        let relay_client = &mut self.clients[index(relaying)];
         // Once it has failed or is not needed, nobody asks again.
-        let is_over = lender.is_leaving || lender.failed.is_some();
-        if lender.client.is_some() || is_over || !is_wanted || !self.config.servers.iter().any(is_able) {
+        let is_over = relay_client.is_leaving || relay_client.failed.is_some();
+        if relay_client.client.is_some() || is_over || !is_wanted || !self.config.servers.iter().any(is_able)
+        {
             return;
         }
         let has = |family| self.config.families.contains(&family);
@@ -228,7 +229,7 @@ impl Circuit {
             _ => Families::V4,
         };
         let config = ClientConfig { relaying, families, ..ClientConfig::new(self.config.servers.clone()) };
-        lender.client = Some(Client::new(config, self.seed.fork("turn"), now));
+        relay_client.client = Some(Client::new(config, self.seed.fork("turn"), now));
         for ip in self.config.peer.clone() {
             self.permit(ip, now);
         }
@@ -239,10 +240,10 @@ impl Circuit {
         self.routes.current()
     }
 
-    /// The address of this family that a server lends us.
-    pub fn lent(&self, relaying: Relaying, family: Family) -> Option<SocketAddr> {
-        let (_, _, lease) = self.lenders[lender(relaying)].client.as_ref()?.lease()?;
-        lease.relayed.iter().map(|relayed| relayed.0).find(|lent| Family::of(lent.ip()) == family)
+    /// Returns the address of this family that a TURN server relays for us.
+    pub fn relayed(&self, relaying: Relaying, family: Family) -> Option<SocketAddr> {
+        let (_, _, lease) = self.clients[index(relaying)].client.as_ref()?.lease()?;
+        lease.relayed.iter().map(|relayed| relayed.0).find(|address| Family::of(address.ip()) == family)
     }
 
     /// What our server is suspected of, while it is.
@@ -251,7 +252,7 @@ impl Circuit {
     }
 
     /// The owner keeps this; everything else is given back.
-    pub fn keep(&mut self, kept: Kept, now: Instant) {
+    pub fn keep(&mut self, kept: RelayKind, now: Instant) {
         if !matches!(self.state, State::Meeting { .. } | State::Met) {
             return;
         }
@@ -259,12 +260,12 @@ impl Circuit {
         self.saying.again = None;
         self.dialling.stop();
         match kept {
-            Kept::Datagrams => self.end_lender(Relaying::Tcp, now),
-            Kept::Connection => {
+            RelayKind::Datagrams => self.end_client(Relaying::Tcp, now),
+            RelayKind::Connection => {
                 self.stream = None;
                 self.routes.close();
-                self.end_lender(Relaying::Udp, now);
-                if !self.lenders[1].is_hopeful() {
+                self.end_client(Relaying::Udp, now);
+                if !self.clients[1].is_hopeful() {
                     // It goes through the peer's server, and is its own.
                     return self.close(now);
                 }
@@ -280,7 +281,7 @@ impl Circuit {
             return self.close(now);
         }
         self.state = State::Lingering { until: now + LINGER };
-        self.end_lender(Relaying::Tcp, now);
+        self.end_client(Relaying::Tcp, now);
         self.drain(now);
     }
 
@@ -301,8 +302,8 @@ impl Circuit {
         (self.saying.again, self.stream) = (None, None);
         self.dialling.stop();
         self.routes.close();
-        self.end_lender(Relaying::Udp, now);
-        self.end_lender(Relaying::Tcp, now);
+        self.end_client(Relaying::Udp, now);
+        self.end_client(Relaying::Tcp, now);
         self.drain(now);
     }
 
@@ -317,10 +318,10 @@ impl Circuit {
         self.out.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
     }
 
-    fn end_lender(&mut self, relaying: Relaying, now: Instant) {
-        let lender = &mut self.lenders[lender(relaying)];
-        lender.is_leaving = true;
-        if let Some(client) = &mut lender.client {
+    fn end_client(&mut self, relaying: Relaying, now: Instant) {
+        let relay_client = &mut self.clients[index(relaying)];
+        relay_client.is_leaving = true;
+        if let Some(client) = &mut relay_client.client {
             client.close(now);
         }
     }
@@ -350,7 +351,8 @@ impl Circuit {
             State::Over => return None,
         };
         let dial = self.dialling.deadline().map(|at| Deadline::new(at, "dialling through the relay again"));
-        let clients = self.lenders.iter().map(|lender| lender.client.as_ref().and_then(Client::deadline));
+        let clients =
+            self.clients.iter().map(|relay_client| relay_client.client.as_ref().and_then(Client::deadline));
         let again = self.saying.again.map(|(_, at)| Deadline::new(at, "telling the peer of the relay again"));
         let stream = self.stream.as_ref().and_then(|stream| stream.deadline());
         Deadline::earliest(clients.chain([held, own, again, dial, stream, self.routes.deadline()]))
@@ -362,8 +364,8 @@ impl Machine for Circuit {
     type Event = Event;
 
     fn handle_timeout(&mut self, now: Instant) {
-        for lender in &mut self.lenders {
-            if let Some(client) = &mut lender.client {
+        for relay_client in &mut self.clients {
+            if let Some(client) = &mut relay_client.client {
                 client.handle_timeout(now);
             }
         }

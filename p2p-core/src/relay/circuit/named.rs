@@ -9,9 +9,9 @@ const MOST: usize = 8;
 /// A stranger whom we have met may name as many others, whenever its servers are others; but not before this time.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// The addresses of the peer's last notice that may be used.
+/// The addresses of the peer's last offer that may be used.
 ///
-/// Whoever is trusted may name others with each notice. A stranger may not: each address gets a few datagrams of ours,
+/// Whoever is trusted may name others with each offer. A stranger may not: each address gets a few datagrams of ours,
 /// and it could name somebody else's for ever.
 #[derive(Debug)]
 pub(super) struct Named {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use crate::relay::Notice;
+use crate::relay::RelayOffer;
 use crate::transport::TransportError;
 use crate::turn::client::{Conn, Place};
 use crate::turn::{Packet, Relaying};
@@ -58,7 +58,7 @@ pub enum Act {
         bytes: Bytes,
     },
     /// Send this to the peer by sealed signal.
-    Signal(Notice),
+    Signal(RelayOffer),
     /// Dial this address, which a TURN server lends the peer for connections, and tell by
     /// [`handle_dialled`](super::Circuit::handle_dialled).
     Dial(SocketAddr),

@@ -1,7 +1,7 @@
-//! A publish/subscribe broker that does to messages what networks do to packets.
+//! A publish/subscribe broker that treats messages as networks treat packets.
 //!
-//! It stands for the MQTT servers that signals go through. Each message to each subscriber takes its own
-//! way, with the latency, loss (it forgets), duplication (it repeats) and reordering of a [`LinkConfig`].
+//! It stands for the MQTT servers that signals go through. Each message to each subscriber is delayed, lost, repeated
+//! and reordered on its own, by a [`LinkConfig`].
 
 mod server;
 pub(super) mod wire;
@@ -16,28 +16,28 @@ pub use server::{BrokerFaults, BrokerServer};
 use super::link::{Link, LinkConfig, LinkConfigError};
 use crate::Seed;
 
-/// Most messages under way; beyond that the broker forgets.
+/// The most messages under way. Beyond that the broker forgets new ones.
 const MOST_UNDER_WAY: usize = 65_536;
 
 /// A message on its way out of the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery<C> {
-    /// To whom.
+    /// The subscriber that it goes to.
     pub client: C,
-    /// What it was published on.
+    /// The topic that it was published on.
     pub topic: String,
-    /// The message.
+    /// The bytes of the message.
     pub payload: Bytes,
 }
 
-/// What became of the messages so far.
+/// The numbers of messages by their fate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BrokerCounters {
-    /// Published.
+    /// The messages that were published.
     pub published: u64,
-    /// Brought to a subscriber, repetitions included.
+    /// The messages that were brought to a subscriber, repetitions included.
     pub delivered: u64,
-    /// Lost on the way to a subscriber.
+    /// The messages that were lost on the way to a subscriber.
     pub forgotten: u64,
 }
 
@@ -52,10 +52,10 @@ pub struct Broker<C> {
 }
 
 impl<C: Copy + Ord> Broker<C> {
-    /// A broker without subscribers. `config` holds for each message from publisher to subscriber.
+    /// Makes a broker without subscribers. `config` holds for each message from publisher to subscriber.
     ///
     /// # Errors
-    /// When the configuration is impossible.
+    /// [`LinkConfigError`] when the configuration is impossible.
     pub fn new(config: LinkConfig, seed: Seed) -> Result<Self, LinkConfigError> {
         Ok(Self {
             link: Link::new(config, seed)?,
@@ -66,17 +66,17 @@ impl<C: Copy + Ord> Broker<C> {
         })
     }
 
-    /// What became of the messages so far.
+    /// Returns the numbers of messages by their fate.
     pub fn counters(&self) -> BrokerCounters {
         self.counters
     }
 
-    /// `client` hears `topic` from now on.
+    /// Subscribes `client` to `topic` from now on.
     pub fn subscribe(&mut self, client: C, topic: &str) {
         self.subscribers.entry(topic.to_owned()).or_default().insert(client);
     }
 
-    /// Forgets all subscriptions of `client`, as brokers do when a session ends. What is under way arrives.
+    /// Forgets all subscriptions of `client`, as brokers do when a session ends. Messages under way still arrive.
     pub fn forget(&mut self, client: C) {
         self.subscribers.retain(|_, clients| {
             clients.remove(&client);
@@ -84,7 +84,7 @@ impl<C: Copy + Ord> Broker<C> {
         });
     }
 
-    /// Publishes a message; to how many subscribers. Zero is what MQTT 5 reports as "no matching
+    /// Publishes a message, and returns the number of its subscribers. Zero is what MQTT 5 reports as "no matching
     /// subscribers".
     pub fn publish(&mut self, topic: &str, payload: &Bytes, now: Instant) -> usize {
         self.counters.published += 1;
@@ -109,12 +109,12 @@ impl<C: Copy + Ord> Broker<C> {
         clients.len()
     }
 
-    /// When the next message arrives.
+    /// Returns the time at which the next message arrives.
     pub fn next_delivery(&self) -> Option<Instant> {
         self.under_way.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// The next message that has arrived.
+    /// Returns the next message that has arrived.
     pub fn poll_delivery(&mut self, now: Instant) -> Option<Delivery<C>> {
         let next = self.under_way.first_entry()?;
         if next.key().0 > now {
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
     use crate::sim::epoch;
 
-    /// The numbers 0 … 999 as one subscriber hears them.
+    /// Returns the numbers 0 … 999 as one subscriber hears them.
     fn heard(config: LinkConfig) -> Vec<u64> {
         let mut broker = Broker::new(config, Seed::from_u64(1)).unwrap();
         broker.subscribe('a', "t");

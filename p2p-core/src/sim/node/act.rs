@@ -284,7 +284,7 @@ impl NodeRunner {
         }
         self.with_circuit(attempt, context, |circuit, now| match act {
             CircuitAct::Begin(..) => {}
-            CircuitAct::Hear(offer, sources) => circuit.circuit().handle_notice(&offer, &sources, now),
+            CircuitAct::Hear(offer, sources) => circuit.circuit().handle_offer(&offer, &sources, now),
             CircuitAct::Dialled { to, is_up } => circuit.circuit().handle_dialled(to, is_up, now),
             CircuitAct::ConnectionFailed => circuit.circuit().handle_connection_failed(now),
             CircuitAct::Keep(kind) => circuit.circuit().keep(kind, now),

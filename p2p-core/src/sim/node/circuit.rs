@@ -11,7 +11,7 @@ use super::connection::Heard;
 use super::sockets::{Sockets, TcpUse, UdpUse, kind, kind_of};
 use crate::attempt::AttemptId;
 use crate::relay::circuit::{Act, Circuit, CircuitFailure, Event, Via, Way};
-use crate::relay::{End, Notice as RelayOffer};
+use crate::relay::{End, RelayOffer};
 use crate::sim::packet::unspecified;
 use crate::sim::tcp::{SocketError, TcpEvent, TcpOptions, TcpSocket};
 use crate::sim::udp::UdpSocket;
@@ -214,7 +214,7 @@ impl CircuitSockets {
             }
             Event::Arrived { way, peer, early } => {
                 let Some(Wire::Tcp(socket)) = self.wires.remove(&way) else { return None };
-                let lent = self.circuit.lent(Relaying::Tcp, Family::of(peer.ip()));
+                let lent = self.circuit.relayed(Relaying::Tcp, Family::of(peer.ip()));
                 let local = lent.or_else(|| context.host.tcp().local(socket)).unwrap_or(peer);
                 Some(CircuitNews::Arrived { socket, early, local, remote: peer })
             }
@@ -231,7 +231,7 @@ impl CircuitSockets {
         let route = self.circuit.route()?;
         let family = Family::of(route.to.ip());
         let local = match route.from {
-            End::Lent => self.circuit.lent(Relaying::Udp, family)?,
+            End::Relayed => self.circuit.relayed(Relaying::Udp, family)?,
             End::Bare => {
                 let port = context.host.udp_local(*self.bare.get(&family)?)?.port();
                 SocketAddr::new(context.host.source_for(route.to.ip()).ok()?, port)

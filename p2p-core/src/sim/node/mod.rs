@@ -45,6 +45,7 @@ use crate::node::{
     NicId, Node, NodeConfig, Owner, SocketEvent, StunServer,
 };
 use crate::peer::{BrokerUrl, PeerAddr};
+use crate::proof::Claim;
 use crate::signal::link::Event as ChannelEvent;
 use crate::turn::Server as TurnRelay;
 use crate::{Clock, Machine, Output, Reach, Seed, UnixTime};
@@ -102,7 +103,7 @@ enum Input {
     Clock(Clock),
     Ntp(NtpReport),
     /// The user has taken an accepted connection.
-    Taken,
+    Taken(Claim),
 }
 
 /// Something that takes its time.
@@ -270,8 +271,9 @@ impl NodeRunner {
                 }
             }
             Event::Accepted { established, .. } => {
+                let claim = established.session.claim;
                 self.hand_over(*established, context);
-                self.inputs.push_back(Input::Taken);
+                self.inputs.push_back(Input::Taken(claim));
             }
             Event::Failed { attempt, error } => {
                 if let Some(call) = self.calls.get_mut(&attempt) {
@@ -299,7 +301,7 @@ impl NodeRunner {
             Input::Nics(nics) => self.node.handle_nics(&nics, now),
             Input::Clock(clock) => self.node.handle_clock(clock, now),
             Input::Ntp(report) => self.node.handle_ntp(report, now),
-            Input::Taken => self.node.handle_taken(),
+            Input::Taken(claim) => self.node.handle_taken(&claim),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What bites, one story each.
+//! Stories of trouble, one for each kind.
 
 use super::*;
 use crate::stun::transaction::Fault;
@@ -10,7 +10,7 @@ fn refused(code: u16) -> impl Fn(&Event) -> bool {
     move |event| matches!(event, Event::Failed(failure) if failure.code() == Some(code))
 }
 
-/// A server that answers requests of this kind with this code.
+/// Returns a server that answers requests of this kind with this code.
 fn refusing(method: Method, code: u16, is_signed: bool) -> TurnServerConfig {
     let mut config = desk_config();
     config.refusals.insert(method, (code, is_signed));
@@ -39,13 +39,13 @@ fn credentials_with_a_limit_end_and_can_be_renewed() {
     let mut pair = Pair::with(config.clone(), Carrier::Udp, |config| config.credentials = made(hour(1)));
     pair.run(secs(3_000));
     assert!(matches!(pair.told()[..], [Event::Allocated(_)]));
-    // Nobody renews them: it is kept to the end of what the server granted, and the reason is told.
+    // Nobody renews them. The allocation is kept to the end of what the server granted, and the reason is told.
     pair.run(secs(1_500));
     let events = pair.told();
     assert!(matches!(events[0], Event::Trouble(Failure::WrongCredentials)), "{events:?}");
     assert_eq!(events.last(), Some(&Event::Failed(Failure::WrongCredentials)));
 
-    // coturn compares whole user names; ours must stay what it was, so a new name is a new allocation.
+    // coturn compares whole user names. Ours must stay the same, so a new name is a new allocation.
     let mut pair = Pair::with(config, Carrier::Udp, |config| config.credentials = made(hour(1)));
     pair.run(secs(10));
     pair.allocation.renew_credentials(made(hour(9)));
@@ -108,7 +108,7 @@ fn a_nonce_that_is_always_stale_is_given_up() {
 
 #[test]
 fn a_server_that_has_forgotten_gives_another_address() {
-    // 437 to Refresh, to CreatePermission, to ChannelBind: whatever is asked first.
+    // 437 comes to Refresh, to CreatePermission, to ChannelBind: to the first request in each case.
     for wait in [290, 235, 1] {
         let mut pair = Pair::standing(&[peer(1)]);
         let old = pair.relayed();
@@ -134,7 +134,7 @@ fn doubt_finds_an_empty_table_in_three_round_trips() {
     pair.run(secs(2));
     assert_eq!(pair.told(), [], "nobody has noticed");
     pair.allocation.handle_doubt(pair.now);
-    // 438 for the nonce, 437 for the allocation, another one, and its peer.
+    // These are 438 for the nonce, 437 for the allocation, another allocation, and its peer.
     pair.run(DELAY * 2 * 4);
     let events = pair.told();
     assert!(matches!(events[..], [Event::Moved(_), Event::Permitted(_), Event::Bound(_)]), "{events:?}");
@@ -295,7 +295,7 @@ fn a_nat_that_gives_another_address_costs_a_new_allocation() {
 
 #[test]
 fn a_realm_that_changes() {
-    // Somebody says so, and it is not true: nothing happens.
+    // Somebody claims a new realm without truth, and nothing happens.
     let mut pair = Pair::standing(&[peer(1)]);
     pair.desk.config.realm = "elsewhere.org".into();
     pair.allocation.handle_doubt(pair.now);
@@ -410,6 +410,6 @@ fn icmp_ends_an_attempt_and_only_casts_doubt_on_what_stands() {
     let before = pair.desk.counters().requests;
     pair.allocation.handle_closed(Some(io::ErrorKind::ConnectionRefused), pair.now);
     pair.run(secs(1));
-    // The allocation, the permission and the channel.
+    // These are the allocation, the permission and the channel.
     assert_eq!((pair.told(), pair.desk.counters().requests), (vec![], before + 3));
 }

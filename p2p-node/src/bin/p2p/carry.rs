@@ -1,4 +1,4 @@
-//! Bytes between a pipe and something else.
+//! The carrying of bytes between a pipe and something else.
 
 use std::io::{Error, ErrorKind};
 
@@ -9,23 +9,23 @@ use tokio::net::TcpStream;
 
 use crate::exit::Ended;
 
-/// As much as is read at once: what a pipe seals at once.
+/// The bytes that are read at once, which are as many as a pipe seals at once.
 const CHUNK: usize = 64 * 1024;
 
-/// How many bytes went through.
+/// The numbers of bytes that were carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Carried {
     pub(crate) sent: u64,
     pub(crate) received: u64,
 }
 
-/// Which end of a stream failed.
+/// The end of a stream that failed.
 enum Broken {
     Source(Error),
     Sink(Error),
 }
 
-/// Copies until the source ends. What arrives is passed on at once.
+/// Copies until the source ends. Bytes that arrive are passed on at once.
 async fn pass(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
@@ -43,7 +43,7 @@ async fn pass(
     }
 }
 
-/// Standard input to the peer, and the peer to standard output, until both have ended. The end of standard
+/// Carries standard input to the peer, and the peer to standard output, until both have ended. The end of standard
 /// input ends our direction only, and the end of the peer's closes standard output.
 pub(crate) async fn stdio(pipe: Pipe) -> anyhow::Result<Carried> {
     let (mut from_peer, mut to_peer) = tokio::io::split(pipe);
@@ -70,20 +70,20 @@ pub(crate) async fn stdio(pipe: Pipe) -> anyhow::Result<Carried> {
     Ok(Carried { sent, received })
 }
 
-/// This process may end, and with it what it would still have to send.
+/// Closes the pipe and waits for its bytes to be sent, as the process may end next.
 async fn leave(pipe: Pipe) -> anyhow::Result<()> {
     pipe.close().await.context("the peer may not have got everything")
 }
 
-/// Lets whoever reads our output see its end while the other direction goes on. The descriptor must stay taken,
-/// or the next socket would become standard output.
+/// Lets the reader of our output see its end while the other direction goes on. The descriptor must stay taken, or
+/// the next socket would become standard output.
 fn close_stdout() -> std::io::Result<()> {
     #[cfg(unix)]
     rustix::stdio::dup2_stdout(std::fs::File::options().write(true).open("/dev/null")?)?;
     Ok(())
 }
 
-/// Everything back to where it came from.
+/// Sends everything back where it came from.
 pub(crate) async fn echo(pipe: Pipe) -> anyhow::Result<Carried> {
     let (mut from_peer, mut to_peer) = tokio::io::split(pipe);
     let passed = pass(&mut from_peer, &mut to_peer).await.map_err(|broken| match broken {
@@ -93,7 +93,7 @@ pub(crate) async fn echo(pipe: Pipe) -> anyhow::Result<Carried> {
     Ok(Carried { sent: passed, received: passed })
 }
 
-/// The peer and a service, each of whom may end its direction on its own.
+/// Connects the peer with a service, each of which may end its direction on its own.
 pub(crate) async fn forward(mut pipe: Pipe, target: &str) -> anyhow::Result<Carried> {
     let mut service =
         TcpStream::connect(target).await.with_context(|| format!("cannot connect to {target}"))?;

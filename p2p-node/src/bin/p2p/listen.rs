@@ -1,4 +1,4 @@
-//! `p2p listen`
+//! The command `p2p listen`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::options::{NodeOptions, bind, interrupted, parse_seconds};
 use crate::reports::Reports;
 use crate::screen;
 
-/// Connections served at once; more wait in the node's backlog.
+/// The most connections that are served at once; more wait in the node's backlog.
 const MOST_AT_ONCE: usize = 1_024;
 
 const EXAMPLE: &str = "\
@@ -66,7 +66,7 @@ impl Listen {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let node = bind(self.node.config()?).await?;
         let outcome = tokio::select! {
-            // Whoever reads our address may interrupt us at once: signals are heard before it is told.
+            // A reader of our address may interrupt us at once, so signals are heard before it is printed.
             biased;
             () = interrupted() => Ok(()),
             outcome = self.serve(&node) => outcome,
@@ -79,7 +79,7 @@ impl Listen {
         !self.echo && self.to.is_none()
     }
 
-    /// Standard output belongs to the user's bytes in --stdio.
+    /// Prints a line on standard output, or on standard error with --stdio, where standard output is the user's.
     fn say(&self, text: impl std::fmt::Display) -> anyhow::Result<()> {
         if self.owns_stdout() {
             screen::note(text);
@@ -118,7 +118,7 @@ impl Listen {
             let report = Report::connected(&pipe);
             reports.add(&serde_json::to_string(&report)?);
             if self.once || self.owns_stdout() {
-                // Nobody else will be served: they are refused instead of left waiting.
+                // Nobody else will be served, so callers are refused instead of left waiting.
                 node.stop_accepting().await;
             }
             self.tell_start(&report)?;

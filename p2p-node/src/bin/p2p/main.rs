@@ -116,7 +116,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Rendezvous(rendezvous) => rendezvous.run().await,
         }
     });
-    // A thread may still wait for standard input; nobody waits for it.
+    // A thread may still wait for standard input, but it is not waited for.
     runtime.shutdown_background();
     outcome
 }

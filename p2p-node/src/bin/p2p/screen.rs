@@ -10,7 +10,7 @@ pub(crate) fn line(text: impl Display) -> anyhow::Result<()> {
     self::text(format_args!("{text}\n"))
 }
 
-/// Prints lines that bring their ends along.
+/// Prints lines that have their line ends already.
 pub(crate) fn text(text: impl Display) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match write!(out, "{text}").and_then(|()| out.flush()) {
@@ -19,7 +19,7 @@ pub(crate) fn text(text: impl Display) -> anyhow::Result<()> {
     }
 }
 
-/// Prints a line on standard error. If that is closed there is nobody to tell.
+/// Prints a line on standard error. If that is closed, there is nobody to tell.
 pub(crate) fn note(text: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

@@ -33,7 +33,7 @@ impl Subject for Anything {
             3 => circuit.handle_slice(way, &dice.array::<40>(), now),
             4 | 5 => {
                 let connections = if dice.chance(0.3) { vec![lent] } else { Vec::new() };
-                let notice = Notice {
+                let offer = RelayOffer {
                     serial: dice.below(50) as u32,
                     token: Token([1; 8]),
                     datagrams: vec![lent],
@@ -41,20 +41,21 @@ impl Subject for Anything {
                     has_more: dice.chance(0.5),
                     refusal: None,
                 };
-                circuit.handle_notice(&notice, &[lent.ip()], now);
+                circuit.handle_offer(&offer, &[lent.ip()], now);
             }
             6 | 7 => {
-                let knock = [Knock::Knock, Knock::Answer][dice.below(2) as usize];
+                let challenge = [PathChallenge::Question, PathChallenge::Answer][dice.below(2) as usize];
                 let token = if dice.chance(0.8) { circuit.token } else { Token([9; 8]) };
                 let nonce = circuit.routes.nonce(Route { from: End::Bare, to: lent });
                 let nonce = if dice.chance(0.5) { nonce } else { dice.array() };
-                circuit.handle_bare(lent, &knock.to_bytes(token, nonce), now);
+                circuit.handle_bare(lent, &challenge.to_bytes(token, nonce), now);
                 circuit.settle(now);
             }
             8 => circuit.handle_dialled(lent, dice.chance(0.5), now),
             9 => drop(circuit.write(&[0; 2_000], now)),
             10 if dice.chance(0.1) => {
-                circuit.keep(if dice.chance(0.5) { Kept::Datagrams } else { Kept::Connection }, now);
+                circuit
+                    .keep(if dice.chance(0.5) { RelayKind::Datagrams } else { RelayKind::Connection }, now);
             }
             11 if dice.chance(0.05) => circuit.release(now),
             _ => drop(circuit.read(&mut [0; 100], now)),

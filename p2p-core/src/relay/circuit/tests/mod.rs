@@ -9,7 +9,7 @@ use super::*;
 use crate::attempt::Trust;
 use crate::machine_laws;
 use crate::relay::End;
-use crate::relay::route::Knock;
+use crate::relay::route::PathChallenge;
 use crate::sim::circuit::CircuitRunner;
 use crate::sim::epoch;
 use crate::sim::laws::Subject;
@@ -170,7 +170,7 @@ fn one_server_at_either_end_is_enough() {
         scene.start();
         let are_up = |scene: &Scene| [CALLER, CALLED].iter().all(|which| scene.end(*which).is_up());
         assert!(scene.run_until(secs(2), are_up), "{}", scene.story());
-        assert_eq!(scene.route(lender).from, End::Lent);
+        assert_eq!(scene.route(lender).from, End::Relayed);
         scene.assert_talks();
         assert_eq!(scene.route(1 - lender).from, End::Bare);
     }
@@ -211,7 +211,7 @@ fn where_connections_are_relayed_datagrams_wait_for_one() {
         let came = scene.world.with(host, |context| context.host.tcp_mut().read(tcp)).unwrap();
         assert_eq!(&came[..], b"plain");
         scene.runner(which, |runner, context| {
-            runner.with(context, |circuit, now| circuit.keep(Kept::Connection, now))
+            runner.with(context, |circuit, now| circuit.keep(RelayKind::Connection, now))
         });
     }
     // It is kept for as long as its owner wants, and what was asked for besides goes back.
@@ -291,8 +291,8 @@ fn a_connection_that_ends_before_its_proof_is_dialled_again_and_a_notice_that_is
     let mut say = |circuit: &mut Circuit, now| {
         serial += 1;
         let (token, datagrams, connections) = (Token([1; 8]), Vec::new(), vec![lent]);
-        let notice = Notice { serial, token, datagrams, connections, has_more: true, refusal: None };
-        circuit.handle_notice(&notice, &[], now);
+        let offer = RelayOffer { serial, token, datagrams, connections, has_more: true, refusal: None };
+        circuit.handle_offer(&offer, &[], now);
     };
     let dials = |circuit: &mut Circuit| {
         let mut dials = 0;
@@ -347,7 +347,7 @@ fn each_failure_has_its_reason() {
     silent.runner(CALLER, CircuitRunner::start);
     silent.world.run_for(secs(20));
     assert_eq!(silent.failure(CALLER), Some(CircuitFailure::Silent));
-    assert_eq!(silent.end(CALLER).said, 4, "two notices, and the last of them twice more");
+    assert_eq!(silent.end(CALLER).said, 4, "two offers, and the last of them twice more");
 
     let forbid = |_: u8, config: &mut TurnServerConfig| config.forbidden = vec![home(CALLED)];
     let mut forbidden = scene([vec![server(1, Carrier::Udp)], Vec::new()], |_, _| (), forbid);
@@ -404,7 +404,7 @@ fn a_server_that_is_gone_for_good_ends_it_in_time() {
     assert!(scene.end(CALLER).circuit().unwrap().trouble().is_some());
 }
 
-/// How many notices a day without a word costs, where addresses are lent for so long and all else is short.
+/// How many offers a day without a word costs, where addresses are lent for so long and all else is short.
 fn idle_day(lifetime: u64) -> u32 {
     let hurry = move |_: u8, config: &mut TurnServerConfig| {
         config.nonce_life = secs(60);
@@ -418,7 +418,7 @@ fn idle_day(lifetime: u64) -> u32 {
     assert!(scene.run_until(secs(2), |scene| scene.end(CALLER).is_up()), "{}", scene.story());
     for which in [CALLER, CALLED] {
         scene.runner(which, |runner, context| {
-            runner.with(context, |circuit, now| circuit.keep(Kept::Datagrams, now))
+            runner.with(context, |circuit, now| circuit.keep(RelayKind::Datagrams, now))
         });
     }
     let said = scene.end(CALLER).said;
@@ -443,7 +443,7 @@ fn what_was_written_before_letting_go_arrives() {
     scene.runner(CALLER, |runner, context| {
         runner.say(&[7; 20_000], context);
         runner.with(context, |circuit, now| {
-            circuit.keep(Kept::Datagrams, now);
+            circuit.keep(RelayKind::Datagrams, now);
             circuit.release(now);
         });
     });
@@ -471,7 +471,7 @@ fn a_knock_that_overtakes_the_notice_is_answered_when_that_comes() {
     for both in [false, true] {
         let theirs = if both { vec![server(2, Carrier::Udp)] } else { Vec::new() };
         let mut scene = scene([vec![server(1, Carrier::Udp)], theirs], without_connections, as_it_is);
-        // What is signalled takes longer than to ask a server, tell the peer and be knocked at.
+        // What is signalled takes longer than to ask a server, tell the peer and be challenged.
         scene.world.set_broker(LinkConfig::with_latency(ms(200))).unwrap();
         scene.start();
         let are_up = |scene: &Scene| [CALLER, CALLED].iter().all(|which| scene.end(*which).is_up());
@@ -480,7 +480,7 @@ fn a_knock_that_overtakes_the_notice_is_answered_when_that_comes() {
     }
 }
 
-/// Where a stranger's circuit sends, given these datagrams for sockets of our own or notices.
+/// Where a stranger's circuit sends, given these datagrams for sockets of our own or offers.
 fn strangers(act: impl Fn(&mut Circuit, u32, Instant)) -> std::collections::BTreeMap<SocketAddr, u32> {
     let now = epoch();
     let config = CircuitConfig::new(Role::Answerer, Trust::Stranger, Vec::new());
@@ -499,8 +499,8 @@ fn strangers(act: impl Fn(&mut Circuit, u32, Instant)) -> std::collections::BTre
     sent
 }
 
-fn said(serial: u32, datagrams: Vec<SocketAddr>, has_more: bool) -> Notice {
-    Notice { serial, token: Token([3; 8]), datagrams, connections: Vec::new(), has_more, refusal: None }
+fn said(serial: u32, datagrams: Vec<SocketAddr>, has_more: bool) -> RelayOffer {
+    RelayOffer { serial, token: Token([3; 8]), datagrams, connections: Vec::new(), has_more, refusal: None }
 }
 
 #[test]
@@ -508,14 +508,14 @@ fn a_stranger_gains_nothing_by_the_order_of_its_addresses_nor_by_forged_knocks()
     let [one, two]: [SocketAddr; 2] = ["8.8.8.8:53", "8.8.4.4:53"].map(|text| text.parse().unwrap());
     let sent = strangers(|circuit, serial, now| {
         let all = if serial % 2 == 0 { vec![one, two] } else { vec![two, one] };
-        circuit.handle_notice(&said(serial, all, true), &[], now);
+        circuit.handle_offer(&said(serial, all, true), &[], now);
     });
     assert_eq!(sent, [(one, 1), (two, 1)].into());
     let sent = strangers(|circuit, round, now| {
         if round == 1 {
-            circuit.handle_notice(&said(1, Vec::new(), true), &[], now);
+            circuit.handle_offer(&said(1, Vec::new(), true), &[], now);
         }
-        circuit.handle_bare(one, &Knock::Knock.to_bytes(circuit.token, [7; 8]), now);
+        circuit.handle_bare(one, &PathChallenge::Question.to_bytes(circuit.token, [7; 8]), now);
         circuit.settle(now);
     });
     assert_eq!(sent, [(one, 1)].into());
@@ -529,7 +529,7 @@ fn a_lender_of_connections_that_failed_or_is_not_needed_is_not_asked_for_again()
         let mut circuit = Circuit::new(config, Seed::from_u64(1), now);
         let mut opened = Vec::new();
         for serial in 1..5 {
-            circuit.handle_notice(&said(serial, Vec::new(), false), &[], now);
+            circuit.handle_offer(&said(serial, Vec::new(), false), &[], now);
             loop {
                 match circuit.poll_output() {
                     Output::Act(Act::Open { way, .. }) if way.relaying == Relaying::Tcp => opened.push(way),
@@ -538,7 +538,7 @@ fn a_lender_of_connections_that_failed_or_is_not_needed_is_not_asked_for_again()
                 }
             }
             match is_kept {
-                true => circuit.keep(Kept::Datagrams, now),
+                true => circuit.keep(RelayKind::Datagrams, now),
                 false => opened.iter().for_each(|way| circuit.handle_closed(*way, None, now)),
             }
         }
@@ -554,14 +554,14 @@ fn a_peer_that_is_elsewhere_each_hour_is_let_through_there() {
     let theirs = scene.runner(CALLER, |runner, context| runner.with(context, |circuit, _| circuit.token));
     for hour in 1..20_u8 {
         let sources: Vec<IpAddr> = (0..6).map(|last| IpAddr::from([8, 8, hour, last])).collect();
-        let notice = Notice { token: theirs.unwrap(), ..said(100 + u32::from(hour), Vec::new(), false) };
+        let offer = RelayOffer { token: theirs.unwrap(), ..said(100 + u32::from(hour), Vec::new(), false) };
         scene.runner(CALLED, |runner, context| {
-            runner.with(context, |circuit, now| circuit.handle_notice(&notice, &sources, now))
+            runner.with(context, |circuit, now| circuit.handle_offer(&offer, &sources, now))
         });
         scene.world.run_for(secs(1));
         let sent = scene.runner(CALLED, |runner, context| {
             runner.with(context, |circuit, now| {
-                let client = circuit.lenders[0].client.as_mut().unwrap();
+                let client = circuit.clients[0].client.as_mut().unwrap();
                 client.send(SocketAddr::new(sources[0], 5_000), bytes::Bytes::from_static(b"x"), now)
             })
         });
@@ -576,7 +576,7 @@ fn a_peer_that_is_elsewhere_with_each_datagram_does_not_get_a_first_window_for_e
     let now = epoch();
     let config = CircuitConfig::new(Role::Answerer, Trust::Known, Vec::new());
     let mut circuit = Circuit::new(config, Seed::from_u64(1), now);
-    circuit.handle_notice(&said(1, Vec::new(), true), &[], now);
+    circuit.handle_offer(&said(1, Vec::new(), true), &[], now);
     let (mut bytes, mut buffer) = (0, [0; 2_000]);
     for round in 0..1_000_u16 {
         let now = now + Duration::from_micros(u64::from(round) * 100);

@@ -11,9 +11,15 @@ fn a_stranger_makes_us_send_a_few_small_datagrams_to_public_addresses_only() {
     let datagrams = ["127.0.0.1:53", "192.168.1.1:53", "10.0.0.1:53", "8.8.8.8:53"];
     let datagrams: Vec<SocketAddr> = datagrams.iter().map(|text| text.parse().unwrap()).collect();
     let connections = datagrams.clone();
-    let notice =
-        Notice { serial: 1, token: Token([3; 8]), datagrams, connections, has_more: false, refusal: None };
-    circuit.handle_notice(&notice, &[], now);
+    let offer = RelayOffer {
+        serial: 1,
+        token: Token([3; 8]),
+        datagrams,
+        connections,
+        has_more: false,
+        refusal: None,
+    };
+    circuit.handle_offer(&offer, &[], now);
     let (mut sent, mut bytes_sent) = (Vec::new(), 0);
     loop {
         match circuit.poll_output() {
@@ -40,9 +46,15 @@ fn a_stranger_that_names_ever_new_addresses_is_not_followed_for_long() {
     for serial in 1..500_u32 {
         let named = |port| SocketAddr::from(([8, 8, (serial / 250) as u8, (serial % 250) as u8], port));
         let (datagrams, connections) = (vec![named(53), named(54)], vec![named(80)]);
-        let notice =
-            Notice { serial, token: Token([3; 8]), datagrams, connections, has_more: true, refusal: None };
-        circuit.handle_notice(&notice, &[], now);
+        let offer = RelayOffer {
+            serial,
+            token: Token([3; 8]),
+            datagrams,
+            connections,
+            has_more: true,
+            refusal: None,
+        };
+        circuit.handle_offer(&offer, &[], now);
         loop {
             match circuit.poll_output() {
                 Output::Act(Act::Datagram { via: Via::Bare(to), .. } | Act::Dial(to)) => reached.insert(to),
@@ -73,7 +85,7 @@ fn sent_to_a_victim(trust: Trust) -> u32 {
             runner.with(context, |circuit, now| {
                 let forged = [&[0xd1][..], &circuit.token.0, &[0; 30]].concat();
                 circuit.handle_bare(victim, &forged, now);
-                circuit.handle_bare(victim, &Knock::Answer.to_bytes(circuit.token, [0; 8]), now);
+                circuit.handle_bare(victim, &PathChallenge::Answer.to_bytes(circuit.token, [0; 8]), now);
                 circuit.settle(now);
             })
         });
@@ -96,7 +108,7 @@ fn only_newer_notices_of_the_same_peer_count() {
     let mut circuit =
         Circuit::new(CircuitConfig::new(Role::Caller, Trust::Known, Vec::new()), Seed::from_u64(1), now);
     let lent = |last: u8| SocketAddr::new(turn_ip(last), 50_000);
-    let notice = |serial, token, last| Notice {
+    let offer = |serial, token, last| RelayOffer {
         serial,
         token: Token([token; 8]),
         datagrams: vec![lent(last)],
@@ -104,8 +116,8 @@ fn only_newer_notices_of_the_same_peer_count() {
         has_more: false,
         refusal: None,
     };
-    let knocked = |circuit: &mut Circuit, notice: Notice| {
-        circuit.handle_notice(&notice, &[], now);
+    let challenged = |circuit: &mut Circuit, offer: RelayOffer| {
+        circuit.handle_offer(&offer, &[], now);
         let mut all = Vec::new();
         loop {
             match circuit.poll_output() {
@@ -115,9 +127,9 @@ fn only_newer_notices_of_the_same_peer_count() {
             }
         }
     };
-    assert_eq!(knocked(&mut circuit, notice(2, 1, 1)), [lent(1)]);
-    assert!(knocked(&mut circuit, notice(1, 1, 2)).is_empty(), "older");
-    assert!(knocked(&mut circuit, notice(2, 1, 2)).is_empty(), "said before");
-    assert!(knocked(&mut circuit, notice(3, 2, 2)).is_empty(), "of somebody else");
-    assert_eq!(knocked(&mut circuit, notice(3, 1, 2)), [lent(2)]);
+    assert_eq!(challenged(&mut circuit, offer(2, 1, 1)), [lent(1)]);
+    assert!(challenged(&mut circuit, offer(1, 1, 2)).is_empty(), "older");
+    assert!(challenged(&mut circuit, offer(2, 1, 2)).is_empty(), "said before");
+    assert!(challenged(&mut circuit, offer(3, 2, 2)).is_empty(), "of somebody else");
+    assert_eq!(challenged(&mut circuit, offer(3, 1, 2)), [lent(2)]);
 }

@@ -1,5 +1,5 @@
-//! The requirements of RFC 4787 (UDP), RFC 5382 (TCP) and RFC 5508 (ICMP), kept by the default and by no
-//! accident: where a knob can break one, the test turns it too.
+//! The requirements of RFC 4787 (UDP), RFC 5382 (TCP) and RFC 5508 (ICMP), which the default keeps. Where an option
+//! can break one, the test turns it too.
 
 use super::*;
 
@@ -146,7 +146,7 @@ fn rfc4787_req9_a_refused_hairpin_is_answered_inside() {
     assert_eq!(answer.src, SocketAddr::new(ip(EXTERNAL), 6_000));
 }
 
-/// An ICMP error from a router outside about a packet of ours.
+/// Returns an ICMP error from a router outside about a packet of ours.
 fn error_about(bench: &Bench, external: SocketAddr, remote: SocketAddr, kind: IcmpKind) -> Header {
     let sent = bench.first(external, remote);
     sent.icmp_error(ip("192.0.2.254"), kind).unwrap()
