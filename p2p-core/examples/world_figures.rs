@@ -64,6 +64,8 @@ struct Figures {
     connected: u64,
     groups: BTreeMap<&'static str, Group>,
     misses: BTreeMap<String, Vec<u64>>,
+    /// Better than the truth allows: then the truth is wrong.
+    surprises: BTreeMap<String, Vec<u64>>,
     faults: Vec<(u64, String)>,
     punch_expected: f64,
     punchable: u64,
@@ -97,6 +99,18 @@ impl Figures {
                 group.took.push(met.took);
                 group.ratio.push(met.took.as_secs_f64() / topology.rtt().as_secs_f64());
                 group.packets.push(trial.packets);
+            }
+        }
+        if let Ok(met) = &trial.outcome {
+            let truth = &trial.truth;
+            let is_possible = match met.way {
+                Way::Direct => truth.direct,
+                Way::Reverse => truth.reverse,
+                Way::Punch => truth.punch > 0.0,
+                _ => truth.relay,
+            };
+            if !is_possible {
+                self.surprises.entry(format!("{}, {state}", met.way)).or_default().push(topology.number);
             }
         }
         let is_near = best.is_some_and(|best| best != Way::Relay);
@@ -166,17 +180,26 @@ impl Figures {
         }
         let missed: usize = self.misses.values().map(Vec::len).sum();
         let _ = writeln!(out, "\nmissed: {missed}; one alone: world_figures -- 1 <seed>");
-        let mut misses: Vec<_> = self.misses.iter().collect();
-        misses.sort_by_key(|(_, seeds)| std::cmp::Reverse(seeds.len()));
-        for (kind, seeds) in misses {
-            let shown: Vec<_> = seeds.iter().take(MOST_SEEDS).map(ToString::to_string).collect();
-            let more = if seeds.len() > MOST_SEEDS { " …" } else { "" };
-            let _ = writeln!(out, "{:>6}  {kind}: {}{more}", seeds.len(), shown.join(" "));
+        list(&self.misses, &mut out);
+        if !self.surprises.is_empty() {
+            let _ = writeln!(out, "\npossible only by mistake of the truth:");
+            list(&self.surprises, &mut out);
         }
         for (seed, fault) in &self.faults {
             let _ = writeln!(out, "FAULT in {seed}: {fault}");
         }
         out
+    }
+}
+
+/// Lists kinds with some of their seeds, the most frequent first.
+fn list(kinds: &BTreeMap<String, Vec<u64>>, out: &mut String) {
+    let mut kinds: Vec<_> = kinds.iter().collect();
+    kinds.sort_by_key(|(_, seeds)| std::cmp::Reverse(seeds.len()));
+    for (kind, seeds) in kinds {
+        let shown: Vec<_> = seeds.iter().take(MOST_SEEDS).map(ToString::to_string).collect();
+        let more = if seeds.len() > MOST_SEEDS { " …" } else { "" };
+        let _ = writeln!(out, "{:>6}  {kind}: {}{more}", seeds.len(), shown.join(" "));
     }
 }
 

@@ -21,6 +21,7 @@ mod connection;
 mod event;
 mod names;
 mod sockets;
+mod subject;
 mod time;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -33,6 +34,7 @@ use connection::Connection;
 pub use connection::Pipe;
 pub use names::Names;
 use sockets::Sockets;
+pub use subject::NodeSubject;
 use time::TimeClient;
 
 use super::host::HostEvent;

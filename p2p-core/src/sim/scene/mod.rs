@@ -25,6 +25,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 pub use place::{Gate, Place};
+pub use servers::ServerKind;
 use servers::Servers;
 pub use story::{Call, Ends};
 pub use trial::{Met, Trial};

@@ -17,10 +17,24 @@ use crate::sim::world::{Context, HostId, Program};
 use crate::stun::Responder;
 use crate::turn::Carrier;
 
+/// The kinds of servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ServerKind {
+    /// A message broker.
+    Broker,
+    /// A STUN server.
+    Stun,
+    /// A TURN server.
+    Turn,
+    /// An NTP server.
+    Ntp,
+}
+
 /// The addresses of all servers, and the names of those that have several.
 #[derive(Debug, Default)]
 pub(super) struct Servers {
     count: u16,
+    hosts: Vec<(ServerKind, HostId)>,
     brokers: Vec<String>,
     stun: Vec<SocketAddr>,
     turn: Vec<SocketAddr>,
@@ -63,7 +77,7 @@ impl Scene {
         let (ips, seed) = (self.free_ips(), self.seed.fork("broker"));
         let name = format!("broker{}.test", self.servers.brokers.len());
         let broker = Broker::new(LinkConfig::default(), seed).expect("a link that can be");
-        let host = self.serve("broker", &ips, |context| {
+        let host = self.serve(ServerKind::Broker, &ips, |context| {
             BrokerServer::bind(context.host, &ips.map(|ip| SocketAddr::new(ip, 1_883)), broker)
                 .expect("a new host has all its ports")
         });
@@ -80,7 +94,7 @@ impl Scene {
         let [first, second] = [(); 2].map(|()| self.free_ip(family));
         let at = SocketAddr::new(first, 3_478);
         let responder = Responder::new(at).with_alternate(SocketAddr::new(second, 3_479)).with_dialling();
-        let host = self.serve("stun", &[first, second], |context| {
+        let host = self.serve(ServerKind::Stun, &[first, second], |context| {
             StunServer::bind(context.host, responder).expect("a new host has all its ports")
         });
         self.servers.stun.push(at);
@@ -96,7 +110,7 @@ impl Scene {
         let ip = if family == Family::V4 { ips[0] } else { ips[1] };
         let at = SocketAddr::new(ip, 3_478);
         let config = TurnServerConfig { relays: ips.to_vec(), ..TurnServerConfig::new(at, LOGIN.0, LOGIN.1) };
-        let host = self.serve("turn", &ips, |context| {
+        let host = self.serve(ServerKind::Turn, &ips, |context| {
             TurnServer::bind(context.host, config, seed).expect("a new host has all its ports")
         });
         self.servers.turn.push(at);
@@ -110,11 +124,26 @@ impl Scene {
     pub fn add_ntp(&mut self) -> HostId {
         let ip = self.free_ip(Family::V4);
         let at = SocketAddr::new(ip, 123);
-        let host = self.serve("ntp", &[ip], |context| {
+        let host = self.serve(ServerKind::Ntp, &[ip], |context| {
             NtpProgram::bind(context.host, at, NtpServer::default()).expect("a new host has all its ports")
         });
         self.servers.ntp.push(at);
         host
+    }
+
+    /// Returns the hosts of all servers of a kind, in the order they were added.
+    pub fn servers(&self, kind: ServerKind) -> Vec<HostId> {
+        let all = self.servers.hosts.iter().filter(|(known, _)| *known == kind);
+        all.map(|(_, host)| *host).collect()
+    }
+
+    /// Lets a script act on the first broker.
+    ///
+    /// # Panics
+    /// When there is none, or it was killed.
+    pub fn with_broker<T>(&mut self, act: impl FnOnce(&mut BrokerServer, &mut Context<'_>) -> T) -> T {
+        let host = self.servers(ServerKind::Broker)[0];
+        self.world.with_program(host, act).expect("a broker that runs")
     }
 
     /// Lets a server vanish: what is sent to it gets no answer.
@@ -134,12 +163,18 @@ impl Scene {
 
     fn serve<P: Program>(
         &mut self,
-        name: &str,
+        kind: ServerKind,
         ips: &[IpAddr],
         make: impl FnOnce(&mut Context<'_>) -> P,
     ) -> HostId {
         let internet = self.world.internet();
-        let host = self.world.add_host(name);
+        let host = self.world.add_host(match kind {
+            ServerKind::Broker => "broker",
+            ServerKind::Stun => "stun",
+            ServerKind::Turn => "turn",
+            ServerKind::Ntp => "ntp",
+        });
+        self.servers.hosts.push((kind, host));
         self.world.attach(host, internet, ips, self.leg).expect("addresses that nobody has");
         let program = self.world.with(host, make);
         self.world.run(host, program);
