@@ -388,7 +388,7 @@ impl Entry {
             ..CircuitConfig::new(self.role, self.trust, servers)
         };
         let seed = parts.seed.fork("circuit");
-        parts.act(Act::Circuit(self.id, CircuitAct::Begin(Box::new(config), seed)));
+        parts.act(Act::Circuit(self.id, CircuitAct::Begin(Box::new((config, seed)))));
         let with = Correspondent { peer: self.peer.clone(), back_on: self.back_on, is_seated };
         parts.circuits.begin(self.id, with);
         for (offer, sources) in early {
