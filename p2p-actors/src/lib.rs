@@ -28,6 +28,7 @@ mod host;
 pub mod interface;
 mod lobby;
 mod ntp;
+mod prove;
 mod purse;
 mod relay;
 mod root;

@@ -18,9 +18,9 @@ use p2p_core::relay::circuit::Connections;
 use p2p_core::{Clock, Family, Seed, UnixTime};
 use tokio::sync::Semaphore;
 
-use crate::attempt::Proving;
 use crate::counters::Tallies;
 use crate::drive::now;
+use crate::prove::Proving;
 use crate::purse::Purse;
 use crate::relay::Ears;
 use crate::turn::TurnServer;

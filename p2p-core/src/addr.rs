@@ -63,6 +63,11 @@ meaning! {
     Relayed
 }
 
+/// Returns true where two addresses are one place, whatever form and scope they are written in.
+pub(crate) fn is_same_address(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
+}
+
 /// How far an IP address reaches.
 ///
 /// The door against signals that name third parties: what is [`Reach::Nowhere`] is never dialled, and what

@@ -19,9 +19,10 @@ use tracing::{Span, debug, debug_span};
 
 use super::punch::{self, Punches, Punching};
 use super::relay::{self, Correspondence, Relaying, Relays};
-use super::{Proving, Stop, lane};
+use super::{Stop, lane};
 use crate::carrier::CarrierStream;
 use crate::drive::{Driven, Drives, now, turn};
+use crate::prove::Proving;
 use crate::shared::{Draft, Shared};
 use crate::signal::{Router, SendSignal};
 use crate::winner::Winner;

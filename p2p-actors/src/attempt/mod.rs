@@ -2,7 +2,6 @@
 
 mod answer;
 mod lane;
-mod prove;
 mod punch;
 mod relay;
 
@@ -24,7 +23,6 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{Span, debug, debug_span, info};
 
 pub(crate) use answer::{Answering, AnsweringEnded, Asked};
-pub(crate) use prove::Proving;
 use punch::{Punches, Punching};
 use relay::{Correspondence, Relaying, Relays};
 
@@ -32,8 +30,9 @@ use crate::carrier::CarrierStream;
 use crate::config::ConnectOptions;
 use crate::drive::{Driven, Drives, now, turn};
 use crate::error::ConnectError;
+use crate::prove::Proving;
 use crate::shared::{Draft, Shared};
-use crate::signal::{Router, SendSignal};
+use crate::signal::{Delivered, Router, SendSignal};
 use crate::winner::Winner;
 
 /// Where the outcome of an attempt goes. Dropping the other end cancels the attempt.
@@ -374,14 +373,6 @@ impl Handler<Arrived> for Attempt {
         }
         turn(self, ctx);
     }
-}
-
-/// What became of a signal.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Delivered {
-    pub(crate) body: Body,
-    pub(crate) delivery: Delivery,
 }
 
 impl Handler<Delivered> for Attempt {

@@ -17,12 +17,12 @@ use p2p_core::relay::circuit::{CircuitFailure, RelayKind};
 use p2p_core::relay::{CircuitConfig, RelayOffer};
 use tracing::debug;
 
-use super::{Delivered, lane};
+use super::lane;
 use crate::carrier::CarrierStream;
 use crate::drive::{Drives, now, turn};
 use crate::relay::{Handle, Outlet, Told};
 use crate::shared::Shared;
-use crate::signal::Router;
+use crate::signal::{Delivered, Router};
 use crate::turn;
 
 /// Notices that come while the names of servers are looked up; the newest counts.

@@ -16,6 +16,7 @@ mod links;
 pub(crate) mod listen;
 #[cfg(target_os = "linux")]
 mod netlink;
+mod nic;
 mod observe;
 mod probe;
 mod resolve;
@@ -35,8 +36,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use actor::Interface;
-pub use enumerate::{Nic, NicAddress, nics};
+pub use enumerate::nics;
 pub use facts::{Evidence, InterfaceFacts, Outcome, Probed, StunServer};
+pub use nic::{Nic, NicAddress};
 pub use observe::{Observation, Observed, Unobserved, observe};
 pub use probe::MOST_PACKETS;
 pub(crate) use resolve::resolve;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use p2p_core::Reach;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::enumerate::{Nic, NicAddress};
+use super::nic::{Nic, NicAddress};
 
 /// The address family, and the part of the kernel that knows of interfaces.
 const AF_NETLINK: i32 = 16;

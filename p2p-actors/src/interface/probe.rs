@@ -12,9 +12,9 @@ use actix::{
     Actor, ActorContext, ActorFuture, Addr, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture,
 };
 use p2p_core::nat::PortRange;
-use p2p_core::nat::observe::SynOutcome;
 use p2p_core::nat::probe::{Act, Event, Probe, ProbeConfig};
 use p2p_core::nat::report::NatReport;
+use p2p_core::stun::dial_back::SynOutcome;
 use p2p_core::stun::{Server, Transport};
 use p2p_core::{Local, Mapped, Seed};
 use socket2::SockRef;

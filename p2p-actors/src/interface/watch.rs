@@ -7,7 +7,8 @@ use actix::{
 };
 use tracing::{info, warn};
 
-use super::enumerate::{Nic, nics};
+use super::enumerate::nics;
+use super::nic::Nic;
 
 /// How often to look unasked. Systems tell of changes, but not of all of them; looking takes a millisecond.
 pub const EVERY: Duration = Duration::from_secs(15);

@@ -6,8 +6,7 @@ use p2p_core::peer::PeerAddr;
 use p2p_core::relay::RelayOffer;
 use p2p_core::signal::Body;
 
-use crate::attempt::Delivered;
-use crate::signal::{Router, SendSignal};
+use crate::signal::{Delivered, Router, SendSignal};
 
 /// Where offers go. When the node is closed they go nowhere.
 pub(crate) struct Outlet {

@@ -12,10 +12,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
 
 use super::Root;
-use crate::attempt::{Arrived, Proving};
+use crate::attempt::Arrived;
 use crate::carrier::CarrierStream;
 use crate::counters::Tallies;
 use crate::drive::now;
+use crate::prove::Proving;
 use crate::shared::Draft;
 use crate::winner::Winner;
 

@@ -15,11 +15,11 @@ use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
 use super::calls::ANSWERS_PER_CALLER;
-use crate::attempt::Proving;
 use crate::config::{ActorsConfig, BrokerConfig, ConnectOptions, Interfaces, Limits};
 use crate::drive::now;
 use crate::handle::Handle;
 use crate::interface::nics;
+use crate::prove::Proving;
 use crate::signal::MemoryBroker;
 
 /// No story takes this long.

@@ -29,7 +29,7 @@ use p2p_core::signal::link::{Config, Login, MAX_QUEUED, MqttVersion, PublishErro
 pub use memory::MemoryBroker;
 pub use p2p_core::signal::link::Event as ChannelEvent;
 pub use router::BrokerState;
-pub(crate) use router::{CloseRouter, FromRouter, Router, SendSignal, SetAddress, SetClock};
+pub(crate) use router::{CloseRouter, Delivered, FromRouter, Router, SendSignal, SetAddress, SetClock};
 
 /// TLS to a broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -17,10 +17,17 @@ use p2p_core::{Machine, Output};
 use tracing::{debug, warn};
 
 use super::{Bind, Broker, Channel, ChannelConfig, ChannelEvent, Endpoint, FromChannel, MemoryBroker, Tls};
-use crate::attempt::Delivered;
 use crate::config::BrokerConfig;
 use crate::drive::{Driven, Drives, now, turn};
 use crate::shared::Shared;
+
+/// The fate of a signal, told to whom it was sent for.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Delivered {
+    pub(crate) body: Body,
+    pub(crate) delivery: Delivery,
+}
 
 /// How long a signal means something.
 const TTL: Duration = Duration::from_secs(30);

@@ -33,6 +33,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::stun::dial_back::SynAnswer;
+
 /// The seven types of RFC 3489, as the original counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum NatType {
@@ -141,17 +143,6 @@ pub enum Filtering {
     AddressDependent,
     /// Addresses and ports we have sent to.
     AddressAndPortDependent,
-}
-
-/// What a NAT answers when a SYN arrives that it will not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum SynAnswer {
-    /// Nothing: RFC 5382, REQ-4, at least for six seconds.
-    Silence,
-    /// A TCP RST: the dialler is refused.
-    Reset,
-    /// An ICMP error: the dialler is aborted.
-    Icmp,
 }
 
 /// A range of ports, both ends included.

@@ -7,8 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::SynAnswer;
 use crate::stun::Transport;
+use crate::stun::dial_back::SynOutcome;
 use crate::{Local, Mapped};
 
 /// Observations kept at most; more are not recorded.
@@ -113,17 +113,6 @@ pub enum FilterOutcome {
     Silence,
     /// The server cannot do it, says so, or answers from where it always does.
     Unsupported,
-}
-
-/// What became of a SYN that a helper outside sent to a throw-away port of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum SynOutcome {
-    /// The connection stood: it was let in.
-    Connected,
-    /// It was not let in, and this was the answer.
-    Kept(SynAnswer),
-    /// The helper could not, or would not.
-    Unavailable,
 }
 
 /// One SYN of a helper.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::classify::{self, Verdicts};
 use super::meets::{self, Meeting, Way};
 use super::observe::{Evidence, Purpose};
-use super::predict::Last;
+use super::predict::{Last, Next, Prediction, predict, predict_measured};
 use super::verdict::Known;
 use super::vote::Vote;
 use super::{Delta, DeltaKind, Nat, NatType};
@@ -111,7 +111,21 @@ impl NatReport {
         self.external.is_some()
     }
 
-    /// The newest mapping whose place on the wire is sure, and how many others of ours came after it: what
+    /// Returns where the next mapping is expected, when it is made from `local` at the time `at`, over this transport.
+    /// `None` where no mapping was seen. Beyond the type of NAT it takes what was seen of others, which tells more than
+    /// the rate that is published.
+    pub fn predict(&self, transport: Transport, local: u16, at: Instant) -> Option<Prediction> {
+        let (last, after) = self.newest(transport)?;
+        let next = Next { at, local, ours: after.saturating_add(1) };
+        let verdicts = self.verdicts(transport);
+        let facts = verdicts.facts();
+        Some(match verdicts.rate {
+            Some(rate) => predict_measured(&facts, rate.value, Some(last), next),
+            None => predict(&facts, Some(last), next),
+        })
+    }
+
+    /// Returns the newest mapping whose place on the wire is sure, and how many others of ours came after it: what
     /// [`predict`](super::predict::predict) starts from.
     pub fn newest(&self, transport: Transport) -> Option<(Last, u16)> {
         let new = || self.evidence.over(transport).filter(|seen| seen.purpose.is_new_port());

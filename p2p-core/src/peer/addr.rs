@@ -135,8 +135,10 @@ pub enum AddrError {
     },
 }
 
+const TEXT: text::Form = text::Form { prefix: "p2p1", noun: "a peer address", size: announced_size };
+
 /// How many bytes the address that starts with `head` must have.
-pub(super) fn announced_size(head: &[u8]) -> Option<usize> {
+fn announced_size(head: &[u8]) -> Option<usize> {
     let rest = u16::from_be_bytes(*head.get(1..)?.first_chunk()?);
     Some(HEADER + usize::from(rest))
 }
@@ -277,7 +279,7 @@ fn unpack(packed: &[u8]) -> Result<Contents, AddrError> {
 /// The one-line text form: `p2p1…`.
 impl fmt::Display for PeerAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&text::ADDRESS.write(&self.bytes))
+        f.pad(&TEXT.write(&self.bytes))
     }
 }
 
@@ -294,7 +296,7 @@ impl FromStr for PeerAddr {
     type Err = AddrError;
 
     fn from_str(text: &str) -> Result<Self, AddrError> {
-        Self::from_bytes(&text::ADDRESS.read(text)?)
+        Self::from_bytes(&TEXT.read(text)?)
     }
 }
 

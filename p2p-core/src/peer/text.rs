@@ -57,14 +57,12 @@ pub enum TextError {
 
 /// One of our kinds of text.
 pub(super) struct Form {
-    prefix: &'static str,
-    noun: &'static str,
+    pub(super) prefix: &'static str,
+    pub(super) noun: &'static str,
     /// How many bytes there must be, told from the first of them; `None` when these are too few.
-    size: fn(&[u8]) -> Option<usize>,
+    pub(super) size: fn(&[u8]) -> Option<usize>,
 }
 
-pub(super) const ADDRESS: Form =
-    Form { prefix: "p2p1", noun: "a peer address", size: super::addr::announced_size };
 pub(super) const ID: Form = Form { prefix: "p2pid1", noun: "a peer id", size: |_| Some(32) };
 pub(super) const SECRET: Form = Form { prefix: "p2psk1", noun: "a secret key", size: |_| Some(32) };
 

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use snow::{HandshakeState, TransportState};
 
-use super::session::data_key;
+use super::session::{Claim, data_key};
 use super::wire::{self, Hello, Welcome, Wish, Word};
-use super::{Cipher, MOST_FRAME, Session};
+use super::{Cipher, MOST_FRAME, ProofError, Session};
 use crate::attempt::{AttemptId, RefusalReason, Role};
 use crate::noise::{IK, builder};
 use crate::peer::{Identity, PeerId};
@@ -51,18 +51,6 @@ pub enum Counterpart {
     Unknown,
 }
 
-/// Who the other end is and what it wants. The peer's key is proven; that it is alive only when the proof
-/// is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// The peer.
-    pub peer: PeerId,
-    /// The attempt this connection belongs to.
-    pub attempt: AttemptId,
-    /// Whether **we** are the caller of that attempt.
-    pub caller: bool,
-}
-
 /// What a proof wants done to its connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -84,52 +72,6 @@ pub enum Event {
     Kept,
     /// It is over.
     Failed(ProofError),
-}
-
-/// Why a proof failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProofError {
-    /// Not our protocol: a port scanner, another service, or a broken connection.
-    #[error("what answered does not speak p2p")]
-    Garbled,
-    /// It does not know our key, or it is not the peer we dialled.
-    #[error("whoever is there could not prove to be the right peer")]
-    Stranger,
-    /// We reached our own listener.
-    #[error("the connection led back to ourselves")]
-    Ourselves,
-    /// The peer is there, and said no.
-    #[error("the peer refused: {0}")]
-    Refused(RefusalReason),
-    /// We said no.
-    #[error("we refused: {0}")]
-    Declined(RefusalReason),
-    /// Silence, or too slow.
-    #[error("the other end did not finish the proof in time")]
-    TimedOut,
-    /// The connection ended.
-    #[error("the connection was closed during the proof")]
-    Lost,
-    /// The owner called something the proof was not ready for.
-    #[error("the proof was driven out of turn")]
-    OutOfTurn,
-}
-
-impl ProofError {
-    /// A word for programs: it never changes.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Garbled => "proof_garbled",
-            Self::Stranger => "proof_stranger",
-            Self::Ourselves => "proof_ourselves",
-            Self::Refused(_) => "refused",
-            Self::Declined(_) => "declined",
-            Self::TimedOut => "proof_timed_out",
-            Self::Lost => "proof_lost",
-            Self::OutOfTurn => "proof_out_of_turn",
-        }
-    }
 }
 
 /// How far a proof is.

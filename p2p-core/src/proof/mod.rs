@@ -22,12 +22,14 @@
 //! - A Hello that was replayed goes nowhere: without the ephemeral secret there is no valid Go or Ready.
 //! - Everything is bounded: frames of 512 bytes at most, one deadline for all of it.
 
+mod error;
 mod handshake;
 mod session;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-pub use handshake::{Act, Claim, Counterpart, Event, Proof, ProofConfig, ProofError, Stage};
-pub use session::{Cipher, Session};
+pub use error::ProofError;
+pub use handshake::{Act, Counterpart, Event, Proof, ProofConfig, Stage};
+pub use session::{Cipher, Claim, Session};
 pub use wire::MOST_FRAME;

@@ -12,6 +12,7 @@
 //! Left out on purpose: RESPONSE-ADDRESS of RFC 3489, with which anybody could aim a server's answers at
 //! anybody, and the shared-secret exchange that was to guard it.
 
+pub mod dial_back;
 pub mod frame;
 pub mod message;
 pub mod query;

@@ -24,10 +24,6 @@ pub struct Lease {
     pub software: Option<String>,
 }
 
-/// Names one connection of a peer on a server (RFC 6062, section 6.2.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(pub u32);
-
 /// What an allocation tells.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Event {

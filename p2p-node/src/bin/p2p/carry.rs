@@ -7,7 +7,7 @@ use p2p_node::Pipe;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::exit::Ended;
+use crate::ended::Ended;
 
 /// As much as is read at once: what a pipe seals at once.
 const CHUNK: usize = 64 * 1024;

@@ -8,6 +8,7 @@ use p2p_node::config::ConfigError;
 use p2p_node::{BindError, ConnectError, StartError};
 use serde_json::json;
 
+use crate::ended::Ended;
 use crate::screen;
 
 const OTHER: u8 = 1;
@@ -46,35 +47,6 @@ impl fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
-
-/// Why a command ended early.
-#[derive(Debug)]
-pub(crate) enum Ended {
-    /// SIGINT or SIGTERM.
-    Interrupted,
-    /// The time was up.
-    TimedOut,
-    /// No STUN server answered.
-    Offline,
-    /// Whoever read our output does not any more.
-    Unread,
-    /// The user was told already.
-    Told(ConnectError),
-}
-
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Interrupted => f.write_str("interrupted"),
-            Self::TimedOut => f.write_str("out of time"),
-            Self::Offline => f.write_str("no STUN server answered"),
-            Self::Unread => f.write_str("nobody reads the output"),
-            Self::Told(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Ended {}
 
 /// The beginning of a text.
 fn short(text: &str) -> String {

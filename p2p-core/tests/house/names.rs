@@ -1,0 +1,1 @@
+//! A type name is defined once in the workspace.
