@@ -10,7 +10,7 @@ use super::endpoint::Endpoint;
 use super::fire::{Fire, FireAct, FireConfig, FireEvent, Socket, Wave, with_port};
 use super::gather::{self, Gather, GatherConfig, Want, foreseen, lot};
 use super::message::{MOST_WAVES, Message, Offer, Step, Timing, Update};
-use super::plan::{Mode, Orders, Plan, Shot, Tactic};
+use super::schedule::{Mode, Orders, Plan, Shot, Tactic};
 use super::words::{Act, Event, Failed, PunchConfig, PunchReport};
 use crate::attempt::{DialError, RefusalReason, Role};
 use crate::nat::forecast::PortForecast;

@@ -64,6 +64,7 @@ mod machine;
 mod message;
 mod pairs;
 mod plan;
+mod schedule;
 
 #[cfg(test)]
 mod story_tests;
@@ -77,6 +78,6 @@ pub use fire::{Fire, FireAct, FireConfig, FireEvent, Socket, Tally, Wave};
 pub use machine::Punch;
 pub use message::{Answer, MOST_PAIRS, MOST_WAVES, Message, Offer, Step, Timing, Update};
 pub use pairs::{Setup, View, answerable, are_placed, worthwhile};
-pub use plan::{Mode, NoPlan, Orders, Plan, Shot, Tactic};
+pub use schedule::{Mode, NoPlan, Orders, Plan, Shot, Tactic};
 pub use terms::{Stamps, Terms};
 pub use words::{Act, Event, Failed, PunchConfig, PunchReport};

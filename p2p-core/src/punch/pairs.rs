@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::budget::Limits;
 use super::message::{MOST_PAIRS, Message, Step};
-use super::plan::Mode;
+use super::schedule::Mode;
 use super::terms::Terms;
 use super::words::PunchConfig;
 use crate::attempt::{AttemptId, Path, Role, Trust};

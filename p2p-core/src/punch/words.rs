@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::budget::{Limits, Share};
 use super::fire::{Socket, Tally};
 use super::message::Message;
-use super::plan::{Mode, Tactic};
+use super::schedule::{Mode, Tactic};
 use super::terms::Terms;
 #[cfg(doc)]
 use super::{Budget, Punch};
