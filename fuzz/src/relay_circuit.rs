@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use p2p_core::relay::circuit::{Act, Kept, Via};
+use p2p_core::attempt::{Role, Trust};
+use p2p_core::relay::circuit::{Act, RelayKind, Via};
 use p2p_core::relay::{Circuit, CircuitConfig, MOST_LENT, Notice, Token};
 use p2p_core::sim::epoch;
 use p2p_core::{Machine, Output, Seed};
@@ -100,7 +101,7 @@ impl Story {
                 self.circuit.handle_dialled(from, with.is_multiple_of(2), self.now);
                 self.circuit.handle_connection_failed(self.now);
             }
-            _ if with == 0 => self.circuit.keep(Kept::Datagrams, self.now),
+            _ if with == 0 => self.circuit.keep(RelayKind::Datagrams, self.now),
             _ if with == 255 => self.circuit.release(self.now),
             _ => {
                 let due = self.due.unwrap_or(self.now);

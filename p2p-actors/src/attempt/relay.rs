@@ -13,7 +13,7 @@ use p2p_core::attempt::{AttemptId, Path, Role, Trust};
 use p2p_core::candidate::Candidate;
 use p2p_core::peer::PeerAddr;
 use p2p_core::race::{Answer, Lane, Race, RelayAct};
-use p2p_core::relay::circuit::{CircuitFailure, Kept};
+use p2p_core::relay::circuit::{CircuitFailure, RelayKind};
 use p2p_core::relay::{CircuitConfig, Notice};
 use tracing::debug;
 
@@ -30,12 +30,12 @@ const MOST_EARLY: usize = 4;
 
 /// A machine that may end at a relay. Both sides of an attempt call the same things by the same names.
 pub(super) trait OwnsRelay {
-    fn on_relayed(&mut self, kind: Kept, remote: SocketAddr, now: Instant) -> Option<Lane>;
+    fn on_relayed(&mut self, kind: RelayKind, remote: SocketAddr, now: Instant) -> Option<Lane>;
     fn on_relay_failed(&mut self, failure: CircuitFailure, now: Instant);
 }
 
 impl OwnsRelay for Race {
-    fn on_relayed(&mut self, kind: Kept, remote: SocketAddr, now: Instant) -> Option<Lane> {
+    fn on_relayed(&mut self, kind: RelayKind, remote: SocketAddr, now: Instant) -> Option<Lane> {
         self.handle_relayed(kind, remote, now)
     }
 
@@ -45,7 +45,7 @@ impl OwnsRelay for Race {
 }
 
 impl OwnsRelay for Answer {
-    fn on_relayed(&mut self, kind: Kept, remote: SocketAddr, now: Instant) -> Option<Lane> {
+    fn on_relayed(&mut self, kind: RelayKind, remote: SocketAddr, now: Instant) -> Option<Lane> {
         self.handle_relayed(kind, remote, now)
     }
 
@@ -112,7 +112,7 @@ impl Relaying {
 
     /// A relayed lane was not the one.
     pub(super) fn on_failed(&self, lane: Lane) {
-        if let (Some(Kept::Connection), Some(handle)) = (lane.relayed_as(), &self.handle) {
+        if let (Some(RelayKind::Connection), Some(handle)) = (lane.relayed_as(), &self.handle) {
             handle.connection_failed();
         }
     }
@@ -200,7 +200,7 @@ fn on_told<A: Relays>(actor: &mut A, told: Told, ctx: &mut Context<A>) {
         Told::Up => match handle.stream() {
             Ok(stream) => {
                 let remote = stream.peer_addr();
-                if let Some(lane) = actor.driven().machine().on_relayed(Kept::Datagrams, remote, now()) {
+                if let Some(lane) = actor.driven().machine().on_relayed(RelayKind::Datagrams, remote, now()) {
                     actor.on_relayed(lane, CarrierStream::relayed(stream), ctx);
                 }
             }
@@ -234,7 +234,7 @@ fn explained(failure: CircuitFailure, useless: &[String]) -> CircuitFailure {
 
 /// A connection is up.
 fn up<A: Relays>(actor: &mut A, stream: CarrierStream, remote: SocketAddr, ctx: &mut Context<A>) {
-    match actor.driven().machine().on_relayed(Kept::Connection, remote, now()) {
+    match actor.driven().machine().on_relayed(RelayKind::Connection, remote, now()) {
         Some(lane) => actor.on_relayed(lane, stream, ctx),
         None => actor.relaying().handle.iter().for_each(Handle::connection_failed),
     }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use p2p_core::relay::circuit::{Act, Circuit, CircuitFailure, Event, Kept, Transmit, Via};
+use p2p_core::relay::circuit::{Act, Circuit, CircuitFailure, Event, RelayKind, Transmit, Via};
 use p2p_core::relay::{End, RelayError};
 use p2p_core::turn::Relaying;
 use p2p_core::{Family, Machine, Output};
@@ -372,7 +372,7 @@ impl Core {
     }
 
     /// The owner keeps this.
-    pub(super) fn keep(&mut self, kept: Kept) {
+    pub(super) fn keep(&mut self, kept: RelayKind) {
         self.circuit.keep(kept, now());
         self.pump_aside();
         self.wake_driver();

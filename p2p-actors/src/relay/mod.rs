@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use p2p_core::Seed;
 use p2p_core::peer::PeerAddr;
-use p2p_core::relay::circuit::Kept;
+use p2p_core::relay::circuit::RelayKind;
 use p2p_core::relay::{Circuit, CircuitConfig, Notice};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -129,7 +129,7 @@ impl Handle {
     }
 
     /// This is kept: from now on it lives as long as that.
-    pub(crate) fn keep(&mut self, kept: Kept) {
+    pub(crate) fn keep(&mut self, kept: RelayKind) {
         self.is_kept = true;
         self.shared.core().keep(kept);
     }

@@ -69,7 +69,7 @@ async fn ends(is_at_rest: bool) -> bool {
     if is_at_rest {
         handle.shared.core().rest();
     }
-    handle.keep(Kept::Datagrams);
+    handle.keep(RelayKind::Datagrams);
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }

@@ -108,9 +108,9 @@ struct Saying {
     again: Option<(usize, Instant)>,
 }
 
-/// What the owner has chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
+/// The kind of a relayed connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RelayKind {
     /// The stream over datagrams.
     Datagrams,
     /// A connection: the peer's, through our server, or ours, through the peer's.
@@ -250,7 +250,7 @@ impl Circuit {
     }
 
     /// The owner keeps this; everything else is given back.
-    pub fn keep(&mut self, kept: Kept, now: Instant) {
+    pub fn keep(&mut self, kept: RelayKind, now: Instant) {
         if !matches!(self.state, State::Meeting { .. } | State::Met) {
             return;
         }
@@ -258,8 +258,8 @@ impl Circuit {
         self.saying.again = None;
         self.dialling.stop();
         match kept {
-            Kept::Datagrams => self.end_lender(Relaying::Tcp, now),
-            Kept::Connection => {
+            RelayKind::Datagrams => self.end_lender(Relaying::Tcp, now),
+            RelayKind::Connection => {
                 self.stream = None;
                 self.routes.close();
                 self.end_lender(Relaying::Udp, now);

@@ -54,7 +54,8 @@ impl Subject for Anything {
             8 => circuit.handle_dialled(lent, dice.chance(0.5), now),
             9 => drop(circuit.write(&[0; 2_000], now)),
             10 if dice.chance(0.1) => {
-                circuit.keep(if dice.chance(0.5) { Kept::Datagrams } else { Kept::Connection }, now);
+                circuit
+                    .keep(if dice.chance(0.5) { RelayKind::Datagrams } else { RelayKind::Connection }, now);
             }
             11 if dice.chance(0.05) => circuit.release(now),
             _ => drop(circuit.read(&mut [0; 100], now)),

@@ -211,7 +211,7 @@ fn where_connections_are_relayed_datagrams_wait_for_one() {
         let came = scene.world.with(host, |context| context.host.tcp_mut().read(tcp)).unwrap();
         assert_eq!(&came[..], b"plain");
         scene.runner(which, |runner, context| {
-            runner.with(context, |circuit, now| circuit.keep(Kept::Connection, now))
+            runner.with(context, |circuit, now| circuit.keep(RelayKind::Connection, now))
         });
     }
     // It is kept for as long as its owner wants, and what was asked for besides goes back.
@@ -418,7 +418,7 @@ fn idle_day(lifetime: u64) -> u32 {
     assert!(scene.run_until(secs(2), |scene| scene.end(CALLER).is_up()), "{}", scene.story());
     for which in [CALLER, CALLED] {
         scene.runner(which, |runner, context| {
-            runner.with(context, |circuit, now| circuit.keep(Kept::Datagrams, now))
+            runner.with(context, |circuit, now| circuit.keep(RelayKind::Datagrams, now))
         });
     }
     let said = scene.end(CALLER).said;
@@ -443,7 +443,7 @@ fn what_was_written_before_letting_go_arrives() {
     scene.runner(CALLER, |runner, context| {
         runner.say(&[7; 20_000], context);
         runner.with(context, |circuit, now| {
-            circuit.keep(Kept::Datagrams, now);
+            circuit.keep(RelayKind::Datagrams, now);
             circuit.release(now);
         });
     });
@@ -538,7 +538,7 @@ fn a_lender_of_connections_that_failed_or_is_not_needed_is_not_asked_for_again()
                 }
             }
             match is_kept {
-                true => circuit.keep(Kept::Datagrams, now),
+                true => circuit.keep(RelayKind::Datagrams, now),
                 false => opened.iter().for_each(|way| circuit.handle_closed(*way, None, now)),
             }
         }
