@@ -2,8 +2,9 @@
 
 use super::punching::{End, OUR_OUTSIDE, OURS, THEIR_OUTSIDE, ip, offer, port_restricted, remote, them};
 use super::*;
+use crate::nat::forecast::PortForecast;
 use crate::nat::{Delta, DeltaKind, NatFacts, NatType, PortRange};
-use crate::punch::{Message, Mode, NetworkView, Ports, Step, Timing};
+use crate::punch::{Message, Mode, NetworkView, Step, Timing};
 use crate::signal::DialMe;
 
 /// What a probe finds out a moment later: a NAT that counts, whose ports must be asked for.
@@ -23,7 +24,7 @@ fn said(end: &mut End) -> Vec<Message> {
     end.punch_signals().into_iter().map(message).collect()
 }
 
-fn ports(message: &Message) -> &Ports {
+fn ports(message: &Message) -> &PortForecast {
     &message.side().expect("a side").ports
 }
 
