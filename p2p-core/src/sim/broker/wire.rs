@@ -51,19 +51,12 @@ pub(in crate::sim) fn encode(packet: &Packet) -> Vec<u8> {
 #[derive(Clone, Debug, Default)]
 pub(in crate::sim) struct PacketReader {
     held: BytesMut,
-    has_read: bool,
 }
 
 impl PacketReader {
     /// Takes in the next bytes of the stream.
     pub(in crate::sim) fn push(&mut self, bytes: &[u8]) {
         self.held.extend_from_slice(bytes);
-        self.has_read |= !bytes.is_empty();
-    }
-
-    /// Tells whether nothing ever came.
-    pub(in crate::sim) fn is_fresh(&self) -> bool {
-        !self.has_read
     }
 
     /// Returns the next packet that is there as a whole.

@@ -82,7 +82,8 @@ impl Nat {
                 return Some(key);
             }
         }
-        None
+        let key = self.table.begun_outside(protocol, local, remote)?;
+        self.table.session(key, now).is_some().then_some(key)
     }
 
     pub(super) fn open(
@@ -99,7 +100,10 @@ impl Nat {
         };
         let expires = now + timeout(&flow, &self.config);
         let session = Session { binding, flow, expires };
-        self.table.insert(key, session);
+        match direction {
+            Direction::Out => self.table.insert(key, session),
+            Direction::In => self.table.insert_begun_outside(key, session),
+        }
     }
 
     /// Checks that an existing mapping may have one more session.

@@ -57,6 +57,9 @@ pub(super) struct Table {
     by_external: BTreeSet<(Protocol, SocketAddr, u32)>,
     per_host: BTreeMap<IpAddr, u32>,
     sessions: BTreeMap<SessionKey, Session>,
+    /// Sessions that strangers have begun, by protocol, inside end and remote end: answers go through the mapping that let
+    /// the stranger in, whatever mapping a packet of our own would get.
+    begun_outside: BTreeMap<(Protocol, SocketAddr, SocketAddr), SessionKey>,
     /// The 4-tuples that the NAT itself uses, because it has answered for them.
     held: BTreeMap<SessionKey, Instant>,
     swept_at: Option<Instant>,
@@ -212,6 +215,25 @@ impl Table {
         }
     }
 
+    /// Adds a session that a stranger has begun to a mapping.
+    pub(super) fn insert_begun_outside(&mut self, key: SessionKey, session: Session) {
+        let local = self.bindings.get(&session.binding).map(Binding::local);
+        self.insert(key, session);
+        if let Some(local) = local {
+            self.begun_outside.insert((key.0, local, key.2), key);
+        }
+    }
+
+    /// The session that this stranger has begun with this inside end.
+    pub(super) fn begun_outside(
+        &self,
+        protocol: Protocol,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Option<SessionKey> {
+        self.begun_outside.get(&(protocol, local, remote)).copied()
+    }
+
     /// Removes a session, and its mapping when that was the last one.
     pub(super) fn remove(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.remove(&key) else {
@@ -220,6 +242,10 @@ impl Table {
         let Some(binding) = self.bindings.get_mut(&session.binding) else {
             return;
         };
+        let inside = (key.0, binding.local(), key.2);
+        if self.begun_outside.get(&inside) == Some(&key) {
+            self.begun_outside.remove(&inside);
+        }
         binding.sessions -= 1;
         if binding.sessions > 0 {
             return;

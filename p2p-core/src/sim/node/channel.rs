@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -21,8 +21,11 @@ pub(super) struct Channel {
     link: Link,
     socket: Option<TcpSocket>,
     reader: PacketReader,
-    /// Addresses of the broker that were not dialled yet.
+    /// Dials under way, of which the first to lead to a connection counts.
+    dials: Vec<TcpSocket>,
+    /// Addresses of the broker that were not dialled yet, and when the next one is.
     left: VecDeque<SocketAddr>,
+    next_at: Option<Instant>,
     wait: Option<Instant>,
 }
 
@@ -37,12 +40,20 @@ pub(super) enum ChannelNews {
 
 impl Channel {
     pub(super) fn new(id: ChannelId, link: Link) -> Self {
-        let (socket, reader, left, wait) = (None, PacketReader::default(), VecDeque::new(), None);
-        Self { id, link, socket, reader, left, wait }
+        Self {
+            id,
+            link,
+            socket: None,
+            reader: PacketReader::default(),
+            dials: Vec::new(),
+            left: VecDeque::new(),
+            next_at: None,
+            wait: None,
+        }
     }
 
     pub(super) fn wait(&self) -> Option<Instant> {
-        self.wait
+        [self.wait, self.next_at].into_iter().flatten().min()
     }
 
     /// Has something published.
@@ -62,11 +73,14 @@ impl Channel {
         self.link.close(now);
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
-        self.link.handle_timeout(now);
+    pub(super) fn handle_timeout(&mut self, sockets: &mut Sockets, context: &mut Context<'_>) {
+        if self.next_at.is_some_and(|at| at <= context.now) {
+            self.dial_next("no address".into(), sockets, context);
+        }
+        self.link.handle_timeout(context.now);
     }
 
-    /// Dials the broker at the first of these addresses that there is a way to.
+    /// Dials the broker at these addresses, families by turns, one after the other (RFC 8305).
     pub(super) fn dial(
         &mut self,
         found: Result<Vec<SocketAddr>, String>,
@@ -83,20 +97,20 @@ impl Channel {
     }
 
     fn dial_next(&mut self, mut why: String, sockets: &mut Sockets, context: &mut Context<'_>) {
-        if let Some(socket) = self.socket.take() {
-            sockets.close(socket, context);
-        }
+        self.next_at = None;
         while let Some(to) = self.left.pop_front() {
             match sockets.dial(TcpUse::Channel(self.id), (None, to), TcpOptions::default(), context) {
                 Ok(socket) => {
-                    self.socket = Some(socket);
-                    self.reader = PacketReader::default();
+                    self.dials.push(socket);
+                    self.next_at = (!self.left.is_empty()).then(|| context.now + STAGGER);
                     return;
                 }
                 Err(error) => why = error.to_string(),
             }
         }
-        self.link.handle_lost(LinkError::Unreachable(why), context.now);
+        if self.dials.is_empty() {
+            self.link.handle_lost(LinkError::Unreachable(why), context.now);
+        }
     }
 
     /// Performs what the session wants until it rests, and returns what it tells.
@@ -126,6 +140,10 @@ impl Channel {
 
     fn hang_up(&mut self, sockets: &mut Sockets, context: &mut Context<'_>) {
         self.left.clear();
+        self.next_at = None;
+        for socket in self.dials.drain(..) {
+            sockets.close(socket, context);
+        }
         if let Some(socket) = self.socket.take() {
             // What came and was not read would turn the farewell into a RST.
             let _ = context.host.tcp_mut().read(socket);
@@ -147,31 +165,39 @@ impl Channel {
         else {
             return Vec::new();
         };
+        if let Some(index) = self.dials.iter().position(|dial| *dial == socket) {
+            self.dials.remove(index);
+            match event {
+                TcpEvent::Connected(_) => {
+                    self.hang_up(sockets, context);
+                    (self.socket, self.reader) = (Some(socket), PacketReader::default());
+                    self.link.handle_connected(context.now);
+                }
+                _ => {
+                    sockets.close(socket, context);
+                    let why = match event {
+                        TcpEvent::Failed(_, failure) => failure.to_string(),
+                        _ => "closed".into(),
+                    };
+                    self.dial_next(why, sockets, context);
+                }
+            }
+            return self.turn(sockets, context);
+        }
         if self.socket != Some(socket) {
             return Vec::new();
         }
         let mut news = Vec::new();
         match event {
-            TcpEvent::Connected(_) => {
-                self.left.clear();
-                self.link.handle_connected(context.now);
-            }
             TcpEvent::Readable(_) => news = self.on_bytes(socket, sockets, context),
             TcpEvent::PeerClosed(_) => {
                 news = self.on_bytes(socket, sockets, context);
                 self.lose(LinkError::Lost("closed by the broker".into()), sockets, context);
             }
             TcpEvent::Failed(_, failure) => {
-                let why = failure.to_string();
-                match self.reader.is_fresh() && !self.left.is_empty() {
-                    true => self.dial_next(why, sockets, context),
-                    false if self.reader.is_fresh() => {
-                        self.lose(LinkError::Unreachable(why), sockets, context);
-                    }
-                    false => self.lose(LinkError::Lost(why), sockets, context),
-                }
+                self.lose(LinkError::Lost(failure.to_string()), sockets, context);
             }
-            TcpEvent::Accepted { .. } => {}
+            TcpEvent::Connected(_) | TcpEvent::Accepted { .. } => {}
         }
         news.extend(self.turn(sockets, context));
         news
@@ -206,3 +232,6 @@ impl Channel {
         news
     }
 }
+
+/// The pause before the next address is dialled (RFC 8305, section 5).
+const STAGGER: Duration = Duration::from_millis(250);

@@ -153,7 +153,10 @@ impl NodeRunner {
             .map(|(id, _)| *id)
             .collect();
         for id in channels {
-            self.with_channel(id, context, |channel, now| channel.handle_timeout(now));
+            let Some((channel, _)) = self.channels.get_mut(&id) else { continue };
+            channel.handle_timeout(&mut self.sockets, context);
+            let news = channel.turn(&mut self.sockets, context);
+            self.on_channel(id, news, context);
         }
         let circuits: Vec<_> = self
             .circuits

@@ -355,3 +355,33 @@ fn segments_of_no_connection_are_dropped_both_ways() {
     };
     assert_eq!(bench.nat.inbound(&mut { header }, bench.now), Verdict::Forward);
 }
+
+#[test]
+fn answers_to_a_stranger_go_through_the_mapping_that_let_it_in() {
+    for protocol in BOTH {
+        for (mapping, filtering) in [
+            (Mapping::AddressDependent, Filtering::EndpointIndependent),
+            (Mapping::AddressAndPortDependent, Filtering::EndpointIndependent),
+            (Mapping::AddressAndPortDependent, Filtering::AddressDependent),
+        ] {
+            let config = home().with_flow(|flow| {
+                flow.mapping = mapping;
+                flow.filtering = filtering;
+                flow.ports = PortChoice::Random;
+            });
+            let mut bench = Bench::new(config, protocol);
+            let external = bench.out(inside(5_000), server(1)).unwrap();
+            let stranger = match filtering {
+                Filtering::EndpointIndependent => server(2),
+                _ => SocketAddr::new(server(1).ip(), 9),
+            };
+            assert_eq!(bench.inn(stranger, external), Some(inside(5_000)), "{mapping:?}");
+            let mut answer = match protocol {
+                Protocol::Tcp => Header::tcp(inside(5_000), stranger, Flags::SYN | Flags::ACK, 500, 101),
+                _ => Header::udp(inside(5_000), stranger, 0),
+            };
+            let verdict = bench.nat.outbound(&mut answer, bench.now);
+            assert_eq!((verdict, answer.src), (Verdict::Forward, external), "{mapping:?} {filtering:?}");
+        }
+    }
+}
