@@ -9,14 +9,13 @@ use bytes::Bytes;
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::text::{self, TextError};
+use super::text::{self, HEADER, TextError, announced_size};
 use super::{BrokerUrl, Identity, InterfaceAddr, MachineTag, PeerId};
 use crate::UnixTime;
 
 /// The version written and understood. Every version starts with itself (one byte) and the length of the
 /// rest (two bytes, big-endian), so that a text of a later version is still told from one that was cut off.
 const VERSION: u8 = 1;
-const HEADER: usize = 3;
 /// Addresses in [`PeerAddr::sources`].
 const MOST_SOURCES: usize = 16;
 const ID: usize = 32;
@@ -133,14 +132,6 @@ pub enum AddrError {
         /// What is wrong with it.
         reason: &'static str,
     },
-}
-
-const TEXT: text::Form = text::Form { prefix: "p2p1", noun: "a peer address", size: announced_size };
-
-/// How many bytes the address that starts with `head` must have.
-fn announced_size(head: &[u8]) -> Option<usize> {
-    let rest = u16::from_be_bytes(*head.get(1..)?.first_chunk()?);
-    Some(HEADER + usize::from(rest))
 }
 
 fn signed_message(statement: &[u8]) -> Vec<u8> {
@@ -279,7 +270,7 @@ fn unpack(packed: &[u8]) -> Result<Contents, AddrError> {
 /// The one-line text form: `p2p1…`.
 impl fmt::Display for PeerAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&TEXT.write(&self.bytes))
+        f.pad(&text::ADDRESS.write(&self.bytes))
     }
 }
 
@@ -296,7 +287,7 @@ impl FromStr for PeerAddr {
     type Err = AddrError;
 
     fn from_str(text: &str) -> Result<Self, AddrError> {
-        Self::from_bytes(&TEXT.read(text)?)
+        Self::from_bytes(&text::ADDRESS.read(text)?)
     }
 }
 

@@ -57,14 +57,24 @@ pub enum TextError {
 
 /// One of our kinds of text.
 pub(super) struct Form {
-    pub(super) prefix: &'static str,
-    pub(super) noun: &'static str,
+    prefix: &'static str,
+    noun: &'static str,
     /// How many bytes there must be, told from the first of them; `None` when these are too few.
-    pub(super) size: fn(&[u8]) -> Option<usize>,
+    size: fn(&[u8]) -> Option<usize>,
 }
 
+pub(super) const ADDRESS: Form = Form { prefix: "p2p1", noun: "a peer address", size: announced_size };
 pub(super) const ID: Form = Form { prefix: "p2pid1", noun: "a peer id", size: |_| Some(32) };
 pub(super) const SECRET: Form = Form { prefix: "p2psk1", noun: "a secret key", size: |_| Some(32) };
+
+/// The version of an address and the length of what follows, in bytes.
+pub(super) const HEADER: usize = 3;
+
+/// Returns how many bytes the address that starts with `head` must have.
+pub(super) fn announced_size(head: &[u8]) -> Option<usize> {
+    let rest = u16::from_be_bytes(*head.get(1..)?.first_chunk()?);
+    Some(HEADER + usize::from(rest))
+}
 
 /// Lower-case base32 without padding.
 pub(super) fn base32(bytes: &[u8]) -> String {

@@ -12,7 +12,6 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::broker::Broker;

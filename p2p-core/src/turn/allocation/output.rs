@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::stun::transaction;
+use crate::turn::data::ConnectionId;
 use crate::turn::{Failure, Packet};
 use crate::{Family, Mapped, Output, Relayed};
 
