@@ -18,7 +18,7 @@ use p2p_core::candidate::Candidate;
 use p2p_core::peer::{PeerAddr, PeerId};
 use p2p_core::proof::{ProofError, Stage};
 use p2p_core::race::{Act, Event, Lane, LaneFailure, Race, RaceConfig};
-use p2p_core::signal::{Body, Delivery, Signal};
+use p2p_core::signal::{Body, Signal};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{Span, debug, debug_span, info};
 

@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -6,8 +7,9 @@ use super::*;
 use crate::UnixTime;
 use crate::attempt::Role;
 use crate::nat::forecast::PortForecast;
-use crate::nat::{PortRange, SynAnswer};
+use crate::nat::{Filtering, PortRange, SynAnswer};
 use crate::punch::layout::ms;
+use crate::punch::schedule::Orders;
 
 const TIMING: Timing = Timing { start: UnixTime(0), lead: 60, spread: 150, step: 32 };
 const POOL: PortRange = PortRange { first: 2_048, last: 2_559 };
