@@ -8,51 +8,51 @@ use std::path::{Path, PathBuf};
 
 /// A piece of code and the line it stands on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Token {
-    pub text: String,
-    pub line: usize,
+pub(crate) struct Token {
+    pub(crate) text: String,
+    pub(crate) line: usize,
 }
 
 /// One file of a crate.
 #[derive(Debug)]
-pub struct Module {
+pub(crate) struct Module {
     /// The path below `src/`, for people.
-    pub file: String,
+    pub(crate) file: String,
     /// The names from the crate's root to this module; empty for the root.
-    pub path: Vec<String>,
+    pub(crate) path: Vec<String>,
     /// The code, without that of tests.
-    pub code: Vec<Token>,
+    pub(crate) code: Vec<Token>,
     /// The names that `use` brings in, and the paths they come from.
     imports: BTreeMap<String, Vec<String>>,
     /// The types, functions, constants and macros it defines.
     items: Vec<Token>,
     /// The types among them.
-    pub types: Vec<Token>,
+    pub(crate) types: Vec<Token>,
 }
 
 /// A name that one module takes from another.
 #[derive(Debug)]
-pub struct Use {
+pub(crate) struct Use {
     /// The number of the module that uses.
-    pub from: usize,
+    pub(crate) from: usize,
     /// The line it stands on.
-    pub line: usize,
+    pub(crate) line: usize,
     /// The path as it is written, from `crate`.
-    pub written: String,
+    pub(crate) written: String,
     /// The number of the module in which it is defined.
-    pub to: usize,
+    pub(crate) to: usize,
 }
 
 /// All files of a crate but those of its tests.
 #[derive(Debug)]
-pub struct Crate {
-    pub modules: Vec<Module>,
+pub(crate) struct Crate {
+    pub(crate) modules: Vec<Module>,
     by_path: BTreeMap<Vec<String>, usize>,
 }
 
 impl Crate {
     /// Reads the crate whose root is this file.
-    pub fn read(root: &Path) -> Self {
+    pub(crate) fn read(root: &Path) -> Self {
         let mut all = Self { modules: Vec::new(), by_path: BTreeMap::new() };
         let folder = root.parent().expect("a folder").to_path_buf();
         all.add(root.to_path_buf(), &folder, &folder, Vec::new());
@@ -86,7 +86,7 @@ impl Crate {
     }
 
     /// Returns every name that one module takes from another one.
-    pub fn uses(&self) -> Vec<Use> {
+    pub(crate) fn uses(&self) -> Vec<Use> {
         let mut uses = Vec::new();
         for (from, module) in self.modules.iter().enumerate() {
             for (path, line) in module.paths() {
@@ -280,7 +280,7 @@ fn without_tests(code: &[Token]) -> Vec<Token> {
 }
 
 /// Splits Rust into words and signs. `::` is one sign, every other sign is one letter.
-pub fn tokens(text: &str) -> Vec<Token> {
+pub(crate) fn tokens(text: &str) -> Vec<Token> {
     let letters: Vec<char> = text.chars().collect();
     let at = |index: usize| letters.get(index).copied().unwrap_or('\0');
     let (mut tokens, mut index, mut line) = (Vec::new(), 0, 1);
