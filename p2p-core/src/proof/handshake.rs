@@ -59,8 +59,8 @@ pub struct Claim {
     pub peer: PeerId,
     /// The attempt this connection belongs to.
     pub attempt: AttemptId,
-    /// Whether **we** are the caller of that attempt.
-    pub caller: bool,
+    /// **Our** role in that attempt.
+    pub role: Role,
 }
 
 /// What a proof wants done to its connection.
@@ -385,7 +385,7 @@ impl Proof {
                 match read::<Welcome>(&mut noise, body)? {
                     Welcome::No(reason) => Err(ProofError::Refused(reason)),
                     Welcome::Yes(wish) => {
-                        let claim = Claim { peer, attempt, caller: role == Role::Caller };
+                        let claim = Claim { peer, attempt, role };
                         self.on_agreed(noise, claim, wish);
                         Ok(())
                     }
@@ -426,7 +426,7 @@ impl Proof {
         if hello.from == me {
             return Err(ProofError::Ourselves);
         }
-        let claim = Claim { peer: hello.from, attempt: hello.attempt, caller: hello.role == Role::Answerer };
+        let claim = Claim { peer: hello.from, attempt: hello.attempt, role: hello.role.other() };
         self.state = State::Deciding(Pending { noise: Box::new(noise), claim, wish: hello.wish });
         self.output.push_back(Output::Event(Event::Claimed(claim)));
         Ok(())
@@ -475,17 +475,17 @@ impl Proof {
             return self.fail(ProofError::Garbled);
         };
         let settled = Settled { noise: Box::new(noise), session };
-        match (claim.caller, we_dialled) {
-            (true, true) => {
+        match (claim.role, we_dialled) {
+            (Role::Caller, true) => {
                 self.state = State::Proven(settled);
                 self.output.push_back(Output::Event(Event::Proven));
             }
-            (true, false) => self.state = State::AwaitReady(settled),
-            (false, true) => match self.say(settled, Word::Ready) {
+            (Role::Caller, false) => self.state = State::AwaitReady(settled),
+            (Role::Answerer, true) => match self.say(settled, Word::Ready) {
                 Ok(settled) => self.state = State::AwaitGo(settled),
                 Err(error) => self.fail(error),
             },
-            (false, false) => self.state = State::AwaitGo(settled),
+            (Role::Answerer, false) => self.state = State::AwaitGo(settled),
         }
     }
 
