@@ -165,10 +165,11 @@ impl NodeActor {
 
     fn on_circuit(&mut self, attempt: AttemptId, act: CircuitAct, ctx: &mut Context<Self>) {
         match act {
-            CircuitAct::Begin(config, seed) => {
+            CircuitAct::Begin(begun) => {
+                let (config, seed) = *begun;
                 let offers = OfferSender::new(attempt, ctx.address().downgrade().recipient());
                 let ca_files = turn::ca_files(&self.driven.machine().config().turn);
-                let (handle, told) = relay::Handle::begin(*config, ca_files, offers, seed);
+                let (handle, told) = relay::Handle::begin(config, ca_files, offers, seed);
                 self.circuits.insert(attempt, handle.ear());
                 self.ask_circuit(attempt, ToCircuit::Begun(handle, told));
             }

@@ -10,9 +10,9 @@ use p2p_actors::signal::MemoryBroker;
 use p2p_actors::{Handle, ProvenConnection};
 use p2p_core::Family;
 use p2p_core::attempt::{RefusalReason, Way};
+use p2p_core::connect::{WayFailure, WayOutcome};
 use p2p_core::node::{ConnectError, ConnectOptions, NodeConfig};
 use p2p_core::punch::{Failed, Limits};
-use p2p_core::race::{WayFailure, WayOutcome};
 use tokio::time::timeout;
 
 fn config(key: u8) -> NodeConfig {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use p2p_core::nat::predict::{Last, Next, Prediction, predict, predict_measured};
+use p2p_core::nat::predict::{Last, Next, Prediction, predict};
 use p2p_core::nat::verdict::Known;
 use p2p_core::nat::{Delta, DeltaKind, NatFacts, NatType, PortRange, block};
 use p2p_core::sim::epoch;
@@ -318,14 +318,9 @@ fn measured_predictions(draws: u64) -> Result<(), Error> {
                     Scene::new(preset(NatType::PortRestricted, delta, rate), RTT, 0, 77_000 + number)?;
                 let (host, router) = (scene.host, scene.router);
                 let (report, _, mut world) = scene.probed()?;
-                let Some((last, after)) = report.newest(Transport::Udp) else { continue };
                 let local = SocketAddr::new(INSIDE, 39_000);
-                let next = Next { at: world.now(), local: local.port(), ours: after + 1 };
-                let facts = report.facts().udp;
-                let prediction = match report.udp.rate {
-                    Some(rate) => predict_measured(&facts, rate.value, Some(last), next),
-                    None => predict(&facts, Some(last), next),
-                };
+                let prediction = report.predict(Transport::Udp, local.port(), world.now());
+                let Some(prediction) = prediction else { continue };
                 world.with(host, |context| {
                     let socket = context.host.udp_bind(local)?;
                     context.host.udp_send(

@@ -63,6 +63,11 @@ meaning! {
     Relayed
 }
 
+/// Returns true where two addresses are one place, whatever form and scope they are written in.
+pub(crate) fn is_same_address(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
+}
+
 /// The part of the world in which an IP address can be dialled.
 ///
 /// It guards against signals that name third parties. An address that reaches [`Reach::Nowhere`] is never dialled. An

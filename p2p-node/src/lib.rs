@@ -36,6 +36,7 @@ pub use p2p_actors::signal::MemoryBroker;
 pub use p2p_core::Family;
 pub use p2p_core::attempt::{AttemptId, DialError, Path, RefusalReason, Way};
 pub use p2p_core::candidate::Filter;
+pub use p2p_core::connect::{AttemptReport, LaneFailure, LaneReport, WayFailure, WayOutcome, WayReport};
 pub use p2p_core::node::{
     BrokerConfig, BrokerState, ConnectOptions, ConnectionInfo, Counters, Interfaces, Limits, NetworkView,
     NtpServer, NtpStatus, Status, StunServer, TurnServer,
@@ -45,7 +46,6 @@ pub use p2p_core::peer::{
 };
 pub use p2p_core::proof::{Cipher, ProofError};
 pub use p2p_core::punch::{Failed as PunchFailure, Limits as PunchLimits, PunchReport};
-pub use p2p_core::race::{LaneFailure, LaneReport, RaceReport, WayFailure, WayOutcome, WayReport};
 pub use p2p_core::relay::circuit::Connections as RelayConnections;
 pub use p2p_core::signal::BrokerTrouble;
 pub use p2p_core::turn::Carrier as TurnCarrier;

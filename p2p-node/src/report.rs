@@ -42,11 +42,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use p2p_core::attempt::{Path, Way};
+use p2p_core::connect::{AttemptReport, LaneFailure, LaneReport, WayFailure, WayOutcome, WayReport};
 use p2p_core::node::{ConnectError, ConnectionInfo};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::Cipher;
 use p2p_core::punch::{Failed, Mode, PunchReport};
-use p2p_core::race::{LaneFailure, LaneReport, RaceReport, WayFailure, WayOutcome, WayReport};
 use p2p_core::signal::BrokerTrouble;
 use serde::{Serialize, Serializer};
 
@@ -152,8 +152,8 @@ pub struct Race {
     pub ways: Vec<WayStory>,
 }
 
-impl From<&RaceReport> for Race {
-    fn from(report: &RaceReport) -> Self {
+impl From<&AttemptReport> for Race {
+    fn from(report: &AttemptReport) -> Self {
         Self {
             attempt: report.attempt.to_string(),
             took_ms: ms(report.took),
@@ -357,7 +357,7 @@ mod tests {
 
     use super::*;
 
-    fn race(failure: WayFailure, lane: LaneFailure) -> Box<RaceReport> {
+    fn race(failure: WayFailure, lane: LaneFailure) -> Box<AttemptReport> {
         let lane = LaneReport {
             path: Path::Local,
             remote: "192.0.2.1:80".parse().unwrap(),
@@ -375,7 +375,7 @@ mod tests {
             punches: Vec::new(),
         };
         let peer = Identity::generate(&mut Seed::new([7; 32])).id();
-        Box::new(RaceReport {
+        Box::new(AttemptReport {
             peer,
             attempt: AttemptId([1; 16]),
             took: Duration::from_secs(1),

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use p2p_core::Seed;
 use p2p_core::nat::SynAnswer;
-use p2p_core::nat::observe::SynOutcome;
 use p2p_core::rate::Rate;
+use p2p_core::stun::dial_back::SynOutcome;
 use p2p_core::stun::wire::Parsed;
 use p2p_core::stun::{Attribute, Message, Transport};
 use p2p_node::rendezvous::stun::{StunServer, StunServerConfig, StunServerCounters, StunServerError};

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::delta::{self, Rate, Scope};
-use super::observe::{Evidence, FilterOutcome, Observation, Purpose, Stranger, SynOutcome};
+use super::observe::{Evidence, FilterOutcome, Observation, Purpose, Stranger};
 use super::verdict::{How, Known};
 use super::vote::Vote;
 use super::{Delta, DeltaKind, Filtering, Mapping, NatFacts, NatType, PortRange, SynAnswer, block};
+use crate::addr::is_same_address;
 use crate::stun::Transport;
-use crate::stun::transaction::is_same;
+use crate::stun::dial_back::SynOutcome;
 
 /// The known properties of a NAT for one transport, with their origins. `None` is "not known", never "no".
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -135,7 +136,7 @@ fn translates<'a>(seen: impl Iterator<Item = &'a Observation>) -> Option<Known<b
     let (mut same, mut different) = (BTreeSet::new(), BTreeSet::new());
     for observation in seen {
         if let Some(answer) = observation.seen {
-            let unchanged = is_same(answer.mapped.0, observation.local.0);
+            let unchanged = is_same_address(answer.mapped.0, observation.local.0);
             (if unchanged { &mut same } else { &mut different }).insert(observation.server.ip());
         }
     }

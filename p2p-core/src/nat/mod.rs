@@ -33,6 +33,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::stun::dial_back::SynAnswer;
+
 /// One of the seven types of RFC 3489, as the original P2PD counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum NatType {
@@ -141,17 +143,6 @@ pub enum Filtering {
     AddressDependent,
     /// Addresses and ports that we have sent to may send inbound.
     AddressAndPortDependent,
-}
-
-/// The answer of a NAT to a SYN that it does not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum SynAnswer {
-    /// The NAT gives no answer. RFC 5382, REQ-4, demands that for at least six seconds.
-    Silence,
-    /// The NAT sends a TCP RST, so the dialler is refused.
-    Reset,
-    /// The NAT sends an ICMP error, so the dial is aborted.
-    Icmp,
 }
 
 /// A range of ports, both ends included.

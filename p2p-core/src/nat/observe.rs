@@ -7,8 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::SynAnswer;
 use crate::stun::Transport;
+use crate::stun::dial_back::SynOutcome;
 use crate::{Local, Mapped};
 
 /// The most observations that are kept; more are not recorded.
@@ -113,17 +113,6 @@ pub enum FilterOutcome {
     Silence,
     /// The server cannot do it, says so, or answers from its usual address.
     Unsupported,
-}
-
-/// The outcome of a SYN that a helper outside sent to a throw-away port of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum SynOutcome {
-    /// The connection was established, so the SYN was let in.
-    Connected,
-    /// The SYN was not let in, and this was the answer.
-    Kept(SynAnswer),
-    /// The helper could not dial, or would not.
-    Unavailable,
 }
 
 /// The outcome of one helper's SYN.

@@ -25,11 +25,13 @@ use lane::{Lane, Phase};
 pub use output::{Act, Event};
 use plan::{Alive, Ports, Step};
 
-use super::observe::{Evidence, HairpinTest, Purpose, Stranger, SynOutcome, SynProbe};
+use super::observe::{Evidence, HairpinTest, Purpose, Stranger, SynProbe};
 use super::report::{NatReport, Unresolved};
 use super::vote::Vote;
+use crate::addr::is_same_address;
+use crate::stun::dial_back::SynOutcome;
 use crate::stun::query::{Failure, MOST_SERVERS, Server, TooManyServers};
-use crate::stun::transaction::{Counters, Fault, is_same};
+use crate::stun::transaction::{Counters, Fault};
 use crate::stun::wire::Header;
 use crate::stun::{Class, Transport};
 use crate::{Deadline, Family, Local, Machine, Mapped, Output, Seed};
@@ -201,7 +203,10 @@ impl Probe {
     /// Notes that the system says that datagrams from `at` cannot reach `to`, or that `at` cannot be bound.
     pub fn handle_unreachable(&mut self, at: Local, to: SocketAddr, why: io::ErrorKind, now: Instant) {
         let found = self.asks.iter().position(|ask| {
-            ask.transport == Transport::Udp && ask.local == at && !ask.is_over() && is_same(ask.server, to)
+            ask.transport == Transport::Udp
+                && ask.local == at
+                && !ask.is_over()
+                && is_same_address(ask.server, to)
         });
         if let Some(index) = found {
             self.fail(index, Fault::Unreachable(why).into(), now);
@@ -252,8 +257,9 @@ impl Probe {
                 self.evidence.hairpins.push(HairpinTest { transport: Transport::Tcp, passed: false });
             }
         }
-        let of_connection =
-            |ask: &Ask| ask.transport == Transport::Tcp && ask.local == from && is_same(ask.server, to);
+        let of_connection = |ask: &Ask| {
+            ask.transport == Transport::Tcp && ask.local == from && is_same_address(ask.server, to)
+        };
         for index in 0..self.asks.len() {
             if of_connection(&self.asks[index]) {
                 self.asks[index].is_open = false;
@@ -290,7 +296,10 @@ impl Probe {
     /// Returns the unanswered question on a connection, or otherwise the connection's first question.
     fn connection(&self, from: Local, to: SocketAddr) -> Option<usize> {
         self.asks.iter().position(|ask| {
-            ask.transport == Transport::Tcp && ask.local == from && !ask.is_over() && is_same(ask.server, to)
+            ask.transport == Transport::Tcp
+                && ask.local == from
+                && !ask.is_over()
+                && is_same_address(ask.server, to)
         })
     }
 

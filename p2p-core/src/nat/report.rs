@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::classify::{self, Verdicts};
 use super::meets::{self, Meeting, Way};
 use super::observe::{Evidence, Purpose};
-use super::predict::Last;
+use super::predict::{Last, Next, Prediction, predict, predict_measured};
 use super::verdict::Known;
 use super::vote::Vote;
 use super::{Delta, DeltaKind, Nat, NatType};
@@ -109,6 +109,20 @@ impl NatReport {
     /// Tells whether any server answered over any transport.
     pub fn is_online(&self) -> bool {
         self.external.is_some()
+    }
+
+    /// Returns where the next mapping is expected, when it is made from `local` at the time `at`, over this transport.
+    /// `None` where no mapping was seen. Beyond the type of NAT it takes what was seen of others, which tells more than
+    /// the rate that is published.
+    pub fn predict(&self, transport: Transport, local: u16, at: Instant) -> Option<Prediction> {
+        let (last, after) = self.newest(transport)?;
+        let next = Next { at, local, ours: after.saturating_add(1) };
+        let verdicts = self.verdicts(transport);
+        let facts = verdicts.facts();
+        Some(match verdicts.rate {
+            Some(rate) => predict_measured(&facts, rate.value, Some(last), next),
+            None => predict(&facts, Some(last), next),
+        })
     }
 
     /// Returns the newest mapping whose place on the wire is sure, and the number of our mappings after it.

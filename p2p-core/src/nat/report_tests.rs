@@ -1,6 +1,7 @@
 use super::*;
-use crate::nat::observe::{Purpose, Seen, Stranger, SynOutcome, SynProbe};
+use crate::nat::observe::{Purpose, Seen, Stranger, SynProbe};
 use crate::sim::epoch;
+use crate::stun::dial_back::SynOutcome;
 use crate::{Local, Mapped};
 
 fn report(answers: &[(Transport, &str, Option<&str>)]) -> NatReport {

@@ -14,7 +14,7 @@ use super::question::Question;
 use super::router::ChannelId;
 use crate::attempt::{AttemptId, DialError, Path, RefusalReason, Role, Trust, Way};
 use crate::candidate::{Candidate, path_to};
-use crate::connect::{self, Attempt, Lane, LaneFailure, PunchInput, RelayAct};
+use crate::connect::{self, AnswerConfig, Attempt, Lane, LaneFailure, LaneInput, RelayAct, RelayInput};
 use crate::peer::PeerAddr;
 use crate::proof::{Claim, ProofError, Session};
 use crate::punch::{self, Share, Socket};
@@ -81,7 +81,7 @@ impl Entry {
     /// Begins a call of our user's.
     pub(super) fn call(config: connect::CallConfig, parts: &mut Parts, now: Instant) -> Self {
         let (id, peer, plain) = (config.attempt, config.peer.clone(), config.plain);
-        let machine = Attempt::call(config, &parts.view(Trust::Known, now), now);
+        let machine = Attempt::call(config, &parts.view(now), now);
         Self::new(id, peer, (Role::Caller, Trust::Known), machine, plain, None, now)
     }
 
@@ -93,7 +93,10 @@ impl Entry {
         parts: &mut Parts,
         now: Instant,
     ) -> Self {
-        let machine = Attempt::answer(signal.attempt, trust, now);
+        let machine = Attempt::answer(
+            AnswerConfig { peer: signal.sender.clone(), attempt: signal.attempt, trust },
+            now,
+        );
         let (peer, plain) = (signal.sender.clone(), parts.config.plain);
         let roles = (Role::Answerer, trust);
         let mut entry = Self::new(signal.attempt, peer, roles, machine, plain, Some(channel), now);
@@ -146,7 +149,7 @@ impl Entry {
         Deadline::earliest(questions.chain([self.deadline, linger]))
     }
 
-    pub(super) fn report(&self, now: Instant) -> Option<connect::AttemptReport> {
+    pub(super) fn report(&self, now: Instant) -> connect::AttemptReport {
         self.machine.report(now)
     }
 
@@ -157,10 +160,11 @@ impl Entry {
         }
         self.is_offered |= matches!(signal.body, Body::Punch(_) | Body::Relay(_));
         if self.role == Role::Answerer && self.machine.is_over() {
-            self.machine = Attempt::answer(self.id, self.trust, now);
+            let config = AnswerConfig { peer: self.peer.clone(), attempt: self.id, trust: self.trust };
+            self.machine = Attempt::answer(config, now);
             self.linger_until = None;
         }
-        self.machine.handle_signal(signal, &parts.view(self.trust, now), now);
+        self.machine.handle_signal(signal, &parts.view(now), now);
     }
 
     pub(super) fn handle_delivery(
@@ -170,21 +174,16 @@ impl Entry {
         parts: &mut Parts,
         now: Instant,
     ) {
-        self.machine.handle_delivery(body, delivery, &parts.view(self.trust, now), now);
+        self.machine.handle_delivery(body, delivery, &parts.view(now), now);
     }
 
     /// The facts about this node are others now.
     pub(super) fn handle_facts(&mut self, parts: &mut Parts, now: Instant) {
-        self.machine.handle_facts(&parts.view(self.trust, now), now);
+        self.machine.handle_network_changed(&parts.view(now), now);
     }
 
     pub(super) fn handle_share(&mut self, pair: u8, share: Share, parts: &mut Parts, now: Instant) {
-        let input = PunchInput::Share(share);
-        let is_taken = self.punch(pair, input, parts, now).is_taken;
-        if !is_taken {
-            // It came too late to be of use.
-            parts.budget.give_back((self.id, pair));
-        }
+        self.punch(pair, punch::Input::Share(share), parts, now);
     }
 
     /// Somebody whom we asked to dial us has come, and said so.
@@ -195,7 +194,7 @@ impl Entry {
         parts: &mut Parts,
         now: Instant,
     ) {
-        let lane = self.machine.handle_arrival(remote, &parts.view(self.trust, now), now);
+        let lane = self.machine.handle_arrival(remote, &parts.view(now), now);
         match lane {
             Some(lane) => {
                 self.lanes.insert(lane, connection);
@@ -221,7 +220,7 @@ impl Entry {
                         Err(DialError::Local(error.reason))
                     }
                 };
-                self.punch(pair, PunchInput::Listening { at: Local(at), outcome }, parts, now);
+                self.punch(pair, punch::Input::Listening(Local(at), outcome), parts, now);
             }
             SocketEvent::Accepted { connection, at, remote } => {
                 self.on_accepted(connection, at, remote, parts, now);
@@ -247,11 +246,11 @@ impl Entry {
         parts: &mut Parts,
         now: Instant,
     ) {
-        let is_arrival = |purpose| matches!(purpose, Purpose::Lane(_, lane, _) if lane.way() == Way::Punch);
+        let is_arrival = |purpose| matches!(purpose, Purpose::Lane(_, Lane::Punched { .. }, _));
         let pair = self.listening.get(&at).copied();
         let pair = pair.filter(|_| parts.connections.count(is_arrival) < MOST_PUNCHED);
-        let input = PunchInput::Accepted { at: Local(at), remote };
-        let lane = pair.and_then(|pair| self.punch(pair, input, parts, now).lane);
+        let input = punch::Input::Accepted { at: Local(at), remote };
+        let lane = pair.and_then(|pair| self.punch(pair, input, parts, now));
         tracing::debug!(%at, %remote, ?lane, "somebody connected to a punched port");
         match lane {
             Some(lane) => self.take_in(connection, lane, (at, remote), parts, now),
@@ -269,7 +268,7 @@ impl Entry {
     ) {
         match (told.purpose, told.news) {
             (Purpose::Lane(_, lane, _), News::Connected) => {
-                self.machine.handle_connected(lane, &parts.view(self.trust, now), now);
+                self.lane(lane, LaneInput::Connected, parts, now);
                 self.introduce(connection, lane, parts, now);
             }
             (Purpose::Lane(_, lane, _), News::DialFailed(error)) => self.fail(lane, error.into(), parts, now),
@@ -278,7 +277,7 @@ impl Entry {
                 self.on_claimed(connection, lane, claim, parts, now);
             }
             (Purpose::Lane(_, lane, _), News::Proven) => {
-                self.machine.handle_proven(lane, &parts.view(self.trust, now), now);
+                self.lane(lane, LaneInput::Proven, parts, now);
             }
             (Purpose::Lane(_, lane, _), News::Kept(session)) => {
                 let owner = told.owner;
@@ -287,8 +286,8 @@ impl Entry {
             (Purpose::Punch(_, pair, socket), News::Connected) => {
                 self.dials.remove(&(pair, socket));
                 let (_, remote) = told.ends;
-                let input = PunchInput::Connected { socket, remote };
-                match self.punch(pair, input, parts, now).lane {
+                let input = punch::Input::Connected { socket, remote };
+                match self.punch(pair, input, parts, now) {
                     Some(lane) => {
                         tracing::debug!(%lane, %remote, "a punched port was let in");
                         self.lanes.insert(lane, connection);
@@ -299,7 +298,7 @@ impl Entry {
             }
             (Purpose::Punch(_, pair, socket), News::DialFailed(error)) => {
                 self.dials.remove(&(pair, socket));
-                self.punch(pair, PunchInput::Failed { socket, error }, parts, now);
+                self.punch(pair, punch::Input::Failed(socket, error), parts, now);
             }
             (Purpose::Relay(_), News::Connected) => {
                 let (local, remote) = told.ends;
@@ -342,7 +341,7 @@ impl Entry {
             }
             CircuitEvent::Failed(failure) => {
                 let failure = self.explained(failure);
-                self.machine.handle_relay_failed(failure, &parts.view(self.trust, now), now);
+                self.machine.handle_relay(RelayInput::Failed(failure), &parts.view(now), now);
             }
             CircuitEvent::Say(_) | CircuitEvent::Gone => {}
         }
@@ -388,7 +387,7 @@ impl Entry {
             ..CircuitConfig::new(self.role, self.trust, servers)
         };
         let seed = parts.seed.fork("circuit");
-        parts.act(Act::Circuit(self.id, CircuitAct::Begin(Box::new(config), seed)));
+        parts.act(Act::Circuit(self.id, CircuitAct::Begin(Box::new((config, seed)))));
         let with = Correspondent { peer: self.peer.clone(), back_on: self.back_on, is_seated };
         parts.circuits.begin(self.id, with);
         for (offer, sources) in early {
@@ -398,7 +397,7 @@ impl Entry {
 
     pub(super) fn handle_timeout(&mut self, parts: &mut Parts, now: Instant) {
         if self.deadline.is_some_and(|deadline| deadline.at <= now) {
-            self.machine.handle_timeout_with(&parts.view(self.trust, now), now);
+            self.machine.handle_timeout(&parts.view(now), now);
         }
         for question in self.questions.values_mut() {
             question.handle_timeout(now);
@@ -429,8 +428,8 @@ impl Entry {
             }
         }
         if self.is_closed {
-            if let Some(report) = self.machine.report(now).filter(|_| parts.is_closing) {
-                let error = ConnectError::Cancelled(Box::new(report));
+            if parts.is_closing && self.role == Role::Caller {
+                let error = ConnectError::Cancelled(Box::new(self.report(now)));
                 parts.tell(Event::Failed { attempt: self.id, error });
             }
             return Outcome::Over;
@@ -463,9 +462,9 @@ impl Entry {
 
     fn act(&mut self, act: connect::Act, parts: &mut Parts, now: Instant) {
         match act {
-            connect::Act::Dial(lane, candidate) => match self.role {
-                Role::Caller => self.dial(lane, candidate, parts, now),
-                Role::Answerer => self.waiting.push((lane, candidate)),
+            connect::Act::Dial(number, candidate) => match (self.role, Lane::Dialled(number)) {
+                (Role::Caller, lane) => self.dial(lane, candidate, parts, now),
+                (Role::Answerer, lane) => self.waiting.push((lane, candidate)),
             },
             connect::Act::Drop(lane) => {
                 self.waiting.retain(|(waiting, _)| *waiting != lane);
@@ -495,8 +494,7 @@ impl Entry {
 
     /// Dials for a peer's sake wait for each other, never for ours.
     fn dial_waiting(&mut self, parts: &mut Parts, now: Instant) {
-        let is_for_peer =
-            |purpose| matches!(purpose, Purpose::Lane(_, lane, Role::Answerer) if lane.way() == Way::Direct);
+        let is_for_peer = |purpose| matches!(purpose, Purpose::Lane(_, Lane::Dialled(_), Role::Answerer));
         while !self.waiting.is_empty()
             && parts.connections.count(is_for_peer) < parts.config.limits.dials_for_peers
         {
@@ -505,40 +503,40 @@ impl Entry {
         }
     }
 
-    fn act_punch(&mut self, pair: u8, act: punch::Act, parts: &mut Parts, now: Instant) {
+    fn act_punch(&mut self, pair: u8, act: punch::SocketAct, parts: &mut Parts, now: Instant) {
         tracing::trace!(pair, ?act, "punch");
         match act {
-            punch::Act::Reserve(wanted) => parts.budget.reserve((self.id, pair), wanted, self.trust, now),
-            punch::Act::GiveBack(_) => parts.budget.give_back((self.id, pair)),
-            punch::Act::Listen(at) => {
+            punch::SocketAct::Reserve(wanted) => {
+                parts.budget.reserve((self.id, pair), wanted, self.trust, now)
+            }
+            punch::SocketAct::GiveBack(_) => parts.budget.give_back((self.id, pair)),
+            punch::SocketAct::Listen(at) => {
                 self.listening.insert(at.0, pair);
                 parts.socket(self.owner(), SocketAct::Listen { at: at.0, is_throwaway: false });
             }
-            punch::Act::Unlisten(at) => {
+            punch::SocketAct::Unlisten(at) => {
                 self.listening.remove(&at.0);
                 parts.socket(self.owner(), SocketAct::Unlisten { at: at.0 });
             }
-            punch::Act::Observe(from) => {
+            punch::SocketAct::Observe(from) => {
                 let servers = parts.facts.servers(from.0.ip());
                 let question = Question::new(from, servers, parts.seed.fork("punched port"), now);
                 self.questions.insert((pair, from), question);
                 self.settle_questions(parts, now);
             }
-            punch::Act::Forget(from) => {
+            punch::SocketAct::Forget(from) => {
                 if let Some(mut question) = self.questions.remove(&(pair, from)) {
                     question.close(now);
                     let owner = self.owner();
                     question.take_acts().into_iter().for_each(|act| parts.socket(owner, act));
                 }
             }
-            punch::Act::Dial { socket, from, to, ttl } => {
+            punch::SocketAct::Dial { socket, from, to, ttl } => {
                 let purpose = (self.owner(), Purpose::Punch(self.id, pair, socket));
                 let connection = parts.connections.dial(purpose, (Some(from.0), to), ttl, None, now);
                 self.dials.insert((pair, socket), connection);
             }
-            // The attempt says it itself.
-            punch::Act::Signal(message) => tracing::debug!(?message, "a signal that no socket sends"),
-            punch::Act::Drop(socket) => {
+            punch::SocketAct::Drop(socket) => {
                 if let Some(connection) = self.dials.remove(&(pair, socket)) {
                     parts.connections.close(connection);
                 }
@@ -576,13 +574,13 @@ impl Entry {
                 let (owner, mut established) = *kept;
                 let info = &mut established.info;
                 tracing::info!(attempt = %self.id, way = %info.way, path = %info.path, took = ?info.took, "connected");
-                info.report = self.machine.report(now);
+                info.report = Some(self.machine.report(now));
                 let established = Box::new(established);
                 parts.tell(Event::Connected { attempt: self.id, owner, established });
                 Outcome::Over
             }
             (Role::Caller, ..) => {
-                let Some(report) = self.machine.report(now).map(Box::new) else { return Outcome::Over };
+                let report = Box::new(self.machine.report(now));
                 tracing::info!(attempt = %self.id, took = ?report.took, "no connection");
                 let error = match report.is_offline() {
                     true => ConnectError::Offline(report),
@@ -609,7 +607,7 @@ impl Entry {
     fn introduce(&mut self, connection: ConnectionId, lane: Lane, parts: &mut Parts, now: Instant) {
         let ids = (self.peer.id(), self.id);
         // Whoever dials says Hello; where both may have dialled, and through a relay, the caller does.
-        let proof = match (self.role, lane.way()) {
+        let proof = match (self.role, lane.way(self.role)) {
             (Role::Caller, _) => parts.proof_dialled(ids, Role::Caller, self.plain, now),
             (Role::Answerer, Way::Punch | Way::Relay) => parts.proof_arrived(now),
             (Role::Answerer, _) => parts.proof_dialled(ids, Role::Answerer, self.plain, now),
@@ -640,7 +638,7 @@ impl Entry {
         parts: &mut Parts,
         now: Instant,
     ) {
-        match self.machine.handle_relayed(kind, ends.1, &parts.view(self.trust, now), now) {
+        match self.machine.handle_relay(RelayInput::Up(kind, ends.1), &parts.view(now), now) {
             Some(lane) if is_dialled => {
                 self.lanes.insert(lane, connection);
                 self.introduce(connection, lane, parts, now);
@@ -692,12 +690,8 @@ impl Entry {
             return parts.socket(owner, SocketAct::Close { connection });
         }
         let known = self.machine.candidate(lane).map(|candidate| candidate.path);
-        let way = match (self.role, lane.way()) {
-            (Role::Answerer, Way::Direct) => Way::Reverse,
-            (_, way) => way,
-        };
         let info = ConnectionInfo {
-            way,
+            way: lane.way(self.role),
             path: known.unwrap_or_else(|| path_of(parts, remote)),
             caller: session.claim.caller,
             local,
@@ -706,26 +700,26 @@ impl Entry {
             report: None,
         };
         self.kept = Some(Box::new((owner, Established { connection, session, info })));
-        self.machine.handle_kept(lane, &parts.view(self.trust, now), now);
+        self.lane(lane, LaneInput::Kept, parts, now);
     }
 
     fn fail(&mut self, lane: Lane, failure: LaneFailure, parts: &mut Parts, now: Instant) {
         tracing::debug!(attempt = %self.id, %lane, %failure, "lane failed");
         self.lanes.remove(&lane);
-        if let (Some(RelayKind::Connection), CircuitStage::Begun) = (lane.relayed_as(), &self.circuit) {
+        if let (Lane::Relayed { kind: RelayKind::Connection, .. }, CircuitStage::Begun) =
+            (lane, &self.circuit)
+        {
             parts.act(Act::Circuit(self.id, CircuitAct::ConnectionFailed));
         }
-        self.machine.handle_failed(lane, failure, &parts.view(self.trust, now), now);
+        self.lane(lane, LaneInput::Failed(failure), parts, now);
     }
 
-    fn punch(
-        &mut self,
-        pair: u8,
-        input: PunchInput,
-        parts: &mut Parts,
-        now: Instant,
-    ) -> connect::PunchAnswer {
-        self.machine.handle_punch(pair, input, &parts.view(self.trust, now), now)
+    fn lane(&mut self, lane: Lane, input: LaneInput, parts: &mut Parts, now: Instant) {
+        self.machine.handle_lane(lane, input, &parts.view(now), now);
+    }
+
+    fn punch(&mut self, pair: u8, input: punch::Input, parts: &mut Parts, now: Instant) -> Option<Lane> {
+        self.machine.handle_punch(pair, input, &parts.view(now), now)
     }
 
     fn question(
@@ -751,7 +745,7 @@ impl Entry {
             answers.extend(question.take_outcome().map(|mapped| (*pair, *from, mapped)));
         }
         for (pair, from, mapped) in answers {
-            self.punch(pair, PunchInput::Observed { from, mapped }, parts, now);
+            self.punch(pair, punch::Input::Observed(from, mapped), parts, now);
         }
     }
 }

@@ -11,17 +11,16 @@ use super::nic::NicId;
 use crate::attempt::Trust;
 use crate::candidate::{HostView, OurAddress};
 use crate::clock::ntp::Measured;
-use crate::connect::View;
 use crate::nat::Nat;
 use crate::peer::{Contents, InterfaceAddr, MachineTag, PeerAddr, PeerId};
-use crate::punch::{self, Limits};
+use crate::punch::{self, Limits, View};
 use crate::{Clock, Reach, Seed, UnixTime};
 
 /// Everything attempts need to know of this node. Nothing of it is copied when an attempt begins.
 #[derive(Debug)]
 pub(super) struct Facts {
     host: HostView,
-    networks: BTreeMap<IpAddr, punch::View>,
+    networks: BTreeMap<IpAddr, punch::NetworkView>,
     servers: BTreeMap<IpAddr, Vec<SocketAddr>>,
     ntp: Option<Measured>,
     limits: Limits,
@@ -49,17 +48,15 @@ impl Facts {
         }
     }
 
-    /// Returns the facts as they are now, with the limits for a peer of this trust.
-    pub(super) fn view(&self, trust: Trust, clock: Clock, now: Instant) -> View<'_> {
+    /// Returns the facts as they are now.
+    pub(super) fn view(&self, clock: Clock, now: Instant) -> View<'_> {
         View {
             host: &self.host,
             networks: &self.networks,
             clock,
             served: self.ntp.map(|measured| measured.offset(now)),
-            limits: match trust {
-                Trust::Known => self.limits,
-                Trust::Stranger => self.limits.at_most(Limits::stranger()),
-            },
+            listens: !self.host.addresses.is_empty(),
+            limits: self.limits,
         }
     }
 
@@ -116,7 +113,7 @@ impl Facts {
             .map(|view| {
                 let can_observe = !view.servers.is_empty();
                 let silent_hop = view.silent_hop;
-                (view.local, punch::View { facts: view.facts(), can_observe, silent_hop })
+                (view.local, punch::NetworkView { facts: view.facts(), can_observe, silent_hop })
             })
             .collect();
         let mut interfaces: Vec<_> = views

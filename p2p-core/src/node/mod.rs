@@ -166,7 +166,7 @@ impl Node {
 
     /// Returns the report of an attempt under way, as far as it is.
     pub fn report(&self, attempt: AttemptId, now: Instant) -> Option<crate::connect::AttemptReport> {
-        self.attempts.get(&attempt).and_then(|entry| entry.report(now))
+        self.attempts.get(&attempt).map(|entry| entry.report(now))
     }
 
     /// Mixes fresh randomness of the system into all that is drawn from now on, so that a copy of this process does not
@@ -203,16 +203,12 @@ impl Node {
         self.parts.counters.attempts += 1;
         self.parts.facts.remember(peer.id());
         let attempt = AttemptId::new(&mut self.parts.seed);
-        let listens = self.interfaces.values().any(|interface| !interface.views().is_empty());
-        let can_signal = !peer.brokers().is_empty();
         let config = CallConfig {
             attempt,
             peer,
             ways: options.ways,
             filter: options.filter,
             plain: options.plain,
-            can_signal,
-            listens,
             head_start: options.head_start,
             dial_delay: options.dial_delay,
             within: options.within,

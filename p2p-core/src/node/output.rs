@@ -46,7 +46,7 @@ pub enum Act {
 #[derive(Debug)]
 pub enum CircuitAct {
     /// Make one: it outlives the attempt where it carries the connection that is kept.
-    Begin(Box<CircuitConfig>, Seed),
+    Begin(Box<(CircuitConfig, Seed)>),
     /// Give it this word of the peer, who may come from these addresses.
     Hear(RelayOffer, Vec<IpAddr>),
     /// Tell it whether the dial it wanted led anywhere.

@@ -13,10 +13,10 @@ use super::facts::Facts;
 use super::io::{Owner, SocketAct};
 use super::output::{Act, Event};
 use super::router::{ChannelId, Letter, Router};
-use crate::attempt::{AttemptId, RefusalReason, Role, Trust};
-use crate::connect::View;
+use crate::attempt::{AttemptId, RefusalReason, Role};
 use crate::peer::{PeerAddr, PeerId};
 use crate::proof::{Counterpart, Proof, ProofConfig};
+use crate::punch::View;
 use crate::signal::Body;
 use crate::{Output, Seed};
 
@@ -51,9 +51,9 @@ impl Parts {
         self.act(Act::Socket(owner, act));
     }
 
-    /// Returns the facts as they are now, for a peer of this trust.
-    pub(super) fn view(&self, trust: Trust, now: Instant) -> View<'_> {
-        self.facts.view(trust, self.clock.clock(), now)
+    /// Returns the facts as they are now.
+    pub(super) fn view(&self, now: Instant) -> View<'_> {
+        self.facts.view(self.clock.clock(), now)
     }
 
     /// Returns a proof for a connection on which we speak first.

@@ -9,14 +9,13 @@ use bytes::Bytes;
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::text::{self, TextError};
+use super::text::{self, HEADER, TextError, announced_size};
 use super::{BrokerUrl, Identity, InterfaceAddr, MachineTag, PeerId};
 use crate::UnixTime;
 
 /// The version that is written and understood. Every version starts with itself (one byte) and the length of the rest
 /// (two bytes, big-endian). So a text of a later version is still told from one that was cut off.
 const VERSION: u8 = 1;
-const HEADER: usize = 3;
 /// The most addresses in [`PeerAddr::sources`].
 const MOST_SOURCES: usize = 16;
 const ID: usize = 32;
@@ -133,12 +132,6 @@ pub enum AddrError {
         /// The fault of the interface.
         reason: &'static str,
     },
-}
-
-/// Returns the number of bytes that the address starting with `head` must have, or `None` when `head` is too short.
-pub(super) fn announced_size(head: &[u8]) -> Option<usize> {
-    let rest = u16::from_be_bytes(*head.get(1..)?.first_chunk()?);
-    Some(HEADER + usize::from(rest))
 }
 
 fn signed_message(statement: &[u8]) -> Vec<u8> {

@@ -64,10 +64,18 @@ pub(super) struct Form {
     size: fn(&[u8]) -> Option<usize>,
 }
 
-pub(super) const ADDRESS: Form =
-    Form { prefix: "p2p1", noun: "a peer address", size: super::addr::announced_size };
+pub(super) const ADDRESS: Form = Form { prefix: "p2p1", noun: "a peer address", size: announced_size };
 pub(super) const ID: Form = Form { prefix: "p2pid1", noun: "a peer id", size: |_| Some(32) };
 pub(super) const SECRET: Form = Form { prefix: "p2psk1", noun: "a secret key", size: |_| Some(32) };
+
+/// The version of an address and the length of the rest, in bytes.
+pub(super) const HEADER: usize = 3;
+
+/// Returns the number of bytes that the address starting with `head` must have, or `None` when `head` is too short.
+pub(super) fn announced_size(head: &[u8]) -> Option<usize> {
+    let rest = u16::from_be_bytes(*head.get(1..)?.first_chunk()?);
+    Some(HEADER + usize::from(rest))
+}
 
 /// Encodes `bytes` in lower-case base32 without padding.
 pub(super) fn base32(bytes: &[u8]) -> String {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use snow::{HandshakeState, TransportState};
 
-use super::session::data_key;
+use super::session::{Claim, data_key};
 use super::wire::{self, Hello, Welcome, Wish, Word};
-use super::{Cipher, MOST_FRAME, Session};
+use super::{Cipher, MOST_FRAME, ProofError, Session};
 use crate::attempt::{AttemptId, RefusalReason, Role};
 use crate::noise::{IK, builder};
 use crate::peer::{Identity, PeerId};
@@ -50,18 +50,6 @@ pub enum Counterpart {
     Unknown,
 }
 
-/// The claim of the other end: its identity and its wish. The peer's key is proven, but only the end of the proof
-/// shows that the peer is alive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// The peer that claims to be there.
-    pub peer: PeerId,
-    /// The attempt this connection belongs to.
-    pub attempt: AttemptId,
-    /// True when **we** are the caller of that attempt.
-    pub caller: bool,
-}
-
 /// An effect that a proof wants done to its connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -83,52 +71,6 @@ pub enum Event {
     Kept,
     /// The proof has failed.
     Failed(ProofError),
-}
-
-/// A reason why a proof failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProofError {
-    /// The other end does not speak our protocol: a port scanner, another service, or a broken connection.
-    #[error("what answered does not speak p2p")]
-    Garbled,
-    /// The other end does not know our key, or is not the peer we dialled.
-    #[error("whoever is there could not prove to be the right peer")]
-    Stranger,
-    /// The connection led to our own listener.
-    #[error("the connection led back to ourselves")]
-    Ourselves,
-    /// The peer is there, and refused.
-    #[error("the peer refused: {0}")]
-    Refused(RefusalReason),
-    /// We refused the peer.
-    #[error("we refused: {0}")]
-    Declined(RefusalReason),
-    /// The other end was silent, or too slow.
-    #[error("the other end did not finish the proof in time")]
-    TimedOut,
-    /// The connection ended during the proof.
-    #[error("the connection was closed during the proof")]
-    Lost,
-    /// The owner called a method that the proof was not ready for.
-    #[error("the proof was driven out of turn")]
-    OutOfTurn,
-}
-
-impl ProofError {
-    /// Returns a code for programs, which never changes.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Garbled => "proof_garbled",
-            Self::Stranger => "proof_stranger",
-            Self::Ourselves => "proof_ourselves",
-            Self::Refused(_) => "refused",
-            Self::Declined(_) => "declined",
-            Self::TimedOut => "proof_timed_out",
-            Self::Lost => "proof_lost",
-            Self::OutOfTurn => "proof_out_of_turn",
-        }
-    }
 }
 
 /// The stage that a proof has reached.

@@ -22,12 +22,14 @@
 //! - A replayed Hello leads nowhere: without the ephemeral secret there is no valid Go or Ready.
 //! - Everything is bounded: frames have 512 bytes at most, and one deadline covers the whole proof.
 
+mod error;
 mod handshake;
 mod session;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-pub use handshake::{Act, Claim, Counterpart, Event, Proof, ProofConfig, ProofError, Stage};
-pub use session::{Cipher, Session};
+pub use error::ProofError;
+pub use handshake::{Act, Counterpart, Event, Proof, ProofConfig, Stage};
+pub use session::{Cipher, Claim, Session};
 pub use wire::MOST_FRAME;

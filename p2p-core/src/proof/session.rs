@@ -6,7 +6,8 @@ use blake2::Blake2sMac256;
 use blake2::digest::{FixedOutput, KeyInit, Update};
 use serde::{Deserialize, Serialize};
 
-use super::Claim;
+use crate::attempt::AttemptId;
+use crate::peer::PeerId;
 
 /// A cipher for the pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,18 @@ impl fmt::Display for Cipher {
             Self::ChaCha20Poly1305 => "ChaCha20-Poly1305",
         })
     }
+}
+
+/// Who the other end is and what it wants. The peer's key is proven; that it is alive only when the proof
+/// is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The peer.
+    pub peer: PeerId,
+    /// The attempt this connection belongs to.
+    pub attempt: AttemptId,
+    /// Whether **we** are the caller of that attempt.
+    pub caller: bool,
 }
 
 /// A proven connection: the peer at the other end, and the keys of the pipe.

@@ -6,7 +6,7 @@ use crate::attempt::{RefusalReason, Role};
 use crate::nat::Filtering;
 use crate::nat::forecast::PortForecast;
 use crate::punch::message::{Offer, Update};
-use crate::punch::plan::Mode;
+use crate::punch::schedule::Mode;
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::budget::Share;
-use super::plan::{Orders, Shot};
+use super::schedule::{Orders, Shot};
 use crate::attempt::DialError;
 use crate::{Deadline, Local, Machine, Output};
 
@@ -28,6 +28,7 @@ impl Socket {
         self.0
     }
 
+    #[cfg(test)]
     pub(crate) fn numbered(number: u32) -> Self {
         Self(number)
     }

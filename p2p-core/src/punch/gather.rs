@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::endpoint::Endpoint;
 use super::layout::brief;
-use super::plan::{Mode, NO_NAT};
+use super::schedule::{Mode, NO_NAT};
 use crate::attempt::{AttemptId, Role as Part};
 use crate::nat::forecast::{self, PortForecast, PortRule, others};
 use crate::nat::meets;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::endpoint::Endpoint;
 use super::message::Timing;
-use super::plan::{Orders, Plan, Shot, Tactic};
+use super::schedule::{Orders, Plan, Shot, Tactic};
 use crate::Seed;
 use crate::attempt::Role as Part;
 use crate::nat::PortRange;

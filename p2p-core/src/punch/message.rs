@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::endpoint::Endpoint;
-use super::plan::Mode;
+use super::schedule::Mode;
 use super::terms::Stamps;
 use crate::UnixTime;
 use crate::attempt::RefusalReason;

@@ -6,8 +6,10 @@ use super::*;
 use crate::UnixTime;
 use crate::attempt::Role;
 use crate::nat::forecast::PortForecast;
-use crate::nat::{PortRange, SynAnswer};
+use crate::nat::{Filtering, PortRange, SynAnswer};
+use crate::punch::Orders;
 use crate::punch::layout::ms;
+use std::time::Duration;
 
 const TIMING: Timing = Timing { start: UnixTime(0), lead: 60, spread: 150, step: 32 };
 const POOL: PortRange = PortRange { first: 2_048, last: 2_559 };

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use thiserror::Error;
 
+use super::ids::NodeId;
 use super::link::LinkDrop;
 use super::nat::DropReason;
 use super::packet::{Header, Packet};
-use super::world::NodeId;
 use super::{epoch, wire};
 
 /// The reason why a packet went no further.

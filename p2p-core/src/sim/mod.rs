@@ -72,7 +72,9 @@
 pub mod broker;
 pub mod circuit;
 pub mod dump;
+mod error;
 pub mod host;
+mod ids;
 pub mod laws;
 pub mod link;
 pub mod meeting;

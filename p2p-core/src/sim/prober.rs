@@ -14,9 +14,9 @@ use super::tcp::{Failure, SocketError, TcpEvent, TcpOptions, TcpSocket};
 use super::udp::UdpSocket;
 use super::world::{Context, Program};
 use crate::nat::SynAnswer;
-use crate::nat::observe::SynOutcome;
 use crate::nat::probe::{Act, Event, Probe};
 use crate::nat::report::NatReport;
+use crate::stun::dial_back::SynOutcome;
 use crate::stun::query::Server;
 use crate::{Local, Machine, Output};
 

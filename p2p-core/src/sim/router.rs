@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use super::dump::{Fate, Loss};
+use super::error::WorldError;
+use super::ids::EdgeId;
 use super::nat::{Nat, NatConfig, Verdict};
 use super::packet::{Header, IcmpKind, Packet};
-use super::world::{EdgeId, WorldError};
 use crate::{Family, Seed};
 
 /// The configuration of a router.

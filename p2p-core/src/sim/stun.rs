@@ -11,7 +11,7 @@ use super::tcp::{Failure, SocketError, TcpEvent, TcpOptions, TcpSocket};
 use super::udp::UdpSocket;
 use super::world::{Context, Program};
 use crate::nat::SynAnswer;
-use crate::nat::observe::SynOutcome;
+use crate::stun::dial_back::SynOutcome;
 use crate::stun::frame::Framer;
 use crate::stun::responder::{Reply, Silence};
 use crate::stun::{Responder, Transport};

@@ -12,72 +12,19 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
-
-use thiserror::Error;
 
 use super::broker::Broker;
 use super::dump::{Fate, Record, write_pcap};
 use super::epoch;
+pub use super::error::WorldError;
 use super::host::{Host, HostEvent};
-use super::link::{Link, LinkConfig, LinkConfigError};
-use super::nat::NatConfigError;
+pub(super) use super::ids::EdgeId;
+pub use super::ids::{HostId, NodeId, RouterId};
+use super::link::{Link, LinkConfig};
 use super::packet::Packet;
 use super::router::{Router, RouterConfig};
-use crate::{Family, Seed};
-
-/// A node of a world, in the order of making; 0 is the Internet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(u32);
-
-/// A host of a world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostId(u32);
-
-/// A router of a world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RouterId(u32);
-
-impl From<HostId> for NodeId {
-    fn from(host: HostId) -> Self {
-        Self(host.0)
-    }
-}
-
-impl From<RouterId> for NodeId {
-    fn from(router: RouterId) -> Self {
-        Self(router.0)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct EdgeId(u32);
-
-/// A world that cannot be: the fault of who builds it.
-#[derive(Clone, Debug, PartialEq, Error)]
-pub enum WorldError {
-    /// An impossible NAT.
-    #[error(transparent)]
-    Nat(#[from] NatConfigError),
-    /// An impossible link.
-    #[error(transparent)]
-    Link(#[from] LinkConfigError),
-    /// Two owners of one address on one network.
-    #[error("address {0} is taken already on this network")]
-    AddressTaken(IpAddr),
-    /// The NAT of one family has an address of the other.
-    #[error("{ip} is an external address of the {family} NAT, but of the other family")]
-    Family {
-        /// The family of the NAT.
-        family: Family,
-        /// The address.
-        ip: IpAddr,
-    },
-    /// The router has nothing for that family.
-    #[error("the router has no NAT for {0}")]
-    NoNat(Family),
-}
+use crate::Seed;
 
 /// Both directions of a link.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::nat::observe::SynOutcome;
+use crate::stun::dial_back::SynOutcome;
 use crate::{Family, Seed};
 
 /// The first word of every transaction id since RFC 5389.

@@ -12,6 +12,7 @@
 //! Two parts of RFC 3489 are left out on purpose. With RESPONSE-ADDRESS anybody could aim a server's answers at
 //! anybody. The shared-secret exchange was to guard that.
 
+pub mod dial_back;
 pub mod frame;
 pub mod message;
 pub mod query;

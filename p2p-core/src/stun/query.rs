@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use super::Transport;
 use super::frame::Framer;
 use super::message::Message;
-use super::transaction::{self, Counters, Fault, Request, Transaction, TransactionConfig, is_same};
+use super::transaction::{self, Counters, Fault, Request, Transaction, TransactionConfig};
 use super::wire::{Header, WireError};
+use crate::addr::is_same_address;
 use crate::{Deadline, Family, Machine, Mapped, Output, Reach, Seed};
 
 /// The most servers that one query asks.
@@ -346,9 +347,9 @@ impl Query {
     }
 
     fn index(&self, server: SocketAddr, transport: Transport) -> Option<usize> {
-        self.asking
-            .iter()
-            .position(|asking| asking.server.transport == transport && is_same(asking.server.address, server))
+        self.asking.iter().position(|asking| {
+            asking.server.transport == transport && is_same_address(asking.server.address, server)
+        })
     }
 
     fn lane(&mut self, transport: Transport) -> &mut Lane {

@@ -7,7 +7,7 @@ use super::Transport;
 use super::message::{Attribute, Class, Message, Method};
 use super::wire::{Ending, Header, Parsed, WireError};
 use crate::Reach;
-use crate::nat::observe::SynOutcome;
+use crate::stun::dial_back::SynOutcome;
 
 const CHANGE_REQUEST: u16 = 0x0003;
 const RESPONSE_PORT: u16 = 0x0027;

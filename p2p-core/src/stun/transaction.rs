@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::Transport;
 use super::message::{Class, Message, TransactionId};
 use super::wire::{Algorithm, Ending, Header, Key, Parsed, WireError};
+use crate::addr::is_same_address;
 use crate::{Deadline, Machine, Output};
 
 /// The most sendings of a request, whatever the configuration says.
@@ -205,7 +206,7 @@ impl Transaction {
             return;
         };
         let expected = [Some(self.request.server), self.request.also_from];
-        if !expected.into_iter().flatten().any(|known| is_same(known, from)) {
+        if !expected.into_iter().flatten().any(|known| is_same_address(known, from)) {
             tracing::trace!(%from, "STUN answer from a stranger dropped");
             self.counters.strangers = self.counters.strangers.saturating_add(1);
             return;
@@ -336,11 +337,6 @@ impl Machine for Transaction {
     fn poll_output(&mut self) -> Output<Vec<u8>, Event> {
         self.out.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
     }
-}
-
-/// Tells whether two addresses are the same, in whatever form and scope they are written.
-pub(crate) fn is_same(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
 }
 
 #[cfg(test)]

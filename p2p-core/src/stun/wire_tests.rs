@@ -13,8 +13,7 @@ use stun_types::message::{
 use super::Transport;
 use super::message::{Attribute, Class, Message, Method, PasswordAlgorithm, TransactionId};
 use super::wire::{Algorithm, Ending, HEADER, IntegrityError, Key, Parsed, WireError};
-use crate::nat::SynAnswer;
-use crate::nat::observe::SynOutcome;
+use crate::stun::dial_back::{SynAnswer, SynOutcome};
 use crate::{Family, Seed};
 
 const OUTCOMES: [SynOutcome; 5] = [

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 pub use config::AllocationConfig;
-pub use output::{AllocationOutput, ConnectionId, Counters, Event, Lease, Misuse};
+pub use output::{AllocationOutput, Counters, Event, Lease, Misuse};
 
 use super::channel::{self, CHANNEL_HEADER};
 use super::credentials::{Credentials, Login};
+pub use super::data::ConnectionId;
 use super::data::{DataConfig, DataConnection};
 use super::errand::{Draft, Errand};
 use super::failure::Failure;

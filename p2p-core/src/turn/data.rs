@@ -7,7 +7,6 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Packet;
-use super::allocation::ConnectionId;
 use super::credentials::Login;
 use super::errand::{Draft, Errand, Line};
 use super::failure::Failure;
@@ -15,6 +14,10 @@ use super::frame::{Frame, Framer};
 use crate::stun::wire::Header;
 use crate::stun::{Attribute, Method};
 use crate::{Deadline, Machine, Output, Seed};
+
+/// Names one connection of a peer on a server (RFC 6062, section 6.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u32);
 
 /// The facts that [`Allocation::data_connection`](super::Allocation::data_connection) hands over.
 #[derive(Debug)]

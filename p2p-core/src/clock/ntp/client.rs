@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use super::packet::HEADER;
 use super::server::{Heard, Server};
 use super::{Failure, MOST_ADDRESSES, MOST_SERVERS, Measured, Report, ServerReport, Word};
+use crate::addr::is_same_address;
 use crate::clock::{Clock, DRIFT, Ppm, combine};
-use crate::stun::transaction::is_same;
 use crate::{Backoff, Deadline, Machine, Output, Reach, Seed};
 
 /// The least time between the beginnings of two rounds (RFC 4330, section 10: "MUST NOT under any conditions").
@@ -301,7 +301,7 @@ impl Client {
     /// Tells whether another server is asked at this address.
     fn is_taken(&self, server: usize, address: SocketAddr) -> bool {
         let is_other = |(number, other): (usize, &Server)| {
-            number != server && other.address().is_some_and(|taken| is_same(taken, address))
+            number != server && other.address().is_some_and(|taken| is_same_address(taken, address))
         };
         self.servers.iter().enumerate().any(is_other)
     }

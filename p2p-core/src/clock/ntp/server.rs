@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::packet::{HEADER, Leap, Packet, SERVER};
 use super::{Failure, Kiss};
+use crate::addr::is_same_address;
 use crate::clock::{Clock, Exchange, Offset, OffsetFilter, Ppm};
-use crate::stun::transaction::is_same;
 
 /// The versions of answers that are understood. Servers answer with the version they were asked in, or with 3.
 const VERSIONS: std::ops::RangeInclusive<u8> = 3..=4;
@@ -175,7 +175,8 @@ impl Server {
         let Ok(packet) = Packet::decode(bytes) else {
             return Heard::Garbage;
         };
-        let is_answer = |request: &Request| request.nonce == packet.origin.0 && is_same(request.to, from);
+        let is_answer =
+            |request: &Request| request.nonce == packet.origin.0 && is_same_address(request.to, from);
         if packet.mode != SERVER || !VERSIONS.contains(&packet.version) {
             return Heard::Garbage;
         }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use super::lane::Phase;
 use super::plan::{AGAIN_PACKETS, Step, TCP_PACKETS};
 use super::{Act, Bait, Event, MOST_RETRIES, Probe};
-use crate::nat::observe::{
-    FilterOutcome, FilterTest, Observation, Purpose, Seen, Stranger, SynOutcome, SynProbe,
-};
+use crate::addr::is_same_address;
+use crate::nat::observe::{FilterOutcome, FilterTest, Observation, Purpose, Seen, Stranger, SynProbe};
+use crate::stun::dial_back::SynOutcome;
 use crate::stun::frame::Framer;
 use crate::stun::query::{Failure, seen_as};
-use crate::stun::transaction::{Event as Outcome, Fault, Request, Transaction, is_same};
+use crate::stun::transaction::{Event as Outcome, Fault, Request, Transaction};
 use crate::stun::{Attribute, Message, TransactionId, Transport};
 use crate::{Deadline, Local, Machine, Mapped, Output};
 
@@ -273,7 +273,8 @@ impl Probe {
             }
         }
         if let Use::Filter { stranger, from: expected } = purpose {
-            let is_stranger = from.is_some_and(|from| is_same(from, expected) && !is_same(from, server));
+            let is_stranger =
+                from.is_some_and(|from| is_same_address(from, expected) && !is_same_address(from, server));
             let outcome = if is_stranger { FilterOutcome::Passed } else { FilterOutcome::Unsupported };
             self.evidence.filter_tests.push(FilterTest { server, stranger, outcome });
         }

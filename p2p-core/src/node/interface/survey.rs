@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use super::view::Probed;
 use crate::nat::hop::{self, Hop, HopConfig};
-use crate::nat::observe::SynOutcome;
 use crate::nat::probe::{self, Probe, ProbeConfig};
 use crate::nat::report::NatReport;
 use crate::nat::{PortRange, SynAnswer};
 use crate::node::io::{SocketAct, StunLink};
 use crate::node::nic::NicAddress;
+use crate::stun::dial_back::SynOutcome;
 use crate::stun::{Server, Transport};
 use crate::{Deadline, Local, Machine, Mapped, Output, Reach, Seed};
 

@@ -277,8 +277,9 @@ impl NodeRunner {
     }
 
     fn act_circuit(&mut self, attempt: AttemptId, act: CircuitAct, context: &mut Context<'_>) {
-        if let CircuitAct::Begin(config, seed) = act {
-            let circuit = Circuit::new(*config, seed, context.now);
+        if let CircuitAct::Begin(begun) = act {
+            let (config, seed) = *begun;
+            let circuit = Circuit::new(config, seed, context.now);
             self.circuits.insert(attempt, CircuitSockets::new(attempt, circuit));
             return self.with_circuit(attempt, context, |_, _| {});
         }

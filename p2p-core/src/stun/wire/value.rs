@@ -14,8 +14,7 @@ use stun_codec::rfc5389::attributes as codec;
 
 use super::WireError;
 use crate::Family;
-use crate::nat::SynAnswer;
-use crate::nat::observe::SynOutcome;
+use crate::stun::dial_back::{SynAnswer, SynOutcome};
 use crate::stun::message::PasswordAlgorithm;
 use crate::stun::{Attribute, TransactionId};
 

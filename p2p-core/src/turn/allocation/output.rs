@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::stun::transaction;
+use crate::turn::data::ConnectionId;
 use crate::turn::{Failure, Packet};
 use crate::{Family, Mapped, Output, Relayed};
 
@@ -23,10 +24,6 @@ pub struct Lease {
     /// The name that the server gives itself (SOFTWARE; RFC 8489, section 14.14).
     pub software: Option<String>,
 }
-
-/// The number of one connection of a peer on a server (RFC 6062, section 6.2.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(pub u32);
 
 /// An event of an allocation.
 #[derive(Clone, PartialEq, Eq)]

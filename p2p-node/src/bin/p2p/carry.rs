@@ -7,7 +7,7 @@ use p2p_node::Pipe;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::exit::Ended;
+use crate::ended::Ended;
 
 /// The bytes that are read at once, which are as many as a pipe seals at once.
 const CHUNK: usize = 64 * 1024;

@@ -8,7 +8,7 @@ use clap::Args;
 use p2p_node::report::Report;
 use p2p_node::{ConnectError, ConnectOptions, Filter, Path, PeerAddr};
 
-use crate::exit::Ended;
+use crate::ended::Ended;
 use crate::options::{NodeOptions, bind, interrupted, one_of, parse_seconds};
 use crate::reports::Reports;
 use crate::{carry, screen};

@@ -15,7 +15,7 @@ use p2p_node::{
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
-use crate::exit::Ended;
+use crate::ended::Ended;
 use crate::options::interrupted;
 use crate::screen;
 

@@ -8,6 +8,7 @@ use p2p_node::config::ConfigError;
 use p2p_node::{BindError, ConnectError, StartError};
 use serde_json::json;
 
+use crate::ended::Ended;
 use crate::screen;
 
 const OTHER: u8 = 1;
@@ -46,35 +47,6 @@ impl fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
-
-/// The reason why a command ended early.
-#[derive(Debug)]
-pub(crate) enum Ended {
-    /// The process received SIGINT or SIGTERM.
-    Interrupted,
-    /// The time was up.
-    TimedOut,
-    /// No STUN server answered.
-    Offline,
-    /// The reader of our output has gone.
-    Unread,
-    /// The command failed to connect, and the user was told already.
-    Told(ConnectError),
-}
-
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Interrupted => f.write_str("interrupted"),
-            Self::TimedOut => f.write_str("out of time"),
-            Self::Offline => f.write_str("no STUN server answered"),
-            Self::Unread => f.write_str("nobody reads the output"),
-            Self::Told(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Ended {}
 
 /// Returns the beginning of a text.
 fn short(text: &str) -> String {

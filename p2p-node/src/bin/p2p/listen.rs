@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::carry::{self, Carried};
-use crate::exit::Ended;
+use crate::ended::Ended;
 use crate::options::{NodeOptions, bind, interrupted, parse_seconds};
 use crate::reports::Reports;
 use crate::screen;

@@ -26,6 +26,7 @@ mod carry;
 mod connect;
 #[cfg(feature = "rendezvous")]
 mod demo;
+mod ended;
 mod exit;
 mod id;
 mod listen;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use p2p_node::{Key, NetworkState, Node};
 
-use crate::exit::{Ended, Usage};
+use crate::ended::Ended;
+use crate::exit::Usage;
 use crate::options::{NodeOptions, interrupted, parse_seconds};
 use crate::screen;
 

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
-use crate::exit::Ended;
+use crate::ended::Ended;
 
 /// Prints a line on standard output, at once.
 pub(crate) fn line(text: impl Display) -> anyhow::Result<()> {

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use p2p_core::nat::SynAnswer;
-use p2p_core::nat::observe::SynOutcome;
 use p2p_core::rate::Rate;
+use p2p_core::stun::dial_back::SynOutcome;
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;

@@ -1,0 +1,179 @@
+//! A type name is defined once in the workspace.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{CRATES, read};
+
+/// Names that every machine and module may use for a thing of its own: they are read with the module's name.
+const COMMON: [&str; 6] = ["Act", "Config", "Error", "Event", "Output", "State"];
+
+/// Names that are defined more than once and have to go, and how often. This list only shrinks.
+const KNOWN: [(&str, usize); 138] = [
+    ("Again", 2),
+    ("Allocation", 2),
+    ("Answer", 4),
+    ("Ask", 3),
+    ("Asked", 2),
+    ("Body", 3),
+    ("Bounds", 2),
+    ("Broker", 3),
+    ("Bucket", 2),
+    ("Candidate", 2),
+    ("Carried", 2),
+    ("Carrier", 2),
+    ("Channel", 2),
+    ("Client", 3),
+    ("ClientConfig", 2),
+    ("Close", 2),
+    ("Codec", 2),
+    ("Command", 2),
+    ("Connect", 2),
+    ("Connection", 4),
+    ("Core", 2),
+    ("Counters", 6),
+    ("Credentials", 2),
+    ("Datagrams", 2),
+    ("Delivery", 2),
+    ("Dialler", 2),
+    ("Draft", 2),
+    ("End", 4),
+    ("Ended", 3),
+    ("Ending", 2),
+    ("Endpoint", 2),
+    ("Evidence", 2),
+    ("Failure", 5),
+    ("Fate", 4),
+    ("Flow", 2),
+    ("Frame", 3),
+    ("FrameError", 2),
+    ("Framer", 2),
+    ("Gate", 2),
+    ("Hairpin", 2),
+    ("Handle", 2),
+    ("Header", 2),
+    ("Heard", 4),
+    ("Held", 2),
+    ("Holder", 2),
+    ("Host", 2),
+    ("How", 2),
+    ("Interface", 2),
+    ("Key", 2),
+    ("Kind", 3),
+    ("Known", 2),
+    ("Lane", 4),
+    ("Last", 2),
+    ("Layout", 2),
+    ("Limits", 2),
+    ("Line", 6),
+    ("Link", 4),
+    ("Login", 3),
+    ("Meeting", 2),
+    ("Memory", 2),
+    ("Message", 4),
+    ("Messages", 2),
+    ("Nat", 3),
+    ("Next", 2),
+    ("Node", 2),
+    ("NtpServer", 2),
+    ("Observation", 2),
+    ("Outcome", 2),
+    ("Outlet", 2),
+    ("Packet", 5),
+    ("Pair", 2),
+    ("Pending", 2),
+    ("Phase", 3),
+    ("Piece", 2),
+    ("Place", 2),
+    ("Plan", 2),
+    ("Policy", 2),
+    ("Ports", 3),
+    ("Prober", 2),
+    ("Punch", 2),
+    ("Punches", 2),
+    ("Purpose", 2),
+    ("Question", 2),
+    ("Queue", 2),
+    ("Race", 3),
+    ("Rate", 2),
+    ("Read", 2),
+    ("Reader", 2),
+    ("Refusal", 3),
+    ("Refused", 2),
+    ("Relay", 2),
+    ("Relaying", 3),
+    ("Reply", 2),
+    ("Report", 4),
+    ("Request", 2),
+    ("Rested", 2),
+    ("Role", 3),
+    ("Route", 3),
+    ("Router", 2),
+    ("Said", 2),
+    ("Sample", 2),
+    ("Scene", 2),
+    ("Scheme", 2),
+    ("Seat", 2),
+    ("Seen", 2),
+    ("Sent", 2),
+    ("Server", 3),
+    ("ServerReport", 2),
+    ("Session", 4),
+    ("Shared", 3),
+    ("Side", 2),
+    ("Signature", 2),
+    ("Socket", 4),
+    ("Stage", 2),
+    ("Step", 4),
+    ("Stop", 7),
+    ("Stream", 4),
+    ("StunServer", 3),
+    ("Tally", 2),
+    ("Terms", 2),
+    ("Told", 3),
+    ("TooManyServers", 2),
+    ("Track", 2),
+    ("Transport", 2),
+    ("Try", 2),
+    ("TurnServer", 3),
+    ("TurnServerConfig", 2),
+    ("Update", 2),
+    ("Use", 2),
+    ("Value", 2),
+    ("Verdict", 4),
+    ("Vote", 2),
+    ("Waiting", 2),
+    ("Way", 4),
+    ("Wire", 3),
+    ("WireError", 2),
+    ("Wish", 3),
+    ("Word", 2),
+];
+
+#[test]
+fn a_type_name_is_defined_once() {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (name, _) in CRATES {
+        for of in read(name) {
+            for module in &of.modules {
+                for defined in &module.types {
+                    let place = format!("{name}/src/{}:{}", module.file, defined.line);
+                    found.entry(defined.text.clone()).or_default().insert(place);
+                }
+            }
+        }
+    }
+    found.retain(|name, places| places.len() > 1 && !COMMON.contains(&name.as_str()));
+    let known: BTreeMap<_, _> = KNOWN.into_iter().collect();
+    for (name, count) in &known {
+        let now = found.get(*name).map_or(0, BTreeSet::len);
+        assert!(
+            now >= *count,
+            "{name} is defined {now} times, not {count} any more: shrink the list of known names"
+        );
+    }
+    found.retain(|name, places| known.get(name.as_str()).is_none_or(|count| places.len() > *count));
+    let told = |(name, places): (&String, &BTreeSet<String>)| {
+        format!("{name} is defined in {}\n", places.iter().cloned().collect::<Vec<_>>().join(", "))
+    };
+    assert!(found.is_empty(), "{} names:\n{}", found.len(), found.iter().map(told).collect::<String>());
+}
