@@ -280,8 +280,8 @@ impl Entry {
                 self.lane(lane, LaneInput::Proven, parts, now);
             }
             (Purpose::Lane(_, lane, _), News::Kept(session)) => {
-                let owner = told.owner;
-                self.on_kept(connection, lane, owner, told.ends, *session, parts, now);
+                let from = (told.owner, told.ends);
+                self.on_kept(connection, lane, from, *session, parts, now);
             }
             (Purpose::Punch(_, pair, socket), News::Connected) => {
                 self.dials.remove(&(pair, socket));
@@ -678,8 +678,7 @@ impl Entry {
         &mut self,
         connection: ConnectionId,
         lane: Lane,
-        owner: Owner,
-        (local, remote): (SocketAddr, SocketAddr),
+        (owner, (local, remote)): (Owner, (SocketAddr, SocketAddr)),
         session: Session,
         parts: &mut Parts,
         now: Instant,
