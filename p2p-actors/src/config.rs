@@ -13,6 +13,7 @@ use p2p_core::race::{DIAL_DELAY, Filter, HEAD_START, Way};
 use p2p_core::relay::circuit::Connections as RelayConnections;
 
 use crate::interface::StunServer;
+use crate::keep_alive::KeepAlive;
 use crate::ntp::NtpServer;
 use crate::signal::MemoryBroker;
 use crate::turn::TurnServer;
@@ -118,6 +119,8 @@ pub struct ActorsConfig {
     pub machine_id: Vec<u8>,
     /// How long a proof may take. Default 3 s.
     pub proof_within: Duration,
+    /// How connections are kept alive, and dead ones found out.
+    pub keep_alive: KeepAlive,
     /// The bounds at the doors.
     pub limits: Limits,
     /// What punches may do: one of them, and all together at a time. For peers that nothing speaks for, neither our
@@ -145,6 +148,7 @@ impl ActorsConfig {
             allowed: None,
             machine_id: Vec::new(),
             proof_within: Duration::from_secs(3),
+            keep_alive: KeepAlive::default(),
             limits: Limits::default(),
             punch: punch::Limits::default(),
         }

@@ -90,6 +90,7 @@ fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), S
         plain: config.plain,
         cipher: fast_cipher(),
         proof_within: config.proof_within,
+        keep_alive: config.keep_alive,
         errands: Arc::new(Semaphore::new(config.limits.errands)),
         relays: Arc::new(Semaphore::new(config.limits.relays)),
         turn: config.turn.clone().into(),

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use crate::attempt::Proving;
 use crate::counters::Tallies;
 use crate::drive::now;
+use crate::keep_alive::KeepAlive;
 use crate::purse::{Purse, Sake};
 use crate::relay::Ears;
 use crate::turn::TurnServer;
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) plain: bool,
     pub(crate) cipher: Cipher,
     pub(crate) proof_within: Duration,
+    /// How kept connections are kept alive.
+    pub(crate) keep_alive: KeepAlive,
     /// Connections we make because others asked, each one dial or one proof.
     pub(crate) errands: Arc<Semaphore>,
     /// Strangers for whom our TURN servers are asked at a time.
@@ -145,6 +148,7 @@ impl Shared {
         let Proving { stream, proof } = kept;
         let session = proof.into_session()?;
         let (local, remote) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
+        stream.keep_alive(&self.keep_alive);
         let how = How {
             way: draft.way,
             path: draft.path.unwrap_or_else(|| path_to(&self.place.borrow(), None, remote.ip())),

@@ -33,8 +33,8 @@ pub use network::{Network, NetworkReport, NetworkState};
 pub use node::Node;
 pub use p2p_actors::signal::{BrokerState, MemoryBroker};
 pub use p2p_actors::{
-    BrokerConfig, ConnectOptions, Counters, How, Interfaces, Limits, NtpServer, NtpStatus, StartError,
-    Status, StunServer, TurnServer,
+    BrokerConfig, ConnectOptions, Counters, How, Interfaces, KeepAlive, Limits, NtpServer, NtpStatus,
+    StartError, Status, StunServer, TurnServer,
 };
 pub use p2p_core::Family;
 pub use p2p_core::peer::{

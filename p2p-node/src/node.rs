@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_actors::signal::BrokerState;
-use p2p_actors::{ConnectOptions, Counters, Handle, StartError, Status, StunServer, Winner};
+use p2p_actors::{ConnectOptions, Counters, Handle, KeepAlive, StartError, Status, StunServer, Winner};
 use p2p_core::peer::{PeerAddr, PeerId};
 use tokio::sync::watch;
 
@@ -23,6 +23,7 @@ pub struct Node {
     id: PeerId,
     /// The STUN servers it was given.
     servers: Arc<[StunServer]>,
+    keep_alive: KeepAlive,
 }
 
 impl Node {
@@ -35,11 +36,11 @@ impl Node {
     /// bad key file. A broker that cannot be reached is no error: other ways may work.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let ready_within = config.ready_within;
-        let servers = config.stun.clone().into();
+        let (servers, keep_alive) = (config.stun.clone().into(), config.keep_alive);
         let actors = config.into_actors()?;
         let id = actors.identity.id();
         let handle = p2p_actors::spawn(actors).await?;
-        let node = Self { handle, id, servers };
+        let node = Self { handle, id, servers, keep_alive };
         node.ready(ready_within).await?;
         Ok(node)
     }
@@ -89,7 +90,7 @@ impl Node {
     /// As [`Node::connect`].
     pub async fn connect_with(&self, peer: &PeerAddr, options: ConnectOptions) -> Result<Pipe, ConnectError> {
         let winner = self.handle.connect(peer.clone(), options).await?;
-        Pipe::new(winner).map_err(|error| ConnectError::Socket(error.to_string()))
+        Pipe::new(winner, &self.keep_alive).map_err(|error| ConnectError::Socket(error.to_string()))
     }
 
     /// The next connection a peer made to us; `None` when the node is closed or
@@ -97,7 +98,7 @@ impl Node {
     pub async fn accept(&self) -> Option<Pipe> {
         loop {
             let winner: Winner = self.handle.accept().await?;
-            match Pipe::new(winner) {
+            match Pipe::new(winner, &self.keep_alive) {
                 Ok(pipe) => return Some(pipe),
                 Err(error) => tracing::warn!(%error, "an accepted connection could not be used"),
             }

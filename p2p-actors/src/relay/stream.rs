@@ -212,6 +212,11 @@ impl Through {
         Ok(RestedThrough { link, early, held, local: self.local, remote: self.remote })
     }
 
+    /// The connection to our server.
+    pub(crate) fn socket(&self) -> Option<&TcpStream> {
+        self.link.as_ref().and_then(Link::tcp)
+    }
+
     pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {
         self.link.as_ref().map_or(Ok(()), |link| link.set_nodelay(on))
     }

@@ -16,7 +16,7 @@ use crate::{Deadline, Machine, Output, Seed};
 
 /// No proof may take longer, whatever the configuration says.
 const MOST_WITHIN: Duration = Duration::from_secs(3_600);
-const PROLOGUE: &[u8] = b"p2p/1 proof";
+const PROLOGUE: &[u8] = b"p2p/2 proof";
 
 /// What one end brings to a proof.
 #[derive(Clone, Debug)]

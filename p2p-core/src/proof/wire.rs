@@ -13,8 +13,9 @@ use crate::signal::{AttemptId, Reason};
 
 /// No frame of a proof is longer, in bytes, its two-byte length not counted.
 pub const MOST_FRAME: usize = 512;
-/// What the first frame begins with: a name and a version.
-const MAGIC: [u8; 4] = *b"p2p\x01";
+/// What the first frame begins with: a name and a version. Since version 2 the records of a pipe may be about the
+/// connection, which an older end would take for broken data: the two do not meet.
+const MAGIC: [u8; 4] = *b"p2p\x02";
 const DOOR_CODE: usize = 16;
 
 /// Which part of the attempt the one who dialled plays.

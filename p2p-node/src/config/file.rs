@@ -21,6 +21,13 @@
 //! ready_within = 3                    # seconds to wait for brokers and STUN servers, default 3
 //! machine_id = "blue box"             # default: what the operating system says; copies of a machine want one each
 //!
+//! [keep_alive]                        # seconds, see `KeepAlive`; 0 switches each one off
+//! idle = 25                           # silence after which the system asks for a sign of life
+//! interval = 5                        # between two such questions
+//! probes = 3                          # unanswered questions that end a connection
+//! unacknowledged = 30                 # how long data may stay unacknowledged
+//! ping = 15                           # silence after which an encrypted pipe asks its peer
+//!
 //! [limits]                            # see `Limits` for what they bound
 //! attempts = 256
 //! answers = 64
@@ -50,7 +57,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use p2p_actors::Interfaces;
+use p2p_actors::{Interfaces, KeepAlive};
 use p2p_core::clock::ntp::MOST_SERVERS;
 use p2p_core::peer::{IdError, PeerId};
 use toml::de::DeTable;
@@ -61,7 +68,7 @@ use reader::{Reader, Result, Value};
 
 /// A configuration file is a page or two; what is longer is something else.
 const MOST_BYTES: u64 = 256 * 1024;
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "identity",
     "listen_port",
     "interfaces",
@@ -75,9 +82,11 @@ const KEYS: [&str; 15] = [
     "ways",
     "allow",
     "ready_within",
+    "keep_alive",
     "limits",
     "machine_id",
 ];
+const KEEP_ALIVE_KEYS: [&str; 5] = ["idle", "interval", "probes", "unacknowledged", "ping"];
 const LIMIT_KEYS: [&str; 8] =
     ["attempts", "answers", "errands", "relays", "unproven", "backlog", "half_open", "dials_per_second"];
 
@@ -162,10 +171,28 @@ impl<'t> Reader<'t> {
                         self.string("machine_id", value, "any text that is different on other machines")?;
                     config.machine_id = Some(id.as_bytes().to_vec());
                 }
+                "keep_alive" => self.keep_alive(value, &mut config.keep_alive)?,
                 _ => self.limits(value, &mut config)?,
             }
         }
         Ok(config)
+    }
+
+    fn keep_alive(&self, value: &Value<'t>, keep_alive: &mut KeepAlive) -> Result<()> {
+        let Some(table) = value.get_ref().as_table() else {
+            return Err(self.wrong("keep_alive", value, "a table, [keep_alive]"));
+        };
+        for (key, value) in table {
+            let key = self.key(key, &KEEP_ALIVE_KEYS)?;
+            match key {
+                "idle" => keep_alive.idle = self.seconds(key, value)?,
+                "interval" => keep_alive.interval = self.seconds(key, value)?,
+                "probes" => keep_alive.probes = self.number(key, value, 0, 127)?.into(),
+                "unacknowledged" => keep_alive.unacknowledged = self.seconds(key, value)?,
+                _ => keep_alive.ping = self.seconds(key, value)?,
+            }
+        }
+        Ok(())
     }
 
     fn limits(&self, value: &Value<'t>, config: &mut Config) -> Result<()> {

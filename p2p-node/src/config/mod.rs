@@ -13,7 +13,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use p2p_actors::signal::MemoryBroker;
-use p2p_actors::{ActorsConfig, BrokerConfig, Interfaces, Limits, NtpServer, StunServer, TurnServer};
+use p2p_actors::{
+    ActorsConfig, BrokerConfig, Interfaces, KeepAlive, Limits, NtpServer, StunServer, TurnServer,
+};
 use p2p_core::Family;
 use p2p_core::peer::{Identity, PeerId};
 use p2p_core::punch;
@@ -95,6 +97,8 @@ pub struct Config {
     pub machine_id: Option<Vec<u8>>,
     /// How long [`Node::bind`](crate::Node::bind) waits for brokers and STUN servers. Default 3 s.
     pub ready_within: Duration,
+    /// How pipes are kept alive, and dead ones found out.
+    pub keep_alive: KeepAlive,
     /// The bounds at the doors.
     pub limits: Limits,
     /// What punches may do to this machine and its router: one of them, and all together at a time. Default: 512
@@ -122,6 +126,7 @@ impl Default for Config {
             allowed: None,
             machine_id: None,
             ready_within: Duration::from_secs(3),
+            keep_alive: KeepAlive::default(),
             limits: Limits::default(),
             punch: punch::Limits::default(),
         }
@@ -169,6 +174,7 @@ impl Config {
         actors.ways = self.ways;
         actors.allowed = self.allowed;
         actors.machine_id = self.machine_id.unwrap_or_else(machine::id);
+        actors.keep_alive = self.keep_alive;
         actors.limits = self.limits;
         actors.punch = self.punch;
         Ok(actors)
