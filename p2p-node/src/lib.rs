@@ -18,6 +18,7 @@
 
 pub mod config;
 mod error;
+mod forward;
 mod message;
 pub mod network;
 mod node;
@@ -28,6 +29,7 @@ pub mod report;
 
 pub use config::{Config, Key};
 pub use error::{BindError, ConnectError};
+pub use forward::Forwarded;
 pub use message::{Framing, Message, MessageGuard, MessageOptions, Messages, Replier};
 pub use network::{Network, NetworkReport, NetworkState};
 pub use node::Node;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use clap::error::ContextValue;
+use p2p_core::text::shown;
 use p2p_node::config::ConfigError;
 use p2p_node::{BindError, ConnectError, StartError};
 use serde_json::json;
@@ -52,12 +53,16 @@ impl std::error::Error for Usage {}
 pub(crate) enum Ended {
     /// SIGINT or SIGTERM.
     Interrupted,
+    /// SIGINT or SIGTERM, with the one connection that was to be served not over.
+    InterruptedMidway,
     /// The time was up.
     TimedOut,
     /// No STUN server answered.
     Offline,
     /// Whoever read our output does not any more.
     Unread,
+    /// The same, before everything was sent.
+    Unsent,
     /// The user was told already.
     Told(ConnectError),
 }
@@ -66,9 +71,15 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Interrupted => f.write_str("interrupted"),
+            Self::InterruptedMidway => f.write_str(
+                "interrupted in the middle of a connection: neither side can rely on having got everything",
+            ),
             Self::TimedOut => f.write_str("out of time"),
             Self::Offline => f.write_str("no STUN server answered"),
             Self::Unread => f.write_str("nobody reads the output"),
+            Self::Unsent => f.write_str(
+                "nobody reads the output any more, so we stop: what was to be sent may not have arrived",
+            ),
             Self::Told(error) => error.fmt(f),
         }
     }
@@ -98,7 +109,9 @@ pub(crate) fn misused(mut error: clap::Error) -> ! {
     let echoed: Vec<_> = error
         .context()
         .filter_map(|(kind, value)| match value {
-            ContextValue::String(text) => Some((kind, ContextValue::String(short(text)))),
+            ContextValue::String(text) => {
+                Some((kind, ContextValue::String(shown(&short(text)).into_owned())))
+            }
             // Advice that repeats something long helps nobody.
             ContextValue::StyledStrs(tips) => {
                 let tips = tips.iter().filter(|tip| tip.to_string().chars().count() <= MOST_ECHO);
@@ -133,10 +146,11 @@ fn code(error: &anyhow::Error) -> u8 {
 fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(ended) = cause.downcast_ref() {
         return Some(match ended {
-            Ended::Interrupted => INTERRUPTED,
+            Ended::Interrupted | Ended::InterruptedMidway => INTERRUPTED,
             Ended::TimedOut => TIMEOUT,
             Ended::Offline => UNKNOWN,
             Ended::Unread => 0,
+            Ended::Unsent => OTHER,
             Ended::Told(error) => connect_code(error),
         });
     }
