@@ -73,15 +73,31 @@ pub struct Limits {
     /// Peers that may have addresses lent at our TURN servers at once without our user knowing them or having accepted
     /// them. Default 4, at two addresses each; others have to bring a server of their own.
     pub relays: usize,
-    /// Connections that came to us and are not proven yet. Default 512; the oldest makes room for the newest.
+    /// Connections that came to us and are not proven yet. Default 512, and never more than an eighth of the descriptors
+    /// this process may have; the oldest makes room for the newest.
     pub unproven: usize,
     /// Accepted connections nobody has taken yet. Default 128; more are refused as busy.
     pub backlog: usize,
+    /// Pipes that one peer may have here at once because it asked for them. Default 8; more are refused as busy.
+    pub pipes_per_peer: usize,
+    /// Pipes that all peers together may have here at once because they asked for them. Default 1,024, and never more than
+    /// a quarter of the descriptors this process may have; more are refused as busy. What
+    /// [`CarrierStream::into_tcp`](crate::CarrierStream::into_tcp) has given away is not counted.
+    pub pipes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { attempts: 256, answers: 64, errands: 128, relays: 4, unproven: 512, backlog: 128 }
+        Self {
+            attempts: 256,
+            answers: 64,
+            errands: 128,
+            relays: 4,
+            unproven: 512,
+            backlog: 128,
+            pipes_per_peer: 8,
+            pipes: 1_024,
+        }
     }
 }
 

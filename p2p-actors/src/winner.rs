@@ -7,6 +7,7 @@ use p2p_core::proof::Session;
 use p2p_core::race::{Path, RaceReport, Way};
 
 use crate::carrier::Carrier;
+use crate::pipes::PipeSeat;
 
 /// A proven connection: plain state, free to go to any thread and runtime.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub struct Winner {
     pub session: Session,
     /// How it came to be.
     pub how: How,
+    /// Its place among the pipes of its peer, if that asked for it. To be kept for as long as the connection.
+    pub seat: Option<PipeSeat>,
 }
 
 /// How a connection came to be.

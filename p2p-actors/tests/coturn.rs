@@ -68,10 +68,11 @@ async fn story() {
         return;
     };
     let config = InterfaceConfig {
-        nic: nics().into_iter().find(|nic| nic.is_loopback).unwrap(),
+        nic: nics().unwrap().into_iter().find(|nic| nic.is_loopback).unwrap(),
         nic_number: 0,
         families: vec![Family::V4],
         listen_port: 0,
+        last_port: 0,
         stun: vec![StunServer { host: address.ip().to_string(), port: address.port() }],
         seats: Arc::new(Semaphore::new(8)),
         refresh: REFRESH,

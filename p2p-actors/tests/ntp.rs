@@ -67,7 +67,7 @@ impl Drop for Server {
 }
 
 fn config(ntp: Vec<NtpServer>) -> ActorsConfig {
-    let loopback = interface::nics().into_iter().find(|nic| nic.is_loopback).unwrap();
+    let loopback = interface::nics().unwrap().into_iter().find(|nic| nic.is_loopback).unwrap();
     let identity = Identity::generate(&mut Seed::from_u64(7));
     ActorsConfig { interfaces: Interfaces::Only(vec![loopback.name]), ntp, ..ActorsConfig::new(identity) }
 }

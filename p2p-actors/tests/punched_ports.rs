@@ -25,7 +25,7 @@ fn tell(story: impl Future<Output = ()>) {
 
 fn config(key: u8, broker: &MemoryBroker) -> ActorsConfig {
     let mut config = ActorsConfig::new(Identity::from_bytes([key; 32]));
-    let loopback = p2p_actors::interface::nics().into_iter().find(|nic| nic.is_loopback).unwrap();
+    let loopback = p2p_actors::interface::nics().unwrap().into_iter().find(|nic| nic.is_loopback).unwrap();
     config.interfaces = Interfaces::Only(vec![loopback.name]);
     config.families = [Family::V4].into();
     config.brokers = vec![BrokerConfig::new("memory://here".parse().unwrap())];

@@ -282,3 +282,37 @@ async fn the_system_keeps_every_tcp_pipe_alive_as_configured() {
         assert!(looked_at >= 7, "{looked_at} ends");
     }
 }
+
+#[tokio::test]
+async fn a_peer_has_so_many_pipes_and_more_are_refused_as_busy() {
+    let broker = MemoryBroker::new();
+    let mut few = config(&broker);
+    few.limits.pipes_per_peer = 2;
+    few.limits.pipes = 3;
+    let bert = Node::bind(few).await.unwrap();
+    let callers = [(); 3].map(|()| Node::bind(config(&broker)));
+    let [anna, carl, dora] = futures_util::future::join_all(callers).await.try_into().unwrap();
+    let (anna, carl, dora) = (anna.unwrap(), carl.unwrap(), dora.unwrap());
+    let addr = bert.addr().unwrap();
+    let call = async |caller: &Node, way| {
+        let called = caller.connect_with(&addr, only(way)).await?;
+        Ok::<_, ConnectError>((called, bert.accept().await.unwrap()))
+    };
+    let busy = async |caller: &Node| {
+        for way in [Way::Direct, Way::Reverse] {
+            let error = call(caller, way).await.unwrap_err();
+            assert!(error.to_string().contains("busy"), "{way}: {error}");
+        }
+    };
+    let first = call(&anna, Way::Direct).await.unwrap();
+    let second = call(&anna, Way::Reverse).await.unwrap();
+    busy(&anna).await;
+    // It counts at this end, whatever the other one does.
+    drop(first.0);
+    busy(&anna).await;
+    let _of_another = call(&carl, Way::Direct).await.unwrap();
+    busy(&dora).await;
+    drop((first.1, second));
+    drop(call(&dora, Way::Direct).await.unwrap());
+    drop(call(&anna, Way::Direct).await.unwrap());
+}

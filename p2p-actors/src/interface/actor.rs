@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle,
@@ -22,10 +23,13 @@ use super::observe::{Heard, Observer};
 use super::probe::{Learned, LookedUp, Prober};
 use super::resolve::resolve;
 use super::{FromInterface, InterfaceConfig, Nic, NicAddress, bind};
+use crate::descriptors::is_exhausted;
 use crate::drive::now;
 
 /// How often to look for a port that is free on every address.
 const TRIES: usize = 16;
+/// When to try again to listen where the system had nothing left for it.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// An address that is listened on.
 struct Place {
@@ -92,6 +96,8 @@ pub struct Interface {
     resolving: BTreeSet<StunServer>,
     refresh: Option<SpawnHandle>,
     is_ready: bool,
+    /// The system had nothing left to listen with, which was told.
+    is_wanting: bool,
     told: Option<Vec<InterfaceFacts>>,
 }
 
@@ -109,6 +115,7 @@ impl Interface {
             resolving: BTreeSet::new(),
             refresh: None,
             is_ready: false,
+            is_wanting: false,
             told: None,
         }
     }
@@ -126,16 +133,29 @@ impl Interface {
         }
         let missing: Vec<NicAddress> =
             wanted.into_iter().filter(|address| !self.places.contains_key(address)).collect();
-        for (address, listener) in listen(&missing, self.port) {
+        let mut wants_again = false;
+        for (address, listener) in listen(&missing, self.port, self.config.last_port) {
             let local = address.with_port(self.port);
             match listener.and_then(|listener| Ok((listener.local_addr()?.port(), listener))) {
                 Ok((port, listener)) => self.stand(address, port, listener, ctx),
+                // That is no word about the address.
+                Err(error) if is_exhausted(&error) && self.is_ready => {
+                    if !std::mem::replace(&mut self.is_wanting, true) {
+                        warn!(%local, %error, "cannot listen now, trying again");
+                    }
+                    wants_again = true;
+                }
                 Err(error) => {
                     warn!(%local, %error, "cannot listen");
                     let nic_number = self.config.nic_number;
                     self.owner.do_send(FromInterface::Failed { nic_number, local, error });
                 }
             }
+        }
+        if wants_again {
+            ctx.run_later(AGAIN, |actor, ctx| ctx.notify(Update(actor.config.nic.clone())));
+        } else {
+            self.is_wanting = false;
         }
         if !self.places.is_empty() && !std::mem::replace(&mut self.is_ready, true) {
             let nic_number = self.config.nic_number;
@@ -356,8 +376,9 @@ fn is_askable(own: NicAddress, server: SocketAddr) -> bool {
         }
 }
 
-/// Listens on all of them, with `port` 0 on a port that is free on all, if one is found in a few tries.
-fn listen(addresses: &[NicAddress], port: u16) -> Vec<(NicAddress, io::Result<TcpListener>)> {
+/// Listens on all of them, with `port` 0 on a port that is free on all, if one is found in a few tries: `last`, if it is not
+/// 0, is the first that is tried.
+fn listen(addresses: &[NicAddress], port: u16, last: u16) -> Vec<(NicAddress, io::Result<TcpListener>)> {
     let all = |port: u16| {
         let mut common = port;
         let one = |address: &NicAddress| {
@@ -374,8 +395,8 @@ fn listen(addresses: &[NicAddress], port: u16) -> Vec<(NicAddress, io::Result<Tc
         return all(port);
     }
     let is_taken = |listener: &io::Result<TcpListener>| matches!(listener, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
-    for _ in 0..TRIES {
-        let listeners = all(0);
+    for port in (last != 0).then_some(last).into_iter().chain([0; TRIES]) {
+        let listeners = all(port);
         if !listeners.iter().any(|(_, listener)| is_taken(listener)) {
             return listeners;
         }

@@ -24,13 +24,16 @@ pub(crate) struct Accepted {
 /// The next connection. With no seat free it waits with one connection in hand; the others queue in the kernel,
 /// which is the one place where a flood costs us nothing. `None` when the seats are closed.
 pub(crate) async fn accept(listener: &TcpListener, seats: &Arc<Semaphore>) -> Option<Accepted> {
+    let mut is_told = false;
     loop {
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
             // It was gone before we took it: the next one may be there already.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                warn!(%error, "cannot accept a connection, pausing");
+                if !std::mem::replace(&mut is_told, true) {
+                    warn!(%error, "cannot accept a connection, trying again");
+                }
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }

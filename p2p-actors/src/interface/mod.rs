@@ -57,6 +57,9 @@ pub struct InterfaceConfig {
     pub families: Vec<Family>,
     /// The TCP port to listen on; 0 takes a free one, the same on all addresses if there is one.
     pub listen_port: u16,
+    /// The port it was listened on before, which is taken again if it is free and [`listen_port`](Self::listen_port) is 0.
+    /// Who knows our address finds us there. 0: none.
+    pub last_port: u16,
     /// Servers to ask.
     pub stun: Vec<StunServer>,
     /// Seats for connections that came in, shared by all interfaces of a node. One is taken by each

@@ -47,7 +47,7 @@ fn run(story: impl Future<Output = ()>) {
 }
 
 fn loopback() -> Nic {
-    let mut nic = nics().into_iter().find(|nic| nic.is_loopback).unwrap();
+    let mut nic = nics().unwrap().into_iter().find(|nic| nic.is_loopback).unwrap();
     // Some machines have more on it.
     nic.addresses.retain(|address| Reach::of(address.ip) == Reach::Loopback);
     nic
@@ -59,6 +59,7 @@ fn config(stun: Vec<StunServer>) -> InterfaceConfig {
         nic_number: 3,
         families: vec![Family::V4, Family::V6],
         listen_port: 0,
+        last_port: 0,
         stun,
         seats: Arc::new(Semaphore::new(8)),
         refresh: REFRESH,
@@ -439,5 +440,25 @@ fn dropped_it_lets_go_of_its_port() {
         while bind::listen(here).is_err() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    });
+}
+
+#[test]
+fn an_interface_that_comes_back_is_found_at_the_same_port_if_it_is_free() {
+    run(async {
+        let everywhere = |facts: &[InterfaceFacts]| facts.iter().all(|facts| facts.listen != 0);
+        let (handle, mut told) = begin(config(Vec::new()));
+        let port = told.facts(everywhere).await[0].listen;
+        drop(handle);
+        // The end of the actor is the end of its listeners.
+        while told.0.recv().await.is_some() {}
+        let (handle, mut told) = begin(InterfaceConfig { last_port: port, ..config(Vec::new()) });
+        assert!(told.facts(everywhere).await.iter().all(|facts| facts.listen == port));
+        drop(handle);
+        while told.0.recv().await.is_some() {}
+        let _taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let (_handle, mut told) = begin(InterfaceConfig { last_port: port, ..config(Vec::new()) });
+        let other = told.facts(everywhere).await[0].listen;
+        assert!(other != port && other != 0);
     });
 }

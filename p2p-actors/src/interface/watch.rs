@@ -1,13 +1,14 @@
 //! What changes among the interfaces of this machine.
 
 use std::time::Duration;
+use std::{fmt, io};
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient, WrapFuture,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::enumerate::{Nic, nics};
+use super::enumerate::{Nic, NicSource};
 
 /// How often to look unasked. Systems tell of changes, but not of all of them; looking takes a millisecond.
 pub const EVERY: Duration = Duration::from_secs(15);
@@ -47,8 +48,16 @@ pub fn diff(old: &[Nic], new: &[Nic]) -> Vec<NicChange> {
 /// # Panics
 /// Outside of a `LocalSet`.
 pub fn watch(every: Duration, owner: Recipient<NicChange>) -> Watch {
-    let watching = Watching { every, owner, known: Vec::new(), is_looking: false };
-    Watch(watching.start())
+    let mut source = NicSource::default();
+    watch_by(Box::new(move || source.nics()), every, owner)
+}
+
+/// Whatever tells which interfaces there are.
+type Source = Box<dyn FnMut() -> io::Result<Vec<Nic>> + Send>;
+
+fn watch_by(source: Source, every: Duration, owner: Recipient<NicChange>) -> Watch {
+    let source = Some(source);
+    Watch(Watching { source, every, owner, known: Vec::new(), is_blind: false }.start())
 }
 
 /// A handle to the watch. Dropping it ends the watch.
@@ -69,28 +78,53 @@ impl Drop for Watch {
 }
 
 /// The actor behind a [`Watch`].
-#[derive(Debug)]
 pub struct Watching {
+    /// Elsewhere while it is asked.
+    source: Option<Source>,
     every: Duration,
     owner: Recipient<NicChange>,
     known: Vec<Nic>,
-    is_looking: bool,
+    /// The last look failed, which was told.
+    is_blind: bool,
+}
+
+impl fmt::Debug for Watching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watching")
+            .field("every", &self.every)
+            .field("known", &self.known)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Watching {
     /// Looks, unless it is looking already.
     fn look(&mut self, ctx: &mut Context<Self>) {
-        if std::mem::replace(&mut self.is_looking, true) {
-            return;
-        }
-        let looking = tokio::task::spawn_blocking(nics).into_actor(self);
-        ctx.spawn(looking.map(|found, actor, _| {
-            actor.is_looking = false;
-            match found {
-                Ok(found) => actor.on_found(found),
-                Err(error) => warn!(%error, "the network interfaces cannot be read"),
+        let Some(mut source) = self.source.take() else { return };
+        let looking = tokio::task::spawn_blocking(move || (source(), source)).into_actor(self);
+        ctx.spawn(looking.map(|looked, actor, _| match looked {
+            Ok((found, source)) => {
+                actor.source = Some(source);
+                actor.on_looked(found);
             }
+            Err(error) => error!(%error, "the network interfaces are not watched any more"),
         }));
+    }
+
+    /// That the system could not be asked says nothing of the interfaces: what was known still is.
+    fn on_looked(&mut self, found: io::Result<Vec<Nic>>) {
+        match found {
+            Ok(found) => {
+                if std::mem::take(&mut self.is_blind) {
+                    info!("the network interfaces can be read again");
+                }
+                self.on_found(found);
+            }
+            Err(error) if !std::mem::replace(&mut self.is_blind, true) => {
+                warn!(%error, "the network interfaces cannot be read now");
+            }
+            Err(_) => {}
+        }
     }
 
     fn on_found(&mut self, found: Vec<Nic>) {
@@ -150,7 +184,7 @@ impl Handler<Stop> for Watching {
 
 #[cfg(test)]
 mod tests {
-    use super::super::NicAddress;
+    use super::super::{NicAddress, nics};
     use super::*;
 
     fn nic(index: u32, name: &str, ips: &[&str]) -> Nic {
@@ -204,6 +238,28 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_asked_has_not_vanished() {
+        let lo = nic(1, "lo", &["127.0.0.1"]);
+        let mut answers = vec![
+            Ok(vec![lo.clone()]),
+            Err(io::Error::from_raw_os_error(24)),
+            Err(io::Error::from_raw_os_error(24)),
+            Ok(vec![lo.clone(), nic(2, "eth0", &["192.0.2.1"])]),
+        ]
+        .into_iter();
+        let source = Box::new(move || answers.next().unwrap_or(Err(io::ErrorKind::Other.into())));
+        let (told, mut changes) = tokio::sync::mpsc::unbounded_channel();
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let _watch = watch_by(source, EVERY, Owner(told).start().recipient());
+                assert_eq!(changes.recv().await, Some(NicChange::Appeared(lo)));
+                let next = changes.recv().await.unwrap();
+                assert!(matches!(&next, NicChange::Appeared(nic) if nic.name == "eth0"), "{next:?}");
+            })
+            .await;
+    }
+
     #[tokio::test]
     async fn every_interface_appears_once() {
         let (told, mut changes) = tokio::sync::mpsc::unbounded_channel();
@@ -212,13 +268,13 @@ mod tests {
                 let owner = Owner(told).start();
                 let watch = watch(EVERY, owner.recipient());
                 let mut seen = Vec::new();
-                while seen.len() < nics().len() {
+                while seen.len() < nics().unwrap().len() {
                     match changes.recv().await.unwrap() {
                         NicChange::Appeared(nic) => seen.push(nic.index),
                         other => panic!("{other:?}"),
                     }
                 }
-                assert_eq!(seen, nics().iter().map(|nic| nic.index).collect::<Vec<_>>());
+                assert_eq!(seen, nics().unwrap().iter().map(|nic| nic.index).collect::<Vec<_>>());
                 drop(watch);
             })
             .await;

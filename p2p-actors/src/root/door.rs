@@ -126,16 +126,28 @@ impl Root {
             Some(Reason::NotAllowed)
         } else if !self.config.ways.contains(&way) {
             Some(Reason::Unsupported)
-        } else if incoming.capacity() < Rc::strong_count(&self.welcomed) {
+        } else if incoming.capacity() < Rc::strong_count(&self.welcomed) || !self.has_room_for(peer) {
             Some(Reason::Busy)
         } else {
             None
         }
     }
 
+    /// Whether this peer may have another pipe.
+    fn has_room_for(&self, peer: &PeerId) -> bool {
+        self.pipes.has_room(peer, self.config.limits.pipes_per_peer, self.shares.pipes)
+    }
+
     /// Hands a connection to whoever accepts.
-    pub(super) fn accept(&mut self, winner: Winner) {
-        let (peer, way) = (winner.session.claim.peer.short(), winner.how.way);
+    pub(super) fn accept(&mut self, mut winner: Winner) {
+        let (peer, way) = (winner.session.claim.peer, winner.how.way);
+        // Several of one peer may have been welcomed at a time.
+        if !self.has_room_for(&peer) {
+            debug!(peer = %peer.short(), "a peer has as many pipes as it may: dropped one");
+            return Tallies::count(&self.shared.tallies.refused);
+        }
+        winner.seat = Some(self.pipes.seat(peer));
+        let peer = peer.short();
         match self.incoming.as_ref().map(|incoming| incoming.try_reserve()) {
             Some(Ok(place)) => {
                 info!(%peer, %way, "accepted");

@@ -22,12 +22,14 @@ use tracing::info;
 use crate::attempt::{Answering, Attempt, AttemptEnded, Call, Registered, Stop};
 use crate::config::{ActorsConfig, ConnectOptions};
 use crate::counters::Tallies;
+use crate::descriptors::Shares;
 use crate::error::ConnectError;
 use crate::handle::{Command, Status};
 use crate::interface::Nic;
 use crate::interface::watch::{EVERY, Watch};
 use crate::lobby::Lobby;
 use crate::ntp::{self, Ntp};
+use crate::pipes::Pipes;
 use crate::shared::Shared;
 use crate::signal::{CloseRouter, Router};
 use crate::winner::Winner;
@@ -37,9 +39,6 @@ use place::NicState;
 /// What farewells may take: cancelled attempts, signals on their way, disconnects.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Seats for connections whose eviction is decided and not yet done.
-const SPARE_SEATS: usize = 64;
-
 /// Owns all actors of one node.
 pub(crate) struct Root {
     config: ActorsConfig,
@@ -47,7 +46,12 @@ pub(crate) struct Root {
     nics: Vec<Nic>,
     watch: Option<Watch>,
     interfaces: BTreeMap<u8, NicState>,
+    /// The port that each interface was listened on last, by its name.
+    ports: BTreeMap<String, u16>,
     seats: Arc<Semaphore>,
+    /// The pipes that peers have asked for, and how many there may be.
+    pipes: Arc<Pipes>,
+    shares: Shares,
     router: Option<Addr<Router>>,
     ntp: Option<Addr<Ntp>>,
     /// How many microseconds the system's clock was ahead of ours at the last look.
@@ -81,16 +85,19 @@ impl Root {
         let mut seed: Seed = shared.fork("root");
         let tag = (!config.machine_id.is_empty())
             .then(|| MachineTag::new(&config.machine_id, &shared.identity.id(), &mut seed));
-        let seats = Arc::new(Semaphore::new(config.limits.unproven + SPARE_SEATS));
+        let shares = Shares::new(&config.limits);
         Self {
-            lobby: Lobby::new(config.limits.unproven),
+            lobby: Lobby::new(shares.unproven),
             welcomed: Rc::new(()),
             config,
             shared,
             nics,
             watch: None,
             interfaces: BTreeMap::new(),
-            seats,
+            ports: BTreeMap::new(),
+            seats: Arc::new(Semaphore::new(shares.unproven + shares.leaving)),
+            pipes: Arc::default(),
+            shares,
             router: None,
             ntp: None,
             apart: 0,

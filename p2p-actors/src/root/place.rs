@@ -21,6 +21,9 @@ use crate::interface::{
 use crate::shared::Outlook;
 use crate::signal::SetAddress;
 
+/// Interfaces whose last port is remembered.
+const MOST_PORTS: usize = 64;
+
 /// What is known of one interface.
 pub(super) struct NicState {
     pub(super) nic: Nic,
@@ -97,6 +100,7 @@ impl Root {
             nic_number: number,
             families: self.config.families.iter().copied().collect(),
             listen_port: self.config.listen_port,
+            last_port: self.ports.get(&nic.name).copied().unwrap_or_default(),
             stun: self.config.stun.clone(),
             seats: Arc::clone(&self.seats),
             refresh: interface::REFRESH,
@@ -162,6 +166,13 @@ impl Handler<FromInterface> for Root {
             FromInterface::Inbound { stream, seat, .. } => self.on_inbound(stream, seat, ctx),
             FromInterface::Changed { nic_number, addresses } => {
                 if let Some(state) = self.interfaces.get_mut(&nic_number) {
+                    if let Some(facts) = addresses.iter().find(|facts| facts.listen != 0) {
+                        // Interfaces may come and go for ever, each under another name.
+                        if self.ports.len() == MOST_PORTS && !self.ports.contains_key(&state.nic.name) {
+                            self.ports.pop_first();
+                        }
+                        self.ports.insert(state.nic.name.clone(), facts.listen);
+                    }
                     state.facts = addresses;
                 }
                 self.publish_address();

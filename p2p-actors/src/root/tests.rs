@@ -34,7 +34,7 @@ fn tell(story: impl Future<Output = ()>) {
 /// A node on loopback.
 async fn node(key: u8, broker: &MemoryBroker, limits: Limits) -> Handle {
     let mut config = ActorsConfig::new(Identity::from_bytes([key; 32]));
-    let loopback = nics().into_iter().find(|nic| nic.is_loopback).unwrap();
+    let loopback = nics().unwrap().into_iter().find(|nic| nic.is_loopback).unwrap();
     config.interfaces = Interfaces::Only(vec![loopback.name]);
     config.brokers = vec![BrokerConfig::new("memory://here".parse().unwrap())];
     config.memory = Some(broker.clone());

@@ -35,6 +35,8 @@
 //! relays = 4                          # strangers for whom our TURN servers are asked at once
 //! unproven = 512
 //! backlog = 128
+//! pipes_per_peer = 8                  # that a peer has asked for
+//! pipes = 1024                        # that all peers have asked for; a quarter of the descriptors at most
 //! half_open = 512                     # connections that punches may have half open, see `Config::punch`
 //! dials_per_second = 500              # of all punches
 //! ```
@@ -61,6 +63,7 @@ use p2p_actors::{Interfaces, KeepAlive};
 use p2p_core::clock::ntp::MOST_SERVERS;
 use p2p_core::peer::{IdError, PeerId};
 use toml::de::DeTable;
+use zeroize::Zeroizing;
 
 use super::{Config, Key, parse_family, parse_ntp, parse_relay_connections, parse_stun, parse_way};
 pub use error::{ConfigError, ConfigFault};
@@ -87,8 +90,18 @@ const KEYS: [&str; 16] = [
     "machine_id",
 ];
 const KEEP_ALIVE_KEYS: [&str; 5] = ["idle", "interval", "probes", "unacknowledged", "ping"];
-const LIMIT_KEYS: [&str; 8] =
-    ["attempts", "answers", "errands", "relays", "unproven", "backlog", "half_open", "dials_per_second"];
+const LIMIT_KEYS: [&str; 10] = [
+    "attempts",
+    "answers",
+    "errands",
+    "relays",
+    "unproven",
+    "backlog",
+    "pipes_per_peer",
+    "pipes",
+    "half_open",
+    "dials_per_second",
+];
 
 impl Config {
     /// Reads a configuration from the text of a [`p2p.toml`](crate::config::file); what it does not mention has its default. Paths
@@ -210,6 +223,8 @@ impl<'t> Reader<'t> {
                 "relays" => limits.relays = bound,
                 "unproven" => limits.unproven = bound,
                 "backlog" => limits.backlog = bound,
+                "pipes_per_peer" => limits.pipes_per_peer = bound,
+                "pipes" => limits.pipes = bound,
                 "half_open" => config.punch.sockets = number,
                 _ => config.punch.per_second = number,
             }
@@ -237,8 +252,8 @@ pub fn password_file(path: &Path) -> Result<String> {
 }
 
 /// Reads a file that cannot be long, whatever its size is said to be: it may be a device.
-fn read_short(path: &Path) -> Result<String, String> {
-    let mut text = String::new();
+fn read_short(path: &Path) -> Result<Zeroizing<String>, String> {
+    let mut text = Zeroizing::new(String::new());
     let read = File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text));
     match read {
         Ok(len) if len as u64 > MOST_BYTES => Err(format!("longer than {MOST_BYTES} bytes")),

@@ -75,6 +75,8 @@ fn everything_can_be_told() {
             relays = 6
             unproven = 3
             backlog = 4
+            pipes_per_peer = 7
+            pipes = 8
             half_open = 6
             dials_per_second = 7
         "#
@@ -105,7 +107,16 @@ fn everything_can_be_told() {
     assert_eq!(config.machine_id.as_deref(), Some(&b"here"[..]));
     assert_eq!(
         config.limits,
-        Limits { attempts: 1, answers: 2, errands: 5, relays: 6, unproven: 3, backlog: 4 }
+        Limits {
+            attempts: 1,
+            answers: 2,
+            errands: 5,
+            relays: 6,
+            unproven: 3,
+            backlog: 4,
+            pipes_per_peer: 7,
+            pipes: 8
+        }
     );
     assert_eq!((config.punch.sockets, config.punch.per_second), (6, 7));
     let [first, second, third] = &config.brokers[..] else { panic!("{:?}", config.brokers) };

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use p2p_actors::signal::MemoryBroker;
 use p2p_actors::{
-    ActorsConfig, BrokerConfig, Interfaces, KeepAlive, Limits, NtpServer, StunServer, TurnServer,
+    ActorsConfig, BrokerConfig, Interfaces, KeepAlive, Limits, NtpServer, StartError, StunServer, TurnServer,
 };
 use p2p_core::Family;
 use p2p_core::peer::{Identity, PeerId};
@@ -173,7 +173,10 @@ impl Config {
         actors.plain = self.plain;
         actors.ways = self.ways;
         actors.allowed = self.allowed;
-        actors.machine_id = self.machine_id.unwrap_or_else(machine::id);
+        actors.machine_id = match self.machine_id {
+            Some(id) => id,
+            None => machine::id().map_err(StartError::System)?,
+        };
         actors.keep_alive = self.keep_alive;
         actors.limits = self.limits;
         actors.punch = self.punch;

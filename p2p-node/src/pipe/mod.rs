@@ -16,7 +16,7 @@ use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use p2p_actors::{CarrierStream, How, KeepAlive, Winner};
+use p2p_actors::{CarrierStream, How, KeepAlive, PipeSeat, Winner};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::{Cipher, Session};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -48,14 +48,16 @@ pub struct Pipe {
     stream: Tended<CarrierStream>,
     session: Box<Session>,
     how: Box<How>,
+    /// Counted against its peer for as long as it lives.
+    seat: Option<PipeSeat>,
 }
 
 impl Pipe {
     /// Takes a winner over to the current runtime.
     pub(crate) fn new(winner: Winner, keep_alive: &KeepAlive) -> Result<Self> {
-        let Winner { carrier, session, how } = winner;
+        let Winner { carrier, session, how, seat } = winner;
         let stream = Tended::new(carrier.into_stream()?, &session, keep_alive)?;
-        Ok(Self { stream, session: Box::new(session), how: Box::new(how) })
+        Ok(Self { stream, session: Box::new(session), how: Box::new(how), seat })
     }
 
     /// Who is at the other end. Proven.
@@ -104,8 +106,8 @@ impl Pipe {
     /// # Errors
     /// The pipe itself, unharmed, when it is encrypted or not carried by TCP.
     pub fn into_tcp(self) -> std::result::Result<TcpStream, Self> {
-        let Self { stream, session, how } = self;
-        stream.into_bare(CarrierStream::into_tcp).map_err(|stream| Self { stream, session, how })
+        let Self { stream, session, how, seat } = self;
+        stream.into_bare(CarrierStream::into_tcp).map_err(|stream| Self { stream, session, how, seat })
     }
 
     /// Whether small writes are sent at once (on by default, as left by the proof). Nothing changes in a pipe

@@ -51,7 +51,7 @@ fn pipe(stream: TcpStream, session: Session) -> Pipe {
         report: None,
     };
     let carrier = Carrier::Tcp(stream.into_std().unwrap());
-    Pipe::new(Winner { carrier, session, how }, &KeepAlive::default()).unwrap()
+    Pipe::new(Winner { carrier, session, how, seat: None }, &KeepAlive::default()).unwrap()
 }
 
 async fn pair(plain: bool, cipher: Cipher) -> (Pipe, Pipe) {
