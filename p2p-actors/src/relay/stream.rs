@@ -128,7 +128,7 @@ fn broken(core: &Core, error: RelayError) -> io::Error {
     };
     let kind = match error {
         RelayError::Reset(_) => io::ErrorKind::ConnectionReset,
-        RelayError::Silent => io::ErrorKind::TimedOut,
+        RelayError::Silent | RelayError::Stuck => io::ErrorKind::TimedOut,
         RelayError::Contradiction => io::ErrorKind::InvalidData,
         RelayError::Finished | RelayError::Closed => io::ErrorKind::BrokenPipe,
         _ => io::ErrorKind::ConnectionAborted,

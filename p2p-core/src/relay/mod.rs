@@ -50,6 +50,7 @@ mod ring;
 mod route;
 mod rtt;
 mod send;
+mod size;
 mod stream;
 
 pub use circuit::{Circuit, CircuitConfig};
