@@ -19,7 +19,7 @@ use crate::handle::{Handle, Status};
 use crate::interface::{Nic, nics};
 use crate::purse::Purse;
 use crate::root::{Ends, Root};
-use crate::shared::{Shared, system_clock};
+use crate::shared::{Shared, entropy, system_clock};
 use crate::signal::BrokerState;
 
 /// Connections to punched ports that are not proven yet.
@@ -74,13 +74,13 @@ fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), S
     if config.ntp.len() > MOST_SERVERS {
         return Err(TooManyServers(config.ntp.len()).into());
     }
-    let nics = choose(&config, nics())?;
+    let nics = choose(&config, nics()?)?;
     let tallies = Arc::new(Tallies::default());
     let shared = Rc::new(Shared {
         identity: config.identity.clone(),
         clock: Cell::new(system_clock()),
         ntp: Cell::new(None),
-        seed: RefCell::new(entropy()?),
+        seed: RefCell::new(Seed::new(entropy()?)),
         place: RefCell::new(OurPlace { addresses: Vec::new(), machine_id: config.machine_id.clone() }),
         outlooks: RefCell::default(),
         called: RefCell::default(),
@@ -129,13 +129,6 @@ fn choose(config: &ActorsConfig, all: Vec<Nic>) -> Result<Vec<Nic>, StartError> 
             })
             .collect(),
     }
-}
-
-/// One draw from the operating system; everything else is forked from it.
-fn entropy() -> Result<Seed, StartError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| StartError::System(std::io::Error::other(error)))?;
-    Ok(Seed::new(bytes))
 }
 
 /// The cipher this processor has instructions for.

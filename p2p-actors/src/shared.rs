@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use p2p_core::relay::circuit::Connections;
 use p2p_core::signal::AttemptId;
 use p2p_core::{Clock, Family, Seed, UnixTime};
 use tokio::sync::Semaphore;
+use tracing::error;
 
 use crate::attempt::Proving;
 use crate::counters::Tallies;
@@ -140,7 +142,21 @@ impl Shared {
             cipher: self.cipher,
             within: self.proof_within,
         };
-        Proof::new(config, self.fork("proof"), now())
+        let mut seed = self.fork("proof");
+        match entropy() {
+            Ok(entropy) => {
+                seed.stir(entropy);
+                Proof::new(config, seed, now())
+            }
+            // Keys that a copy of this process may draw too are worse than none.
+            Err(error) => {
+                error!(%error, "no connection without entropy");
+                let config = ProofConfig { counterpart: Counterpart::Unknown, ..config };
+                let mut proof = Proof::new(config, seed, now());
+                proof.close(now());
+                proof
+            }
+        }
     }
 
     /// Makes a kept connection ready to leave. `None` when it died in the last moment.
@@ -158,7 +174,7 @@ impl Shared {
             took: now().saturating_duration_since(draft.began),
             report: None,
         };
-        Some(Winner { carrier: stream.into_carrier().ok()?, session, how })
+        Some(Winner { carrier: stream.into_carrier().ok()?, session, how, seat: None })
     }
 }
 
@@ -178,6 +194,14 @@ pub(crate) struct Draft {
     pub(crate) way: Way,
     pub(crate) path: Option<Path>,
     pub(crate) began: Instant,
+}
+
+/// Fresh entropy of the operating system. Everything else is forked from one draw at the start; what makes keys mixes this
+/// in, as a process that was forked or restored from a snapshot would draw the same again.
+pub(crate) fn entropy() -> io::Result<[u8; 32]> {
+    let mut entropy = [0; 32];
+    getrandom::fill(&mut entropy).map_err(io::Error::other)?;
+    Ok(entropy)
 }
 
 /// What time it is, by the system's clock.

@@ -38,6 +38,15 @@ impl Seed {
         Self::new(hash.finalize_fixed().into())
     }
 
+    /// Mixes entropy in: from now on the stream differs from that of a copy that went without, as a process that was forked
+    /// or restored from a snapshot has one.
+    pub fn stir(&mut self, entropy: [u8; 32]) {
+        let mut hash = Blake2s256::default();
+        hash.update(&self.array::<32>());
+        hash.update(&entropy);
+        *self = Self::new(hash.finalize_fixed().into());
+    }
+
     /// Fills `out` with random bytes.
     pub fn fill(&mut self, out: &mut [u8]) {
         self.rng.fill_bytes(out);
@@ -109,6 +118,16 @@ impl fmt::Debug for Seed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_that_was_stirred_goes_its_own_way() {
+        let seed = Seed::from_u64(7);
+        let [mut still, mut one, mut other] = [seed.clone(), seed.clone(), seed];
+        one.stir([1; 32]);
+        other.stir([2; 32]);
+        let streams = [still.array::<32>(), one.array(), other.array()];
+        assert!(streams[0] != streams[1] && streams[1] != streams[2] && streams[0] != streams[2]);
+    }
 
     #[test]
     fn the_same_number_gives_the_same_stream() {

@@ -20,7 +20,7 @@ use super::{Bind, Broker, Channel, ChannelConfig, ChannelEvent, Endpoint, FromCh
 use crate::attempt::Delivered;
 use crate::config::BrokerConfig;
 use crate::drive::{Driven, Drives, now, turn};
-use crate::shared::Shared;
+use crate::shared::{Shared, entropy};
 
 /// How long a signal means something.
 const TTL: Duration = Duration::from_secs(30);
@@ -223,11 +223,16 @@ impl Router {
                 self.channels_to(&to, ctx)
             }
         };
-        let sealed = match self.scribe.write(to.id(), attempt, body.clone(), TTL, now()) {
+        let written = entropy().map_err(|error| error.to_string()).and_then(|entropy| {
+            self.scribe.stir(entropy);
+            let written = self.scribe.write(to.id(), attempt, body.clone(), TTL, now());
+            written.map_err(|error| error.to_string())
+        });
+        let sealed = match written {
             Ok(sealed) => sealed,
             Err(error) => {
                 warn!(%error, "a signal could not be written");
-                let trouble = BrokerTrouble { broker: "this node".to_owned(), reason: error.to_string() };
+                let trouble = BrokerTrouble { broker: "this node".to_owned(), reason: error };
                 return tell(done, body, Delivery::NoBroker(vec![trouble]));
             }
         };

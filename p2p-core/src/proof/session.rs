@@ -5,6 +5,7 @@ use std::fmt;
 use blake2::Blake2sMac256;
 use blake2::digest::{FixedOutput, KeyInit, Update};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use super::Claim;
 
@@ -51,6 +52,14 @@ pub struct Session {
     pub receive_key: [u8; 32],
     /// The same at both ends of this connection and of no other (RFC 5056).
     pub binding: [u8; 32],
+}
+
+/// Leaves no key in memory.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.send_key.zeroize();
+        self.receive_key.zeroize();
+    }
 }
 
 /// Never shows the keys.

@@ -18,6 +18,7 @@ use std::io::{Error, ErrorKind, Result};
 use p2p_core::proof::Cipher;
 use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use ring::hmac;
+use zeroize::Zeroize;
 
 /// The most plaintext in one record, in bytes. Larger ones save headers and tags; smaller ones reach the
 /// reader sooner. At 32 KiB the cost of a record's frame is under 0.1 %.
@@ -35,6 +36,13 @@ const PONG: u8 = 1;
 /// How many records one key protects: 2²³ of 32 KiB are 256 GiB, below the 2^24.5 records after which RFC 8446,
 /// section 5.5, wants another key for AES-GCM. Both ends count alike, so no word is needed.
 const RECORDS_PER_KEY: u64 = 1 << 23;
+
+/// Leaves no key in memory but what ring keeps in its own.
+impl Drop for RecordKey {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+    }
+}
 
 /// What a record about the connection says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
