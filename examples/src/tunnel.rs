@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 /// Connections through one end of a tunnel at once.
-const MOST: usize = 64;
+pub const MOST: usize = 64;
 
 /// The far end: every pipe that comes in is connected to `service`. Ends when the node is closed.
 pub async fn serve(node: &Node, service: &str) {

@@ -68,7 +68,8 @@ pub struct Limits {
     /// Peers we dial at once because they asked. Default 64; more are refused as busy.
     pub answers: usize,
     /// Connections we make at once because peers asked for them, each a dial or a proof. Default 128: far below the
-    /// 1,024 descriptors a process usually has. More wait; attempts of our own never do.
+    /// 1,024 descriptors a process usually has, and never more than an eighth of them. More wait; attempts of our own never
+    /// do.
     pub errands: usize,
     /// Peers that may have addresses lent at our TURN servers at once without our user knowing them or having accepted
     /// them. Default 4, at two addresses each; others have to bring a server of their own.

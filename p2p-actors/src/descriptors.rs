@@ -15,6 +15,8 @@ pub(crate) struct Shares {
     pub(crate) unproven: usize,
     /// Those of them whose end is decided and not yet done.
     pub(crate) leaving: usize,
+    /// Connections we make because peers asked for them.
+    pub(crate) errands: usize,
     /// Pipes that peers have asked for.
     pub(crate) pipes: usize,
 }
@@ -25,12 +27,13 @@ impl Shares {
         Self::of(limit(), limits)
     }
 
-    /// An eighth for strangers, half as much for those that leave, a quarter for pipes: each of them costs the user another
-    /// descriptor, as a file or a service. The rest is left.
+    /// An eighth for strangers, half as much for those that leave, an eighth for what strangers ask for, a quarter for pipes:
+    /// each of them costs the user another descriptor, as a file or a service. The rest is left.
     fn of(limit: usize, limits: &Limits) -> Self {
         let unproven = limits.unproven.min(limit / 8).max(1);
         let leaving = (unproven / 2).clamp(1, MOST_LEAVING);
-        Self { unproven, leaving, pipes: limits.pipes.min(limit / 4).max(1) }
+        let errands = limits.errands.min(limit / 8).max(1);
+        Self { unproven, leaving, errands, pipes: limits.pipes.min(limit / 4).max(1) }
     }
 }
 
@@ -74,15 +77,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn others_never_have_more_than_half_and_always_something() {
+    fn others_never_have_more_than_five_eighths_and_always_something() {
         for limit in [0, 16, 64, 256, 1_024, 1_048_576, usize::MAX] {
             let shares = Shares::of(limit, &Limits::default());
-            assert!(shares.unproven >= 1 && shares.pipes >= 1);
-            let taken = shares.unproven + shares.leaving + shares.pipes;
-            assert!(limit < 16 || taken <= limit / 2, "{limit}: {shares:?}");
+            assert!(shares.unproven >= 1 && shares.errands >= 1 && shares.pipes >= 1);
+            let taken = shares.unproven + shares.leaving + shares.errands + shares.pipes;
+            assert!(limit < 16 || taken <= limit / 8 * 5, "{limit}: {shares:?}");
         }
-        let few = Limits { unproven: 2, pipes: 3, ..Limits::default() };
-        assert_eq!(Shares::of(1_024, &few), Shares { unproven: 2, leaving: 1, pipes: 3 });
+        let few = Limits { unproven: 2, errands: 4, pipes: 3, ..Limits::default() };
+        assert_eq!(Shares::of(1_024, &few), Shares { unproven: 2, leaving: 1, errands: 4, pipes: 3 });
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::task::LocalSet;
 
 use crate::config::{ActorsConfig, Interfaces};
 use crate::counters::Tallies;
+use crate::descriptors::Shares;
 use crate::error::StartError;
 use crate::handle::{Handle, Status};
 use crate::interface::{Nic, nics};
@@ -91,7 +92,7 @@ fn start_root(config: ActorsConfig) -> Result<(Handle, oneshot::Receiver<()>), S
         cipher: fast_cipher(),
         proof_within: config.proof_within,
         keep_alive: config.keep_alive,
-        errands: Arc::new(Semaphore::new(config.limits.errands)),
+        errands: Arc::new(Semaphore::new(Shares::new(&config.limits).errands)),
         relays: Arc::new(Semaphore::new(config.limits.relays)),
         turn: config.turn.clone().into(),
         relay_connections: config.relay_connections,
