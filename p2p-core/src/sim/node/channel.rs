@@ -168,7 +168,7 @@ impl Channel {
                     false if self.reader.is_fresh() => {
                         self.lose(LinkError::Unreachable(why), sockets, context);
                     }
-                    false => self.lose(LinkError::Lost(why), sockets, context),
+                    false => self.lose(LinkError::Lost(why.into()), sockets, context),
                 }
             }
             TcpEvent::Accepted { .. } => {}
