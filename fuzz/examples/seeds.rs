@@ -9,13 +9,13 @@ use p2p_core::clock::ntp::Packet;
 use p2p_core::nat::forecast::PortForecast;
 use p2p_core::nat::{Delta, DeltaKind, Filtering, Nat, NatFacts, NatType, PortRange};
 use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
-use p2p_core::punch::{self, Mode, Offer, Endpoint, Stamps, Step};
-use p2p_core::relay::{RelayOffer};
-use p2p_core::transport::Token;
+use p2p_core::punch::{self, Endpoint, Mode, Offer, Stamps, Step};
+use p2p_core::relay::RelayOffer;
 use p2p_core::signal::{Body, DialMe, Refusal, Signal, seal};
 use p2p_core::sim::ntp::NtpServer;
 use p2p_core::stun::wire::{Algorithm, Ending, Key};
 use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
+use p2p_core::transport::Token;
 use p2p_core::{Seed, UnixTime};
 use p2p_fuzz::{RECEIVER, SENDERS, hello};
 

@@ -6,10 +6,14 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use p2p_core::node::KeepAlive;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tracing::trace;
+use tracing::{debug, trace};
 
+use crate::drive::now;
+use crate::keep_alive::{self, StallGuard};
 use crate::relay::{Dialled, Leaving, Relayed, RestedDialled, RestedThrough, Through};
 
 /// A connection at rest: plain state that belongs to no runtime and may go to any thread.
@@ -120,6 +124,37 @@ impl CarrierStream {
             Self::Tcp(stream) => Self::Relayed(RelayedStream(Relay::Dialled(Dialled::new(stream)))),
             relayed @ Self::Relayed(_) => relayed,
         }
+    }
+
+    /// The TCP connection it is made of, to the peer or to a TURN server.
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Relayed(RelayedStream(Relay::Datagrams(_))) => None,
+            Self::Relayed(RelayedStream(Relay::Connection(stream))) => stream.socket(),
+            Self::Relayed(RelayedStream(Relay::Dialled(stream))) => stream.stream().ok(),
+        }
+    }
+
+    /// Has the system keep the connection alive. A relay's datagrams keep themselves alive.
+    pub(crate) fn keep_alive(&self, settings: &KeepAlive) {
+        if let Some(Err(error)) =
+            self.socket().map(|stream| keep_alive::set(settings, &SockRef::from(stream)))
+        {
+            debug!(%error, "the system does not keep a connection alive");
+        }
+    }
+
+    /// Looks whether the peer's system still acknowledges: see [`StallGuard`].
+    pub fn look(&self, guard: &mut StallGuard) {
+        if let Some(stream) = self.socket() {
+            guard.look(stream, now());
+        }
+    }
+
+    /// Whether a dead path is noticed below, from end to end: what is relayed by datagrams asks its peer itself.
+    pub fn is_watched(&self) -> bool {
+        matches!(self, Self::Relayed(RelayedStream(Relay::Datagrams(_))))
     }
 
     /// Takes the connection off its runtime.

@@ -30,9 +30,11 @@ mod error;
 mod facts;
 mod interface;
 mod io;
+mod keep_alive;
 mod nic;
 mod output;
 mod parts;
+mod pipes;
 mod question;
 mod router;
 mod signals;
@@ -51,6 +53,7 @@ use clock_guard::{ClockGuard, Look};
 use connections::{Connections, News, Purpose, Told};
 use facts::Facts;
 use parts::Parts;
+use pipes::Pipes;
 
 pub use config::{
     BrokerConfig, ConfigFault, ConnectOptions, Interfaces, Limits, NodeConfig, NtpServer, TurnServer,
@@ -61,6 +64,7 @@ pub use interface::{
     PortOutcome, PortView, Probed, REFRESH, StunServer,
 };
 pub use io::{ConnectionId, ListenError, Owner, SocketAct, SocketEvent, StunLink};
+pub use keep_alive::KeepAlive;
 pub use nic::{Nic, NicAddress, NicId};
 pub use output::{Act, CircuitAct, CircuitEvent, ConnectionInfo, Established, Event};
 pub use router::{BrokerState, ChannelId, Letter, Router, RouterAct, RouterConfig, RouterEvent};
@@ -69,7 +73,7 @@ pub use status::{Counters, NtpStatus, Status};
 use crate::attempt::{AttemptId, RefusalReason, Role, Way};
 use crate::clock::ntp::Report as NtpReport;
 use crate::connect::CallConfig;
-use crate::peer::PeerAddr;
+use crate::peer::{PeerAddr, PeerId};
 use crate::proof::{Claim, ProofError};
 use crate::signal::link::Event as ChannelEvent;
 use crate::turn::Server as TurnRelay;
@@ -80,6 +84,8 @@ use crate::{Clock, Deadline, Machine, Output, Seed};
 pub struct Node {
     parts: Parts,
     interfaces: BTreeMap<NicId, Interface>,
+    /// The port that each interface was listened on last, by its name.
+    ports: BTreeMap<String, u16>,
     attempts: BTreeMap<AttemptId, Entry>,
     /// Attempts that something has happened to.
     touched: BTreeSet<AttemptId>,
@@ -120,6 +126,7 @@ impl Node {
             circuits: Circuits::default(),
             counters: Counters::default(),
             backlog: Some(config.limits.backlog.max(1)),
+            pipes: Pipes::default(),
             is_closing: false,
             out: VecDeque::new(),
             config,
@@ -132,6 +139,7 @@ impl Node {
         let mut node = Self {
             parts,
             interfaces: BTreeMap::new(),
+            ports: BTreeMap::new(),
             attempts: BTreeMap::new(),
             touched: BTreeSet::new(),
             status,
@@ -173,6 +181,7 @@ impl Node {
     /// draw the same.
     pub fn stir(&mut self, entropy: [u8; 32]) {
         self.parts.seed.stir(entropy);
+        self.parts.router.stir(self.parts.seed.array());
     }
 
     /// Begins to connect to a peer. Told by [`Event::Connected`] or [`Event::Failed`].
@@ -400,6 +409,11 @@ impl Node {
         }
     }
 
+    /// Takes up that a connection is no more that was [accepted](Event::Accepted) from this peer: it may have another one.
+    pub fn handle_pipe_closed(&mut self, peer: &PeerId) {
+        self.parts.pipes.end(peer);
+    }
+
     /// Takes nobody in any more: whoever calls is told that we are closing. All else goes on, and so do relayed
     /// connections, which may need the node when a server fails.
     pub fn stop_accepting(&mut self) {
@@ -444,6 +458,7 @@ impl Node {
         let config = InterfaceConfig {
             families: config.families.clone(),
             listen_port: config.listen_port,
+            last_port: self.ports.get(&nic.name).copied().unwrap_or_default(),
             stun: config.stun.clone(),
             refresh: REFRESH,
             can_see_hops: config.can_see_hops,
@@ -612,9 +627,21 @@ impl Node {
             }
         }
         if has_changed {
+            self.remember_ports();
             self.publish(now);
         }
         is_busy
+    }
+
+    fn remember_ports(&mut self) {
+        for interface in self.interfaces.values() {
+            let (name, Some(view)) = (&interface.nic().name, interface.views().first()) else { continue };
+            // Interfaces may come and go for ever, each under another name.
+            if self.ports.len() == MOST_PORTS && !self.ports.contains_key(name) {
+                self.ports.pop_first();
+            }
+            self.ports.insert(name.clone(), view.listen);
+        }
     }
 
     fn drain_connections(&mut self, now: Instant) -> bool {
@@ -764,5 +791,7 @@ impl Machine for Node {
 
 /// The pause between two looks at the interfaces. Systems tell of changes, but not of all of them.
 const READ_NICS_EVERY: Duration = Duration::from_secs(15);
+/// Interfaces whose last port is remembered.
+const MOST_PORTS: usize = 64;
 /// The time farewells may take: cancelled attempts, signals on their way, disconnects.
 const FAREWELL: Duration = Duration::from_secs(1);

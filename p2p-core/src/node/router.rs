@@ -196,6 +196,11 @@ impl Router {
         self.drain_inbox();
     }
 
+    /// Mixes entropy into all that is drawn for signals from now on.
+    pub fn stir(&mut self, entropy: [u8; 32]) {
+        self.outbox.stir(entropy);
+    }
+
     /// Puts this address into every signal from now on.
     pub fn set_address(&mut self, address: PeerAddr) {
         if let Err(error) = self.outbox.set_address(address) {
