@@ -16,9 +16,9 @@ pub(crate) fn within(limits: Limits) -> Limits {
 
 fn shares(limit: usize, limits: Limits) -> Limits {
     Limits {
-        unproven: limits.unproven.min(limit / 8).max(1),
-        dials_for_peers: limits.dials_for_peers.min(limit / 8).max(1),
-        pipes: limits.pipes.min(limit / 4).max(1),
+        unproven: limits.unproven.min((limit / 8).max(1)),
+        dials_for_peers: limits.dials_for_peers.min((limit / 8).max(1)),
+        pipes: limits.pipes.min((limit / 4).max(1)),
         ..limits
     }
 }
