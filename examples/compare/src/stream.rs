@@ -6,7 +6,7 @@ mod record;
 use std::time::Instant;
 
 use p2p_core::proof::Cipher;
-use p2p_core::transport::{Read, TransportConfig, Stream, Token, Tokens};
+use p2p_core::transport::{Read, Stream, Token, Tokens, TransportConfig};
 use p2p_core::{Machine, Seed};
 use record::{MOST_PLAIN, OVERHEAD, PLAIN_AT, RecordKey, record_len};
 
