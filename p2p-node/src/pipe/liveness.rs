@@ -130,7 +130,11 @@ impl Liveness {
             return Duty::Rest(now + BEAT);
         };
         // While we send, the system notices what is not acknowledged.
-        let due = if self.unanswered == 0 { self.heard.max(self.said) } else { self.said } + after;
+        let due = match self.unanswered {
+            0 => self.heard.max(self.said) + after,
+            // A peer whose user does not read answers by and by.
+            _ => self.said + after.max(BEAT),
+        };
         if now < due {
             return Duty::Rest(due);
         }
@@ -210,6 +214,15 @@ mod tests {
         let (mut life, now) = (network(start), start + 15 * SECOND);
         let done = live(&mut life, OPEN, now, 100);
         assert_eq!(done, [(15, Duty::Ask(2)), (30, Duty::Ask(3)), (45, Duty::Dead(45 * SECOND))]);
+    }
+
+    #[test]
+    fn an_impatient_end_asks_early_and_waits_as_long_for_the_answer() {
+        let start = Instant::now();
+        let mut life = network(start);
+        life.ask_after = Some(5 * SECOND);
+        let done = live(&mut life, OPEN, start + 15 * SECOND, 100);
+        assert_eq!(done, [(5, Duty::Ask(2)), (20, Duty::Ask(3)), (35, Duty::Dead(35 * SECOND))]);
     }
 
     #[test]

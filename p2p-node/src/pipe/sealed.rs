@@ -244,7 +244,7 @@ impl<S: Transport> Sealed<S> {
         }
     }
 
-    /// Does what the arrival of a record asks for, and goes on with what is to be sent.
+    /// Does what the peer's last word asks for, if the record was that.
     fn on_record(&mut self) -> Result<()> {
         if self.ended {
             self.transport.on_peer_ended();
@@ -301,9 +301,10 @@ impl<S: Transport> Sealed<S> {
         if let Err(error) = self.say(control) {
             self.fail(error);
         }
-        let mut cx = Context::from_waker(Waker::noop());
+        // What does not go now goes when there is room: both sides are woken then.
         if let Poll::Ready(Ok(())) = self.poll_send() {
-            let _ = Pin::new(&mut self.transport).poll_flush(&mut cx);
+            let room = self.room.clone();
+            let _ = Pin::new(&mut self.transport).poll_flush(&mut Context::from_waker(&room));
         }
     }
 

@@ -3,15 +3,14 @@
 use std::io::ErrorKind;
 use std::pin::pin;
 
-use p2p_core::attempt::AttemptId;
-use p2p_core::proof::{Cipher, Claim};
-use p2p_core::{Seed, peer::Identity};
+use p2p_core::proof::Cipher;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy_bidirectional, duplex, split};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::*;
 use crate::pipe::liveness::Between;
+use crate::pipe::tests::session;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -70,24 +69,9 @@ impl AsyncWrite for Cord {
     }
 }
 
-fn session(caller: bool) -> Session {
-    let (one, two) = ([1; 32], [2; 32]);
-    Session {
-        claim: Claim {
-            peer: Identity::generate(&mut Seed::from_u64(caller.into())).id(),
-            attempt: AttemptId([0; 16]),
-            caller,
-        },
-        plain: false,
-        cipher: Cipher::ChaCha20Poly1305,
-        send_key: if caller { one } else { two },
-        receive_key: if caller { two } else { one },
-        binding: [3; 32],
-    }
-}
-
 fn end(stream: DuplexStream, between: Between, caller: bool, keep_alive: KeepAlive) -> Tended<Cord> {
-    Tended::new(Cord(stream, between), &session(caller), &keep_alive).unwrap()
+    let session = session(caller, false, Cipher::ChaCha20Poly1305);
+    Tended::new(Cord(stream, between), &session, &keep_alive).unwrap()
 }
 
 /// Two ends, and the path between them. Aborted, that swallows everything and ends nothing.

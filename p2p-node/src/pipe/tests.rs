@@ -23,7 +23,7 @@ async fn tcp() -> (TcpStream, TcpStream) {
     (dialled.unwrap(), accepted.unwrap().0)
 }
 
-fn session(caller: bool, plain: bool, cipher: Cipher) -> Session {
+pub(super) fn session(caller: bool, plain: bool, cipher: Cipher) -> Session {
     let (one, two) = ([1; 32], [2; 32]);
     Session {
         claim: Claim {
