@@ -10,15 +10,16 @@ use p2p_core::node::Limits;
 
 /// Bounds what others may take by what this process may have: an eighth for connections that are not proven, an eighth for
 /// what peers ask us to dial, a quarter for pipes. Each pipe costs the user another descriptor, as a file or a service.
+/// A limit is never raised by it.
 pub(crate) fn within(limits: Limits) -> Limits {
     shares(limit(), limits)
 }
 
 fn shares(limit: usize, limits: Limits) -> Limits {
     Limits {
-        unproven: limits.unproven.min(limit / 8).max(1),
-        dials_for_peers: limits.dials_for_peers.min(limit / 8).max(1),
-        pipes: limits.pipes.min(limit / 4).max(1),
+        unproven: limits.unproven.min((limit / 8).max(1)),
+        dials_for_peers: limits.dials_for_peers.min((limit / 8).max(1)),
+        pipes: limits.pipes.min((limit / 4).max(1)),
         ..limits
     }
 }

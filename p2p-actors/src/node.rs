@@ -27,8 +27,8 @@ use crate::ntp::{Ntp, Stop};
 use crate::relay::{self, FromCircuit, OfferSender};
 use crate::signal::{Channel, MemoryBroker};
 use crate::sockets::{
-    BacklogPlace, FromSocket, HandOver, Incoming, OwnerGone, PipeClosed, PipePlace, Reply, Reporting,
-    Sockets, Taken, Taker, ToOwner,
+    BacklogPlace, FromSocket, HandOver, Incoming, OwnerGone, OwnerRun, PipeClosed, PipePlace, Reply,
+    Reporting, Sockets, Taken, Taker, ToOwner,
 };
 use crate::turn;
 
@@ -42,6 +42,8 @@ pub(crate) struct NodeActor {
     is_dry: bool,
     keep_alive: KeepAlive,
     owners: BTreeMap<Owner, OwnerHandle>,
+    /// Owners begun so far.
+    runs: u64,
     /// For connections that arrive at listeners, and at ports of punches.
     seats: [Arc<Semaphore>; 2],
     next_connection: Arc<AtomicU64>,
@@ -72,6 +74,7 @@ pub(crate) struct Ends {
 
 /// An owner of sockets. Dropped, it ends.
 struct OwnerHandle {
+    run: u64,
     sockets: Recipient<ToOwner>,
     circuit: Option<Recipient<ToCircuit>>,
 }
@@ -102,6 +105,7 @@ impl NodeActor {
             is_dry: false,
             keep_alive,
             owners: BTreeMap::new(),
+            runs: 0,
             seats: [unproven, PUNCHED_SEATS].map(|seats| Arc::new(Semaphore::new(seats))),
             next_connection: Arc::new(AtomicU64::new(1)),
             circuits: BTreeMap::new(),
@@ -160,19 +164,27 @@ impl NodeActor {
             gone: here.clone().recipient(),
             next: Arc::clone(&self.next_connection),
         };
+        self.runs += 1;
+        let run = self.runs;
+        let as_run = OwnerRun { owner, run };
         let [arriving, punched] = &self.seats;
         let handle = match owner {
             Owner::Nic(_) => {
-                let interface = Interface(Sockets::new(owner, reporting, Arc::clone(arriving))).start();
-                OwnerHandle { sockets: interface.recipient(), circuit: None }
+                let interface = Interface(Sockets::new(as_run, reporting, Arc::clone(arriving))).start();
+                OwnerHandle { run, sockets: interface.recipient(), circuit: None }
             }
             Owner::Attempt(attempt) => {
-                let sockets = Sockets::new(owner, reporting, Arc::clone(punched));
+                let sockets = Sockets::new(as_run, reporting, Arc::clone(punched));
                 let attempt = Attempt::new(attempt, sockets, here.recipient()).start();
-                OwnerHandle { sockets: attempt.clone().recipient(), circuit: Some(attempt.recipient()) }
+                OwnerHandle { run, sockets: attempt.clone().recipient(), circuit: Some(attempt.recipient()) }
             }
         };
         self.owners.insert(owner, handle);
+    }
+
+    /// Tells whether an owner has not been ended.
+    fn is_on(&self, OwnerRun { owner, run }: OwnerRun) -> bool {
+        self.owners.get(&owner).is_some_and(|handle| handle.run == run)
     }
 
     fn ask(&self, owner: Owner, message: ToOwner) {
@@ -356,7 +368,9 @@ impl Handler<FromSocket> for NodeActor {
     type Result = ();
 
     fn handle(&mut self, FromSocket { owner, event, taken_up }: FromSocket, ctx: &mut Context<Self>) {
-        self.feed(|node, now| node.handle_socket(owner, event, now), ctx);
+        if self.is_on(owner) {
+            self.feed(|node, now| node.handle_socket(owner.owner, event, now), ctx);
+        }
         drop(taken_up);
     }
 }
@@ -377,9 +391,10 @@ impl Handler<OwnerGone> for NodeActor {
     type Result = ();
 
     fn handle(&mut self, OwnerGone(owner): OwnerGone, ctx: &mut Context<Self>) {
-        if self.owners.remove(&owner).is_some() {
+        if self.is_on(owner) {
             tracing::error!(?owner, "an owner of sockets ended by itself");
-            self.feed(|node, now| node.handle_owner_gone(owner, now), ctx);
+            self.owners.remove(&owner.owner);
+            self.feed(|node, now| node.handle_owner_gone(owner.owner, now), ctx);
         }
     }
 }

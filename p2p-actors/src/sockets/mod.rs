@@ -51,7 +51,7 @@ impl Message for ToOwner {
 /// Tells the node what happened to a socket.
 pub(crate) struct FromSocket {
     /// The owner of the socket.
-    pub(crate) owner: Owner,
+    pub(crate) owner: OwnerRun,
     /// The event.
     pub(crate) event: SocketEvent,
     /// Dropped when the node has taken it up, for whoever goes on only then.
@@ -62,8 +62,15 @@ impl Message for FromSocket {
     type Result = ();
 }
 
+/// Tells an owner from one that had its name before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OwnerRun {
+    pub(crate) owner: Owner,
+    pub(crate) run: u64,
+}
+
 /// Tells the node that an owner is no more, whatever ended it: a panic, too.
-pub(crate) struct OwnerGone(pub(crate) Owner);
+pub(crate) struct OwnerGone(pub(crate) OwnerRun);
 
 impl Message for OwnerGone {
     type Result = ();
@@ -82,7 +89,7 @@ pub(crate) struct Reporting {
 
 /// All sockets of one owner. Dropped, they are closed.
 pub(crate) struct Sockets {
-    owner: Owner,
+    owner: OwnerRun,
     reporting: Reporting,
     /// One for each connection that may arrive and is not handed over or closed.
     seats: Arc<Semaphore>,
@@ -103,7 +110,7 @@ pub(crate) trait OwnsSockets: Actor<Context = Context<Self>> {
 
 impl Sockets {
     /// Returns an owner's, none yet. Connections that arrive wait for one of `seats`.
-    pub(crate) fn new(owner: Owner, reporting: Reporting, seats: Arc<Semaphore>) -> Self {
+    pub(crate) fn new(owner: OwnerRun, reporting: Reporting, seats: Arc<Semaphore>) -> Self {
         Self {
             owner,
             reporting,

@@ -20,8 +20,10 @@ use crate::interface::Interface;
 /// Far longer than anything here takes: a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+const THE_OWNER: OwnerRun = OwnerRun { owner: Owner::Nic(NicId(0)), run: 1 };
+
 /// A node that hands on what it is told.
-struct Listening(mpsc::UnboundedSender<FromSocket>, mpsc::UnboundedSender<Owner>);
+struct Listening(mpsc::UnboundedSender<FromSocket>, mpsc::UnboundedSender<OwnerRun>);
 
 impl Actor for Listening {
     type Context = Context<Self>;
@@ -46,7 +48,7 @@ impl Handler<OwnerGone> for Listening {
 struct Told {
     owner: actix::Addr<Interface>,
     told: mpsc::UnboundedReceiver<FromSocket>,
-    gone: mpsc::UnboundedReceiver<Owner>,
+    gone: mpsc::UnboundedReceiver<OwnerRun>,
 }
 
 impl Told {
@@ -75,7 +77,7 @@ fn tell<F: Future<Output = ()>>(story: impl FnOnce(Told, Arc<Semaphore>) -> F) {
             next: Arc::new(AtomicU64::new(1)),
         };
         let seats = Arc::new(Semaphore::new(2));
-        let sockets = Sockets::new(Owner::Nic(NicId(0)), reporting, Arc::clone(&seats));
+        let sockets = Sockets::new(THE_OWNER, reporting, Arc::clone(&seats));
         let owner = Interface(sockets).start();
         let story = story(Told { owner, told, gone }, seats);
         timeout(PATIENCE, story).await.expect("the story to end");
@@ -310,7 +312,7 @@ fn at_its_end_everything_is_closed_and_the_node_is_told() {
     tell(|mut told, seats| async move {
         let (mut there, _) = arrived(&mut told).await;
         told.owner.do_send(ToOwner::End);
-        assert_eq!(told.gone.recv().await, Some(Owner::Nic(NicId(0))));
+        assert_eq!(told.gone.recv().await, Some(THE_OWNER));
         assert!(matches!(there.read(&mut [0]).await, Ok(0) | Err(_)), "it was closed");
         assert_eq!(seats.available_permits(), 2);
     });
