@@ -39,7 +39,7 @@ pub(crate) fn set(keep_alive: &KeepAlive, socket: &SockRef<'_>) -> io::Result<()
 
 /// Keeps the system from taking a peer that reads slowly for one that is gone.
 ///
-/// Each [`look`](Self::look) asks the system whether the peer's system still acknowledges, and if so moves the deadline of
+/// Each `look` asks the system whether the peer's system still acknowledges, and if so moves the deadline of
 /// unacknowledged data on. If nobody looks any more the deadline stays where it is.
 #[derive(Debug)]
 pub struct StallGuard {

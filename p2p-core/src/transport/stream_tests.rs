@@ -539,8 +539,9 @@ fn three_closes_while_it_is_being_reset_say_no_more_than_is_said_at_all() {
 /// Whoever lets go when everything was delivered must have heard the peer's end, too: it may come after the last bytes.
 #[test]
 fn an_end_whose_peer_has_not_said_its_own_end_is_not_done() {
-    let mut story = Story::new(calm(10), 1, [1_000, 0]);
-    story.stays_open = true;
+    let mut story = Story::open(calm(10), 1, [1_000, 0]);
+    story.pair.ends[0].finish(epoch()).unwrap();
+    story.pair.drain(0);
     story.pair.ends[1].write(b"the last bytes", epoch()).unwrap();
     story.pair.drain(1);
     story.pair.run_until(epoch() + ms(500));
