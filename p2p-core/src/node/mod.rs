@@ -288,6 +288,9 @@ impl Node {
         found: Result<Vec<SocketAddr>, String>,
         now: Instant,
     ) {
+        if self.is_over {
+            return;
+        }
         if let Some(interface) = self.interfaces.get_mut(&nic) {
             interface.handle_resolved(server, found, now);
             self.drain(now);
@@ -296,6 +299,9 @@ impl Node {
 
     /// Takes the addresses of the TURN servers of the configuration, best first, and why the others cannot be used.
     pub fn handle_turn_servers(&mut self, servers: &[TurnRelay], useless: &[String], now: Instant) {
+        if self.is_over {
+            return;
+        }
         for entry in self.attempts.values_mut() {
             entry.handle_turn_servers(servers, useless, &mut self.parts);
         }
@@ -305,6 +311,9 @@ impl Node {
 
     /// Takes the system's clock.
     pub fn handle_clock(&mut self, system: Clock, now: Instant) {
+        if self.is_over {
+            return;
+        }
         match self.parts.clock.look(system, now) {
             Look::Steady => return,
             Look::Stepped => self.measure_time(),
@@ -320,6 +329,9 @@ impl Node {
 
     /// Takes the word of the NTP servers.
     pub fn handle_ntp(&mut self, report: NtpReport, now: Instant) {
+        if self.is_over {
+            return;
+        }
         if let Some(measured) = &report.measured {
             tracing::debug!(offset = %measured.offset(now), "the true time, by NTP");
         }
@@ -333,6 +345,9 @@ impl Node {
 
     /// Takes up what happened to a socket.
     pub fn handle_socket(&mut self, owner: Owner, event: SocketEvent, now: Instant) {
+        if self.is_over {
+            return;
+        }
         match (event, owner) {
             (SocketEvent::Connected { connection, local, remote }, _) => {
                 self.parts.connections.handle_connected(connection, (local, remote), now);
@@ -384,18 +399,27 @@ impl Node {
 
     /// Takes up what happened on the channel to a broker.
     pub fn handle_channel(&mut self, channel: ChannelId, event: ChannelEvent, now: Instant) {
+        if self.is_over {
+            return;
+        }
         self.parts.router.handle_channel(channel, event, now);
         self.drain(now);
     }
 
     /// Takes up that a channel has said its farewell and is no more.
     pub fn handle_channel_closed(&mut self, channel: ChannelId, now: Instant) {
+        if self.is_over {
+            return;
+        }
         self.parts.router.handle_channel_closed(channel);
         self.drain(now);
     }
 
     /// Takes up what a circuit wants or has brought.
     pub fn handle_circuit(&mut self, attempt: AttemptId, event: CircuitEvent, now: Instant) {
+        if self.is_over {
+            return;
+        }
         self.on_circuit(attempt, event, now);
         self.drain(now);
     }
@@ -592,7 +616,7 @@ impl Node {
             | self.drain_attempts(now)
         {}
         self.parts.counters.evicted += self.parts.connections.take_evicted();
-        if std::mem::take(&mut self.is_status_news) {
+        if std::mem::take(&mut self.is_status_news) && !self.is_over {
             self.refresh_status();
             self.parts.tell(Event::Status);
         }

@@ -53,7 +53,7 @@ const KNOWN: [(&str, usize); 141] = [
     ("Hairpin", 2),
     ("Handle", 2),
     ("Header", 2),
-    ("Heard", 3),
+    ("Heard", 4),
     ("Holder", 2),
     ("Host", 2),
     ("Input", 2),
