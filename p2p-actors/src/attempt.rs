@@ -9,14 +9,14 @@ use p2p_core::node::{CircuitAct, CircuitEvent};
 use p2p_core::relay::circuit::CircuitFailure;
 use tokio::sync::mpsc;
 
-use crate::carrier::CarrierStream;
+use crate::connection::ActiveConnection;
 use crate::relay::{self, FromCircuit, Told};
-use crate::sockets::{self, OwnsSockets, Sockets, ToOwner};
+use crate::sockets::{self, OwnedSockets, OwnsSockets, ToOwner};
 
 /// Asks the owner of an attempt's sockets for something about its circuit.
 pub(crate) enum ToCircuit {
     /// Take it over. It has been begun.
-    Begun(relay::Handle, mpsc::UnboundedReceiver<Told>),
+    Begun(relay::CircuitHandle, mpsc::UnboundedReceiver<Told>),
     /// Do this with it.
     Perform(CircuitAct),
 }
@@ -26,17 +26,17 @@ impl Message for ToCircuit {
 }
 
 /// Owns what one attempt has open.
-pub(crate) struct Attempt {
+pub(crate) struct AttemptActor {
     attempt: AttemptId,
-    sockets: Sockets,
+    sockets: OwnedSockets,
     node: Recipient<FromCircuit>,
-    circuit: Option<relay::Handle>,
+    circuit: Option<relay::CircuitHandle>,
     listening: Option<SpawnHandle>,
 }
 
-impl Attempt {
+impl AttemptActor {
     /// Returns the owner of `sockets`, which reports of the circuit to `node`.
-    pub(crate) fn new(attempt: AttemptId, sockets: Sockets, node: Recipient<FromCircuit>) -> Self {
+    pub(crate) fn new(attempt: AttemptId, sockets: OwnedSockets, node: Recipient<FromCircuit>) -> Self {
         Self { attempt, sockets, node, circuit: None, listening: None }
     }
 
@@ -52,7 +52,7 @@ impl Attempt {
             Told::Up => match circuit.stream() {
                 Ok(stream) => {
                     let (local, remote) = (stream.local_addr(), stream.peer_addr());
-                    let connection = self.sockets.take_in(CarrierStream::relayed(stream));
+                    let connection = self.sockets.take_in(ActiveConnection::relayed(stream));
                     CircuitEvent::Up { connection, local, remote }
                 }
                 Err(error) => CircuitEvent::Failed(CircuitFailure::Blocked(error.to_string())),
@@ -60,7 +60,7 @@ impl Attempt {
             Told::Arrived { link, early, peer } => {
                 let stream = circuit.through(link, early, peer);
                 let (local, remote) = (stream.local_addr(), stream.peer_addr());
-                let connection = self.sockets.take_in(CarrierStream::through(stream));
+                let connection = self.sockets.take_in(ActiveConnection::through(stream));
                 CircuitEvent::Arrived { connection, local, remote }
             }
             Told::Dial(to) => CircuitEvent::Dial(to),
@@ -92,17 +92,17 @@ impl Attempt {
     }
 }
 
-impl Actor for Attempt {
+impl Actor for AttemptActor {
     type Context = Context<Self>;
 }
 
-impl OwnsSockets for Attempt {
-    fn sockets(&mut self) -> &mut Sockets {
+impl OwnsSockets for AttemptActor {
+    fn sockets(&mut self) -> &mut OwnedSockets {
         &mut self.sockets
     }
 }
 
-impl Handler<ToOwner> for Attempt {
+impl Handler<ToOwner> for AttemptActor {
     type Result = ();
 
     fn handle(&mut self, message: ToOwner, ctx: &mut Context<Self>) {
@@ -110,7 +110,7 @@ impl Handler<ToOwner> for Attempt {
     }
 }
 
-impl Handler<ToCircuit> for Attempt {
+impl Handler<ToCircuit> for AttemptActor {
     type Result = ();
 
     fn handle(&mut self, message: ToCircuit, ctx: &mut Context<Self>) {

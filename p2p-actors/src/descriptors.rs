@@ -10,6 +10,7 @@ use p2p_core::node::Limits;
 
 /// Bounds what others may take by what this process may have: an eighth for connections that are not proven, an eighth for
 /// what peers ask us to dial, a quarter for pipes. Each pipe costs the user another descriptor, as a file or a service.
+/// A limit is never raised by it.
 pub(crate) fn within(limits: Limits) -> Limits {
     shares(limit(), limits)
 }

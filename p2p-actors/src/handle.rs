@@ -12,22 +12,22 @@ use crate::sockets::{Incoming, ProvenConnection, Reply};
 /// A handle to the actors of one node. Clones are for the same node; when the last is dropped, it closes.
 #[derive(Clone)]
 pub struct Handle {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<NodeCommand>,
     incoming: Arc<Mutex<mpsc::UnboundedReceiver<Incoming>>>,
     status: watch::Receiver<Status>,
     counters: Arc<StdMutex<Counters>>,
 }
 
 /// A wish for a connection.
-pub(crate) struct Call {
+pub(crate) struct CallRequest {
     pub(crate) peer: PeerAddr,
     pub(crate) options: ConnectOptions,
     pub(crate) reply: Reply,
 }
 
 /// Asks the node for something.
-pub(crate) enum Command {
-    Connect(Box<Call>),
+pub(crate) enum NodeCommand {
+    Connect(Box<CallRequest>),
     Refresh,
     StopAccepting,
     Close(oneshot::Sender<()>),
@@ -35,7 +35,7 @@ pub(crate) enum Command {
 
 impl Handle {
     pub(crate) fn new(
-        commands: mpsc::Sender<Command>,
+        commands: mpsc::Sender<NodeCommand>,
         incoming: mpsc::UnboundedReceiver<Incoming>,
         status: watch::Receiver<Status>,
         counters: Arc<StdMutex<Counters>>,
@@ -53,7 +53,7 @@ impl Handle {
         options: ConnectOptions,
     ) -> Result<ProvenConnection, ConnectError> {
         let (reply, outcome) = oneshot::channel();
-        let command = Command::Connect(Box::new(Call { peer, options, reply }));
+        let command = NodeCommand::Connect(Box::new(CallRequest { peer, options, reply }));
         self.commands.send(command).await.map_err(|_| ConnectError::Closed)?;
         outcome.await.unwrap_or(Err(ConnectError::Closed))
     }
@@ -78,21 +78,21 @@ impl Handle {
     /// Tells the node that the network may have changed: it looks at the interfaces again, and asks the servers again.
     pub async fn refresh(&self) {
         // A closed node has no network.
-        let _ = self.commands.send(Command::Refresh).await;
+        let _ = self.commands.send(NodeCommand::Refresh).await;
     }
 
     /// Takes nobody in any more: whoever calls is told that we are closing. All else goes on, and so do relayed
     /// connections, which may need the node when a server fails.
     pub async fn stop_accepting(&self) {
         // A closed node takes nobody in.
-        let _ = self.commands.send(Command::StopAccepting).await;
+        let _ = self.commands.send(NodeCommand::StopAccepting).await;
     }
 
     /// Ends the node: attempts are cancelled, peers and brokers are told, within a second. Pipes that were
     /// handed out live on.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
-        if self.commands.send(Command::Close(done)).await.is_ok() {
+        if self.commands.send(NodeCommand::Close(done)).await.is_ok() {
             // The node is gone either way.
             let _ = closed.await;
         }

@@ -14,7 +14,7 @@ use crate::drive::{now, system_clock};
 use crate::error::StartError;
 use crate::handle::Handle;
 use crate::interface::NicSource;
-use crate::node::{Ends, NodeActor};
+use crate::node::{NodeActor, NodeEnds};
 use crate::signal::MemoryBroker;
 
 /// Starts the actors on a thread of their own and returns when they run; [`Handle::status`] tells when they
@@ -78,7 +78,8 @@ fn start(
     let (status, watcher) = watch::channel(node.status().clone());
     let counters = Arc::new(Mutex::new(Counters::default()));
     let (ended, end) = oneshot::channel();
-    let ends = Ends { commands: receiver, incoming: sender, status, counters: Arc::clone(&counters), ended };
+    let ends =
+        NodeEnds { commands: receiver, incoming: sender, status, counters: Arc::clone(&counters), ended };
     NodeActor::new(node, memory, seed, nics, ends).start();
     Ok((Handle::new(commands, incoming, watcher, counters), end))
 }

@@ -14,11 +14,11 @@
 //! [`spawn`] puts them on a thread of their own, which is what `p2p-node` does. [`spawn_local`] starts them on
 //! the `LocalSet` or actix `System` a program already has: see the example `embed`. Either way the world talks
 //! to them through a [`Handle`], and gets connections as [`ProvenConnection`]s: plain state, which
-//! [`Carrier::into_stream`] puts to work on whatever runtime will use it.
+//! [`IdleConnection::into_stream`] puts to work on whatever runtime will use it.
 
 mod attempt;
 mod bind;
-mod carrier;
+mod connection;
 mod descriptors;
 mod drive;
 mod error;
@@ -35,7 +35,7 @@ mod sockets;
 mod tls;
 mod turn;
 
-pub use carrier::{Carrier, CarrierStream, RelayedStream, RestedRelay};
+pub use connection::{ActiveConnection, IdleConnection, RelayedStream, RestedRelay};
 pub use error::StartError;
 pub use handle::Handle;
 pub use host::{spawn, spawn_local};

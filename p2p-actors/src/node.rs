@@ -18,17 +18,17 @@ use p2p_core::{Clock, Seed};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::lookups::Lookups;
-use crate::attempt::{Attempt, ToCircuit};
+use crate::attempt::{AttemptActor, ToCircuit};
 use crate::descriptors::leaving;
 use crate::drive::{Driven, Drives, now, system_clock, turn};
-use crate::handle::{Call, Command};
-use crate::interface::{Interface, NicSource};
+use crate::handle::{CallRequest, NodeCommand};
+use crate::interface::{InterfaceActor, NicSource};
 use crate::ntp::{Ntp, Stop};
 use crate::relay::{self, FromCircuit, OfferSender};
 use crate::signal::{Channel, MemoryBroker};
 use crate::sockets::{
-    BacklogPlace, FromSocket, HandOver, Incoming, OwnerGone, PipeClosed, PipePlace, Reply, Reporting,
-    Sockets, Taken, Taker, ToOwner,
+    BacklogPlace, FromSocket, HandOver, Incoming, OwnedSockets, OwnerGone, OwnerRun, PipeClosed, PipePlace,
+    Reply, Reporting, Taken, Taker, ToOwner,
 };
 use crate::turn;
 
@@ -42,6 +42,8 @@ pub(crate) struct NodeActor {
     is_dry: bool,
     keep_alive: KeepAlive,
     owners: BTreeMap<Owner, OwnerHandle>,
+    /// Owners begun so far.
+    runs: u64,
     /// For connections that arrive at listeners, and at ports of punches.
     seats: [Arc<Semaphore>; 2],
     next_connection: Arc<AtomicU64>,
@@ -55,15 +57,15 @@ pub(crate) struct NodeActor {
     incoming: Option<mpsc::UnboundedSender<Incoming>>,
     status: watch::Sender<Status>,
     counters: Arc<Mutex<Counters>>,
-    commands: Option<mpsc::Receiver<Command>>,
+    commands: Option<mpsc::Receiver<NodeCommand>>,
     closed: Vec<oneshot::Sender<()>>,
     /// Dropped when there is nothing left to do.
     _ended: oneshot::Sender<()>,
 }
 
 /// What a node's actor is connected to.
-pub(crate) struct Ends {
-    pub(crate) commands: mpsc::Receiver<Command>,
+pub(crate) struct NodeEnds {
+    pub(crate) commands: mpsc::Receiver<NodeCommand>,
     pub(crate) incoming: mpsc::UnboundedSender<Incoming>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) counters: Arc<Mutex<Counters>>,
@@ -72,6 +74,7 @@ pub(crate) struct Ends {
 
 /// An owner of sockets. Dropped, it ends.
 struct OwnerHandle {
+    run: u64,
     sockets: Recipient<ToOwner>,
     circuit: Option<Recipient<ToCircuit>>,
 }
@@ -90,7 +93,7 @@ impl NodeActor {
         memory: Option<MemoryBroker>,
         seed: Seed,
         nics: NicSource,
-        ends: Ends,
+        ends: NodeEnds,
     ) -> Self {
         let keep_alive = node.config().keep_alive;
         let unproven = node.config().limits.unproven;
@@ -102,6 +105,7 @@ impl NodeActor {
             is_dry: false,
             keep_alive,
             owners: BTreeMap::new(),
+            runs: 0,
             seats: [unproven, PUNCHED_SEATS].map(|seats| Arc::new(Semaphore::new(seats))),
             next_connection: Arc::new(AtomicU64::new(1)),
             circuits: BTreeMap::new(),
@@ -140,8 +144,8 @@ impl NodeActor {
         turn(self, ctx);
     }
 
-    fn connect(&mut self, call: Call, ctx: &mut Context<Self>) {
-        let Call { peer, options, reply } = call;
+    fn connect(&mut self, call: CallRequest, ctx: &mut Context<Self>) {
+        let CallRequest { peer, options, reply } = call;
         match self.node().connect(peer, options, now()) {
             Ok(attempt) => {
                 let reply = wait_for(attempt, reply, ctx.address().recipient());
@@ -160,19 +164,28 @@ impl NodeActor {
             gone: here.clone().recipient(),
             next: Arc::clone(&self.next_connection),
         };
+        self.runs += 1;
+        let run = self.runs;
+        let as_run = OwnerRun { owner, run };
         let [arriving, punched] = &self.seats;
         let handle = match owner {
             Owner::Nic(_) => {
-                let interface = Interface(Sockets::new(owner, reporting, Arc::clone(arriving))).start();
-                OwnerHandle { sockets: interface.recipient(), circuit: None }
+                let interface =
+                    InterfaceActor(OwnedSockets::new(as_run, reporting, Arc::clone(arriving))).start();
+                OwnerHandle { run, sockets: interface.recipient(), circuit: None }
             }
             Owner::Attempt(attempt) => {
-                let sockets = Sockets::new(owner, reporting, Arc::clone(punched));
-                let attempt = Attempt::new(attempt, sockets, here.recipient()).start();
-                OwnerHandle { sockets: attempt.clone().recipient(), circuit: Some(attempt.recipient()) }
+                let sockets = OwnedSockets::new(as_run, reporting, Arc::clone(punched));
+                let attempt = AttemptActor::new(attempt, sockets, here.recipient()).start();
+                OwnerHandle { run, sockets: attempt.clone().recipient(), circuit: Some(attempt.recipient()) }
             }
         };
         self.owners.insert(owner, handle);
+    }
+
+    /// Tells whether an owner has not been ended.
+    fn is_on(&self, OwnerRun { owner, run }: OwnerRun) -> bool {
+        self.owners.get(&owner).is_some_and(|handle| handle.run == run)
     }
 
     fn ask(&self, owner: Owner, message: ToOwner) {
@@ -194,7 +207,7 @@ impl NodeActor {
                 let (config, seed) = *begun;
                 let offers = OfferSender::new(attempt, ctx.address().downgrade().recipient());
                 let ca_files = turn::ca_files(&self.driven.machine().config().turn);
-                let (handle, told) = relay::Handle::begin(config, ca_files, offers, seed);
+                let (handle, told) = relay::CircuitHandle::begin(config, ca_files, offers, seed);
                 self.circuits.insert(attempt, handle.ear());
                 self.ask_circuit(attempt, ToCircuit::Begun(handle, told));
             }
@@ -330,16 +343,16 @@ impl Drives for NodeActor {
     }
 }
 
-impl StreamHandler<Command> for NodeActor {
-    fn handle(&mut self, command: Command, ctx: &mut Context<Self>) {
+impl StreamHandler<NodeCommand> for NodeActor {
+    fn handle(&mut self, command: NodeCommand, ctx: &mut Context<Self>) {
         match command {
-            Command::Connect(call) => self.connect(*call, ctx),
-            Command::Refresh => self.feed(Node::handle_network_changed, ctx),
-            Command::StopAccepting => {
+            NodeCommand::Connect(call) => self.connect(*call, ctx),
+            NodeCommand::Refresh => self.feed(Node::handle_network_changed, ctx),
+            NodeCommand::StopAccepting => {
                 self.incoming = None;
                 self.feed(|node, _| node.stop_accepting(), ctx);
             }
-            Command::Close(done) => {
+            NodeCommand::Close(done) => {
                 self.closed.push(done);
                 self.feed(Node::close, ctx);
             }
@@ -356,7 +369,9 @@ impl Handler<FromSocket> for NodeActor {
     type Result = ();
 
     fn handle(&mut self, FromSocket { owner, event, taken_up }: FromSocket, ctx: &mut Context<Self>) {
-        self.feed(|node, now| node.handle_socket(owner, event, now), ctx);
+        if self.is_on(owner) {
+            self.feed(|node, now| node.handle_socket(owner.owner, event, now), ctx);
+        }
         drop(taken_up);
     }
 }
@@ -377,9 +392,10 @@ impl Handler<OwnerGone> for NodeActor {
     type Result = ();
 
     fn handle(&mut self, OwnerGone(owner): OwnerGone, ctx: &mut Context<Self>) {
-        if self.owners.remove(&owner).is_some() {
+        if self.is_on(owner) {
             tracing::error!(?owner, "an owner of sockets ended by itself");
-            self.feed(|node, now| node.handle_owner_gone(owner, now), ctx);
+            self.owners.remove(&owner.owner);
+            self.feed(|node, now| node.handle_owner_gone(owner.owner, now), ctx);
         }
     }
 }

@@ -4,7 +4,7 @@
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use anyhow::{Context as _, Result};
 use p2p_actors::signal::MemoryBroker;
-use p2p_actors::{Carrier, Handle, ProvenConnection};
+use p2p_actors::{Handle, IdleConnection, ProvenConnection};
 use p2p_core::Seed;
 use p2p_core::node::{BrokerConfig, ConnectOptions, Interfaces, NodeConfig};
 use p2p_core::peer::{Identity, PeerAddr};
@@ -30,10 +30,10 @@ impl Handler<Greet> for Greeter {
     fn handle(&mut self, Greet(peer): Greet, _: &mut Context<Self>) -> Self::Result {
         let network = self.network.clone();
         Box::pin(async move {
-            // Both ends wish a plain connection, so its carrier is the pipe.
+            // Both ends wish a plain connection, so it is the pipe.
             let options = ConnectOptions { plain: true, ..ConnectOptions::default() };
-            let ProvenConnection { carrier, info, .. } = network.connect(peer, options).await?;
-            say(carrier, "hello").await?;
+            let ProvenConnection { connection, info, .. } = network.connect(peer, options).await?;
+            say(connection, "hello").await?;
             Ok(format!("greeted {} by the {} way", info.remote, info.way))
         })
     }
@@ -49,7 +49,7 @@ fn main() -> Result<()> {
         let addr = address(&bert).await?;
         let (greeted, called) = tokio::join!(greeter.send(Greet(addr)), bert.accept());
         println!("anna {}", greeted??);
-        println!("bert heard {:?}", hear(called.context("nobody called")?.carrier).await?);
+        println!("bert heard {:?}", hear(called.context("nobody called")?.connection).await?);
 
         anna.close().await;
         bert.close().await;
@@ -74,14 +74,14 @@ async fn address(handle: &Handle) -> Result<PeerAddr> {
     ready.address.clone().context("a node that is ready has an address")
 }
 
-async fn say(carrier: Carrier, what: &str) -> Result<()> {
-    let mut stream = carrier.into_stream()?;
+async fn say(connection: IdleConnection, what: &str) -> Result<()> {
+    let mut stream = connection.into_stream()?;
     stream.write_all(what.as_bytes()).await?;
     Ok(stream.shutdown().await?)
 }
 
-async fn hear(carrier: Carrier) -> Result<String> {
+async fn hear(connection: IdleConnection) -> Result<String> {
     let mut heard = String::new();
-    carrier.into_stream()?.read_to_string(&mut heard).await?;
+    connection.into_stream()?.read_to_string(&mut heard).await?;
     Ok(heard)
 }

@@ -9,23 +9,23 @@ use actix::{Actor, Context, Handler};
 pub(crate) use enumerate::NicSource;
 pub use enumerate::nics;
 
-use crate::sockets::{self, OwnsSockets, Sockets, ToOwner};
+use crate::sockets::{self, OwnedSockets, OwnsSockets, ToOwner};
 
 /// Owns the sockets of one interface: its listeners and who came to them, its connections to STUN servers, its ports for
 /// datagrams.
-pub(crate) struct Interface(pub(crate) Sockets);
+pub(crate) struct InterfaceActor(pub(crate) OwnedSockets);
 
-impl Actor for Interface {
+impl Actor for InterfaceActor {
     type Context = Context<Self>;
 }
 
-impl OwnsSockets for Interface {
-    fn sockets(&mut self) -> &mut Sockets {
+impl OwnsSockets for InterfaceActor {
+    fn sockets(&mut self) -> &mut OwnedSockets {
         &mut self.0
     }
 }
 
-impl Handler<ToOwner> for Interface {
+impl Handler<ToOwner> for InterfaceActor {
     type Result = ();
 
     fn handle(&mut self, message: ToOwner, ctx: &mut Context<Self>) {

@@ -20,7 +20,7 @@ use tracing::{debug, trace};
 
 use super::link::Link;
 use super::offers::OfferSender;
-use super::sockets::{Came, CircuitSockets, RestedSockets};
+use super::sockets::{Came, RelaySockets, RestedSockets};
 use crate::drive::now;
 
 /// Datagrams taken in before anything else is looked at.
@@ -84,7 +84,7 @@ pub(crate) enum Told {
 }
 
 enum SocketStage {
-    Work(CircuitSockets, Pin<Box<Sleep>>),
+    Work(RelaySockets, Pin<Box<Sleep>>),
     Rest(RestedSockets),
     /// On the way from one to the other, or over.
     Gone,
@@ -115,7 +115,7 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(
         circuit: Circuit,
-        sockets: CircuitSockets,
+        sockets: RelaySockets,
         offers: OfferSender,
         told: mpsc::UnboundedSender<Told>,
     ) -> Self {

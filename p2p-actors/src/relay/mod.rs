@@ -27,14 +27,14 @@ pub(crate) use offers::{FromCircuit, OfferSender};
 pub(crate) use stream::{Dialled, Leaving, Relayed, RestedDialled, RestedThrough, Through};
 
 use self::core::Core;
-use self::sockets::CircuitSockets;
+use self::sockets::RelaySockets;
 use crate::drive::now;
 use crate::tls::CaFiles;
 
 /// One circuit, for all who have to do with it.
-struct Shared(Mutex<Core>);
+struct SharedCircuit(Mutex<Core>);
 
-impl Shared {
+impl SharedCircuit {
     fn core(&self) -> MutexGuard<'_, Core> {
         // The machine does not panic; if it did, what it is in is no worse than an end.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -49,24 +49,24 @@ impl Shared {
 }
 
 /// What an attempt has of its circuit. Dropped before something is [kept](Self::keep), it ends it.
-pub(crate) struct Handle {
-    shared: Arc<Shared>,
+pub(crate) struct CircuitHandle {
+    shared: Arc<SharedCircuit>,
     is_kept: bool,
 }
 
 /// What the node has of it: the peer's offers go there, for as long as it lives.
-pub(crate) struct Ear(Weak<Shared>);
+pub(crate) struct Ear(Weak<SharedCircuit>);
 
 /// A stream's share of it. With the stream that is kept it ends; with one that is not, nothing does.
 #[derive(Clone)]
 pub(crate) struct Held(Arc<Holder>);
 
 struct Holder {
-    shared: Arc<Shared>,
+    shared: Arc<SharedCircuit>,
     is_kept: AtomicBool,
 }
 
-impl Handle {
+impl CircuitHandle {
     /// Begins one on the current runtime, and where what it tells comes from.
     pub(crate) fn begin(
         config: CircuitConfig,
@@ -76,8 +76,8 @@ impl Handle {
     ) -> (Self, mpsc::UnboundedReceiver<Told>) {
         let (told, telling) = mpsc::unbounded_channel();
         let circuit = Circuit::new(config, seed, now());
-        let core = Core::new(circuit, CircuitSockets::new(ca_files), offers, told);
-        let shared = Arc::new(Shared(Mutex::new(core)));
+        let core = Core::new(circuit, RelaySockets::new(ca_files), offers, told);
+        let shared = Arc::new(SharedCircuit(Mutex::new(core)));
         shared.spawn();
         (Self { shared, is_kept: false }, telling)
     }
@@ -127,7 +127,7 @@ impl Handle {
     }
 }
 
-impl Drop for Handle {
+impl Drop for CircuitHandle {
     fn drop(&mut self) {
         if !self.is_kept {
             self.shared.core().end(true);

@@ -37,7 +37,7 @@ struct Line {
 }
 
 /// Sockets at work on a runtime.
-pub(super) struct CircuitSockets {
+pub(super) struct RelaySockets {
     ca_files: CaFiles,
     /// Whoever has something sent may be on another one, or on none.
     runtime: Handle,
@@ -67,7 +67,7 @@ pub(super) enum Came {
     Closed(Way, Option<io::ErrorKind>),
 }
 
-impl CircuitSockets {
+impl RelaySockets {
     pub(super) fn new(ca_files: CaFiles) -> Self {
         Self { ca_files, runtime: Handle::current(), ways: BTreeMap::new(), bare: BTreeMap::new() }
     }
@@ -292,8 +292,8 @@ impl RestedSockets {
     }
 
     /// Onto the current runtime, and which ways were lost.
-    pub(super) fn wake(self) -> io::Result<(CircuitSockets, Vec<Way>)> {
-        let mut sockets = CircuitSockets::new(self.ca_files);
+    pub(super) fn wake(self) -> io::Result<(RelaySockets, Vec<Way>)> {
+        let mut sockets = RelaySockets::new(self.ca_files);
         for (way, (link, unsent)) in self.ways {
             sockets.ways.insert(way, Wire::Open(Line { link: link.wake()?, unsent }));
         }

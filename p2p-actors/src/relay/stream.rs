@@ -47,7 +47,7 @@ impl Relayed {
         self.held.wake()
     }
 
-    /// As [`CarrierStream::poll_delivered`](crate::CarrierStream::poll_delivered).
+    /// As [`ActiveConnection::poll_delivered`](crate::ActiveConnection::poll_delivered).
     pub(crate) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut core = self.held.core();
         core.poll_delivered(cx).map_err(|error| broken(&core, error))
@@ -155,12 +155,12 @@ impl Default for Leaving {
 }
 
 impl Leaving {
-    /// As [`CarrierStream::on_peer_ended`](crate::CarrierStream::on_peer_ended).
+    /// As [`ActiveConnection::on_peer_ended`](crate::ActiveConnection::on_peer_ended).
     pub(crate) fn on_peer_ended(&mut self) {
         self.parting = Some(Parting::Farewell);
     }
 
-    /// As [`CarrierStream::on_farewell`](crate::CarrierStream::on_farewell).
+    /// As [`ActiveConnection::on_farewell`](crate::ActiveConnection::on_farewell).
     pub(crate) fn on_farewell(&mut self) {
         self.parting = None;
     }
@@ -228,7 +228,7 @@ impl Through {
         }
     }
 
-    /// As [`CarrierStream::poll_finish`](crate::CarrierStream::poll_finish).
+    /// As [`ActiveConnection::poll_finish`](crate::ActiveConnection::poll_finish).
     pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.leaving.is_finished = true;
         AsyncWrite::poll_flush(self.link()?, cx)
@@ -339,7 +339,7 @@ impl Dialled {
         self.stream.take().ok_or(io::ErrorKind::NotConnected)?.into_std().map(RestedDialled)
     }
 
-    /// As [`CarrierStream::poll_finish`](crate::CarrierStream::poll_finish).
+    /// As [`ActiveConnection::poll_finish`](crate::ActiveConnection::poll_finish).
     pub(crate) fn poll_finish(&mut self) -> Poll<io::Result<()>> {
         self.leaving.is_finished = true;
         Poll::Ready(Ok(()))

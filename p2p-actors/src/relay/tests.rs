@@ -41,9 +41,12 @@ fn on_a_thread() -> tokio::runtime::Handle {
     told.recv().unwrap()
 }
 
-fn begun(on: &tokio::runtime::Handle, config: CircuitConfig) -> (Handle, mpsc::UnboundedReceiver<Told>) {
+fn begun(
+    on: &tokio::runtime::Handle,
+    config: CircuitConfig,
+) -> (CircuitHandle, mpsc::UnboundedReceiver<Told>) {
     let _there = on.enter();
-    Handle::begin(config, CaFiles::default(), offers(), Seed::from_u64(1))
+    CircuitHandle::begin(config, CaFiles::default(), offers(), Seed::from_u64(1))
 }
 
 /// Whether the way for connections ends when datagrams are kept.
@@ -53,7 +56,7 @@ async fn ends(is_at_rest: bool) -> bool {
     let server = Server::new(listener.local_addr().unwrap(), Carrier::Tcp, credentials);
     let mut config = CircuitConfig::new(Role::Caller, Trust::Known, vec![server]);
     config.connections = Connections::Always;
-    let (mut handle, _told) = Handle::begin(config, CaFiles::default(), offers(), Seed::from_u64(1));
+    let (mut handle, _told) = CircuitHandle::begin(config, CaFiles::default(), offers(), Seed::from_u64(1));
     let mut of_connections = None;
     let mut other = Vec::new();
     for _ in 0..2 {

@@ -18,13 +18,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::unconstrained;
 use tracing::trace;
 
-use super::work::Done;
-use super::{HandOver, OwnsSockets, Sockets};
+use super::{OwnedSockets, OwnsSockets};
 use crate::bind;
-use crate::carrier::CarrierStream;
+use crate::connection::ActiveConnection;
 
 /// A connection that is up.
-pub(super) struct Open<S = CarrierStream> {
+pub(super) struct Open<S = ActiveConnection> {
     stream: S,
     /// What was to be written and has found no room yet.
     unsent: BytesMut,
@@ -53,7 +52,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Open<S> {
     }
 
     /// Sends what the stream takes without waiting: asks it once, whatever this task's budget for IO is.
-    fn send_at_once(&mut self) -> Option<io::Result<()>> {
+    pub(super) fn send_at_once(&mut self) -> Option<io::Result<()>> {
         unconstrained(poll_fn(|task| self.poll_send(task))).now_or_never()
     }
 
@@ -68,18 +67,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Open<S> {
 }
 
 /// Dials. With `ttl`, the first SYN dies after so many hops.
-pub(super) async fn dial(
-    connection: ConnectionId,
-    from: Option<SocketAddr>,
-    to: SocketAddr,
-    ttl: Option<u8>,
-) -> Done {
-    let dialled = match (from, ttl) {
+pub(super) async fn dial(from: Option<SocketAddr>, to: SocketAddr, ttl: Option<u8>) -> io::Result<TcpStream> {
+    match (from, ttl) {
         // Unbound, the system chooses address and port, and can use a port for several targets.
         (None, None) => TcpStream::connect(to).await,
         (from, ttl) => bind::dial_unheard(from.unwrap_or_else(|| any(to)), to, None, ttl).await,
-    };
-    Done::Dialled(connection, dialled)
+    }
 }
 
 fn any(to: SocketAddr) -> SocketAddr {
@@ -89,11 +82,15 @@ fn any(to: SocketAddr) -> SocketAddr {
     }
 }
 
-pub(super) fn on_dialled(sockets: &mut Sockets, connection: ConnectionId, dialled: io::Result<TcpStream>) {
+pub(super) fn on_dialled(
+    sockets: &mut OwnedSockets,
+    connection: ConnectionId,
+    dialled: io::Result<TcpStream>,
+) {
     let up = dialled.and_then(|stream| Ok((stream.local_addr()?, stream.peer_addr()?, stream)));
     let event = match up {
         Ok((local, remote, stream)) => {
-            sockets.connections.insert(connection, Open::new(CarrierStream::tcp(stream), None));
+            sockets.connections.insert(connection, Open::new(ActiveConnection::tcp(stream), None));
             SocketEvent::Connected { connection, local, remote }
         }
         Err(error) => SocketEvent::DialFailed { connection, error: dial_error(&error) },
@@ -103,15 +100,15 @@ pub(super) fn on_dialled(sockets: &mut Sockets, connection: ConnectionId, dialle
 
 /// Reads once, when something comes.
 pub(super) fn read<A: OwnsSockets>(connection: ConnectionId, at_most: usize, ctx: &mut Context<A>) {
-    ctx.spawn(Read { connection, at_most });
+    ctx.spawn(ReadOnce { connection, at_most });
 }
 
-struct Read {
+struct ReadOnce {
     connection: ConnectionId,
     at_most: usize,
 }
 
-impl<A: OwnsSockets> ActorFuture<A> for Read {
+impl<A: OwnsSockets> ActorFuture<A> for ReadOnce {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, actor: &mut A, _: &mut Context<A>, task: &mut Task<'_>) -> Poll<()> {
@@ -143,13 +140,13 @@ pub(super) fn write<A: OwnsSockets>(
     match open.send_at_once() {
         Some(Ok(())) => {}
         Some(Err(error)) => on_unsent(sockets, connection, &error),
-        None => drop(ctx.spawn(Write(connection))),
+        None => drop(ctx.spawn(WriteRest(connection))),
     }
 }
 
-struct Write(ConnectionId);
+struct WriteRest(ConnectionId);
 
-impl<A: OwnsSockets> ActorFuture<A> for Write {
+impl<A: OwnsSockets> ActorFuture<A> for WriteRest {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, actor: &mut A, _: &mut Context<A>, task: &mut Task<'_>) -> Poll<()> {
@@ -162,20 +159,9 @@ impl<A: OwnsSockets> ActorFuture<A> for Write {
     }
 }
 
-fn on_unsent(sockets: &Sockets, connection: ConnectionId, error: &Error) {
+fn on_unsent(sockets: &OwnedSockets, connection: ConnectionId, error: &Error) {
     trace!(?connection, %error, "write");
     sockets.tell(SocketEvent::Lost { connection });
-}
-
-/// Gives a connection away.
-pub(super) fn hand_over(sockets: &mut Sockets, hand_over: HandOver) {
-    match sockets.connections.remove(&hand_over.connection()) {
-        Some(mut open) => match open.send_at_once() {
-            Some(sent) => hand_over.give(sent.map(|()| open.into_stream())),
-            None => drop(tokio::task::spawn_local(hand_over.give_when_sent(open))),
-        },
-        None => hand_over.give(Err(ErrorKind::NotConnected.into())),
-    }
 }
 
 /// Tells whose fault a failed dial is.

@@ -20,7 +20,7 @@ use super::links::cause;
 use crate::bind;
 
 /// A port that is bound.
-pub(super) struct Port {
+pub(super) struct DatagramPort {
     number: u64,
     socket: UdpSocket,
 }
@@ -39,7 +39,7 @@ pub(super) fn send<A: OwnsSockets>(
         None => bind::datagrams(from).and_then(|socket| {
             let sent = send_now(&socket, bytes, to);
             let number = sockets.number();
-            sockets.ports.insert(from, Port { number, socket });
+            sockets.ports.insert(from, DatagramPort { number, socket });
             ctx.spawn(Receive { at: from, number, waiting: None });
             sent
         }),

@@ -6,21 +6,22 @@ use std::{fmt, io};
 use actix::{Message, WeakRecipient};
 use futures_util::future::poll_fn;
 use p2p_core::attempt::Way;
-use p2p_core::node::{ConnectError, ConnectionId, ConnectionInfo, Established, KeepAlive};
+use p2p_core::node::{ConnectError, ConnectionInfo, Established, KeepAlive};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::{Claim, Session};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::OwnedSockets;
 use super::connections::Open;
-use crate::carrier::{Carrier, CarrierStream};
+use crate::connection::{ActiveConnection, IdleConnection};
 
 /// A connection that both ends keep: plain state, free to go to any thread and runtime.
 #[derive(Debug)]
 pub struct ProvenConnection {
     /// The connection. No byte of the user's has been read from it.
-    pub carrier: Carrier,
+    pub connection: IdleConnection,
     /// The other end, and the keys of the pipe.
     pub session: Session,
     /// The story of the connection.
@@ -103,40 +104,47 @@ pub(crate) struct HandOver {
 }
 
 impl HandOver {
-    pub(super) fn connection(&self) -> ConnectionId {
-        self.established.connection
+    /// Takes the connection out of `sockets` and gives it away, when the last frame of its proof has found room.
+    pub(super) fn perform(self, sockets: &mut OwnedSockets) {
+        match sockets.connections.remove(&self.established.connection) {
+            Some(mut open) => match open.send_at_once() {
+                Some(sent) => self.give(sent.map(|()| open.into_stream())),
+                None => drop(tokio::task::spawn_local(self.give_when_sent(open))),
+            },
+            None => self.give(Err(io::ErrorKind::NotConnected.into())),
+        }
     }
 
-    /// Gives it away when the last frame of its proof has found room.
-    pub(super) async fn give_when_sent(self, mut open: Open) {
+    async fn give_when_sent(self, mut open: Open) {
         let sent = timeout(SEND_WITHIN, poll_fn(|task| open.poll_send(task))).await;
         let sent = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         self.give(sent.map(|()| open.into_stream()));
     }
 
     /// Gives it away, or the news that it has died in the last moment.
-    pub(super) fn give(self, stream: io::Result<CarrierStream>) {
+    fn give(self, stream: io::Result<ActiveConnection>) {
         let Established { session, info, .. } = *self.established;
         let rested = stream.and_then(|stream| {
             stream.keep_alive(&self.keep_alive);
             match info.way {
-                Way::Relay => stream.dialled().into_carrier(),
-                _ => stream.into_carrier(),
+                Way::Relay => stream.dialled().into_idle(),
+                _ => stream.into_idle(),
             }
         });
-        let connection = rested.map(|carrier| ProvenConnection { carrier, session, info, place: None });
+        let proven = rested.map(|connection| ProvenConnection { connection, session, info, place: None });
+        let proven = proven.map_err(|error| error.to_string());
         match self.taker {
             Taker::Caller(reply) => {
                 // Nobody waits any more: then the connection is closed by being dropped.
-                let _ = reply.send(connection.map_err(|error| ConnectError::Socket(error.to_string())));
+                let _ = reply.send(proven.map_err(ConnectError::Socket));
             }
-            Taker::Accepting(queue, backlog, place) => match connection {
+            Taker::Accepting(queue, backlog, place) => match proven {
                 // A node that is dropped has nobody who accepts.
-                Ok(connection) => {
-                    let connection = ProvenConnection { place: Some(place), ..connection };
+                Ok(proven) => {
+                    let connection = ProvenConnection { place: Some(place), ..proven };
                     drop(queue.send(Incoming { connection, _place: backlog }));
                 }
-                Err(error) => warn!(%error, "an accepted connection died in the last moment"),
+                Err(error) => warn!(error, "an accepted connection died in the last moment"),
             },
         }
     }

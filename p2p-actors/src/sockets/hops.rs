@@ -2,23 +2,22 @@
 //!
 //! It takes a system that tells who sent an ICMP error about a TCP socket: Linux does, by `IP_RECVERR`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::TcpSocket;
-use tracing::trace;
 
-use super::work::{Done, Fate};
-
-/// Dials with this time to live; silence takes as long as it is waited for.
-pub(super) async fn dial(syn: u8, from: SocketAddr, to: SocketAddr, ttl: u8) -> Done {
-    let fate = fate(from, to, ttl).await;
-    trace!(syn, %from, ?fate, "a SYN that was to die");
-    Done::HopDialled { syn, from, fate }
+/// The fate of a SYN that was to die on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SynFate {
+    Expired(IpAddr),
+    Answered,
+    Unsent,
 }
 
-async fn fate(from: SocketAddr, to: SocketAddr, ttl: u8) -> Fate {
+/// Dials with this time to live; silence takes as long as it is waited for.
+pub(super) async fn dial(from: SocketAddr, to: SocketAddr, ttl: u8) -> SynFate {
     let made = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let prepared = made.and_then(|socket| {
         let hops = u32::from(ttl);
@@ -27,14 +26,14 @@ async fn fate(from: SocketAddr, to: SocketAddr, ttl: u8) -> Fate {
         socket.bind(from)?;
         Ok((icmp::Errors::of(&socket, to)?, socket))
     });
-    let Ok((errors, socket)) = prepared else { return Fate::Unsent };
+    let Ok((errors, socket)) = prepared else { return SynFate::Unsent };
     match socket.connect(to).await {
         Ok(stream) => {
             // Nothing is to be said: a RST costs the least.
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-            Fate::Answered
+            SynFate::Answered
         }
-        Err(_) => errors.expired().map_or(Fate::Answered, Fate::Expired),
+        Err(_) => errors.expired().map_or(SynFate::Answered, SynFate::Expired),
     }
 }
 

@@ -13,10 +13,8 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use super::work::Done;
-use super::{OwnsSockets, Sockets};
+use super::{OwnedSockets, OwnsSockets};
 use crate::bind;
-use crate::drive::now;
 
 /// A connection that is up. Only here: taken out of the table it is closed at once, and its port is free to dial from
 /// again.
@@ -26,9 +24,8 @@ pub(super) struct ServerLink {
 }
 
 /// Dials.
-pub(super) async fn dial(link: StunLink) -> Done {
-    let since = now();
-    Done::LinkDialled(link, since, bind::dial(link.from, link.to, None).await)
+pub(super) async fn dial(link: StunLink) -> io::Result<TcpStream> {
+    bind::dial(link.from, link.to, None).await
 }
 
 pub(super) fn on_dialled<A: OwnsSockets>(
@@ -46,14 +43,14 @@ pub(super) fn on_dialled<A: OwnsSockets>(
             let number = sockets.number();
             sockets.links.insert(link, ServerLink { number, stream });
             sockets.tell(SocketEvent::LinkUp { link, since });
-            ctx.spawn(Read { link, number, waiting: None });
+            ctx.spawn(ReadLink { link, number, waiting: None });
         }
         Err(error) => lose(sockets, link, Some(error.kind())),
     }
 }
 
 /// Writes a request. To a connection that is no more it is lost, which the node will have been told.
-pub(super) fn write(sockets: &mut Sockets, link: StunLink, bytes: &[u8]) {
+pub(super) fn write(sockets: &mut OwnedSockets, link: StunLink, bytes: &[u8]) {
     let Some(open) = sockets.links.get(&link) else { return };
     // A request of a few bytes always fits the empty buffer of a new connection.
     match open.stream.try_write(bytes) {
@@ -64,7 +61,7 @@ pub(super) fn write(sockets: &mut Sockets, link: StunLink, bytes: &[u8]) {
 }
 
 /// A connection is no more, by itself.
-fn lose(sockets: &mut Sockets, link: StunLink, why: Option<ErrorKind>) {
+fn lose(sockets: &mut OwnedSockets, link: StunLink, why: Option<ErrorKind>) {
     sockets.links.remove(&link);
     sockets.tell(SocketEvent::LinkDown { link, why: why.map(cause) });
 }
@@ -78,13 +75,13 @@ pub(super) fn cause(kind: ErrorKind) -> ErrorKind {
 }
 
 /// Reads a connection until it ends or is taken away, no faster than the node takes up what was read.
-struct Read {
+struct ReadLink {
     link: StunLink,
     number: u64,
     waiting: Option<oneshot::Receiver<()>>,
 }
 
-impl<A: OwnsSockets> ActorFuture<A> for Read {
+impl<A: OwnsSockets> ActorFuture<A> for ReadLink {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, actor: &mut A, _: &mut Context<A>, task: &mut Task<'_>) -> Poll<()> {

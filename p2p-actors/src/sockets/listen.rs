@@ -17,7 +17,7 @@ use tracing::{debug, trace, warn};
 use super::OwnsSockets;
 use super::connections::Open;
 use crate::bind;
-use crate::carrier::CarrierStream;
+use crate::connection::ActiveConnection;
 use crate::descriptors::is_exhausted;
 
 /// Listens at `at`, where 0 is any free port. Nobody is told of a throw-away listener, nor of who comes to it.
@@ -64,7 +64,7 @@ fn take_in<A: OwnsSockets>(
         let Accepted { stream, remote, seat } = accepted;
         debug!(%at, %remote, "somebody connected");
         let sockets = actor.sockets();
-        let connection = sockets.insert(Open::new(CarrierStream::tcp(stream), Some(seat)));
+        let connection = sockets.insert(Open::new(ActiveConnection::tcp(stream), Some(seat)));
         sockets.tell(SocketEvent::Accepted { connection, at, remote });
     });
     ctx.spawn(all.finish())

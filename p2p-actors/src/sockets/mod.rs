@@ -8,13 +8,13 @@
 
 mod connections;
 mod datagrams;
+mod dials;
 mod hand_over;
 mod hops;
 mod links;
 mod listen;
 #[cfg(test)]
 mod tests;
-mod work;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,10 +26,10 @@ use p2p_core::node::{ConnectionId, Owner, SocketAct, SocketEvent, StunLink};
 use tokio::sync::{Semaphore, oneshot};
 
 use self::connections::Open;
-use self::datagrams::Port;
+use self::datagrams::DatagramPort;
+use self::dials::{DialKey, DialTask};
 use self::links::ServerLink;
-use self::work::{Work, Working};
-use crate::carrier::CarrierStream;
+use crate::connection::ActiveConnection;
 
 pub(crate) use hand_over::{BacklogPlace, HandOver, Incoming, PipeClosed, Reply, Taken, Taker};
 pub use hand_over::{PipePlace, ProvenConnection};
@@ -51,7 +51,7 @@ impl Message for ToOwner {
 /// Tells the node what happened to a socket.
 pub(crate) struct FromSocket {
     /// The owner of the socket.
-    pub(crate) owner: Owner,
+    pub(crate) owner: OwnerRun,
     /// The event.
     pub(crate) event: SocketEvent,
     /// Dropped when the node has taken it up, for whoever goes on only then.
@@ -62,8 +62,15 @@ impl Message for FromSocket {
     type Result = ();
 }
 
+/// Tells an owner from one that had its name before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OwnerRun {
+    pub(crate) owner: Owner,
+    pub(crate) run: u64,
+}
+
 /// Tells the node that an owner is no more, whatever ended it: a panic, too.
-pub(crate) struct OwnerGone(pub(crate) Owner);
+pub(crate) struct OwnerGone(pub(crate) OwnerRun);
 
 impl Message for OwnerGone {
     type Result = ();
@@ -81,16 +88,16 @@ pub(crate) struct Reporting {
 }
 
 /// All sockets of one owner. Dropped, they are closed.
-pub(crate) struct Sockets {
-    owner: Owner,
+pub(crate) struct OwnedSockets {
+    owner: OwnerRun,
     reporting: Reporting,
     /// One for each connection that may arrive and is not handed over or closed.
     seats: Arc<Semaphore>,
     connections: BTreeMap<ConnectionId, Open>,
     links: BTreeMap<StunLink, ServerLink>,
     listeners: BTreeMap<SocketAddr, SpawnHandle>,
-    ports: BTreeMap<SocketAddr, Port>,
-    working: BTreeMap<Work, Working>,
+    ports: BTreeMap<SocketAddr, DatagramPort>,
+    dials: BTreeMap<DialKey, DialTask>,
     /// Counts whatever is begun, so that nothing is taken for its successor.
     begun: u64,
 }
@@ -98,12 +105,12 @@ pub(crate) struct Sockets {
 /// An actor that owns sockets.
 pub(crate) trait OwnsSockets: Actor<Context = Context<Self>> {
     /// Returns them.
-    fn sockets(&mut self) -> &mut Sockets;
+    fn sockets(&mut self) -> &mut OwnedSockets;
 }
 
-impl Sockets {
+impl OwnedSockets {
     /// Returns an owner's, none yet. Connections that arrive wait for one of `seats`.
-    pub(crate) fn new(owner: Owner, reporting: Reporting, seats: Arc<Semaphore>) -> Self {
+    pub(crate) fn new(owner: OwnerRun, reporting: Reporting, seats: Arc<Semaphore>) -> Self {
         Self {
             owner,
             reporting,
@@ -112,13 +119,13 @@ impl Sockets {
             links: BTreeMap::new(),
             listeners: BTreeMap::new(),
             ports: BTreeMap::new(),
-            working: BTreeMap::new(),
+            dials: BTreeMap::new(),
             begun: 0,
         }
     }
 
     /// Takes in a connection that was made elsewhere, and names it.
-    pub(crate) fn take_in(&mut self, stream: CarrierStream) -> ConnectionId {
+    pub(crate) fn take_in(&mut self, stream: ActiveConnection) -> ConnectionId {
         self.insert(Open::new(stream, None))
     }
 
@@ -145,7 +152,7 @@ impl Sockets {
     }
 }
 
-impl Drop for Sockets {
+impl Drop for OwnedSockets {
     fn drop(&mut self) {
         self.reporting.gone.do_send(OwnerGone(self.owner));
     }
@@ -155,7 +162,7 @@ impl Drop for Sockets {
 pub(crate) fn handle<A: OwnsSockets>(actor: &mut A, message: ToOwner, ctx: &mut Context<A>) {
     match message {
         ToOwner::Perform(act) => perform(actor, act, ctx),
-        ToOwner::HandOver(hand_over) => connections::hand_over(actor.sockets(), hand_over),
+        ToOwner::HandOver(hand_over) => hand_over.perform(actor.sockets()),
         ToOwner::End => ctx.stop(),
     }
 }
@@ -169,27 +176,27 @@ fn perform<A: OwnsSockets>(actor: &mut A, act: SocketAct, ctx: &mut Context<A>) 
             }
         }
         SocketAct::Dial { connection, from, to, ttl } => {
-            work::start(actor, Work::Dial(connection), connections::dial(connection, from, to, ttl), ctx);
+            dials::connection(actor, connection, from, to, ttl, ctx);
         }
         SocketAct::Read { connection, at_most } => connections::read(connection, at_most, ctx),
         SocketAct::Write { connection, bytes } => connections::write(actor, connection, &bytes, ctx),
         SocketAct::Close { connection } => {
             let sockets = actor.sockets();
-            sockets.working.remove(&Work::Dial(connection));
+            sockets.dials.remove(&DialKey::Connection(connection));
             sockets.connections.remove(&connection);
         }
-        SocketAct::OpenLink { link } => work::start(actor, Work::OpenLink(link), links::dial(link), ctx),
+        SocketAct::OpenLink { link } => dials::link(actor, link, ctx),
         SocketAct::WriteLink { link, bytes } => links::write(actor.sockets(), link, &bytes),
         SocketAct::CloseLink { link } => {
             let sockets = actor.sockets();
-            sockets.working.remove(&Work::OpenLink(link));
+            sockets.dials.remove(&DialKey::Link(link));
             sockets.links.remove(&link);
         }
         SocketAct::SendDatagram { from, to, bytes } => datagrams::send(actor, from, to, &bytes, ctx),
         SocketAct::CloseDatagrams { from } => drop(actor.sockets().ports.remove(&from)),
         SocketAct::DialHop { syn, from, to, ttl } => {
-            work::start(actor, Work::DialHop(syn, from), hops::dial(syn, from, to, ttl), ctx);
+            dials::hop(actor, (syn, ttl), from, to, ctx);
         }
-        SocketAct::DropHop { syn, from } => drop(actor.sockets().working.remove(&Work::DialHop(syn, from))),
+        SocketAct::DropHop { syn, from } => drop(actor.sockets().dials.remove(&DialKey::Hop(syn, from))),
     }
 }

@@ -15,13 +15,15 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::*;
-use crate::interface::Interface;
+use crate::interface::InterfaceActor;
 
 /// Far longer than anything here takes: a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+const THE_OWNER: OwnerRun = OwnerRun { owner: Owner::Nic(NicId(0)), run: 1 };
+
 /// A node that hands on what it is told.
-struct Listening(mpsc::UnboundedSender<FromSocket>, mpsc::UnboundedSender<Owner>);
+struct Listening(mpsc::UnboundedSender<FromSocket>, mpsc::UnboundedSender<OwnerRun>);
 
 impl Actor for Listening {
     type Context = Context<Self>;
@@ -43,13 +45,13 @@ impl Handler<OwnerGone> for Listening {
     }
 }
 
-struct Told {
-    owner: actix::Addr<Interface>,
+struct Watched {
+    owner: actix::Addr<InterfaceActor>,
     told: mpsc::UnboundedReceiver<FromSocket>,
-    gone: mpsc::UnboundedReceiver<Owner>,
+    gone: mpsc::UnboundedReceiver<OwnerRun>,
 }
 
-impl Told {
+impl Watched {
     fn ask(&self, acts: impl IntoIterator<Item = SocketAct>) {
         acts.into_iter().for_each(|act| self.owner.do_send(ToOwner::Perform(act)));
     }
@@ -63,7 +65,7 @@ impl Told {
     }
 }
 
-fn tell<F: Future<Output = ()>>(story: impl FnOnce(Told, Arc<Semaphore>) -> F) {
+fn tell<F: Future<Output = ()>>(story: impl FnOnce(Watched, Arc<Semaphore>) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let (tell, told) = mpsc::unbounded_channel();
@@ -75,9 +77,9 @@ fn tell<F: Future<Output = ()>>(story: impl FnOnce(Told, Arc<Semaphore>) -> F) {
             next: Arc::new(AtomicU64::new(1)),
         };
         let seats = Arc::new(Semaphore::new(2));
-        let sockets = Sockets::new(Owner::Nic(NicId(0)), reporting, Arc::clone(&seats));
-        let owner = Interface(sockets).start();
-        let story = story(Told { owner, told, gone }, seats);
+        let sockets = OwnedSockets::new(THE_OWNER, reporting, Arc::clone(&seats));
+        let owner = InterfaceActor(sockets).start();
+        let story = story(Watched { owner, told, gone }, seats);
         timeout(PATIENCE, story).await.expect("the story to end");
     });
 }
@@ -91,7 +93,7 @@ fn free() -> SocketAddr {
     std::net::TcpListener::bind(any()).unwrap().local_addr().unwrap()
 }
 
-async fn arrived(told: &mut Told) -> (TcpStream, ConnectionId) {
+async fn arrived(told: &mut Watched) -> (TcpStream, ConnectionId) {
     told.ask([SocketAct::Listen { at: any(), is_throwaway: false }]);
     let SocketEvent::Listening { at, outcome: Ok(local) } = told.next().await else { panic!("no listener") };
     assert_eq!((at, local.ip()), (any(), any().ip()));
@@ -125,7 +127,7 @@ fn established(connection: ConnectionId) -> Box<Established> {
 }
 
 fn hand_over(
-    told: &Told,
+    told: &Watched,
     connection: ConnectionId,
 ) -> oneshot::Receiver<Result<ProvenConnection, ConnectError>> {
     let (reply, outcome) = oneshot::channel();
@@ -150,7 +152,7 @@ fn a_connection_is_read_as_far_as_asked_and_then_handed_over() {
         told.ask([SocketAct::Write { connection, bytes: Bytes::from_static(b"welcome") }]);
         let proven = hand_over(&told, connection).await.unwrap().unwrap();
         assert_eq!(seats.available_permits(), 2, "its seat is free");
-        let mut stream = proven.carrier.into_stream().unwrap();
+        let mut stream = proven.connection.into_stream().unwrap();
         stream.write_all(b", go on").await.unwrap();
         let mut rest = [0; 9];
         stream.read_exact(&mut rest).await.unwrap();
@@ -310,7 +312,7 @@ fn at_its_end_everything_is_closed_and_the_node_is_told() {
     tell(|mut told, seats| async move {
         let (mut there, _) = arrived(&mut told).await;
         told.owner.do_send(ToOwner::End);
-        assert_eq!(told.gone.recv().await, Some(Owner::Nic(NicId(0))));
+        assert_eq!(told.gone.recv().await, Some(THE_OWNER));
         assert!(matches!(there.read(&mut [0]).await, Ok(0) | Err(_)), "it was closed");
         assert_eq!(seats.available_permits(), 2);
     });

@@ -231,6 +231,13 @@ impl Connections {
         }
     }
 
+    /// Takes up that all connections of an owner are lost.
+    pub(super) fn handle_owner_gone(&mut self, owner: Owner, now: Instant) {
+        let of_owner = self.table.iter().filter(|(_, entry)| entry.owner == owner);
+        let lost: Vec<ConnectionId> = of_owner.map(|(connection, _)| *connection).collect();
+        lost.into_iter().for_each(|connection| self.handle_lost(connection, now));
+    }
+
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         let is_due = |entry: &Connection| {
             entry.until.is_some_and(|until| until <= now)

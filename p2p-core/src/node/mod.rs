@@ -499,6 +499,7 @@ impl Node {
                 self.parts.socket(Owner::Nic(nic), act);
             }
             self.parts.act(Act::End(Owner::Nic(nic)));
+            self.parts.connections.handle_owner_gone(Owner::Nic(nic), now);
         }
     }
 

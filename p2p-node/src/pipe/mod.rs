@@ -16,7 +16,7 @@ use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use p2p_actors::{CarrierStream, PipePlace, ProvenConnection};
+use p2p_actors::{ActiveConnection, PipePlace, ProvenConnection};
 use p2p_core::node::{ConnectionInfo, KeepAlive};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::{Cipher, Session};
@@ -46,7 +46,7 @@ use tended::Tended;
 /// **Flushing.** A write may leave up to 64 KiB in the pipe when the kernel's buffer is full; `flush`, or
 /// the next write, sends it on.
 pub struct Pipe {
-    stream: Tended<CarrierStream>,
+    stream: Tended<ActiveConnection>,
     session: Box<Session>,
     how: Box<ConnectionInfo>,
     /// Counted against its peer for as long as it lives.
@@ -56,8 +56,8 @@ pub struct Pipe {
 impl Pipe {
     /// Takes a connection over to the current runtime.
     pub(crate) fn new(proven: ProvenConnection, keep_alive: &KeepAlive) -> Result<Self> {
-        let ProvenConnection { carrier, session, info: how, place } = proven;
-        let stream = Tended::new(carrier.into_stream()?, &session, keep_alive)?;
+        let ProvenConnection { connection, session, info: how, place } = proven;
+        let stream = Tended::new(connection.into_stream()?, &session, keep_alive)?;
         Ok(Self { stream, session: Box::new(session), how: Box::new(how), place })
     }
 
@@ -108,7 +108,7 @@ impl Pipe {
     /// The pipe itself, unharmed, when it is encrypted or not carried by TCP.
     pub fn into_tcp(self) -> std::result::Result<TcpStream, Self> {
         let Self { stream, session, how, place } = self;
-        stream.into_bare(CarrierStream::into_tcp).map_err(|stream| Self { stream, session, how, place })
+        stream.into_bare(ActiveConnection::into_tcp).map_err(|stream| Self { stream, session, how, place })
     }
 
     /// Whether small writes are sent at once (on by default, as left by the proof). Nothing changes in a pipe

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use p2p_actors::{CarrierStream, StallGuard};
+use p2p_actors::{ActiveConnection, StallGuard};
 use p2p_core::proof::Session;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -42,7 +42,7 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
     fn look(&self, guard: &mut StallGuard);
 }
 
-impl Transport for CarrierStream {
+impl Transport for ActiveConnection {
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.poll_finish(cx)
     }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use p2p_actors::{Carrier, ProvenConnection, StallGuard};
+use p2p_actors::{IdleConnection, ProvenConnection, StallGuard};
 use p2p_core::Seed;
 use p2p_core::attempt::{AttemptId, Path, Way};
 use p2p_core::peer::Identity;
@@ -49,8 +49,8 @@ fn pipe(stream: TcpStream, session: Session) -> Pipe {
         took: Duration::ZERO,
         report: None,
     };
-    let carrier = Carrier::Tcp(stream.into_std().unwrap());
-    Pipe::new(ProvenConnection { carrier, session, info, place: None }, &KeepAlive::default()).unwrap()
+    let connection = IdleConnection::Tcp(stream.into_std().unwrap());
+    Pipe::new(ProvenConnection { connection, session, info, place: None }, &KeepAlive::default()).unwrap()
 }
 
 async fn pair(plain: bool, cipher: Cipher) -> (Pipe, Pipe) {
@@ -191,7 +191,7 @@ async fn a_quiet_pipe_is_small() {
     let (mut a, mut b) = pair(false, Cipher::Aes256Gcm).await;
     a.write_all(b"x").await.unwrap();
     b.read_exact(&mut [0]).await.unwrap();
-    let held = |stream: &mut Stream<CarrierStream>| match stream {
+    let held = |stream: &mut Stream<ActiveConnection>| match stream {
         Stream::Sealed(sealed) => Ok(sealed.held()),
         Stream::Plain(_) => panic!("it is encrypted"),
     };

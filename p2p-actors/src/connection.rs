@@ -21,7 +21,7 @@ use crate::relay::{Dialled, Leaving, Relayed, RestedDialled, RestedThrough, Thro
 /// While it rests nobody reads from it, writes to it or keeps it alive.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Carrier {
+pub enum IdleConnection {
     /// A TCP connection of the operating system: non-blocking, and registered nowhere.
     Tcp(std::net::TcpStream),
     /// A stream through a relay.
@@ -43,7 +43,7 @@ impl fmt::Debug for RestedRelay {
     }
 }
 
-impl Carrier {
+impl IdleConnection {
     /// Puts the connection to work on the current tokio runtime, to which it then belongs.
     ///
     /// # Errors
@@ -51,18 +51,18 @@ impl Carrier {
     ///
     /// # Panics
     /// Outside a tokio runtime with IO enabled.
-    pub fn into_stream(self) -> Result<CarrierStream> {
+    pub fn into_stream(self) -> Result<ActiveConnection> {
         match self {
-            Self::Tcp(stream) => TcpStream::from_std(stream).map(CarrierStream::Tcp),
+            Self::Tcp(stream) => TcpStream::from_std(stream).map(ActiveConnection::Tcp),
             Self::Relayed(RestedRelay(Rested::Datagrams(stream))) => {
                 stream.wake()?;
-                Ok(CarrierStream::Relayed(RelayedStream(Relay::Datagrams(stream))))
+                Ok(ActiveConnection::Relayed(RelayedStream(Relay::Datagrams(stream))))
             }
             Self::Relayed(RestedRelay(Rested::Connection(stream))) => {
-                Ok(CarrierStream::Relayed(RelayedStream(Relay::Connection(Box::new(stream.wake()?)))))
+                Ok(ActiveConnection::Relayed(RelayedStream(Relay::Connection(Box::new(stream.wake()?)))))
             }
             Self::Relayed(RestedRelay(Rested::Dialled(stream))) => {
-                Ok(CarrierStream::Relayed(RelayedStream(Relay::Dialled(stream.wake()?))))
+                Ok(ActiveConnection::Relayed(RelayedStream(Relay::Dialled(stream.wake()?))))
             }
         }
     }
@@ -72,7 +72,7 @@ impl Carrier {
 /// being flushed.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum CarrierStream {
+pub enum ActiveConnection {
     /// A TCP connection of the operating system.
     Tcp(TcpStream),
     /// A stream through a relay: over datagrams, or a connection that only a TURN server's goodwill keeps open.
@@ -99,7 +99,7 @@ impl fmt::Debug for RelayedStream {
     }
 }
 
-impl CarrierStream {
+impl ActiveConnection {
     /// A fresh TCP connection. Small frames must not wait for each other, so `TCP_NODELAY` is set.
     pub(crate) fn tcp(stream: TcpStream) -> Self {
         if let Err(error) = stream.set_nodelay(true) {
@@ -158,18 +158,18 @@ impl CarrierStream {
     }
 
     /// Takes the connection off its runtime.
-    pub(crate) fn into_carrier(self) -> Result<Carrier> {
+    pub(crate) fn into_idle(self) -> Result<IdleConnection> {
         match self {
-            Self::Tcp(stream) => stream.into_std().map(Carrier::Tcp),
+            Self::Tcp(stream) => stream.into_std().map(IdleConnection::Tcp),
             Self::Relayed(RelayedStream(Relay::Datagrams(stream))) => {
                 stream.rest();
-                Ok(Carrier::Relayed(RestedRelay(Rested::Datagrams(stream))))
+                Ok(IdleConnection::Relayed(RestedRelay(Rested::Datagrams(stream))))
             }
             Self::Relayed(RelayedStream(Relay::Connection(stream))) => {
-                Ok(Carrier::Relayed(RestedRelay(Rested::Connection(stream.rest()?))))
+                Ok(IdleConnection::Relayed(RestedRelay(Rested::Connection(stream.rest()?))))
             }
             Self::Relayed(RelayedStream(Relay::Dialled(stream))) => {
-                Ok(Carrier::Relayed(RestedRelay(Rested::Dialled(stream.rest()?))))
+                Ok(IdleConnection::Relayed(RestedRelay(Rested::Dialled(stream.rest()?))))
             }
         }
     }
@@ -297,27 +297,27 @@ impl CarrierStream {
 macro_rules! whichever {
     ($self:ident, $method:ident($($arg:expr),*)) => {
         match $self.get_mut() {
-            CarrierStream::Tcp(stream) => Pin::new(stream).$method($($arg),*),
-            CarrierStream::Relayed(RelayedStream(Relay::Datagrams(stream))) => {
+            ActiveConnection::Tcp(stream) => Pin::new(stream).$method($($arg),*),
+            ActiveConnection::Relayed(RelayedStream(Relay::Datagrams(stream))) => {
                 Pin::new(stream).$method($($arg),*)
             }
-            CarrierStream::Relayed(RelayedStream(Relay::Connection(stream))) => {
+            ActiveConnection::Relayed(RelayedStream(Relay::Connection(stream))) => {
                 Pin::new(&mut **stream).$method($($arg),*)
             }
-            CarrierStream::Relayed(RelayedStream(Relay::Dialled(stream))) => {
+            ActiveConnection::Relayed(RelayedStream(Relay::Dialled(stream))) => {
                 Pin::new(stream).$method($($arg),*)
             }
         }
     };
 }
 
-impl AsyncRead for CarrierStream {
+impl AsyncRead for ActiveConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         whichever!(self, poll_read(cx, buf))
     }
 }
 
-impl AsyncWrite for CarrierStream {
+impl AsyncWrite for ActiveConnection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
         whichever!(self, poll_write(cx, buf))
     }
