@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use p2p_core::attempt::{Role, Trust};
 use p2p_core::relay::circuit::{Act, RelayKind, Via};
 use p2p_core::relay::{Circuit, CircuitConfig, MOST_RELAYED, RelayOffer};
 use p2p_core::transport::Token;

@@ -139,7 +139,7 @@ impl CarrierStream {
         }
     }
 
-    /// Our end's address, in the sense of [`How::local`](crate::How::local).
+    /// Our end's address, in the sense of [`ConnectionInfo::local`](crate::ConnectionInfo::local).
     ///
     /// # Errors
     /// What the operating system says: the connection may be gone.
@@ -152,7 +152,7 @@ impl CarrierStream {
         }
     }
 
-    /// The other end's address, in the sense of [`How::remote`](crate::How::remote).
+    /// The other end's address, in the sense of [`ConnectionInfo::remote`](crate::ConnectionInfo::remote).
     ///
     /// # Errors
     /// What the operating system says: the connection may be gone.

@@ -9,9 +9,9 @@ use std::time::Duration;
 use p2p_core::Family;
 use p2p_core::attempt::Way;
 use p2p_core::candidate::Filter;
+use p2p_core::connect::{DIAL_DELAY, HEAD_START};
 use p2p_core::peer::{BrokerUrl, Identity, PeerId};
 use p2p_core::punch;
-use p2p_core::race::{DIAL_DELAY, HEAD_START};
 use p2p_core::relay::circuit::Connections as RelayConnections;
 
 use crate::interface::StunServer;
@@ -70,7 +70,7 @@ pub struct Limits {
     pub answers: usize,
     /// Connections we make at once because peers asked for them, each a dial or a proof. Default 128: far below the
     /// 1,024 descriptors a process usually has. More wait; attempts of our own never do.
-    pub errands: usize,
+    pub dials_for_peers: usize,
     /// Peers that may have addresses lent at our TURN servers at once without our user knowing them or having accepted
     /// them. Default 4, at two addresses each; others have to bring a server of their own.
     pub relays: usize,
@@ -82,7 +82,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { attempts: 256, answers: 64, errands: 128, relays: 4, unproven: 512, backlog: 128 }
+        Self { attempts: 256, answers: 64, dials_for_peers: 128, relays: 4, unproven: 512, backlog: 128 }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use p2p_core::race::RaceReport;
+use p2p_core::connect::AttemptReport;
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
@@ -44,10 +44,10 @@ pub enum StartError {
 pub enum ConnectError {
     /// Every way failed: the report says how.
     #[error("no connection: {0}")]
-    Failed(Box<RaceReport>),
+    Failed(Box<AttemptReport>),
     /// The brokers say nobody is subscribed for this peer, and nothing else worked.
     #[error("the peer is offline: {0}")]
-    Offline(Box<RaceReport>),
+    Offline(Box<AttemptReport>),
     /// That is this node's own address.
     #[error("that is this node's own address: give it to the other side")]
     Ourselves,
@@ -65,7 +65,7 @@ pub enum ConnectError {
     Socket(String),
     /// The node was closed while the attempt was under way: the report says how far it was.
     #[error("the node was closed meanwhile: {0}")]
-    Cancelled(Box<RaceReport>),
+    Cancelled(Box<AttemptReport>),
     /// The node is closed.
     #[error("the node is closed")]
     Closed,
@@ -92,7 +92,7 @@ impl ConnectError {
     }
 
     /// The story of the attempt, if there was one.
-    pub fn report(&self) -> Option<&RaceReport> {
+    pub fn report(&self) -> Option<&AttemptReport> {
         match self {
             Self::Failed(report) | Self::Offline(report) | Self::Cancelled(report) => Some(report),
             _ => None,

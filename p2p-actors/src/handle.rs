@@ -11,10 +11,10 @@ use crate::attempt::Call;
 use crate::config::ConnectOptions;
 use crate::counters::{Counters, Tallies};
 use crate::error::ConnectError;
+use crate::established::Established;
 use crate::interface::InterfaceFacts;
 use crate::ntp::NtpStatus;
 use crate::signal::BrokerState;
-use crate::winner::Winner;
 
 /// What a handle asks of the root.
 pub(crate) enum Command {
@@ -61,7 +61,7 @@ impl Status {
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
-    incoming: Arc<Mutex<mpsc::Receiver<Winner>>>,
+    incoming: Arc<Mutex<mpsc::Receiver<Established>>>,
     status: watch::Receiver<Status>,
     tallies: Arc<Tallies>,
 }
@@ -80,7 +80,7 @@ impl std::fmt::Debug for Command {
 impl Handle {
     pub(crate) fn new(
         commands: mpsc::Sender<Command>,
-        incoming: mpsc::Receiver<Winner>,
+        incoming: mpsc::Receiver<Established>,
         status: watch::Receiver<Status>,
         tallies: Arc<Tallies>,
     ) -> Self {
@@ -91,7 +91,11 @@ impl Handle {
     ///
     /// # Errors
     /// [`ConnectError`], with the story of the attempt if there was one.
-    pub async fn connect(&self, peer: PeerAddr, options: ConnectOptions) -> Result<Winner, ConnectError> {
+    pub async fn connect(
+        &self,
+        peer: PeerAddr,
+        options: ConnectOptions,
+    ) -> Result<Established, ConnectError> {
         let (reply, outcome) = oneshot::channel();
         let command = Command::Connect(Box::new(Call { peer, options, reply }));
         self.commands.send(command).await.map_err(|_| ConnectError::Closed)?;
@@ -100,7 +104,7 @@ impl Handle {
 
     /// The next connection somebody made to us; `None` when the node is closed, or accepts no more and everything that it
     /// had accepted is taken. Cancelling loses nothing.
-    pub async fn accept(&self) -> Option<Winner> {
+    pub async fn accept(&self) -> Option<Established> {
         self.incoming.lock().await.recv().await
     }
 

@@ -7,24 +7,24 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use p2p_core::attempt::{AttemptId, Path, Role, Trust, Way};
+use p2p_core::attempt::{AttemptId, Path, Role, Way};
 use p2p_core::candidate::{HostView, path_to};
 use p2p_core::clock::ntp::Measured;
 use p2p_core::nat::NatFacts;
 use p2p_core::peer::{Identity, PeerId};
 use p2p_core::proof::{Cipher, Counterpart, Proof, ProofConfig};
-use p2p_core::punch::{Limits, Setup, Terms, View};
+use p2p_core::punch::{Limits, NetworkView, View};
 use p2p_core::relay::circuit::Connections;
 use p2p_core::{Clock, Family, Seed, UnixTime};
 use tokio::sync::Semaphore;
 
 use crate::counters::Tallies;
 use crate::drive::now;
+use crate::established::{ConnectionInfo, Established};
 use crate::prove::Proving;
 use crate::purse::Purse;
 use crate::relay::Ears;
 use crate::turn::TurnServer;
-use crate::winner::{How, Winner};
 
 /// Peers our user has called that are remembered.
 const MOST_REMEMBERED: usize = 1_024;
@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) seed: RefCell<Seed>,
     /// Where we are: changes when the network does.
     pub(crate) place: RefCell<HostView>,
+    /// Whether we listen on any of our addresses.
+    pub(crate) listens: Cell<bool>,
     /// What is in front of each of our addresses.
     pub(crate) outlooks: RefCell<BTreeMap<IpAddr, Outlook>>,
     /// Peers that our user has called, the last ones.
@@ -54,7 +56,7 @@ pub(crate) struct Shared {
     pub(crate) cipher: Cipher,
     pub(crate) proof_within: Duration,
     /// Connections we make because others asked, each one dial or one proof.
-    pub(crate) errands: Arc<Semaphore>,
+    pub(crate) dials_for_peers: Arc<Semaphore>,
     /// Strangers for whom our TURN servers are asked at a time.
     pub(crate) relays: Arc<Semaphore>,
     /// The TURN servers of the configuration.
@@ -96,28 +98,23 @@ impl Shared {
         self.outlooks.borrow().get(&address).cloned().unwrap_or_default()
     }
 
-    /// What it takes to punch for this sake.
-    pub(crate) fn punch_setup(&self, trust: Trust) -> Setup {
-        let view = |outlook: &Outlook| View {
+    /// Lends a view of all that is known at this moment.
+    pub(crate) fn with_view<T>(&self, read: impl FnOnce(&View<'_>) -> T) -> T {
+        let network = |outlook: &Outlook| NetworkView {
             facts: outlook.facts,
             can_observe: !outlook.servers.is_empty(),
             silent_hop: outlook.silent_hop,
         };
-        Setup {
-            ours: self.place.borrow().clone(),
-            views: self
-                .outlooks
-                .borrow()
-                .iter()
-                .map(|(address, outlook)| (*address, view(outlook)))
-                .collect(),
+        let outlooks = self.outlooks.borrow();
+        let networks = outlooks.iter().map(|(address, outlook)| (*address, network(outlook))).collect();
+        read(&View {
+            host: &self.place.borrow(),
+            networks: &networks,
+            listens: self.listens.get(),
             clock: self.clock.get(),
-            terms: Terms { served: self.ntp.get().map(|measured| measured.offset(now())), delay: None },
-            limits: match trust {
-                Trust::Known => self.punch,
-                Trust::Stranger => self.punch.at_most(Limits::stranger()),
-            },
-        }
+            served: self.ntp.get().map(|measured| measured.offset(now())),
+            limits: self.punch,
+        })
     }
 
     /// A proof for a connection that we dialled, or on which it is we who speak first.
@@ -141,20 +138,20 @@ impl Shared {
     }
 
     /// Makes a kept connection ready to leave. `None` when it died in the last moment.
-    pub(crate) fn winner(&self, kept: Proving, draft: Draft) -> Option<Winner> {
+    pub(crate) fn established(&self, kept: Proving, draft: Draft) -> Option<Established> {
         let Proving { stream, proof } = kept;
         let session = proof.into_session()?;
         let (local, remote) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
-        let how = How {
+        let info = ConnectionInfo {
             way: draft.way,
             path: draft.path.unwrap_or_else(|| path_to(&self.place.borrow(), None, remote.ip())),
-            caller: session.claim.caller,
+            role: session.claim.role,
             local,
             remote,
             took: now().saturating_duration_since(draft.began),
             report: None,
         };
-        Some(Winner { carrier: stream.into_carrier().ok()?, session, how })
+        Some(Established { carrier: stream.into_carrier().ok()?, session, info })
     }
 }
 
@@ -169,7 +166,7 @@ pub(crate) struct Outlook {
     pub(crate) silent_hop: Option<u8>,
 }
 
-/// What is known of a winner before its connection is asked.
+/// What is known of a connection before it is asked.
 pub(crate) struct Draft {
     pub(crate) way: Way,
     pub(crate) path: Option<Path>,

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use p2p_actors::signal::MemoryBroker;
 use p2p_actors::{
-    ActorsConfig, BrokerConfig, ConnectError, ConnectOptions, Handle, Interfaces, Winner, spawn_local,
+    ActorsConfig, BrokerConfig, ConnectError, ConnectOptions, Established, Handle, Interfaces, spawn_local,
 };
 use p2p_core::Family;
 use p2p_core::attempt::{RefusalReason, Way};
+use p2p_core::connect::{WayFailure, WayOutcome};
 use p2p_core::peer::{Identity, PeerAddr};
 use p2p_core::punch::{Failed, Limits};
-use p2p_core::race::{WayFailure, WayOutcome};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
@@ -45,7 +45,7 @@ fn by_punch() -> ConnectOptions {
     ConnectOptions { ways: vec![Way::Punch], ..ConnectOptions::default() }
 }
 
-async fn meet(caller: &Handle, called: &Handle, address: &PeerAddr) -> (Winner, Winner) {
+async fn meet(caller: &Handle, called: &Handle, address: &PeerAddr) -> (Established, Established) {
     let (call, accept) = tokio::join!(caller.connect(address.clone(), by_punch()), called.accept());
     (call.unwrap(), accept.unwrap())
 }
@@ -74,11 +74,11 @@ fn many_at_once_share_the_budget_and_all_meet() {
             all
         };
         let (called, accepted) = tokio::join!(futures_util::future::join_all(calls), accepts);
-        let ends = |winner: &Winner| (winner.how.local, winner.how.remote);
+        let ends = |winner: &Established| (winner.info.local, winner.info.remote);
         let mut called: Vec<(SocketAddr, SocketAddr)> =
             called.into_iter().map(|winner| ends(&winner.unwrap())).collect();
         let mut accepted: Vec<_> =
-            accepted.iter().map(|winner| (winner.how.remote, winner.how.local)).collect();
+            accepted.iter().map(|winner| (winner.info.remote, winner.info.local)).collect();
         called.sort();
         accepted.sort();
         assert_eq!(called, accepted, "both ends keep the same connections");
@@ -96,7 +96,7 @@ fn with_no_budget_a_punch_says_so_and_other_ways_go_on() {
         assert_eq!(failure(&error), WayFailure::Punch(Failed::NoBudget), "{error}");
         let both = ConnectOptions { ways: vec![Way::Punch, Way::Direct], ..ConnectOptions::default() };
         let (called, _accepted) = tokio::join!(anna.connect(to_bert, both), bert.accept());
-        assert_eq!(called.unwrap().how.way, Way::Direct);
+        assert_eq!(called.unwrap().info.way, Way::Direct);
         // Who has none cannot answer either, and says that.
         let error = bert.connect(to_anna, by_punch()).await.unwrap_err();
         let failure = failure(&error);
@@ -128,7 +128,7 @@ fn strangers_at_a_punched_port_change_nothing() {
         });
         for _ in 0..20 {
             let (called, accepted) = meet(&anna, &bert, &to_bert).await;
-            assert_eq!((called.how.local, called.how.remote), (accepted.how.remote, accepted.how.local));
+            assert_eq!((called.info.local, called.info.remote), (accepted.info.remote, accepted.info.local));
         }
         knocking.abort();
     });

@@ -6,9 +6,9 @@
 //!
 //! | machine | decides |
 //! |---|---|
-//! | [`race::Race`] | which ways run, which connection is kept, why the others failed |
-//! | [`race::Dialler`] | when to dial the next address (RFC 8305) |
-//! | [`race::Reverse`], [`race::Answer`] | when to ask a peer to dial us, and how to dial one that asked |
+//! | [`connect::Attempt`] | which ways run, which connection is kept, why the others failed; on either side |
+//! | [`connect::HappyEyeballs`] | when to dial the next address (RFC 8305) |
+//! | [`connect::AskPeer`] | when to ask a peer to dial us |
 //! | [`proof::Proof`] | who is at the other end, and that both ends keep this connection |
 //! | [`signal::Inbox`] | which signals are fresh, new and from somebody who may speak |
 //! | [`signal::link::Link`] | how to keep a session with one MQTT broker |
@@ -49,13 +49,13 @@ pub mod attempt;
 pub mod backoff;
 pub mod candidate;
 pub mod clock;
+pub mod connect;
 pub mod machine;
 pub mod nat;
 mod noise;
 pub mod peer;
 pub mod proof;
 pub mod punch;
-pub mod race;
 pub mod rate;
 pub mod relay;
 pub mod seed;

@@ -1,7 +1,7 @@
 //! # p2p-node: the front door
 //!
 //! A [`Node`] is found by others and finds others; a [`Pipe`] is the connection between two. Everything else
-//! here is what you tell a node ([`Config`], [`ConnectOptions`]) and what it tells you ([`How`], [`Status`],
+//! here is what you tell a node ([`Config`], [`ConnectOptions`]) and what it tells you ([`ConnectionInfo`], [`Status`],
 //! [`ConnectError`], which carries the story of an attempt that failed).
 //!
 //! - No server is built in: brokers, STUN, TURN and NTP servers come from your configuration only.
@@ -33,18 +33,18 @@ pub use network::{Network, NetworkReport, NetworkState};
 pub use node::Node;
 pub use p2p_actors::signal::{BrokerState, MemoryBroker};
 pub use p2p_actors::{
-    BrokerConfig, ConnectOptions, Counters, How, Interfaces, Limits, NtpServer, NtpStatus, StartError,
-    Status, StunServer, TurnServer,
+    BrokerConfig, ConnectOptions, ConnectionInfo, Counters, Interfaces, Limits, NtpServer, NtpStatus,
+    StartError, Status, StunServer, TurnServer,
 };
 pub use p2p_core::Family;
-pub use p2p_core::attempt::{AttemptId, DialError, Path, RefusalReason, Way};
+pub use p2p_core::attempt::{AttemptId, DialError, Path, RefusalReason, Role, Way};
 pub use p2p_core::candidate::Filter;
+pub use p2p_core::connect::{AttemptReport, LaneFailure, LaneReport, WayFailure, WayOutcome, WayReport};
 pub use p2p_core::peer::{
     AddrError, BrokerUrl, BrokerUrlError, IdError, Identity, IdentityError, PeerAddr, PeerId,
 };
 pub use p2p_core::proof::{Cipher, ProofError};
 pub use p2p_core::punch::{Failed as PunchFailure, Limits as PunchLimits, PunchReport};
-pub use p2p_core::race::{LaneFailure, LaneReport, RaceReport, WayFailure, WayOutcome, WayReport};
 pub use p2p_core::relay::circuit::Connections as RelayConnections;
 pub use p2p_core::signal::BrokerTrouble;
 pub use p2p_core::turn::Carrier as TurnCarrier;

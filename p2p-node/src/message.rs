@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
-use p2p_actors::How;
+use p2p_actors::ConnectionInfo;
 use p2p_core::peer::PeerId;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -140,7 +140,7 @@ pub struct Message {
     /// What.
     pub bytes: Bytes,
     /// How the connection it came over came to be.
-    pub how: Arc<How>,
+    pub how: Arc<ConnectionInfo>,
 }
 
 /// Answers over the pipe a message came from. May be cloned and kept: the pipe stays open until the peer has

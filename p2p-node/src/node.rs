@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_actors::signal::BrokerState;
-use p2p_actors::{ConnectOptions, Counters, Handle, StartError, Status, StunServer, Winner};
+use p2p_actors::{ConnectOptions, Counters, Established, Handle, StartError, Status, StunServer};
 use p2p_core::peer::{PeerAddr, PeerId};
 use tokio::sync::watch;
 
@@ -96,7 +96,7 @@ impl Node {
     /// [accepts no more](Self::stop_accepting). Cancelling loses nothing.
     pub async fn accept(&self) -> Option<Pipe> {
         loop {
-            let winner: Winner = self.handle.accept().await?;
+            let winner: Established = self.handle.accept().await?;
             match Pipe::new(winner) {
                 Ok(pipe) => return Some(pipe),
                 Err(error) => tracing::warn!(%error, "an accepted connection could not be used"),

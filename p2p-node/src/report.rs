@@ -33,12 +33,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use p2p_actors::{ConnectError, How};
+use p2p_actors::{ConnectError, ConnectionInfo};
+use p2p_core::attempt::Role;
 use p2p_core::attempt::{Path, Way};
+use p2p_core::connect::{AttemptReport, LaneFailure, LaneReport, WayFailure, WayOutcome, WayReport};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::Cipher;
 use p2p_core::punch::{Failed, Mode, PunchReport};
-use p2p_core::race::{LaneFailure, LaneReport, RaceReport, WayFailure, WayOutcome, WayReport};
 use p2p_core::signal::BrokerTrouble;
 use serde::{Serialize, Serializer};
 
@@ -112,11 +113,11 @@ pub struct Connection {
 
 impl Connection {
     /// Tells how a connection came to be, and how it is encrypted.
-    pub fn new(how: &How, cipher: Option<Cipher>) -> Self {
+    pub fn new(how: &ConnectionInfo, cipher: Option<Cipher>) -> Self {
         Self {
             way: how.way,
             path: how.path,
-            caller: how.caller,
+            caller: how.role == Role::Caller,
             local: how.local,
             remote: how.remote,
             took_ms: ms(how.took),
@@ -144,8 +145,8 @@ pub struct Race {
     pub ways: Vec<WayStory>,
 }
 
-impl From<&RaceReport> for Race {
-    fn from(report: &RaceReport) -> Self {
+impl From<&AttemptReport> for Race {
+    fn from(report: &AttemptReport) -> Self {
         Self {
             attempt: report.attempt.to_string(),
             took_ms: ms(report.took),
@@ -349,7 +350,7 @@ mod tests {
 
     use super::*;
 
-    fn race(failure: WayFailure, lane: LaneFailure) -> Box<RaceReport> {
+    fn race(failure: WayFailure, lane: LaneFailure) -> Box<AttemptReport> {
         let lane = LaneReport {
             path: Path::Local,
             remote: "192.0.2.1:80".parse().unwrap(),
@@ -367,7 +368,7 @@ mod tests {
             punches: Vec::new(),
         };
         let peer = Identity::generate(&mut Seed::new([7; 32])).id();
-        Box::new(RaceReport {
+        Box::new(AttemptReport {
             peer,
             attempt: AttemptId([1; 16]),
             took: Duration::from_secs(1),

@@ -24,8 +24,8 @@ use p2p_core::signal::{Body, DialMe, Refusal, Scribe, open};
 use p2p_core::{Clock, Seed, UnixTime};
 use p2p_node::rendezvous::broker::{Broker, Options};
 use p2p_node::{
-    BrokerConfig, Config, ConnectOptions, Counters, DialError, Family, How, Identity, Key, LaneFailure, Node,
-    Path, PeerAddr, Way, WayFailure,
+    BrokerConfig, Config, ConnectOptions, ConnectionInfo, Counters, DialError, Family, Identity, Key,
+    LaneFailure, Node, Path, PeerAddr, Way, WayFailure,
 };
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use tokio::sync::oneshot;
@@ -116,7 +116,7 @@ fn call<T: Send + 'static>(
     config: Config,
     peer: &PeerAddr,
     options: ConnectOptions,
-    tell: impl FnOnce(Result<How, p2p_node::ConnectError>) -> T + Send + 'static,
+    tell: impl FnOnce(Result<ConnectionInfo, p2p_node::ConnectError>) -> T + Send + 'static,
 ) -> T {
     let peer = peer.clone();
     let calling = net.on(machine, move || async move {

@@ -4,7 +4,7 @@
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use anyhow::{Context as _, Result};
 use p2p_actors::signal::MemoryBroker;
-use p2p_actors::{ActorsConfig, BrokerConfig, Carrier, ConnectOptions, Handle, Interfaces, Winner};
+use p2p_actors::{ActorsConfig, BrokerConfig, Carrier, ConnectOptions, Established, Handle, Interfaces};
 use p2p_core::Seed;
 use p2p_core::peer::{Identity, PeerAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,9 +31,9 @@ impl Handler<Greet> for Greeter {
         Box::pin(async move {
             // Both ends wish a plain connection, so what carries it is the pipe.
             let options = ConnectOptions { plain: true, ..ConnectOptions::default() };
-            let Winner { carrier, how, .. } = network.connect(peer, options).await?;
+            let Established { carrier, info, .. } = network.connect(peer, options).await?;
             say(carrier, "hello").await?;
-            Ok(format!("greeted {} by the {} way", how.remote, how.way))
+            Ok(format!("greeted {} by the {} way", info.remote, info.way))
         })
     }
 }

@@ -4,74 +4,27 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use actix::fut::ActorStreamExt;
-use actix::{ActorFutureExt, AsyncContext, Context, Recipient, SpawnHandle, WrapFuture};
+use actix::{ActorFutureExt, AsyncContext, Context, SpawnHandle, WrapFuture};
 use futures_util::stream;
-use p2p_core::attempt::{AttemptId, Path, Role, Trust};
+use p2p_core::attempt::{Path, Role, Trust};
 use p2p_core::candidate::Candidate;
+use p2p_core::connect::{Lane, RelayAct, RelayInput};
 use p2p_core::peer::PeerAddr;
-use p2p_core::race::{Answer, Lane, Race, RelayAct};
 use p2p_core::relay::circuit::{CircuitFailure, RelayKind};
 use p2p_core::relay::{CircuitConfig, RelayOffer};
 use tracing::debug;
 
-use super::lane;
+use super::{Attempt, lane};
 use crate::carrier::CarrierStream;
-use crate::drive::{Drives, now, turn};
+use crate::drive::{now, turn};
 use crate::relay::{Handle, Outlet, Told};
 use crate::shared::Shared;
-use crate::signal::{Delivered, Router};
 use crate::turn;
 
 /// Notices that come while the names of servers are looked up; the newest counts.
 const MOST_EARLY: usize = 4;
-
-/// A machine that may end at a relay. Both sides of an attempt call the same things by the same names.
-pub(super) trait OwnsRelay {
-    fn on_relayed(&mut self, kind: RelayKind, remote: SocketAddr, now: Instant) -> Option<Lane>;
-    fn on_relay_failed(&mut self, failure: CircuitFailure, now: Instant);
-}
-
-impl OwnsRelay for Race {
-    fn on_relayed(&mut self, kind: RelayKind, remote: SocketAddr, now: Instant) -> Option<Lane> {
-        self.handle_relayed(kind, remote, now)
-    }
-
-    fn on_relay_failed(&mut self, failure: CircuitFailure, now: Instant) {
-        self.handle_relay_failed(failure, now);
-    }
-}
-
-impl OwnsRelay for Answer {
-    fn on_relayed(&mut self, kind: RelayKind, remote: SocketAddr, now: Instant) -> Option<Lane> {
-        self.handle_relayed(kind, remote, now)
-    }
-
-    fn on_relay_failed(&mut self, failure: CircuitFailure, now: Instant) {
-        debug!(%failure, "no relay for a caller");
-        self.handle_relay_failed(now);
-    }
-}
-
-/// An actor whose machine may end at a relay.
-pub(super) trait Relays: Drives<M: OwnsRelay> {
-    /// Where the circuit is kept.
-    fn relaying(&mut self) -> &mut Relaying;
-
-    /// Something came through: prove it.
-    fn on_relayed(&mut self, lane: Lane, stream: CarrierStream, ctx: &mut Context<Self>);
-}
-
-/// Who the two ends of an attempt are, and how they speak.
-pub(super) struct Correspondence {
-    pub(super) router: actix::Addr<Router>,
-    pub(super) peer: PeerAddr,
-    pub(super) attempt: AttemptId,
-    pub(super) back_on: Option<u32>,
-    pub(super) done: Option<Recipient<Delivered>>,
-}
 
 /// The circuit of one attempt, once there is one.
 pub(super) struct Relaying {
@@ -112,112 +65,159 @@ impl Relaying {
 
     /// A relayed lane was not the one.
     pub(super) fn on_failed(&self, lane: Lane) {
-        if let (Some(RelayKind::Connection), Some(handle)) = (lane.relayed_as(), &self.handle) {
+        if let (Lane::Relayed { kind: RelayKind::Connection, .. }, Some(handle)) = (lane, &self.handle) {
             handle.connection_failed();
         }
     }
 }
 
-/// Does what the machine wants with the circuit.
-pub(super) fn perform<A: Relays>(actor: &mut A, act: RelayAct, with: Correspondence, ctx: &mut Context<A>) {
-    match act {
-        RelayAct::Begin(sources) => begin(actor, sources, with, ctx),
-        RelayAct::Hear(offer, sources) => {
-            let relaying = actor.relaying();
-            match &relaying.handle {
-                Some(handle) => handle.hear(&offer, &with.peer, &sources),
-                None => {
-                    if relaying.early.len() == MOST_EARLY {
-                        relaying.early.pop_front();
+impl Attempt {
+    /// Tells the machine news of the circuit.
+    fn tell_relay(&mut self, input: RelayInput) -> Option<Lane> {
+        self.driven.machine().feed(|attempt, view| attempt.handle_relay(input, view, now()))
+    }
+
+    /// Does what the machine wants with the circuit.
+    pub(super) fn relay(&mut self, act: RelayAct, ctx: &mut Context<Self>) {
+        match act {
+            RelayAct::Begin(sources) => self.begin_circuit(sources, ctx),
+            RelayAct::Hear(offer, sources) => {
+                let peer = self.attempt().peer().clone();
+                match &self.relaying.handle {
+                    Some(handle) => handle.hear(&offer, &peer, &sources),
+                    None => {
+                        if self.relaying.early.len() == MOST_EARLY {
+                            self.relaying.early.pop_front();
+                        }
+                        self.relaying.early.push_back((offer, sources));
                     }
-                    relaying.early.push_back((offer, sources));
                 }
             }
-        }
-        RelayAct::Keep(kept) => {
-            if let Some(mut handle) = actor.relaying().handle.take() {
-                handle.keep(kept);
+            RelayAct::Keep(kind) => {
+                if let Some(mut handle) = self.relaying.handle.take() {
+                    handle.keep(kind);
+                }
+                self.stop_relaying(ctx);
             }
-            stop(actor, ctx);
-        }
-        RelayAct::End => {
-            actor.relaying().handle = None;
-            stop(actor, ctx);
+            RelayAct::End => {
+                self.relaying.handle = None;
+                self.stop_relaying(ctx);
+            }
         }
     }
-}
 
-fn stop<A: Relays>(actor: &mut A, ctx: &mut Context<A>) {
-    let relaying = actor.relaying();
-    let dials = std::mem::take(&mut relaying.dials).into_values();
-    for task in std::mem::take(&mut relaying.tasks).into_iter().chain(dials) {
-        ctx.cancel_future(task);
-    }
-}
-
-fn begin<A: Relays>(actor: &mut A, sources: Vec<IpAddr>, with: Correspondence, ctx: &mut Context<A>) {
-    let configured = Rc::clone(&actor.relaying().shared.turn);
-    let found = async move { turn::servers(&configured).await };
-    let task = ctx.spawn(found.into_actor(actor).map(move |(servers, useless), actor: &mut A, ctx| {
-        for why in &useless {
-            debug!(%why, "a TURN server cannot be used");
+    fn stop_relaying(&mut self, ctx: &mut Context<Self>) {
+        let dials = std::mem::take(&mut self.relaying.dials).into_values();
+        for task in std::mem::take(&mut self.relaying.tasks).into_iter().chain(dials) {
+            ctx.cancel_future(task);
         }
-        let relaying = actor.relaying();
-        relaying.useless = useless;
-        let seat = match relaying.trust {
-            Trust::Known => None,
-            Trust::Stranger => Arc::clone(&relaying.shared.relays).try_acquire_owned().ok(),
+    }
+
+    fn begin_circuit(&mut self, sources: Vec<IpAddr>, ctx: &mut Context<Self>) {
+        let configured = Rc::clone(&self.shared.turn);
+        let found = async move { turn::servers(&configured).await };
+        let task = ctx.spawn(found.into_actor(self).map(move |(servers, useless), this, ctx| {
+            for why in &useless {
+                debug!(%why, "a TURN server cannot be used");
+            }
+            let peer = this.attempt().peer().clone();
+            let relaying = &mut this.relaying;
+            relaying.useless = useless;
+            let seat = match relaying.trust {
+                Trust::Known => None,
+                Trust::Stranger => Arc::clone(&relaying.shared.relays).try_acquire_owned().ok(),
+            };
+            // What our servers lend us shall not be used up by strangers: the rest have to bring a server of their own.
+            let is_seated = relaying.trust == Trust::Known || seat.is_some();
+            let servers = if is_seated { servers } else { Vec::new() };
+            let config = relaying.config(&peer, sources, servers);
+            let shared = Rc::clone(&relaying.shared);
+            let outlet = Outlet {
+                router: this.router.downgrade(),
+                to: peer.clone(),
+                attempt: this.id,
+                back_on: this.back_on,
+                done: (this.role == Role::Caller).then(|| ctx.address().recipient()),
+            };
+            let ca_files = turn::trust(&shared.turn);
+            let (handle, told) = Handle::begin(config, ca_files, outlet, seat, shared.fork("circuit"));
+            shared.ears.borrow_mut().listen(this.id, peer.id(), handle.ear());
+            for (offer, sources) in std::mem::take(&mut this.relaying.early) {
+                handle.hear(&offer, &peer, &sources);
+            }
+            this.relaying.handle = Some(handle);
+            let all =
+                stream::unfold(told, |mut told| async move { told.recv().await.map(|one| (one, told)) });
+            let all = actix::fut::wrap_stream::<_, Self>(all).map(|told, this, ctx| {
+                this.on_told(told, ctx);
+                turn(this, ctx);
+            });
+            let task = ctx.spawn(all.finish());
+            this.relaying.tasks.push(task);
+        }));
+        self.relaying.tasks.push(task);
+    }
+
+    fn on_told(&mut self, told: Told, ctx: &mut Context<Self>) {
+        let Some(handle) = &self.relaying.handle else { return };
+        match told {
+            Told::Up => match handle.stream() {
+                Ok(stream) => {
+                    let remote = stream.peer_addr();
+                    if let Some(lane) = self.tell_relay(RelayInput::Up(RelayKind::Datagrams, remote)) {
+                        self.meet(lane, CarrierStream::relayed(stream), None, ctx);
+                    }
+                }
+                Err(error) => {
+                    let failure = CircuitFailure::Blocked(error.to_string());
+                    self.tell_relay(RelayInput::Failed(failure));
+                }
+            },
+            Told::Arrived { link, early, peer } => {
+                let through = handle.through(link, early, peer);
+                self.on_through(CarrierStream::through(through), peer, ctx);
+            }
+            Told::Dial(to) => self.dial_relayed(to, ctx),
+            Told::Failed(failure) => {
+                let failure = explained(failure, &self.relaying.useless);
+                self.tell_relay(RelayInput::Failed(failure));
+            }
+        }
+    }
+
+    /// A connection through a relay is up.
+    fn on_through(&mut self, stream: CarrierStream, remote: SocketAddr, ctx: &mut Context<Self>) {
+        match self.tell_relay(RelayInput::Up(RelayKind::Connection, remote)) {
+            Some(lane) => self.meet(lane, stream, None, ctx),
+            None => self.relaying.handle.iter().for_each(Handle::connection_failed),
+        }
+    }
+
+    fn dial_relayed(&mut self, to: SocketAddr, ctx: &mut Context<Self>) {
+        debug!(%to, "dialling what the peer's TURN server lends it");
+        let (shared, role) = (Rc::clone(&self.shared), self.role);
+        let dialled = async move {
+            // Others' wishes wait for each other, never for ours.
+            let _permit = match role {
+                Role::Caller => None,
+                Role::Answerer => Some(shared.dials_for_peers.acquire().await),
+            };
+            lane::dial(Candidate { path: Path::External, target: to, from: None }).await
         };
-        // What our servers lend us shall not be used up by strangers: the rest have to bring a server of their own.
-        let is_seated = relaying.trust == Trust::Known || seat.is_some();
-        let servers = if is_seated { servers } else { Vec::new() };
-        let config = relaying.config(&with.peer, sources, servers);
-        let shared = Rc::clone(&relaying.shared);
-        let Correspondence { router, peer, attempt, back_on, done } = with;
-        let (id, router) = (peer.id(), router.downgrade());
-        let outlet = Outlet { router, to: peer.clone(), attempt, back_on, done };
-        let trust = turn::trust(&shared.turn);
-        let (handle, told) = Handle::begin(config, trust, outlet, seat, shared.fork("circuit"));
-        shared.ears.borrow_mut().listen(attempt, id, handle.ear());
-        for (offer, sources) in std::mem::take(&mut relaying.early) {
-            handle.hear(&offer, &peer, &sources);
-        }
-        relaying.handle = Some(handle);
-        let all = stream::unfold(told, |mut told| async move { told.recv().await.map(|one| (one, told)) });
-        let all = actix::fut::wrap_stream::<_, A>(all).map(|told, actor, ctx| {
-            on_told(actor, told, ctx);
-            turn(actor, ctx);
-        });
-        let task = ctx.spawn(all.finish());
-        actor.relaying().tasks.push(task);
-    }));
-    actor.relaying().tasks.push(task);
-}
-
-fn on_told<A: Relays>(actor: &mut A, told: Told, ctx: &mut Context<A>) {
-    let Some(handle) = &actor.relaying().handle else { return };
-    match told {
-        Told::Up => match handle.stream() {
-            Ok(stream) => {
-                let remote = stream.peer_addr();
-                if let Some(lane) = actor.driven().machine().on_relayed(RelayKind::Datagrams, remote, now()) {
-                    actor.on_relayed(lane, CarrierStream::relayed(stream), ctx);
-                }
+        let task = ctx.spawn(dialled.into_actor(self).map(move |dialled, this, ctx| {
+            this.relaying.dials.remove(&to);
+            if let Err(error) = &dialled {
+                debug!(%to, %error, "not through the relay");
             }
-            Err(error) => {
-                let failure = CircuitFailure::Blocked(error.to_string());
-                actor.driven().machine().on_relay_failed(failure, now());
+            if let Some(handle) = &this.relaying.handle {
+                handle.dialled(to, dialled.is_ok());
             }
-        },
-        Told::Arrived { link, early, peer } => {
-            let through = handle.through(link, early, peer);
-            up(actor, CarrierStream::through(through), peer, ctx);
-        }
-        Told::Dial(to) => dial(actor, to, ctx),
-        Told::Failed(failure) => {
-            let failure = explained(failure, &actor.relaying().useless);
-            actor.driven().machine().on_relay_failed(failure, now());
-        }
+            if let Ok(stream) = dialled {
+                this.on_through(stream.dialled(), to, ctx);
+            }
+            turn(this, ctx);
+        }));
+        self.relaying.dials.insert(to, task);
     }
 }
 
@@ -230,39 +230,4 @@ fn explained(failure: CircuitFailure, useless: &[String]) -> CircuitFailure {
         CircuitFailure::Blocked(why) if why.is_empty() => CircuitFailure::Blocked(useless.join("; ")),
         failure => failure,
     }
-}
-
-/// A connection is up.
-fn up<A: Relays>(actor: &mut A, stream: CarrierStream, remote: SocketAddr, ctx: &mut Context<A>) {
-    match actor.driven().machine().on_relayed(RelayKind::Connection, remote, now()) {
-        Some(lane) => actor.on_relayed(lane, stream, ctx),
-        None => actor.relaying().handle.iter().for_each(Handle::connection_failed),
-    }
-}
-
-fn dial<A: Relays>(actor: &mut A, to: SocketAddr, ctx: &mut Context<A>) {
-    debug!(%to, "dialling what the peer's TURN server lends it");
-    let (shared, role) = (Rc::clone(&actor.relaying().shared), actor.relaying().role);
-    let dialled = async move {
-        // Others' wishes wait for each other, never for ours.
-        let _errand = match role {
-            Role::Caller => None,
-            Role::Answerer => Some(shared.errands.acquire().await),
-        };
-        lane::dial(Candidate { path: Path::External, target: to, from: None }).await
-    };
-    let task = ctx.spawn(dialled.into_actor(actor).map(move |dialled, actor: &mut A, ctx| {
-        actor.relaying().dials.remove(&to);
-        if let Err(failure) = &dialled {
-            debug!(%to, %failure, "not through the relay");
-        }
-        if let Some(handle) = &actor.relaying().handle {
-            handle.dialled(to, dialled.is_ok());
-        }
-        if let Ok(stream) = dialled {
-            up(actor, stream.dialled(), to, ctx);
-        }
-        turn(actor, ctx);
-    }));
-    actor.relaying().dials.insert(to, task);
 }

@@ -10,7 +10,7 @@ use p2p_core::signal::{Body, Refusal, Signal};
 use tracing::{debug, info, warn};
 
 use super::Root;
-use crate::attempt::{Answering, AnsweringEnded, Asked, Heard, Stop};
+use crate::attempt::{Attempt, Heard};
 use crate::counters::Tallies;
 use crate::drive::now;
 use crate::signal::{BrokerState, FromRouter, SendSignal};
@@ -21,15 +21,15 @@ pub(super) const ANSWERS_PER_CALLER: usize = 4;
 impl Root {
     fn on_signal(&mut self, signal: Box<Signal>, channel: u32, ctx: &mut Context<Self>) {
         debug!(from = %signal.from.short(), attempt = %signal.attempt, body = signal.body.name(), "signal");
-        let ours = self.attempts.get(&signal.attempt).filter(|ours| ours.peer == signal.from);
+        let ours = self.attempts.get(&signal.attempt).filter(|(peer, _)| *peer == signal.from);
         match (&signal.body, ours) {
             (Body::DialMe(_), _) => self.answer(signal, channel, Way::Reverse, ctx),
             (Body::AskAddr, _) => self.reply(&signal, channel, Body::TellAddr),
             // The circuit may have outlived its attempt, as what carries a connection.
             (Body::Relay(offer), ours) if self.shared.ears.borrow().bring(offer, &signal) => {
-                ours.iter().for_each(|ours| ours.addr.do_send(Heard(signal.clone())));
+                ours.iter().for_each(|(_, ours)| ours.do_send(Heard(signal.clone())));
             }
-            (_, Some(ours)) => ours.addr.do_send(Heard(signal)),
+            (_, Some((_, ours))) => ours.do_send(Heard(signal)),
             (Body::Punch(_), None) => self.answer(signal, channel, Way::Punch, ctx),
             (Body::Relay(_), None) if self.shared.ears.borrow().has_begun(signal.attempt, signal.from) => {
                 debug!("for a circuit that is over");
@@ -39,7 +39,7 @@ impl Root {
                 if let Some((caller, answer)) = self.answers.get(&signal.attempt)
                     && *caller == signal.from
                 {
-                    answer.do_send(Stop);
+                    answer.do_send(Heard(signal));
                 }
             }
             (Body::Refuse(_) | Body::TellAddr, None) => debug!("for an attempt that is over"),
@@ -53,7 +53,7 @@ impl Root {
             if *caller != signal.from {
                 debug!("an attempt of somebody else");
             } else if self.config.ways.contains(&way) {
-                answer.do_send(Asked(signal));
+                answer.do_send(Heard(signal));
             } else {
                 self.refuse(&signal, channel, RefusalReason::Unsupported);
             }
@@ -77,7 +77,7 @@ impl Root {
         // A list of who may call speaks for those on it.
         let is_known = self.config.allowed.is_some() || self.shared.remembers(&signal.from);
         let trust = if is_known { Trust::Known } else { Trust::Stranger };
-        let answer = Answering::new(Rc::clone(&self.shared), router, owner, &signal, channel, trust);
+        let answer = Attempt::answer(Rc::clone(&self.shared), router, owner, &signal, channel, trust);
         self.answers.insert(signal.attempt, (signal.from, answer.start()));
     }
 
@@ -125,17 +125,5 @@ impl Handler<FromRouter> for Root {
                 });
             }
         }
-    }
-}
-
-impl Handler<AnsweringEnded> for Root {
-    type Result = ();
-
-    fn handle(&mut self, ended: AnsweringEnded, ctx: &mut Context<Self>) {
-        self.answers.remove(&ended.attempt);
-        if let Some(winner) = ended.winner {
-            self.accept(*winner);
-        }
-        self.close_router(ctx);
     }
 }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use p2p_core::attempt::Role;
 use p2p_core::attempt::{RefusalReason, Way};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::{Claim, ProofError, Stage};
@@ -16,9 +17,9 @@ use crate::attempt::Arrived;
 use crate::carrier::CarrierStream;
 use crate::counters::Tallies;
 use crate::drive::now;
+use crate::established::Established;
 use crate::prove::Proving;
 use crate::shared::Draft;
-use crate::winner::Winner;
 
 /// Somebody in the waiting room who has said who they are.
 struct Visitor {
@@ -66,10 +67,10 @@ impl Root {
     /// Somebody said who they are and what for.
     fn on_claim(&mut self, claim: Claim, visitor: Visitor, ctx: &mut Context<Self>) {
         let Visitor { mut proving, ticket, seat, began } = visitor;
-        let refuse = if claim.caller {
+        let refuse = if claim.role == Role::Caller {
             match self.attempts.get(&claim.attempt) {
-                Some(ours) if ours.peer == claim.peer => {
-                    ours.addr.do_send(Arrived(proving));
+                Some((peer, ours)) if *peer == claim.peer => {
+                    ours.do_send(Arrived(proving));
                     self.lobby.leave(ticket);
                     return;
                 }
@@ -104,8 +105,8 @@ impl Root {
             match stage {
                 Ok(Stage::Kept) => {
                     let draft = Draft { way: Way::Direct, path: None, began };
-                    if let Some(winner) = this.shared.winner(proving, draft) {
-                        this.accept(winner);
+                    if let Some(established) = this.shared.established(proving, draft) {
+                        this.accept(established);
                     }
                 }
                 // One that the caller did not choose, and one that was counted already.
@@ -134,14 +135,14 @@ impl Root {
     }
 
     /// Hands a connection to whoever accepts.
-    pub(super) fn accept(&mut self, winner: Winner) {
-        let (peer, way) = (winner.session.claim.peer.short(), winner.how.way);
+    pub(super) fn accept(&mut self, established: Established) {
+        let (peer, way) = (established.session.claim.peer.short(), established.info.way);
         match self.incoming.as_ref().map(|incoming| incoming.try_reserve()) {
             Some(Ok(place)) => {
                 info!(%peer, %way, "accepted");
                 // Counted before it is handed over: whoever has it also sees it counted.
                 Tallies::count(&self.shared.tallies.accepted);
-                place.send(winner);
+                place.send(established);
             }
             Some(Err(_)) | None => {
                 warn!(%peer, "nobody takes the accepted connections: dropped one");

@@ -13,16 +13,17 @@ use std::time::Duration;
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, StreamHandler, WrapFuture,
 };
-use p2p_core::attempt::AttemptId;
+use p2p_core::attempt::{AttemptId, Role};
 use p2p_core::peer::{MachineTag, PeerAddr, PeerId};
 use p2p_core::{Seed, UnixTime};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::info;
 
-use crate::attempt::{Answering, Attempt, AttemptEnded, Call, Registered, Stop};
+use crate::attempt::{Attempt, AttemptEnded, Call, NetworkChanged, Stop};
 use crate::config::{ActorsConfig, ConnectOptions};
 use crate::counters::Tallies;
 use crate::error::ConnectError;
+use crate::established::Established;
 use crate::handle::{Command, Status};
 use crate::interface::Nic;
 use crate::interface::watch::{EVERY, Watch};
@@ -30,7 +31,6 @@ use crate::lobby::Lobby;
 use crate::ntp::{self, Ntp};
 use crate::shared::Shared;
 use crate::signal::{CloseRouter, Router};
-use crate::winner::Winner;
 
 use place::NicState;
 
@@ -52,15 +52,16 @@ pub(crate) struct Root {
     ntp: Option<Addr<Ntp>>,
     /// How many microseconds the system's clock was ahead of ours at the last look.
     apart: i128,
-    attempts: BTreeMap<AttemptId, Registered>,
-    answers: BTreeMap<AttemptId, (PeerId, Addr<Answering>)>,
+    /// The attempts of each role, and whom they are with.
+    attempts: BTreeMap<AttemptId, (PeerId, Addr<Attempt>)>,
+    answers: BTreeMap<AttemptId, (PeerId, Addr<Attempt>)>,
     lobby: Lobby,
     /// Callers that were welcomed and have not said Go: each may yet need a place in the backlog.
     welcomed: Rc<()>,
     tag: Option<MachineTag>,
     issued: UnixTime,
     /// `None` when nobody is taken in any more.
-    incoming: Option<mpsc::Sender<Winner>>,
+    incoming: Option<mpsc::Sender<Established>>,
     status: watch::Sender<Status>,
     commands: Option<mpsc::Receiver<Command>>,
     /// Told when there is nothing left to do.
@@ -71,7 +72,7 @@ pub(crate) struct Root {
 /// What a root is connected to.
 pub(crate) struct Ends {
     pub(crate) commands: mpsc::Receiver<Command>,
-    pub(crate) incoming: mpsc::Sender<Winner>,
+    pub(crate) incoming: mpsc::Sender<Established>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) ended: oneshot::Sender<()>,
 }
@@ -150,11 +151,10 @@ impl Root {
         let attempt = self.shared.attempt_id();
         let peer = call.peer.id();
         self.shared.remember(peer);
-        let listens = self.interfaces.values().any(|state| state.facts.iter().any(|facts| facts.listen != 0));
         let owner = ctx.address().recipient();
         let shared = Rc::clone(&self.shared);
-        let addr = Attempt::new(shared, router, owner, attempt, call, listens).start();
-        self.attempts.insert(attempt, Registered { peer, addr });
+        let addr = Attempt::call(shared, router, owner, attempt, call).start();
+        self.attempts.insert(attempt, (peer, addr));
     }
 
     /// First step of the end: refuse new work, cancel the old, say farewell. The second comes as soon as nobody
@@ -167,13 +167,21 @@ impl Root {
         for work in self.lobby.drain() {
             ctx.cancel_future(work);
         }
-        self.attempts.values().for_each(|attempt| attempt.addr.do_send(Stop));
-        self.answers.values().for_each(|(_, answer)| answer.do_send(Stop));
+        self.all_attempts().for_each(|attempt| attempt.do_send(Stop));
         self.watch = None;
         self.interfaces.clear();
         self.ntp.take().iter().for_each(|ntp| ntp.do_send(ntp::Stop));
         ctx.run_later(FAREWELL, |_, ctx| ctx.stop());
         self.close_router(ctx);
+    }
+
+    fn all_attempts(&self) -> impl Iterator<Item = &Addr<Attempt>> {
+        self.attempts.values().chain(self.answers.values()).map(|(_, attempt)| attempt)
+    }
+
+    /// Attempts under way go by what is known now.
+    fn tell_attempts(&self) {
+        self.all_attempts().for_each(|attempt| attempt.do_send(NetworkChanged));
     }
 
     /// When the last attempt has said its farewells, the brokers may go.
@@ -238,8 +246,14 @@ impl StreamHandler<Command> for Root {
 impl Handler<AttemptEnded> for Root {
     type Result = ();
 
-    fn handle(&mut self, AttemptEnded(attempt): AttemptEnded, ctx: &mut Context<Self>) {
-        self.attempts.remove(&attempt);
+    fn handle(&mut self, ended: AttemptEnded, ctx: &mut Context<Self>) {
+        match ended.role {
+            Role::Caller => drop(self.attempts.remove(&ended.id)),
+            Role::Answerer => {
+                self.answers.remove(&ended.id);
+                ended.established.into_iter().for_each(|established| self.accept(*established));
+            }
+        }
         self.close_router(ctx);
     }
 }

@@ -49,6 +49,7 @@ impl Root {
             external: external(facts),
         });
         self.shared.place.borrow_mut().addresses = ours.collect();
+        self.shared.listens.set(facts().any(|(_, facts)| facts.listen != 0));
         *self.shared.outlooks.borrow_mut() =
             facts().map(|(_, facts)| (facts.local, outlook(facts))).collect();
         let mut interfaces: Vec<_> = facts()
@@ -88,6 +89,7 @@ impl Root {
             }
             Err(error) => warn!(%error, "own address"),
         }
+        self.tell_attempts();
     }
 
     pub(super) fn start_interface(&mut self, nic: Nic, ctx: &mut Context<Self>) {

@@ -87,7 +87,7 @@ fn others_errands_wait_for_each_other_and_never_for_ours() {
     tell(async {
         let broker = MemoryBroker::new();
         let anna = node(1, &broker, Limits::default()).await;
-        let bert = node(2, &broker, Limits { errands: 0, ..Limits::default() }).await;
+        let bert = node(2, &broker, Limits { dials_for_peers: 0, ..Limits::default() }).await;
         let mut waiting = Box::pin(anna.connect(address(&bert), only(Way::Reverse)));
         let asked = async {
             tokio::select! {
@@ -101,7 +101,7 @@ fn others_errands_wait_for_each_other_and_never_for_ours() {
         assert!((&mut waiting).now_or_never().is_none());
         assert_eq!((anna.counters().arrived, bert.counters().accepted), (1, 0));
         drop(waiting);
-        let carl = node(3, &broker, Limits { errands: 1, ..Limits::default() }).await;
+        let carl = node(3, &broker, Limits { dials_for_peers: 1, ..Limits::default() }).await;
         let calls = (0..ANSWERS_PER_CALLER).map(|_| anna.connect(address(&carl), only(Way::Reverse)));
         assert!(join_all(calls).await.into_iter().all(|met| met.is_ok()), "one after the other");
     });
@@ -114,7 +114,7 @@ fn one_caller_cannot_have_all_answers() {
         let anna = node(1, &broker, Limits::default()).await;
         let carl = node(3, &broker, Limits::default()).await;
         // Answers that never end, as there is no errand for them.
-        let bert = node(2, &broker, Limits { errands: 0, ..Limits::default() }).await;
+        let bert = node(2, &broker, Limits { dials_for_peers: 0, ..Limits::default() }).await;
         let there = address(&bert);
         let more = 3;
         let calls = (0..ANSWERS_PER_CALLER + more).map(|_| anna.connect(there.clone(), only(Way::Reverse)));

@@ -123,6 +123,18 @@ impl Agree {
         }
     }
 
+    /// Takes the clock and the terms of this moment. By another clock, all that was said of the old one is void.
+    pub fn update(&mut self, clock: Clock, terms: Terms) {
+        if clock != self.clock {
+            self.clock = clock;
+            self.clocks = Clocks::new(terms.served);
+            self.heard = (UnixTime(0), UnixTime(0));
+            self.written.clear();
+        }
+        self.terms = terms;
+        self.clocks.serve(terms.served);
+    }
+
     /// The caller's next step: the offer, then updates.
     pub fn propose(&mut self, wave: u8, step: Step, now: Instant) {
         if self.part == Part::Caller && self.state != State::Over {

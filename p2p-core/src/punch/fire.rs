@@ -28,6 +28,7 @@ impl Socket {
         self.0
     }
 
+    #[cfg(test)]
     pub(crate) fn numbered(number: u32) -> Self {
         Self(number)
     }

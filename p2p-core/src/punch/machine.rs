@@ -11,11 +11,13 @@ use super::fire::{Fire, FireAct, FireConfig, FireEvent, Socket, Wave, with_port}
 use super::gather::{self, Gather, GatherConfig, Want, foreseen, lot};
 use super::message::{MOST_WAVES, Message, Offer, Step, Timing, Update};
 use super::schedule::{Mode, Orders, Plan, Shot, Tactic};
-use super::words::{Act, Event, Failed, PunchConfig, PunchReport};
-use crate::attempt::{DialError, RefusalReason, Role};
+use super::view::View;
+use super::words::{Act, Event, Failed, Input, PunchConfig, PunchReport, SocketAct};
+use crate::attempt::{DialError, RefusalReason, Role, Trust};
 use crate::nat::forecast::PortForecast;
 use crate::nat::meets::{self, Seat};
 use crate::nat::{Delta, DeltaKind, Mapping, NatFacts, NatType, SynAnswer};
+use crate::peer::PeerAddr;
 use crate::{Deadline, Local, Machine, Mapped, Output};
 
 /// Dials a second that a punch asks for where it does not make many.
@@ -124,32 +126,47 @@ impl Punch {
         }
     }
 
-    /// What the machine's budget has for us. Whether it was taken; if not, it goes back, as it came too late.
-    #[must_use]
-    pub fn handle_share(&mut self, share: Share, now: Instant) -> bool {
-        let State::Reserving { theirs } = &mut self.state else { return false };
+    /// Takes the facts of this moment: the next offer and the next round are made of them.
+    pub fn refresh(&mut self, view: &View<'_>, peer: &PeerAddr, trust: Trust) {
+        self.config.read(view, peer, trust);
+        self.agree.update(self.config.clock, self.config.terms);
+    }
+
+    /// Takes in the answer to a [`SocketAct`]. Returns the socket of a connection that is up and has to be proven; any
+    /// other that is up has to be closed.
+    pub fn handle(&mut self, input: Input, now: Instant) -> Option<Socket> {
+        match input {
+            Input::Share(share) => self.on_share(share, now),
+            Input::Listening(at, outcome) => self.on_listening(at, outcome, now),
+            Input::Observed(from, mapped) => self.on_observed(from, mapped, now),
+            Input::Connected { socket, .. } => return self.on_connected(socket, now).then_some(socket),
+            Input::Accepted { at, remote } => return self.on_accepted(at, remote, now),
+            Input::Failed(socket, error) => self.on_failed(socket, &error, now),
+        }
+        None
+    }
+
+    fn on_share(&mut self, share: Share, now: Instant) {
+        let State::Reserving { theirs } = &mut self.state else { return };
         let theirs = theirs.take();
         self.share = share;
         if share.sockets == 0 || share.per_second == 0 {
             if self.config.part == Role::Answerer {
                 self.agree.decline(RefusalReason::Busy, now);
             }
-            self.lose(Failed::NoBudget, now);
-            return true;
+            return self.lose(Failed::NoBudget, now);
         }
         let (local, remote) = (self.config.local, self.config.remote);
         let syns = u32::from(self.config.limits.syns);
         self.fire = Some(Fire::new(FireConfig { local, remote, share, syns }, now));
         self.gather(theirs, now);
-        true
     }
 
-    /// Whether we could listen.
-    pub fn handle_listening(&mut self, at: Local, outcome: Result<(), DialError>, now: Instant) {
+    fn on_listening(&mut self, at: Local, outcome: Result<(), DialError>, now: Instant) {
         let port = at.0.port();
-        if let Err(failure) = &outcome {
+        if let Err(error) = &outcome {
             self.listening.remove(&port);
-            self.hinder(failure);
+            self.hinder(error);
         }
         if let State::Gathering { gather, .. } = &mut self.state {
             gather.handle_listening(port, outcome.is_ok());
@@ -157,8 +174,7 @@ impl Punch {
         }
     }
 
-    /// What a server sees of one of our ports; `None` when none answered.
-    pub fn handle_observed(&mut self, from: Local, mapped: Option<Mapped>, now: Instant) {
+    fn on_observed(&mut self, from: Local, mapped: Option<Mapped>, now: Instant) {
         if let State::Gathering { gather, .. } = &mut self.state {
             gather.handle_observed(from.0.port(), mapped, now);
             self.gathered(now);
@@ -179,15 +195,13 @@ impl Punch {
         self.step(now);
     }
 
-    /// TCP is up on a socket we dialled: prove it. Whether it still counts; if not, close it.
-    pub fn handle_connected(&mut self, socket: Socket, now: Instant) -> bool {
+    fn on_connected(&mut self, socket: Socket, now: Instant) -> bool {
         let is_ours = self.fire.as_mut().is_some_and(|fire| fire.handle_connected(socket, now));
         self.step(now);
         is_ours
     }
 
-    /// Somebody connected to a port we listen on: prove it. `None`: close it.
-    pub fn handle_accepted(&mut self, at: Local, remote: SocketAddr, now: Instant) -> Option<Socket> {
+    fn on_accepted(&mut self, at: Local, remote: SocketAddr, now: Instant) -> Option<Socket> {
         let socket = self.fire.as_mut()?.handle_accepted(at.0.port(), remote, now);
         self.step(now);
         socket
@@ -201,12 +215,10 @@ impl Punch {
         self.step(now);
     }
 
-    /// A socket failed in TCP. [`DialError::Local`] where this machine could not even dial: also
-    /// where the 4-tuple is in use, because the peer's SYN came first and its connection is on the listener.
-    pub fn handle_failed(&mut self, socket: Socket, failure: &DialError, now: Instant) {
-        self.hinder(failure);
+    fn on_failed(&mut self, socket: Socket, error: &DialError, now: Instant) {
+        self.hinder(error);
         if let Some(fire) = &mut self.fire {
-            fire.handle_failed(socket, failure, now);
+            fire.handle_failed(socket, error, now);
         }
         self.step(now);
     }
@@ -248,8 +260,8 @@ impl Punch {
         }
     }
 
-    fn hinder(&mut self, failure: &DialError) {
-        if let DialError::Local(why) = failure
+    fn hinder(&mut self, error: &DialError) {
+        if let DialError::Local(why) = error
             && !matches!(self.state, State::Over)
         {
             self.obstacle = Some(why.clone());
@@ -288,7 +300,7 @@ impl Punch {
             per_second: wanted.per_second.min(limits.per_second),
         };
         self.state = State::Reserving { theirs };
-        self.output.push_back(Output::Act(Act::Reserve(share)));
+        self.act(SocketAct::Reserve(share));
     }
 
     /// Whether it will take many dials.
@@ -335,16 +347,17 @@ impl Punch {
         let State::Gathering { gather, until, .. } = &mut self.state else { return };
         for want in std::mem::take(&mut gather.wants) {
             let local = |port| Local(with_port(self.config.local.0, port));
-            self.output.push_back(Output::Act(match want {
+            let act = match want {
                 Want::Listen(port) => {
                     self.listening.insert(port);
-                    Act::Listen(local(port))
+                    SocketAct::Listen(local(port))
                 }
                 Want::Observe(port) => {
                     self.observed.insert(port);
-                    Act::Observe(local(port))
+                    SocketAct::Observe(local(port))
                 }
-            }));
+            };
+            self.output.push_back(Output::Act(Act::Socket(act)));
         }
         if !gather.is_done() && now < *until {
             return;
@@ -526,10 +539,15 @@ impl Punch {
             match fire.poll_output() {
                 Output::Act(FireAct::Dial { socket, from, to }) => {
                     let ttl = self.config.silent_hop.filter(|_| self.low_ttl);
-                    self.output.push_back(Output::Act(Act::Dial { socket, from, to, ttl }));
+                    self.output.push_back(Output::Act(Act::Socket(SocketAct::Dial {
+                        socket,
+                        from,
+                        to,
+                        ttl,
+                    })));
                 }
                 Output::Act(FireAct::Drop(socket)) => {
-                    self.output.push_back(Output::Act(Act::Drop(socket)));
+                    self.output.push_back(Output::Act(Act::Socket(SocketAct::Drop(socket))));
                 }
                 Output::Event(FireEvent::Spent) => is_spent = true,
                 Output::Wait(_) => return is_spent,
@@ -560,24 +578,30 @@ impl Punch {
         while let Output::Act(AgreeAct::Send(message)) = self.agree.poll_output() {
             self.output.push_back(Output::Act(Act::Signal(message)));
         }
+        let is_reserving = matches!(self.state, State::Reserving { .. });
         self.state = State::Over;
         self.agree.close();
         if let Some(fire) = &mut self.fire {
             fire.close(kept);
         }
         self.drain_fire();
-        let local = |port| Local(with_port(self.config.local.0, port));
+        let local = self.config.local.0;
+        let local = |port| Local(with_port(local, port));
         for port in std::mem::take(&mut self.listening) {
-            self.output.push_back(Output::Act(Act::Unlisten(local(port))));
+            self.act(SocketAct::Unlisten(local(port)));
         }
         // Last of all: the mapping of the connection that is kept may hang on them.
         for port in std::mem::take(&mut self.observed) {
-            self.output.push_back(Output::Act(Act::Forget(local(port))));
+            self.act(SocketAct::Forget(local(port)));
         }
-        if self.share != Share::default() {
+        if self.share != Share::default() || is_reserving {
             let share = std::mem::take(&mut self.share);
-            self.output.push_back(Output::Act(Act::GiveBack(share)));
+            self.act(SocketAct::GiveBack(share));
         }
+    }
+
+    fn act(&mut self, act: SocketAct) {
+        self.output.push_back(Output::Act(Act::Socket(act)));
     }
 }
 

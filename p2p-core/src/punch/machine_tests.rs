@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
 use super::*;
+
 use crate::attempt::AttemptId;
 use crate::nat::Filtering;
 use crate::punch::message::Answer;
@@ -96,11 +97,15 @@ impl Driver {
             match self.punch.poll_output() {
                 Output::Act(act) => {
                     match &act {
-                        Act::Reserve(share) => assert!(self.punch.handle_share(*share, now)),
-                        Act::Listen(at) => self.punch.handle_listening(*at, Ok(()), now),
-                        Act::Observe(from) => {
+                        Act::Socket(SocketAct::Reserve(share)) => {
+                            self.punch.handle(Input::Share(*share), now);
+                        }
+                        Act::Socket(SocketAct::Listen(at)) => {
+                            self.punch.handle(Input::Listening(*at, Ok(())), now);
+                        }
+                        Act::Socket(SocketAct::Observe(from)) => {
                             let mapped = SocketAddr::from((OURS, from.0.port() ^ 1));
-                            self.punch.handle_observed(*from, Some(Mapped(mapped)), now);
+                            self.punch.handle(Input::Observed(*from, Some(Mapped(mapped))), now);
                         }
                         _ => {}
                     }
@@ -126,7 +131,7 @@ impl Driver {
 
     fn dials(&self) -> Vec<(Socket, SocketAddr)> {
         let dial = |act: &Act| match act {
-            Act::Dial { socket, to, .. } => Some((*socket, *to)),
+            Act::Socket(SocketAct::Dial { socket, to, .. }) => Some((*socket, *to)),
             _ => None,
         };
         self.acts.iter().filter_map(dial).collect()
@@ -141,8 +146,18 @@ impl Driver {
 fn the_caller_listens_and_asks_before_it_offers_and_dials_when_it_knows() {
     let mut caller = Driver::new(Punch::call(config(Role::Caller, asked()), epoch()));
     let offered = caller.position(|act| matches!(act, Act::Signal(_))).unwrap();
-    let observed = caller.acts.iter().take(offered).filter(|act| matches!(act, Act::Observe(_))).count();
-    let listening = caller.acts.iter().take(offered).filter(|act| matches!(act, Act::Listen(_))).count();
+    let observed = caller
+        .acts
+        .iter()
+        .take(offered)
+        .filter(|act| matches!(act, Act::Socket(SocketAct::Observe(_))))
+        .count();
+    let listening = caller
+        .acts
+        .iter()
+        .take(offered)
+        .filter(|act| matches!(act, Act::Socket(SocketAct::Listen(_))))
+        .count();
     assert_eq!((observed, listening), (4, 4));
     assert!(caller.dials().is_empty());
     let Act::Signal(message) = &caller.acts[offered] else { unreachable!() };
@@ -151,7 +166,7 @@ fn the_caller_listens_and_asks_before_it_offers_and_dials_when_it_knows() {
         .acts
         .iter()
         .filter_map(|act| match act {
-            Act::Observe(from) => Some(from.0.port() ^ 1),
+            Act::Socket(SocketAct::Observe(from)) => Some(from.0.port() ^ 1),
             _ => None,
         })
         .collect();
@@ -174,7 +189,10 @@ fn the_answerer_dials_after_one_message() {
     assert_eq!(answerer.dials().len(), 1);
     let said = answerer.position(|act| matches!(act, Act::Signal(_))).unwrap();
     assert!(matches!(&answerer.acts[said], Act::Signal(Message { step: Step::Answer(_), .. })));
-    assert!(answerer.position(|act| matches!(act, Act::Observe(_))).is_none(), "its NAT keeps ports");
+    assert!(
+        answerer.position(|act| matches!(act, Act::Socket(SocketAct::Observe(_)))).is_none(),
+        "its NAT keeps ports"
+    );
 }
 
 #[test]
@@ -189,7 +207,9 @@ fn a_foreseeable_peer_is_dialled_before_it_answers_at_the_port_it_will_use() {
         ..config(Role::Answerer, home())
     };
     let answerer = Driver::new(Punch::answer(mirrored, &offer(OURS), epoch()));
-    let Some(Act::Listen(first)) = answerer.acts.iter().find(|act| matches!(act, Act::Listen(_))) else {
+    let Some(Act::Socket(SocketAct::Listen(first))) =
+        answerer.acts.iter().find(|act| matches!(act, Act::Socket(SocketAct::Listen(_))))
+    else {
         panic!("{:?}", answerer.acts)
     };
     assert_eq!(to, SocketAddr::from((THEIRS, first.0.port())));
@@ -220,17 +240,19 @@ fn the_stun_connections_stay_until_the_end_and_go_last() {
     caller.hears(&answer(THEIRS, 0), at(80));
     caller.until(at(300));
     let dials = caller.dials();
-    assert!(caller.position(|act| matches!(act, Act::Forget(_))).is_none());
+    assert!(caller.position(|act| matches!(act, Act::Socket(SocketAct::Forget(_)))).is_none());
     let (kept, lost) = (dials[0].0, dials[1].0);
-    assert!(caller.punch.handle_connected(kept, at(300)));
+    let remote = SocketAddr::from((THEIRS, 6_000));
+    let up = caller.punch.handle(Input::Connected { socket: kept, remote }, at(300));
+    assert_eq!(up, Some(kept));
     caller.punch.handle_kept(kept, at(400));
     caller.turn(at(400));
-    let dropped = caller.position(|act| *act == Act::Drop(lost)).unwrap();
-    let unlistened = caller.position(|act| matches!(act, Act::Unlisten(_))).unwrap();
-    let forgotten = caller.position(|act| matches!(act, Act::Forget(_))).unwrap();
+    let dropped = caller.position(|act| *act == Act::Socket(SocketAct::Drop(lost))).unwrap();
+    let unlistened = caller.position(|act| matches!(act, Act::Socket(SocketAct::Unlisten(_)))).unwrap();
+    let forgotten = caller.position(|act| matches!(act, Act::Socket(SocketAct::Forget(_)))).unwrap();
     assert!(dropped < unlistened && unlistened < forgotten);
-    assert!(!caller.acts.contains(&Act::Drop(kept)));
-    assert!(matches!(caller.acts.last(), Some(Act::GiveBack(_))));
+    assert!(!caller.acts.contains(&Act::Socket(SocketAct::Drop(kept))));
+    assert!(matches!(caller.acts.last(), Some(Act::Socket(SocketAct::GiveBack(_)))));
     assert!(caller.events.is_empty() && caller.punch.report().failed.is_none());
 }
 
@@ -238,12 +260,13 @@ fn the_stun_connections_stay_until_the_end_and_go_last() {
 fn a_stranger_on_the_punched_port_does_not_end_it() {
     let mut caller = Driver::new(Punch::call(config(Role::Caller, home()), epoch()));
     caller.hears(&answer(THEIRS, 0), at(80));
-    let Some(Act::Listen(port)) = caller.acts.iter().find(|act| matches!(act, Act::Listen(_))).cloned()
+    let Some(Act::Socket(SocketAct::Listen(port))) =
+        caller.acts.iter().find(|act| matches!(act, Act::Socket(SocketAct::Listen(_)))).cloned()
     else {
         panic!()
     };
     let stranger = SocketAddr::from(([192, 0, 2, 66], 1_234));
-    let socket = caller.punch.handle_accepted(port, stranger, at(90)).unwrap();
+    let socket = caller.punch.handle(Input::Accepted { at: port, remote: stranger }, at(90)).unwrap();
     caller.punch.handle_unproven(socket, at(120));
     caller.until(at(1_000));
     assert!(caller.dials().len() > 3);
@@ -302,20 +325,20 @@ fn what_this_machine_lacks_is_an_error_and_no_crash() {
     let begin = || Punch::call(config(Role::Caller, asked()), epoch());
     let mut punch = begin();
     drain(&mut punch);
-    assert!(punch.handle_share(Share::default(), epoch()));
+    punch.handle(Input::Share(Share::default()), epoch());
     assert_eq!(drain(&mut punch).events, [Event::Lost(Failed::NoBudget)]);
 
     // No port can be bound: others are tried, then it gives up.
     let mut punch = begin();
     drain(&mut punch);
-    assert!(punch.handle_share(Share { sockets: 96, per_second: 250 }, epoch()));
+    punch.handle(Input::Share(Share { sockets: 96, per_second: 250 }), epoch());
     let mut tried = 0;
     let lost = loop {
         let drained = drain(&mut punch);
         for act in drained.acts {
-            if let Act::Listen(at) = act {
+            if let Act::Socket(SocketAct::Listen(at)) = act {
                 tried += 1;
-                punch.handle_listening(at, Err(DialError::Local("address in use".into())), epoch());
+                punch.handle(Input::Listening(at, Err(DialError::Local("address in use".into()))), epoch());
             }
         }
         if !drained.events.is_empty() {
@@ -327,17 +350,17 @@ fn what_this_machine_lacks_is_an_error_and_no_crash() {
     // No server answers.
     let mut punch = begin();
     drain(&mut punch);
-    assert!(punch.handle_share(Share { sockets: 96, per_second: 250 }, epoch()));
+    punch.handle(Input::Share(Share { sockets: 96, per_second: 250 }), epoch());
     for act in drain(&mut punch).acts {
-        if let Act::Listen(at) = act {
-            punch.handle_listening(at, Ok(()), epoch());
+        if let Act::Socket(SocketAct::Listen(at)) = act {
+            punch.handle(Input::Listening(at, Ok(())), epoch());
         }
     }
     drain(&mut punch);
     punch.handle_timeout(at(1_500));
     let drained = drain(&mut punch);
     assert_eq!(drained.events, [Event::Lost(Failed::NoPorts)]);
-    assert!(drained.acts.iter().any(|act| matches!(act, Act::GiveBack(_))));
+    assert!(drained.acts.iter().any(|act| matches!(act, Act::Socket(SocketAct::GiveBack(_)))));
 }
 
 struct AnyPunch;
@@ -363,26 +386,28 @@ impl Subject for AnyPunch {
         let local = Local(with_port(punch.config.local.0, port));
         match dice.below(16) {
             0 => {
-                let _ = punch.handle_share(Share { sockets: dice.below(600) as u16, per_second: 500 }, now);
+                punch.handle(Input::Share(Share { sockets: dice.below(600) as u16, per_second: 500 }), now);
             }
             1..5 => {
                 let outcome = if dice.chance(0.9) { Ok(()) } else { Err(DialError::TimedOut) };
-                punch.handle_listening(local, outcome, now);
+                punch.handle(Input::Listening(local, outcome), now);
             }
             5..9 => {
                 let mapped = Mapped(SocketAddr::from((OURS, dice.below(60_000) as u16)));
-                punch.handle_observed(local, dice.chance(0.9).then_some(mapped), now);
+                punch.handle(Input::Observed(local, dice.chance(0.9).then_some(mapped)), now);
             }
             9 => punch.handle_message(&answer(THEIRS, dice.below(3) as u8), now),
             10 => punch.handle_message(&offer(THEIRS), now),
             11 => {
-                punch.handle_connected(socket, now);
+                let remote = SocketAddr::from((THEIRS, 6_000));
+                punch.handle(Input::Connected { socket, remote }, now);
             }
             12 => {
-                punch.handle_accepted(local, SocketAddr::from((THEIRS, dice.below(9) as u16)), now);
+                let remote = SocketAddr::from((THEIRS, dice.below(9) as u16));
+                punch.handle(Input::Accepted { at: local, remote }, now);
             }
             13 if dice.chance(0.02) => punch.handle_kept(socket, now),
-            _ => punch.handle_failed(socket, &DialError::Refused, now),
+            _ => drop(punch.handle(Input::Failed(socket, DialError::Refused), now)),
         }
     }
 

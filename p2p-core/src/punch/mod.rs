@@ -15,26 +15,27 @@
 //!
 //! # Driving one
 //!
-//! [`Race`](crate::race::Race) and [`race::Answer`](crate::race::Answer) own the punches of an attempt, and wrap what
-//! they want into [`race::Act::Punch`](crate::race::Act::Punch) with the number of the pair of addresses. Who drives
-//! them does this:
+//! [`connect::Attempt`](crate::connect::Attempt) owns the punches of an attempt, and wraps the effects on sockets into
+//! [`connect::Act::Punch`](crate::connect::Act::Punch) with the number of the pair of addresses. Who drives it performs
+//! each [`SocketAct`] and answers with an [`Input`], by
+//! [`handle_punch`](crate::connect::Attempt::handle_punch):
 //!
-//! | act | what to do | then call, on the race or the answer |
+//! | act | what to do | then |
 //! |---|---|---|
-//! | [`Act::Reserve`] | take it from the [`Budget`] of the machine | `handle_punch_share`; back with it if that says `false` |
-//! | [`Act::GiveBack`] | give it back | |
-//! | [`Act::Listen`] | bind with `SO_REUSEADDR` and `SO_REUSEPORT`, listen, accept | `handle_punch_listening`; for each connection `handle_punch_accepted` |
-//! | [`Act::Unlisten`] | close that listener | |
-//! | [`Act::Observe`] | from that port, with the same options, ask a STUN server over TCP, and keep the connection | `handle_punch_observed` |
-//! | [`Act::Forget`] | close that connection | |
-//! | [`Act::Dial`] | bind with the same options, connect | `handle_punch_connected` or `handle_punch_failed` |
-//! | [`Act::Drop`] | close that socket, which never was a lane | |
-//! | `Act::Signal` | never comes wrapped: the race says [`race::Act::Signal`](crate::race::Act::Signal) | |
+//! | [`SocketAct::Reserve`] | take it from the [`Budget`] of the machine | [`Input::Share`] |
+//! | [`SocketAct::GiveBack`] | give it back, or stop waiting for it | |
+//! | [`SocketAct::Listen`] | bind with `SO_REUSEADDR` and `SO_REUSEPORT`, listen, accept | [`Input::Listening`]; for each connection [`Input::Accepted`] |
+//! | [`SocketAct::Unlisten`] | close that listener | |
+//! | [`SocketAct::Observe`] | from that port, with the same options, ask a STUN server over TCP, and keep the connection | [`Input::Observed`] |
+//! | [`SocketAct::Forget`] | close that connection | |
+//! | [`SocketAct::Dial`] | bind with the same options, connect | [`Input::Connected`] or [`Input::Failed`] |
+//! | [`SocketAct::Drop`] | close that socket, which never was a lane | |
 //!
 //! A share, a listener and a mapping may be told at once or later; the machine waits for as long as it must.
 //!
-//! A connection that came up is a [`Lane`](crate::race::Lane) from then on: it is proven, fails by `handle_failed`, is
-//! dropped by [`race::Act::Drop`](crate::race::Act::Drop) and kept by [`race::Act::Keep`](crate::race::Act::Keep) as
+//! A connection that came up is a [`Lane`](crate::connect::Lane) from then on: it is proven, fails by
+//! [`handle_lane`](crate::connect::Attempt::handle_lane), is dropped by
+//! [`connect::Act::Drop`](crate::connect::Act::Drop) and kept by [`connect::Act::Keep`](crate::connect::Act::Keep) as
 //! any other. On a punched connection **the caller of the attempt says Hello, whichever side's SYN came first**, and
 //! the answerer waits for it: the caller starts its [`Proof`](crate::proof::Proof) with
 //! [`Counterpart::Dialled`](crate::proof::Counterpart::Dialled), the answerer with
@@ -50,7 +51,7 @@
 //! - Targets are ports of that address that follow from a few numbers, each bounded; no list is ever taken over.
 //! - [`Limits::stranger`] bounds all dials for a peer that nothing speaks for to 128, so that nobody's ports are
 //!   scanned; a birthday over a whole range of ports is for peers that the owner's user named or has met. Whoever owns
-//!   the machine chooses the limits in [`Setup`].
+//!   the machine chooses the limits in [`View`].
 //! - Rates and sockets are bounded for the whole machine by the [`Budget`], whoever asks; waves, messages, arrivals
 //!   and times are bounded too.
 
@@ -69,6 +70,7 @@ mod schedule;
 #[cfg(test)]
 mod story_tests;
 mod terms;
+mod view;
 mod words;
 
 pub use agree::{Agree, AgreeAct, AgreeEvent};
@@ -77,7 +79,10 @@ pub use endpoint::{BadEndpoint, Endpoint, MOST_SOCKETS};
 pub use fire::{Fire, FireAct, FireConfig, FireEvent, Socket, Tally, Wave};
 pub use machine::Punch;
 pub use message::{Answer, MOST_PAIRS, MOST_WAVES, Message, Offer, Step, Timing, Update};
-pub use pairs::{Setup, View, answerable, are_placed, worthwhile};
+pub use pairs::{answerable, are_placed, worthwhile};
 pub use schedule::{Mode, NoPlan, Orders, Plan, Shot, Tactic};
 pub use terms::{Stamps, Terms};
-pub use words::{Act, Event, Failed, PunchConfig, PunchReport};
+#[cfg(test)]
+pub(crate) use view::OwnedView;
+pub use view::{NetworkView, View};
+pub use words::{Act, Event, Failed, Input, PunchConfig, PunchReport, SocketAct};

@@ -1,45 +1,19 @@
 //! Between which of our addresses and which of the peer's a punch is worth while, and allowed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::budget::Limits;
-use super::message::{MOST_PAIRS, Message, Step};
+use super::message::{MOST_PAIRS, MOST_WAVES, Message, Step};
 use super::schedule::Mode;
 use super::terms::Terms;
+use super::view::{NetworkView, View};
 use super::words::PunchConfig;
 use crate::attempt::{AttemptId, Path, Role, Trust};
-use crate::candidate::{Filter, HostView, OurAddress, is_on_link};
+use crate::candidate::{Filter, OurAddress, is_on_link};
 use crate::nat::meets::{self, Way};
 use crate::nat::{NatFacts, NatType};
 use crate::peer::{InterfaceAddr, PeerAddr};
-use crate::{Clock, Family, Local, Reach};
-
-/// What is known of the network in front of one address of ours.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct View {
-    /// Its NAT, over TCP.
-    pub facts: NatFacts,
-    /// Whether a STUN server can be asked over TCP.
-    pub can_observe: bool,
-    /// The TTL at which a SYN passes our NAT and dies at a hop that says nothing, if such a hop was found.
-    pub silent_hop: Option<u8>,
-}
-
-/// What a node must know of itself to punch.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// Where it is.
-    pub ours: HostView,
-    /// What is in front of each address; one that is missing is unknown.
-    pub views: BTreeMap<IpAddr, View>,
-    /// Its clock.
-    pub clock: Clock,
-    /// What is known of the peer's clock and of the path to it.
-    pub terms: Terms,
-    /// What one punch may do.
-    pub limits: Limits,
-}
+use crate::{Family, Local, Reach};
 
 /// One address of each side, and what lies between.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +28,15 @@ struct Pair {
 }
 
 impl Pair {
-    fn config(&self, setup: &Setup, attempt: AttemptId, number: u8, part: Role) -> PunchConfig {
-        let view = setup.views.get(&self.ours.ip).copied().unwrap_or_default();
+    fn config(
+        &self,
+        view: &View<'_>,
+        attempt: AttemptId,
+        number: u8,
+        part: Role,
+        trust: Trust,
+    ) -> PunchConfig {
+        let network = view.network(self.ours.ip);
         PunchConfig {
             attempt,
             pair: number,
@@ -65,14 +46,40 @@ impl Pair {
             address: self.address,
             remote: self.remote,
             at: self.at,
-            facts: view.facts,
+            facts: network.facts,
             theirs: self.theirs,
-            can_observe: view.can_observe,
-            silent_hop: view.silent_hop,
-            terms: setup.terms,
-            clock: setup.clock,
-            limits: setup.limits,
+            can_observe: network.can_observe,
+            silent_hop: network.silent_hop,
+            terms: Terms { served: view.served, delay: None },
+            clock: view.clock,
+            limits: view.limits_for(trust),
         }
+    }
+}
+
+impl PunchConfig {
+    /// Reads anew what is known of both ends by now. The addresses that are bound and dialled stay, and so does all
+    /// that was known of an end that is gone.
+    pub(super) fn read(&mut self, view: &View<'_>, peer: &PeerAddr, trust: Trust) {
+        if let Some(ours) = view.host.addresses.iter().find(|ours| ours.ip == self.local.0.ip()) {
+            let network = view.network(ours.ip);
+            (self.facts, self.can_observe, self.silent_hop) =
+                (network.facts, network.can_observe, network.silent_hop);
+            if let (Mode::Remote, Some(external)) = (self.mode, outside(ours.external, ours.ip)) {
+                self.address = external.to_canonical();
+            }
+        }
+        let is_theirs = |theirs: &&InterfaceAddr| {
+            theirs.local == self.at
+                && (self.mode.is_local() || outside(theirs.external, theirs.local) == Some(self.remote.ip()))
+        };
+        if let Some(theirs) = peer.interfaces().iter().find(is_theirs) {
+            self.theirs = theirs.nat.tcp;
+        }
+        self.terms.served = view.served;
+        self.clock = view.clock;
+        self.limits = view.limits_for(trust);
+        self.limits.waves = self.limits.waves.clamp(1, MOST_WAVES);
     }
 }
 
@@ -82,8 +89,10 @@ impl Pair {
 /// others see, unless the facts say that nothing can come of it. Two that have one machine id are on one machine; where
 /// others see them at different addresses they may be copies of one, and punch across the Internet too. Two peers behind
 /// one NAT that are not on one network punch across it only if it is known to turn packets round.
-pub fn worthwhile(setup: &Setup, peer: &PeerAddr, filter: &Filter, attempt: AttemptId) -> Vec<PunchConfig> {
-    let mut found = all(setup, peer, Trust::Known);
+pub fn worthwhile(view: &View<'_>, peer: &PeerAddr, filter: &Filter, attempt: AttemptId) -> Vec<PunchConfig> {
+    // Our user named the peer.
+    let trust = Trust::Known;
+    let mut found = all(view, peer, trust);
     found.retain(|pair| {
         let path = match pair.mode {
             Mode::Remote => Path::External,
@@ -93,8 +102,8 @@ pub fn worthwhile(setup: &Setup, peer: &PeerAddr, filter: &Filter, attempt: Atte
         filter.paths.contains(&path) && filter.families.contains(&Family::of(pair.remote.ip()))
     });
     let cost = |pair: &Pair| {
-        let view = setup.views.get(&pair.ours.ip).copied().unwrap_or_default();
-        let meeting = meets::meets(&view.facts, &pair.theirs);
+        let network = view.network(pair.ours.ip);
+        let meeting = meets::meets(&network.facts, &pair.theirs);
         let is_local = pair.mode.is_local();
         let doubt = if is_local { 0 } else { ((1.0 - meeting.probability) * 100.0) as u32 };
         let syns = if is_local { 0 } else { meeting.syns };
@@ -110,17 +119,23 @@ pub fn worthwhile(setup: &Setup, peer: &PeerAddr, filter: &Filter, attempt: Atte
         found.swap(most - 1, far);
     }
     found.truncate(most);
-    found.iter().zip(0..).map(|(pair, number)| pair.config(setup, attempt, number, Role::Caller)).collect()
+    found
+        .iter()
+        .zip(0..)
+        .map(|(pair, number)| pair.config(view, attempt, number, Role::Caller, trust))
+        .collect()
 }
 
 /// What an offer asks for, if it may be answered. The peer must publish the address it wants to be dialled at, with
 /// the means by which it published all others; and that address must be of the kind that we dial because somebody
-/// asks: a public one, or one inside a network of ours. So an offer leads nowhere that a request to dial would not.
+/// asks: a public one, or one inside a network of ours. So an offer leads nowhere that a request to dial would not. The
+/// trust in the peer decides over the limits only.
 pub fn answerable(
-    setup: &Setup,
+    view: &View<'_>,
     peer: &PeerAddr,
     attempt: AttemptId,
     message: &Message,
+    trust: Trust,
 ) -> Option<PunchConfig> {
     let Step::Offer(offer) = &message.step else { return None };
     let wanted = |pair: &&Pair| {
@@ -131,16 +146,16 @@ pub fn answerable(
     if !message.is_sound() {
         return None;
     }
-    let found = all(setup, peer, Trust::Stranger);
+    let found = all(view, peer, Trust::Stranger);
     let pair = found.iter().find(wanted)?;
-    Some(pair.config(setup, attempt, message.pair, Role::Answerer))
+    Some(pair.config(view, attempt, message.pair, Role::Answerer, trust))
 }
 
 /// Whether it is known of both where others see them, or they are near each other: if not, that is why nothing is
 /// [`worthwhile`].
-pub fn are_placed(setup: &Setup, peer: &PeerAddr) -> bool {
-    let is_same_machine = peer.is_on(&setup.ours.machine_id);
-    let mut pairs = setup.ours.addresses.iter().flat_map(|ours| {
+pub fn are_placed(view: &View<'_>, peer: &PeerAddr) -> bool {
+    let is_same_machine = peer.is_on(&view.host.machine_id);
+    let mut pairs = view.host.addresses.iter().flat_map(|ours| {
         let of_family = |theirs: &&InterfaceAddr| theirs.family() == Family::of(ours.ip);
         peer.interfaces().iter().filter(of_family).map(move |theirs| (ours, theirs))
     });
@@ -155,17 +170,17 @@ fn outside(external: Option<IpAddr>, own: IpAddr) -> Option<IpAddr> {
     external.or((Reach::of(own) == Reach::Global).then_some(own))
 }
 
-fn all(setup: &Setup, peer: &PeerAddr, trust: Trust) -> Vec<Pair> {
-    let is_same_machine = peer.is_on(&setup.ours.machine_id);
-    let is_copy = is_same_machine && is_elsewhere(setup, peer);
+fn all(view: &View<'_>, peer: &PeerAddr, trust: Trust) -> Vec<Pair> {
+    let is_same_machine = peer.is_on(&view.host.machine_id);
+    let is_copy = is_same_machine && is_elsewhere(view, peer);
     let mut found = Vec::new();
-    for ours in &setup.ours.addresses {
+    for ours in &view.host.addresses {
         for theirs in peer.interfaces().iter().filter(|theirs| theirs.family() == Family::of(ours.ip)) {
             let near = local_pair(ours, theirs, is_same_machine);
             found.extend(near);
             if !is_same_machine || is_copy {
-                let view = setup.views.get(&ours.ip).copied().unwrap_or_default();
-                let far = remote_pair(ours, &view, theirs, trust);
+                let network = view.network(ours.ip);
+                let far = remote_pair(ours, &network, theirs, trust);
                 // Where nothing translates, both would be between the same addresses.
                 let ends = |pair: &Pair| (pair.address, pair.remote.ip());
                 found.extend(far.filter(|far| near.as_ref().map(ends) != Some(ends(far))));
@@ -177,8 +192,8 @@ fn all(setup: &Setup, peer: &PeerAddr, trust: Trust) -> Vec<Pair> {
 
 /// Whether others see the peer at none of the addresses at which they see us, and see both. Then a machine id that both
 /// have may be that of two copies of one machine.
-fn is_elsewhere(setup: &Setup, peer: &PeerAddr) -> bool {
-    let ours: BTreeSet<_> = setup.ours.addresses.iter().filter_map(|ours| ours.external).collect();
+fn is_elsewhere(view: &View<'_>, peer: &PeerAddr) -> bool {
+    let ours: BTreeSet<_> = view.host.addresses.iter().filter_map(|ours| ours.external).collect();
     let mut theirs = peer.interfaces().iter().filter_map(|theirs| theirs.external).peekable();
     !ours.is_empty() && theirs.peek().is_some() && theirs.all(|external| !ours.contains(&external))
 }
@@ -218,7 +233,12 @@ fn local_pair(ours: &OurAddress, theirs: &InterfaceAddr, is_same_machine: bool) 
     })
 }
 
-fn remote_pair(ours: &OurAddress, view: &View, theirs: &InterfaceAddr, trust: Trust) -> Option<Pair> {
+fn remote_pair(
+    ours: &OurAddress,
+    network: &NetworkView,
+    theirs: &InterfaceAddr,
+    trust: Trust,
+) -> Option<Pair> {
     let (address, remote) = (outside(ours.external, ours.ip)?, outside(theirs.external, theirs.local)?);
     let may_dial = match (Reach::of(remote), trust) {
         (Reach::Global, _) => true,
@@ -227,16 +247,16 @@ fn remote_pair(ours: &OurAddress, view: &View, theirs: &InterfaceAddr, trust: Tr
         _ => false,
     };
     let is_one_nat = address == remote;
-    let turns_round = view.facts.hairpin == Some(true) || theirs.nat.tcp.hairpin == Some(true);
-    let is_blocked = [view.facts.nat, theirs.nat.tcp.nat].contains(&Some(NatType::Blocked));
+    let turns_round = network.facts.hairpin == Some(true) || theirs.nat.tcp.hairpin == Some(true);
+    let is_blocked = [network.facts.nat, theirs.nat.tcp.nat].contains(&Some(NatType::Blocked));
     if !may_dial || is_blocked || (is_one_nat && !turns_round) {
         return None;
     }
     // With nothing known on a side it is still tried, as most NATs are kind.
     let is_known = |facts: &NatFacts| facts.nat.is_some() || facts.mapping.is_some();
-    let meeting = meets::meets(&view.facts, &theirs.nat.tcp);
+    let meeting = meets::meets(&network.facts, &theirs.nat.tcp);
     let is_hopeless = !meeting.ways.iter().any(|way| *way != Way::Relay);
-    if is_known(&view.facts) && is_known(&theirs.nat.tcp) && is_hopeless {
+    if is_known(&network.facts) && is_known(&theirs.nat.tcp) && is_hopeless {
         return None;
     }
     Some(Pair {

@@ -1,12 +1,13 @@
 use super::*;
+use crate::candidate::HostView;
 use crate::nat::forecast::PortForecast;
 use crate::nat::{Delta, DeltaKind, Nat};
 use crate::peer::{Contents, Identity, MachineTag};
-use crate::punch::Endpoint;
 use crate::punch::message::Offer;
 use crate::punch::terms::Stamps;
+use crate::punch::{Endpoint, OwnedView};
 use crate::sim::epoch;
-use crate::{Seed, UnixTime};
+use crate::{Clock, Seed, UnixTime};
 
 const ATTEMPT: AttemptId = AttemptId([3; 16]);
 
@@ -36,7 +37,7 @@ fn peer(interfaces: Vec<InterfaceAddr>, machine: Option<&[u8]>) -> PeerAddr {
     PeerAddr::sign(&identity, contents).unwrap()
 }
 
-fn setup(addresses: &[(&str, Option<&str>, NatFacts)]) -> Setup {
+fn setup(addresses: &[(&str, Option<&str>, NatFacts)]) -> OwnedView {
     let ours = addresses.iter().map(|(ip, external, _)| OurAddress {
         ip: ip.parse().unwrap(),
         prefix: if ip.contains(':') { 64 } else { 24 },
@@ -44,15 +45,11 @@ fn setup(addresses: &[(&str, Option<&str>, NatFacts)]) -> Setup {
         external: external.map(|ip| ip.parse().unwrap()),
     });
     let views = addresses.iter().map(|(ip, _, facts)| {
-        (ip.parse().unwrap(), View { facts: *facts, can_observe: true, silent_hop: None })
+        (ip.parse().unwrap(), NetworkView { facts: *facts, can_observe: true, silent_hop: None })
     });
-    Setup {
-        ours: HostView { addresses: ours.collect(), machine_id: b"here".to_vec() },
-        views: views.collect(),
-        clock: Clock::new(epoch(), UnixTime::from_secs(1_800_000_000)),
-        terms: Terms::default(),
-        limits: Limits::default(),
-    }
+    let host = HostView { addresses: ours.collect(), machine_id: b"here".to_vec() };
+    let clock = Clock::new(epoch(), UnixTime::from_secs(1_800_000_000));
+    OwnedView { networks: views.collect(), ..OwnedView::new(host, clock) }
 }
 
 fn told(configs: &[PunchConfig]) -> Vec<String> {
@@ -61,8 +58,8 @@ fn told(configs: &[PunchConfig]) -> Vec<String> {
     configs.iter().map(tell).collect()
 }
 
-fn found(setup: &Setup, peer: &PeerAddr) -> Vec<String> {
-    told(&worthwhile(setup, peer, &Filter::default(), ATTEMPT))
+fn found(setup: &OwnedView, peer: &PeerAddr) -> Vec<String> {
+    told(&worthwhile(&setup.view(), peer, &Filter::default(), ATTEMPT))
 }
 
 #[test]
@@ -87,7 +84,7 @@ fn near_ones_first_then_the_most_promising() {
         ]
     );
     let only_v6 = Filter { families: [Family::V6].into(), ..Filter::default() };
-    let only = worthwhile(&ours, &peer(theirs.clone(), None), &only_v6, ATTEMPT);
+    let only = worthwhile(&ours.view(), &peer(theirs.clone(), None), &only_v6, ATTEMPT);
     assert_eq!(told(&only), ["remote 2001:db8::2 > 2001:db9::9"]);
     // One machine: no NAT between, whatever is in front.
     let ours = setup(&[("192.168.1.2", Some("198.51.100.1"), home), ("10.0.0.2", None, home)]);
@@ -117,7 +114,7 @@ fn copies_of_one_machine_meet_across_the_internet() {
     // The copy answers.
     let at = "192.168.1.2";
     let offer = offer(Mode::Remote, at, "203.0.113.9");
-    assert!(answerable(&ours, &theirs(Some("203.0.113.9")), ATTEMPT, &offer).is_some());
+    assert!(answerable(&ours.view(), &theirs(Some("203.0.113.9")), ATTEMPT, &offer, Trust::Known).is_some());
     // However many interfaces both have, one pair is left for that.
     let ours = ["192.168.1.2", "10.0.0.2", "10.1.0.2"].map(|ip| (ip, Some("198.51.100.1"), home));
     let theirs = ["192.168.7.7", "10.7.0.2"].map(|ip| interface(ip, Some("203.0.113.9"), home));
@@ -163,7 +160,7 @@ fn an_offer_leads_only_to_what_its_sender_publishes_and_may_be_dialled_for() {
     let home = facts(NatType::PortRestricted);
     let ours = setup(&[("192.168.1.2", Some("198.51.100.1"), home)]);
     let answer = |peer: &PeerAddr, mode, at: &str, address: &str| {
-        let config = answerable(&ours, peer, ATTEMPT, &offer(mode, at, address));
+        let config = answerable(&ours.view(), peer, ATTEMPT, &offer(mode, at, address), Trust::Known);
         config.map(|config| (config.pair, config.part, config.remote.ip().to_string()))
     };
     let at = "192.168.1.2";

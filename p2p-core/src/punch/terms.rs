@@ -42,6 +42,11 @@ impl Clocks {
         Self { ours: served, ..Self::default() }
     }
 
+    /// Takes what NTP servers say by now.
+    pub(super) fn serve(&mut self, ours: Option<Offset>) {
+        self.ours = ours;
+    }
+
     /// A message of theirs came. Its origin is looked at only when it `answers` one of ours.
     pub(super) fn hear(&mut self, stamps: Stamps, answers: bool, arrival: UnixTime, now: Instant) {
         self.theirs = stamps.served.or(self.theirs);

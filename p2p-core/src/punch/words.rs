@@ -10,9 +10,9 @@ use super::schedule::{Mode, Tactic};
 use super::terms::Terms;
 #[cfg(doc)]
 use super::{Budget, Punch};
-use crate::attempt::{AttemptId, RefusalReason, Role};
+use crate::attempt::{AttemptId, DialError, RefusalReason, Role};
 use crate::nat::NatFacts;
-use crate::{Clock, Local};
+use crate::{Clock, Local, Mapped};
 
 /// Between whom, as what, and with what.
 #[derive(Clone, Debug)]
@@ -49,28 +49,35 @@ pub struct PunchConfig {
     pub limits: Limits,
 }
 
-/// What a [`Punch`] wants done. All ports belong to [`PunchConfig::local`], and every socket needs `SO_REUSEADDR`
-/// and, where there is one, `SO_REUSEPORT`.
+/// An effect of a [`Punch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Take this from the machine's [`Budget`], and say what there was:
-    /// [`Punch::handle_share`].
+    /// Sends this to the peer.
+    Signal(Message),
+    /// Does this on our own machine.
+    Socket(SocketAct),
+}
+
+/// An effect of a [`Punch`] on the sockets of our own machine. All ports belong to [`PunchConfig::local`], and every
+/// socket needs `SO_REUSEADDR` and, where there is one, `SO_REUSEPORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SocketAct {
+    /// Takes this from the machine's [`Budget`]; then [`Input::Share`] says what there was.
     Reserve(Share),
-    /// Give this back to it.
+    /// Gives the share back to it, or stops waiting for one: then this is nothing.
     GiveBack(Share),
-    /// Listen here, and say whether that works: [`Punch::handle_listening`]. Whoever comes:
-    /// [`Punch::handle_accepted`].
+    /// Listens here; then [`Input::Listening`] says whether that works, and [`Input::Accepted`] who comes.
     Listen(Local),
-    /// Stop listening. Connections that were accepted stay.
+    /// Stops listening. Connections that were accepted stay.
     Unlisten(Local),
-    /// From this port, connect to a STUN server, ask which address it sees, and keep the connection open, as the
-    /// mapping may go with it; then [`Punch::handle_observed`].
+    /// Connects from this port to a STUN server, asks which address it sees, and keeps the connection open, as the
+    /// mapping may go with it; then [`Input::Observed`].
     Observe(Local),
-    /// Close the connection to the STUN server.
+    /// Closes the connection to the STUN server.
     Forget(Local),
-    /// Connect; then [`Punch::handle_connected`] or [`Punch::handle_failed`].
+    /// Connects; then [`Input::Connected`] or [`Input::Failed`].
     Dial {
-        /// What to call it.
+        /// The name of the socket.
         socket: Socket,
         /// The address to bind.
         from: Local,
@@ -79,11 +86,37 @@ pub enum Act {
         /// The TTL for the first SYN only: set it before `connect`, and the usual one back right after.
         ttl: Option<u8>,
     },
-    /// Close this one, whatever it is doing; without `SO_LINGER`, so that what is half open goes in silence and what
+    /// Closes this one, whatever it is doing; without `SO_LINGER`, so that what is half open goes in silence and what
     /// is open with a FIN.
     Drop(Socket),
-    /// Send this to the peer.
-    Signal(Message),
+}
+
+/// An answer to a [`SocketAct`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The share that the machine's budget has for this punch; nothing of either where it has none.
+    Share(Share),
+    /// The outcome of listening on a port.
+    Listening(Local, Result<(), DialError>),
+    /// The address as which a server sees a port; `None` when none answered.
+    Observed(Local, Option<Mapped>),
+    /// TCP is up on a socket that was dialled.
+    Connected {
+        /// The socket.
+        socket: Socket,
+        /// The address at the other end.
+        remote: SocketAddr,
+    },
+    /// Somebody connected to a port that is listened on.
+    Accepted {
+        /// The port.
+        at: Local,
+        /// The address at the other end.
+        remote: SocketAddr,
+    },
+    /// A socket failed in TCP. [`DialError::Local`] where this machine could not even dial: also where the 4-tuple is
+    /// in use, because the peer's SYN came first and its connection is on the listener.
+    Failed(Socket, DialError),
 }
 
 /// What a [`Punch`] has to tell.

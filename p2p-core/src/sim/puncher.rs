@@ -10,7 +10,9 @@ use super::host::HostEvent;
 use super::tcp::{Failure, SocketError, TcpEvent, TcpOptions, TcpSocket};
 use super::world::{Context, Program};
 use crate::attempt::{DialError, Role};
-use crate::punch::{Act, Budget, Event, Failed, Limits, Message, Punch, PunchConfig, Socket};
+use crate::punch::{
+    Act, Budget, Event, Failed, Input, Limits, Message, Punch, PunchConfig, Socket, SocketAct,
+};
 use crate::stun::frame::Framer;
 use crate::stun::wire::Parsed;
 use crate::stun::{Message as StunMessage, Transport};
@@ -155,17 +157,27 @@ impl Puncher {
     }
 
     fn act(&mut self, act: Act, context: &mut Context<'_>) {
+        match act {
+            Act::Socket(act) => self.socket_act(act, context),
+            Act::Signal(message) => {
+                let bytes = postcard::to_stdvec(&message).map(Bytes::from);
+                if let Ok(bytes) = bytes {
+                    context.broker.publish(&self.topics[1], &bytes, context.now);
+                }
+            }
+        }
+    }
+
+    fn socket_act(&mut self, act: SocketAct, context: &mut Context<'_>) {
         let now = context.now;
         let Some(punch) = &mut self.punch else { return };
         match act {
-            Act::Reserve(wanted) => {
+            SocketAct::Reserve(wanted) => {
                 let share = self.budget.take(wanted);
-                if !punch.handle_share(share, now) {
-                    self.budget.give_back(share);
-                }
+                punch.handle(Input::Share(share), now);
             }
-            Act::GiveBack(share) => self.budget.give_back(share),
-            Act::Listen(at) => {
+            SocketAct::GiveBack(share) => self.budget.give_back(share),
+            SocketAct::Listen(at) => {
                 let bound = context.host.tcp_listen(at.0, TcpOptions::shared());
                 let outcome = match bound {
                     Ok(tcp) => {
@@ -174,12 +186,12 @@ impl Puncher {
                     }
                     Err(error) => Err(local(error)),
                 };
-                punch.handle_listening(at, outcome, now);
+                punch.handle(Input::Listening(at, outcome), now);
             }
-            Act::Unlisten(at) => self.close_where(context, |tcp, used, context| {
+            SocketAct::Unlisten(at) => self.close_where(context, |tcp, used, context| {
                 matches!(used, Use::Listener) && context.host.tcp().local(tcp) == Some(at.0)
             }),
-            Act::Observe(from) => {
+            SocketAct::Observe(from) => {
                 let dialled = self.stun.and_then(|stun| {
                     context.host.tcp_dial(Some(from.0), TcpOptions::shared(), stun, now).ok()
                 });
@@ -187,13 +199,13 @@ impl Puncher {
                     Some(tcp) => {
                         self.uses.insert(tcp, Use::Stun(from));
                     }
-                    None => punch.handle_observed(from, None, now),
+                    None => drop(punch.handle(Input::Observed(from, None), now)),
                 }
             }
-            Act::Forget(from) => {
+            SocketAct::Forget(from) => {
                 self.close_where(context, |_, used, _| matches!(used, Use::Stun(local) if *local == from))
             }
-            Act::Dial { socket, from, to, ttl } => {
+            SocketAct::Dial { socket, from, to, ttl } => {
                 self.dialled.get_or_insert(now);
                 let usual = TcpOptions::shared();
                 let options = TcpOptions { ttl: ttl.unwrap_or(usual.ttl), ..usual };
@@ -205,18 +217,12 @@ impl Puncher {
                         }
                         self.uses.insert(tcp, Use::Lane { socket, up: None });
                     }
-                    Err(error) => punch.handle_failed(socket, &local(error), now),
+                    Err(error) => drop(punch.handle(Input::Failed(socket, local(error)), now)),
                 }
             }
-            Act::Drop(socket) => {
+            SocketAct::Drop(socket) => {
                 if let Some(tcp) = self.socket(socket) {
                     self.close(tcp, context);
-                }
-            }
-            Act::Signal(message) => {
-                let bytes = postcard::to_stdvec(&message).map(Bytes::from);
-                if let Ok(bytes) = bytes {
-                    context.broker.publish(&self.topics[1], &bytes, now);
                 }
             }
         }
@@ -276,7 +282,7 @@ impl Puncher {
         self.close(tcp, context);
         if let Some(punch) = &mut self.punch {
             match error {
-                Some(error) => punch.handle_failed(socket, &error, context.now),
+                Some(error) => drop(punch.handle(Input::Failed(socket, error), context.now)),
                 None => punch.handle_unproven(socket, context.now),
             }
         }
@@ -288,7 +294,7 @@ impl Puncher {
         let Ok(Some(message)) = framer.feed(&mut &bytes[..]) else { return };
         let mapped = Parsed::decode(&message, Transport::Tcp).ok().and_then(|seen| seen.message.mapped());
         if let Some(punch) = &mut self.punch {
-            punch.handle_observed(from, mapped.map(Mapped), context.now);
+            punch.handle(Input::Observed(from, mapped.map(Mapped)), context.now);
         }
     }
 
@@ -297,7 +303,10 @@ impl Puncher {
         match event {
             TcpEvent::Connected(tcp) => match self.uses.get(&tcp).copied() {
                 Some(Use::Lane { socket, .. }) => {
-                    if self.punch.as_mut().is_some_and(|punch| punch.handle_connected(socket, now)) {
+                    let remote = context.host.tcp().remote(tcp);
+                    let input = remote.map(|remote| Input::Connected { socket, remote });
+                    let up = input.and_then(|input| self.punch.as_mut()?.handle(input, now));
+                    if up.is_some() {
                         self.on_up(tcp, socket, context);
                     } else {
                         self.close(tcp, context);
@@ -312,8 +321,10 @@ impl Puncher {
             TcpEvent::Accepted { listener, socket: tcp } if self.uses.contains_key(&listener) => {
                 let stack = context.host.tcp();
                 let ends = stack.local(tcp).zip(stack.remote(tcp));
-                let socket = ends
-                    .and_then(|(at, remote)| self.punch.as_mut()?.handle_accepted(Local(at), remote, now));
+                let socket = ends.and_then(|(at, remote)| {
+                    let input = Input::Accepted { at: Local(at), remote };
+                    self.punch.as_mut()?.handle(input, now)
+                });
                 match socket {
                     Some(socket) => self.on_up(tcp, socket, context),
                     None => context.host.tcp_mut().close(tcp, now),
@@ -341,7 +352,7 @@ impl Puncher {
                 Some(Use::Stun(from)) => {
                     self.close(tcp, context);
                     if let Some(punch) = &mut self.punch {
-                        punch.handle_observed(from, None, now);
+                        punch.handle(Input::Observed(from, None), now);
                     }
                 }
                 _ => {}

@@ -24,7 +24,7 @@
 //! [limits]                            # see `Limits` for what they bound
 //! attempts = 256
 //! answers = 64
-//! errands = 128
+//! dials_for_peers = 128
 //! relays = 4                          # strangers for whom our TURN servers are asked at once
 //! unproven = 512
 //! backlog = 128
@@ -78,8 +78,16 @@ const KEYS: [&str; 15] = [
     "limits",
     "machine_id",
 ];
-const LIMIT_KEYS: [&str; 8] =
-    ["attempts", "answers", "errands", "relays", "unproven", "backlog", "half_open", "dials_per_second"];
+const LIMIT_KEYS: [&str; 8] = [
+    "attempts",
+    "answers",
+    "dials_for_peers",
+    "relays",
+    "unproven",
+    "backlog",
+    "half_open",
+    "dials_per_second",
+];
 
 impl Config {
     /// Reads a configuration from the text of a [`p2p.toml`](crate::config::file); what it does not mention has its default. Paths
@@ -179,7 +187,7 @@ impl<'t> Reader<'t> {
             match key {
                 "attempts" => limits.attempts = bound,
                 "answers" => limits.answers = bound,
-                "errands" => limits.errands = bound,
+                "dials_for_peers" => limits.dials_for_peers = bound,
                 "relays" => limits.relays = bound,
                 "unproven" => limits.unproven = bound,
                 "backlog" => limits.backlog = bound,

@@ -65,7 +65,7 @@ fn everything_can_be_told() {
             [limits]
             attempts = 1
             answers = 2
-            errands = 5
+            dials_for_peers = 5
             relays = 6
             unproven = 3
             backlog = 4
@@ -97,7 +97,7 @@ fn everything_can_be_told() {
     assert_eq!(config.machine_id.as_deref(), Some(&b"here"[..]));
     assert_eq!(
         config.limits,
-        Limits { attempts: 1, answers: 2, errands: 5, relays: 6, unproven: 3, backlog: 4 }
+        Limits { attempts: 1, answers: 2, dials_for_peers: 5, relays: 6, unproven: 3, backlog: 4 }
     );
     assert_eq!((config.punch.sockets, config.punch.per_second), (6, 7));
     let [first, second, third] = &config.brokers[..] else { panic!("{:?}", config.brokers) };

@@ -12,7 +12,7 @@ use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use p2p_actors::{CarrierStream, How, Winner};
+use p2p_actors::{CarrierStream, ConnectionInfo, Established};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::{Cipher, Session};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -39,15 +39,15 @@ use stream::Stream;
 pub struct Pipe {
     stream: Stream<CarrierStream>,
     session: Box<Session>,
-    how: Box<How>,
+    how: Box<ConnectionInfo>,
 }
 
 impl Pipe {
     /// Takes a winner over to the current runtime.
-    pub(crate) fn new(winner: Winner) -> Result<Self> {
-        let Winner { carrier, session, how } = winner;
+    pub(crate) fn new(established: Established) -> Result<Self> {
+        let Established { carrier, session, info } = established;
         let stream = Stream::new(carrier.into_stream()?, &session)?;
-        Ok(Self { stream, session: Box::new(session), how: Box::new(how) })
+        Ok(Self { stream, session: Box::new(session), how: Box::new(info) })
     }
 
     /// Who is at the other end. Proven.
@@ -56,7 +56,7 @@ impl Pipe {
     }
 
     /// How the connection came to be.
-    pub fn how(&self) -> &How {
+    pub fn how(&self) -> &ConnectionInfo {
         &self.how
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use p2p_actors::Carrier;
 use p2p_core::Seed;
-use p2p_core::attempt::{AttemptId, Path, Way};
+use p2p_core::attempt::{AttemptId, Path, Role, Way};
 use p2p_core::peer::Identity;
 use p2p_core::proof::Claim;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -28,7 +28,7 @@ fn session(caller: bool, plain: bool, cipher: Cipher) -> Session {
         claim: Claim {
             peer: Identity::generate(&mut Seed::from_u64(caller.into())).id(),
             attempt: AttemptId([0; 16]),
-            caller,
+            role: if caller { Role::Caller } else { Role::Answerer },
         },
         plain,
         cipher,
@@ -39,17 +39,17 @@ fn session(caller: bool, plain: bool, cipher: Cipher) -> Session {
 }
 
 fn pipe(stream: TcpStream, session: Session) -> Pipe {
-    let how = How {
+    let info = ConnectionInfo {
         way: Way::Direct,
         path: Path::Machine,
-        caller: session.claim.caller,
+        role: session.claim.role,
         local: stream.local_addr().unwrap(),
         remote: stream.peer_addr().unwrap(),
         took: Duration::ZERO,
         report: None,
     };
     let carrier = Carrier::Tcp(stream.into_std().unwrap());
-    Pipe::new(Winner { carrier, session, how }).unwrap()
+    Pipe::new(Established { carrier, session, info }).unwrap()
 }
 
 async fn pair(plain: bool, cipher: Cipher) -> (Pipe, Pipe) {

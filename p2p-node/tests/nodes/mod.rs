@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use p2p_node::rendezvous::turn::{Secret, TurnServerConfig};
 use p2p_node::rendezvous::{Rendezvous, RendezvousConfig};
+use p2p_node::{AttemptReport, TurnCarrier, TurnServer, WayFailure, WayOutcome};
 use p2p_node::{BrokerConfig, Config, ConnectError, ConnectOptions, MemoryBroker, Node, Pipe, Way};
-use p2p_node::{RaceReport, TurnCarrier, TurnServer, WayFailure, WayOutcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// No story takes this long; a test that hangs should fail.
@@ -112,12 +112,12 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// The story of a failed call.
-pub(crate) fn story(error: &ConnectError) -> &RaceReport {
+pub(crate) fn story(error: &ConnectError) -> &AttemptReport {
     error.report().unwrap_or_else(|| panic!("no story: {error}"))
 }
 
 /// Why this way failed.
-pub(crate) fn failure(report: &RaceReport, way: Way) -> &WayFailure {
+pub(crate) fn failure(report: &AttemptReport, way: Way) -> &WayFailure {
     let told = report.ways.iter().find(|told| told.way == way).expect("this way was allowed");
     match &told.outcome {
         WayOutcome::Failed(failure) => failure,

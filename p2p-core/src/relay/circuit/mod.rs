@@ -109,8 +109,8 @@ struct Saying {
     again: Option<(usize, Instant)>,
 }
 
-/// What the owner has chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The kind of a relayed connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RelayKind {
     /// The stream over datagrams.
     Datagrams,

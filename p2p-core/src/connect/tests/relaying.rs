@@ -1,24 +1,18 @@
-//! Stories of races that may end at a relay.
+//! Stories of attempts that may end at a relay.
 
-use std::net::{IpAddr, SocketAddr};
-
-use super::tests::{ATTEMPT, Story, at, config, from_peer, interface, ms, peer_at};
 use super::*;
-use crate::attempt::RefusalReason;
-use crate::peer::PeerAddr;
+use crate::attempt::Path;
 use crate::proof::ProofError;
-use crate::relay::circuit::CircuitFailure;
-use crate::signal::{Delivery, Refusal};
-use crate::sim::laws::drain;
+use crate::relay::RelayOffer;
+use crate::signal::Refusal;
 use crate::transport::Token;
-use crate::{Machine, Seed};
 
 fn peer() -> PeerAddr {
     peer_at(1_000, vec![interface("10.9.9.9", Some("203.0.113.7"))], None)
 }
 
-fn only(ways: &[Way]) -> RaceConfig {
-    RaceConfig { ways: ways.to_vec(), ..config(peer()) }
+fn only(ways: &[Way]) -> Call {
+    call(peer()).only(ways)
 }
 
 fn lent() -> SocketAddr {
@@ -136,10 +130,9 @@ fn each_way_to_fail_has_its_reason() {
     assert_eq!(story.outcome(Way::Relay), WayOutcome::Failed(failure));
 
     let mut inside = only(&[Way::Relay]);
-    inside.filter.paths.remove(&Path::External);
+    inside.config.filter.paths.remove(&Path::External);
     assert_eq!(Story::begin(inside).outcome(Way::Relay), WayOutcome::Failed(WayFailure::NotAllowed));
-    let mut mute = only(&[Way::Relay]);
-    mute.can_signal = false;
+    let mute = only(&[Way::Relay]).mute();
     assert_eq!(Story::begin(mute).outcome(Way::Relay), WayOutcome::Failed(WayFailure::NoSignalling));
 }
 
@@ -171,30 +164,32 @@ fn a_refusal_of_one_way_leaves_the_relay_alone() {
 
 #[test]
 fn the_mirror_side_begins_once_and_ends_with_its_circuit() {
-    let mut answer = Answer::new(at(0));
+    let here = facts(HostView::default());
+    let mut answerer = answer(&here, peer(), at(0));
     let said = offer(None);
     let signal = from_peer(peer(), Body::Relay(said));
-    assert_eq!(signal.attempt, ATTEMPT);
     for _ in 0..2 {
-        answer.handle_relay(&signal, at(0));
+        answerer.handle_signal(&signal, at(0));
     }
-    let acts = drain(&mut answer).acts;
+    let acts = drain(&mut answerer).acts;
     let begins = acts.iter().filter(|act| **act == Act::Relay(begin())).count();
     assert_eq!((begins, acts.len()), (1, 3));
-    let lane = answer.handle_relayed(RelayKind::Connection, lent(), at(100)).unwrap();
-    assert_eq!(answer.candidate(lane).unwrap().target, lent());
-    answer.handle_timeout(at(100) + ms(100));
-    assert!(drain(&mut answer).events.is_empty());
-    answer.handle_kept(lane, at(300));
-    let drained = drain(&mut answer);
+    let lane = answerer.handle_relayed(RelayKind::Connection, lent(), at(100)).unwrap();
+    assert_eq!(answerer.attempt.candidate(lane).unwrap().target, lent());
+    answerer.handle_timeout(at(100) + ms(100));
+    assert!(drain(&mut answerer).events.is_empty());
+    answerer.handle_kept(lane, at(300));
+    let drained = drain(&mut answerer);
     assert!(drained.acts.contains(&Act::Relay(RelayAct::Keep(RelayKind::Connection))));
     assert_eq!(drained.events, [Event::Won(lane)]);
 
-    let mut failed = Answer::new(at(0));
-    failed.handle_relay(&signal, at(0));
-    failed.handle_relay_failed(at(10));
+    let mut failed = answer(&here, peer(), at(0));
+    failed.handle_signal(&signal, at(0));
+    failed.handle_relay_failed(CircuitFailure::Silent, at(10));
+    assert_eq!(drain(&mut failed).events, [], "another offer may follow");
+    failed.handle_timeout(at(1_010));
     assert_eq!(drain(&mut failed).events, [Event::Lost]);
-    assert!(failed.is_over());
+    assert!(failed.attempt.is_over());
 }
 
 #[test]

@@ -1,18 +1,17 @@
-//! What happened in a race, and why each way failed: for people and for programs.
+//! The story of an attempt, and why each way failed: for people and for programs.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Path, Way};
-use crate::attempt::{AttemptId, DialError, RefusalReason};
+use crate::attempt::{AttemptId, DialError, Path, RefusalReason, Way};
 use crate::peer::PeerId;
 use crate::proof::ProofError;
 use crate::punch::{Failed, PunchReport};
 use crate::relay::circuit::CircuitFailure;
 use crate::signal::BrokerTrouble;
 
-/// Why one connection did not come to be.
+/// The reason for which one connection did not come to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LaneFailure {
@@ -31,7 +30,7 @@ pub enum LaneFailure {
 }
 
 impl LaneFailure {
-    /// A word for programs: it never changes.
+    /// Returns a word for programs: it never changes.
     pub fn code(&self) -> &'static str {
         match self {
             Self::NotTried => "not_tried",
@@ -42,7 +41,7 @@ impl LaneFailure {
     }
 }
 
-/// Why one way did not lead to the peer.
+/// The reason for which one way did not lead to the peer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WayFailure {
@@ -81,7 +80,7 @@ pub enum WayFailure {
     Punch(#[from] Failed),
     /// Nobody has told where this node is seen from outside, or where the peer is, and they are not near each other.
     #[error("it is not known where this node, or the peer, is seen from outside")]
-    NotPlaced,
+    NoExternalAddress,
     /// Between all addresses of ours and of the peer's a punch is hopeless by what is known of their networks, or is
     /// not allowed.
     #[error("by what is known of the two networks no punch between them can work")]
@@ -92,18 +91,15 @@ pub enum WayFailure {
     /// The call was not to go outside, and a relay is there.
     #[error("the call allows no path through the Internet, and a relay is one")]
     NotAllowed,
-    /// This node cannot go this way.
-    #[error("not supported by this node")]
-    Unsupported,
 }
 
-/// What a peer did that says this.
+/// Names what a peer did that says this.
 fn no(reason: RefusalReason) -> &'static str {
     if reason == RefusalReason::NoRoute { "could not dial us" } else { "refused" }
 }
 
 impl WayFailure {
-    /// A word for programs: it never changes.
+    /// Returns a word for programs: it never changes.
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoCandidates => "no_candidates",
@@ -117,16 +113,15 @@ impl WayFailure {
             Self::TimedOut => "timed_out",
             Self::Cancelled => "cancelled",
             Self::Punch(failed) => failed.code(),
-            Self::NotPlaced => "not_placed",
+            Self::NoExternalAddress => "not_placed",
             Self::NothingToPunch => "nothing_to_punch",
             Self::Relay(failure) => failure.code(),
             Self::NotAllowed => "not_allowed_here",
-            Self::Unsupported => "unsupported",
         }
     }
 }
 
-/// How a way ended.
+/// The end of a way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WayOutcome {
     /// This way led to the connection that was kept.
@@ -140,30 +135,30 @@ pub enum WayOutcome {
 /// One connection of a way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneReport {
-    /// What lay between.
+    /// The distance to the peer.
     pub path: Path,
     /// The address at the other end.
     pub remote: SocketAddr,
-    /// When it began, after the start of the attempt.
+    /// The time at which it began, after the start of the attempt.
     pub began: Duration,
-    /// When TCP was up.
+    /// The time at which TCP was up.
     pub connected: Option<Duration>,
-    /// When the peer was proven.
+    /// The time at which the peer was proven.
     pub proven: Option<Duration>,
-    /// Why it was not kept. `None` for the one that was.
+    /// The reason for which it was not kept. `None` for the one that was.
     pub failure: Option<LaneFailure>,
 }
 
 /// One way of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WayReport {
-    /// The way.
+    /// The way that is told of.
     pub way: Way,
-    /// When it began, if it did.
+    /// The time at which it began, if it did.
     pub began: Option<Duration>,
-    /// When it ended, after the start of the attempt.
+    /// The time at which it ended, after the start of the attempt.
     pub ended: Duration,
-    /// How it ended.
+    /// The end it came to.
     pub outcome: WayOutcome,
     /// Its connections.
     pub lanes: Vec<LaneReport>,
@@ -173,29 +168,29 @@ pub struct WayReport {
 
 /// An attempt, told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RaceReport {
-    /// Whom we wanted.
+pub struct AttemptReport {
+    /// The other end.
     pub peer: PeerId,
     /// The attempt's id, the same in both ends' logs.
     pub attempt: AttemptId,
-    /// How long it took in all.
+    /// The time that it took in all.
     pub took: Duration,
     /// Each way that was allowed, in the order they were started.
     pub ways: Vec<WayReport>,
 }
 
-impl RaceReport {
-    /// The way that led to the peer.
+impl AttemptReport {
+    /// Returns the way that led to the peer.
     pub fn won(&self) -> Option<Way> {
         self.ways.iter().find(|way| way.outcome == WayOutcome::Won).map(|way| way.way)
     }
 
-    /// Whether brokers say that the peer is not there, and nothing else worked.
+    /// Returns whether brokers say that the peer is not there, and nothing else worked.
     pub fn is_offline(&self) -> bool {
         self.won().is_none() && self.any_failed(|failure| *failure == WayFailure::Offline)
     }
 
-    /// Whether the peer said no, by signal or in a proof. That it has no route to us ([`RefusalReason::NoRoute`]) is no
+    /// Returns whether the peer said no, by signal or in a proof. That it has no route to us ([`RefusalReason::NoRoute`]) is no
     /// refusal: it tried.
     pub fn is_refused(&self) -> bool {
         let is_no = |reason: &RefusalReason| *reason != RefusalReason::NoRoute;
@@ -204,7 +199,7 @@ impl RaceReport {
             || self.ways.iter().any(|way| way.lanes.iter().any(refused))
     }
 
-    /// Whether the time was up while some way still had hope.
+    /// Returns whether the time was up while some way still had hope.
     pub fn is_timed_out(&self) -> bool {
         self.any_failed(|failure| *failure == WayFailure::TimedOut)
     }
@@ -214,7 +209,7 @@ impl RaceReport {
     }
 }
 
-impl fmt::Display for RaceReport {
+impl fmt::Display for AttemptReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "attempt {} to {}, {:.1?}", self.attempt, self.peer.short(), self.took)?;
         for way in &self.ways {

@@ -8,25 +8,25 @@ use crate::attempt::RefusalReason;
 use crate::signal::Delivery;
 use crate::{Deadline, Machine, Output};
 
-/// When the question is asked again, after the first time. The signal layer already repeats what a broker
+/// The times at which the question is asked again, after the first one. The signal layer already repeats what a broker
 /// did not acknowledge; these repeats are for what was lost behind the broker.
 const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(6)];
-/// When to believe that nothing will come. A peer that was told dials within milliseconds, and its own dials
+/// The time after which nothing is expected to come. A peer that was told dials within milliseconds, and its own dials
 /// give up after ten seconds.
 const GIVE_UP: Duration = Duration::from_secs(14);
 
-/// What a [`Reverse`] wants done.
+/// An effect of [`AskPeer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReverseAct {
-    /// Send the peer a `DialMe`.
+pub enum AskPeerAct {
+    /// Sends the peer a `DialMe`.
     Ask,
 }
 
-/// The caller's side of the reverse way: ask, ask again, and know when it is hopeless.
+/// The caller's side of the reverse way: it asks, asks again, and knows when it is hopeless.
 #[derive(Clone, Debug)]
-pub struct Reverse {
+pub struct AskPeer {
     state: State,
-    output: VecDeque<Output<ReverseAct, WayFailure>>,
+    output: VecDeque<Output<AskPeerAct, WayFailure>>,
 }
 
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ enum State {
     Over,
 }
 
-/// What is known of the questions so far, the most hopeful first.
+/// The best that is known of the questions so far, the most hopeful first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Heard {
     /// By a subscriber.
@@ -45,16 +45,16 @@ enum Heard {
     NotYet,
 }
 
-impl Reverse {
+impl AskPeer {
     /// Asks at once.
     pub fn new(now: Instant) -> Self {
         Self {
             state: State::Asking { began: now, asked: 1, heard: Heard::NotYet },
-            output: [Output::Act(ReverseAct::Ask)].into(),
+            output: [Output::Act(AskPeerAct::Ask)].into(),
         }
     }
 
-    /// What became of the last question.
+    /// Takes in what became of the last question.
     pub fn handle_delivery(&mut self, delivery: Delivery, _now: Instant) {
         let State::Asking { heard, .. } = &mut self.state else {
             return;
@@ -71,18 +71,18 @@ impl Reverse {
         }
     }
 
-    /// The peer answered that it will not, or cannot.
+    /// Takes in that the peer will not, or cannot.
     pub fn handle_refused(&mut self, reason: RefusalReason, _now: Instant) {
         self.fail(WayFailure::Refused(reason));
     }
 
     /// Stops asking.
-    pub fn close(&mut self) {
+    pub fn close(&mut self, _now: Instant) {
         self.state = State::Over;
         self.output.clear();
     }
 
-    /// When to ask again, or to give up.
+    /// Returns when to ask again, or to give up.
     pub fn deadline(&self) -> Option<Deadline> {
         let State::Asking { began, asked, .. } = &self.state else {
             return None;
@@ -101,8 +101,8 @@ impl Reverse {
     }
 }
 
-impl Machine for Reverse {
-    type Act = ReverseAct;
+impl Machine for AskPeer {
+    type Act = AskPeerAct;
     type Event = WayFailure;
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -115,11 +115,11 @@ impl Machine for Reverse {
         let due = ASK_AGAIN.iter().filter(|after| now >= *began + **after).count() + 1;
         if due > *asked {
             *asked = due;
-            self.output.push_back(Output::Act(ReverseAct::Ask));
+            self.output.push_back(Output::Act(AskPeerAct::Ask));
         }
     }
 
-    fn poll_output(&mut self) -> Output<ReverseAct, WayFailure> {
+    fn poll_output(&mut self) -> Output<AskPeerAct, WayFailure> {
         self.output.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
     }
 }

@@ -1,9 +1,10 @@
-//! The memory of a race: how far each way is, and what happened on each lane.
+//! The memory of an attempt: how far each way is, and what happened on each lane.
 
 use std::time::Instant;
 
-use super::{Candidate, Lane, LaneFailure, LaneReport, RaceReport, Way, WayFailure, WayOutcome, WayReport};
-use crate::attempt::AttemptId;
+use super::{AttemptReport, Lane, LaneFailure, LaneReport, WayFailure, WayOutcome, WayReport};
+use crate::attempt::{AttemptId, Role, Way};
+use crate::candidate::Candidate;
 use crate::peer::PeerId;
 use crate::punch::PunchReport;
 
@@ -36,33 +37,35 @@ struct Runner {
 
 /// What is known of one connection.
 #[derive(Clone, Debug)]
-pub(super) struct LaneRecord {
+struct LaneRecord {
     lane: Lane,
     candidate: Candidate,
     began: Instant,
-    pub(super) connected: Option<Instant>,
-    pub(super) proven: Option<Instant>,
-    pub(super) failure: Option<LaneFailure>,
+    connected: Option<Instant>,
+    proven: Option<Instant>,
+    failure: Option<LaneFailure>,
 }
 
 /// Every way and every lane of one race.
 #[derive(Clone, Debug)]
 pub(super) struct Records {
+    role: Role,
     began: Instant,
     runners: Vec<Runner>,
     lanes: Vec<LaneRecord>,
 }
 
 impl Records {
-    pub(super) fn new(ways: &[Way], now: Instant) -> Self {
+    pub(super) fn new(role: Role, ways: &[Way], now: Instant) -> Self {
         let runners = ways.iter().map(|&way| Runner { way, progress: Progress::Waiting }).collect();
-        Self { began: now, runners, lanes: Vec::new() }
+        Self { role, began: now, runners, lanes: Vec::new() }
     }
 
     /// A lane begins. Strangers can connect to a punched port for as long as it is listened on: of their lanes only
     /// the last ones are remembered.
     pub(super) fn open(&mut self, lane: Lane, candidate: Candidate, now: Instant) {
-        let is_old = |record: &LaneRecord| record.lane.way() == Way::Punch && record.failure.is_some();
+        let is_old =
+            |record: &LaneRecord| matches!(record.lane, Lane::Punched { .. }) && record.failure.is_some();
         if self.lanes.iter().filter(|record| is_old(record)).count() >= MOST_FAILED_PUNCHED
             && let Some(oldest) = self.lanes.iter().position(is_old)
         {
@@ -72,12 +75,35 @@ impl Records {
         self.lanes.push(LaneRecord { lane, candidate, began: now, connected, proven, failure });
     }
 
-    /// These lanes never were.
-    pub(super) fn forget(&mut self, is_gone: impl Fn(Lane) -> bool) {
-        self.lanes.retain(|record| !is_gone(record.lane));
+    /// The lanes of this punch never were.
+    pub(super) fn forget_punched(&mut self, number: u8) {
+        self.lanes.retain(|record| !matches!(record.lane, Lane::Punched { pair, .. } if pair == number));
     }
 
-    pub(super) fn lane(&mut self, lane: Lane) -> Option<&mut LaneRecord> {
+    /// TCP is up on a lane.
+    pub(super) fn connect(&mut self, lane: Lane, now: Instant) {
+        if let Some(record) = self.lane(lane) {
+            record.connected.get_or_insert(now);
+        }
+    }
+
+    /// The peer is proven on a lane. Returns whether that counts.
+    pub(super) fn prove(&mut self, lane: Lane, now: Instant) -> bool {
+        let record = self.lane(lane).filter(|record| record.failure.is_none());
+        record.map(|record| record.proven.get_or_insert(now)).is_some()
+    }
+
+    /// A lane failed. Returns whether it had not failed before.
+    pub(super) fn fail(&mut self, lane: Lane, failure: LaneFailure) -> bool {
+        let record = self.lane(lane).filter(|record| record.failure.is_none());
+        record.map(|record| record.failure = Some(failure)).is_some()
+    }
+
+    pub(super) fn knows(&self, lane: Lane) -> bool {
+        self.lanes.iter().any(|record| record.lane == lane)
+    }
+
+    fn lane(&mut self, lane: Lane) -> Option<&mut LaneRecord> {
         self.lanes.iter_mut().find(|record| record.lane == lane)
     }
 
@@ -89,7 +115,7 @@ impl Records {
     pub(super) fn proven(&self) -> Option<Lane> {
         let proven = |record: &&LaneRecord| record.proven.is_some() && record.failure.is_none();
         let lanes = self.lanes.iter().filter(proven).map(|record| record.lane);
-        lanes.min_by_key(|lane| lane.way() == Way::Relay)
+        lanes.min_by_key(|lane| lane.is_relayed())
     }
 
     /// The next way to start: the first one waiting when none runs, else one that is due.
@@ -101,6 +127,22 @@ impl Records {
         let next = waiting.find(|runner| nobody_runs || is_due(runner.way))?;
         next.progress = Progress::Running { since: now };
         Some(next.way)
+    }
+
+    /// A way begins that nobody waited for.
+    pub(super) fn begin(&mut self, way: Way, now: Instant) {
+        match self.runners.iter_mut().find(|runner| runner.way == way) {
+            Some(runner) => {
+                runner.progress = Progress::Running { since: runner.progress.since().unwrap_or(now) }
+            }
+            None => self.runners.push(Runner { way, progress: Progress::Running { since: now } }),
+        }
+    }
+
+    /// Whether a way has ended for this reason.
+    pub(super) fn has_failed(&self, way: Way, is_it: impl Fn(&WayFailure) -> bool) -> bool {
+        let failed = |runner: &Runner| matches!(&runner.progress, Progress::Ended { outcome: WayOutcome::Failed(failure), .. } if is_it(failure));
+        self.runners.iter().any(|runner| runner.way == way && failed(runner))
     }
 
     /// Whether a way is under way.
@@ -129,7 +171,7 @@ impl Records {
 
     /// Whether a connection of this way is up.
     pub(super) fn is_up(&self, way: Way) -> bool {
-        self.lanes.iter().any(|record| record.lane.way() == way && record.failure.is_none())
+        self.lanes.iter().any(|record| record.lane.way(self.role) == way && record.failure.is_none())
     }
 
     /// A way that runs has failed.
@@ -162,7 +204,7 @@ impl Records {
             }
         }
         for runner in &mut self.runners {
-            let won = Some(runner.way) == winner.map(|lane| lane.way());
+            let won = Some(runner.way) == winner.map(|lane| lane.way(self.role));
             if won || !matches!(runner.progress, Progress::Ended { .. }) {
                 let outcome = if won { WayOutcome::Won } else { WayOutcome::Overtaken };
                 runner.progress = Progress::Ended { since: runner.progress.since(), at: now, outcome };
@@ -178,7 +220,7 @@ impl Records {
         attempt: AttemptId,
         punches: Vec<PunchReport>,
         now: Instant,
-    ) -> RaceReport {
+    ) -> AttemptReport {
         let since = |at: Instant| at.saturating_duration_since(self.began);
         let lane = |record: &LaneRecord| LaneReport {
             path: record.candidate.path,
@@ -198,10 +240,15 @@ impl Records {
                 began: runner.progress.since().map(since),
                 ended: since(ended),
                 outcome,
-                lanes: self.lanes.iter().filter(|record| record.lane.way() == runner.way).map(lane).collect(),
+                lanes: self
+                    .lanes
+                    .iter()
+                    .filter(|record| record.lane.way(self.role) == runner.way)
+                    .map(lane)
+                    .collect(),
                 punches: if runner.way == Way::Punch { punches.clone() } else { Vec::new() },
             }
         };
-        RaceReport { peer, attempt, took: since(now), ways: self.runners.iter().map(way).collect() }
+        AttemptReport { peer, attempt, took: since(now), ways: self.runners.iter().map(way).collect() }
     }
 }

@@ -1,32 +1,29 @@
-//! Stories of races that punch.
+//! Stories of attempts that punch.
 
 use std::collections::BTreeSet;
 
-use super::tests::{at, config, from_peer, interface, ms, ours, peer_at, setup};
 use super::*;
-use crate::attempt::{DialError, RefusalReason};
+use crate::attempt::{DialError, Path, Role};
 use crate::nat::forecast::PortForecast;
 use crate::nat::{Delta, DeltaKind, Filtering, Mapping, NatFacts, NatType};
-use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
-use crate::punch::{Endpoint, Failed, MOST_PAIRS, Message, Mode, Offer, Setup, Share, Stamps, Step, View};
-use crate::signal::{Delivery, Signal};
-use crate::sim::epoch;
-use crate::sim::laws::{Subject, drain};
-use crate::{Local, Machine, Mapped, Output, Seed, UnixTime};
-use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use crate::punch::{
+    Endpoint, Failed, Input, MOST_PAIRS, Message, Mode, NetworkView, Offer, Share, SocketAct, Stamps, Step,
+};
+use crate::signal::DialMe;
+use crate::sim::laws::Subject;
+use crate::{Local, Mapped};
 
-const OURS: &str = "192.168.1.5";
-const OUR_OUTSIDE: &str = "198.51.100.1";
+pub(super) const OURS: &str = "192.168.1.5";
+pub(super) const OUR_OUTSIDE: &str = "198.51.100.1";
 const THEIRS: &str = "192.168.1.9";
-const THEIR_OUTSIDE: &str = "203.0.113.7";
+pub(super) const THEIR_OUTSIDE: &str = "203.0.113.7";
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 /// The owner of the peer's key at some address, as it sees itself.
-fn them(local: &str, outside: Option<&str>) -> PeerAddr {
+pub(super) fn them(local: &str, outside: Option<&str>) -> PeerAddr {
     peer_at(1_000, vec![interface(local, outside)], None)
 }
 
@@ -39,7 +36,7 @@ fn us() -> PeerAddr {
     PeerAddr::sign(&identity, contents).unwrap()
 }
 
-fn port_restricted() -> NatFacts {
+pub(super) fn port_restricted() -> NatFacts {
     NatFacts {
         nat: Some(NatType::PortRestricted),
         mapping: Some(Mapping::EndpointIndependent),
@@ -48,32 +45,27 @@ fn port_restricted() -> NatFacts {
     }
 }
 
-/// A race to a peer behind a NAT elsewhere; what is known of both NATs.
-fn remote(facts: NatFacts) -> RaceConfig {
+/// A call to a peer behind a NAT elsewhere; what is known of both NATs.
+pub(super) fn remote(facts: NatFacts) -> Call {
     let mut theirs = interface("10.1.1.1", Some(THEIR_OUTSIDE));
     theirs.nat.tcp = facts;
-    let mut config = config(peer_at(1_000, vec![theirs], None));
-    let view = View { facts, can_observe: true, silent_hop: None };
-    config.punch.as_mut().unwrap().views.insert(ip(OURS), view);
-    config
+    let mut call = call(peer_at(1_000, vec![theirs], None));
+    let network = NetworkView { facts, can_observe: true, silent_hop: None };
+    call.facts.networks.insert(ip(OURS), network);
+    call
 }
 
-fn only(mut config: RaceConfig) -> RaceConfig {
-    config.ways = vec![Way::Punch];
-    config
+fn only(call: Call) -> Call {
+    call.only(&[Way::Punch])
 }
 
 fn reserves(acts: &[Act]) -> usize {
-    acts.iter().filter(|act| matches!(act, Act::Punch(_, punch::Act::Reserve(_)))).count()
-}
-
-fn outcome(race: &Race, way: Way) -> WayOutcome {
-    race.report(at(60_000)).ways.into_iter().find(|report| report.way == way).unwrap().outcome
+    acts.iter().filter(|act| matches!(act, Act::Punch(_, SocketAct::Reserve(_)))).count()
 }
 
 /// One side of an attempt with sockets that always work, and what it has open.
-struct End<M> {
-    machine: M,
+pub(super) struct End {
+    pub(super) machine: Sited,
     shares: BTreeSet<u8>,
     listening: BTreeSet<(u8, Local)>,
     dials: Vec<(u8, punch::Socket, Local, SocketAddr)>,
@@ -83,34 +75,8 @@ struct End<M> {
     events: Vec<Event>,
 }
 
-/// What both machines have in common.
-trait Owner: Machine<Act = Act, Event = Event> {
-    fn share(&mut self, pair: u8, share: Share, now: Instant) -> bool;
-    fn listening(&mut self, pair: u8, at: Local, now: Instant);
-    fn observed(&mut self, pair: u8, from: Local, mapped: Mapped, now: Instant);
-}
-
-macro_rules! owner {
-    ($machine:ty) => {
-        impl Owner for $machine {
-            fn share(&mut self, pair: u8, share: Share, now: Instant) -> bool {
-                self.handle_punch_share(pair, share, now)
-            }
-            fn listening(&mut self, pair: u8, at: Local, now: Instant) {
-                self.handle_punch_listening(pair, at, Ok(()), now);
-            }
-            fn observed(&mut self, pair: u8, from: Local, mapped: Mapped, now: Instant) {
-                self.handle_punch_observed(pair, from, Some(mapped), now);
-            }
-        }
-    };
-}
-
-owner!(Race);
-owner!(Answer);
-
-impl<M: Owner> End<M> {
-    fn new(machine: M, now: Instant) -> Self {
+impl End {
+    pub(super) fn new(machine: Sited, now: Instant) -> Self {
         let (shares, listening, dials) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         let (signals, dropped, events) = (Vec::new(), Vec::new(), Vec::new());
         let mut end = Self { machine, shares, listening, dials, signals, dropped, kept: None, events };
@@ -118,27 +84,26 @@ impl<M: Owner> End<M> {
         end
     }
 
-    fn turn(&mut self, now: Instant) {
+    pub(super) fn turn(&mut self, now: Instant) {
         loop {
             match self.machine.poll_output() {
                 Output::Act(Act::Punch(pair, act)) => match act {
-                    punch::Act::Reserve(share) => {
+                    SocketAct::Reserve(share) => {
                         self.shares.insert(pair);
-                        assert!(self.machine.share(pair, share, now));
+                        self.machine.handle_punch(pair, Input::Share(share), now);
                     }
-                    punch::Act::GiveBack(_) => assert!(self.shares.remove(&pair)),
-                    punch::Act::Listen(at) => {
+                    SocketAct::GiveBack(_) => assert!(self.shares.remove(&pair)),
+                    SocketAct::Listen(at) => {
                         self.listening.insert((pair, at));
-                        self.machine.listening(pair, at, now);
+                        self.machine.handle_punch(pair, Input::Listening(at, Ok(())), now);
                     }
-                    punch::Act::Unlisten(at) => assert!(self.listening.remove(&(pair, at))),
-                    punch::Act::Observe(from) => {
+                    SocketAct::Unlisten(at) => assert!(self.listening.remove(&(pair, at))),
+                    SocketAct::Observe(from) => {
                         let mapped = SocketAddr::new(ip(OUR_OUTSIDE), from.0.port());
-                        self.machine.observed(pair, from, Mapped(mapped), now);
+                        self.machine.handle_punch(pair, Input::Observed(from, Some(Mapped(mapped))), now);
                     }
-                    punch::Act::Forget(_) | punch::Act::Drop(_) => {}
-                    punch::Act::Dial { socket, from, to, .. } => self.dials.push((pair, socket, from, to)),
-                    punch::Act::Signal(_) => panic!("a race says it itself"),
+                    SocketAct::Forget(_) | SocketAct::Drop(_) => {}
+                    SocketAct::Dial { socket, from, to, .. } => self.dials.push((pair, socket, from, to)),
                 },
                 Output::Act(Act::Signal(body)) => self.signals.push(body),
                 Output::Act(Act::Drop(lane)) => self.dropped.push(lane),
@@ -150,7 +115,27 @@ impl<M: Owner> End<M> {
         }
     }
 
-    fn punch_signals(&mut self) -> Vec<Body> {
+    /// Lets time pass, waking the machine whenever it wants.
+    pub(super) fn until(&mut self, millis: u64) {
+        while let Some(deadline) = wait(&mut self.machine).filter(|deadline| deadline.at <= at(millis)) {
+            self.machine.handle_timeout(deadline.at);
+            self.turn(deadline.at);
+        }
+    }
+
+    fn accept(&mut self, pair: u8, at: Local, remote: SocketAddr, now: Instant) -> Option<Lane> {
+        self.machine.handle_punch(pair, Input::Accepted { at, remote }, now)
+    }
+
+    fn connect(&mut self, pair: u8, socket: punch::Socket, remote: SocketAddr, now: Instant) -> Option<Lane> {
+        self.machine.handle_punch(pair, Input::Connected { socket, remote }, now)
+    }
+
+    fn report(&self, now: Instant) -> AttemptReport {
+        self.machine.attempt.report(now)
+    }
+
+    pub(super) fn punch_signals(&mut self) -> Vec<Body> {
         let (punches, others) =
             std::mem::take(&mut self.signals).into_iter().partition(|body| matches!(body, Body::Punch(_)));
         self.signals = others;
@@ -162,23 +147,23 @@ impl<M: Owner> End<M> {
     }
 }
 
-/// The place of the peer at [`THEIRS`], on the network of ours.
-fn their_setup() -> Setup {
-    setup(ours(&[(THEIRS, 24)]))
+/// The facts of the peer at [`THEIRS`], on the network of ours.
+fn their_facts() -> OwnedView {
+    facts(ours(&[(THEIRS, 24)]))
 }
 
-fn offered(setup: &Setup, signal: &Signal, now: Instant) -> Answer {
-    let mut answer = Answer::new(now);
-    answer.handle_punch(setup, signal, now);
-    answer
+fn offered(facts: &OwnedView, signal: &Signal, now: Instant) -> Sited {
+    let mut answerer = answer(facts, signal.sender.clone(), now);
+    answerer.handle_signal(signal, now);
+    answerer
 }
 
 /// Both sides of a punch on one network up to the moment when SYNs are out.
-fn on_one_network() -> (End<Race>, End<Answer>) {
-    let mut caller = End::new(Race::new(only(config(them(THEIRS, None))), epoch()), epoch());
-    let mut answerer = End::new(Answer::new(epoch()), epoch());
+fn on_one_network() -> (End, End) {
+    let mut caller = End::new(only(call(them(THEIRS, None))).begin(epoch()), epoch());
+    let mut answerer = End::new(answer(&their_facts(), us(), epoch()), epoch());
     for body in caller.punch_signals() {
-        answerer.machine.handle_punch(&their_setup(), &from_peer(us(), body), at(1));
+        answerer.machine.handle_signal(&from_peer(us(), body), at(1));
         answerer.turn(at(1));
     }
     for body in answerer.punch_signals() {
@@ -194,10 +179,10 @@ fn both_sides_of_a_punch_end_with_one_connection_and_nothing_else() {
     // The answerer's SYN comes to a port the caller listens on.
     let (pair, socket, from, to) = answerer.dials[0];
     assert!(caller.listening.contains(&(pair, Local(to))), "{to} is one of {:?}", caller.listening);
-    let here = caller.machine.handle_punch_accepted(pair, Local(to), from.0, at(3)).unwrap();
-    let there = answerer.machine.handle_punch_connected(pair, socket, to, at(3)).unwrap();
-    assert_eq!((here.way(), there.way()), (Way::Punch, Way::Punch));
-    assert_eq!(answerer.machine.candidate(there).unwrap().path, Path::Local);
+    let here = caller.accept(pair, Local(to), from.0, at(3)).unwrap();
+    let there = answerer.connect(pair, socket, to, at(3)).unwrap();
+    assert_eq!((here.way(Role::Caller), there.way(Role::Answerer)), (Way::Punch, Way::Punch));
+    assert_eq!(answerer.machine.attempt.candidate(there).unwrap().path, Path::Local);
     caller.machine.handle_proven(here, at(5));
     caller.turn(at(5));
     assert_eq!(caller.kept, Some(here));
@@ -209,18 +194,18 @@ fn both_sides_of_a_punch_end_with_one_connection_and_nothing_else() {
     assert_eq!(answerer.events, [Event::Won(there)]);
     assert!(caller.has_nothing() && answerer.has_nothing());
     assert_eq!(caller.signals, [], "the peer knows that it is over");
-    let report = caller.machine.report(at(9));
+    let report = caller.report(at(9));
     assert_eq!((report.won(), report.ways[0].punches.len()), (Some(Way::Punch), 1));
     assert!(report.to_string().contains("192.168.1.5 to 192.168.1.9 (lan), now"), "{report}");
 }
 
 #[test]
 fn where_nothing_else_can_work_a_punch_does_not_wait() {
-    let mut race = Race::new(remote(port_restricted()), epoch());
+    let mut race = remote(port_restricted()).begin(epoch());
     assert_eq!(reserves(&drain(&mut race).acts), 1, "direct and punch at once");
     let open = NatFacts { nat: Some(NatType::Open), ..NatFacts::default() };
     for facts in [open, NatFacts::default()] {
-        let mut race = Race::new(remote(facts), epoch());
+        let mut race = remote(facts).begin(epoch());
         assert_eq!(reserves(&drain(&mut race).acts), 0, "another way may be faster");
         race.handle_timeout(at(30));
         assert_eq!(reserves(&drain(&mut race).acts), 1);
@@ -229,17 +214,17 @@ fn where_nothing_else_can_work_a_punch_does_not_wait() {
 
 #[test]
 fn a_peer_that_does_not_punch_says_so_and_the_other_ways_go_on() {
-    let mut config = remote(port_restricted());
-    config.ways = vec![Way::Reverse, Way::Punch];
-    let mut end = End::new(Race::new(config.clone(), epoch()), epoch());
+    let call = remote(port_restricted()).only(&[Way::Reverse, Way::Punch]);
+    let peer = call.config.peer.clone();
+    let mut end = End::new(call.begin(epoch()), epoch());
     let declined = Message::declined(0, RefusalReason::Unsupported, UnixTime::from_secs(1));
     let body = Body::Punch(declined);
-    end.machine.handle_signal(&from_peer(config.peer.clone(), body), at(40));
+    end.machine.handle_signal(&from_peer(peer, body), at(40));
     end.turn(at(40));
     let refused = WayOutcome::Failed(WayFailure::Refused(RefusalReason::Unsupported));
-    assert_eq!(outcome(&end.machine, Way::Punch), refused);
+    assert_eq!(end.machine.outcome(Way::Punch), refused);
     assert!(end.has_nothing() && end.events.is_empty());
-    assert_eq!(outcome(&end.machine, Way::Reverse), WayOutcome::Overtaken, "it is under way");
+    assert_eq!(end.machine.outcome(Way::Reverse), WayOutcome::Overtaken, "it is under way");
 }
 
 #[test]
@@ -247,9 +232,9 @@ fn a_refusal_of_another_way_leaves_a_punch_alone() {
     for (reason, goes_on) in
         [(RefusalReason::NoRoute, true), (RefusalReason::Unsupported, true), (RefusalReason::Busy, false)]
     {
-        let mut end = End::new(Race::new(remote(port_restricted()), epoch()), epoch());
+        let mut end = End::new(remote(port_restricted()).begin(epoch()), epoch());
         let body = Body::Refuse(crate::signal::Refusal { reason });
-        end.machine.handle_signal(&from_peer(remote(port_restricted()).peer, body), at(40));
+        end.machine.handle_signal(&from_peer(remote(port_restricted()).config.peer, body), at(40));
         end.turn(at(40));
         assert_eq!(end.shares.len(), usize::from(goes_on), "{reason}");
     }
@@ -257,44 +242,43 @@ fn a_refusal_of_another_way_leaves_a_punch_alone() {
 
 #[test]
 fn why_there_is_no_punch_is_told() {
-    let told = |config: RaceConfig| {
-        let race = Race::new(only(config), epoch());
-        match outcome(&race, Way::Punch) {
+    let told = |config: Call| {
+        let race = only(config).begin(epoch());
+        match race.outcome(Way::Punch) {
             WayOutcome::Failed(failure) => failure,
             outcome => panic!("{outcome:?}"),
         }
     };
-    assert_eq!(told(RaceConfig { can_signal: false, ..remote(port_restricted()) }), WayFailure::NoSignalling);
-    assert_eq!(told(RaceConfig { punch: None, ..remote(port_restricted()) }), WayFailure::Unsupported);
-    assert_eq!(told(config(them("10.1.1.1", None))), WayFailure::NotPlaced);
+    assert_eq!(told(remote(port_restricted()).mute()), WayFailure::NoSignalling);
+    assert_eq!(told(call(them("10.1.1.1", None))), WayFailure::NoExternalAddress);
     let random = Delta { kind: DeltaKind::Random, value: 0 };
     let hopeless = NatFacts { nat: Some(NatType::Symmetric), delta: Some(random), ..NatFacts::default() };
     assert_eq!(told(remote(hopeless)), WayFailure::NothingToPunch);
-    let nobody = Race::new(only(remote(port_restricted())), epoch());
+    let nobody = only(remote(port_restricted())).begin(epoch());
     let mut end = End::new(nobody, epoch());
     let offer = end.punch_signals().remove(0);
     end.machine.handle_delivery(&offer, Delivery::Offline, at(5));
     end.turn(at(5));
-    assert_eq!(outcome(&end.machine, Way::Punch), WayOutcome::Failed(WayFailure::Offline));
+    assert_eq!(end.machine.outcome(Way::Punch), WayOutcome::Failed(WayFailure::Offline));
     assert!(end.has_nothing());
-    let mut poor = Race::new(only(remote(port_restricted())), epoch());
+    let mut poor = only(remote(port_restricted())).begin(epoch());
     drain(&mut poor);
-    assert!(poor.handle_punch_share(0, Share::default(), at(1)));
+    poor.handle_punch(0, Input::Share(Share::default()), at(1));
     let failed = WayOutcome::Failed(WayFailure::Punch(Failed::NoBudget));
-    assert_eq!(outcome(&poor, Way::Punch), failed);
+    assert_eq!(poor.outcome(Way::Punch), failed);
     assert_eq!(drain(&mut poor).events, [Event::Lost]);
 }
 
 #[test]
 fn a_peer_that_has_moved_is_punched_where_it_is() {
     let config = only(remote(port_restricted()));
-    let mut end = End::new(Race::new(config, epoch()), epoch());
+    let mut end = End::new(config.begin(epoch()), epoch());
     let mut moved = interface("10.1.1.1", Some("203.0.113.99"));
     moved.nat.tcp = port_restricted();
     let moved = peer_at(2_000, vec![moved], None);
     end.machine.handle_signal(&from_peer(moved, Body::TellAddr), at(40));
     end.turn(at(40));
-    let reports = end.machine.report(at(41)).ways.remove(0).punches;
+    let reports = end.report(at(41)).ways.remove(0).punches;
     let remotes: Vec<_> = reports.iter().map(|report| report.remote.to_string()).collect();
     assert_eq!(remotes, [THEIR_OUTSIDE, "203.0.113.99"]);
     for issued in 3_000..3_020 {
@@ -311,7 +295,7 @@ fn a_peer_that_has_moved_is_punched_where_it_is() {
         end.machine.handle_signal(&from_peer(there, Body::Punch(declined)), at(60));
         end.turn(at(60));
     }
-    let reports = end.machine.report(at(61)).ways.remove(0).punches;
+    let reports = end.report(at(61)).ways.remove(0).punches;
     let remotes: Vec<_> = reports.iter().map(|report| report.remote.to_string()).collect();
     assert_eq!(remotes[..2], [THEIR_OUTSIDE, "203.0.113.99"], "those are told of, too");
     assert_eq!(remotes[4..], ["203.0.113.0", "203.0.113.1"]);
@@ -324,27 +308,35 @@ fn strangers_at_a_punched_port_cost_little_and_change_nothing() {
     let mut most = 0;
     for number in 0..1_000 {
         let stranger = SocketAddr::from(([192, 168, 1, 66], 1_000 + number));
-        let lane = caller.machine.handle_punch_accepted(pair, Local(to), stranger, at(10)).unwrap();
+        let lane = caller.accept(pair, Local(to), stranger, at(10)).unwrap();
         caller.machine.handle_failed(lane, LaneFailure::Proof(crate::proof::ProofError::Garbled), at(10));
         caller.turn(at(10));
-        most = most.max(caller.machine.report(at(10)).ways[0].lanes.len());
+        most = most.max(caller.report(at(10)).ways[0].lanes.len());
     }
     assert!(most <= 64, "{most} lanes are remembered");
     let silent = (0..1_000).filter(|number| {
         let stranger = SocketAddr::from(([192, 168, 1, 67], 1_000 + number));
-        caller.machine.handle_punch_accepted(pair, Local(to), stranger, at(11)).is_some()
+        caller.accept(pair, Local(to), stranger, at(11)).is_some()
     });
     assert!(silent.count() <= 8, "those who say nothing are few");
-    let lane = caller.machine.handle_punch_accepted(pair, Local(to), from.0, at(12)).unwrap();
+    let lane = caller.accept(pair, Local(to), from.0, at(12)).unwrap();
     caller.machine.handle_proven(lane, at(13));
     caller.machine.handle_kept(lane, at(14));
     caller.turn(at(14));
     assert_eq!(caller.events, [Event::Won(lane)]);
-    assert_eq!(caller.machine.report(at(15)).ways[0].punches[0].tally.strange, 1_000);
+    assert_eq!(caller.report(at(15)).ways[0].punches[0].tally.strange, 1_000);
+}
+
+/// The peer's side of a punch, as it describes itself.
+pub(super) fn their_side() -> Endpoint {
+    match offer(Mode::Remote, OURS, THEIR_OUTSIDE).step {
+        Step::Offer(offer) => offer.side,
+        step => panic!("{step:?}"),
+    }
 }
 
 /// An offer as somebody could write it.
-fn offer(mode: Mode, at: &str, address: &str) -> Message {
+pub(super) fn offer(mode: Mode, at: &str, address: &str) -> Message {
     let side = Endpoint {
         address: ip(address),
         ports: PortForecast::Fixed(vec![4_000]),
@@ -371,26 +363,27 @@ fn no_offer_sends_us_to_anybody_else() {
     ];
     for (mode, meant, address) in absurd {
         let signal = from_peer(us(), Body::Punch(offer(mode, meant, address)));
-        let end = End::new(offered(&their_setup(), &signal, epoch()), epoch());
+        let mut end = End::new(offered(&their_facts(), &signal, epoch()), epoch());
         let [Body::Punch(Message { step: Step::Decline(RefusalReason::NoRoute), .. })] = &end.signals[..]
         else {
             panic!("{mode} {meant} {address}: {:?}", end.signals)
         };
-        assert_eq!((end.dials.len(), end.events.as_slice()), (0, &[Event::Lost][..]));
+        assert_eq!((end.dials.len(), end.events.as_slice()), (0, &[][..]));
+        end.until(1_000);
+        assert_eq!(end.events, [Event::Lost]);
         assert!(end.has_nothing());
     }
     let signal = from_peer(us(), Body::Punch(offer(Mode::Lan, THEIRS, OURS)));
-    let end = End::new(offered(&their_setup(), &signal, epoch()), epoch());
+    let end = End::new(offered(&their_facts(), &signal, epoch()), epoch());
     assert!(end.dials.iter().all(|(.., to)| to.ip() == ip(OURS)) && !end.dials.is_empty());
 }
 
 #[test]
 fn an_answer_punches_and_dials_in_one_attempt() {
     let (_, mut answerer) = on_one_network();
-    let found = candidates(&their_setup().ours, &us(), &Filter::default(), Trust::Stranger);
-    answerer.machine.handle_dial_me(found, DIAL_DELAY, at(10));
+    answerer.machine.handle_signal(&from_peer(us(), Body::DialMe(DialMe { plain: false })), at(10));
     answerer.turn(at(10));
-    answerer.machine.handle_failed(Lane::dialled(0), DialError::Refused.into(), at(11));
+    answerer.machine.handle_failed(Lane::Dialled(0), DialError::Refused, at(11));
     answerer.turn(at(11));
     assert_eq!(answerer.events, [], "a way that fails is not the end of the others");
     assert!(answerer.signals.iter().any(|body| matches!(body, Body::Refuse(_))), "but the caller knows");
@@ -400,112 +393,111 @@ fn an_answer_punches_and_dials_in_one_attempt() {
 }
 
 /// Feeds a machine what its punches may hear.
-macro_rules! disturb_punch {
-    ($machine:expr, $dice:expr, $now:expr) => {{
-        let (machine, dice, now) = ($machine, $dice, $now);
-        let pair = dice.below(4) as u8;
-        let port = 10_000 + dice.below(3) as u16;
-        let here = Local(SocketAddr::new(ip(OURS), port));
-        let there = SocketAddr::from(([203, 0, 113, 7], 4_000 + dice.below(3) as u16));
-        let lane = Lane::punched(pair, punch::Socket::numbered(dice.below(6) as u32));
-        let (_, socket) = lane.punched_by().unwrap();
-        match dice.below(8) {
-            0 => {
-                let _ = machine.handle_punch_share(pair, Share { sockets: 96, per_second: 100 }, now);
-            }
-            1 => machine.handle_punch_listening(pair, here, Ok(()), now),
-            2 => machine.handle_punch_observed(pair, here, dice.chance(0.5).then_some(Mapped(there)), now),
-            3 => {
-                let _ = machine.handle_punch_connected(pair, socket, there, now);
-            }
-            4 => {
-                let _ = machine.handle_punch_accepted(pair, here, there, now);
-            }
-            5 => machine.handle_punch_failed(pair, socket, &DialError::Refused, now),
-            6 => machine.handle_failed(lane, DialError::TimedOut.into(), now),
-            _ => machine.handle_kept(lane, now),
+fn disturb_punch(machine: &mut Sited, dice: &mut Seed, now: Instant) {
+    let pair = dice.below(4) as u8;
+    let port = 10_000 + dice.below(3) as u16;
+    let here = Local(SocketAddr::new(ip(OURS), port));
+    let there = SocketAddr::from(([203, 0, 113, 7], 4_000 + dice.below(3) as u16));
+    let socket = punch::Socket::numbered(dice.below(6) as u32);
+    let lane = Lane::Punched { pair, socket };
+    let input = match dice.below(9) {
+        0 => Input::Share(Share { sockets: 96, per_second: 100 }),
+        1 => Input::Listening(here, Ok(())),
+        2 => Input::Observed(here, dice.chance(0.5).then_some(Mapped(there))),
+        3 => Input::Connected { socket, remote: there },
+        4 => Input::Accepted { at: here, remote: there },
+        5 => Input::Failed(socket, DialError::Refused),
+        6 => return machine.handle_failed(lane, DialError::TimedOut, now),
+        7 => {
+            let facts = if dice.chance(0.5) { port_restricted() } else { NatFacts::default() };
+            let network = NetworkView { facts, can_observe: dice.chance(0.5), silent_hop: None };
+            machine.facts.networks.insert(ip(OURS), network);
+            return machine.handle_network_changed(now);
         }
-    }};
+        _ => return machine.handle_kept(lane, now),
+    };
+    machine.handle_punch(pair, input, now);
 }
 
-struct PunchingRace;
+struct PunchingCall;
 
-impl Subject for PunchingRace {
-    type Machine = Race;
+impl Subject for PunchingCall {
+    type Machine = Sited;
 
-    fn new(mut seed: Seed, now: Instant) -> Race {
+    fn new(mut seed: Seed, now: Instant) -> Sited {
         let facts = if seed.chance(0.5) { port_restricted() } else { NatFacts::default() };
-        let mut config = remote(facts);
+        let mut call = remote(facts);
         if seed.chance(0.3) {
-            config.peer = them(THEIRS, None);
+            call.config.peer = them(THEIRS, None);
         }
-        config.ways = if seed.chance(0.5) { vec![Way::Punch] } else { Way::ALL.to_vec() };
-        config.within = Duration::from_secs(60);
-        Race::new(config, now)
+        if seed.chance(0.5) {
+            call = only(call);
+        }
+        call.config.within = Duration::from_secs(60);
+        call.begin(now)
     }
 
-    fn disturb(race: &mut Race, dice: &mut Seed, now: Instant) {
+    fn disturb(call: &mut Sited, dice: &mut Seed, now: Instant) {
         match dice.below(12) {
             0 => {
-                let side = match offer(Mode::Remote, OURS, THEIR_OUTSIDE).step {
-                    Step::Offer(offer) => offer.side,
-                    _ => return,
-                };
+                let side = their_side();
                 let start = UnixTime::from_secs(1_000_000).after(now.saturating_duration_since(epoch()));
                 let timing = punch::Timing { start, lead: 10, spread: 10, step: 10 };
                 let step = Step::Answer(punch::Answer { side, timing });
                 let message = Message { pair: dice.below(2) as u8, wave: 0, stamps: Stamps::default(), step };
-                race.handle_signal(
+                call.handle_signal(
                     &from_peer(them("10.1.1.1", Some(THEIR_OUTSIDE)), Body::Punch(message)),
                     now,
                 );
             }
             1 if dice.chance(0.2) => {
                 let body = Body::Punch(offer(Mode::Remote, OURS, THEIR_OUTSIDE));
-                race.handle_delivery(&body, Delivery::Offline, now);
+                call.handle_delivery(&body, Delivery::Offline, now);
             }
             2 if dice.chance(0.2) => {
-                let lane = Lane::punched(dice.below(2) as u8, punch::Socket::numbered(dice.below(6) as u32));
-                race.handle_proven(lane, now);
+                let lane = Lane::Punched {
+                    pair: dice.below(2) as u8,
+                    socket: punch::Socket::numbered(dice.below(6) as u32),
+                };
+                call.handle_proven(lane, now);
             }
-            _ => disturb_punch!(&mut *race, dice, now),
+            _ => disturb_punch(call, dice, now),
         }
     }
 
-    fn close(race: &mut Race, now: Instant) {
-        race.close(now);
+    fn close(call: &mut Sited, now: Instant) {
+        call.close(now);
     }
 }
 
-crate::machine_laws!(punching_race_laws: PunchingRace);
+crate::machine_laws!(punching_call_laws: PunchingCall);
 
 struct PunchingAnswer;
 
 impl Subject for PunchingAnswer {
-    type Machine = Answer;
+    type Machine = Sited;
 
-    fn new(mut seed: Seed, now: Instant) -> Answer {
+    fn new(mut seed: Seed, now: Instant) -> Sited {
         let mode = if seed.chance(0.5) { Mode::Lan } else { Mode::Remote };
         let address = if mode == Mode::Lan { OURS } else { OUR_OUTSIDE };
         let signal = from_peer(us(), Body::Punch(offer(mode, THEIRS, address)));
-        offered(&their_setup(), &signal, now)
+        offered(&their_facts(), &signal, now)
     }
 
-    fn disturb(answer: &mut Answer, dice: &mut Seed, now: Instant) {
+    fn disturb(answer: &mut Sited, dice: &mut Seed, now: Instant) {
         match dice.below(12) {
             0 => {
                 let message = Message { pair: dice.below(5) as u8, ..offer(Mode::Lan, THEIRS, OURS) };
-                answer.handle_punch(&their_setup(), &from_peer(us(), Body::Punch(message)), now);
+                answer.handle_signal(&from_peer(us(), Body::Punch(message)), now);
             }
             1 => {
-                let found = candidates(&their_setup().ours, &us(), &Filter::default(), Trust::Stranger);
-                answer.handle_dial_me(found, ms(100), now);
+                answer.handle_signal(&from_peer(us(), Body::DialMe(DialMe { plain: false })), now);
             }
-            _ => disturb_punch!(&mut *answer, dice, now),
+            _ => disturb_punch(answer, dice, now),
         }
     }
 
-    fn close(answer: &mut Answer, now: Instant) {
+    fn close(answer: &mut Sited, now: Instant) {
         answer.close(now);
     }
 }

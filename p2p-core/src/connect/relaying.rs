@@ -1,16 +1,27 @@
-//! How far the relayed way of an attempt is, on either side of it.
+//! How far the relayed way of an attempt is.
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Candidate, Lane, Path, RelayAct};
-use crate::relay::circuit::RelayKind;
+use super::{Lane, RelayAct};
+use crate::attempt::Path;
+use crate::candidate::Candidate;
+use crate::relay::circuit::{CircuitFailure, RelayKind};
 
 /// Relayed connections of one attempt that are proven: anybody behind the peer's address may dial one.
 const MOST_RELAYED: usize = 16;
 
-/// What the circuit of one attempt is at.
+/// News of the circuit of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RelayInput {
+    /// Something has come through, from this address of the peer's or of its server's.
+    Up(RelayKind, SocketAddr),
+    /// Nothing came, or will come. What is a lane goes on.
+    Failed(CircuitFailure),
+}
+
+/// The progress of the circuit of one attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Relaying {
+pub(super) enum RelayProgress {
     #[default]
     NotBegun,
     /// So many connections have come of it.
@@ -20,21 +31,21 @@ pub(super) enum Relaying {
     Over,
 }
 
-impl Relaying {
+impl RelayProgress {
     pub(super) fn is_running(&self) -> bool {
         matches!(self, Self::Running { .. })
     }
 
-    /// The peer may come from there.
+    /// Begins. The peer may come from these addresses.
     pub(super) fn begin(&mut self, sources: Vec<IpAddr>) -> RelayAct {
         *self = Self::Running { connections: 0 };
         RelayAct::Begin(sources)
     }
 
-    /// A lane for what has come of it; `None` when it is too late or too much.
+    /// Returns a lane for what has come of it; `None` when it is too late or too much.
     pub(super) fn open(&mut self, kind: RelayKind, remote: SocketAddr) -> Option<(Lane, Candidate)> {
         let Self::Running { connections } = self else { return None };
-        let index = match kind {
+        let number = match kind {
             RelayKind::Datagrams => 0,
             RelayKind::Connection if *connections >= MOST_RELAYED => return None,
             RelayKind::Connection => {
@@ -42,14 +53,18 @@ impl Relaying {
                 *connections
             }
         };
-        Some((Lane::relayed(index), Candidate { path: Path::External, target: remote, from: None }))
+        let candidate = Candidate { path: Path::External, target: remote, from: None };
+        Some((Lane::Relayed { kind, number }, candidate))
     }
 
-    /// The attempt is over, and has kept this. What is to be done, if anything.
+    /// Ends, with what the attempt has kept. Returns what is to be done, if anything.
     pub(super) fn end(&mut self, kept: Option<Lane>) -> Option<RelayAct> {
         let was_running = self.is_running();
         *self = Self::Over;
-        let act = kept.and_then(|lane| lane.relayed_as()).map_or(RelayAct::End, RelayAct::Keep);
+        let act = match kept {
+            Some(Lane::Relayed { kind, .. }) => RelayAct::Keep(kind),
+            _ => RelayAct::End,
+        };
         was_running.then_some(act)
     }
 }

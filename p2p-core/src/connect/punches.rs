@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::{Candidate, Lane, LaneFailure, Path};
-use crate::attempt::DialError;
+use super::{Lane, LaneFailure};
+use crate::attempt::{Path, Trust};
+use crate::candidate::Candidate;
+use crate::peer::PeerAddr;
 use crate::punch::{
-    Act, Event, Failed, MOST_PAIRS, Message, Mode, Punch, PunchConfig, PunchReport, Share, Socket,
+    Act, Event, Failed, Input, MOST_PAIRS, Message, Mode, Punch, PunchConfig, PunchReport, Socket, View,
 };
-use crate::{Deadline, Local, Machine, Mapped, Output};
+use crate::{Deadline, Machine, Output};
 
 /// Punches of one attempt in all, however often the peer says that it is elsewhere.
 const MOST_PUNCHES: usize = 2 * MOST_PAIRS as usize;
@@ -21,7 +23,7 @@ pub(super) struct Punches {
     gone: Vec<PunchReport>,
 }
 
-/// What one of them wants or tells.
+/// An output of one of them.
 pub(super) enum Said {
     Act(u8, Act),
     Lost,
@@ -35,7 +37,7 @@ impl Punches {
     /// A number for one more: one that is free, or that of one that the peer has declined, as it keeps nothing of
     /// those. Never of one that is `wanted`. `None` when there were enough.
     pub(super) fn make_room(&mut self, wanted: impl Fn(&PunchConfig) -> bool) -> Option<u8> {
-        if self.all.len() + self.gone.len() >= MOST_PUNCHES {
+        if !self.have_room() {
             return None;
         }
         if let Some(free) = (0..MOST_PAIRS).find(|number| !self.has(*number)) {
@@ -48,7 +50,21 @@ impl Punches {
         Some(old.config().pair)
     }
 
-    /// Whether there is one between these addresses.
+    /// Returns whether there may be one more.
+    pub(super) fn have_room(&self) -> bool {
+        self.all.len() + self.gone.len() < MOST_PUNCHES
+    }
+
+    /// Makes room for another punch of this number, if this one is over.
+    pub(super) fn retire(&mut self, pair: u8) {
+        if let Some(index) = self.all.iter().position(|punch| punch.config().pair == pair && punch.is_over())
+            && self.have_room()
+        {
+            self.gone.push(self.all.remove(index).report());
+        }
+    }
+
+    /// Returns whether there is one between these addresses.
     pub(super) fn are_between(&self, wanted: &PunchConfig) -> bool {
         self.all.iter().any(|punch| is_same(punch.config(), wanted))
     }
@@ -67,6 +83,7 @@ impl Punches {
         self.all.iter().any(|punch| !punch.is_over() && punch.has_spoken())
     }
 
+    /// Returns whether there is one of this number.
     pub(super) fn has(&self, pair: u8) -> bool {
         self.all.iter().any(|punch| punch.config().pair == pair)
     }
@@ -110,85 +127,53 @@ impl Punches {
         self.all.iter_mut().for_each(|punch| punch.handle_timeout(now));
     }
 
+    /// Takes the facts of this moment.
+    pub(super) fn refresh(&mut self, view: &View<'_>, peer: &PeerAddr, trust: Trust) {
+        self.all.iter_mut().for_each(|punch| punch.refresh(view, peer, trust));
+    }
+
     pub(super) fn handle_message(&mut self, message: &Message, now: Instant) {
         if let Some(punch) = self.pair(message.pair) {
             punch.handle_message(message, now);
         }
     }
 
-    pub(super) fn handle_share(&mut self, pair: u8, share: Share, now: Instant) -> bool {
-        self.pair(pair).is_some_and(|punch| punch.handle_share(share, now))
+    /// Returns the lane that a connection has become, and where it leads.
+    pub(super) fn handle(&mut self, pair: u8, input: Input, now: Instant) -> Option<(Lane, Candidate)> {
+        let remote = match &input {
+            Input::Connected { remote, .. } | Input::Accepted { remote, .. } => Some(*remote),
+            Input::Share(_) | Input::Listening(..) | Input::Observed(..) | Input::Failed(..) => None,
+        };
+        let punch = self.pair(pair)?;
+        let socket = punch.handle(input, now)?;
+        Some((Lane::Punched { pair, socket }, candidate(punch.config(), remote?)))
     }
 
-    pub(super) fn handle_listening(
-        &mut self,
-        pair: u8,
-        at: Local,
-        outcome: Result<(), DialError>,
-        now: Instant,
-    ) {
-        if let Some(punch) = self.pair(pair) {
-            punch.handle_listening(at, outcome, now);
-        }
-    }
-
-    pub(super) fn handle_observed(&mut self, pair: u8, from: Local, mapped: Option<Mapped>, now: Instant) {
-        if let Some(punch) = self.pair(pair) {
-            punch.handle_observed(from, mapped, now);
-        }
-    }
-
-    /// The lane that a dial has become, and where it leads.
-    pub(super) fn handle_connected(
+    /// Takes in that a lane failed.
+    pub(super) fn handle_lane_failed(
         &mut self,
         pair: u8,
         socket: Socket,
-        remote: SocketAddr,
+        failure: LaneFailure,
         now: Instant,
-    ) -> Option<(Lane, Candidate)> {
-        let punch = self.pair(pair)?;
-        punch.handle_connected(socket, now).then(|| lane(punch, socket, remote))
-    }
-
-    /// The lane that an arrival becomes.
-    pub(super) fn handle_accepted(
-        &mut self,
-        pair: u8,
-        at: Local,
-        remote: SocketAddr,
-        now: Instant,
-    ) -> Option<(Lane, Candidate)> {
-        let punch = self.pair(pair)?;
-        let socket = punch.handle_accepted(at, remote, now)?;
-        Some(lane(punch, socket, remote))
-    }
-
-    pub(super) fn handle_failed(&mut self, pair: u8, socket: Socket, failure: &DialError, now: Instant) {
-        if let Some(punch) = self.pair(pair) {
-            punch.handle_failed(socket, failure, now);
-        }
-    }
-
-    /// A lane failed.
-    pub(super) fn handle_lane_failed(&mut self, lane: Lane, failure: &LaneFailure, now: Instant) {
-        let Some((pair, socket)) = lane.punched_by() else { return };
+    ) {
+        let Some(punch) = self.pair(pair) else { return };
         match failure {
-            LaneFailure::Dial(error) => self.handle_failed(pair, socket, error, now),
+            LaneFailure::Dial(error) => drop(punch.handle(Input::Failed(socket, error), now)),
             LaneFailure::Proof(_) | LaneFailure::NotTried | LaneFailure::Dropped => {
-                if let Some(punch) = self.pair(pair) {
-                    punch.handle_unproven(socket, now);
-                }
+                punch.handle_unproven(socket, now);
             }
         }
     }
 
     /// Closes all, but the lane that is kept.
     pub(super) fn close(&mut self, kept: Option<Lane>, now: Instant) {
-        let kept = kept.and_then(|lane| lane.punched_by());
         for punch in &mut self.all {
-            match kept.filter(|(pair, _)| *pair == punch.config().pair) {
-                Some((_, socket)) => punch.handle_kept(socket, now),
-                None => punch.close(now),
+            match kept {
+                Some(Lane::Punched { pair, socket }) if pair == punch.config().pair => {
+                    punch.handle_kept(socket, now);
+                }
+                _ => punch.close(now),
             }
         }
     }
@@ -200,13 +185,11 @@ pub(super) fn is_same(one: &PunchConfig, other: &PunchConfig) -> bool {
     ends(one) == ends(other)
 }
 
-fn lane(punch: &Punch, socket: Socket, remote: SocketAddr) -> (Lane, Candidate) {
-    let config = punch.config();
+fn candidate(config: &PunchConfig, remote: SocketAddr) -> Candidate {
     let path = match config.mode {
         Mode::Remote => Path::External,
         Mode::Lan => Path::Local,
         Mode::Machine | Mode::Interface => Path::Machine,
     };
-    let candidate = Candidate { path, target: remote, from: Some(config.local) };
-    (Lane::punched(config.pair, socket), candidate)
+    Candidate { path, target: remote, from: Some(config.local) }
 }

@@ -1,39 +1,41 @@
-//! Dialling several places at once, politely.
+//! Dialling several addresses at once, politely.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{Candidate, LaneFailure};
+use crate::candidate::{Candidate, MOST_CANDIDATES};
 use crate::{Deadline, Machine, Output};
 
-/// How long after one dial the next begins, unless the first fails sooner.
+/// The pause between two dials, unless the first fails sooner.
 ///
 /// RFC 8305, section 5, recommends 250 ms and allows 100 ms. A SYN to a machine that may not be there costs
 /// little, and a black-holed first address should not be felt: 100 ms.
 pub const DIAL_DELAY: Duration = Duration::from_millis(100);
 
-/// What a [`Dialler`] wants done.
+/// No more addresses than this are dialled in one attempt, however often the peer or this host moves.
+const MOST_DIALS: usize = 2 * MOST_CANDIDATES;
+
+/// An effect of [`HappyEyeballs`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DialAct {
-    /// Connect, and prove.
+    /// Connects, and proves.
     Dial(usize, Candidate),
-    /// Give up on this one, whatever it is doing.
+    /// Gives up on this one, whatever it is doing.
     Drop(usize),
 }
 
-/// What a [`Dialler`] has to tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A decision of [`HappyEyeballs`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DialEvent {
-    /// Nothing left to try: every candidate failed.
+    /// Nothing is left to try: every candidate failed.
     Exhausted,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     Queued,
     Busy,
-    Failed(LaneFailure),
-    Dropped,
+    Ended,
 }
 
 /// Happy Eyeballs (RFC 8305): one candidate after another, each a little later than the last, sooner when one
@@ -41,7 +43,7 @@ enum Line {
 ///
 /// It knows its candidates by their index, in the order they were given.
 #[derive(Clone, Debug)]
-pub struct Dialler {
+pub struct HappyEyeballs {
     lines: Vec<(Candidate, Line)>,
     next_at: Option<Instant>,
     delay: Duration,
@@ -50,10 +52,10 @@ pub struct Dialler {
     closed: bool,
 }
 
-impl Dialler {
+impl HappyEyeballs {
     /// Begins with the first candidate at once.
     pub fn new(candidates: Vec<Candidate>, delay: Duration, now: Instant) -> Self {
-        let mut dialler = Self {
+        let mut dials = Self {
             lines: candidates.into_iter().map(|candidate| (candidate, Line::Queued)).collect(),
             next_at: Some(now),
             delay,
@@ -61,23 +63,21 @@ impl Dialler {
             exhausted: false,
             closed: false,
         };
-        dialler.handle_timeout(now);
-        dialler
+        dials.lines.truncate(MOST_DIALS);
+        dials.handle_timeout(now);
+        dials
     }
 
-    /// More places, learned later. Those already known are skipped.
+    /// Takes in more addresses, learned later. Those already known are skipped.
     pub fn handle_more(&mut self, candidates: Vec<Candidate>, now: Instant) {
         if self.closed {
             return;
         }
         let before = self.lines.len();
         for candidate in candidates {
-            if self.lines.len() < 2 * super::MOST_CANDIDATES
-                && self
-                    .lines
-                    .iter()
-                    .all(|(known, _)| known.target != candidate.target || known.from != candidate.from)
-            {
+            let is_same =
+                |known: &Candidate| known.target == candidate.target && known.from == candidate.from;
+            if self.lines.len() < MOST_DIALS && !self.lines.iter().any(|(known, _)| is_same(known)) {
                 self.lines.push((candidate, Line::Queued));
             }
         }
@@ -88,57 +88,44 @@ impl Dialler {
         }
     }
 
-    /// This one failed: the next need not wait.
-    pub fn handle_failed(&mut self, line: usize, failure: LaneFailure, now: Instant) {
-        if let Some((_, state @ Line::Busy)) = self.lines.get_mut(line) {
-            *state = Line::Failed(failure);
+    /// Takes note that this one failed: the next need not wait.
+    pub fn handle_failed(&mut self, index: usize, now: Instant) {
+        if let Some((_, line @ Line::Busy)) = self.lines.get_mut(index).filter(|_| !self.closed) {
+            *line = Line::Ended;
             self.next_at = Some(now);
             self.handle_timeout(now);
         }
     }
 
-    /// Stops everything but `except`.
-    pub fn close(&mut self, except: Option<usize>) {
+    /// Stops everything.
+    pub fn close(&mut self, _now: Instant) {
         self.closed = true;
         self.next_at = None;
         for (index, (_, line)) in self.lines.iter_mut().enumerate() {
-            if Some(index) == except {
-                continue;
-            }
             if *line == Line::Busy {
                 self.output.push_back(Output::Act(DialAct::Drop(index)));
             }
-            if matches!(line, Line::Busy | Line::Queued) {
-                *line = Line::Dropped;
-            }
+            *line = Line::Ended;
         }
     }
 
-    /// Whether nothing is under way and nothing is left.
-    pub fn is_exhausted(&self) -> bool {
-        self.lines.iter().all(|(_, line)| !matches!(line, Line::Queued | Line::Busy))
+    /// Returns whether there never was anything to dial.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
     }
 
-    /// When the next dial is due.
+    /// Returns whether nothing is under way and nothing is left.
+    pub fn is_exhausted(&self) -> bool {
+        self.lines.iter().all(|(_, line)| *line == Line::Ended)
+    }
+
+    /// Returns when the next dial is due.
     pub fn deadline(&self) -> Option<Deadline> {
         self.next_at.map(|at| Deadline::new(at, "dial the next address"))
     }
-
-    /// Every candidate and how it ended, if it did.
-    pub fn lines(&self) -> impl Iterator<Item = (Candidate, Option<LaneFailure>)> {
-        self.lines.iter().map(|(candidate, line)| {
-            let failure = match line {
-                Line::Failed(failure) => Some(failure.clone()),
-                Line::Queued => Some(LaneFailure::NotTried),
-                Line::Dropped => Some(LaneFailure::Dropped),
-                Line::Busy => None,
-            };
-            (*candidate, failure)
-        })
-    }
 }
 
-impl Machine for Dialler {
+impl Machine for HappyEyeballs {
     type Act = DialAct;
     type Event = DialEvent;
 
