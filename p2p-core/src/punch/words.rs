@@ -152,20 +152,15 @@ pub enum Failed {
     Spent,
 }
 
-impl Failed {
-    /// A word for programs: it never changes.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::NoBudget => "punch_no_budget",
-            Self::NoPorts => "punch_no_ports",
-            Self::NoPlan => "punch_no_plan",
-            Self::Declined(_) => "punch_declined",
-            Self::Silent => "punch_silent",
-            Self::NotTheirs => "punch_not_theirs",
-            Self::Spent => "punch_spent",
-        }
-    }
-}
+codes!(Failed {
+    Self::NoBudget => "punch_no_budget",
+    Self::NoPorts => "punch_no_ports",
+    Self::NoPlan => "punch_no_plan",
+    Self::Declined(_) => "punch_declined",
+    Self::Silent => "punch_silent",
+    Self::NotTheirs => "punch_not_theirs",
+    Self::Spent => "punch_spent",
+});
 
 /// What happened in a punch, for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
