@@ -56,7 +56,7 @@ impl Cell {
         if outcome.syns > 0 {
             self.syns.push(outcome.syns);
         }
-        let waves = outcome.reports[0].as_ref().map_or(0, |report| report.waves);
+        let waves = outcome.reports[0].as_ref().map_or(0, |report| report.rounds);
         *self.waves.entry(waves).or_default() += 1;
         let both = |took: Duration| (took.as_secs_f64() / rtt.as_secs_f64(), took.as_secs_f64() * 1e3);
         if let (Some(open), Some(kept)) = (outcome.opened, outcome.took) {
@@ -187,7 +187,7 @@ fn wave(name: &str, homes: [Home; 2], waves: u8, trials: u64) -> Result<(), Erro
     for number in 0..trials {
         let mut meeting = Meeting::new(homes.clone(), number);
         meeting.counts = true;
-        meeting.limits.waves = waves;
+        meeting.limits.rounds = waves;
         let rtt = meeting.rtt;
         cell.note(&meeting.run()?, rtt);
     }
@@ -234,7 +234,7 @@ fn counters(trials: u64) -> Result<(), Error> {
                     home
                 };
                 let mut meeting = Meeting::new([home(), home()], number);
-                meeting.limits.waves = waves;
+                meeting.limits.rounds = waves;
                 let rtt = meeting.rtt;
                 cell.note(&meeting.run()?, rtt);
             }

@@ -38,7 +38,7 @@ fn numbered<T: Serialize + DeserializeOwned + PartialEq + Debug>(variants: &[T])
 }
 
 fn message(pair: u8, round: u8, stamps: Stamps, step: Step) -> Message {
-    Message { pair, wave: round, stamps, step }
+    Message { pair, round, stamps, step }
 }
 
 fn times(origin: u64, receive: u64, transmit: u64) -> Stamps {

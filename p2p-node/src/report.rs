@@ -246,7 +246,7 @@ impl From<&PunchReport> for PunchStory {
             local: report.local,
             remote: report.remote,
             tactic: report.tactic.map(|tactic| tactic.to_string()),
-            waves: report.waves,
+            waves: report.rounds,
             dialled: tally.dialled,
             refused: tally.refused,
             unreachable: tally.unreachable,

@@ -61,7 +61,7 @@ fn punch_offer() -> punch::Message {
         sockets: 96,
     };
     let offer = Offer { mode: Mode::Remote, at: "192.168.1.2".parse().unwrap(), side, error: Some(30_000) };
-    punch::Message { pair: 0, wave: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
+    punch::Message { pair: 0, round: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
 }
 
 fn relay_offer() -> RelayOffer {
