@@ -1,4 +1,4 @@
-//! What the examples are made of. Each program in `src/bin` is one of them:
+//! The shared parts of the examples. Each program in `src/bin` is one example:
 //!
 //! | program | what it shows |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Each program does what it says.
+//! Tests that each program does what it says.
 
 use std::net::Ipv4Addr;
 use std::process::Stdio;
@@ -119,4 +119,19 @@ async fn a_tunnel_carries_a_service_to_another_process() {
         assert_eq!(answer, question.chars().rev().collect::<String>());
     }
     broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_loop_of_our_own_is_enough() {
+    let mut listen = Command::new(env!("CARGO_BIN_EXE_own_loop"));
+    let mut listener = listen.arg("listen").stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(listener.stdout.take().unwrap()).lines();
+    let address = lines.next_line().await.unwrap().expect("its address");
+    let mut connect = Command::new(env!("CARGO_BIN_EXE_own_loop"));
+    let told = connect.args(["connect", &address]).kill_on_drop(true).output().await.unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    assert_eq!(String::from_utf8_lossy(&told.stdout), "hello yourself, by the direct way\n");
+    let heard = lines.next_line().await.unwrap().expect("a greeting");
+    assert!(heard.ends_with(" says hello"), "{heard}");
+    assert!(listener.wait().await.unwrap().success());
 }

@@ -1,4 +1,4 @@
-//! Writes the seed corpora: run it again when a format changes.
+//! Writes the seed corpora. It must be run again when a format changes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use p2p_core::clock::ntp::Packet;
 use p2p_core::nat::forecast::PortForecast;
 use p2p_core::nat::{Delta, DeltaKind, Filtering, Nat, NatFacts, NatType, PortRange};
 use p2p_core::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
-use p2p_core::punch::{self, Mode, Offer, Endpoint, Stamps, Step};
-use p2p_core::relay::{RelayOffer};
-use p2p_core::transport::Token;
+use p2p_core::punch::{self, Endpoint, Mode, Offer, Stamps, Step};
+use p2p_core::relay::RelayOffer;
 use p2p_core::signal::{Body, DialMe, Refusal, Signal, seal};
 use p2p_core::sim::ntp::NtpServer;
 use p2p_core::stun::wire::{Algorithm, Ending, Key};
 use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
+use p2p_core::transport::Token;
 use p2p_core::{Seed, UnixTime};
 use p2p_fuzz::{RECEIVER, SENDERS, hello};
 
@@ -27,7 +27,7 @@ fn main() -> io::Result<()> {
     write("peer_addr", "small", &small.to_bytes())?;
     write("peer_addr", "home", &home.to_bytes())?;
     write("peer_addr", "full", &full.to_bytes())?;
-    // What the target signs itself: contents alone.
+    // The target signs contents alone itself.
     let bytes = home.to_bytes();
     write("peer_addr", "home_contents", &bytes[35..bytes.len() - 64])?;
     write("peer_addr", "home_text", home.to_string().as_bytes())?;
@@ -56,7 +56,7 @@ fn main() -> io::Result<()> {
         let sealed = seal(&identity, &signal.to, &signal, &mut Seed::from_u64(1)).expect("our own signal");
         write("signal", name, &sealed)?;
     }
-    // Steps for an inbox: all senders in turn, repeats, pauses, clocks set forth and back.
+    // These are steps for an inbox: all senders in turn, repeats, pauses, clocks set forth and back.
     let steps: Vec<u8> = (0..48).map(|step| (step * 7) as u8).collect();
     write("signal", "inbox_steps", &steps)?;
     let repeats: Vec<u8> = (0..48).map(|step| [0, 8, 16, 1, 0x3f, 0xbf][step % 6]).collect();
@@ -83,11 +83,11 @@ fn relay_offer() -> RelayOffer {
 }
 
 fn proof() -> io::Result<()> {
-    // A stranger at the listener, and one who answers the dialler.
+    // These are a stranger at the listener, and one who answers the dialler.
     write("proof", "listener_hello", &[&[0][..], &hello()].concat())?;
     write("proof", "listener_garbage", b"\0GET / HTTP/1.1\r\n\r\n")?;
     write("proof", "dialler_echo", &[&[1][..], &hello()].concat())?;
-    // Somebody between two: three bytes a frame.
+    // These have somebody between two ends: three bytes a frame.
     write("proof", "whole_caller", &[2])?;
     write("proof", "whole_called", &[3])?;
     write("proof", "flip_welcome", &[2, 7, 0, 0, 0, 40, 1])?;
@@ -96,7 +96,7 @@ fn proof() -> io::Result<()> {
 }
 
 fn mqtt_link() -> io::Result<()> {
-    // Two bytes a step: connected, CONNACK, SUBACK.
+    // These have two bytes a step: connected, CONNACK, SUBACK.
     let up = [0, 0, 0, 2, 0, 3, 1];
     let then = |steps: &[u8]| [&up[..], steps].concat();
     write("mqtt_link", "up", &up)?;
@@ -109,8 +109,7 @@ fn mqtt_link() -> io::Result<()> {
     write("mqtt_link", "full", &then(&full))
 }
 
-/// A size, then two bytes a step: what, which end, and how much.
-/// Three bytes a step: what, who, with.
+/// Writes steps of three bytes: an action, an address, and its argument.
 fn relay_circuit() -> io::Result<()> {
     let [name, knock, prove, steal, data, say, read, pass, dialled, due] = [0, 2, 3, 4, 5, 7, 8, 9, 10, 11];
     let met = [[name, 2, 9], [knock, 2, 1], [prove, 2, 0], [data, 2, 40], [due, 0, 0]];
@@ -125,6 +124,7 @@ fn relay_circuit() -> io::Result<()> {
     write("relay_circuit", "kept", &steps(&[&met, &[[due, 0, 0]], &used, &forged, &[[due, 0, 255]]]))
 }
 
+/// Writes a size, and then steps of two bytes: an action with its end, and an amount.
 fn relay_stream() -> io::Result<()> {
     const SIZE: u8 = 134;
     let step = |what: u8, end: u8, with: u8| [what << 1 | end, with];
@@ -167,7 +167,7 @@ fn write_steps(name: &str, bytes: &[u8]) -> io::Result<()> {
     write("relay_stream", name, bytes)
 }
 
-/// A question with every wish, an answer with every address, signed both ways, and two in a row.
+/// Writes a question with every wish, an answer with every address, both signed both ways, and two in a row.
 fn stun() -> io::Result<()> {
     let mut seed = Seed::from_u64(1);
     let v4 = "203.0.113.9:4711".parse().expect("an address");
@@ -202,7 +202,7 @@ fn stun() -> io::Result<()> {
     write("stun_wire", "two_in_a_row", &[plain.clone(), plain].concat())
 }
 
-/// An answer, one after the other; each kind of refusal; and what is too short.
+/// Writes an answer, two in a row, each kind of refusal, and bytes that are too short.
 fn ntp() -> io::Result<()> {
     let time = UnixTime::from_secs(1_800_000_000);
     let answer = |server: NtpServer| {
@@ -223,7 +223,7 @@ fn ntp() -> io::Result<()> {
     write("ntp_wire", "short", &good[..47])
 }
 
-/// Frames as a stream has them, and steps: data, time, answers that nobody signed, doubts.
+/// Writes frames as a stream has them, and steps: data, time, answers that nobody signed, doubts.
 fn turn() -> io::Result<()> {
     let mut seed = Seed::from_u64(1);
     let peer = "192.0.2.9:5000".parse().expect("an address");
@@ -243,7 +243,7 @@ fn turn() -> io::Result<()> {
         "hears",
         &[step(&data), step(&channel[..9]), step(&attempt), step(b"GET /")].concat(),
     )?;
-    // Doubt, and each refusal in turn, with time to believe it.
+    // This writes doubt, and each refusal in turn, with time to believe it.
     for code in 0..11 {
         let steps = [0xc0, 0x42, 0xc0, 0x83, 0, code, b'n', 0x41, 0x41, 0x83, 0, code, b'm', 0x4a, 0x4a];
         write("turn_wire", &format!("refusal_{code}"), &steps)?;

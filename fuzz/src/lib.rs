@@ -1,6 +1,6 @@
 //! The bodies of all fuzz targets, so that the same code runs under libFuzzer and in the replay.
 //!
-//! | what | command, in `fuzz/` |
+//! | purpose | command, in `fuzz/` |
 //! |---|---|
 //! | fuzz a target on stable | `cargo fuzz run -s none peer_addr` |
 //! | replay all corpora, mutated | `cargo test` |
@@ -29,10 +29,10 @@ pub use signal::{RECEIVER, SENDERS, signal};
 pub use stun_wire::stun_wire;
 pub use turn_wire::turn_wire;
 
-/// A fuzz target: a name, and what it does with any bytes.
+/// A fuzz target: its name, and its function for any bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All fuzz targets.
 pub const TARGETS: [Target; 9] = [
     ("mqtt_link", mqtt_link),
     ("ntp_wire", ntp_wire),

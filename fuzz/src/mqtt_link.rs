@@ -8,7 +8,7 @@ use p2p_core::sim::epoch;
 use p2p_core::sim::laws::drain;
 use p2p_core::{Machine, Seed};
 
-/// Anything a broker, a network and an owner can do to the session with a broker: two bytes are a step.
+/// Does anything that a broker, a network and an owner can do to the session with a broker. Two bytes are a step.
 pub fn mqtt_link(data: &[u8]) {
     let Some((first, steps)) = data.split_first() else { return };
     let mut story = Story::new(*first);
@@ -24,9 +24,9 @@ pub fn mqtt_link(data: &[u8]) {
 struct Story {
     link: Link,
     now: Instant,
-    /// Messages that were taken and have not ended.
+    /// The messages that were taken and have not ended.
     open: BTreeSet<u64>,
-    /// Packet identifiers that are on their way.
+    /// The packet identifiers that are on their way.
     sent: BTreeSet<u16>,
     wait: Option<Instant>,
 }
@@ -100,7 +100,7 @@ impl Story {
         self.drain();
     }
 
-    /// Time passes until something is due.
+    /// Lets time pass until something is due.
     fn on_deadline(&mut self) {
         let Some(due) = self.wait else { return };
         self.now = self.now.max(due);
@@ -118,7 +118,7 @@ fn conn_ack(with: u8) -> ConnAck {
         ConnectCode::BadLogin,
         ConnectCode::Other(with),
     ];
-    // Mostly it is accepted.
+    // Most answers accept.
     let code = codes[usize::from(with.saturating_sub(200)) % codes.len()];
     let some = |value: u16| (with & 1 != 0).then_some(value);
     ConnAck {

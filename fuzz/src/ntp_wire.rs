@@ -1,4 +1,4 @@
-//! NTP: one packet, and a client who is answered with it.
+//! The target for NTP: one packet, and a client who is answered with it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use p2p_core::sim::epoch;
 use p2p_core::sim::laws::drain;
 use p2p_core::{Clock, Machine, Seed, UnixTime};
 
-/// No bytes panic; what was read is written the same; a client that is answered with anything at all, rightly
-/// addressed or not, never knows better than its round trip allows.
+/// Checks that no bytes panic, and that what was read is written the same. A client gets anything as an answer,
+/// rightly addressed or not. It never claims a smaller error than its round trip allows.
 pub fn ntp_wire(data: &[u8]) {
     if let Ok(packet) = Packet::decode(data) {
         assert_eq!(packet.encode(), data[..HEADER]);
@@ -30,7 +30,7 @@ pub fn ntp_wire(data: &[u8]) {
         });
         if let Some(question) = asked {
             let mut bytes = answer.to_vec();
-            // Nobody guesses 64 bits: let it be an answer, if it is anything.
+            // Nobody guesses 64 bits, so the bytes are made an answer, if they are anything.
             if let Some(origin) = bytes.get_mut(24..32) {
                 origin.copy_from_slice(&question[40..]);
             }

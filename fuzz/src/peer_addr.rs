@@ -1,6 +1,6 @@
 use p2p_core::peer::{BrokerUrl, Identity, PeerAddr, PeerId};
 
-/// Addresses, ids, keys and broker URLs, from bytes, from text, and signed by a peer that means harm.
+/// Reads addresses, ids, keys and broker URLs, from bytes, from text, and signed by a hostile peer.
 pub fn peer_addr(data: &[u8]) {
     if let Ok(addr) = PeerAddr::from_bytes(data) {
         assert_eq!(addr.to_bytes(), data, "one meaning, one form");

@@ -7,17 +7,17 @@ use p2p_core::sim::epoch;
 use p2p_core::sim::laws::drain;
 use p2p_core::{Machine, Seed};
 
-/// The secret of the one who is dialled.
+/// The secret of the end that is dialled.
 pub const LISTENER: [u8; 32] = [100; 32];
-/// The secret of the one who dials.
+/// The secret of the end that dials.
 pub const DIALLER: [u8; 32] = [1; 32];
 
 const ATTEMPT: AttemptId = AttemptId([9; 16]);
-/// Frames that an altered transcript may have: a good one has three or four.
+/// The most frames of an altered transcript; a good one has three or four.
 const MOST_FRAMES: usize = 16;
 
-/// One end alone with a stranger who sends these bytes, or two ends with somebody between them who changes what they
-/// say. The first byte chooses.
+/// Runs one end alone with a stranger who sends these bytes, or two ends with somebody between them who changes
+/// frames. The first byte chooses.
 pub fn proof(data: &[u8]) {
     let Some((mode, data)) = data.split_first() else { return };
     match mode % 4 {
@@ -28,7 +28,7 @@ pub fn proof(data: &[u8]) {
     }
 }
 
-/// What the dialler of the transcripts says first.
+/// Returns the first bytes that the dialler of the transcripts sends.
 pub fn hello() -> Vec<u8> {
     said(&mut dialler(Role::Caller))
 }
@@ -52,7 +52,7 @@ fn dialler(role: Role) -> Proof {
     end(DIALLER, Counterpart::Dialled { peer, attempt: ATTEMPT, role, plain: false })
 }
 
-/// Everything it has to say now.
+/// Returns everything that the end has to send now.
 fn said(proof: &mut Proof) -> Vec<u8> {
     let mut bytes = Vec::new();
     for act in drain(proof).acts {
@@ -86,7 +86,7 @@ fn alone(mut proof: Proof, data: &[u8]) {
     assert_eq!(drain(&mut proof).wait, None);
 }
 
-/// Changes one frame as three bytes say. Answers whether it did.
+/// Changes one frame as three bytes say. Returns true when it did.
 fn alter(frame: &mut Vec<u8>, how: &[u8]) -> bool {
     let &[what, at, with] = how else { return false };
     let (before, at) = (frame.clone(), usize::from(at) % frame.len().max(1));
@@ -120,9 +120,10 @@ fn altered(role: Role, data: &[u8]) {
         assert!(here.is_some() && there.is_some(), "nobody was between them");
     }
     let identity = |secret| Identity::from_bytes(secret).id();
-    for (session, peer, role) in [(&here, LISTENER, role), (&there, DIALLER, role.other())] {
+    let caller = role == Role::Caller;
+    for (session, peer, caller) in [(&here, LISTENER, caller), (&there, DIALLER, !caller)] {
         if let Some(session) = session {
-            assert_eq!(session.claim, Claim { peer: identity(peer), attempt: ATTEMPT, role });
+            assert_eq!(session.claim, Claim { peer: identity(peer), attempt: ATTEMPT, caller });
         }
     }
     if let (Some(here), Some(there)) = (here, there) {

@@ -5,22 +5,23 @@ use std::time::{Duration, Instant};
 use p2p_core::attempt::{Role, Trust};
 use p2p_core::relay::circuit::{Act, RelayKind, Via};
 use p2p_core::relay::{Circuit, CircuitConfig, MOST_RELAYED, RelayOffer};
-use p2p_core::transport::Token;
 use p2p_core::sim::epoch;
+use p2p_core::transport::Token;
 use p2p_core::{Machine, Output, Seed};
 
-/// The token of the peer, and of whoever writes in its name.
+/// The token of the peer, and of anybody who writes in its name.
 const THEIRS: Token = Token([3; 8]);
-/// Outputs in a row at most.
+/// The most outputs in a row.
 const MOST_OUTPUTS: usize = 2_000;
-/// A stranger names so many addresses at most, and as many more each time.
+/// The most addresses that a stranger names, and the most that it adds each time.
 const MOST_NAMED: usize = 8;
 const PAUSE: Duration = Duration::from_secs(30);
 const KNOCK: usize = 18;
 
-/// A relayed connection that a stranger has asked for: three bytes are a step. Half of the addresses there are belong to
-/// the stranger, and half to others, whom it names as its own and in whose name it writes. Whatever it says, the others
-/// get knocks and nothing else, few of them are named, nothing panics, and every drain ends.
+/// Runs a relayed connection that a stranger has asked for, where three bytes are a step. Half of the addresses there
+/// are belong to the stranger. The other half belong to others, whom it names as its own and in whose name it writes.
+/// Whatever it sends, the others get knocks and nothing else, and few of them are named. Nothing panics, and every
+/// drain ends.
 pub fn relay_circuit(data: &[u8]) {
     let Some((first, steps)) = data.split_first() else { return };
     let mut story = Story::new(*first);
@@ -34,16 +35,16 @@ pub fn relay_circuit(data: &[u8]) {
 struct Story {
     circuit: Circuit,
     now: Instant,
-    /// When it wants to be woken.
+    /// The time at which the circuit wants to be woken.
     due: Option<Instant>,
     serial: u32,
-    /// What the circuit calls itself.
+    /// The token of the circuit itself.
     ours: Option<Token>,
-    /// What the stranger was asked for at its own addresses.
+    /// The nonces that the stranger was asked for at its own addresses.
     nonces: BTreeMap<SocketAddr, [u8; 8]>,
-    /// In whose name something was said.
+    /// The addresses in whose name something was sent.
     forged: BTreeSet<SocketAddr>,
-    /// Who else has got something.
+    /// The other addresses that have received something.
     reached: BTreeSet<SocketAddr>,
 }
 
@@ -51,7 +52,7 @@ fn address(which: u8) -> SocketAddr {
     SocketAddr::from(([8, 8, which >> 4, which], 1_000))
 }
 
-/// Whether an address belongs to the stranger.
+/// Tells whether an address belongs to the stranger.
 fn is_its_own(address: SocketAddr) -> bool {
     matches!(address, SocketAddr::V4(v4) if v4.ip().octets()[3].is_multiple_of(2))
 }
@@ -86,7 +87,7 @@ impl Story {
                 let nonce = self.nonces.get(&from).copied().unwrap_or([with; 8]);
                 self.say(from, |ours| knock(1, ours, nonce));
             }
-            // One address's nonce in another's name.
+            // This sends one address's nonce in another's name.
             4 => {
                 let nonce = self.nonces.get(&address(with)).copied().unwrap_or_default();
                 self.say(from, |ours| knock(1, ours, nonce));
@@ -129,7 +130,7 @@ impl Story {
         self.drain();
     }
 
-    /// To us, from there, if we have said what we are called.
+    /// Sends to the circuit from an address, once its token is known.
     fn say(&mut self, from: SocketAddr, what: impl FnOnce(Token) -> Vec<u8>) {
         let Some(ours) = self.ours else { return };
         self.forged.insert(from);

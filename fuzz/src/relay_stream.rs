@@ -1,23 +1,23 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use p2p_core::transport::{Event, Read, TransportConfig, Stream, Token, Tokens};
 use p2p_core::sim::epoch;
+use p2p_core::transport::{Event, Read, Stream, Token, Tokens, TransportConfig};
 use p2p_core::{Machine, Seed};
 
-/// Datagrams that the network between the two keeps at most, either way.
+/// The most datagrams that the network between the two keeps, in either direction.
 const MOST_KEPT: usize = 300;
-/// Outputs of one end in a row at most.
+/// The most outputs of one end in a row.
 const MOST_OUTPUTS: usize = 2_000;
-/// What one end may hold: both buffers, and what it remembers of datagrams.
+/// The most memory of one end in bytes: both buffers, and what it remembers of datagrams.
 const MOST_MEMORY: usize = 4 << 20;
-/// Tokens of both ends: the network knows them, so what it makes up is believed to be the peer's.
+/// The tokens of both ends. The network knows them, so datagrams that it makes up are taken for the peer's.
 const TOKENS: [[u8; 8]; 2] = [[1; 8], [2; 8]];
 
-/// Two ends and a hostile network between them: two bytes are a step. The network loses, repeats, reorders, spoils
-/// and delays. As long as it makes nothing up that bears a token, every byte that is read is the one that was
-/// written; when it does, nothing panics and memory stays bounded. At last it becomes honest, and everything must
-/// arrive, unless an end has given up.
+/// Runs two ends and a hostile network between them, where two bytes are a step. The network loses, repeats,
+/// reorders, spoils and delays. As long as it forges no datagram with a token, every byte that is read is the one
+/// that was written. When it does, nothing panics and memory stays bounded. At last it becomes honest, and everything
+/// must arrive, unless an end has given up.
 pub fn relay_stream(data: &[u8]) {
     let Some((first, steps)) = data.split_first() else { return };
     let mut story = Story::new(*first);
@@ -30,14 +30,14 @@ pub fn relay_stream(data: &[u8]) {
 struct Story {
     ends: [Stream; 2],
     now: Instant,
-    /// On their way to each end.
+    /// The datagrams on their way to each end.
     kept: [VecDeque<Vec<u8>>; 2],
     written: [u64; 2],
     read: [u64; 2],
     finished: [bool; 2],
-    /// Closed, cut or given up.
+    /// True for an end that was closed, cut or given up.
     over: [bool; 2],
-    /// The network has said something in the name of an end.
+    /// True when the network has sent something in the name of an end.
     is_forged: bool,
 }
 
@@ -152,8 +152,8 @@ impl Story {
         }
     }
 
-    /// Noise: bits change on the way. Without the token it is a stranger's; within the frames UDP's checksum or the
-    /// pipe's cipher finds it, which are not here.
+    /// Changes bits of a datagram on the way. Without the token it is a stranger's. A change within the frames would
+    /// be found by UDP's checksum or the pipe's cipher, which are not here.
     fn spoil(&mut self, me: usize, with: usize) {
         if let Some(mut datagram) = self.take(me, 0) {
             let at = with % 9;
@@ -165,7 +165,7 @@ impl Story {
         }
     }
 
-    /// Somebody on the path, who knows the token, says what nobody said.
+    /// Sends what no end has sent, as somebody on the path can who knows the token.
     fn forge(&mut self, me: usize, with: u8) {
         self.is_forged = true;
         let mut dice = Seed::from_u64(u64::from(with) << 32 | self.written[me]);
@@ -220,7 +220,7 @@ impl Story {
         assert!(self.ends[me].memory() < MOST_MEMORY, "{} bytes", self.ends[me].memory());
     }
 
-    /// From now on nothing is lost, and both ends read.
+    /// Loses nothing from now on, and lets both ends read.
     fn settle(&mut self) {
         self.finish(0);
         self.finish(1);
@@ -245,7 +245,7 @@ impl Story {
             }
         }
         if self.is_forged {
-            // An ack of what never arrived leaves a hole for ever, as it does in TCP: both ends then only keep alive.
+            // An ack of what never arrived leaves a hole for ever, as in TCP. Both ends then only keep alive.
             return;
         }
         let waits = self.ends.each_ref().map(Stream::deadline);

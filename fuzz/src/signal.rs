@@ -11,13 +11,15 @@ use p2p_core::{Clock, Seed, UnixTime};
 
 /// The secret of the peer that all signals here are for.
 pub const RECEIVER: [u8; 32] = [100; 32];
-/// The secrets of those who write them.
+/// The secrets of the peers that write them.
 pub const SENDERS: [[u8; 32]; 3] = [[1; 32], [2; 32], [3; 32]];
 
-/// Inputs up to this length are the steps of an inbox, each of which may cost an opening; no signal is so short.
+/// The most bytes of an input that is taken as steps of an inbox, each of which may cost an opening. No signal is so
+/// short.
 const MOST_STEPS: usize = 48;
 
-/// Signals in the clear, sealed signals, and an inbox under any order of good, old, repeated and bad ones.
+/// Reads signals in the clear and sealed signals, and runs an inbox under any order of good, old, repeated and bad
+/// ones.
 pub fn signal(data: &[u8]) {
     let receiver = Identity::from_bytes(RECEIVER);
     if data.len() <= MOST_STEPS {
@@ -56,8 +58,8 @@ static GOOD: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     good
 });
 
-/// Each byte is a step in the life of an inbox with little memory: the lower five bits choose what comes in,
-/// the upper three how much later.
+/// Runs an inbox with little memory, in whose life each byte is a step. The lower five bits choose what comes in, and
+/// the upper three the time until then.
 fn live(identity: Identity, data: &[u8]) {
     let limits = InboxLimits { most_senders: 2, most_seen: 2, ..InboxLimits::default() };
     let config = InboxConfig { identity, clock: clock(), limits };

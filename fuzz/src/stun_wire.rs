@@ -1,4 +1,4 @@
-//! STUN: one message, a stream of them, and what a server answers.
+//! The target for STUN: one message, a stream of them, and the answers of a server.
 
 use std::net::SocketAddr;
 
@@ -6,8 +6,8 @@ use p2p_core::stun::frame::Framer;
 use p2p_core::stun::wire::{Key, Parsed};
 use p2p_core::stun::{Responder, Transport};
 
-/// No bytes panic; what was understood can be said again and then reads the same; a stream is cut the same in any
-/// pieces; no request is answered with more than its documented multiple.
+/// Checks that no bytes panic, and that what was understood can be written and then reads the same. A stream is cut
+/// the same in any pieces. No request is answered with more than its documented multiple.
 pub fn stun_wire(data: &[u8]) {
     for transport in [Transport::Udp, Transport::Tcp] {
         message(data, transport);
@@ -34,7 +34,7 @@ fn message(data: &[u8], transport: Transport) {
     assert_eq!(again.message.encode(transport).as_ref(), Ok(&said));
 }
 
-/// The messages before the first error, and whether there was one.
+/// Returns the messages before the first error, and true when there was one.
 fn frames(data: &[u8], step: usize) -> (Vec<Vec<u8>>, bool) {
     let (mut framer, mut messages) = (Framer::default(), Vec::new());
     for mut piece in data.chunks(step) {

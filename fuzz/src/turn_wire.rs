@@ -1,4 +1,4 @@
-//! TURN: frames out of a stream, and an allocation that hears anything at all.
+//! The target for TURN: frames out of a stream, and an allocation that receives anything at all.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,12 +16,12 @@ use p2p_core::{Machine, Output, Seed};
 const SERVER: ([u8; 4], u16) = ([203, 0, 113, 1], 3478);
 const CLIENT: ([u8; 4], u16) = ([198, 51, 100, 7], 40_000);
 const PEER: ([u8; 4], u16) = ([192, 0, 2, 9], 5_000);
-/// What an allocation may cost while it stands, in packets an input.
+/// The most packets that an allocation may cost for each input.
 const MOST_PACKETS: usize = 8;
 
-/// A stream is cut the same in any pieces, within its bound. And whatever comes from the server's address without
-/// the key, unsigned answers to our own requests included: no panic, no more than a few packets for each, and
-/// the allocation stands, its peer bound, until time ends it.
+/// Checks that a stream is cut the same in any pieces, within its bound. Then it sends anything from the server's
+/// address without the key, unsigned answers to our own requests included. Nothing panics, and each costs a few
+/// packets at most. The allocation lives, with its peer bound, until time ends it.
 pub fn turn_wire(data: &[u8]) {
     assert_eq!(frames(data, 1), frames(data, data.len().max(1)));
     assert_eq!(frames(data, 7), frames(data, data.len().max(1)));
@@ -31,7 +31,7 @@ pub fn turn_wire(data: &[u8]) {
     hears(data);
 }
 
-/// The frames before the first error, and whether there was one.
+/// Returns the frames before the first error, and true when there was one.
 fn frames(data: &[u8], step: usize) -> (Vec<Frame>, bool) {
     let (mut framer, mut frames) = (Framer::default(), Vec::new());
     framer.allow_channels();
@@ -49,11 +49,11 @@ fn frames(data: &[u8], step: usize) -> (Vec<Frame>, bool) {
     (frames, false)
 }
 
-/// An allocation with a bound peer, whose server says nothing of its own any more.
+/// An allocation with a bound peer, whose server sends nothing of its own any more.
 struct Deserted {
     allocation: Allocation,
     now: Instant,
-    /// The last request.
+    /// The header of the last request.
     asked: Option<Header>,
 }
 
@@ -106,7 +106,7 @@ impl Deserted {
     }
 }
 
-/// Steps: a length, with its highest bit for an answer to our last request, then so many bytes.
+/// Takes steps: a length, with its highest bit for an answer to our last request, and then that number of bytes.
 fn hears(mut data: &[u8]) {
     let mut here = Deserted::new();
     let end = here.now + Duration::from_secs(500);
@@ -129,7 +129,7 @@ fn hears(mut data: &[u8]) {
     assert_eq!(here.allocation.send(peer, "data".into(), here.now), Ok::<_, Misuse>(()));
 }
 
-/// An unsigned answer to our own request, as somebody on the way would make it.
+/// Returns an unsigned answer to our own request, as somebody on the path would make it.
 fn refusal(asked: &Header, piece: &[u8]) -> Vec<u8> {
     let class = if piece.first().is_some_and(|byte| byte & 1 == 1) { Class::Success } else { Class::Error };
     let codes = [300, 400, 401, 403, 420, 437, 438, 441, 486, 500, 508];

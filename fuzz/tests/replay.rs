@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use p2p_core::Seed;
 use p2p_fuzz::TARGETS;
 
-/// Mutations of each input.
+/// The number of mutations of each input.
 const MUTATIONS: usize = 60;
 
 fn corpus(target: &str) -> PathBuf {
@@ -23,7 +23,7 @@ fn inputs(target: &str) -> Vec<Vec<u8>> {
     files.into_iter().map(|file| fs::read(file).unwrap()).collect()
 }
 
-/// Changes a few bytes, somewhere.
+/// Changes a few bytes at random places.
 fn mutated(input: &[u8], dice: &mut Seed) -> Vec<u8> {
     let mut bytes = input.to_vec();
     for _ in 0..=dice.below(3) {

@@ -3,15 +3,21 @@
 //! An actor that drives a machine keeps it in a [`Driven`], implements [`Drives`], and calls [`turn`] after every
 //! input it gave the machine. That is all: acts are performed, events told, and one timer is kept armed.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use actix::{Actor, AsyncContext, Context, SpawnHandle};
-use p2p_core::{Machine, Output};
+use p2p_core::{Clock, Machine, Output, UnixTime};
 use tracing::trace;
 
 /// What time it is, by the clock of the runtime: it stands still where a test pauses it.
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+/// What time it is, by the system's clock.
+pub(crate) fn system_clock() -> Clock {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Clock::new(now(), UnixTime::default().after(unix))
 }
 
 /// A machine and the timer of its actor.
@@ -42,6 +48,12 @@ pub(crate) trait Drives: Actor<Context = Context<Self>> {
     /// Where it is kept.
     fn driven(&mut self) -> &mut Driven<Self::M>;
 
+    /// Prepares the machine for its timer.
+    fn before_timeout(&mut self) {}
+
+    /// Looks at the machine after an input, before its outputs are taken up.
+    fn before_turn(&mut self) {}
+
     /// Starts one effect. It may feed the machine at once; the turn under way goes on with the answer.
     fn on_act(&mut self, act: <Self::M as Machine>::Act, ctx: &mut Context<Self>);
 
@@ -54,6 +66,7 @@ pub(crate) fn turn<A: Drives>(actor: &mut A, ctx: &mut Context<A>) {
     if std::mem::replace(&mut actor.driven().turning, true) {
         return;
     }
+    actor.before_turn();
     let deadline = loop {
         match actor.driven().machine.poll_output() {
             Output::Act(act) => actor.on_act(act, ctx),
@@ -74,6 +87,7 @@ pub(crate) fn turn<A: Drives>(actor: &mut A, ctx: &mut Context<A>) {
         let now = now();
         trace!(why = deadline.why, wait = ?deadline.at.saturating_duration_since(now), "timer armed");
         let timer = ctx.run_later(deadline.at.saturating_duration_since(now), |actor, ctx| {
+            actor.before_timeout();
             let driven = actor.driven();
             driven.timer = None;
             driven.machine.handle_timeout(self::now());

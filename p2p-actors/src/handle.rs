@@ -1,22 +1,31 @@
-//! How the rest of the world talks to a node's actors.
+//! The handle by which the rest of the world talks to a node's actors.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
+use p2p_core::node::{ConnectError, ConnectOptions, Counters, Status};
 use p2p_core::peer::PeerAddr;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
-use crate::attempt::Call;
-use crate::config::ConnectOptions;
-use crate::counters::{Counters, Tallies};
-use crate::error::ConnectError;
-use crate::established::Established;
-use crate::interface::InterfaceFacts;
-use crate::ntp::NtpStatus;
-use crate::signal::BrokerState;
+use crate::sockets::{Incoming, ProvenConnection, Reply};
 
-/// What a handle asks of the root.
+/// A handle to the actors of one node. Clones are for the same node; when the last is dropped, it closes.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    incoming: Arc<Mutex<mpsc::UnboundedReceiver<Incoming>>>,
+    status: watch::Receiver<Status>,
+    counters: Arc<StdMutex<Counters>>,
+}
+
+/// A wish for a connection.
+pub(crate) struct Call {
+    pub(crate) peer: PeerAddr,
+    pub(crate) options: ConnectOptions,
+    pub(crate) reply: Reply,
+}
+
+/// Asks the node for something.
 pub(crate) enum Command {
     Connect(Box<Call>),
     Refresh,
@@ -24,67 +33,14 @@ pub(crate) enum Command {
     Close(oneshot::Sender<()>),
 }
 
-/// How a node does.
-#[derive(Clone, Debug, Default)]
-pub struct Status {
-    /// Where it is, as published now.
-    pub address: Option<PeerAddr>,
-    /// Whether every interface listens.
-    pub listening: bool,
-    /// A listener that could not be opened, and why.
-    pub refused: Option<(SocketAddr, String)>,
-    /// The brokers of its configuration, by URL.
-    pub brokers: BTreeMap<String, BrokerState>,
-    /// Whether the external addresses are known, or known to be unknowable for now.
-    pub placed: bool,
-    /// Whether the networks in front of all interfaces are probed: what can be known of them is.
-    pub surveyed: bool,
-    /// Each interface by its name, what is known of its addresses, and who said so.
-    pub networks: Vec<(String, Vec<InterfaceFacts>)>,
-    /// What the NTP servers say of the time. Nobody waits for them.
-    pub ntp: NtpStatus,
-}
-
-impl Status {
-    /// Whether the node can be used to the full: it listens, one of its brokers is up, one of its STUN
-    /// servers answered. What is not configured is not waited for, and what has failed everywhere neither.
-    pub fn is_ready(&self) -> bool {
-        let settled = |state: &BrokerState| *state != BrokerState::Connecting;
-        let signals = self.brokers.is_empty()
-            || self.brokers.values().any(|state| *state == BrokerState::Up)
-            || self.brokers.values().all(settled);
-        self.address.is_some() && self.listening && signals && self.placed
-    }
-}
-
-/// A handle to the actors of one node. Clones are for the same node; when the last is dropped, it closes.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-    incoming: Arc<Mutex<mpsc::Receiver<Established>>>,
-    status: watch::Receiver<Status>,
-    tallies: Arc<Tallies>,
-}
-
-impl std::fmt::Debug for Command {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Connect(_) => "Connect",
-            Self::Refresh => "Refresh",
-            Self::StopAccepting => "StopAccepting",
-            Self::Close(_) => "Close",
-        })
-    }
-}
-
 impl Handle {
     pub(crate) fn new(
         commands: mpsc::Sender<Command>,
-        incoming: mpsc::Receiver<Established>,
+        incoming: mpsc::UnboundedReceiver<Incoming>,
         status: watch::Receiver<Status>,
-        tallies: Arc<Tallies>,
+        counters: Arc<StdMutex<Counters>>,
     ) -> Self {
-        Self { commands, incoming: Arc::new(Mutex::new(incoming)), status, tallies }
+        Self { commands, incoming: Arc::new(Mutex::new(incoming)), status, counters }
     }
 
     /// Connects to a peer. Dropping the future cancels the attempt and closes every socket of it.
@@ -95,30 +51,31 @@ impl Handle {
         &self,
         peer: PeerAddr,
         options: ConnectOptions,
-    ) -> Result<Established, ConnectError> {
+    ) -> Result<ProvenConnection, ConnectError> {
         let (reply, outcome) = oneshot::channel();
         let command = Command::Connect(Box::new(Call { peer, options, reply }));
         self.commands.send(command).await.map_err(|_| ConnectError::Closed)?;
         outcome.await.unwrap_or(Err(ConnectError::Closed))
     }
 
-    /// The next connection somebody made to us; `None` when the node is closed, or accepts no more and everything that it
-    /// had accepted is taken. Cancelling loses nothing.
-    pub async fn accept(&self) -> Option<Established> {
-        self.incoming.lock().await.recv().await
+    /// Returns the next connection somebody made to us; `None` when the node is closed, or accepts no more and everything
+    /// that it had accepted is taken. Cancelling loses nothing.
+    pub async fn accept(&self) -> Option<ProvenConnection> {
+        let incoming = self.incoming.lock().await.recv().await?;
+        Some(incoming.connection)
     }
 
-    /// How the node does, and a way to be told when that changes.
+    /// Returns the state of the node, and a way to be told when that changes.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
 
-    /// What came to the door and was turned away.
+    /// Returns what came to the door and what became of it.
     pub fn counters(&self) -> Counters {
-        self.tallies.read()
+        *self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The network may have changed: looks at the interfaces again, and asks the servers again.
+    /// Tells the node that the network may have changed: it looks at the interfaces again, and asks the servers again.
     pub async fn refresh(&self) {
         // A closed node has no network.
         let _ = self.commands.send(Command::Refresh).await;
@@ -136,8 +93,14 @@ impl Handle {
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.commands.send(Command::Close(done)).await.is_ok() {
-            // The root is gone either way.
+            // The node is gone either way.
             let _ = closed.await;
         }
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
     }
 }

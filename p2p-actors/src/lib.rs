@@ -1,49 +1,43 @@
 //! # p2p-actors: the part that does
 //!
-//! One actix actor per network interface, per signalling channel and per connection attempt, each turning one
-//! machine of `p2p-core`. Actors negotiate, pipes carry: no payload byte ever passes through a mailbox.
+//! Everything that decides is one machine, [`p2p_core::node::Node`]. Here are the actors that own its sockets, timers and
+//! mailboxes: one per network interface, per signalling channel and per attempt. Actors negotiate, pipes carry: no payload
+//! byte ever passes through a mailbox.
 //!
 //! ```text
-//! Handle ──▶ Root ─┬─▶ Interface  one per NIC: listens, asks STUN servers     ⟷ core::stun::Query, core::nat::Probe
-//!                  ├─▶ Ntp        asks NTP servers, if there are any          ⟷ core::clock::ntp::Client
-//!                  ├─▶ Router     all signals, in and out                     ⟷ core::signal::Inbox
-//!                  │     └─▶ Channel  one per broker                          ⟷ core::signal::link::Link
-//!                  └─▶ Attempt    one per connect, and per peer that asks us   ⟷ core::connect::Attempt
+//! Handle ──▶ NodeActor ─┬─▶ Interface  the sockets of one network interface
+//!            turns      ├─▶ Attempt    the sockets of one attempt, and its circuit
+//!            core::node ├─▶ Channel    one per broker, turns core::signal::link::Link
+//!                       └─▶ Ntp        if servers are configured, turns core::clock::ntp::Client
 //! ```
 //!
 //! [`spawn`] puts them on a thread of their own, which is what `p2p-node` does. [`spawn_local`] starts them on
 //! the `LocalSet` or actix `System` a program already has: see the example `embed`. Either way the world talks
-//! to them through a [`Handle`], and gets connections as [`Established`]s: plain state, which [`Carrier::into_stream`] puts to
-//! work on whatever runtime will use it.
+//! to them through a [`Handle`], and gets connections as [`ProvenConnection`]s: plain state, which
+//! [`Carrier::into_stream`] puts to work on whatever runtime will use it.
 
 mod attempt;
+mod bind;
 mod carrier;
-mod config;
-mod counters;
+mod descriptors;
 mod drive;
 mod error;
-mod established;
 mod handle;
 mod host;
 pub mod interface;
-mod lobby;
+mod keep_alive;
+mod node;
 mod ntp;
-mod prove;
-mod purse;
 mod relay;
-mod root;
-mod shared;
+mod resolve;
 pub mod signal;
+mod sockets;
 mod tls;
 mod turn;
 
-pub use carrier::{Carrier, CarrierStream};
-pub use config::{ActorsConfig, BrokerConfig, ConnectOptions, Interfaces, Limits};
-pub use counters::Counters;
-pub use error::{ConnectError, StartError};
-pub use established::{ConnectionInfo, Established};
-pub use handle::{Handle, Status};
+pub use carrier::{Carrier, CarrierStream, RelayedStream, RestedRelay};
+pub use error::StartError;
+pub use handle::Handle;
 pub use host::{spawn, spawn_local};
-pub use interface::StunServer;
-pub use ntp::{NtpServer, NtpStatus};
-pub use turn::TurnServer;
+pub use keep_alive::StallGuard;
+pub use sockets::{PipePlace, ProvenConnection};

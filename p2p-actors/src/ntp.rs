@@ -14,14 +14,15 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, WeakRecipient,
     WrapFuture,
 };
-use p2p_core::clock::ntp::{Act, Client, ClientConfig, Measured, Report, ServerReport, TooManyServers};
+use p2p_core::clock::ntp::{Act, Client, ClientConfig, Report, TooManyServers};
+use p2p_core::node::NtpServer;
 use p2p_core::{Clock, Family, Seed};
 use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tracing::{debug, trace};
 
 use crate::drive::{Driven, Drives, now, turn};
-use crate::interface::{StunServer, resolve};
+use crate::resolve::resolve;
 
 /// How long to leave a socket alone that gives errors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -29,21 +30,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Room for an answer. What follows its 48 bytes is not looked at.
 const ROOM: usize = 512;
 
-/// An NTP server by its name and UDP port; 123 is usual. A host and a port are the same kind of thing for all
-/// servers.
-pub type NtpServer = StunServer;
-
-/// What NTP servers say, and each of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NtpStatus {
-    /// How far the true time is ahead of the clock this node dates its signals by, as most servers say. `None` while
-    /// they are being asked, after that clock was set, and when no majority agrees.
-    pub measured: Option<Measured>,
-    /// Each server of the configuration, and what it said or why it did not.
-    pub servers: Vec<(NtpServer, ServerReport)>,
-}
-
-/// What came of asking, told to the root.
+/// What came of asking, told to the node.
 pub(crate) struct FromNtp(pub(crate) Report);
 
 impl Message for FromNtp {

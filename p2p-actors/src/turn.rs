@@ -1,62 +1,15 @@
 //! The TURN servers of the configuration, and what must be known to use them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
 use futures_util::future::join_all;
+use p2p_core::node::TurnServer;
 use p2p_core::turn::client::Place;
-use p2p_core::turn::{Carrier, Credentials, Server};
+use p2p_core::turn::{Credentials, Server};
 
-use crate::interface::resolve;
+use crate::resolve::resolve;
 use crate::tls::CaFiles;
-
-/// A TURN server (RFC 8656) over one transport, and who we are to it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct TurnServer {
-    /// A name or an IP address. Over TLS it must stand in the server's certificate.
-    pub host: String,
-    /// Its port: 3478 is usual over UDP and TCP, 5349 over TLS.
-    pub port: u16,
-    /// What carries our messages to it, and what is relayed. UDP relays best; TCP and TLS get through where UDP does
-    /// not. A server that is configured for several is asked over UDP first, then over TCP, then over TLS.
-    pub carrier: Carrier,
-    /// The user name, 1 to 508 bytes (RFC 8489, section 14.3). That of a time-limited credential begins with the
-    /// second since 1970 at which it ends (draft-uberti-behave-turn-rest-00).
-    pub user: String,
-    /// The password, 1,024 bytes at most. Never sent: it signs (RFC 8489, section 9.2).
-    pub password: String,
-    /// A PEM file with the certificates to trust for this host, instead of the system's. Only TLS needs it.
-    pub ca_file: Option<PathBuf>,
-}
-
-/// Its URI (RFC 7065), which has neither user nor password.
-impl fmt::Display for TurnServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, transport) = match self.carrier {
-            Carrier::Udp => ("turn", "udp"),
-            Carrier::Tcp => ("turn", "tcp"),
-            Carrier::Tls => ("turns", "tcp"),
-        };
-        let (open, close) = match self.host.contains(':') && !self.host.starts_with('[') {
-            true => ("[", "]"),
-            false => ("", ""),
-        };
-        write!(f, "{scheme}:{open}{}{close}:{}?transport={transport}", self.host, self.port)
-    }
-}
-
-/// Never shows the password.
-impl fmt::Debug for TurnServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TurnServer")
-            .field("uri", &self.to_string())
-            .field("user", &self.user)
-            .field("ca_file", &self.ca_file)
-            .finish_non_exhaustive()
-    }
-}
 
 /// The servers as a TURN client wants them, and why some cannot be used. All names are looked up at once, each once;
 /// it takes as long as the slowest, 10 s at most.
@@ -89,7 +42,7 @@ fn usable(server: &TurnServer, found: &Result<Vec<SocketAddr>, String>) -> Resul
 }
 
 /// Which certificates to trust for which server.
-pub(crate) fn trust(configured: &[TurnServer]) -> CaFiles {
+pub(crate) fn ca_files(configured: &[TurnServer]) -> CaFiles {
     let mut trust = CaFiles::default();
     for server in configured {
         if let Some(ca_file) = &server.ca_file {
@@ -101,6 +54,10 @@ pub(crate) fn trust(configured: &[TurnServer]) -> CaFiles {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use p2p_core::turn::Carrier;
+
     use super::*;
 
     fn server(host: &str, carrier: Carrier) -> TurnServer {
@@ -158,7 +115,7 @@ mod tests {
         first.ca_file = Some("a.pem".into());
         let mut second = server("[2001:DB8:0::1]", Carrier::Tls);
         second.ca_file = Some("b.pem".into());
-        let trust = trust(&[first, second, server("other.example", Carrier::Tls)]);
+        let trust = ca_files(&[first, second, server("other.example", Carrier::Tls)]);
         assert_eq!(trust.ca_files("turn.example"), [PathBuf::from("a.pem")]);
         assert_eq!(trust.ca_files("2001:db8::1"), [PathBuf::from("b.pem")]);
         assert!(trust.ca_files("other.example").is_empty());

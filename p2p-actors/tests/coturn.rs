@@ -1,34 +1,18 @@
-//! An interface asks a real STUN server: coturn's, as Debian ships it.
+//! A node asks a real STUN server: coturn's, as Debian ships it.
+
+mod nodes;
 
 use std::net::SocketAddr;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Context, Handler};
-use p2p_actors::interface::{FromInterface, InterfaceConfig, REFRESH, StunServer, nics, start};
-use p2p_core::{Family, Mapped, Seed};
+use nodes::{alone, status, tell};
+use p2p_actors::spawn_local;
+use p2p_core::node::{NodeConfig, StunServer};
+use p2p_core::{Family, Mapped};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
-use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::time::{sleep, timeout};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-struct Owner(UnboundedSender<FromInterface>);
-
-impl Actor for Owner {
-    type Context = Context<Self>;
-}
-
-impl Handler<FromInterface> for Owner {
-    type Result = ();
-
-    fn handle(&mut self, told: FromInterface, _: &mut Context<Self>) {
-        let _ = self.0.send(told);
-    }
-}
+use tokio::time::sleep;
 
 /// Starts the server and waits until it listens, or `None` when it is not installed and nobody requires it.
 async fn turnserver(address: SocketAddr, directory: &tempfile::TempDir) -> Option<Child> {
@@ -58,45 +42,29 @@ async fn turnserver(address: SocketAddr, directory: &tempfile::TempDir) -> Optio
     Some(server)
 }
 
-async fn story() {
-    let address = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        free.local_addr().unwrap()
-    };
-    let directory = tempfile::tempdir().unwrap();
-    let Some(mut server) = turnserver(address, &directory).await else {
-        return;
-    };
-    let config = InterfaceConfig {
-        nic: nics().into_iter().find(|nic| nic.is_loopback).unwrap(),
-        nic_number: 0,
-        families: vec![Family::V4],
-        listen_port: 0,
-        stun: vec![StunServer { host: address.ip().to_string(), port: address.port() }],
-        seats: Arc::new(Semaphore::new(8)),
-        refresh: REFRESH,
-        seed: Seed::from_u64(1),
-    };
-    let (told, mut receiver) = unbounded_channel();
-    let _handle = start(config, Owner(told).start().recipient());
-    let fact = loop {
-        let FromInterface::Changed { addresses, .. } = receiver.recv().await.unwrap() else {
-            continue;
-        };
-        let known = addresses.into_iter().find(|fact| fact.local == address.ip());
-        if let Some(fact) = known.filter(|fact| fact.external.is_some() && fact.external_udp.is_some()) {
-            break fact;
-        }
-    };
-    assert_eq!(fact.external, Some(Mapped(SocketAddr::new(fact.local, fact.listen))));
-    assert_eq!(fact.external_udp.map(|mapped| mapped.0.ip()), Some(fact.local));
-    server.kill().await.unwrap();
-}
-
 #[test]
 fn coturn_tells_us_our_addresses() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    tokio::task::LocalSet::new().block_on(&runtime, async {
-        timeout(PATIENCE, story()).await.expect("the story to end");
+    tell(async {
+        let address = {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            free.local_addr().unwrap()
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let Some(mut server) = turnserver(address, &directory).await else {
+            return;
+        };
+        let stun = vec![StunServer { host: address.ip().to_string(), port: address.port() }];
+        let node = spawn_local(NodeConfig { families: [Family::V4].into(), stun, ..alone(1) }, None).unwrap();
+        let mut found = None;
+        status(&node, |status| {
+            let mut views = status.networks.iter().flat_map(|(_, views)| views);
+            found = views.find(|view| view.local == address.ip()).cloned();
+            found.as_ref().is_some_and(|view| view.external.is_some() && view.external_udp.is_some())
+        })
+        .await;
+        let view = found.unwrap();
+        assert_eq!(view.external, Some(Mapped(SocketAddr::new(view.local, view.listen))));
+        assert_eq!(view.external_udp.map(|mapped| mapped.0.ip()), Some(view.local));
+        server.kill().await.unwrap();
     });
 }

@@ -1,20 +1,20 @@
 //! A node asks NTP servers over the loopback of this machine.
 
+mod nodes;
+
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use p2p_actors::{ActorsConfig, Handle, Interfaces, NtpServer, NtpStatus, StartError, interface, spawn};
+use nodes::{PATIENCE, alone};
+use p2p_actors::{Handle, StartError, spawn};
+use p2p_core::UnixTime;
 use p2p_core::clock::ntp::{Failure, Kiss, MOST_SERVERS};
-use p2p_core::peer::Identity;
+use p2p_core::node::{ConfigFault, NodeConfig, NtpServer, NtpStatus};
 use p2p_core::sim::ntp::NtpServer as Answers;
-use p2p_core::{Seed, UnixTime};
-
-/// Far longer than anything here takes: a test that waits this long has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn system_time() -> UnixTime {
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
@@ -66,10 +66,8 @@ impl Drop for Server {
     }
 }
 
-fn config(ntp: Vec<NtpServer>) -> ActorsConfig {
-    let loopback = interface::nics().into_iter().find(|nic| nic.is_loopback).unwrap();
-    let identity = Identity::generate(&mut Seed::from_u64(7));
-    ActorsConfig { interfaces: Interfaces::Only(vec![loopback.name]), ntp, ..ActorsConfig::new(identity) }
+fn config(ntp: Vec<NtpServer>) -> NodeConfig {
+    NodeConfig { ntp, ..alone(7) }
 }
 
 async fn told(node: &Handle, wanted: impl Fn(&NtpStatus) -> bool) -> NtpStatus {
@@ -87,7 +85,7 @@ async fn most_servers_tell_the_time_and_the_others_are_named() {
     names.push(NtpServer { host: "127.0.0.1".into(), port: dead });
     // Longer than any label may be: refused without asking anybody.
     names.push(NtpServer { host: "x".repeat(300), port: 123 });
-    let node = spawn(config(names.clone())).await.unwrap();
+    let node = spawn(config(names.clone()), None).await.unwrap();
     let ntp = told(&node, |ntp| ntp.measured.is_some()).await;
 
     let measured = ntp.measured.unwrap();
@@ -107,7 +105,7 @@ async fn most_servers_tell_the_time_and_the_others_are_named() {
 #[tokio::test]
 async fn a_server_that_refuses_gets_its_socket_closed() {
     let server = Server::start(Answers::kissing(*b"DENY"));
-    let node = spawn(config(vec![server.name()])).await.unwrap();
+    let node = spawn(config(vec![server.name()]), None).await.unwrap();
     let ntp = told(&node, |ntp| ntp.servers.iter().any(|(_, said)| said.failure.is_some())).await;
     assert_eq!(ntp.servers[0].1.failure, Some(Failure::Denied(Kiss::DENY)));
     assert_eq!(ntp.measured, None);
@@ -122,12 +120,12 @@ async fn a_server_that_refuses_gets_its_socket_closed() {
 
 #[tokio::test]
 async fn nobody_is_asked_unless_configured_and_not_too_many() {
-    let node = spawn(config(Vec::new())).await.unwrap();
+    let node = spawn(config(Vec::new()), None).await.unwrap();
     assert_eq!(node.status().borrow().ntp, NtpStatus::default());
     node.close().await;
     let many = vec![NtpServer { host: "127.0.0.1".into(), port: 123 }; MOST_SERVERS + 1];
-    let refused = spawn(config(many)).await;
-    assert!(matches!(refused, Err(StartError::NtpServers(_))), "{refused:?}");
+    let refused = spawn(config(many), None).await;
+    assert!(matches!(refused, Err(StartError::Config(ConfigFault::NtpServers(_)))), "{refused:?}");
 }
 
 /// A client we did not write understands our packets as we do.

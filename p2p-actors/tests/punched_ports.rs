@@ -1,52 +1,27 @@
 //! What happens at punched ports: strangers, and a machine with nothing left to give.
 
+mod nodes;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nodes::{address, findable, only, start, tell};
 use p2p_actors::signal::MemoryBroker;
-use p2p_actors::{
-    ActorsConfig, BrokerConfig, ConnectError, ConnectOptions, Established, Handle, Interfaces, spawn_local,
-};
+use p2p_actors::{Handle, ProvenConnection};
 use p2p_core::Family;
 use p2p_core::attempt::{RefusalReason, Way};
 use p2p_core::connect::{WayFailure, WayOutcome};
-use p2p_core::peer::{Identity, PeerAddr};
+use p2p_core::node::{ConnectError, ConnectOptions, NodeConfig};
 use p2p_core::punch::{Failed, Limits};
-use tokio::task::LocalSet;
 use tokio::time::timeout;
 
-/// No story takes this long.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn tell(story: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, async { timeout(PATIENCE, story).await.expect("the story to end") });
+fn config(key: u8) -> NodeConfig {
+    NodeConfig { families: [Family::V4].into(), ..findable(key) }
 }
 
-fn config(key: u8, broker: &MemoryBroker) -> ActorsConfig {
-    let mut config = ActorsConfig::new(Identity::from_bytes([key; 32]));
-    let loopback = p2p_actors::interface::nics().into_iter().find(|nic| nic.is_loopback).unwrap();
-    config.interfaces = Interfaces::Only(vec![loopback.name]);
-    config.families = [Family::V4].into();
-    config.brokers = vec![BrokerConfig::new("memory://here".parse().unwrap())];
-    config.memory = Some(broker.clone());
-    config.machine_id = b"one machine".to_vec();
-    config
-}
-
-async fn node(config: ActorsConfig) -> (Handle, PeerAddr) {
-    let handle = spawn_local(config).unwrap();
-    let mut status = handle.status();
-    let status = status.wait_for(|status| status.is_ready()).await.unwrap().clone();
-    (handle, status.address.unwrap())
-}
-
-fn by_punch() -> ConnectOptions {
-    ConnectOptions { ways: vec![Way::Punch], ..ConnectOptions::default() }
-}
-
-async fn meet(caller: &Handle, called: &Handle, address: &PeerAddr) -> (Established, Established) {
-    let (call, accept) = tokio::join!(caller.connect(address.clone(), by_punch()), called.accept());
+async fn meet(caller: &Handle, called: &Handle) -> (ProvenConnection, ProvenConnection) {
+    let call = caller.connect(address(called), only(Way::Punch));
+    let (call, accept) = tokio::join!(call, called.accept());
     (call.unwrap(), accept.unwrap())
 }
 
@@ -61,11 +36,11 @@ fn failure(error: &ConnectError) -> WayFailure {
 fn many_at_once_share_the_budget_and_all_meet() {
     tell(async {
         let broker = MemoryBroker::new();
-        let mut few = config(1, &broker);
+        let mut few = config(1);
         // Room for two of them at a time.
         few.punch = Limits { sockets: 48, per_second: 128, ..Limits::default() };
-        let ((anna, _), (bert, to_bert)) = (node(few).await, node(config(2, &broker)).await);
-        let calls = (0..8).map(|_| anna.connect(to_bert.clone(), by_punch()));
+        let (anna, bert) = (start(few, &broker).await, start(config(2), &broker).await);
+        let calls = (0..8).map(|_| anna.connect(address(&bert), only(Way::Punch)));
         let accepts = async {
             let mut all = Vec::new();
             while all.len() < 8 {
@@ -74,11 +49,10 @@ fn many_at_once_share_the_budget_and_all_meet() {
             all
         };
         let (called, accepted) = tokio::join!(futures_util::future::join_all(calls), accepts);
-        let ends = |winner: &Established| (winner.info.local, winner.info.remote);
+        let ends = |met: &ProvenConnection| (met.info.local, met.info.remote);
         let mut called: Vec<(SocketAddr, SocketAddr)> =
-            called.into_iter().map(|winner| ends(&winner.unwrap())).collect();
-        let mut accepted: Vec<_> =
-            accepted.iter().map(|winner| (winner.info.remote, winner.info.local)).collect();
+            called.into_iter().map(|met| ends(&met.unwrap())).collect();
+        let mut accepted: Vec<_> = accepted.iter().map(|met| (met.info.remote, met.info.local)).collect();
         called.sort();
         accepted.sort();
         assert_eq!(called, accepted, "both ends keep the same connections");
@@ -89,16 +63,16 @@ fn many_at_once_share_the_budget_and_all_meet() {
 fn with_no_budget_a_punch_says_so_and_other_ways_go_on() {
     tell(async {
         let broker = MemoryBroker::new();
-        let mut none = config(1, &broker);
+        let mut none = config(1);
         none.punch = Limits { sockets: 0, ..Limits::default() };
-        let ((anna, to_anna), (bert, to_bert)) = (node(none).await, node(config(2, &broker)).await);
-        let error = anna.connect(to_bert.clone(), by_punch()).await.unwrap_err();
+        let (anna, bert) = (start(none, &broker).await, start(config(2), &broker).await);
+        let error = anna.connect(address(&bert), only(Way::Punch)).await.unwrap_err();
         assert_eq!(failure(&error), WayFailure::Punch(Failed::NoBudget), "{error}");
         let both = ConnectOptions { ways: vec![Way::Punch, Way::Direct], ..ConnectOptions::default() };
-        let (called, _accepted) = tokio::join!(anna.connect(to_bert, both), bert.accept());
+        let (called, _accepted) = tokio::join!(anna.connect(address(&bert), both), bert.accept());
         assert_eq!(called.unwrap().info.way, Way::Direct);
         // Who has none cannot answer either, and says that.
-        let error = bert.connect(to_anna, by_punch()).await.unwrap_err();
+        let error = bert.connect(address(&anna), only(Way::Punch)).await.unwrap_err();
         let failure = failure(&error);
         assert_eq!(failure, WayFailure::Refused(RefusalReason::Busy));
     });
@@ -108,7 +82,7 @@ fn with_no_budget_a_punch_says_so_and_other_ways_go_on() {
 fn strangers_at_a_punched_port_change_nothing() {
     tell(async {
         let broker = MemoryBroker::new();
-        let ((anna, _), (bert, to_bert)) = (node(config(1, &broker)).await, node(config(2, &broker)).await);
+        let (anna, bert) = (start(config(1), &broker).await, start(config(2), &broker).await);
         // Whatever listens on loopback in this moment is knocked at: among it the punched ports.
         let knocking = tokio::task::spawn_local(async {
             let mut held = Vec::new();
@@ -127,7 +101,7 @@ fn strangers_at_a_punched_port_change_nothing() {
             }
         });
         for _ in 0..20 {
-            let (called, accepted) = meet(&anna, &bert, &to_bert).await;
+            let (called, accepted) = meet(&anna, &bert).await;
             assert_eq!((called.info.local, called.info.remote), (accepted.info.remote, accepted.info.local));
         }
         knocking.abort();

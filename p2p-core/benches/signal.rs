@@ -1,4 +1,4 @@
-//! What one signal costs: `cargo bench -p p2p-core --bench signal`.
+//! The processor time of one signal: `cargo bench -p p2p-core --bench signal`.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ fn open_good(bencher: Bencher) {
     bencher.bench(|| open(&receiver, black_box(&sealed)).expect("a good signal"));
 }
 
-/// What a flooder can make us do, as often as the budget of its channel allows.
+/// Measures the most that a flooder can make us do, as often as the budget of its channel allows.
 #[divan::bench]
 fn open_random(bencher: Bencher) {
     let mut random = [0; 512];
@@ -82,7 +82,7 @@ fn open_random(bencher: Bencher) {
     bencher.bench(|| open(&receiver, black_box(&random)).expect_err("noise"));
 }
 
-/// What it can make us do without bound: a copy, and one too many.
+/// Measures what a flooder can make us do without bound: drop a copy, and drop one too many.
 #[divan::bench(args = [512, 4_096, 1 << 20])]
 fn drop_at_the_door(bencher: Bencher, size: usize) {
     let now = now();

@@ -1,4 +1,4 @@
-//! How many connection attempts a second the simulated world makes on one core.
+//! The connection attempts a second that the simulated world makes on one core.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -42,7 +42,7 @@ fn homes(nat: fn(IpAddr) -> NatConfig) -> Homes {
     Homes { world, hosts }
 }
 
-/// One attempt: both dial the other's mapped port, B 30 ms later. Whether it connected.
+/// Makes one attempt, in which both dial the other's mapped port, B 30 ms later. Returns true when it connected.
 fn punch(homes: &mut Homes, port: u16) -> bool {
     let Homes { world, hosts } = homes;
     let sockets = [0, 1].map(|side| {
@@ -74,7 +74,7 @@ fn punches(bencher: Bencher<'_, '_>, nat: fn(IpAddr) -> NatConfig, succeeds: boo
     });
 }
 
-/// Attempts in one world: NATs and hosts fill up as they would.
+/// Makes the attempts in one world, whose NATs and hosts fill up as they would.
 #[divan::bench]
 fn punch_home_nats(bencher: Bencher<'_, '_>) {
     punches(bencher, NatConfig::home, true);
@@ -91,7 +91,7 @@ fn fail_against_resetting_random_nats(bencher: Bencher<'_, '_>) {
     punches(bencher, nat, false);
 }
 
-/// A new world for each attempt, as statistics over seeds want it.
+/// Makes a new world for each attempt, as statistics over seeds do.
 #[divan::bench]
 fn punch_in_a_new_world(bencher: Bencher<'_, '_>) {
     bencher

@@ -1,4 +1,4 @@
-//! What relayed data costs inside the machine: `cargo bench -p p2p-core --bench turn`.
+//! The processor time of relayed data: `cargo bench -p p2p-core --bench turn`.
 
 use std::net::SocketAddr;
 
@@ -21,7 +21,7 @@ fn peer() -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 9], 5_000))
 }
 
-/// An allocation with a channel to one peer.
+/// Returns an allocation with a channel to one peer.
 fn standing() -> Allocation {
     let server = SocketAddr::from(([203, 0, 113, 1], 3_478));
     let credentials = Credentials::new("user", "secret").expect("short");

@@ -1,12 +1,12 @@
-//! How well two clocks are compared: the bound, the true error, and how often the bound fails.
+//! The accuracy of the comparison of two clocks: the bound, the true error, and the share of failures of the bound.
 //!
 //! `cargo run --release -p p2p-core --features sim --example clock_figures -- [runs]`
 //!
-//! Each of `runs` (default 10,000) draws two clocks, up to a day apart and drifting by up to 100 ppm, and lets them exchange
-//! time stamps, a quarter of a second after each other, over a path of given delays there and back, each packet
-//! delayed further by queues (exponential, of given mean). Shown in milliseconds: what
-//! [`OffsetFilter`](p2p_core::clock::OffsetFilter) says its error may be and what it is, beside the error of the plain
-//! mean of all exchanges.
+//! Each of `runs` (default 10,000) draws two clocks, up to a day apart and drifting by up to 100 ppm. They exchange
+//! time stamps, a quarter of a second after each other, over a path of given delays there and back. Queues delay each
+//! packet further (exponential, of given mean). In milliseconds it shows the bound that
+//! [`OffsetFilter`](p2p_core::clock::OffsetFilter) gives and its true error, beside the error of the plain mean of
+//! all exchanges.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use p2p_core::clock::{Exchange, OffsetFilter};
 use p2p_core::sim::epoch;
 use p2p_core::{Seed, UnixTime};
 
-/// There, back and in queues, in milliseconds.
+/// The delays there, back and in queues, in milliseconds.
 const PATHS: [(f64, f64, f64); 5] =
     [(0.2, 0.2, 0.05), (20.0, 20.0, 5.0), (50.0, 50.0, 5.0), (50.0, 50.0, 50.0), (20.0, 80.0, 5.0)];
 const EXCHANGES: [usize; 4] = [1, 3, 5, 8];
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// What one comparison came to, in milliseconds.
+/// The result of one comparison, in milliseconds.
 struct Run {
     bound: f64,
     error: f64,

@@ -1,10 +1,10 @@
-//! How well the network is known: counts, not claims.
+//! The accuracy of what is learned of a network, by counts.
 //!
 //! `cargo run --release -p p2p-core --features sim --example nat_figures -- [seeds] [draws] [filter]`
 //!
-//! `seeds` (default 3) runs for each preset and rate, `draws` (default 200) for predictions and blocks;
-//! `filter` keeps the presets whose name contains it. Classification, times and "measured" predictions run
-//! the real probe machine through a simulated world; "known" predictions and blocks go straight against the
+//! `seeds` (default 3) is the number of runs for each preset and rate, and `draws` (default 200) that for predictions
+//! and blocks. `filter` keeps the presets whose name contains it. Classification, times and "measured" predictions
+//! run the real probe machine through a simulated world. "Known" predictions and blocks go straight against the
 //! simulated NAT.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use p2p_core::sim::epoch;
 use p2p_core::sim::link::LinkConfig;
 use p2p_core::sim::nat::{Nat, NatConfig, Verdict};
 use p2p_core::sim::packet::{Body, Header, TTL};
-use p2p_core::sim::scene::Scene;
+use p2p_core::sim::probing::Scene;
 use p2p_core::stun::Transport;
 use p2p_core::{Family, Seed};
 
@@ -43,7 +43,7 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// The value a delta is tried with: other ones for other seeds, negative and two among them.
+/// Returns the value that a delta is tried with. It differs by seed, and negative values and two are among them.
 fn value(kind: DeltaKind, number: u64) -> i16 {
     let values: &[i16] = match kind {
         DeltaKind::Equal | DeltaKind::Random => &[0],
@@ -57,7 +57,7 @@ fn preset(nat: NatType, delta: Delta, rate: u16) -> NatConfig {
     NatConfig::of_type(nat, delta, RANGE, OUTSIDE).with_flow(|flow| flow.background = f64::from(rate))
 }
 
-/// What was right, and how sure it claimed to be.
+/// The counts of right answers, by the confidence that they claimed.
 #[derive(Default)]
 struct Calibration {
     buckets: BTreeMap<usize, (u32, u32, f64)>,
@@ -154,7 +154,7 @@ fn classification(seeds: u64, filter: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// What makes measuring hard.
+/// The conditions that make measuring hard.
 struct Weather {
     name: &'static str,
     rate: u16,
@@ -162,7 +162,7 @@ struct Weather {
     wire: LinkConfig,
 }
 
-/// Where mistakes happen, so that confidence has something to show.
+/// Prints the results under conditions that cause mistakes, so that confidence has something to show.
 fn bad_weather(seeds: u64) -> Result<(), Error> {
     let jitter = |jitter, loss, reorder| LinkConfig {
         jitter: Duration::from_millis(jitter),
@@ -214,11 +214,11 @@ fn bad_weather(seeds: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Counts how often the real port was inside, against what was stated.
+/// The counts of real ports inside a prediction, against the stated probability.
 #[derive(Default)]
 struct Coverage {
     draws: u32,
-    /// For 50, 90 and 99 %: ports, what was stated, what came true, draws that could be promised it.
+    /// For 50, 90 and 99 %: ports, the stated probability, what came true, and the draws that could be promised it.
     levels: [(f64, f64, u32, u32); 3],
 }
 

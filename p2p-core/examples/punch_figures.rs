@@ -1,12 +1,13 @@
-//! How well punching works: counts, not claims.
+//! The success rates and times of punching, by counts.
 //!
 //! `cargo run --release -p p2p-core --features sim --example punch_figures -- [trials] [filter]`
 //!
-//! `trials` (default 200) for each cell; pairs of presets get a twenty-fifth of it each, stories of bad luck fifty
-//! times as many, sockets five hundred times. `filter` keeps the parts whose name contains it: silent, answers,
-//! birthday, blocks, counters, near, signals, pairs, stuck, sockets. Both ends are the real punch machines; between
-//! them are simulated NATs, kernels and a broker. Times are from when both ends have the plan: to when TCP is up at
-//! both ("open"), and to when both have proven and keep it ("kept"; the proof takes one and a half round trips).
+//! `trials` (default 200) is the number for each cell. Pairs of presets get a twenty-fifth of it each, stories of bad
+//! luck fifty times as many, and sockets five hundred times. `filter` keeps the parts whose name contains it: silent,
+//! answers, birthday, blocks, counters, near, signals, pairs, stuck, sockets. Both ends are the real punch machines.
+//! Between them are simulated NATs, kernels and a broker. Times count from when both ends have the plan. "open" ends
+//! when TCP is up at both ends. "kept" ends when both have proven and keep it; the proof takes one and a half round
+//! trips.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use p2p_core::sim::nat::Ending;
 
 type Error = Box<dyn std::error::Error>;
 
-/// The Wilson interval of 95 %, in percent.
+/// Returns the Wilson interval of 95 %, in percent.
 fn wilson(good: usize, all: usize) -> (f64, f64) {
     let (n, z) = (all.max(1) as f64, 1.959_964);
     let p = good as f64 / n;
@@ -38,11 +39,11 @@ struct Cell {
     open: Vec<(f64, f64)>,
     kept: Vec<(f64, f64)>,
     syns: Vec<usize>,
-    waves: BTreeMap<u8, usize>,
+    rounds: BTreeMap<u8, usize>,
     why: BTreeMap<String, usize>,
 }
 
-/// The one in the middle and the largest.
+/// Returns the median and the largest time, as text.
 fn span(times: &mut [(f64, f64)]) -> String {
     times.sort_by(|one, two| one.0.total_cmp(&two.0));
     let (Some(middle), Some(last)) = (times.get(times.len() / 2), times.last()) else { return String::new() };
@@ -56,8 +57,8 @@ impl Cell {
         if outcome.syns > 0 {
             self.syns.push(outcome.syns);
         }
-        let waves = outcome.reports[0].as_ref().map_or(0, |report| report.rounds);
-        *self.waves.entry(waves).or_default() += 1;
+        let rounds = outcome.reports[0].as_ref().map_or(0, |report| report.rounds);
+        *self.rounds.entry(rounds).or_default() += 1;
         let both = |took: Duration| (took.as_secs_f64() / rtt.as_secs_f64(), took.as_secs_f64() * 1e3);
         if let (Some(open), Some(kept)) = (outcome.opened, outcome.took) {
             self.met += 1;
@@ -77,8 +78,8 @@ impl Cell {
         if let (Some(middle), Some(most)) = (self.syns.get(self.syns.len() / 2), self.syns.last()) {
             print!("; SYNs {middle} / {most}");
         }
-        if self.waves.len() > 1 {
-            print!("; waves {:?}", self.waves);
+        if self.rounds.len() > 1 {
+            print!("; rounds {:?}", self.rounds);
         }
         if !self.why.is_empty() {
             print!("; {:?}", self.why);
@@ -95,7 +96,7 @@ fn of(kind: DeltaKind) -> Delta {
     Delta { kind, value: i16::from(!matches!(kind, DeltaKind::Equal | DeltaKind::Random)) }
 }
 
-/// A part of the table: its name and what prints it.
+/// A part of the table: its name, and the function that prints it.
 type Part = (&'static str, fn(u64) -> Result<(), Error>);
 
 fn main() -> Result<(), Error> {
@@ -122,13 +123,13 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// Random, but the same each time: 40 to 200 ms.
+/// Returns a random round trip of 40 to 200 ms, which is the same each time.
 fn any_rtt(number: u64) -> Duration {
     Duration::from_millis(Seed::from_u64(number).fork("rtt").within(40..201))
 }
 
-/// The caller hears of the plan so much later than the answerer. Ports must be asked for, so that it cannot dial
-/// before it hears.
+/// Prints the cells in which the caller hears of the plan this much later than the answerer. Ports must be asked for,
+/// so that the caller cannot dial before it hears.
 fn silent(trials: u64) -> Result<(), Error> {
     for delay in [0, 20, 60, 150, 300, 600, 1_000] {
         let mut cell = Cell::default();
@@ -145,8 +146,8 @@ fn silent(trials: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Both ends compare their clocks by the messages themselves, whose delays are not the same there and back: by up
-/// to 600 ms, so that the clocks are taken wrong by up to 300.
+/// Prints the cells in which both ends compare their clocks by the messages themselves. The delays there and back
+/// differ by up to 600 ms, so clocks are taken wrong by up to 300 ms.
 fn answers(trials: u64) -> Result<(), Error> {
     use SynAnswer::{Icmp, Reset, Silence};
     let cells =
@@ -181,13 +182,13 @@ fn port_restricted() -> Home {
     Home::of_type(NatType::PortRestricted, equal(), SynAnswer::Silence)
 }
 
-/// One wave of one tactic.
-fn wave(name: &str, homes: [Home; 2], waves: u8, trials: u64) -> Result<(), Error> {
+/// Prints one round of one tactic.
+fn round(name: &str, homes: [Home; 2], rounds: u8, trials: u64) -> Result<(), Error> {
     let mut cell = Cell::default();
     for number in 0..trials {
         let mut meeting = Meeting::new(homes.clone(), number);
         meeting.counts = true;
-        meeting.limits.rounds = waves;
+        meeting.limits.rounds = rounds;
         let rtt = meeting.rtt;
         cell.note(&meeting.run()?, rtt);
     }
@@ -197,18 +198,18 @@ fn wave(name: &str, homes: [Home; 2], waves: u8, trials: u64) -> Result<(), Erro
 
 fn birthdays(trials: u64) -> Result<(), Error> {
     let random = || Home::of_type(NatType::Symmetric, of(DeltaKind::Random), SynAnswer::Silence);
-    wave("random × endpoint-independent, one wave", [random(), port_restricted()], 1, trials)?;
-    wave("endpoint-independent × random, one wave", [port_restricted(), random()], 1, trials)
+    round("random × endpoint-independent, one round", [random(), port_restricted()], 1, trials)?;
+    round("endpoint-independent × random, one round", [port_restricted(), random()], 1, trials)
 }
 
 fn blocks(trials: u64) -> Result<(), Error> {
     let block = || Home::in_block(512);
     let exact = Home::of_type(NatType::Symmetric, equal(), SynAnswer::Silence);
-    wave("random in a block of 512 × endpoint-independent", [block(), port_restricted()], 1, trials)?;
-    wave("endpoint-independent × random in a block of 512", [port_restricted(), block()], 1, trials)?;
-    wave("both random in blocks of 512, one wave", [block(), block()], 1, trials)?;
-    wave("both random in blocks of 512, up to 4 waves", [block(), block()], 4, trials)?;
-    wave("random in a block of 512 × symmetric equal", [block(), exact], 1, trials)?;
+    round("random in a block of 512 × endpoint-independent", [block(), port_restricted()], 1, trials)?;
+    round("endpoint-independent × random in a block of 512", [port_restricted(), block()], 1, trials)?;
+    round("both random in blocks of 512, one round", [block(), block()], 1, trials)?;
+    round("both random in blocks of 512, up to 4 rounds", [block(), block()], 4, trials)?;
+    round("random in a block of 512 × symmetric equal", [block(), exact], 1, trials)?;
     // Each SYN may be lost, and with it the one that would have met.
     let mut cell = Cell::default();
     for number in 0..trials {
@@ -223,7 +224,7 @@ fn blocks(trials: u64) -> Result<(), Error> {
 
 fn counters(trials: u64) -> Result<(), Error> {
     for rate in [0_u16, 10, 35] {
-        for waves in [1, 4] {
+        for rounds in [1, 4] {
             let mut cell = Cell::default();
             for number in 0..trials {
                 let home = || {
@@ -234,11 +235,11 @@ fn counters(trials: u64) -> Result<(), Error> {
                     home
                 };
                 let mut meeting = Meeting::new([home(), home()], number);
-                meeting.limits.rounds = waves;
+                meeting.limits.rounds = rounds;
                 let rtt = meeting.rtt;
                 cell.note(&meeting.run()?, rtt);
             }
-            cell.print(&format!("both sequential, {rate} others a second, {waves} waves"));
+            cell.print(&format!("both sequential, {rate} others a second, {rounds} rounds"));
         }
     }
     Ok(())
@@ -261,7 +262,7 @@ fn near(trials: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// What is said before each side's first SYN, with signals of 30 ms.
+/// Prints the signals before each side's first SYN, with signals of 30 ms.
 fn signals(_: u64) -> Result<(), Error> {
     let asked = || Home::of_type(NatType::PortRestricted, of(DeltaKind::Random), SynAnswer::Silence);
     let unknown = || {
@@ -284,7 +285,7 @@ fn signals(_: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// All that `meets` calls meetable without a relay, of 35 × 35.
+/// Prints the pairs that `meets` calls meetable without a relay, of 35 × 35.
 fn pairs(trials: u64) -> Result<(), Error> {
     let each = trials.div_ceil(25);
     let presets = || NatType::ALL.into_iter().flat_map(|nat| DeltaKind::ALL.map(|kind| (nat, kind)));
@@ -318,7 +319,7 @@ fn pairs(trials: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Known or guessed ports, and everything else by chance.
+/// Returns a meeting with known or guessed ports, and everything else by chance.
 fn unlucky(number: u64, loss: f64) -> Meeting {
     let mut dice = Seed::from_u64(number).fork("unlucky");
     let mut home = || {
@@ -364,7 +365,7 @@ fn stuck(trials: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether both ends ever keep different connections, or one end two.
+/// Counts the meetings in which both ends keep different connections, or one end two.
 fn sockets(trials: u64) -> Result<(), Error> {
     let (mut met, mut different, mut alone) = (0, 0, 0);
     let all = trials * 500;

@@ -1,9 +1,10 @@
-//! How a relayed stream does over bad links, in virtual time: goodput, and memory at rest.
+//! The figures of a relayed stream over bad links, in virtual time: goodput, and memory at rest.
 //!
 //! `cargo run --release -p p2p-core --features sim --example relay_figures -- [megabytes] [megabits]`
 //!
-//! Every cell carries `megabytes` (default 10) over a link of `megabits` a second (default 50) each way, with 5 % of the
-//! datagrams overtaken, 3 % doubled, and the loss of its column; what arrives is compared byte by byte.
+//! Every cell carries `megabytes` (default 10) over a link of `megabits` a second (default 50) each way. Of the
+//! datagrams 5 % are overtaken and 3 % doubled, and the loss is that of the column. What arrives is compared byte by
+//! byte.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use p2p_core::transport::{Read, Stream};
 
 const LOSSES: [f64; 4] = [0.0, 0.01, 0.05, 0.2];
 const ROUND_TRIPS: [u64; 4] = [10, 50, 100, 300];
-/// Virtual time after which a cell is given up.
+/// The virtual time after which a cell is given up.
 const PATIENCE: Duration = Duration::from_secs(3_600);
 
 type Error = Box<dyn std::error::Error>;
@@ -54,7 +55,7 @@ fn main() -> Result<(), Error> {
     rest(&data)
 }
 
-/// Carries `data` from one end to the other; answers how long that took.
+/// Carries `data` from one end to the other, and returns the time that took.
 fn carry(data: &[u8], link: LinkConfig) -> Result<(Duration, Pair<Stream>), Error> {
     let mut pair = Pair::<Stream>::new(link, Seed::from_u64(7), |_| ())?;
     let (mut written, mut read) = (0, 0);
@@ -91,12 +92,12 @@ fn carry(data: &[u8], link: LinkConfig) -> Result<(Duration, Pair<Stream>), Erro
     }
 }
 
-/// What a stream keeps in memory that has carried much and now waits.
+/// Prints the memory of a stream that has carried much and now waits.
 fn rest(data: &[u8]) -> Result<(), Error> {
     let link = LinkConfig { rate: Some(100_000_000), ..LinkConfig::with_latency(Duration::from_millis(25)) };
     let (_, mut pair) = carry(data, link)?;
     let busy: Vec<usize> = pair.ends.iter().map(Stream::memory).collect();
-    // The receiver's own direction is open: the stream is not over.
+    // The receiver's own direction is open, so the stream is not over.
     pair.run_for(Duration::from_secs(30));
     let idle: Vec<usize> = pair.ends.iter().map(Stream::memory).collect();
     println!(

@@ -1,7 +1,7 @@
-//! Addresses that say what they mean.
+//! Address types that tell which of a socket's addresses they hold, and the reach of an IP address.
 //!
-//! Behind NATs one socket has three addresses. A bare [`SocketAddr`] in a signature invites mixing them up,
-//! so each has its own type.
+//! Behind NATs one socket has three addresses. A bare [`SocketAddr`] in a signature invites mixing them up, so each
+//! has a type of its own.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,7 +18,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// The family of an address. An IPv4-mapped IPv6 address counts as IPv4.
+    /// Returns the family of an address. An IPv4-mapped IPv6 address counts as IPv4.
     pub fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(_) => Self::V4,
@@ -51,11 +51,11 @@ macro_rules! meaning {
 }
 
 meaning! {
-    /// An address on one of our own interfaces: what `bind` takes.
+    /// An address on one of our own interfaces, as `bind` takes it.
     Local
 }
 meaning! {
-    /// What a server outside sees of a [`Local`] address (RFC 8489: server-reflexive).
+    /// The address that a server outside sees in place of a [`Local`] one (RFC 8489: server-reflexive).
     Mapped
 }
 meaning! {
@@ -68,27 +68,28 @@ pub(crate) fn is_same_address(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
 }
 
-/// How far an IP address reaches.
+/// The part of the world in which an IP address can be dialled.
 ///
-/// The door against signals that name third parties: what is [`Reach::Nowhere`] is never dialled, and what
-/// is narrower than [`Reach::Global`] only when there is a reason to think the peer is there.
+/// It guards against signals that name third parties. An address that reaches [`Reach::Nowhere`] is never dialled. An
+/// address that is narrower than [`Reach::Global`] is dialled only when there is a reason to think that the peer is
+/// there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reach {
-    /// Unspecified, "this network", multicast, reserved, broadcast: nobody can be dialled there.
+    /// No host: unspecified, "this network", multicast, reserved and broadcast addresses.
     Nowhere,
-    /// This machine (127.0.0.0/8, ::1).
+    /// The machine itself (127.0.0.0/8, ::1).
     Loopback,
-    /// This link (169.254.0.0/16, fe80::/10).
+    /// The link (169.254.0.0/16, fe80::/10).
     Link,
-    /// This site: RFC 1918, RFC 6598 (carrier NAT), RFC 2544 (benchmarks), unique and site-local IPv6 (RFC 4193,
-    /// RFC 3879).
+    /// The site: RFC 1918, RFC 6598 (carrier NAT), RFC 2544 (benchmarks), unique and site-local IPv6 (RFC 4193, RFC
+    /// 3879).
     Site,
-    /// The Internet.
+    /// The whole Internet.
     Global,
 }
 
 impl Reach {
-    /// The reach of `ip`, after unwrapping an IPv4-mapped IPv6 address.
+    /// Returns the reach of `ip`, after unwrapping an IPv4-mapped IPv6 address.
     pub fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(ip) => Self::of_v4(ip),
@@ -126,8 +127,8 @@ impl Reach {
     }
 }
 
-/// The IPv4 address that a translator or tunnel makes of an IPv6 address: NAT64 (RFC 6052, RFC 8215), 6to4
-/// (RFC 3056), IPv4-compatible (RFC 4291). Its reach is that of the whole.
+/// Returns the IPv4 address that a translator or tunnel embeds in `ip`: NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056),
+/// IPv4-compatible (RFC 4291). An IPv6 address reaches as far as the IPv4 address embedded in it.
 fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let low = Ipv4Addr::from_bits(ip.to_bits() as u32);
     match ip.segments() {

@@ -1,13 +1,13 @@
-//! Waiting longer after each failure, and never in step with others.
+//! Pauses that grow after each failure and differ between clients.
 
 use std::time::Duration;
 
 use crate::Seed;
 
-/// Exponential backoff: each pause is drawn from the upper half of a span that doubles up to a limit.
+/// An exponential backoff: each pause is drawn from the upper half of a span that doubles up to a limit.
 ///
-/// The lower half is never drawn, so that a failing server gets real rest; the upper half is random, so that
-/// clients which lost it together do not come back together.
+/// The lower half is never drawn, so that a failing server gets real rest. The upper half is random, so that clients
+/// which lost a server together do not come back together.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -16,12 +16,12 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The first span is `first`, no span is longer than `most`.
+    /// Returns a backoff whose first span is `first`, and in which no span is longer than `most`.
     pub fn new(first: Duration, most: Duration) -> Self {
         Self { first, most, failures: 0 }
     }
 
-    /// How long to wait after one more failure.
+    /// Counts one more failure, and returns the pause before the next attempt.
     pub fn fail(&mut self, seed: &mut Seed) -> Duration {
         let doubled = self.first.checked_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
@@ -29,12 +29,12 @@ impl Backoff {
         span / 2 + seed.up_to(span / 2)
     }
 
-    /// It worked: the next failure starts small again.
+    /// Notes a success: the next failure starts with the first span again.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// Failures since the last success.
+    /// Returns the number of failures since the last success.
     pub fn failures(&self) -> u32 {
         self.failures
     }

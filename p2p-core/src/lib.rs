@@ -6,7 +6,8 @@
 //!
 //! | machine | decides |
 //! |---|---|
-//! | [`connect::Attempt`] | which ways run, which connection is kept, why the others failed; on either side |
+//! | [`node::Node`] | a whole peer: interfaces, brokers, proofs, attempts, and who may come in |
+//! | [`connect::Attempt`] | which ways run, which connection is kept, why the others failed, on either side |
 //! | [`connect::HappyEyeballs`] | when to dial the next address (RFC 8305) |
 //! | [`connect::AskPeer`] | when to ask a peer to dial us |
 //! | [`proof::Proof`] | who is at the other end, and that both ends keep this connection |
@@ -28,6 +29,7 @@
 //! | [`nat`] | what is known of a NAT, which port comes next, who can meet whom |
 //! | [`stun::Responder`] | what a STUN server answers |
 //! | [`clock::OffsetFilter`], [`clock::combine`] | how far two clocks are apart, with a bound |
+//! | [`text`] | how words of others are shown |
 //! | [`addr`], [`clock`], [`rate`], [`Backoff`], [`Seed`] | the small words everything is said in |
 //!
 //! # The contract
@@ -55,6 +57,7 @@ pub mod clock;
 pub mod connect;
 pub mod machine;
 pub mod nat;
+pub mod node;
 mod noise;
 pub mod peer;
 pub mod proof;
@@ -64,6 +67,7 @@ pub mod relay;
 pub mod seed;
 pub mod signal;
 pub mod stun;
+pub mod text;
 pub mod transport;
 pub mod turn;
 

@@ -1,4 +1,4 @@
-//! The Noise protocol framework (revision 34) by way of `snow`, with [`Seed`] as its source of chance.
+//! The Noise protocol framework (revision 34) by way of `snow`, with [`Seed`] as its source of randomness.
 
 use std::cell::RefCell;
 
@@ -9,23 +9,23 @@ use snow::{Builder, Error};
 
 use crate::Seed;
 
-/// One message to somebody whose key is known, which shows the sender's key to the receiver only.
+/// The pattern for one message to a receiver whose key is known. It shows the sender's key to the receiver only.
 pub(crate) const X: &str = "Noise_X_25519_ChaChaPoly_BLAKE2s";
 
-/// A handshake with somebody whose key is known, in one round trip; it shows the caller's key to the called one
-/// only.
+/// The pattern for a handshake in one round trip with a peer whose key is known. It shows the caller's key to the
+/// called peer only.
 pub(crate) const IK: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
 
-/// What a handshake adds to a message of pattern [`X`]: an ephemeral key, a sealed static key, a tag.
+/// The bytes that a message of pattern [`X`] has beyond its payload: an ephemeral key, a sealed static key, a tag.
 pub(crate) const X_OVERHEAD: usize = 32 + (32 + 16) + 16;
 
-/// A handshake of `pattern`. Without a `seed` it may only read: drawing a key is an error.
+/// Returns the builder of a handshake of `pattern`. Without a `seed` it can only read: drawing a key is an error.
 pub(crate) fn builder<'a>(pattern: &'static str, seed: Option<Seed>) -> Builder<'a> {
     let params = pattern.parse().expect("one of the constants of this file");
     Builder::with_resolver(params, Box::new(Resolver(seed.map(RefCell::new))))
 }
 
-/// The primitives of [`DefaultResolver`], and chance from a [`Seed`] if there is one.
+/// A resolver of the primitives of [`DefaultResolver`], with randomness from a [`Seed`] if there is one.
 struct Resolver(Option<RefCell<Seed>>);
 
 impl CryptoResolver for Resolver {

@@ -1,13 +1,13 @@
-//! How often something may happen.
+//! Token buckets, which limit how often something may happen.
 
 use std::time::{Duration, Instant};
 
-/// A rate with some slack.
+/// A rate and a burst: the limit that a [`Bucket`] keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// How often in a second, in the long run. 0 counts as 1.
+    /// The number of events a second in the long run. 0 counts as 1.
     pub per_second: u32,
-    /// How often at once, after a pause. 0 counts as 1.
+    /// The number of events at once after a pause. 0 counts as 1.
     pub burst: u32,
 }
 
@@ -18,12 +18,12 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// A full one.
+    /// Returns a full bucket.
     pub fn new(now: Instant) -> Self {
         Self { full_at: now }
     }
 
-    /// Takes a token, if there is one.
+    /// Takes a token, and tells whether there was one.
     pub fn take(&mut self, rate: Rate, now: Instant) -> bool {
         let token = Duration::from_secs(1) / rate.per_second.max(1);
         let full_at = self.full_at.max(now) + token;
@@ -34,7 +34,7 @@ impl Bucket {
         is_there
     }
 
-    /// Whether it is as good as a new one.
+    /// Tells whether the bucket is full, and so as good as a new one.
     pub fn is_full(&self, now: Instant) -> bool {
         self.full_at <= now
     }

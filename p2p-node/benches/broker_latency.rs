@@ -1,7 +1,7 @@
-//! How long a QoS 1 message takes from `publish` to the subscriber's owner, through actors and sockets, on loopback.
+//! The time of a QoS 1 message from `publish` to the subscriber's owner, through actors and sockets, on loopback.
 //!
-//! `cargo bench -p p2p-node --bench broker_latency` prints it for the embedded broker and for mosquitto, if there is
-//! one on this machine. Nothing is asserted: it is a figure, not a test.
+//! `cargo bench -p p2p-node --bench broker_latency` prints it for the embedded broker, and for mosquitto where it is
+//! installed. Nothing is asserted, as it is a figure and not a test.
 
 #[path = "../../p2p-actors/tests/stories/mod.rs"]
 mod stories;
@@ -18,7 +18,8 @@ use stories::{Party, endpoint, pinned, tell};
 
 const WARM_UP: usize = 50;
 const MESSAGES: usize = 500;
-/// Signals are rare, and a channel drops what comes faster than it should: no more than 100 a second.
+/// The pause between messages, which makes no more than 100 a second. Signals are rare, and a channel drops what
+/// comes too fast.
 const PAUSE: Duration = Duration::from_millis(10);
 
 async fn measure(name: &str, broker: Signalling) {
@@ -51,7 +52,7 @@ async fn measure_both(name: &str, endpoint: &Endpoint) {
 fn main() {
     println!("publish to deliver, QoS 1, one every 10 ms, {MESSAGES} messages, loopback:");
     tell(measure("in memory", Signalling::Memory(MemoryBroker::new())));
-    // On a runtime of its own, as in a rendezvous.
+    // The broker has a runtime of its own, as in a rendezvous.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

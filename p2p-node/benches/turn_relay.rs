@@ -1,7 +1,7 @@
-//! What the TURN server carries, beside coturn and beside no relay at all, on loopback.
+//! The throughput of the TURN server, beside coturn and beside no relay at all, on loopback.
 //!
-//! `cargo bench -p p2p-node --bench turn_relay` prints it; coturn's share only where there is one on this machine.
-//! Rounds take turns, so that a busy machine is busy for all of them. Nothing is asserted: it is a figure, not a test.
+//! `cargo bench -p p2p-node --bench turn_relay` prints it. Coturn's share is there only where it is installed. Rounds
+//! take turns, so that a busy machine is busy for all of them. Nothing is asserted, as it is a figure and not a test.
 
 mod coturn;
 mod raw;
@@ -21,14 +21,15 @@ use p2p_node::rendezvous::turn::{Credential, Secret, TurnServer, TurnServerConfi
 use table::{Samples, at_least};
 use tokio::runtime::Runtime;
 
-/// What a datagram carries, as the relayed stream fills them.
+/// The bytes in a datagram, as the relayed stream fills them.
 const PAYLOAD: usize = 1_200;
-/// Datagrams under way: less than the sockets' buffers, so that mostly none is lost.
+/// The datagrams under way, which are fewer than the sockets' buffers hold, so that mostly none is lost.
 const WINDOW: usize = 96;
 const ROUNDS: usize = 15;
 const ROUND: Duration = Duration::from_millis(400);
 
-/// Sends datagrams for one round, no more at once than there is room for; returns how many arrived in a second.
+/// Sends datagrams for one round, no more at once than there is room for. Returns the number that arrived in a
+/// second.
 fn blast(send: impl Fn() + Sync, receive: impl Fn() -> bool + Sync) -> f64 {
     let (sent, came, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     let began = Instant::now();
@@ -38,7 +39,7 @@ fn blast(send: impl Fn() + Sync, receive: impl Fn() -> bool + Sync) -> f64 {
                 if receive() {
                     came.fetch_add(1, Ordering::Relaxed);
                 } else {
-                    // Nothing for a while: what was under way is lost.
+                    // Nothing came for a while, so the datagrams under way are lost.
                     sent.store(came.load(Ordering::Relaxed), Ordering::Relaxed);
                 }
             }
@@ -56,11 +57,11 @@ fn blast(send: impl Fn() + Sync, receive: impl Fn() -> bool + Sync) -> f64 {
     came.into_inner() as f64 / began.elapsed().as_secs_f64()
 }
 
-/// A pair of sockets and what stands before what they send.
+/// A pair of sockets, and the bytes in front of what they send.
 struct Datagrams {
     client: UdpSocket,
     peer: UdpSocket,
-    /// Where the peer sends to.
+    /// The address that the peer sends to.
     relayed: SocketAddr,
     outgoing: Vec<u8>,
 }
@@ -74,7 +75,7 @@ impl Datagrams {
         Self { client, peer, relayed, outgoing }
     }
 
-    /// Without a relay.
+    /// Returns a pair without a relay.
     fn plain() -> Self {
         let [client, peer] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").expect("a socket"));
         client.connect(peer.local_addr().expect("an address")).expect("a socket");
@@ -98,7 +99,7 @@ impl Datagrams {
     }
 }
 
-/// Bytes a second from one end of a connection to the other, for one round.
+/// Returns the bytes a second from one end of a connection to the other, over one round.
 fn pour(from: &mut TcpStream, to: &mut TcpStream) -> f64 {
     let over = AtomicBool::new(false);
     let began = Instant::now();
@@ -131,10 +132,10 @@ fn plain_connection() -> [TcpStream; 2] {
     [client, listener.accept().expect("a connection").0]
 }
 
-/// What is compared: its name, and what came in each round.
+/// One row of the comparison: its name, and the result of each round.
 type Row<'a> = (&'a str, Samples);
 
-/// Prints rows, and how the second stands to the others.
+/// Prints rows, and the ratio of the second to the others.
 fn print(rows: &[Row<'_>], unit: &str, scale: f64) {
     for (name, samples) in rows {
         let at = |share| samples.at(share) * scale;

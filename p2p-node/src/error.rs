@@ -1,39 +1,39 @@
-//! What can go wrong, and whose fault it is.
+//! The errors of a node, by whose fault they are.
 
 use std::path::PathBuf;
 
-pub use p2p_actors::ConnectError;
+pub use p2p_core::node::ConnectError;
 use p2p_core::turn::client::MOST_SERVERS;
 
-/// Why a node could not start.
+/// A reason why a node could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
     /// The key file cannot be used.
     #[error("key file {path}: {reason}")]
     KeyFile {
-        /// Which.
+        /// The path of the key file.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// The fault, and its mend.
         reason: String,
     },
     /// A file with certificates to trust cannot be read.
     #[error("CA file {path}: {reason}")]
     CaFile {
-        /// Which.
+        /// The path of the CA file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         reason: String,
     },
-    /// A TURN server with a login that nobody can have.
+    /// A TURN server has a login that nobody can have.
     #[error("TURN server {server}: {reason}")]
     TurnServer {
-        /// Its URI.
+        /// The URI of the server.
         server: String,
-        /// What is wrong.
+        /// The fault of the login.
         reason: String,
     },
-    /// More TURN servers than are ever asked.
+    /// There are more TURN servers than are ever asked.
     #[error("{0} TURN servers: {MOST_SERVERS} at most; a `turn:` without `?transport=` counts as two")]
     TooManyTurnServers(usize),
     /// The actors could not start.

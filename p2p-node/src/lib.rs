@@ -1,8 +1,8 @@
 //! # p2p-node: the front door
 //!
-//! A [`Node`] is found by others and finds others; a [`Pipe`] is the connection between two. Everything else
-//! here is what you tell a node ([`Config`], [`ConnectOptions`]) and what it tells you ([`ConnectionInfo`], [`Status`],
-//! [`ConnectError`], which carries the story of an attempt that failed).
+//! A [`Node`] is found by others and finds others. A [`Pipe`] is the connection between two. Everything else here is
+//! what you tell a node, and what it tells you. You tell it a [`Config`] and [`ConnectOptions`]. It tells you
+//! [`ConnectionInfo`], [`Status`] and [`ConnectError`], which carries the story of an attempt that failed.
 //!
 //! - No server is built in: brokers, STUN, TURN and NTP servers come from your configuration only.
 //! - A node has a thread of its own; a pipe belongs to your runtime and outlives its node.
@@ -10,7 +10,7 @@
 //!
 //! # Features
 //!
-//! | feature | default | what it adds |
+//! | feature | default | purpose |
 //! |---|---|---|
 //! | `rendezvous` | yes | the module `rendezvous`: an MQTT broker, a STUN server and a TURN server in this process |
 //! | `cli` | yes | the `p2p` command; a library does without |
@@ -18,6 +18,7 @@
 
 pub mod config;
 mod error;
+mod forward;
 mod message;
 pub mod network;
 mod node;
@@ -28,18 +29,20 @@ pub mod report;
 
 pub use config::{Config, Key};
 pub use error::{BindError, ConnectError};
+pub use forward::Forwarded;
 pub use message::{Framing, Message, MessageGuard, MessageOptions, Messages, Replier};
 pub use network::{Network, NetworkReport, NetworkState};
 pub use node::Node;
-pub use p2p_actors::signal::{BrokerState, MemoryBroker};
-pub use p2p_actors::{
-    BrokerConfig, ConnectOptions, ConnectionInfo, Counters, Interfaces, Limits, NtpServer, NtpStatus,
-    StartError, Status, StunServer, TurnServer,
-};
+pub use p2p_actors::StartError;
+pub use p2p_actors::signal::MemoryBroker;
 pub use p2p_core::Family;
-pub use p2p_core::attempt::{AttemptId, DialError, Path, RefusalReason, Role, Way};
+pub use p2p_core::attempt::{AttemptId, DialError, Path, RefusalReason, Way};
 pub use p2p_core::candidate::Filter;
 pub use p2p_core::connect::{AttemptReport, LaneFailure, LaneReport, WayFailure, WayOutcome, WayReport};
+pub use p2p_core::node::{
+    BrokerConfig, BrokerState, ConnectOptions, ConnectionInfo, Counters, Interfaces, KeepAlive, Limits,
+    NetworkView, NtpServer, NtpStatus, Status, StunServer, TurnServer,
+};
 pub use p2p_core::peer::{
     AddrError, BrokerUrl, BrokerUrlError, IdError, Identity, IdentityError, PeerAddr, PeerId,
 };
@@ -50,7 +53,7 @@ pub use p2p_core::signal::BrokerTrouble;
 pub use p2p_core::turn::Carrier as TurnCarrier;
 pub use pipe::Pipe;
 
-/// The example in the README is compiled and run.
+/// Compiles and runs the example in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;

@@ -1,6 +1,6 @@
 //! Messages over pipes, for programs that do not want a byte stream.
 //!
-//! A thin convenience: [`Node::on_message`] accepts connections and calls a handler for each message;
+//! It is a thin convenience. [`Node::on_message`] accepts connections and calls a handler for each message.
 //! [`Pipe::into_messages`] is the other end.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
-use p2p_actors::ConnectionInfo;
+use p2p_core::node::ConnectionInfo;
 use p2p_core::peer::PeerId;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -22,28 +22,28 @@ use tracing::debug;
 use crate::node::Node;
 use crate::pipe::Pipe;
 
-/// Replies of one pipe that wait to be sent; a handler that says more waits.
+/// The most replies of one pipe that wait to be sent. A handler with more waits.
 const QUEUED: usize = 16;
 
-/// Where one message ends and the next begins.
+/// The rule by which messages are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// At a newline (0x0A), which is not part of the message. A message can hold anything else.
+    /// A message ends at a newline (0x0A), which is not part of it. It can hold anything else.
     Lines,
-    /// After as many bytes as four bytes in front of it say, the most significant first.
+    /// Four bytes in front of a message tell its length in bytes, the most significant first.
     Length,
 }
 
-/// How messages are told apart, and the bounds.
+/// The framing of messages, and their bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MessageOptions {
-    /// Where messages end.
+    /// The rule by which messages are told apart.
     pub framing: Framing,
-    /// The longest message, in bytes, in either direction. A pipe that brings a longer one is closed.
-    /// Default 1 MiB, and never more than 4 GiB - 1.
+    /// The longest message, in bytes, in either direction. A pipe that brings a longer one is closed. Default 1 MiB,
+    /// and never more than 4 GiB - 1.
     pub most_bytes: usize,
-    /// Pipes served at once by one [`Node::on_message`]; more wait in the node's backlog. Default 256.
+    /// The most pipes served at once by one [`Node::on_message`]; more wait in the node's backlog. Default 256.
     pub most_pipes: usize,
 }
 
@@ -135,16 +135,16 @@ impl Encoder<Bytes> for Codec {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Message {
-    /// Who sent it.
+    /// The peer that sent it.
     pub peer: PeerId,
-    /// What.
+    /// The bytes of the message.
     pub bytes: Bytes,
-    /// How the connection it came over came to be.
+    /// The history of the connection it came over.
     pub how: Arc<ConnectionInfo>,
 }
 
-/// Answers over the pipe a message came from. May be cloned and kept: the pipe stays open until the peer has
-/// ended its direction and every replier is dropped.
+/// A handle that answers over the pipe a message came from. It may be cloned and kept. The pipe stays open until the
+/// peer has ended its direction and every replier is dropped.
 #[derive(Clone, Debug)]
 pub struct Replier {
     options: MessageOptions,
@@ -152,7 +152,7 @@ pub struct Replier {
 }
 
 impl Replier {
-    /// Sends an answer, waiting while the peer is slow.
+    /// Sends an answer, and waits while the peer is slow.
     ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) when the message does not fit the framing,
@@ -164,7 +164,7 @@ impl Replier {
     }
 }
 
-/// Serves messages until it is dropped.
+/// A guard that serves messages until it is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it stops serving"]
 pub struct MessageGuard(AbortHandle);
@@ -176,9 +176,9 @@ impl Drop for MessageGuard {
 }
 
 impl Node {
-    /// Accepts connections and calls `handler` for each message: those of one pipe one after the other, those
-    /// of different pipes at the same time. Serves until the guard is dropped or the node closes; then its
-    /// pipes are closed too.
+    /// Accepts connections and calls `handler` for each message. Messages of one pipe come one after the other, those
+    /// of different pipes at the same time. It serves until the guard is dropped or the node closes. Then its pipes
+    /// are closed too.
     ///
     /// Connections go to whoever asks first, so this leaves none to [`Node::accept`].
     ///
@@ -210,7 +210,7 @@ impl Node {
         let (options, node, handler) = (options.into(), self.clone(), Arc::new(handler));
         let serving = tokio::spawn(async move {
             let room = Arc::new(Semaphore::new(options.most_pipes.clamp(1, Semaphore::MAX_PERMITS)));
-            // Dropped with this task, and its tasks with it.
+            // The set is dropped with this task, and its tasks with it.
             let mut pipes = JoinSet::new();
             while let Ok(place) = Arc::clone(&room).acquire_owned().await {
                 let Some(pipe) = node.accept().await else { break };
@@ -261,7 +261,7 @@ pub struct Messages {
 }
 
 impl Pipe {
-    /// Sends and receives messages instead of bytes. Both ends must use the same framing.
+    /// Turns the pipe into one of messages instead of bytes. Both ends must use the same framing.
     pub fn into_messages(self, options: impl Into<MessageOptions>) -> Messages {
         let options = options.into();
         Messages { framed: Framed::new(self, options.codec()), options }
@@ -269,34 +269,33 @@ impl Pipe {
 }
 
 impl Messages {
-    /// Sends a message and waits until it is with the operating system.
+    /// Sends a message and waits until the operating system has it.
     ///
     /// # Errors
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when the message does not fit the framing, or what the pipe
-    /// says.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when the message does not fit the framing, or an error of the pipe.
     pub async fn send(&mut self, message: impl Into<Bytes>) -> Result<()> {
         let message = message.into();
         self.options.check(&message)?;
         self.framed.send(message).await
     }
 
-    /// The next message; `None` when the peer has ended its direction. Cancelling loses nothing.
+    /// Returns the next message, or `None` when the peer has ended its direction. Cancelling loses nothing.
     ///
     /// # Errors
-    /// A message that is too long, or what the pipe says. Then the pipe is of no use any more.
+    /// A message that is too long, or an error of the pipe. Then the pipe is of no use any more.
     pub async fn next(&mut self) -> Option<Result<Bytes>> {
         self.framed.next().await
     }
 
-    /// Ends our direction: the peer reads that nothing follows. [`Messages::next`] still works.
+    /// Ends our direction, so that the peer reads the end. [`Messages::next`] still works.
     ///
     /// # Errors
-    /// What the pipe says.
+    /// An error of the pipe.
     pub async fn finish(&mut self) -> Result<()> {
         SinkExt::<Bytes>::close(&mut self.framed).await
     }
 
-    /// The pipe underneath: who is at the other end, and how it came to be.
+    /// Returns the pipe underneath, which tells the peer and the history of the connection.
     pub fn pipe(&self) -> &Pipe {
         self.framed.get_ref()
     }

@@ -1,36 +1,43 @@
-//! What a node knows of the networks it is in, how it knows it, and what that means for connecting: what `p2p nat`
-//! prints.
+//! The known properties of the networks that a node is in, with their origins and what they mean for connecting.
+//! `p2p nat` prints them.
 //!
-//! All durations are milliseconds, as numbers. Keys and words are stable: new ones may be added, none changes its
-//! meaning. What is not known is left out; it is never "no".
+//! All durations are milliseconds, as numbers. Keys and words are stable: new ones may be added, and none changes its
+//! meaning. A property that is not known is left out; it is never "no".
 //!
 //! | key | meaning |
 //! |---|---|
 //! | `state` | `known`, `offline` (servers were asked and none answered), `no_server` (none is configured), `probing` |
 //! | `servers_configured[]` | the STUN servers, as they were named |
 //! | `networks[]` | one for each address of each interface |
-//! | `….interface`, `.family`, `.local`, `.listen` | the interface, `ipv4` or `ipv6`, its address and the TCP port listened on |
-//! | `….mapped` | what that port looks like from outside |
+//! | `….interface`, `.family` | the interface, and `ipv4` or `ipv6` |
+//! | `….local`, `.listen` | the address of the interface, and the TCP port listened on |
+//! | `….mapped` | the address of that port as seen from outside |
 //! | `….probed_from` | the address the probe used: this one, or another of the same interface and family |
 //! | `….external` | the address seen from outside, as a verdict; `….pool[]` all that were seen (`ip`, `servers`) |
-//! | `….tcp`, `….udp` | verdicts: `type`, `mapping`, `filtering`, `delta`, `counter`, `syn`, `hairpin`, `stable`, `range`, `block`, `rate` |
-//! | `….servers[]` | who was asked: `server`, `name`, `transport`, `asked`, `answered`, `packets`, `fastest_ms`, `saw`, `believed`, `failure` |
+//! | `….tcp`, `….udp` | the verdicts over a transport, listed below |
+//! | `….servers[]` | the servers that were asked, with the keys listed below |
 //! | `….unresolved[]` | servers whose `name` has no address, and `why` |
 //! | `….pending[]` | servers whose names are still being looked up |
-//! | `….meets[]` | for each kind of `peer`: the best `way` (`none`, `direct`, `reverse`, `punch`, `relay`), `plan`, `syns`, `probability`, provided that `….tcp` is right |
+//! | `….meets[]` | for each kind of `peer`: the best way and its prospects, provided that `….tcp` is right |
 //!
-//! A verdict is `value`, `confidence` (0 … 1) and `how` (`measured`, `inferred`, `assumed`). Types: `open`,
-//! `symmetric-firewall`, `full-cone`, `restricted`, `port-restricted`, `symmetric`, `blocked`. Mapping and filtering:
-//! `endpoint-independent`, `address-dependent`, `address-and-port-dependent`. Deltas: `equal`, `preserving`,
-//! `independent`, `dependent`, `random`, with a step. `syn`: `silence`, `reset`, `icmp`; it is known only where a
-//! STUN server dials back, as that of `p2p rendezvous` does.
+//! - Of a transport: `type`, `mapping`, `filtering`, `delta`, `counter`, `syn`, `hairpin`, `stable`, `range`,
+//!   `block`, `rate`.
+//! - Of a server: `server`, `name`, `transport`, `asked`, `answered`, `packets`, `fastest_ms`, `saw`, `believed`,
+//!   `failure`.
+//! - Of a meeting: `way` (`none`, `direct`, `reverse`, `punch`, `relay`), `plan`, `syns`, `probability`.
+//!
+//! A verdict is `value`, `confidence` (0 … 1) and `how` (`measured`, `inferred`, `assumed`). Its values are:
+//!
+//! - Type: `open`, `symmetric-firewall`, `full-cone`, `restricted`, `port-restricted`, `symmetric`, `blocked`.
+//! - Mapping and filtering: `endpoint-independent`, `address-dependent`, `address-and-port-dependent`.
+//! - Delta: `equal`, `preserving`, `independent`, `dependent`, `random`, with a step.
+//! - `syn`: `silence`, `reset`, `icmp`. It is known only where a STUN server dials back, as that of `p2p rendezvous`
+//!   does.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use p2p_actors::interface::{InterfaceFacts, Outcome};
-use p2p_actors::{Status, StunServer};
 use p2p_core::Family;
 use p2p_core::nat::classify::Verdicts;
 use p2p_core::nat::delta::Scope;
@@ -38,34 +45,35 @@ use p2p_core::nat::meets::{Meeting, Plan, Side, Way};
 use p2p_core::nat::report::{NatReport, ServerReport};
 use p2p_core::nat::verdict::{How, Known};
 use p2p_core::nat::{Filtering, Mapping, PortRange, SynAnswer};
+use p2p_core::node::{NetworkView, PortOutcome, Status, StunServer};
 use serde::Serialize;
 
 use crate::report::ms;
 
-/// How much is known.
+/// The state of a node's knowledge of its networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum NetworkState {
-    /// Servers have answered.
+    /// The servers have answered.
     Known,
-    /// Servers were asked, and none answered: offline, or everything is blocked.
+    /// The servers were asked, and none answered: offline, or everything is blocked.
     Offline,
-    /// No server is configured: only local paths can work.
+    /// No server is configured, so only local paths can work.
     NoServer,
-    /// Servers are being asked.
+    /// The servers are being asked.
     Probing,
 }
 
-/// The networks a node is in.
+/// The networks that a node is in.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct NetworkReport {
-    /// How much is known.
+    /// The state of the node's knowledge.
     pub state: NetworkState,
     /// The STUN servers, as they were named.
     pub servers_configured: Vec<String>,
-    /// One for each address of each interface.
+    /// The networks, one for each address of each interface.
     pub networks: Vec<Network>,
 }
 
@@ -73,169 +81,169 @@ pub struct NetworkReport {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Network {
-    /// The interface.
+    /// The name of the interface.
     pub interface: String,
-    /// `ipv4` or `ipv6`.
+    /// The family of the address: `ipv4` or `ipv6`.
     pub family: &'static str,
-    /// Its address.
+    /// The address of the interface.
     pub local: IpAddr,
-    /// The TCP port listened on.
+    /// The TCP port that is listened on.
     pub listen: u16,
-    /// What that port looks like from outside.
+    /// The address of that port as seen from outside.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mapped: Option<SocketAddr>,
-    /// Servers whose names have no address.
+    /// The servers whose names have no address.
     pub unresolved: Vec<UnresolvedServer>,
-    /// Servers whose names are still being looked up; the others were not kept waiting for them.
+    /// The servers whose names are still being looked up; the others were not kept waiting for them.
     pub pending: Vec<String>,
-    /// What a probe found out.
+    /// The findings of a probe.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub probed: Option<ProbedNetwork>,
-    /// The probe's report, for those who compute with it.
+    /// The probe's report, for programs that compute with it.
     #[serde(skip)]
     pub report: Option<Arc<NatReport>>,
 }
 
-/// What a probe found out.
+/// The findings of a probe.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ProbedNetwork {
     /// The address it was probed from: this one, or another of the same interface and family.
     pub probed_from: IpAddr,
-    /// The address seen from outside.
+    /// The address that is seen from outside.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external: Option<Verdict<IpAddr>>,
-    /// All addresses seen from outside: more than one behind a pool.
+    /// All addresses that are seen from outside. Behind a pool there are several.
     pub pool: Vec<Pooled>,
-    /// Over TCP.
+    /// The verdicts over TCP.
     pub tcp: TransportVerdicts,
-    /// Over UDP.
+    /// The verdicts over UDP.
     pub udp: TransportVerdicts,
-    /// Who was asked, and what became of it.
+    /// The servers that were asked, and their answers.
     pub servers: Vec<ServerStory>,
-    /// What it means for connecting.
+    /// The consequences for connecting, by kind of peer.
     pub meets: Vec<MeetingStory>,
 }
 
-/// A value, and how sure it is.
+/// A value with its confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Verdict<T> {
-    /// The value.
+    /// The value itself.
     pub value: T,
-    /// How probably it is right, 0 … 1.
+    /// The probability that the value is right, 0 … 1.
     pub confidence: f64,
-    /// `measured`, `inferred` from something else that was, or `assumed`.
+    /// The origin of the value: `measured`, `inferred` from something else that was, or `assumed`.
     pub how: &'static str,
 }
 
-/// An external address.
+/// One of our external addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Pooled {
-    /// The address.
+    /// The external address.
     pub ip: IpAddr,
-    /// How many servers saw it.
+    /// The number of servers that saw it.
     pub servers: usize,
 }
 
-/// How a mapped port follows from the ones before.
+/// The rule by which a mapped port follows from the ones before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct DeltaStory {
-    /// `equal`, `preserving`, `independent`, `dependent` or `random`.
+    /// The kind of the rule: `equal`, `preserving`, `independent`, `dependent` or `random`.
     pub kind: String,
     /// The step, in ports; 0 where the kind has none.
     pub step: i16,
 }
 
-/// Everything known of one transport.
+/// The known properties over one transport.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct TransportVerdicts {
     /// The type, in the words of RFC 3489.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub nat: Option<Verdict<String>>,
-    /// Whether the mapping depends on the destination (RFC 4787, section 4.1).
+    /// The dependence of the mapping on the destination (RFC 4787, section 4.1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mapping: Option<Verdict<&'static str>>,
-    /// Who may send in (RFC 4787, section 5).
+    /// The remote ends that may send in (RFC 4787, section 5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filtering: Option<Verdict<&'static str>>,
-    /// How mapped ports follow each other.
+    /// The rule by which mapped ports follow each other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delta: Option<Verdict<DeltaStory>>,
-    /// Whose counter a step counts: `shared` or `per-destination`.
+    /// The scope of the counter that a step counts: `shared` or `per-destination`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counter: Option<Verdict<&'static str>>,
-    /// What an unsolicited SYN gets: `silence`, `reset` or `icmp`.
+    /// The answer to an unsolicited SYN: `silence`, `reset` or `icmp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub syn: Option<Verdict<&'static str>>,
-    /// Whether a mapped address works from the inside.
+    /// True when a mapped address works from the inside.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hairpin: Option<Verdict<bool>>,
-    /// Whether a mapping stays what it is.
+    /// True when a mapping stays the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stable: Option<Verdict<bool>>,
-    /// The ports given out.
+    /// The range of ports that are given out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range: Option<Verdict<PortRange>>,
     /// The block of ports this host was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block: Option<Verdict<PortRange>>,
-    /// New mappings a second that others make.
+    /// The new mappings a second that others make.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<Verdict<f64>>,
 }
 
-/// One server over one transport.
+/// The answers of one server over one transport.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ServerStory {
-    /// Where it was asked.
+    /// The address at which it was asked.
     pub server: SocketAddr,
-    /// `udp` or `tcp`.
+    /// The transport: `udp` or `tcp`.
     pub transport: &'static str,
-    /// Questions it was asked.
+    /// The number of questions it was asked.
     pub asked: u32,
-    /// Questions it answered.
+    /// The number of questions it answered.
     pub answered: u32,
-    /// Packets sent to it.
+    /// The number of packets sent to it.
     pub packets: u32,
-    /// Its fastest answer; over TCP from the SYN.
+    /// The time of its fastest answer, in milliseconds; over TCP from the SYN.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fastest_ms: Option<f64>,
-    /// The first thing it said.
+    /// The first answer it gave.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saw: Option<Saw>,
-    /// Whether its word counts: others do not contradict it.
+    /// True when its answers count, because others do not contradict it.
     pub believed: bool,
-    /// Why it failed, the first time it did.
+    /// The reason why it failed, the first time it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
 
-/// What a server saw.
+/// The address that a server saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Saw {
-    /// A port of ours.
+    /// The local port of ours.
     pub local: SocketAddr,
-    /// What it looked like.
+    /// The address of that port as the server saw it.
     pub mapped: SocketAddr,
 }
 
-/// A server without an address.
+/// A server whose name has no address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct UnresolvedServer {
-    /// As it was configured.
+    /// The name as it was configured.
     pub name: String,
-    /// What the resolver says.
+    /// The reason that the resolver gives.
     pub why: String,
 }
 
-/// What one kind of peer is to us.
+/// The prospect of meeting one kind of peer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct MeetingStory {
@@ -243,20 +251,22 @@ pub struct MeetingStory {
     pub peer: String,
     /// The best way: `direct`, `reverse`, `punch` or `relay`; `none` when nothing gets out of here.
     pub way: String,
-    /// How to punch: `now`, `a_first` (we are a), `b_first`, `ladder`, `a_opens`, `b_opens`, `window`, `birthday`.
+    /// The plan of a punch: `now`, `a_first` (we are a), `b_first`, `ladder`, `a_opens`, `b_opens`, `window`,
+    /// `birthday`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<&'static str>,
-    /// SYNs of both sides together.
+    /// The number of SYNs of both sides together.
     pub syns: u32,
-    /// How probably that works if the network here is of the type that `tcp` says, how surely is told there; 0 for a relay, as a third party decides.
+    /// The probability that it works if the network here is of the type that `tcp` says, where the confidence stands
+    /// too. It is 0 for a relay, as a third party decides.
     pub probability: f64,
 }
 
 impl NetworkReport {
     pub(crate) fn new(status: &Status, configured: &[StunServer]) -> Self {
         let addresses =
-            status.networks.iter().flat_map(|(nic, facts)| facts.iter().map(move |facts| (nic, facts)));
-        let networks: Vec<Network> = addresses.map(|(nic, facts)| Network::new(nic, facts)).collect();
+            status.networks.iter().flat_map(|(nic, views)| views.iter().map(move |view| (nic, view)));
+        let networks: Vec<Network> = addresses.map(|(nic, view)| Network::new(nic, view)).collect();
         let is_online = |network: &Network| {
             network.mapped.is_some() || network.report.as_ref().is_some_and(|report| report.is_online())
         };
@@ -274,25 +284,25 @@ impl NetworkReport {
 }
 
 impl Network {
-    fn new(interface: &str, facts: &InterfaceFacts) -> Self {
-        let report = facts.probed.as_ref().map(|probed| Arc::clone(&probed.report));
-        let unresolved = facts.evidence.iter().filter_map(|evidence| match &evidence.outcome {
-            Outcome::Unresolved(why) => {
+    fn new(interface: &str, view: &NetworkView) -> Self {
+        let report = view.probed.as_ref().map(|probed| Arc::clone(&probed.report));
+        let unresolved = view.evidence.iter().filter_map(|evidence| match &evidence.outcome {
+            PortOutcome::Unresolved(why) => {
                 Some(UnresolvedServer { name: evidence.server.to_string(), why: why.clone() })
             }
             _ => None,
         });
         Self {
             interface: interface.to_owned(),
-            family: match Family::of(facts.local) {
+            family: match Family::of(view.local) {
                 Family::V4 => "ipv4",
                 Family::V6 => "ipv6",
             },
-            local: facts.local,
-            listen: facts.listen,
-            mapped: facts.external.map(|mapped| mapped.0),
+            local: view.local,
+            listen: view.listen,
+            mapped: view.external.map(|mapped| mapped.0),
             unresolved: unresolved.collect(),
-            pending: facts.pending.iter().map(ToString::to_string).collect(),
+            pending: view.pending.iter().map(ToString::to_string).collect(),
             probed: report.as_deref().map(ProbedNetwork::from),
             report,
         }
@@ -407,7 +417,7 @@ impl From<(String, Meeting)> for MeetingStory {
     }
 }
 
-/// For people.
+/// Writes the report for people.
 impl fmt::Display for NetworkReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for network in &self.networks {
@@ -440,7 +450,7 @@ impl fmt::Display for Network {
             return writeln!(f, "  the same network as that of {}", report.local);
         }
         report.to_string().lines().try_for_each(|line| writeln!(f, "  {line}"))?;
-        // Those the probe itself was told of are in its report.
+        // Servers that the probe itself was told of are in its report.
         let told = |name: &str| report.unresolved.iter().any(|server| server.name == name);
         for UnresolvedServer { name, why } in self.unresolved.iter().filter(|server| !told(&server.name)) {
             writeln!(f, "  No use: {name}: {why}.")?;

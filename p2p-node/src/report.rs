@@ -1,42 +1,50 @@
-//! The story of a connection for programs: what `p2p connect --report FILE` writes and `--json` prints.
+//! The story of a connection for programs, which `p2p connect --report FILE` writes and `--json` prints.
 //!
-//! All durations are milliseconds, as numbers. Keys and codes are stable: new ones may be added, none changes
-//! its meaning. Keys that are unknown or do not apply are left out.
+//! All durations are milliseconds, as numbers. Keys and codes are stable: new ones may be added, and none changes its
+//! meaning. Keys that are unknown or do not apply are left out.
 //!
 //! | key | meaning |
 //! |---|---|
-//! | `peer` | whom we wanted, or who called |
+//! | `peer` | the peer that we wanted, or that called |
 //! | `result` | `connected`, or the code of `error` |
 //! | `error` | `code`, and `text` for people; see [`ConnectError::code`] |
 //! | `connection.way` | the name of a [`Way`], such as `direct` |
-//! | `connection.path` | what lies between: `machine`, `local`, `external` |
-//! | `connection.caller` | whether this end asked for the connection |
+//! | `connection.path` | the kind of network between: `machine`, `local`, `external` |
+//! | `connection.caller` | true when this end asked for the connection |
 //! | `connection.local`, `.remote` | the addresses of both ends, as this end sees them |
 //! | `connection.took_ms` | from the call to the proven pipe |
-//! | `connection.encrypted`, `.cipher` | whether bytes travel encrypted, and how |
+//! | `connection.encrypted`, `.cipher` | true when bytes travel encrypted, and the cipher |
 //! | `race.attempt` | the number in both ends' logs |
-//! | `race.took_ms` | how long the attempt took in all |
+//! | `race.took_ms` | the time of the whole attempt |
 //! | `race.won` | the way that led to the peer |
-//! | `race.ways[]` | each way that was allowed: `way`, `began_ms`, `ended_ms`, `outcome` (`won`, `overtaken`, `failed`), `failure`, `lanes` |
-//! | `….punches[]` | each pair of addresses punched between: `mode`, `local`, `remote`, `tactic`, `waves`, what became of the dials (`dialled`, `refused`, `unreachable`, `not_possible`, `connected`, `strangers`, `half_open` at most), `failure`, `obstacle` (what the system said when it refused a socket) |
+//! | `race.ways[]` | each way that was allowed, with the keys listed below |
+//! | `….punches[]` | each pair of addresses punched between, with the keys listed below |
 //! | `….lanes[]` | each TCP connection: `path`, `remote`, `began_ms`, `connected_ms`, `proven_ms`, `failure` |
 //! | `….failure` | `code`, `text`, and `brokers` (`broker`, `reason`) for `no_broker` |
 //!
-//! Codes of a failed way: `no_candidates`, `all_failed`, `not_listening`, `no_signalling`, `no_broker`,
-//! `offline`, `refused`, `silent`, `timed_out`, `cancelled`, `not_placed`, `nothing_to_punch`,
-//! `not_allowed_here`. Of a failed way or pair of addresses: `punch_no_budget`, `punch_no_ports`, `punch_no_plan`,
-//! `punch_declined`, `punch_silent`, `punch_not_theirs`, `punch_spent`. Of a relay: `no_turn_server`,
-//! `no_relayed_address`, `silent`, `relay_blocked`. Of a failed lane: `not_tried`, `dropped`, `connection_refused`,
-//! `unreachable`, `timed_out`, `local`, and for a failed proof `proof_garbled`, `proof_stranger`,
-//! `proof_ourselves`, `refused`, `declined`, `proof_timed_out`, `proof_lost`, `proof_out_of_turn`.
+//! - Of a way: `way`, `began_ms`, `ended_ms`, `outcome` (`won`, `overtaken`, `failed`), `failure`, `lanes`,
+//!   `punches`.
+//! - Of a punch: `mode`, `local`, `remote`, `tactic`, `waves`, `failure`, and `obstacle`, which is the system's
+//!   reason when it refused a socket. The outcomes of its dials are `dialled`, `refused`, `unreachable`,
+//!   `not_possible`, `connected`, `strangers`, and `half_open` at most.
+//!
+//! The codes of a failure are:
+//!
+//! - Of a way: `no_candidates`, `all_failed`, `not_listening`, `no_signalling`, `no_broker`, `offline`, `refused`,
+//!   `silent`, `timed_out`, `cancelled`, `not_placed`, `nothing_to_punch`, `not_allowed_here`.
+//! - Of a way or a pair of addresses: `punch_no_budget`, `punch_no_ports`, `punch_no_plan`, `punch_declined`,
+//!   `punch_silent`, `punch_not_theirs`, `punch_spent`.
+//! - Of a relay: `no_turn_server`, `no_relayed_address`, `silent`, `relay_blocked`.
+//! - Of a lane: `not_tried`, `dropped`, `connection_refused`, `unreachable`, `timed_out`, `local`.
+//! - Of a proof on a lane: `proof_garbled`, `proof_stranger`, `proof_ourselves`, `refused`, `declined`,
+//!   `proof_timed_out`, `proof_lost`, `proof_out_of_turn`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use p2p_actors::{ConnectError, ConnectionInfo};
-use p2p_core::attempt::Role;
 use p2p_core::attempt::{Path, Way};
 use p2p_core::connect::{AttemptReport, LaneFailure, LaneReport, WayFailure, WayOutcome, WayReport};
+use p2p_core::node::{ConnectError, ConnectionInfo};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::Cipher;
 use p2p_core::punch::{Failed, Mode, PunchReport};
@@ -45,27 +53,27 @@ use serde::{Serialize, Serializer};
 
 use crate::pipe::Pipe;
 
-/// A connection that came to be, or did not.
+/// A connection that was made, or failed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// Who is, or should be, at the other end.
+    /// The peer that is, or should be, at the other end.
     pub peer: String,
-    /// `connected`, or the code of the error.
+    /// The result: `connected`, or the code of the error.
     pub result: &'static str,
-    /// Why there is no connection.
+    /// The reason why there is no connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
-    /// The connection.
+    /// The connection, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection: Option<Connection>,
-    /// What was tried; only the caller knows.
+    /// The attempts that were made, which only the caller knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub race: Option<Race>,
 }
 
 impl Report {
-    /// Tells of a connection.
+    /// Reports a connection that was made.
     pub fn connected(pipe: &Pipe) -> Self {
         Self {
             peer: pipe.peer().to_string(),
@@ -76,7 +84,7 @@ impl Report {
         }
     }
 
-    /// Tells of a connection to `peer` that did not come to be.
+    /// Reports a connection to `peer` that failed.
     pub fn failed(peer: PeerId, error: &ConnectError) -> Self {
         Self {
             peer: peer.to_string(),
@@ -88,36 +96,36 @@ impl Report {
     }
 }
 
-/// How a connection came to be.
+/// The properties of a connection.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Connection {
-    /// The way.
+    /// The way by which it was made.
     pub way: Way,
-    /// What lies between.
+    /// The kind of network between the ends.
     pub path: Path,
-    /// Whether this end asked for it.
+    /// True when this end asked for it.
     pub caller: bool,
-    /// Our end's address.
+    /// The address of our end.
     pub local: SocketAddr,
-    /// The other end's address.
+    /// The address of the other end.
     pub remote: SocketAddr,
-    /// From the call, or from the first this end heard of it, to the proven pipe; milliseconds.
+    /// The time from the call, or from the first that this end heard of it, to the proven pipe, in milliseconds.
     pub took_ms: f64,
-    /// Whether bytes travel encrypted.
+    /// True when bytes travel encrypted.
     pub encrypted: bool,
-    /// How.
+    /// The cipher, when they do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cipher: Option<&'static str>,
 }
 
 impl Connection {
-    /// Tells how a connection came to be, and how it is encrypted.
+    /// Reports the history of a connection and its cipher.
     pub fn new(how: &ConnectionInfo, cipher: Option<Cipher>) -> Self {
         Self {
             way: how.way,
             path: how.path,
-            caller: how.role == Role::Caller,
+            caller: how.caller,
             local: how.local,
             remote: how.remote,
             took_ms: ms(how.took),
@@ -130,18 +138,18 @@ impl Connection {
     }
 }
 
-/// An attempt.
+/// The story of an attempt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Race {
-    /// Its number, the same in both ends' logs.
+    /// The number of the attempt, the same in both ends' logs.
     pub attempt: String,
-    /// How long it took in all, in milliseconds.
+    /// The time of the whole attempt, in milliseconds.
     pub took_ms: f64,
     /// The way that led to the peer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub won: Option<Way>,
-    /// Each way that was allowed.
+    /// The ways that were allowed.
     pub ways: Vec<WayStory>,
 }
 
@@ -156,26 +164,26 @@ impl From<&AttemptReport> for Race {
     }
 }
 
-/// One way of an attempt. Times are milliseconds after the start of the attempt.
+/// The story of one way of an attempt. Times are milliseconds after the start of the attempt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct WayStory {
-    /// The way.
+    /// The way that was tried.
     pub way: Way,
-    /// When it began, if it did.
+    /// The time at which it began, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub began_ms: Option<f64>,
-    /// When it ended.
+    /// The time at which it ended.
     pub ended_ms: f64,
-    /// `won`, `overtaken` or `failed`.
+    /// The outcome: `won`, `overtaken` or `failed`.
     pub outcome: &'static str,
-    /// Why it failed.
+    /// The reason why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// Its punches.
+    /// The punches of the way.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub punches: Vec<PunchStory>,
-    /// Its connections.
+    /// The connections of the way.
     pub lanes: Vec<LaneStory>,
 }
 
@@ -198,40 +206,40 @@ impl From<&WayReport> for WayStory {
     }
 }
 
-/// What was tried between one address of ours and one of the peer's.
+/// The story of a punch between one address of ours and one of the peer's.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct PunchStory {
-    /// What lay between.
+    /// The kind of network between the two.
     #[serde(serialize_with = "named")]
     pub mode: Mode,
-    /// Our address.
+    /// The address of ours.
     pub local: IpAddr,
-    /// The peer's.
+    /// The address of the peer.
     pub remote: IpAddr,
-    /// How it was tried the last time, if it came to that.
+    /// The tactic of the last wave, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tactic: Option<String>,
-    /// How often.
+    /// The number of waves.
     pub waves: u8,
-    /// Dials.
+    /// The number of dials.
     pub dialled: u32,
-    /// Dials that a RST ended.
+    /// The dials that a RST ended.
     pub refused: u32,
-    /// Dials that an ICMP error ended.
+    /// The dials that an ICMP error ended.
     pub unreachable: u32,
-    /// Dials that this machine could not make.
+    /// The dials that this machine could not make.
     pub not_possible: u32,
-    /// Connections that came up, ours and theirs.
+    /// The connections that were established, ours and theirs.
     pub connected: u32,
-    /// Connections that were not to the peer.
+    /// The connections that were not to the peer.
     pub strangers: u32,
-    /// Most connections that were half open at a time.
+    /// The most connections that were half open at a time.
     pub half_open: u32,
-    /// Why nothing came of it.
+    /// The reason why no connection came of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// What the system said when it last refused a socket or a port.
+    /// The reason that the system gave when it last refused a socket or a port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<String>,
 }
@@ -260,23 +268,23 @@ impl From<&PunchReport> for PunchStory {
     }
 }
 
-/// One TCP connection of a way. Times are milliseconds after the start of the attempt.
+/// The story of one TCP connection of a way. Times are milliseconds after the start of the attempt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LaneStory {
-    /// What lay between.
+    /// The kind of network between the ends.
     pub path: Path,
     /// The address at the other end.
     pub remote: SocketAddr,
-    /// When it began.
+    /// The time at which it began.
     pub began_ms: f64,
-    /// When TCP was up.
+    /// The time at which TCP was established.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connected_ms: Option<f64>,
-    /// When the peer was proven.
+    /// The time at which the peer was proven.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proven_ms: Option<f64>,
-    /// Why it was not kept.
+    /// The reason why it was not kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
 }
@@ -294,15 +302,15 @@ impl From<&LaneReport> for LaneStory {
     }
 }
 
-/// Why something failed: for programs and for people.
+/// The reason of a failure, for programs and for people.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Failure {
-    /// Stable.
+    /// The code, which is stable.
     pub code: &'static str,
-    /// A sentence, which may change.
+    /// The sentence for people, which may change.
     pub text: String,
-    /// What each broker said, when none could be used.
+    /// The answers of the brokers, when none could be used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub brokers: Vec<BrokerTrouble>,
 }
@@ -329,12 +337,12 @@ impl From<&ConnectError> for Failure {
     }
 }
 
-/// By its name for people: that is stable, too.
+/// Writes a value by its name for people, which is stable, too.
 fn named<S: Serializer>(what: &impl ToString, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&what.to_string())
 }
 
-/// Milliseconds, to the microsecond.
+/// Returns milliseconds, rounded to the microsecond.
 pub(crate) fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
@@ -449,10 +457,10 @@ mod tests {
         );
     }
 
-    /// The words between backticks of the lines of this file that begin with `from`, up to the first line without text.
+    /// The words between backticks of the documentation of this file, from the line that begins so.
     fn documented(text: &'static str, from: &str) -> BTreeSet<&'static str> {
-        let lines = text.lines().skip_while(|line| !line.contains(from));
-        let lines = lines.take_while(|line| line.trim_start_matches(['/', '!', ' ']).len() > 1);
+        let lines = text.lines().skip_while(|line| !line.starts_with(from));
+        let lines = lines.take_while(|line| line.starts_with("//!"));
         lines.flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
     }
 
@@ -467,7 +475,7 @@ mod tests {
             ProofError::CODES,
         ];
         let all: BTreeSet<_> = all.concat().into_iter().collect();
-        assert_eq!(documented(include_str!("report.rs"), "//! Codes of a failed way"), all);
+        assert_eq!(documented(include_str!("report.rs"), "//! The codes of a failure are:"), all);
     }
 
     #[test]
@@ -477,7 +485,7 @@ mod tests {
         assert_eq!(code(WayFailure::AllFailed, LaneFailure::Dial(DialError::TimedOut)), "no_connection");
         assert_eq!(code(WayFailure::AllFailed, no.into()), "refused");
         assert_eq!(code(WayFailure::Refused(RefusalReason::NotAllowed), LaneFailure::NotTried), "refused");
-        // The peer would have, and could not: every way failed.
+        // The peer would have connected and could not, so every way failed.
         assert_eq!(code(WayFailure::Refused(RefusalReason::NoRoute), LaneFailure::NotTried), "no_connection");
         assert_eq!(code(WayFailure::TimedOut, LaneFailure::Dropped), "timed_out");
         let offline = ConnectError::Offline(race(WayFailure::Offline, LaneFailure::Dial(DialError::Refused)));

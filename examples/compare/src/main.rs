@@ -2,11 +2,11 @@
 //!
 //! `cargo run --release -- [megabytes] [rounds]`, in `examples/compare/`
 //!
-//! Compared is what each needs to carry bytes both reliably and secretly between two ends in one thread: quinn-proto
-//! with its TLS 1.3 packet protection, and our stream with the pipe's records inside it, both AES-256-GCM by ring.
-//! Datagrams of 1,200 bytes pass through the same queues in memory, with a virtual clock and a delay of 1 ms each way; no
-//! loss, no system calls, MTU discovery off, windows of 1.25 MB on both. The figure is the thread's processor time,
-//! both ends together.
+//! It compares what each needs to carry bytes both reliably and secretly between two ends in one thread. One is
+//! quinn-proto with its TLS 1.3 packet protection. The other is our stream with the pipe's records inside it. Both
+//! use AES-256-GCM by ring. Datagrams of 1,200 bytes pass through the same queues in memory, with a virtual clock and
+//! a delay of 1 ms each way. There are no losses, no system calls and no MTU discovery, and the windows are 1.25 MB
+//! on both. The figure is the thread's processor time, both ends together.
 
 mod quic;
 mod stream;
@@ -16,16 +16,16 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// What a pipe of ours and quinn's defaults agree on.
+/// The receive window in bytes that both a pipe of ours and quinn have by default.
 const WINDOW: usize = 1_250_000;
-/// The largest datagram of both.
+/// The largest datagram of both, in bytes.
 const DATAGRAM: usize = 1_200;
-/// One way.
+/// The one-way delay.
 const DELAY: Duration = Duration::from_millis(1);
-/// What one write gives.
+/// The bytes of one write.
 const CHUNK: usize = 32 * 1024;
 
-/// Datagrams on their way to two ends.
+/// The datagrams on their way to two ends.
 struct Wire {
     now: Instant,
     on_way: [VecDeque<(Instant, Vec<u8>)>; 2],
@@ -44,13 +44,13 @@ impl Wire {
         self.on_way[to].push_back((self.now + DELAY, copy));
     }
 
-    /// The next datagram that has arrived at this end.
+    /// Returns the next datagram that has arrived at this end.
     fn receive(&mut self, at: usize) -> Option<Vec<u8>> {
         let arrives = self.on_way[at].front()?.0;
         if arrives > self.now { None } else { self.on_way[at].pop_front().map(|(_, bytes)| bytes) }
     }
 
-    /// Lets time pass until a datagram arrives or somebody wants to be woken.
+    /// Lets time pass until a datagram arrives or an end wants to be woken.
     fn pass(&mut self, wakes: [Option<Instant>; 2]) {
         let arrivals = self.on_way.iter().filter_map(|queue| queue.front().map(|first| first.0));
         let next = arrivals.chain(wakes.into_iter().flatten()).min();

@@ -13,7 +13,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 
 use crate::{CHUNK, DATAGRAM, WINDOW, Wire};
 
-/// Datagrams written at once, as for one system call with segmentation offload.
+/// The datagrams written at once, as for one system call with segmentation offload.
 const BATCH: usize = 10;
 
 struct End {
@@ -40,7 +40,7 @@ impl End {
         }
     }
 
-    /// Passes events between the connection and its endpoint; answers what is to be sent, in segments.
+    /// Passes events between the connection and its endpoint, and sends what is due, in segments.
     fn drain(&mut self, now: Instant, mut send: impl FnMut(&[u8]), buffer: &mut Vec<u8>) {
         let Some((handle, connection)) = &mut self.connection else { return };
         loop {
@@ -88,7 +88,7 @@ fn ends(now: Instant) -> [End; 2] {
     [ours, theirs]
 }
 
-/// Carries so many bytes from one end to the other.
+/// Carries this number of bytes from one end to the other.
 pub(crate) fn carry(bytes: usize) {
     let mut wire = Wire::new();
     let mut ends = ends(wire.now);

@@ -19,7 +19,7 @@ fn end(me: u8, now: Instant) -> Stream {
     Stream::new(config, Seed::from_u64(me.into()), now)
 }
 
-/// Carries so many bytes from one end to the other.
+/// Carries this number of bytes from one end to the other.
 pub(crate) fn carry(bytes: usize, is_sealed: bool) {
     let mut wire = Wire::new();
     let mut ends = [end(0, wire.now), end(1, wire.now)];
@@ -28,7 +28,7 @@ pub(crate) fn carry(bytes: usize, is_sealed: bool) {
     let chunk = vec![0x5a; CHUNK];
     let (mut taken, mut given) = (0, 0);
     let (mut out, mut sent) = (Vec::new(), 0);
-    // The length that is known, and what has come of the record.
+    // The record has a length, once it is known, and the bytes that have come of it.
     let mut input = vec![0; MOST_PLAIN + OVERHEAD];
     let mut filled = 0;
     let mut datagram = [0; DATAGRAM];

@@ -1,4 +1,4 @@
-//! What a lab is put together from, before its packets are carried.
+//! The assembly of a lab, before its packets are carried.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,15 +16,15 @@ use crate::namespace::Namespace;
 use crate::registry::{Claim, is_privileged};
 use crate::scenario::{Cable, Cidr, Router, RouterKind, Routing, Scenario};
 
-/// Where the cables are plugged in.
+/// The exits into which the cables are plugged.
 #[derive(Debug, Default)]
 pub(crate) struct Exits {
-    /// Of each host's interfaces, in order.
+    /// The exits of each host's interfaces, in order.
     pub(crate) hosts: BTreeMap<String, Vec<Exit>>,
     pub(crate) routers: BTreeMap<String, Exit>,
 }
 
-/// What is put together before the fabric starts.
+/// The parts that are assembled before the fabric starts.
 pub(crate) struct Parts {
     pub(crate) ports: Vec<Port>,
     pub(crate) gates: Vec<Gate>,
@@ -33,7 +33,7 @@ pub(crate) struct Parts {
     pub(crate) seed: Seed,
 }
 
-/// The two directions of a cable.
+/// Makes the two directions of a cable.
 pub(crate) fn links(cable: &Cable, seed: &mut Seed) -> Result<(Link, Link), LabError> {
     fabric::links(cable, seed).map_err(|error| LabError::Cable(error.to_string()))
 }
@@ -44,7 +44,7 @@ impl Parts {
         Namespace::new(full.as_deref()).map_err(LabError::system(format!("making the namespace of `{name}`")))
     }
 
-    /// The gateways of a network: its first addresses, where somebody forwards.
+    /// Returns the gateways of a network: its first addresses, where a router forwards.
     pub(crate) fn gateways(scenario: &Scenario, net: usize) -> Vec<IpAddr> {
         let inner =
             scenario.routers.iter().find(|router| router.inside == net).map(|router| router.inner.clone());
@@ -57,7 +57,7 @@ impl Parts {
         gateways.iter().map(Cidr::ip).collect()
     }
 
-    /// Only gateways of a family the interface has.
+    /// Returns the setup of an interface, with the gateways of its families only.
     fn setup(scenario: &Scenario, name: String, net: usize, addresses: &[Cidr]) -> Setup {
         let mut gateways = Self::gateways(scenario, net);
         gateways
@@ -179,7 +179,7 @@ impl Parts {
         }
     }
 
-    /// What a router does not translate is routed to it from outside, from as far as nobody else translates.
+    /// Routes prefixes that a router does not translate to it from outside, as far as no other router translates.
     fn route_back(&mut self, index: usize, scenario: &Scenario, exit: Exit, with_v4: bool) {
         let inside: Vec<Cidr> = {
             let mut nets = vec![scenario.routers[index].inside];

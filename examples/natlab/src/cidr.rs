@@ -1,4 +1,4 @@
-//! An address and the length of its prefix.
+//! An IP address with the length of its prefix.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,13 +14,13 @@ pub struct Cidr {
 }
 
 impl Cidr {
-    /// `ip/length`, or `None` when the prefix is longer than the address.
+    /// Makes `ip/length`, or returns `None` when the prefix is longer than the address.
     pub fn new(ip: IpAddr, length: u8) -> Option<Self> {
         let most = if ip.is_ipv4() { 32 } else { 128 };
         (length <= most).then_some(Self { ip, length })
     }
 
-    /// The whole address space of a family.
+    /// Returns the whole address space of a family.
     pub fn everything(family: Family) -> Self {
         let ip = match family {
             Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -29,38 +29,39 @@ impl Cidr {
         Self { ip, length: 0 }
     }
 
-    /// The address.
+    /// Returns the address.
     pub fn ip(&self) -> IpAddr {
         self.ip
     }
 
-    /// The length of the prefix, in bits.
+    /// Returns the length of the prefix, in bits.
     pub fn length(&self) -> u8 {
         self.length
     }
 
-    /// The family of the address.
+    /// Returns the family of the address.
     pub fn family(&self) -> Family {
         Family::of(self.ip)
     }
 
-    /// The same prefix with all host bits zero.
+    /// Returns the same prefix with all host bits zero.
     pub fn network(&self) -> Self {
         Self { ip: masked(self.ip, self.length), length: self.length }
     }
 
-    /// Whether `ip` has this prefix.
+    /// Tells whether `ip` has this prefix.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.ip.is_ipv4() == ip.is_ipv4() && masked(ip, self.length) == masked(self.ip, self.length)
     }
 
-    /// Whether two prefixes have an address in common.
+    /// Tells whether two prefixes have an address in common.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.contains(other.ip) && self.length <= other.length
             || other.contains(self.ip) && other.length <= self.length
     }
 
-    /// The `number`th address of this prefix, with this prefix length; `None` when it has not that many.
+    /// Returns the `number`th address of this prefix, with this prefix length; `None` when it does not have that
+    /// many.
     pub fn nth(&self, number: u32) -> Option<Self> {
         let bits = if self.ip.is_ipv4() { 32 } else { 128 } - u32::from(self.length);
         if bits < 32 && u64::from(number) >= 1 << bits {
@@ -73,8 +74,8 @@ impl Cidr {
         Some(Self { ip, length: self.length })
     }
 
-    /// Whether `ip` can be given to an interface: it has this prefix and is neither the first nor, in IPv4,
-    /// the last address of it.
+    /// Tells whether `ip` can be given to an interface. It must have this prefix, and be neither the first nor, in
+    /// IPv4, the last address of it.
     pub fn is_usable(&self, ip: IpAddr) -> bool {
         let narrow = if ip.is_ipv4() { self.length >= 31 } else { self.length >= 127 };
         self.contains(ip)

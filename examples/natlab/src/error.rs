@@ -1,4 +1,4 @@
-//! What can go wrong, and whose fault it is.
+//! The errors of a lab, by whose fault they are.
 
 use std::io;
 
@@ -6,10 +6,10 @@ use thiserror::Error;
 
 use crate::scenario::ScenarioError;
 
-/// A lab that could not be made or used. Whatever was made before the error is gone again.
+/// A reason why a lab could not be made or used. Everything made before the error is gone again.
 #[derive(Debug, Error)]
 pub enum LabError {
-    /// The scenario cannot be: the fault of whoever wrote it.
+    /// The scenario is impossible, which is its author's fault.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
     /// This system or this user may not make namespaces or TUN devices.
@@ -18,30 +18,30 @@ pub enum LabError {
     /// A program that the scenario needs did not do its work.
     #[error("{program}: {problem}")]
     Tool {
-        /// The program.
+        /// The name of the program.
         program: &'static str,
-        /// What went wrong, and what to do.
+        /// The fault, and its mend.
         problem: String,
     },
-    /// There is no such host, router or interface in the scenario: the caller's fault.
+    /// The scenario has no such host, router or interface, which is the caller's fault.
     #[error("the scenario has no {0}")]
     Unknown(String),
-    /// The cable is impossible: the caller's fault.
+    /// The cable is impossible, which is the caller's fault.
     #[error("impossible cable: {0}")]
     Cable(String),
     /// The system refused a step.
     #[error("{step}: {error}")]
     System {
-        /// What was tried.
+        /// The step that was tried.
         step: String,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         error: io::Error,
     },
 }
 
 impl LabError {
-    /// The system's error, with the step that caused it.
+    /// Returns a function that adds the step to the system's error.
     pub(crate) fn system(step: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let step = step.into();
         |error| Self::System { step, error }

@@ -1,4 +1,4 @@
-//! What happened in a lab: one JSON object a line for those who read logs, the last few for tests.
+//! The events of a lab: one JSON object a line for readers of logs, and the last few for tests.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -12,103 +12,103 @@ use p2p_core::sim::wire::Malformed;
 use serde::Serialize;
 use thiserror::Error;
 
-/// Most events kept for [`Lab::events`](crate::Lab::events).
+/// The most events kept for [`Lab::events`](crate::Lab::events).
 const MOST_KEPT: usize = 10_000;
 
-/// Something that happened.
+/// An event of a lab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// The lab runs.
     Started {
-        /// Its id.
+        /// The id of the lab.
         id: String,
-        /// Its hosts.
+        /// The hosts of the lab.
         hosts: Vec<String>,
     },
     /// A packet went no further.
     Dropped {
-        /// Where.
+        /// The place at which it was dropped.
         place: String,
-        /// What it was.
+        /// The packet, as text.
         packet: String,
-        /// Why.
+        /// The reason why it was dropped.
         why: String,
     },
     /// A router answered a packet itself; the packet is dropped besides.
     Answered {
-        /// Which router.
+        /// The router that answered.
         place: String,
-        /// What it was.
+        /// The packet, as text.
         packet: String,
-        /// The answer.
+        /// The answer, as text.
         with: String,
-        /// Why.
+        /// The reason for the answer.
         why: String,
     },
     /// A router sent a packet on without translating it.
     Leaked {
-        /// Which router.
+        /// The router that sent it on.
         place: String,
-        /// What it was.
+        /// The packet, as text.
         packet: String,
-        /// Why.
+        /// The reason why it was not translated.
         why: String,
     },
     /// A program inside a host has removed an interface.
     Gone {
-        /// Which interface.
+        /// The interface that was removed.
         place: String,
-        /// What the kernel said.
+        /// The message of the kernel.
         why: String,
     },
     /// The lab ended.
     Stopped,
 }
 
-/// An event and when it happened.
+/// An event with its time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Timed {
-    /// Microseconds since the lab started.
+    /// The time since the lab started, in microseconds.
     pub at_us: u64,
-    /// What happened.
+    /// The event itself.
     #[serde(flatten)]
     pub event: Event,
 }
 
-/// Why a packet went no further.
+/// The reason why a packet went no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
 pub(crate) enum Drop {
-    /// The dice of a cable.
+    /// The dice of a cable lost it.
     #[error("lost on a cable")]
     Lost,
-    /// The queue before a cable with a rate.
+    /// The queue before a cable with a rate was full.
     #[error("the queue of a cable is full")]
     QueueFull,
-    /// More is under way than the lab holds.
+    /// More was under way than the lab holds.
     #[error("too much under way for the lab")]
     LabFull,
-    /// Nobody has the destination address.
+    /// No host has the destination address.
     #[error("no route")]
     NoRoute,
-    /// Sent to a simulated router itself, which runs no services.
+    /// The packet was sent to a simulated router itself, which runs no services.
     #[error("for the router itself")]
     ForRouter,
-    /// The hop limit is used up.
+    /// The hop limit was used up.
     #[error("hop limit exceeded")]
     Expired,
     /// The receiving kernel did not take it.
     #[error("refused by the kernel")]
     Refused,
-    /// Not a packet, or none that can be translated.
+    /// The bytes are not a packet, or not one that can be translated.
     #[error("malformed: {0}")]
     Malformed(Malformed),
-    /// A NAT or firewall said no.
+    /// A NAT or firewall refused it.
     #[error("{0}")]
     Nat(DropReason),
 }
 
-/// Where events go.
+/// The destination of events.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     started: Instant,
@@ -123,7 +123,7 @@ struct Shared {
 }
 
 impl Log {
-    /// A log, also into a file where one is named.
+    /// Makes a log, and writes it also to a file where one is named.
     pub(crate) fn new(path: Option<&Path>) -> io::Result<Self> {
         let file = path.map(File::create).transpose()?.map(BufWriter::new);
         let shared = Shared { file, ..Shared::default() };
@@ -138,7 +138,7 @@ impl Log {
         if let Some(file) = &mut shared.file {
             let written = serde_json::to_writer(&mut *file, &timed).map_err(io::Error::from);
             if let Err(error) = written.and_then(|()| file.write_all(b"\n")) {
-                // Traffic goes on; whoever asks for the report hears of it.
+                // Traffic goes on; the next report tells of it.
                 shared.file = None;
                 shared.fault = Some(error);
             }
@@ -149,13 +149,13 @@ impl Log {
         shared.kept.push_back(timed);
     }
 
-    /// The last events.
+    /// Returns the last events.
     pub(crate) fn kept(&self) -> Vec<Timed> {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.kept.iter().cloned().collect()
     }
 
-    /// Brings the file up to date.
+    /// Writes buffered events to the file.
     pub(crate) fn flush(&self) -> io::Result<()> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(fault) = shared.fault.take() {

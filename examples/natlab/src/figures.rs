@@ -1,4 +1,4 @@
-//! How exact a lab is on this machine, measured from inside its hosts with plain sockets.
+//! Figures of a lab's accuracy on this machine, measured from inside its hosts with plain sockets.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -15,47 +15,47 @@ use crate::fabric::Lateness;
 use crate::lab::{Lab, LabOptions};
 use crate::scenario::Scenario;
 
-/// The same port on both sides: the NATs of these scenarios preserve it.
+/// The port on both sides, which the NATs of these scenarios preserve.
 const PORT: u16 = 5_000;
-/// Bytes that a socket holds for a program that is late.
+/// The bytes that a socket holds for a program that is late.
 const RECEIVE_BUFFER: usize = 16 << 20;
-/// How long a program may take to start on a busy machine.
+/// The most time for a program to start on a busy machine.
 const START: Duration = Duration::from_secs(10);
-/// Light load: a packet every 4 ms.
+/// The pause between packets of a light load.
 const PACE: Duration = Duration::from_millis(4);
 
-/// A configured round trip and what came of it.
+/// A configured round trip, and the measured ones.
 #[derive(Clone, Debug, Serialize)]
 pub struct RttFigure {
-    /// As the scenario says, in milliseconds.
+    /// The round trip of the scenario, in milliseconds.
     pub configured_ms: f64,
-    /// Median of what a program measured.
+    /// The median of the measured round trips, in milliseconds.
     pub median_ms: f64,
-    /// 99th percentile.
+    /// The 99th percentile of the measured round trips, in milliseconds.
     pub p99_ms: f64,
-    /// What the lab says of itself.
+    /// The lateness that the lab itself reports.
     pub lateness: Lateness,
 }
 
-/// A configured loss and what came of it.
+/// A configured loss, and the measured one.
 #[derive(Clone, Debug, Serialize)]
 pub struct LossFigure {
-    /// As the scenario says, a share of one.
+    /// The loss of the scenario, as a share of one.
     pub configured: f64,
-    /// What a program counted.
+    /// The loss that a program counted, as a share of one.
     pub measured: f64,
-    /// Packets sent.
+    /// The number of packets sent.
     pub sent: u32,
-    /// Within so much of the configured loss the measured one lies with 99.9 % probability.
+    /// The margin within which the measured loss is near the configured one, with 99.9 % probability.
     pub margin: f64,
 }
 
-/// TCP through two NATs.
+/// The throughput of TCP through two NATs.
 #[derive(Clone, Debug, Serialize)]
 pub struct ThroughputFigure {
-    /// With segmentation offload.
+    /// True when segmentation offload was on.
     pub offload: bool,
-    /// As iperf3's receiver counts.
+    /// The goodput that iperf3's receiver counts.
     pub mbit_per_s: f64,
 }
 
@@ -63,7 +63,7 @@ fn homes(query: &str) -> Result<Lab, LabError> {
     Lab::new(&Scenario::short(&format!("homes:port-restricted/equal+port-restricted/equal?{query}"))?)
 }
 
-/// Sockets in hosts a and b that have opened both NATs for each other, and the peer of each.
+/// Returns sockets in hosts a and b that have opened both NATs for each other, each with its peer.
 fn punched(lab: &Lab, scenario: &Scenario) -> Result<[(UdpSocket, SocketAddr); 2], LabError> {
     let step = || LabError::system("opening both NATs with datagrams");
     let external = |router: &str| {
@@ -73,7 +73,7 @@ fn punched(lab: &Lab, scenario: &Scenario) -> Result<[(UdpSocket, SocketAddr); 2
     };
     let open = |host: &str| -> Result<UdpSocket, LabError> {
         let socket = lab.host(host)?.enter(|| UdpSocket::bind(("0.0.0.0", PORT)))?.map_err(step())?;
-        // What is lost is to be lost on the cable, not because a program was late.
+        // A loss must happen on the cable, not because a program was late.
         setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).map_err(io::Error::from).map_err(step())?;
         socket.set_read_timeout(Some(Duration::from_millis(300))).map_err(step())?;
         Ok(socket)
@@ -95,7 +95,7 @@ fn punched(lab: &Lab, scenario: &Scenario) -> Result<[(UdpSocket, SocketAddr); 2
 /// Measures round trips between two homes, through both NATs.
 ///
 /// # Errors
-/// When the lab cannot be made or its sockets fail.
+/// [`LabError`] when the lab cannot be made or its sockets fail.
 pub fn measure_rtt(configured: Duration, samples: u32) -> Result<RttFigure, LabError> {
     let query = format!("rtt={}us", configured.as_micros());
     let lab = homes(&query)?;
@@ -104,7 +104,7 @@ pub fn measure_rtt(configured: Duration, samples: u32) -> Result<RttFigure, LabE
     let step = || LabError::system("measuring round trips");
     let echo = lab.host("b")?.spawn(move || {
         let mut packet = [0; 64];
-        // Ends when nothing has come for a while.
+        // The loop ends when nothing has come for a while.
         while let Ok((length, from)) = b.recv_from(&mut packet) {
             if b.send_to(&packet[..length], from).is_err() {
                 return;
@@ -123,7 +123,7 @@ pub fn measure_rtt(configured: Duration, samples: u32) -> Result<RttFigure, LabE
         thread::sleep(PACE);
     }
     let lateness = lab.report()?.lateness;
-    // A panic in it is a bug there; the figures are made already.
+    // A panic there is a bug of the echo, but the figures are made already.
     let _ = echo.join();
     trips.sort_by(f64::total_cmp);
     let at = |share: f64| trips.get((trips.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
@@ -135,7 +135,7 @@ pub fn measure_rtt(configured: Duration, samples: u32) -> Result<RttFigure, LabE
     })
 }
 
-/// Counts what arrives of `packets` datagrams sent from one home to the other.
+/// Counts the arrivals of `packets` datagrams sent from one home to the other.
 ///
 /// # Errors
 /// As [`measure_rtt`].
@@ -159,7 +159,7 @@ pub fn measure_loss(configured: f64, packets: u32) -> Result<LossFigure, LabErro
     })?;
     for number in 0..packets {
         a.send_to(&number.to_be_bytes(), to_b).map_err(step())?;
-        // In small groups, so that no socket buffer overflows: what is lost is lost on the cable.
+        // They go in small groups, so that no socket buffer overflows and every loss is on the cable.
         if number % 16 == 0 {
             thread::sleep(Duration::from_millis(1));
         }
@@ -179,7 +179,7 @@ struct Ending(Child);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        // It may have ended on its own.
+        // The process may have ended on its own.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -205,7 +205,7 @@ pub fn measure_throughput(offload: bool, seconds: u32) -> Result<ThroughputFigur
         command.args(["-c", &to, "-J", "-t", &seconds.to_string()]);
         command.output().map_err(missing)
     };
-    // The server needs a moment until it listens; until then the client is refused, and says so in its JSON.
+    // The server needs a moment until it listens. Until then the client is refused, and says so in its JSON.
     let until = Instant::now() + START;
     loop {
         let said = String::from_utf8_lossy(&client()?.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! A namespace's interfaces: TUN devices with addresses and routes.
+//! The interfaces of a namespace: TUN devices with addresses and routes.
 
 use std::fs;
 use std::io;
@@ -11,31 +11,31 @@ use crate::netlink::{MAIN, Netlink};
 use crate::scenario::Routing;
 use crate::tun::Tun;
 
-/// What the Internet carries.
+/// The largest packet that the Internet carries, in bytes.
 const MTU: u32 = 1_500;
-/// Packets the kernel holds for us while we are busy. The usual 500 overflow at a few hundred Mbit/s.
+/// The packets that the kernel holds while we are busy. The usual 500 overflow at a few hundred Mbit/s.
 const QUEUE: u32 = 8_192;
 /// The first of the routing tables that belong to one interface each.
 const TABLES: u32 = 100;
 
-/// How an interface is set up.
+/// The setup of an interface.
 #[derive(Debug)]
 pub(crate) struct Setup {
     pub(crate) name: String,
     pub(crate) addresses: Vec<Cidr>,
-    /// Who forwards to elsewhere.
+    /// The routers that forward to other networks.
     pub(crate) gateways: Vec<IpAddr>,
 }
 
 /// Makes these interfaces in the calling thread's namespace, which is empty.
 pub(crate) fn set_up(interfaces: &[Setup], routing: Routing, offload: bool) -> io::Result<Vec<Tun>> {
-    // A namespace starts with the machine's IPv4 settings; a lab is the same everywhere.
+    // A namespace starts with the machine's IPv4 settings, but a lab must be the same everywhere.
     for (key, value) in [
         ("ipv4/conf/all/rp_filter", "0"),
         ("ipv4/conf/default/rp_filter", "0"),
         ("ipv4/ip_forward", "0"),
         ("ipv6/conf/default/accept_ra", "0"),
-        // No link-local addresses of its own accord: what is there is what the scenario says.
+        // The kernel must add no link-local addresses, as only those of the scenario may be there.
         ("ipv6/conf/default/addr_gen_mode", "1"),
     ] {
         set(key, value)?;
@@ -60,7 +60,7 @@ pub(crate) fn set_up(interfaces: &[Setup], routing: Routing, offload: bool) -> i
     Ok(tuns)
 }
 
-/// A routing table for packets from this interface's addresses.
+/// Makes a routing table for packets from this interface's addresses.
 fn own_table(netlink: &mut Netlink, index: u32, table: u32, interface: &Setup) -> io::Result<()> {
     let mut networks: Vec<Cidr> = interface.addresses.iter().map(Cidr::network).collect();
     networks.dedup();
@@ -76,7 +76,7 @@ fn own_table(netlink: &mut Netlink, index: u32, table: u32, interface: &Setup) -
     Ok(())
 }
 
-/// Writes one of the settings under `/proc/sys/net`. A kernel without IPv6 has none for it.
+/// Writes one of the settings under `/proc/sys/net`. A kernel without IPv6 has none of its settings.
 pub(crate) fn set(key: &str, value: &str) -> io::Result<()> {
     match fs::write(format!("/proc/sys/net/{key}"), value) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && key.starts_with("ipv6") => Ok(()),

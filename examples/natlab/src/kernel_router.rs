@@ -12,17 +12,17 @@ use crate::interface::set;
 use crate::namespace::Namespace;
 use crate::scenario::Refusal;
 
-/// The interface towards the inside, and that towards the outside.
+/// The interface towards the inside, and the one towards the outside.
 pub(crate) const INNER: &str = "lan0";
 pub(crate) const OUTER: &str = "wan0";
 
-/// How long miniupnpd may take until it answers.
+/// The most time until miniupnpd answers.
 const UPNP_START: Duration = Duration::from_secs(5);
 
-/// A router that runs.
+/// A running router.
 #[derive(Debug)]
 pub(crate) struct KernelRouter {
-    /// Kept so that the router lives as long as the lab.
+    /// The namespace, kept so that the router lives as long as the lab.
     pub(crate) namespace: Namespace,
     upnp: Option<Child>,
 }
@@ -62,7 +62,7 @@ impl KernelRouter {
         let child = self.upnp.insert(child);
         let told = || fs::read_to_string(&log).unwrap_or_default();
         let until = Instant::now() + UPNP_START;
-        // It says so when its sockets are open.
+        // Its log says so when its sockets are open.
         while !told().contains("listening on") {
             if let Ok(Some(status)) = child.try_wait() {
                 return Err(broken(format!("ended at once ({status}): {}", told())));
@@ -79,7 +79,7 @@ impl KernelRouter {
 impl Drop for KernelRouter {
     fn drop(&mut self) {
         if let Some(mut child) = self.upnp.take() {
-            // It may have ended on its own.
+            // The process may have ended on its own.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -148,7 +148,7 @@ fn rules(is_fully_random: bool, refusal: Refusal) -> String {
     )
 }
 
-/// The addresses of the lab look public, which is what miniupnpd insists on.
+/// Returns the configuration of miniupnpd. The addresses of the lab look public, because it insists on that.
 fn upnp_config(leases: &Path) -> String {
     format!(
         "ext_ifname={OUTER}\n\

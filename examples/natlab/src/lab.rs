@@ -23,25 +23,25 @@ use crate::pcap::Captures;
 use crate::registry::{Claim, HostRecord};
 use crate::scenario::{Cable, Scenario};
 
-/// How long the fabric may take to answer its owner.
+/// The most time for the fabric to answer its owner.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a lab does besides carrying packets.
+/// The options of a lab besides carrying packets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabOptions {
-    /// Write the packets of each device to a file in this folder.
+    /// The folder to write the packets of each device to, if any.
     pub pcap: Option<PathBuf>,
-    /// Write what happens to this file, one JSON object a line.
+    /// The file to write events to, one JSON object a line, if any.
     pub events: Option<PathBuf>,
-    /// Let the hosts' kernels hand over TCP segments of up to 64 kB: several times the throughput, but what
-    /// a cable loses or delays is then such a segment, not a packet.
+    /// True to let the hosts' kernels hand over TCP segments of up to 64 kB. That gives several times the throughput.
+    /// But a cable then loses or delays such a segment, not a packet.
     pub offload: bool,
 }
 
-/// Hosts in network namespaces, behind simulated routers. Dropping it ends all that runs inside and leaves
-/// nothing behind.
+/// Hosts in network namespaces, behind simulated routers. Dropping the lab ends everything that runs inside and
+/// leaves nothing behind.
 pub struct Lab {
-    // In the order in which they have to go.
+    // The fields are in the order in which they must be dropped.
     fabric: Option<JoinHandle<io::Result<()>>>,
     orders: Sender<Order>,
     bell: Arc<EventFd>,
@@ -57,12 +57,12 @@ impl Lab {
     /// Makes the lab and starts to carry its packets.
     ///
     /// # Errors
-    /// When the system does not allow it, or a step fails; then nothing is left of it.
+    /// [`LabError`] when the system does not allow it, or a step fails. Then nothing is left of the lab.
     pub fn new(scenario: &Scenario) -> Result<Self, LabError> {
         Self::with_options(scenario, &LabOptions::default())
     }
 
-    /// The same, with options.
+    /// Makes a lab with options.
     ///
     /// # Errors
     /// As [`new`](Self::new), and when a file cannot be written.
@@ -129,29 +129,29 @@ impl Lab {
         })
     }
 
-    /// What this lab is called; `natlab exec --lab` takes it.
+    /// Returns the id of this lab, which `natlab exec --lab` takes.
     pub fn id(&self) -> &str {
         self.claim.id()
     }
 
-    /// A host by its name.
+    /// Returns a host by its name.
     ///
     /// # Errors
-    /// When the scenario has none of that name.
+    /// [`LabError::Unknown`] when the scenario has no host of that name.
     pub fn host(&self, name: &str) -> Result<&Host, LabError> {
         self.hosts.get(name).ok_or_else(|| LabError::Unknown(format!("host `{name}`")))
     }
 
-    /// All hosts, by name.
+    /// Returns all hosts, by name.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
         self.hosts.values()
     }
 
-    /// Gives a host's interface (counted from zero) another cable, in both directions. What is under way
-    /// arrives as before.
+    /// Gives a host's interface (counted from zero) another cable, in both directions. Packets under way arrive as
+    /// before.
     ///
     /// # Errors
-    /// When there is no such interface, or the cable is impossible.
+    /// [`LabError`] when there is no such interface, or the cable is impossible.
     pub fn set_link(&mut self, host: &str, interface: usize, link: LinkConfig) -> Result<(), LabError> {
         let exits = self.exits.hosts.get(host).and_then(|exits| exits.get(interface));
         let exit =
@@ -159,19 +159,19 @@ impl Lab {
         self.set_cable(exit, link)
     }
 
-    /// The same for the outer cable of a router.
+    /// Gives a router another outer cable, in both directions.
     ///
     /// # Errors
-    /// When there is no such router, or the cable is impossible.
+    /// [`LabError`] when there is no such router, or the cable is impossible.
     pub fn set_uplink(&mut self, router: &str, link: LinkConfig) -> Result<(), LabError> {
         let exit = self.router(router)?;
         self.set_cable(exit, link)
     }
 
-    /// Switches a simulated router off and on: its mappings are gone.
+    /// Switches a simulated router off and on, so its mappings are gone.
     ///
     /// # Errors
-    /// When there is no simulated router of that name.
+    /// [`LabError`] when there is no simulated router of that name.
     pub fn reboot(&mut self, router: &str) -> Result<(), LabError> {
         match self.router(router)? {
             Exit::Outside(gate) => self.order(Order::Reboot(gate)),
@@ -200,15 +200,15 @@ impl Lab {
             .map_err(LabError::system("giving an order to the lab"))
     }
 
-    /// The last events, oldest first: at most 10,000.
+    /// Returns the last events, oldest first, at most 10,000.
     pub fn events(&self) -> Vec<Timed> {
         self.log.kept()
     }
 
-    /// What happened so far, and how late packets were.
+    /// Returns the counts so far, and the lateness of packets.
     ///
     /// # Errors
-    /// When the lab's thread has ended.
+    /// [`LabError`] when the lab's thread has ended.
     pub fn report(&self) -> Result<Report, LabError> {
         let (sender, receiver) = mpsc::channel();
         self.order(Order::Report(sender))?;
@@ -230,7 +230,7 @@ impl fmt::Debug for Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        // First the programs, so that none of them sees the network break away.
+        // The programs are ended first, so that none of them sees the network break.
         let inside = self.hosts.values().map(|host| &host.namespace);
         let inside = inside.chain(self.routers.iter().map(|router| &router.namespace));
         let inodes: Vec<u64> = inside.filter_map(|namespace| namespace.inode().ok()).collect();
@@ -238,7 +238,7 @@ impl Drop for Lab {
             eprintln!("natlab: cannot end what runs in the lab: {error}");
         }
         self.log.write(|| Event::Stopped);
-        // When its thread has ended already, that is what we want.
+        // A thread that has ended already is as good as a stopped one.
         let _ = self.order(Order::Stop);
         match self.fabric.take().map(JoinHandle::join) {
             None | Some(Ok(Ok(()))) => (),

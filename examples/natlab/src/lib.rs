@@ -19,9 +19,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! How to write scenarios is told in the README, whose examples are tests.
+//! The README tells how to write scenarios, and its examples are tests.
 //!
-//! Timings are as good as [`Report::lateness`] says: throw away what was measured while the lab was late.
+//! Timings are as good as [`Report::lateness`] says. Results that were measured while the lab was late must be thrown
+//! away.
 
 mod assembly;
 mod cidr;
@@ -54,7 +55,7 @@ pub use privilege::{check, enter_user_namespace};
 pub use registry::{Cleaned, HostRecord, LabRecord, clean, running};
 pub use scenario::{Scenario, ScenarioError};
 
-/// Holds the README's code to what there is.
+/// Compiles the README's code against this crate.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

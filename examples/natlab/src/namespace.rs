@@ -1,4 +1,4 @@
-//! Network namespaces: made, entered, named, and taken away again.
+//! Network namespaces, which are made, entered, named and removed.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -16,10 +16,10 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Where `ip netns` looks for namespaces.
+/// The folder in which `ip netns` looks for namespaces.
 pub(crate) const NAMES: &str = "/run/netns";
 
-/// A network namespace. Without a name it goes when the last process in it does.
+/// A network namespace. Without a name it ends with the last process in it.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     handle: File,
@@ -27,7 +27,7 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// A new, empty namespace, under `/run/netns` when it is to have a name.
+    /// Makes a new, empty namespace, under `/run/netns` when it has a name.
     pub(crate) fn new(name: Option<&str>) -> io::Result<Self> {
         let handle = apart(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
@@ -52,11 +52,10 @@ impl Namespace {
         Ok(())
     }
 
-    /// Runs `job` on a thread of its own inside the namespace. Threads and processes it starts are inside,
-    /// too.
+    /// Runs `job` on a thread of its own inside the namespace. Threads and processes that it starts are inside too.
     ///
     /// # Errors
-    /// When the namespace may not be entered. A panic of `job` is passed on.
+    /// [`io::Error`] when the namespace may not be entered. A panic of `job` is passed on.
     pub(crate) fn run<T: Send>(&self, job: impl FnOnce() -> T + Send) -> io::Result<T> {
         apart(|| {
             enter(&self.handle)?;
@@ -64,31 +63,31 @@ impl Namespace {
         })?
     }
 
-    /// A command that enters the namespace before it becomes `program`.
+    /// Returns a command that enters the namespace before it becomes `program`.
     pub(crate) fn command(&self, program: &OsStr) -> io::Result<Command> {
         let handle = self.handle()?;
         let mut command = Command::new(program);
         #[expect(unsafe_code, reason = "a child can only enter a namespace between fork and exec")]
-        // SAFETY: between fork and exec only async-signal-safe calls are allowed; `setns` is a bare system
-        // call, and the closure neither allocates nor locks.
+        // SAFETY: between fork and exec only async-signal-safe calls are allowed. `setns` is a bare system call, and
+        // the closure neither allocates nor locks.
         unsafe {
             command.pre_exec(move || enter(&handle));
         }
         Ok(command)
     }
 
-    /// Another handle to the same namespace.
+    /// Returns another handle to the same namespace.
     pub(crate) fn handle(&self) -> io::Result<File> {
         self.handle.try_clone()
     }
 
-    /// A file by which other processes may enter it, as long as this one lives.
+    /// Returns a file by which other processes may enter the namespace, as long as this process lives.
     pub(crate) fn path(&self) -> PathBuf {
         let unnamed = || format!("/proc/{}/fd/{}", std::process::id(), self.handle.as_raw_fd()).into();
         self.name.clone().unwrap_or_else(unnamed)
     }
 
-    /// The number that stands for this namespace in `/proc/*/ns/net`.
+    /// Returns the number that stands for this namespace in `/proc/*/ns/net`.
     pub(crate) fn inode(&self) -> io::Result<u64> {
         Ok(self.handle.metadata()?.ino())
     }
@@ -109,7 +108,7 @@ pub(crate) fn enter(namespace: &File) -> io::Result<()> {
     setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
 }
 
-/// Runs `job` on a thread of its own, so that what it unshares or enters ends with it.
+/// Runs `job` on a thread of its own, so that a namespace it unshares or enters ends with it.
 fn apart<T: Send>(job: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().spawn_scoped(scope, job)?;
@@ -120,10 +119,10 @@ fn apart<T: Send>(job: impl FnOnce() -> T + Send) -> io::Result<T> {
     })
 }
 
-/// Removes a name made by [`Namespace::bind`]. One that is gone already is no error.
+/// Removes a name made by [`Namespace::bind`]. A name that is gone already is no error.
 pub(crate) fn forget(path: &Path) -> io::Result<()> {
     match umount2(path, MntFlags::MNT_DETACH) {
-        // Not mounted, or not there: what is left is the file.
+        // It is not mounted, or not there, so only the file is left.
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => (),
         Err(error) => return Err(error.into()),
     }
@@ -133,7 +132,7 @@ pub(crate) fn forget(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes `/run/netns` what `ip netns` expects: a mount point whose mounts other mount namespaces see.
+/// Makes `/run/netns` what `ip netns` expects: a mount point whose mounts are seen by other mount namespaces.
 fn share_names() -> io::Result<()> {
     fs::create_dir_all(NAMES)?;
     let share = || {
@@ -151,12 +150,12 @@ fn share_names() -> io::Result<()> {
     Ok(())
 }
 
-/// Kills every process whose network namespace is one of `inodes`, except this one; how many there were.
+/// Kills every process whose network namespace is one of `inodes`, except this one, and returns their number.
 ///
-/// The caller owns these namespaces, so whatever runs in them was started there on purpose.
+/// The caller owns these namespaces, so everything that runs in them was started there on purpose.
 pub(crate) fn kill_inside(inodes: &[u64]) -> io::Result<usize> {
     let mut killed = 0;
-    // A process may fork while we look: look again until nobody is left, within reason.
+    // A process may fork meanwhile. So the search is repeated until none is left, within reason.
     for _ in 0..10 {
         let inside = processes_inside(inodes)?;
         if inside.is_empty() {
@@ -192,8 +191,9 @@ fn processes_inside(inodes: &[u64]) -> io::Result<Vec<Pid>> {
     Ok(inside)
 }
 
-/// The same for a namespace without a name, whose number may by now stand for another: only processes that we
-/// may touch, in a user namespace that is not ours, are taken for a lab's.
+/// Kills processes in a namespace without a name, and returns their number. Its number may stand for another
+/// namespace by now. So only processes that we may touch, in a user namespace that is not ours, are taken for a
+/// lab's.
 pub(crate) fn kill_unprivileged_inside(inode: u64) -> io::Result<usize> {
     let ours = fs::metadata("/proc/self/ns/user")?.ino();
     let mut killed = 0;
@@ -206,7 +206,7 @@ pub(crate) fn kill_unprivileged_inside(inode: u64) -> io::Result<usize> {
     Ok(killed)
 }
 
-/// A process that is dead but not yet waited for cannot be killed again.
+/// Tells whether a process is dead but not yet waited for, as it cannot be killed again.
 fn is_zombie(pid: Pid) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .ok()

@@ -1,6 +1,6 @@
-//! Just enough rtnetlink to bring up an interface in the calling thread's network namespace.
+//! The part of rtnetlink that brings up an interface in the calling thread's network namespace.
 //!
-//! The `ip` command would do, but costs a process for each step, and a lab has dozens of steps.
+//! The `ip` command would do, but it costs a process for each step, and a lab has dozens of steps.
 
 use std::io;
 use std::net::IpAddr;
@@ -60,7 +60,7 @@ impl Netlink {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Brings an interface up; `mtu` and `queue` (packets) where they are given.
+    /// Brings an interface up, with `mtu` (bytes) and `queue` (packets) where they are given.
     pub(crate) fn up(&mut self, name: &str, mtu: Option<u32>, queue: Option<u32>) -> io::Result<u32> {
         let index = if_nametoindex(name)?;
         let mut message = Message::new(RTM_NEWLINK, 0);
@@ -88,7 +88,7 @@ impl Netlink {
         self.ask(message)
     }
 
-    /// A route to `to` over an interface, by `gateway` if there is one. The lowest `metric` wins.
+    /// Adds a route to `to` over an interface, by `gateway` if there is one. The lowest `metric` wins.
     pub(crate) fn route(
         &mut self,
         index: u32,
@@ -114,7 +114,7 @@ impl Netlink {
         self.ask(message)
     }
 
-    /// What comes from `from` is routed by `table`.
+    /// Routes packets from `from` by `table`.
     pub(crate) fn rule(&mut self, from: IpAddr, table: u32) -> io::Result<()> {
         let mut message = Message::new(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL);
         let length = if from.is_ipv4() { 32 } else { 128 };
@@ -144,7 +144,7 @@ impl Netlink {
     }
 }
 
-/// The error code of the acknowledgement of `sequence`, if this answer is one.
+/// Returns the error code of the acknowledgement of `sequence`, if this answer is one.
 fn verdict(answer: &[u8], sequence: u32) -> Option<i32> {
     let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
     let of = u32::from_ne_bytes(answer.get(8..12)?.try_into().ok()?);

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Nanosecond stamps (draft-ietf-opsawg-pcap, section 4).
+/// The magic number of nanosecond stamps (draft-ietf-opsawg-pcap, section 4).
 const MAGIC: u32 = 0xa1b2_3c4d;
 const LINKTYPE_RAW: u32 = 101;
-/// Most bytes kept of a packet: a whole one.
+/// The most bytes kept of a packet: a whole one.
 const SNAP: u32 = 65_535;
 
 /// The captures of all devices of a lab.
@@ -19,7 +19,7 @@ pub(crate) struct Captures {
 }
 
 impl Captures {
-    /// A file in `folder` for each device.
+    /// Makes a file in `folder` for each device.
     pub(crate) fn new<'a>(folder: &Path, devices: impl Iterator<Item = &'a str>) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let mut files = Vec::new();
@@ -35,7 +35,7 @@ impl Captures {
         Ok(Self { files })
     }
 
-    /// A packet passes a device now.
+    /// Writes a packet that passes a device now.
     pub(crate) fn write(&mut self, device: usize, packet: &[u8]) -> io::Result<()> {
         let Some(file) = self.files.get_mut(device) else {
             return Ok(());
@@ -55,7 +55,8 @@ impl Captures {
     }
 }
 
-/// Source and destination of each IPv4 packet in a capture, in order. A packet that was not written whole ends it.
+/// Returns source and destination of each IPv4 packet in a capture, in order. It ends at a packet that was not
+/// written whole.
 pub(crate) fn ends(capture: &[u8]) -> impl Iterator<Item = (IpAddr, IpAddr)> {
     let mut rest = capture.get(24..).unwrap_or_default();
     std::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! May labs be made here?
+//! The permission to make labs.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use crate::interface::{Setup, set_up};
 use crate::namespace::Namespace;
 use crate::scenario::Routing;
 
-/// Whether this process may make namespaces and TUN devices in them: it tries.
+/// Checks that this process may make namespaces and TUN devices in them, by trying it.
 ///
 /// # Errors
 /// [`LabError::NotAllowed`] with the reason and what may help.
@@ -33,7 +33,7 @@ pub fn check() -> Result<(), LabError> {
 
 /// Becomes root of a new user namespace, in which an ordinary user may make labs.
 ///
-/// To be called before the process has a second thread: the kernel refuses it afterwards. Does nothing for
+/// It must be called before the process has a second thread, as the kernel refuses it afterwards. It does nothing for
 /// root.
 ///
 /// # Errors

@@ -1,4 +1,5 @@
-//! Real nodes that punch through the NATs of a lab, or meet at a relay beyond them, with a rendezvous on the public server: a broker, and a STUN server that dials back.
+//! Real nodes that punch through the NATs of a lab, or meet at a relay beyond them. The rendezvous on the public
+//! server has a broker, and a STUN server that dials back.
 
 use std::fmt;
 use std::io;
@@ -26,48 +27,48 @@ use crate::error::LabError;
 use crate::lab::Lab;
 use crate::scenario::{Scenario, ScenarioError};
 
-/// The host with the rendezvous.
+/// The name of the host with the rendezvous.
 const SERVER: &str = "s";
 /// The other port of the STUN server.
 const OTHER_PORT: u16 = DEFAULT_PORT + 1;
-/// How long a node may take to start and to learn its network, on a busy machine.
+/// The most time for a node to start and to learn its network, on a busy machine.
 const READY: Duration = Duration::from_secs(20);
-/// How long one attempt may take.
+/// The most time for one attempt.
 const WITHIN: Duration = Duration::from_secs(20);
-/// How long a connection may take to carry a word there and back.
+/// The most time for a connection to carry a word there and back.
 const ECHO: Duration = Duration::from_secs(5);
 
-/// Where one of the two nodes runs.
+/// The place where one of the two nodes runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
-    /// The host, as the scenario calls it.
+    /// The name of the host in the scenario.
     pub host: &'a str,
-    /// The one interface it uses; all when `None`.
+    /// The one interface that the node uses; all when `None`.
     pub interface: Option<&'a str>,
 }
 
 impl<'a> Place<'a> {
-    /// All of a host.
+    /// Returns the place of a node that uses all interfaces of a host.
     pub fn host(host: &'a str) -> Self {
         Self { host, interface: None }
     }
 }
 
-/// One attempt.
+/// The outcome of one attempt.
 #[derive(Clone, Debug, Serialize)]
 pub struct Trial {
-    /// From the call to the proven pipe, in milliseconds; `None` when there was none.
+    /// The time from the call to the proven pipe, in milliseconds; `None` when there was none.
     pub took_ms: Option<f64>,
-    /// Its ends as the caller sees them.
+    /// The ends of the pipe as the caller sees them.
     pub ends: Option<(SocketAddr, SocketAddr)>,
-    /// How the caller's punches went, or why there is no connection.
+    /// The story of the caller's punches, or the reason why there is no connection.
     pub story: String,
 }
 
-/// Why it could not be tried.
+/// A reason why an attempt could not be made.
 #[derive(Debug, Error)]
 pub enum PunchingError {
-    /// The scenario cannot be.
+    /// The scenario is impossible.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
     /// The lab does not work.
@@ -76,27 +77,27 @@ pub enum PunchingError {
     /// A node does not start.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The rendezvous does not.
+    /// The rendezvous does not start.
     #[error(transparent)]
     Rendezvous(#[from] RendezvousError),
-    /// Something with a program.
+    /// A program failed.
     #[error("{0}: {1}")]
     System(&'static str, io::Error),
-    /// A node, or the rendezvous, ended too early, or never began.
+    /// A node or the rendezvous ended too early, or never began.
     #[error("{0} does not run")]
     Gone(&'static str),
 }
 
-/// Has the node at the first place call the one at the second so many times, by punching alone. Each has learned its
-/// network before, and names the other as somebody who may call.
+/// Lets the node at the first place call the one at the second `trials` times, by punching alone. Each has learned
+/// its network before, and allows calls of the other.
 ///
 /// # Errors
-/// When it cannot be tried. An attempt that fails is a [`Trial`].
+/// [`PunchingError`] when an attempt cannot be made. An attempt that fails is a [`Trial`].
 pub fn punch(lab: &Lab, places: [Place<'_>; 2], trials: u32) -> Result<Vec<Trial>, PunchingError> {
     attempts(lab, places, trials, Way::Punch, &[])
 }
 
-/// The same, through relays alone: both nodes may ask these TURN servers.
+/// Does the same through relays alone, where both nodes may ask these TURN servers.
 ///
 /// # Errors
 /// As [`punch`].
@@ -131,7 +132,7 @@ fn attempts(
         config.families = [Family::V4].into();
         config.key = Key::Given(identity);
         config.allowed = Some([other].into());
-        // All hosts of a lab are one machine, and are not to know.
+        // All hosts of a lab are one machine, and must not know it.
         config.machine_id = Some(place.host.as_bytes().to_vec());
         if let Some(name) = place.interface {
             config.interfaces = Interfaces::Only(vec![name.to_owned()]);
@@ -152,7 +153,7 @@ fn attempts(
         Ok(address) => lab.host(caller.host)?.enter(|| call(ours, &address, trials, way))?,
         Err(_) => Err(PunchingError::Gone("the answering node")),
     };
-    // An error means that it has ended already, and says why.
+    // An error means that it has ended already, and its result says why.
     let _ = end.send(());
     let answered = joined(answering, "the answering node");
     let _ = end_server.send(());
@@ -169,13 +170,13 @@ fn runtime() -> Result<tokio::runtime::Runtime, PunchingError> {
     runtime.map_err(|error| PunchingError::System("starting a runtime", error))
 }
 
-/// Where the servers listen.
+/// The addresses on which the servers listen.
 struct Servers {
     broker: SocketAddr,
     stun: Vec<SocketAddr>,
 }
 
-/// A STUN server needs two addresses to tell all there is to tell (RFC 5780).
+/// Runs the servers. The STUN server needs two addresses to tell everything (RFC 5780).
 fn serve(
     addresses: &[IpAddr],
     tells: &mpsc::Sender<Servers>,
@@ -191,7 +192,7 @@ fn serve(
             addresses.next().map(|ip| SocketAddr::new(ip, OTHER_PORT)).into_iter().collect();
         let stun = config.stun.iter().chain(&config.stun_alternate).copied().collect();
         let rendezvous = Rendezvous::start(config).await?;
-        // An error means that nobody wants to know.
+        // An error means that nobody waits for the addresses.
         let _ = tells.send(Servers { broker: rendezvous.mqtt_addrs()[0], stun });
         let _ = ends.await;
         rendezvous.shutdown().await;
@@ -199,7 +200,7 @@ fn serve(
     })
 }
 
-/// A node that has learned what there is to learn of its network.
+/// Returns a node that has learned its network.
 async fn ready(config: Config) -> Result<Node, PunchingError> {
     let node = Node::bind(config).await?;
     let mut status = node.status();
@@ -236,7 +237,7 @@ fn answer(
 
 async fn echo(mut pipe: Pipe) {
     let mut word = [0; 4];
-    // Whoever called will notice when nothing comes back.
+    // The caller will notice when nothing comes back.
     if pipe.read_exact(&mut word).await.is_ok() {
         let _ = pipe.write_all(&word).await;
         let _ = pipe.shutdown().await;
@@ -287,15 +288,15 @@ async fn attempt(node: &Node, address: &PeerAddr, way: Way) -> Trial {
 pub struct Home {
     /// The type of the NAT.
     pub nat: NatType,
-    /// How its ports follow each other.
+    /// The rule by which its ports follow each other.
     pub delta: DeltaKind,
-    /// What it answers to strangers.
+    /// The answer of the NAT to strangers.
     pub syn: SynAnswer,
 }
 
 const ANSWERS: [(SynAnswer, &str); 3] =
     [(SynAnswer::Silence, "silence"), (SynAnswer::Reset, "rst"), (SynAnswer::Icmp, "icmp")];
-/// Presets with a step of ports use this one.
+/// The step in ports of presets that have one.
 const STEP: i16 = 1;
 
 impl Home {
@@ -326,20 +327,20 @@ impl Home {
     }
 }
 
-/// Two homes that can meet by a punch, and what lies between.
+/// Two homes that can meet by a punch, and the network between them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pair {
-    /// The caller's and the answerer's.
+    /// The homes of the caller and the answerer.
     pub homes: [Home; 2],
     /// The round trip between them, in milliseconds: 40 … 200.
     pub rtt: u64,
-    /// Percent of packets that are lost.
+    /// The packets that are lost, in percent.
     pub loss: u8,
 }
 
 impl Pair {
-    /// The pairs of a seed: of the 7 types by 5 deltas by 3 answers those two of which
-    /// [`meets`](p2p_core::nat::meets::meets) says that they can punch, by the same share of all.
+    /// Returns the pairs of a seed. They are drawn alike from all pairs of the 7 types by 5 deltas by 3 answers that
+    /// can punch, as [`meets`](p2p_core::nat::meets::meets) says.
     pub fn sample(count: usize, loss: u8, seed: u64) -> Vec<Self> {
         let mut seed = Seed::from_u64(seed);
         let mut pairs = Vec::new();
@@ -353,15 +354,15 @@ impl Pair {
         pairs
     }
 
-    /// What the table says of it.
+    /// Returns the forecast of [`meets`](p2p_core::nat::meets::meets) for the pair.
     pub fn meeting(&self) -> meets::Meeting {
         meets(&self.homes[0].facts(), &self.homes[1].facts())
     }
 
-    /// The scenario.
+    /// Returns the scenario of the pair.
     ///
     /// # Errors
-    /// Never for pairs of a [`sample`](Self::sample).
+    /// None for pairs of a [`sample`](Self::sample).
     pub fn scenario(&self, seed: u64) -> Result<Scenario, ScenarioError> {
         let [a, b] = self.homes;
         let loss = f64::from(self.loss) / 100.0;

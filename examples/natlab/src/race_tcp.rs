@@ -1,4 +1,4 @@
-//! A relayed stream and the kernel's TCP, one after the other over the same bad cable.
+//! A relayed stream and the kernel's TCP, run one after the other over the same bad cable.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -19,40 +19,40 @@ use crate::lab::Lab;
 use crate::scenario::Scenario;
 
 const PORT: u16 = 5_001;
-/// Datagrams that a socket holds for a program that is late are not what is measured here.
+/// The bytes that a socket holds, so that a program that is late loses none: such losses are not to be measured.
 const RECEIVE_BUFFER: usize = 16 << 20;
-/// Datagrams taken from the socket before the stream is looked at.
+/// The most datagrams taken from the socket before the stream is looked at.
 const BATCH: usize = 64;
 
-/// Who carries.
+/// The transport that carries the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier<'a> {
-    /// [`Stream`], over UDP.
+    /// Our own [`Stream`] over UDP.
     Ours,
     /// The kernel's TCP with this congestion control.
     Kernel(&'a str),
 }
 
-/// What came through one cable.
+/// The bytes that came through one cable, and their time.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Carried {
-    /// Bytes that were read at the other end.
+    /// The bytes that were read at the other end.
     pub bytes: usize,
-    /// From the first word to the last of these bytes.
+    /// The time from the first byte sent to the last byte read, in seconds.
     pub seconds: f64,
 }
 
 impl Carried {
-    /// Megabits a second.
+    /// Returns the goodput in megabits a second.
     pub fn mbit_per_s(&self) -> f64 {
         self.bytes as f64 * 8e-6 / self.seconds
     }
 }
 
-/// Sends `bytes` from one host to another over `cable` (either way the same), for `patience` at most.
+/// Sends `bytes` from one host to another over `cable`, which is the same in both directions, for `patience` at most.
 ///
 /// # Errors
-/// When the lab cannot be made, its sockets fail, or what arrives is not what was sent.
+/// [`LabError`] when the lab cannot be made, its sockets fail, or the bytes arrive changed.
 pub fn carry(
     carrier: Carrier<'_>,
     cable: LinkConfig,
@@ -89,7 +89,7 @@ fn kernel(lab: &Lab, congestion: &str, bytes: usize, patience: Duration) -> Resu
         setsockopt(&stream, TcpCongestion, &congestion.into())?;
         stream.set_write_timeout(Some(patience))?;
         match stream.write_all(&data(bytes)) {
-            // The receiver has had enough, or nothing moves any more: what has come counts.
+            // The receiver has had enough, or nothing moves any more. The bytes that have come count.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -119,7 +119,7 @@ fn kernel(lab: &Lab, congestion: &str, bytes: usize, patience: Duration) -> Resu
     Ok(Carried { bytes: read, seconds: (last - start).as_secs_f64() })
 }
 
-/// One end of a stream and its socket.
+/// One end of a stream, with its socket.
 struct End {
     stream: Stream,
     socket: UdpSocket,
@@ -133,12 +133,12 @@ impl End {
         Self { stream, socket }
     }
 
-    /// Sends what is to be sent, waits until something happens or `until`, and hears what has come.
+    /// Sends what is due, waits for a datagram or until `until`, and takes the datagrams that have come.
     fn turn(&mut self, until: Instant) -> io::Result<()> {
         let mut packet = [0; 2_048];
         while let Some(length) = self.stream.poll_transmit(&mut packet) {
             match self.socket.send(&packet[..length]) {
-                // A full buffer loses it, as a cable may.
+                // A full buffer loses the datagram, as a cable may.
                 Err(error)
                     if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused) =>
                 {
@@ -219,7 +219,7 @@ fn ours(lab: &Lab, bytes: usize, patience: Duration) -> Result<Carried, LabError
                     }
                     Read::Nothing => break,
                     Read::End => {
-                        // Its last ack is on the way.
+                        // The last ack is on the way.
                         end_b.turn(Instant::now())?;
                         return Ok(Carried { bytes: read, seconds: (last - start).as_secs_f64() });
                     }
@@ -229,7 +229,7 @@ fn ours(lab: &Lab, bytes: usize, patience: Duration) -> Result<Carried, LabError
         Ok(Carried { bytes: read, seconds: (last - start).as_secs_f64() })
     })?;
     let carried = receiver.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(step())?;
-    // What the sender does after that is no part of it; a lost last ack may keep it for a while.
+    // The sender's time after that does not count, as a lost last ack may keep it for a while.
     drop(sender);
     Ok(carried)
 }

@@ -1,7 +1,7 @@
-//! Which labs run on this machine, and what dead ones left behind.
+//! The register of labs that run on this machine, and the removal of what dead labs left behind.
 //!
-//! Every lab keeps one small file, locked for as long as its process lives. The kernel drops the lock however
-//! the process ends, so a file that can be locked belongs to a lab that is gone.
+//! Every lab keeps one small file, locked for as long as its process lives. The kernel drops the lock in whatever way
+//! the process ends. So a file that can be locked belongs to a lab that is gone.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -20,28 +20,28 @@ use serde::{Deserialize, Serialize};
 use crate::error::LabError;
 use crate::namespace::{NAMES, forget, kill_inside, kill_unprivileged_inside};
 
-/// What all names of namespaces start with.
+/// The prefix of all names of namespaces.
 const PREFIX: &str = "p2plab-";
 
-/// What others may know of a running lab.
+/// The record of a running lab that other processes may read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabRecord {
-    /// The lab's id.
+    /// The id of the lab.
     pub id: String,
     /// The process that carries its packets.
     pub pid: u32,
-    /// How to enter each host: a path to its network namespace.
+    /// The namespaces of its hosts, by which they can be entered.
     pub hosts: BTreeMap<String, HostRecord>,
-    /// Whether the namespaces belong to a user namespace, which has to be entered first.
+    /// True when the namespaces belong to a user namespace, which has to be entered first.
     pub is_unprivileged: bool,
 }
 
 impl LabRecord {
-    /// Moves the calling thread into a host of the lab. It must be the only thread of the process when the
-    /// lab belongs to a user namespace.
+    /// Moves the calling thread into a host of the lab. It must be the only thread of the process when the lab
+    /// belongs to a user namespace.
     ///
     /// # Errors
-    /// When there is no such host, the lab has ended, or the kernel refuses.
+    /// [`LabError`] when there is no such host, the lab has ended, or the kernel refuses.
     pub fn enter(&self, host: &str) -> Result<(), LabError> {
         let record = self.hosts.get(host).ok_or_else(|| LabError::Unknown(format!("host `{host}`")))?;
         let steps = || -> io::Result<()> {
@@ -55,33 +55,33 @@ impl LabRecord {
     }
 }
 
-/// Whether a process is in our user namespace.
+/// Tells whether a process is in our user namespace.
 fn is_ours(pid: u32) -> io::Result<bool> {
     let theirs = fs::metadata(format!("/proc/{pid}/ns/user"))?.ino();
     Ok(fs::metadata("/proc/self/ns/user")?.ino() == theirs)
 }
 
-/// What others may know of a host.
+/// The record of a host that other processes may read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRecord {
-    /// A file that stands for its network namespace.
+    /// The file that stands for its network namespace.
     pub namespace: PathBuf,
     /// The number of that namespace.
     pub inode: u64,
 }
 
-/// What [`clean`] removed.
+/// The numbers of things that [`clean`] removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Cleaned {
-    /// Records of labs whose process is gone.
+    /// The records of labs whose process is gone.
     pub labs: usize,
-    /// Names of namespaces.
+    /// The names of namespaces.
     pub namespaces: usize,
-    /// Processes that still ran in them.
+    /// The processes that still ran in them.
     pub processes: usize,
 }
 
-/// The record of a lab of this process; taken away when dropped.
+/// The record of a lab of this process, which is removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Claim {
     id: String,
@@ -100,10 +100,10 @@ impl Claim {
             let path = folder.join(format!("{id}.json"));
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
             match file {
-                // A lab of an earlier process with our number; it waits for `clean`.
+                // The file belongs to a lab of an earlier process with our number, and waits for `clean`.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
                 Err(error) => return Err(error),
-                // Between the steps a `clean` may take the file for a dead lab's: then it is gone or locked.
+                // Between the steps a `clean` may take the file for a dead lab's. Then it is gone or locked.
                 Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                     Ok(file) if is_same(&file, &path) => return Ok(Self { id, path, file }),
                     Ok(_) | Err((_, Errno::EWOULDBLOCK)) => (),
@@ -117,17 +117,17 @@ impl Claim {
         &self.id
     }
 
-    /// A folder for files of this lab; whoever needs it makes it.
+    /// Returns the folder for files of this lab, which its user has to make.
     pub(crate) fn folder(&self) -> PathBuf {
         self.path.with_extension("d")
     }
 
-    /// The name of the namespace of `host`.
+    /// Returns the name of the namespace of `host`.
     pub(crate) fn name(&self, host: &str) -> String {
         format!("{PREFIX}{}-{host}", self.id)
     }
 
-    /// Tells others how to enter.
+    /// Publishes the namespaces of the hosts, by which others can enter.
     pub(crate) fn publish(&mut self, hosts: BTreeMap<String, HostRecord>) -> io::Result<()> {
         let record =
             LabRecord { id: self.id.clone(), pid: process::id(), hosts, is_unprivileged: !is_privileged() };
@@ -144,13 +144,13 @@ impl Drop for Claim {
     }
 }
 
-/// Whether an open file is still the one at `path`.
+/// Tells whether an open file is still the one at `path`.
 fn is_same(file: &File, path: &Path) -> bool {
     let now = fs::metadata(path).map(|now| now.ino());
     file.metadata().is_ok_and(|ours| now.is_ok_and(|now| now == ours.ino()))
 }
 
-/// Removes a record and the folder of its lab. What somebody else removed first is no error.
+/// Removes a record and the folder of its lab. A file that another process removed first is no error.
 fn remove(record: &Path) -> io::Result<()> {
     let outcomes = [fs::remove_dir_all(record.with_extension("d")), fs::remove_file(record)];
     let fault =
@@ -158,12 +158,12 @@ fn remove(record: &Path) -> io::Result<()> {
     outcomes.into_iter().filter(fault).collect()
 }
 
-/// Whether namespaces can have names here: we are root, and not only in a user namespace of our own.
+/// Tells whether namespaces can have names here, which takes root outside a user namespace of our own.
 pub(crate) fn is_privileged() -> bool {
     geteuid().is_root() && outer_user().is_none()
 }
 
-/// In a user namespace with a single user, who that is outside of it.
+/// Returns the outside user of a user namespace with a single user.
 fn outer_user() -> Option<u32> {
     let map = fs::read_to_string("/proc/self/uid_map").ok()?;
     let words: Vec<u32> = map.split_whitespace().filter_map(|word| word.parse().ok()).collect();
@@ -173,7 +173,7 @@ fn outer_user() -> Option<u32> {
     }
 }
 
-/// Where the records are: `/run/natlab` for root, a folder of one's own for others.
+/// Returns the folder of the records: `/run/natlab` for root, and a folder of the user's own for others.
 fn folder() -> PathBuf {
     if is_privileged() {
         return PathBuf::from("/run/natlab");
@@ -187,10 +187,10 @@ fn folder() -> PathBuf {
     }
 }
 
-/// The labs that run now, oldest process first.
+/// Returns the labs that run now, oldest process first.
 ///
 /// # Errors
-/// When the folder of records cannot be read.
+/// [`io::Error`] when the folder of records cannot be read.
 pub fn running() -> io::Result<Vec<LabRecord>> {
     let mut labs = Vec::new();
     for (path, mut file) in records()? {
@@ -199,7 +199,7 @@ pub fn running() -> io::Result<Vec<LabRecord>> {
             Err((_, Errno::EWOULDBLOCK)) => {
                 let mut text = String::new();
                 file.read_to_string(&mut text)?;
-                // A lab that is only starting has not published yet.
+                // A lab that is just starting has not published its record yet.
                 if let Ok(record) = serde_json::from_str(&text) {
                     labs.push(record);
                 }
@@ -213,10 +213,10 @@ pub fn running() -> io::Result<Vec<LabRecord>> {
     Ok(labs)
 }
 
-/// Removes what labs left behind whose process is gone: processes, namespaces, records.
+/// Removes the processes, namespaces and records of labs whose process is gone.
 ///
 /// # Errors
-/// When something of theirs cannot be removed.
+/// [`io::Error`] when one of them cannot be removed.
 pub fn clean() -> io::Result<Cleaned> {
     let mut cleaned = Cleaned::default();
     let mut alive = Vec::new();
@@ -230,7 +230,7 @@ pub fn clean() -> io::Result<Cleaned> {
                 let mut text = String::new();
                 file.read_to_string(&mut text)?;
                 let record: LabRecord = serde_json::from_str(&text).unwrap_or_default();
-                // Without a name a namespace may be gone and its number another's: be careful.
+                // A namespace without a name may be gone, and its number may be another's, so care is needed.
                 for host in record.hosts.values().filter(|_| record.is_unprivileged) {
                     cleaned.processes += kill_unprivileged_inside(host.inode)?;
                 }
@@ -256,12 +256,12 @@ fn clean_names(alive: &[String], cleaned: &mut Cleaned) -> io::Result<()> {
         let Some(id) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()) else {
             continue;
         };
-        // A lab claims its id before it makes a namespace; look again, it may have started since.
+        // A lab claims its id before it makes a namespace. It may have started since, so the folder is read again.
         if alive.iter().any(|lab| lab == id) || folder().join(format!("{id}.json")).exists() {
             continue;
         }
-        // A lab that ends by itself takes its names away while we look. And a name that was never mounted on
-        // a namespace is a plain file, whose number means nothing.
+        // A lab that ends by itself removes its names meanwhile. A name that was never mounted on a namespace is a
+        // plain file, whose number means nothing.
         match (fs::metadata(entry.path()), fs::metadata("/proc/self/ns/net")?) {
             (Err(error), _) if error.kind() == io::ErrorKind::NotFound => continue,
             (Err(error), _) => return Err(error),

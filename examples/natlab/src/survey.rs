@@ -1,5 +1,4 @@
-//! What is that NAT? The real probe of a real node behind a lab's NAT, against coturn, and the same probe in virtual
-//! time behind the same NAT.
+//! A survey of a lab's NAT by the real probe of a real node, against coturn, and by the same probe in virtual time.
 
 use std::fmt;
 use std::io;
@@ -10,12 +9,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use p2p_actors::interface::MOST_PACKETS;
 use p2p_core::Seed;
 use p2p_core::nat::classify::Verdicts;
 use p2p_core::nat::probe::{Probe, ProbeConfig};
 use p2p_core::nat::report::NatReport;
 use p2p_core::nat::{Delta, DeltaKind, Filtering, Mapping, NatType};
+use p2p_core::node::MOST_PACKETS;
 use p2p_core::sim::prober::Prober;
 use p2p_core::sim::stun::StunServer;
 use p2p_core::sim::tcp::SocketError;
@@ -30,32 +29,32 @@ use crate::lab::{Lab, LabOptions};
 use crate::pcap;
 use crate::scenario::{Scenario, ScenarioError, SimulateError};
 
-/// The host behind the NAT.
+/// The name of the host behind the NAT.
 const HOST: &str = "a";
-/// The host with the servers.
+/// The name of the host with the servers.
 const SERVER: &str = "s";
-/// How long a program may take to start, and a probe to end, on a busy machine.
+/// The most time for a program to start, and for a probe to end, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The other port of a server with two addresses (RFC 5780): coturn's.
+/// The other port of coturn, which has two addresses (RFC 5780).
 const OTHER_PORT: u16 = DEFAULT_PORT + 1;
 
 /// A NAT of the matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// One that translates.
+    /// A NAT that translates.
     Translates {
-        /// Does the mapping change with the destination?
+        /// The dependence of the mapping on the destination.
         mapping: Mapping,
-        /// Who may send in?
+        /// The remote ends that may send in.
         filtering: Filtering,
-        /// How ports follow each other.
+        /// The rule by which ports follow each other.
         delta: DeltaKind,
     },
-    /// No NAT, no firewall.
+    /// Neither a NAT nor a firewall.
     Open,
     /// A firewall that does not translate.
     Firewall,
-    /// Nothing passes.
+    /// A firewall that lets nothing pass.
     Blocked,
 }
 
@@ -65,7 +64,7 @@ const FILTERINGS: [Filtering; 3] =
     [Filtering::EndpointIndependent, Filtering::AddressDependent, Filtering::AddressAndPortDependent];
 
 impl Kind {
-    /// All of them: three mappings, three filterings and five deltas, and those that do not translate.
+    /// Returns all kinds: three mappings, three filterings and five deltas, and those that do not translate.
     pub fn all() -> Vec<Self> {
         let mut all = vec![Self::Open, Self::Firewall, Self::Blocked];
         for mapping in MAPPINGS {
@@ -76,10 +75,10 @@ impl Kind {
         all
     }
 
-    /// The scenario: a home behind this NAT, and a server with two addresses `rtt` away (such as `40ms`).
+    /// Returns the scenario: a home behind this NAT, and a server with two addresses `rtt` away (such as `40ms`).
     ///
     /// # Errors
-    /// When `rtt` is none.
+    /// [`ScenarioError`] when `rtt` is not a duration.
     pub fn scenario(self, rtt: &str, seed: u64) -> Result<Scenario, ScenarioError> {
         let preset = match self {
             Self::Open => "open",
@@ -104,7 +103,7 @@ impl Kind {
         Scenario::parse(&self.to_string(), &text)
     }
 
-    /// What a probe should find, over TCP and UDP alike.
+    /// Returns what a probe should find, over TCP and UDP alike.
     pub fn truth(self) -> Found {
         let none = Found::default();
         let untranslated = |nat| Found {
@@ -139,7 +138,7 @@ impl Kind {
     }
 }
 
-/// The value each delta is tried with.
+/// Returns the value that each delta is tried with.
 fn step(delta: DeltaKind) -> i16 {
     match delta {
         DeltaKind::Equal | DeltaKind::Random => 0,
@@ -170,16 +169,16 @@ impl Serialize for Kind {
     }
 }
 
-/// What a probe says of one transport.
+/// The findings of a probe over one transport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Found {
-    /// The type.
+    /// The type of the NAT.
     pub nat: Option<NatType>,
-    /// Mapping.
+    /// The mapping behaviour.
     pub mapping: Option<Mapping>,
-    /// Filtering.
+    /// The filtering behaviour.
     pub filtering: Option<Filtering>,
-    /// Delta.
+    /// The rule by which ports follow each other.
     pub delta: Option<Delta>,
 }
 
@@ -208,12 +207,12 @@ impl fmt::Display for Found {
     }
 }
 
-/// What a probe found over both transports.
+/// The findings of a probe over both transports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Seen {
-    /// Over TCP.
+    /// The findings over TCP.
     pub tcp: Found,
-    /// Over UDP.
+    /// The findings over UDP.
     pub udp: Found,
 }
 
@@ -223,25 +222,25 @@ impl From<&NatReport> for Seen {
     }
 }
 
-/// What a node learned, and when after its start.
+/// The report of a node, and the times after its start at which it learned things.
 #[derive(Clone, Debug)]
 pub struct Surveyed {
-    /// The report.
+    /// The report of the probe.
     pub report: Arc<NatReport>,
-    /// When the external address was known over UDP.
+    /// The time at which the external address was known over UDP.
     pub udp_after: Option<Duration>,
-    /// When it was known what the port listened on looks like, over TCP.
+    /// The time at which the outside address of the listening port was known, over TCP.
     pub tcp_after: Option<Duration>,
-    /// When all was known.
+    /// The time at which everything was known.
     pub after: Duration,
-    /// Packets that left the host for the server that got most, if they were captured.
+    /// The packets that left the host for the server that got most, if they were captured.
     pub packets: Option<u32>,
 }
 
-/// Why a survey failed.
+/// A reason why a survey failed.
 #[derive(Debug, Error)]
 pub enum SurveyError {
-    /// The scenario cannot be.
+    /// The scenario is impossible.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
     /// The lab does not work.
@@ -250,7 +249,7 @@ pub enum SurveyError {
     /// A node does not start.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// Something with a program or a file.
+    /// A program or a file failed.
     #[error("{0}: {1}")]
     System(&'static str, io::Error),
     /// The scenario cannot be simulated.
@@ -259,27 +258,27 @@ pub enum SurveyError {
     /// A simulated host refused a call.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// More servers than a probe takes.
+    /// There are more servers than a probe takes.
     #[error(transparent)]
     Servers(#[from] TooManyServers),
-    /// There is no report.
+    /// The probe gave no report in time.
     #[error("the probe told nothing within {PATIENCE:?}")]
     Late,
 }
 
-/// coturn in host `s`, on all its IPv4 addresses. It ends when this is dropped.
+/// A coturn in host `s`, on all its IPv4 addresses. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Coturn {
     process: Child,
-    /// Its addresses.
+    /// The addresses of the server.
     pub servers: Vec<SocketAddr>,
 }
 
 impl Coturn {
-    /// Starts it and waits until it listens.
+    /// Starts coturn and waits until it listens.
     ///
     /// # Errors
-    /// When there is none, or it does not start.
+    /// [`SurveyError`] when it is not installed, or does not start.
     pub fn start(lab: &Lab) -> Result<Self, SurveyError> {
         let host = lab.host(SERVER)?;
         let ips: Vec<IpAddr> = host.addresses().iter().copied().filter(IpAddr::is_ipv4).collect();
@@ -302,13 +301,13 @@ impl Coturn {
 
 impl Drop for Coturn {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Waits until somebody listens there.
+/// Waits until a server listens at this address.
 fn wait_for(server: SocketAddr) -> io::Result<()> {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -320,10 +319,10 @@ fn wait_for(server: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// Starts a node in host `a`, which asks these servers, and waits until it knows its network.
+/// Starts a node in host `a` that asks these servers, and waits until it knows its network.
 ///
 /// # Errors
-/// When the node does not start, or learns nothing.
+/// [`SurveyError`] when the node does not start, or learns nothing.
 pub fn survey(lab: &Lab, servers: &[SocketAddr]) -> Result<Surveyed, SurveyError> {
     lab.host(HOST)?.enter(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -359,11 +358,11 @@ async fn learn(servers: &[SocketAddr]) -> Result<Surveyed, SurveyError> {
     Ok(Surveyed { report, udp_after, tcp_after, after, packets: None })
 }
 
-/// Makes a lab of this NAT with coturn in it, and has a node find out what it is. With `dead` servers besides,
-/// which do not exist.
+/// Makes a lab of this NAT with coturn in it, and lets a node survey it. `dead` more servers are named that do not
+/// exist.
 ///
 /// # Errors
-/// When a step fails.
+/// [`SurveyError`] when a step fails.
 pub fn survey_kind(kind: Kind, rtt: &str, seed: u64, dead: u8) -> Result<Surveyed, SurveyError> {
     let folder = tempfile::tempdir().map_err(|error| SurveyError::System("making a folder", error))?;
     let options = LabOptions { pcap: Some(folder.path().to_owned()), ..LabOptions::default() };
@@ -379,7 +378,7 @@ pub fn survey_kind(kind: Kind, rtt: &str, seed: u64, dead: u8) -> Result<Surveye
     Ok(surveyed)
 }
 
-/// Packets from host `a` to the server that got most, by its capture.
+/// Returns the number of packets from host `a` to the server that got most, by the host's capture.
 fn most_packets(folder: &Path, local: IpAddr, servers: &[SocketAddr]) -> io::Result<u32> {
     let capture = std::fs::read(folder.join(format!("{HOST}-eth0.pcap")))?;
     let mut counts = vec![0_u32; servers.len()];
@@ -391,10 +390,10 @@ fn most_packets(folder: &Path, local: IpAddr, servers: &[SocketAddr]) -> io::Res
     Ok(counts.into_iter().max().unwrap_or(0))
 }
 
-/// The same probe with the same servers in virtual time.
+/// Runs the same probe with the same servers in virtual time.
 ///
 /// # Errors
-/// When the scenario cannot be simulated.
+/// [`SurveyError`] when the scenario cannot be simulated.
 pub fn survey_simulated(scenario: &Scenario) -> Result<NatReport, SurveyError> {
     let mut lab = scenario.simulate()?;
     let missing = |name: &str| LabError::Unknown(format!("host `{name}`"));

@@ -1,6 +1,6 @@
-//! TUN devices: an interface inside a namespace whose packets we hold.
+//! TUN devices: interfaces inside a namespace whose packets this process holds.
 //!
-//! The only unsafe code here is two `ioctl`s; a crate that wraps them brings a hundred others along.
+//! The only unsafe code here is two `ioctl`s. A crate that wraps them would bring a hundred others along.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -9,14 +9,14 @@ use std::os::unix::fs::OpenOptionsExt;
 
 /// The length of the `virtio_net_hdr` in front of every packet.
 pub(crate) const HEADER: usize = 10;
-/// The checksum field holds only the sum of the pseudo-header (`VIRTIO_NET_HDR_F_NEEDS_CSUM`).
+/// The flag of a checksum field that holds only the sum of the pseudo-header (`VIRTIO_NET_HDR_F_NEEDS_CSUM`).
 pub(crate) const NEEDS_CSUM: u8 = 1;
 
 const TUN_F_CSUM: u64 = 0x01;
 const TUN_F_TSO4: u64 = 0x02;
 const TUN_F_TSO6: u64 = 0x04;
 
-/// The device's end that we hold. Closing it removes the interface.
+/// Our end of a device. Closing it removes the interface.
 pub(crate) struct Tun {
     file: File,
 }
@@ -43,7 +43,7 @@ mod ioctl {
         Ok(())
     }
 
-    /// Tells which offloads the holder of `file` understands.
+    /// Tells the kernel the offloads that the holder of `file` understands.
     pub(super) fn offload(file: &std::fs::File, flags: u64) -> std::io::Result<()> {
         use std::os::fd::AsRawFd;
         // SAFETY: the descriptor is an attached TUN, and the argument is a number, not a pointer.
@@ -69,7 +69,7 @@ impl Tun {
         Ok(Self { file })
     }
 
-    /// The next packet, behind its header; `WouldBlock` when there is none.
+    /// Reads the next packet, behind its header; `WouldBlock` when there is none.
     pub(crate) fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
         (&self.file).read(into)
     }

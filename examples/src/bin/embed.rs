@@ -1,11 +1,12 @@
-//! The actors of p2p inside a program that already runs an actix `System`: no second thread, no second
+//! The actors of p2p inside a program that already runs an actix `System`. There is no second thread and no second
 //! runtime.
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use anyhow::{Context as _, Result};
 use p2p_actors::signal::MemoryBroker;
-use p2p_actors::{ActorsConfig, BrokerConfig, Carrier, ConnectOptions, Established, Handle, Interfaces};
+use p2p_actors::{Carrier, Handle, ProvenConnection};
 use p2p_core::Seed;
+use p2p_core::node::{BrokerConfig, ConnectOptions, Interfaces, NodeConfig};
 use p2p_core::peer::{Identity, PeerAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -18,7 +19,7 @@ impl Actor for Greeter {
     type Context = Context<Self>;
 }
 
-/// Asks the greeter to greet somebody.
+/// Asks the greeter to greet a peer.
 #[derive(Message)]
 #[rtype(result = "Result<String>")]
 struct Greet(PeerAddr);
@@ -29,9 +30,9 @@ impl Handler<Greet> for Greeter {
     fn handle(&mut self, Greet(peer): Greet, _: &mut Context<Self>) -> Self::Result {
         let network = self.network.clone();
         Box::pin(async move {
-            // Both ends wish a plain connection, so what carries it is the pipe.
+            // Both ends wish a plain connection, so its carrier is the pipe.
             let options = ConnectOptions { plain: true, ..ConnectOptions::default() };
-            let Established { carrier, info, .. } = network.connect(peer, options).await?;
+            let ProvenConnection { carrier, info, .. } = network.connect(peer, options).await?;
             say(carrier, "hello").await?;
             Ok(format!("greeted {} by the {} way", info.remote, info.way))
         })
@@ -41,14 +42,14 @@ impl Handler<Greet> for Greeter {
 fn main() -> Result<()> {
     actix::System::new().block_on(async {
         let broker = MemoryBroker::new();
-        let anna = p2p_actors::spawn_local(config(1, &broker)?)?;
-        let bert = p2p_actors::spawn_local(config(2, &broker)?)?;
+        let anna = p2p_actors::spawn_local(config(1)?, Some(broker.clone()))?;
+        let bert = p2p_actors::spawn_local(config(2)?, Some(broker))?;
         let greeter = Greeter { network: anna.clone() }.start();
 
         let addr = address(&bert).await?;
-        let (greeted, winner) = tokio::join!(greeter.send(Greet(addr)), bert.accept());
+        let (greeted, called) = tokio::join!(greeter.send(Greet(addr)), bert.accept());
         println!("anna {}", greeted??);
-        println!("bert heard {:?}", hear(winner.context("nobody called")?.carrier).await?);
+        println!("bert heard {:?}", hear(called.context("nobody called")?.carrier).await?);
 
         anna.close().await;
         bert.close().await;
@@ -56,18 +57,17 @@ fn main() -> Result<()> {
     })
 }
 
-fn config(number: u64, broker: &MemoryBroker) -> Result<ActorsConfig> {
-    // A fixed seed makes a fixed key: right for a demonstration, wrong for anything else.
-    let mut config = ActorsConfig::new(Identity::generate(&mut Seed::from_u64(number)));
+fn config(number: u64) -> Result<NodeConfig> {
+    // A fixed seed makes a fixed key, which is right for a demonstration and wrong for anything else.
+    let mut config = NodeConfig::new(Identity::generate(&mut Seed::from_u64(number)));
     config.interfaces = Interfaces::Only(vec!["lo".to_owned()]);
     config.brokers = vec![BrokerConfig::new("memory://here".parse()?)];
-    config.memory = Some(broker.clone());
     config.machine_id = b"this machine".to_vec();
     config.plain = true;
     Ok(config)
 }
 
-/// Waits until the node listens and knows where it is.
+/// Waits until the node listens and has an address.
 async fn address(handle: &Handle) -> Result<PeerAddr> {
     let mut status = handle.status();
     let ready = status.wait_for(|status| status.is_ready()).await?;

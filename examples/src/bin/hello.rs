@@ -11,7 +11,7 @@ async fn main() -> Result<()> {
     let broker = MemoryBroker::new();
     let bert = Node::bind(config(&broker)?).await?;
 
-    // An address is one line of text: say it over the phone, print it, put it into a QR code.
+    // An address is one line of text, to be said over the phone, printed, or put into a QR code.
     let text = bert.addr().context("bert has no address")?.to_string();
     println!("bert is at {text}");
 

@@ -1,4 +1,4 @@
-//! What is the network here, and whom can this machine meet?
+//! A program that shows the properties of the network here, and whom this machine can meet.
 //!
 //! `cargo run -p examples --bin nat -- stun.example:3478 …` asks the servers you name. Without any it plays on
 //! loopback, with a STUN server of its own.
@@ -22,11 +22,11 @@ async fn main() -> Result<()> {
     }
 
     let node = Node::bind(config).await?;
-    // The node can be used already; this waits until the probes have ended.
+    // The node can be used already; this call waits until the probes have ended.
     let report = node.survey().await;
     print!("{report}");
 
-    // The same for a program: each verdict says how sure it is, and how it is known.
+    // The same facts are there for a program: each verdict has a confidence and an origin.
     for network in report.networks {
         let Some(probed) = network.probed else { continue };
         if let Some(nat) = probed.tcp.nat {

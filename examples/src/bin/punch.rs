@@ -7,8 +7,8 @@
 //! punch call mqtt://broker.example stun.example:3478 p2p1…
 //! ```
 //!
-//! Each wants a broker, through which they agree on ports and times, and a STUN server, which tells them how their
-//! ports look from outside. Set `PUNCH_INTERFACE` to use one network interface only.
+//! Each needs a broker, through which they agree on ports and times. Each needs a STUN server, which tells the
+//! addresses of its ports as seen from outside. Set `PUNCH_INTERFACE` to use one network interface only.
 
 use anyhow::{Context, Result, bail};
 use p2p_node::config::parse_stun;
@@ -36,7 +36,7 @@ async fn main() -> Result<()> {
     }
 }
 
-/// Anna calls Bert; the broker is in memory, and between two sockets of one interface nobody needs a STUN server.
+/// Lets Anna call Bert. The broker is in memory, and between two sockets of one interface no STUN server is needed.
 async fn both() -> Result<()> {
     let mut config = Config::loopback();
     config.brokers = vec![BrokerConfig::new("memory://here".parse()?)];
@@ -66,7 +66,7 @@ async fn call(node: &Node, address: &str) -> Result<()> {
     let options = ConnectOptions { ways: vec![Way::Punch], ..ConnectOptions::default() };
     let mut pipe = node.connect_with(&address.parse::<PeerAddr>()?, options).await?;
     tell("caller", &pipe);
-    // What was tried between which addresses, and what became of the dials.
+    // The report tells the addresses between which a punch was tried, and the outcomes of the dials.
     if let Some(report) = &pipe.how().report {
         for punch in report.ways.iter().flat_map(|way| &way.punches) {
             println!("caller: {punch}");

@@ -4,8 +4,9 @@
 //! cargo run --bin world -- punch.pcap
 //! ```
 //!
-//! prints the story of every packet at every node, and writes what passed over the simulated Internet to
-//! `punch.pcap`, for Wireshark. The second peer starts 20 ms late, less than the way takes: the SYNs cross.
+//! It prints the story of every packet at every node. It writes the packets on the simulated Internet to
+//! `punch.pcap`, for Wireshark. The second peer starts 20 ms late, which is less than the one-way time, so the SYNs
+//! cross.
 
 use std::error::Error;
 use std::fs::File;
@@ -26,7 +27,7 @@ const PORT: u16 = 5_000;
 const ONE_WAY: Duration = Duration::from_millis(25);
 const LATE: Duration = Duration::from_millis(20);
 
-/// A host behind a NAT that answers strangers with a RST: the hard case.
+/// Adds a host behind a NAT that answers strangers with a RST, which is the hard case.
 fn add_home(
     world: &mut World,
     name: &str,

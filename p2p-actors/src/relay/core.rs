@@ -14,13 +14,13 @@ use p2p_core::relay::circuit::{Act, Circuit, CircuitFailure, Event, RelayKind, T
 use p2p_core::transport::TransportError;
 use p2p_core::turn::Relaying;
 use p2p_core::{Family, Machine, Output};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use tracing::{debug, trace};
 
 use super::link::Link;
-use super::outlet::Outlet;
-use super::wires::{Came, RestedWires, Wires};
+use super::offers::OfferSender;
+use super::sockets::{Came, CircuitSockets, RestedSockets};
 use crate::drive::now;
 
 /// Datagrams taken in before anything else is looked at.
@@ -83,9 +83,9 @@ pub(crate) enum Told {
     Failed(CircuitFailure),
 }
 
-enum Sockets {
-    Work(Wires, Pin<Box<Sleep>>),
-    Rest(RestedWires),
+enum SocketStage {
+    Work(CircuitSockets, Pin<Box<Sleep>>),
+    Rest(RestedSockets),
     /// On the way from one to the other, or over.
     Gone,
 }
@@ -93,10 +93,8 @@ enum Sockets {
 /// Everything that one circuit is.
 pub(super) struct Core {
     pub(super) circuit: Circuit,
-    sockets: Sockets,
-    outlet: Outlet,
-    /// A stranger's, until it is over or our user takes it.
-    seat: Option<OwnedSemaphorePermit>,
+    sockets: SocketStage,
+    offers: OfferSender,
     told: mpsc::UnboundedSender<Told>,
     /// A datagram that found no room.
     stuck: Option<(Via, Bytes)>,
@@ -117,17 +115,15 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(
         circuit: Circuit,
-        wires: Wires,
-        outlet: Outlet,
-        seat: Option<OwnedSemaphorePermit>,
+        sockets: CircuitSockets,
+        offers: OfferSender,
         told: mpsc::UnboundedSender<Told>,
     ) -> Self {
         let sleep = Box::pin(tokio::time::sleep_until(tokio::time::Instant::now()));
         Self {
             circuit,
-            sockets: Sockets::Work(wires, sleep),
-            outlet,
-            seat,
+            sockets: SocketStage::Work(sockets, sleep),
+            offers,
             told,
             stuck: None,
             shift: 0,
@@ -141,13 +137,9 @@ impl Core {
         }
     }
 
-    pub(super) fn outlet(&mut self) -> &mut Outlet {
-        &mut self.outlet
-    }
-
     /// Does what the circuit wants, without a driver: what would wait is left to that.
     pub(super) fn pump_aside(&mut self) {
-        if let Sockets::Rest(_) = self.sockets {
+        if let SocketStage::Rest(_) = self.sockets {
             return;
         }
         let deadline = self.pump(&mut Context::from_waker(Waker::noop()));
@@ -156,7 +148,7 @@ impl Core {
             (deadline, None) => deadline.is_some(),
             (None, Some(_)) => false,
         };
-        let is_waiting = matches!(&self.sockets, Sockets::Work(wires, _) if wires.has_unsent());
+        let is_waiting = matches!(&self.sockets, SocketStage::Work(sockets, _) if sockets.has_unsent());
         if is_earlier || is_waiting || self.stuck.is_some() || self.circuit.is_over() {
             self.wake_driver();
         }
@@ -179,12 +171,13 @@ impl Core {
         all.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// Everything that was written is with the peer, and what the peer wrote was read: nothing is needed any more.
+    /// Waits until everything that was written is with the peer, and everything that the peer wrote has come, its end
+    /// too: that may come after the last bytes, by a datagram of its own, and who lets go before cuts the peer off.
     pub(super) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if let Some((Some(error), _)) = self.ended {
             return Poll::Ready(Err(error));
         }
-        if self.ended.is_none() && !self.circuit.is_delivered() {
+        if self.ended.is_none() && !self.circuit.is_done() {
             self.deliverer = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -203,7 +196,7 @@ impl Core {
         if shift != self.shift {
             return Poll::Ready(());
         }
-        if !matches!(self.sockets, Sockets::Work(..)) {
+        if !matches!(self.sockets, SocketStage::Work(..)) {
             // At rest, or over. What is to be done at rest is done when it is put to work.
             return Poll::Ready(());
         }
@@ -216,10 +209,11 @@ impl Core {
             self.armed = self.pump(cx);
             self.see_off(cx);
             if self.circuit.is_over() {
-                (self.sockets, self.seat) = (Sockets::Gone, None);
+                self.sockets = SocketStage::Gone;
+                self.offers.end();
                 self.wake_users();
             }
-            let Sockets::Work(_, sleep) = &mut self.sockets else { return Poll::Ready(()) };
+            let SocketStage::Work(_, sleep) = &mut self.sockets else { return Poll::Ready(()) };
             let mut is_due = false;
             if let Some(armed) = self.armed {
                 sleep.as_mut().reset(armed.into());
@@ -235,14 +229,14 @@ impl Core {
 
     /// Hands in what has come. Whether there may be more.
     fn take_in(&mut self, cx: &mut Context<'_>) -> bool {
-        let Sockets::Work(wires, _) = &mut self.sockets else { return false };
+        let SocketStage::Work(sockets, _) = &mut self.sockets else { return false };
         BUFFER.with_borrow_mut(|buffer| {
             let at = now();
-            for (way, kind) in wires.poll_unsent(cx) {
+            for (way, kind) in sockets.poll_unsent(cx) {
                 self.circuit.handle_closed(way, Some(kind), at);
             }
             for _ in 0..BATCH {
-                let Poll::Ready(came) = wires.poll_receive(cx, buffer) else {
+                let Poll::Ready(came) = sockets.poll_receive(cx, buffer) else {
                     self.circuit.settle(at);
                     return false;
                 };
@@ -269,7 +263,7 @@ impl Core {
                 Output::Act(act) => self.perform(act, cx),
                 Output::Event(event) => self.on_event(event),
                 Output::Wait(deadline) => {
-                    if self.circuit.is_delivered() || self.ended.is_some() {
+                    if self.circuit.is_done() || self.ended.is_some() {
                         self.deliverer.take().into_iter().for_each(Waker::wake);
                     }
                     return deadline.map(|deadline| deadline.at);
@@ -279,12 +273,12 @@ impl Core {
     }
 
     fn transmit(&mut self, cx: &mut Context<'_>) {
-        let Sockets::Work(wires, _) = &mut self.sockets else { return };
+        let SocketStage::Work(sockets, _) = &mut self.sockets else { return };
         let mut buffer = [0; DATAGRAM];
         loop {
             let (via, sent) = match self.stuck.take() {
                 Some((via, bytes)) => {
-                    let sent = wires.poll_send(via, &bytes, cx);
+                    let sent = sockets.poll_send(via, &bytes, cx);
                     if sent.is_pending() {
                         self.stuck = Some((via, bytes));
                         return;
@@ -295,7 +289,7 @@ impl Core {
                     let Some(Transmit { via, length }) = self.circuit.poll_transmit(&mut buffer) else {
                         return;
                     };
-                    let sent = wires.poll_send(via, &buffer[..length], cx);
+                    let sent = sockets.poll_send(via, &buffer[..length], cx);
                     if sent.is_pending() {
                         self.stuck = Some((via, Bytes::copy_from_slice(&buffer[..length])));
                         return;
@@ -311,28 +305,28 @@ impl Core {
     }
 
     fn perform(&mut self, act: Act, cx: &mut Context<'_>) {
-        let Sockets::Work(wires, _) = &mut self.sockets else { return };
+        let SocketStage::Work(sockets, _) = &mut self.sockets else { return };
         let sent = match act {
             Act::Open { way, place } => {
                 debug!(%place, "asking a TURN server");
-                wires.open(way, place);
+                sockets.open(way, place);
                 // Only the driver opens.
                 self.driver.take().into_iter().for_each(Waker::wake);
                 Ok(())
             }
-            Act::Transmit { way, packet } => wires.send(way, &packet.into_bytes(), cx),
+            Act::Transmit { way, packet } => sockets.send(way, &packet.into_bytes(), cx),
             Act::Close { way } => {
-                wires.close(way);
+                sockets.close(way);
                 Ok(())
             }
-            Act::Datagram { via: Via::Server(way), bytes } => wires.send(way, &bytes, cx),
-            Act::Datagram { via, bytes } => match wires.poll_send(via, &bytes, cx) {
+            Act::Datagram { via: Via::Server(way), bytes } => sockets.send(way, &bytes, cx),
+            Act::Datagram { via, bytes } => match sockets.poll_send(via, &bytes, cx) {
                 Poll::Ready(sent) => sent,
                 // It is lost, and said again.
                 Poll::Pending => Ok(()),
             },
             Act::Signal(offer) => {
-                self.outlet.say(offer);
+                self.offers.say(offer);
                 Ok(())
             }
             Act::Dial(to) => {
@@ -350,8 +344,8 @@ impl Core {
         match event {
             Event::Up => self.tell(Told::Up),
             Event::Arrived { way, peer, early } => {
-                if let Sockets::Work(wires, _) = &mut self.sockets
-                    && let Some(link) = wires.take(way)
+                if let SocketStage::Work(sockets, _) = &mut self.sockets
+                    && let Some(link) = sockets.take(way)
                 {
                     self.tell(Told::Arrived { link, early, peer });
                 }
@@ -373,8 +367,8 @@ impl Core {
     }
 
     /// The owner keeps this.
-    pub(super) fn keep(&mut self, kept: RelayKind) {
-        self.circuit.keep(kept, now());
+    pub(super) fn keep(&mut self, kind: RelayKind) {
+        self.circuit.keep(kind, now());
         self.pump_aside();
         self.wake_driver();
     }
@@ -413,7 +407,7 @@ impl Core {
         let route = self.circuit.route().ok_or(io::ErrorKind::NotConnected)?;
         let local = match (route.from, &self.sockets) {
             (End::Relayed, _) => self.circuit.relayed(Relaying::Udp, Family::of(route.to.ip())),
-            (End::Bare, Sockets::Work(wires, _)) => Some(wires.local(route.to)?),
+            (End::Bare, SocketStage::Work(sockets, _)) => Some(sockets.local(route.to)?),
             (End::Bare, _) => None,
         };
         Ok((local.ok_or(io::ErrorKind::NotConnected)?, route.to))
@@ -421,8 +415,8 @@ impl Core {
 
     /// Takes everything off its runtime.
     pub(super) fn rest(&mut self) {
-        if let Sockets::Work(wires, _) = std::mem::replace(&mut self.sockets, Sockets::Gone) {
-            self.sockets = Sockets::Rest(wires.rest());
+        if let SocketStage::Work(sockets, _) = std::mem::replace(&mut self.sockets, SocketStage::Gone) {
+            self.sockets = SocketStage::Rest(sockets.rest());
         }
         (self.armed, self.reader, self.writer, self.deliverer) = (None, None, None, None);
         self.wake_driver();
@@ -430,17 +424,16 @@ impl Core {
 
     /// Puts everything to work on the current runtime. Whether it was at rest.
     pub(super) fn wake(&mut self) -> io::Result<bool> {
-        let rested = match std::mem::replace(&mut self.sockets, Sockets::Gone) {
-            Sockets::Rest(rested) => rested,
+        let rested = match std::mem::replace(&mut self.sockets, SocketStage::Gone) {
+            SocketStage::Rest(rested) => rested,
             other => {
                 self.sockets = other;
                 return Ok(false);
             }
         };
-        self.seat = None;
-        let (wires, lost) = rested.wake()?;
+        let (sockets, lost) = rested.wake()?;
         let sleep = Box::pin(tokio::time::sleep_until(tokio::time::Instant::now()));
-        self.sockets = Sockets::Work(wires, sleep);
+        self.sockets = SocketStage::Work(sockets, sleep);
         self.shift += 1;
         self.armed = Some(now());
         for way in lost {
@@ -455,11 +448,11 @@ impl Core {
             return self.wake_driver();
         }
         match (&self.sockets, is_cut) {
-            (Sockets::Work(..), true) => self.circuit.close(now()),
-            (Sockets::Work(..), false) => self.circuit.release(now()),
+            (SocketStage::Work(..), true) => self.circuit.close(now()),
+            (SocketStage::Work(..), false) => self.circuit.release(now()),
             _ => self.circuit.close(now()),
         }
-        if let Sockets::Rest(rested) = &self.sockets {
+        if let SocketStage::Rest(rested) = &self.sockets {
             loop {
                 match self.circuit.poll_control() {
                     Output::Act(Act::Transmit { way, packet }) => rested.send(way, &packet.into_bytes()),
@@ -468,7 +461,7 @@ impl Core {
                     Output::Wait(_) => break,
                 }
             }
-            self.sockets = Sockets::Gone;
+            self.sockets = SocketStage::Gone;
         }
         self.pump_aside();
         self.wake_driver();

@@ -5,13 +5,12 @@
 //! machine takes. Who writes sends at once; the task receives, repeats, and keeps the servers willing.
 
 mod core;
-mod ears;
 pub(crate) mod link;
-mod outlet;
+mod offers;
+mod sockets;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod wires;
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -19,17 +18,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use p2p_core::Seed;
-use p2p_core::peer::PeerAddr;
 use p2p_core::relay::circuit::RelayKind;
 use p2p_core::relay::{Circuit, CircuitConfig, RelayOffer};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 pub(crate) use core::Told;
-pub(crate) use ears::Ears;
-pub(crate) use outlet::Outlet;
+pub(crate) use offers::{FromCircuit, OfferSender};
 pub(crate) use stream::{Dialled, Leaving, Relayed, RestedDialled, RestedThrough, Through};
 
 use self::core::Core;
+use self::sockets::CircuitSockets;
 use crate::drive::now;
 use crate::tls::CaFiles;
 
@@ -72,14 +70,13 @@ impl Handle {
     /// Begins one on the current runtime, and where what it tells comes from.
     pub(crate) fn begin(
         config: CircuitConfig,
-        trust: CaFiles,
-        outlet: Outlet,
-        seat: Option<OwnedSemaphorePermit>,
+        ca_files: CaFiles,
+        offers: OfferSender,
         seed: Seed,
     ) -> (Self, mpsc::UnboundedReceiver<Told>) {
         let (told, telling) = mpsc::unbounded_channel();
         let circuit = Circuit::new(config, seed, now());
-        let core = Core::new(circuit, wires::Wires::new(trust), outlet, seat, told);
+        let core = Core::new(circuit, CircuitSockets::new(ca_files), offers, told);
         let shared = Arc::new(Shared(Mutex::new(core)));
         shared.spawn();
         (Self { shared, is_kept: false }, telling)
@@ -88,11 +85,6 @@ impl Handle {
     /// For the node.
     pub(crate) fn ear(&self) -> Ear {
         Ear(Arc::downgrade(&self.shared))
-    }
-
-    /// The peer has said this, and is there.
-    pub(crate) fn hear(&self, offer: &RelayOffer, sender: &PeerAddr, addresses: &[IpAddr]) {
-        hear(&self.shared, offer, sender, addresses);
     }
 
     /// The stream over datagrams, when it is told to be up.
@@ -129,9 +121,9 @@ impl Handle {
     }
 
     /// This is kept: from now on it lives as long as that.
-    pub(crate) fn keep(&mut self, kept: RelayKind) {
+    pub(crate) fn keep(&mut self, kind: RelayKind) {
         self.is_kept = true;
-        self.shared.core().keep(kept);
+        self.shared.core().keep(kind);
     }
 }
 
@@ -144,28 +136,15 @@ impl Drop for Handle {
 }
 
 impl Ear {
-    /// The peer has said this, and is there. Whether anybody lives there.
-    pub(crate) fn hear(&self, offer: &RelayOffer, sender: &PeerAddr, addresses: &[IpAddr]) -> bool {
-        match self.0.upgrade() {
-            Some(shared) => {
-                hear(&shared, offer, sender, addresses);
-                true
-            }
-            None => false,
+    /// The peer has said this, and may come from these addresses.
+    pub(crate) fn hear(&self, offer: &RelayOffer, addresses: &[IpAddr]) {
+        if let Some(shared) = self.0.upgrade() {
+            let mut core = shared.core();
+            core.circuit.handle_offer(offer, addresses, now());
+            core.pump_aside();
+            core.wake_driver();
         }
     }
-
-    pub(crate) fn is_gone(&self) -> bool {
-        self.0.strong_count() == 0
-    }
-}
-
-fn hear(shared: &Shared, offer: &RelayOffer, sender: &PeerAddr, addresses: &[IpAddr]) {
-    let mut core = shared.core();
-    core.outlet().follow(sender);
-    core.circuit.handle_offer(offer, addresses, now());
-    core.pump_aside();
-    core.wake_driver();
 }
 
 impl Held {

@@ -3,27 +3,31 @@
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
 use std::time::Duration;
 
-use actix::AsyncContext;
-use p2p_core::UnixTime;
+use actix::{Actor, AsyncContext, Context, Handler};
 use p2p_core::attempt::{AttemptId, Role, Trust};
-use p2p_core::peer::{Contents, Identity, PeerAddr};
 use p2p_core::relay::circuit::Connections;
 use p2p_core::transport::Token;
 use p2p_core::turn::{Carrier, Credentials, Server};
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::signal::Router;
 
-fn peer() -> PeerAddr {
-    let identity = Identity::generate(&mut Seed::from_u64(5));
-    let contents = Contents { brokers: vec![], machine: None, interfaces: vec![], issued: UnixTime(0) };
-    PeerAddr::sign(&identity, contents).unwrap()
+/// Offers of circuits here go nowhere: the node is closed.
+struct ClosedNode;
+
+impl Actor for ClosedNode {
+    type Context = Context<Self>;
 }
 
-fn outlet() -> Outlet {
-    let router = actix::Context::<Router>::new().address().downgrade();
-    Outlet { router, to: peer(), attempt: AttemptId([0; 16]), back_on: None, done: None }
+impl Handler<FromCircuit> for ClosedNode {
+    type Result = ();
+
+    fn handle(&mut self, _: FromCircuit, _: &mut Context<Self>) {}
+}
+
+fn offers() -> OfferSender {
+    let node = Context::<ClosedNode>::new().address().downgrade();
+    OfferSender::new(AttemptId([0; 16]), node.recipient())
 }
 
 /// A runtime that works on a thread of its own until the process ends.
@@ -39,7 +43,7 @@ fn on_a_thread() -> tokio::runtime::Handle {
 
 fn begun(on: &tokio::runtime::Handle, config: CircuitConfig) -> (Handle, mpsc::UnboundedReceiver<Told>) {
     let _there = on.enter();
-    Handle::begin(config, CaFiles::default(), outlet(), None, Seed::from_u64(1))
+    Handle::begin(config, CaFiles::default(), offers(), Seed::from_u64(1))
 }
 
 /// Whether the way for connections ends when datagrams are kept.
@@ -49,7 +53,7 @@ async fn ends(is_at_rest: bool) -> bool {
     let server = Server::new(listener.local_addr().unwrap(), Carrier::Tcp, credentials);
     let mut config = CircuitConfig::new(Role::Caller, Trust::Known, vec![server]);
     config.connections = Connections::Always;
-    let (mut handle, _told) = Handle::begin(config, CaFiles::default(), outlet(), None, Seed::from_u64(1));
+    let (mut handle, _told) = Handle::begin(config, CaFiles::default(), offers(), Seed::from_u64(1));
     let mut of_connections = None;
     let mut other = Vec::new();
     for _ in 0..2 {
@@ -109,12 +113,13 @@ fn a_socket_belongs_to_the_runtime_of_its_circuit_whoever_brings_the_offer() {
         let mut config = CircuitConfig::new(Role::Caller, Trust::Known, vec![]);
         config.same_machine = true;
         let (handle, _told) = begun(&users, config);
+        let ear = handle.ear();
         let lent = peer_socket.local_addr().unwrap();
         if from_runtime {
             let nodes = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            nodes.block_on(async { handle.hear(&offer(lent), &peer(), &[]) });
+            nodes.block_on(async { ear.hear(&offer(lent), &[]) });
         } else {
-            handle.hear(&offer(lent), &peer(), &[]);
+            ear.hear(&offer(lent), &[]);
         }
         // The first may be lost; the node's runtime is gone.
         for _ in 0..4 {

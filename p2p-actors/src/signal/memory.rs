@@ -8,7 +8,7 @@ use bytes::Bytes;
 use p2p_core::signal::link::{Event, FailReason, MAX_PACKET, PublishError, Subscribers, admit};
 use tracing::debug;
 
-use super::{Close, Door, FromChannel, Publish};
+use super::{Close, Door, Owned, Publish};
 use crate::drive::now;
 
 /// A broker without network: what is published to a topic reaches all who opened a channel with that topic, in
@@ -77,28 +77,15 @@ impl Message for Arrive {
 
 /// The channel to a [`MemoryBroker`].
 pub(super) struct Memory {
-    channel: u32,
+    owned: Owned,
     broker: MemoryBroker,
     topic: String,
-    owner: Recipient<FromChannel>,
-    door: Door,
     unread: Door,
 }
 
 impl Memory {
-    pub(super) fn new(
-        channel: u32,
-        broker: MemoryBroker,
-        topic: String,
-        owner: Recipient<FromChannel>,
-        door: Door,
-    ) -> Self {
-        Self { channel, broker, topic, owner, door, unread: Door::default() }
-    }
-
-    fn tell(&self, what: Event) {
-        let channel = self.channel;
-        self.owner.do_send(FromChannel { channel, what });
+    pub(super) fn new(owned: Owned, broker: MemoryBroker, topic: String) -> Self {
+        Self { owned, broker, topic, unread: Door::default() }
     }
 }
 
@@ -108,7 +95,7 @@ impl Actor for Memory {
     fn started(&mut self, ctx: &mut Self::Context) {
         let subscriber = Subscriber { channel: ctx.address().recipient(), unread: self.unread.clone() };
         self.broker.subscribe(&self.topic, subscriber);
-        self.tell(Event::Up);
+        self.owned.tell(Event::Up);
     }
 }
 
@@ -122,14 +109,14 @@ impl Handler<Publish> for Memory {
     type Result = ();
 
     fn handle(&mut self, message: Publish, _: &mut Self::Context) {
-        self.door.leave();
+        self.owned.door.leave();
         let ticket = message.ticket;
         let late = message.until <= now();
         let admitted = match admit(&message.topic, &message.payload, MAX_PACKET) {
             Ok(()) if late => Err(PublishError::TooLate),
             admitted => admitted,
         };
-        self.tell(match admitted {
+        self.owned.tell(match admitted {
             Err(error) => Event::Failed { ticket, reason: FailReason::NotTaken(error) },
             Ok(()) => Event::Delivered {
                 ticket,
@@ -144,7 +131,7 @@ impl Handler<Arrive> for Memory {
 
     fn handle(&mut self, Arrive(payload): Arrive, _: &mut Self::Context) {
         self.unread.leave();
-        self.tell(Event::Received { payload });
+        self.owned.tell(Event::Received { payload });
     }
 }
 

@@ -12,7 +12,6 @@ mod codec;
 mod dial;
 mod memory;
 mod mqtt;
-mod router;
 mod tls;
 
 use std::net::IpAddr;
@@ -25,11 +24,10 @@ use actix::{Actor, Message, Recipient};
 use bytes::Bytes;
 use p2p_core::Seed;
 use p2p_core::signal::link::{Config, Login, MAX_QUEUED, MqttVersion, PublishError};
+use tokio::sync::oneshot;
 
 pub use memory::MemoryBroker;
 pub use p2p_core::signal::link::Event as ChannelEvent;
-pub use router::BrokerState;
-pub(crate) use router::{CloseRouter, Delivered, FromRouter, Router, SendSignal, SetAddress, SetClock};
 
 /// TLS to a broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,28 +105,34 @@ impl Message for FromChannel {
 pub fn open(config: ChannelConfig, owner: Recipient<FromChannel>) -> Channel {
     let ChannelConfig { id, broker, topic, mut seed } = config;
     let door = Door::default();
-    match broker {
+    let (alive, ended) = oneshot::channel();
+    let owned = Owned { id, owner, door: door.clone(), _alive: alive };
+    let (publish, close) = match broker {
         Broker::Mqtt(endpoint) => {
             let link = Config { topic, login: endpoint.login.clone(), protocol: endpoint.protocol };
-            let actor = mqtt::Mqtt::new(id, endpoint, link, seed.fork("link"), owner, door.clone()).start();
-            Channel {
-                id,
-                door,
-                publish: actor.clone().recipient(),
-                close: actor.recipient(),
-                closed: AtomicBool::new(false),
-            }
+            let actor = mqtt::Mqtt::new(owned, endpoint, link, seed.fork("link")).start();
+            (actor.clone().recipient(), actor.recipient())
         }
         Broker::Memory(broker) => {
-            let actor = memory::Memory::new(id, broker, topic, owner, door.clone()).start();
-            Channel {
-                id,
-                door,
-                publish: actor.clone().recipient(),
-                close: actor.recipient(),
-                closed: AtomicBool::new(false),
-            }
+            let actor = memory::Memory::new(owned, broker, topic).start();
+            (actor.clone().recipient(), actor.recipient())
         }
+    };
+    Channel { id, door, publish, close, closed: AtomicBool::new(false), ended }
+}
+
+/// The part that the actors of all channels have.
+struct Owned {
+    id: u32,
+    owner: Recipient<FromChannel>,
+    door: Door,
+    /// Dropped with the actor.
+    _alive: oneshot::Sender<()>,
+}
+
+impl Owned {
+    fn tell(&self, what: ChannelEvent) {
+        self.owner.do_send(FromChannel { channel: self.id, what });
     }
 }
 
@@ -140,6 +144,7 @@ pub struct Channel {
     publish: Recipient<Publish>,
     close: Recipient<Close>,
     closed: AtomicBool,
+    ended: oneshot::Receiver<()>,
 }
 
 impl Channel {
@@ -180,6 +185,13 @@ impl Channel {
         if !self.closed.swap(true, Ordering::Relaxed) {
             self.close.do_send(Close);
         }
+    }
+
+    /// Closes the channel, and waits until everything is said: a second at most.
+    pub async fn farewell(mut self) {
+        self.close();
+        // An error says that the actor is gone.
+        let _ = (&mut self.ended).await;
     }
 }
 

@@ -7,8 +7,7 @@ use std::task::{Context as Task, Poll, Waker};
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorContext, ActorFuture, ActorFutureExt, AsyncContext, Context, Handler, Recipient, SpawnHandle,
-    WrapFuture,
+    Actor, ActorContext, ActorFuture, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, WrapFuture,
 };
 use futures_util::{Sink, SinkExt, Stream as _};
 use p2p_core::Seed;
@@ -18,7 +17,7 @@ use tracing::{debug, info, trace};
 
 use super::codec::Codec;
 use super::dial::{Stream, dial};
-use super::{Close, Door, Endpoint, FromChannel, Publish};
+use super::{Close, Endpoint, Owned, Publish};
 use crate::drive::{Driven, Drives, now, turn};
 
 /// Packets read at a turn; then other actors have theirs.
@@ -30,10 +29,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Drives a [`Link`] over a socket.
 pub(super) struct Mqtt {
-    channel: u32,
+    owned: Owned,
     endpoint: Rc<Endpoint>,
-    owner: Recipient<FromChannel>,
-    door: Door,
     driven: Driven<Link>,
     dial: Option<SpawnHandle>,
     wire: Option<Wire>,
@@ -43,19 +40,10 @@ pub(super) struct Mqtt {
 }
 
 impl Mqtt {
-    pub(super) fn new(
-        channel: u32,
-        endpoint: Endpoint,
-        link: Config,
-        seed: Seed,
-        owner: Recipient<FromChannel>,
-        door: Door,
-    ) -> Self {
+    pub(super) fn new(owned: Owned, endpoint: Endpoint, link: Config, seed: Seed) -> Self {
         Self {
-            channel,
+            owned,
             endpoint: Rc::new(endpoint),
-            owner,
-            door,
             driven: Driven::new(Link::new(link, seed, now())),
             dial: None,
             wire: None,
@@ -63,11 +51,6 @@ impl Mqtt {
             farewells: 0,
             closing: false,
         }
-    }
-
-    fn tell(&self, what: Event) {
-        let channel = self.channel;
-        self.owner.do_send(FromChannel { channel, what });
     }
 
     fn start_dial(&mut self, protocol: MqttVersion, ctx: &mut Context<Self>) {
@@ -116,7 +99,7 @@ impl Mqtt {
     fn stop_when_closed(&mut self, ctx: &mut Context<Self>) {
         if self.closing && self.farewells == 0 {
             let counters = self.driven.machine().counters();
-            debug!(channel = self.channel, ?counters, "channel closed");
+            debug!(channel = self.owned.id, ?counters, "channel closed");
             ctx.stop();
         }
     }
@@ -152,14 +135,14 @@ impl Drives for Mqtt {
     fn on_event(&mut self, event: Event, _: &mut Context<Self>) {
         let Endpoint { host, port, .. } = &*self.endpoint;
         match &event {
-            Event::Up => info!(channel = self.channel, host, port, "broker up"),
+            Event::Up => info!(channel = self.owned.id, host, port, "broker up"),
             Event::Down { reason, retry_in } => {
-                info!(channel = self.channel, host, port, %reason, ?retry_in, "broker down");
+                info!(channel = self.owned.id, host, port, %reason, ?retry_in, "broker down");
             }
-            Event::Delivered { .. } | Event::Failed { .. } => debug!(channel = self.channel, ?event),
-            Event::Received { payload } => trace!(channel = self.channel, bytes = payload.len(), "received"),
+            Event::Delivered { .. } | Event::Failed { .. } => debug!(channel = self.owned.id, ?event),
+            Event::Received { payload } => trace!(channel = self.owned.id, bytes = payload.len(), "received"),
         }
-        self.tell(event);
+        self.owned.tell(event);
     }
 }
 
@@ -167,11 +150,11 @@ impl Handler<Publish> for Mqtt {
     type Result = ();
 
     fn handle(&mut self, message: Publish, ctx: &mut Self::Context) {
-        self.door.leave();
+        self.owned.door.leave();
         let Publish { ticket, topic, payload, until } = message;
         let link = self.driven.machine();
         if let Err(error) = link.publish(ticket, topic, payload, until, now()) {
-            self.tell(Event::Failed { ticket, reason: FailReason::NotTaken(error) });
+            self.owned.tell(Event::Failed { ticket, reason: FailReason::NotTaken(error) });
         }
         turn(self, ctx);
     }

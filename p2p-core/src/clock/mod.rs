@@ -1,13 +1,13 @@
-//! Monotonic time and UNIX time, how to get from one to the other, and how far two clocks are apart.
+//! Monotonic time and UNIX time, the conversion between them, and the offset between two clocks.
 //!
-//! | part | what it is |
+//! | part | meaning |
 //! |---|---|
-//! | [`UnixTime`], [`Clock`] | what a clock shows, and when it shows it |
-//! | [`Offset`], [`combine`] | how far two clocks are apart, with a bound |
-//! | [`OffsetFilter`] | pure: that, from exchanges of four time stamps |
+//! | [`UnixTime`], [`Clock`] | the time a clock shows, and the instant at which it shows it |
+//! | [`Offset`], [`combine`] | the offset between two clocks, with a bound of its error |
+//! | [`OffsetFilter`] | the estimate of an offset from exchanges of four time stamps; pure |
 //! | [`ntp`] | the codec of NTP, and a machine that asks several servers |
 //!
-//! No clock is ever set by any of this: an [`Offset`] is a fact for those who must meet at a time.
+//! Nothing here ever sets a clock. An [`Offset`] is a fact for those who must meet at a time.
 
 pub mod ntp;
 mod offset;
@@ -22,27 +22,27 @@ use serde::{Deserialize, Serialize};
 
 pub use offset::{DRIFT, Exchange, ImpossibleExchange, MOST_EXCHANGES, Offset, OffsetFilter, Ppm, combine};
 
-/// Microseconds since 1970-01-01 00:00 UTC, leap seconds not counted.
+/// A UNIX time: microseconds since 1970-01-01 00:00 UTC, leap seconds not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UnixTime(pub u64);
 
 impl UnixTime {
-    /// From seconds since 1970.
+    /// Returns the time that is this many seconds after the beginning of 1970.
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs.saturating_mul(1_000_000))
     }
 
-    /// This much later, or the end of time.
+    /// Returns the time that is `span` later, or the latest that can be written.
     pub fn after(self, span: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    /// This much earlier, or 1970.
+    /// Returns the time that is `span` earlier, or the beginning of 1970.
     pub fn before(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    /// How long after `earlier` this is; zero if it is not.
+    /// Returns the time that has passed since `earlier`, and zero when `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
@@ -54,10 +54,10 @@ impl fmt::Display for UnixTime {
     }
 }
 
-/// One moment known in both times.
+/// One moment known both as an instant and as a UNIX time.
 ///
-/// A driver makes it once, from the system clock, and hands it to the machines that must compare their time
-/// with somebody else's. A later step of the system clock does not disturb them.
+/// A driver makes it once from the system clock. It hands it to the machines that must compare their time with
+/// somebody else's. A later step of the system clock does not disturb them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
     instant: Instant,
@@ -65,12 +65,12 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// `instant` was `unix`.
+    /// Returns the clock that showed `unix` at `instant`.
     pub fn new(instant: Instant, unix: UnixTime) -> Self {
         Self { instant, unix }
     }
 
-    /// The UNIX time at `now`.
+    /// Returns the UNIX time at `now`.
     pub fn unix(&self, now: Instant) -> UnixTime {
         match now.checked_duration_since(self.instant) {
             Some(later) => self.unix.after(later),
@@ -78,7 +78,7 @@ impl Clock {
         }
     }
 
-    /// The instant at which UNIX time is `at`, or `None` when this platform cannot name it.
+    /// Returns the instant at which UNIX time is `at`, or `None` when this platform cannot name it.
     pub fn instant(&self, at: UnixTime) -> Option<Instant> {
         if at >= self.unix {
             self.instant.checked_add(at.since(self.unix))

@@ -1,4 +1,4 @@
-//! Honest clocks are never misjudged; dishonest ones do bounded harm.
+//! Properties of offsets: honest clocks are never misjudged, and dishonest ones do bounded harm.
 
 use std::time::{Duration, Instant};
 
@@ -9,15 +9,15 @@ use super::*;
 use crate::sim::epoch;
 
 const MILLI: u64 = 1_000_000;
-/// Both clocks show about this when a story begins, in nanoseconds.
+/// The time that both clocks show when a story begins, in nanoseconds.
 const NOON: i128 = 1_800_000_000_000_000_000;
 
-/// Two clocks in true nanoseconds since the story began. Ours is the measure; theirs is off and drifts.
+/// Two clocks, by true nanoseconds since the story began. Ours is the measure; theirs is ahead and drifts.
 #[derive(Clone, Copy, Debug)]
 struct Pair {
-    /// Theirs is ahead by this at the start, in nanoseconds.
+    /// The nanoseconds by which their clock is ahead at the start.
     ahead: i64,
-    /// And by so much more every millisecond: ppm.
+    /// The nanoseconds by which it gains every millisecond, which is its drift in ppm.
     drift: i64,
 }
 
@@ -70,7 +70,7 @@ fn pair() -> impl Strategy<Value = Pair> {
 }
 
 fn way() -> impl Strategy<Value = (u64, u64, u64, u64)> {
-    // Pauses up to a minute, each direction up to a second on its own, held up to two.
+    // The pauses are up to a minute, each direction takes up to a second, and the answer is held up to two seconds.
     (0..60_000 * MILLI, 0..1_000 * MILLI, 0..2_000 * MILLI, 0..1_000 * MILLI)
 }
 
@@ -213,7 +213,7 @@ proptest! {
         prop_assert!(to_b.reversed().contains(-a));
         prop_assert!(to_b.then(to_c).contains(a + b));
         prop_assert_eq!(to_b.then(to_c).error, to_b.error + to_c.error);
-        // Both know how far the third is ahead; the other one is ahead by the difference.
+        // Both know the offset of the third clock; that of the other one is the difference.
         prop_assert!(Offset::between(to_b, to_c).contains(a - b));
     }
 
@@ -244,7 +244,7 @@ fn the_fastest_way_there_and_the_fastest_way_back_need_not_be_of_one_exchange() 
     assert_eq!(offset.to_string(), "+5000.000 ms ± 20.001 ms");
 }
 
-/// At once there and long on the way back: the clocks drift apart before the answer is heard.
+/// A question that arrives at once and an answer that is long on its way, while the clocks drift apart.
 #[test]
 fn clocks_drift_while_an_answer_is_on_its_way() {
     for drift in [-100, 100] {
@@ -280,7 +280,7 @@ fn a_tie_is_no_majority() {
     assert_eq!(combine(&[at(0), at(0), at(70), at(70)]), None);
 }
 
-/// Two honest servers and a liar who reaches into what they agree on: the common part of all three misses the truth.
+/// Two honest servers and a liar whose range overlaps their common part: what all three allow misses the truth.
 #[test]
 fn a_liar_cannot_push_the_truth_out() {
     let honest = Offset::new(0, Duration::from_millis(10));

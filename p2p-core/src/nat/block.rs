@@ -1,25 +1,26 @@
-//! The block of ports a carrier's NAT gave us (RFC 7422), out of the ports it used.
+//! The block of ports that a carrier's NAT gave us (RFC 7422), inferred from the ports it used.
 
 use super::PortRange;
 use super::verdict::Known;
 
 /// The smallest block looked for, in ports.
 pub const SMALLEST: u16 = 64;
-/// The largest.
+/// The largest block looked for, in ports.
 pub const LARGEST: u16 = 8_192;
-/// Ports below this are not handed out, so blocks count from here; some count from 0.
+/// The port from which most NATs count blocks, as they hand out none below it. Some count from 0.
 const ORIGIN: u16 = 1_024;
-/// Ports a NAT without blocks can choose from.
+/// The number of ports that a NAT without blocks can choose from.
 const PORTS: f64 = 64_512.0;
-/// Where ranges of ports usually begin and end.
+/// The ports at which ranges of ports usually begin and end.
 const FIRSTS: [u16; 7] = [1, 1_024, 10_000, 16_384, 32_768, 35_000, 49_152];
 const LASTS: [u16; 3] = [49_151, 60_999, 65_535];
 
-/// The block all `ports` are from, or `None` when they are too far apart for one or fewer than three.
+/// Returns the block that all `ports` are from. It is `None` when there are fewer than three, or they are too far
+/// apart for one block.
 ///
-/// Blocks are powers of two, [`SMALLEST`] to [`LARGEST`], that count from 1,024; or from 0 when only such a
-/// one fits. Of the blocks that hold all ports the smallest explains them best: each port that could have
-/// fallen into the other half of a block twice that size and did not halves the odds of that block.
+/// Blocks are powers of two, [`SMALLEST`] to [`LARGEST`], that count from 1,024, or from 0 when only such a one fits.
+/// Of the blocks that hold all ports, the smallest explains them best. A block twice that size has another half, and
+/// each port that did not fall into it halves the odds of that block.
 pub fn infer(ports: &[u16]) -> Option<Known<PortRange>> {
     let (first, last) = (*ports.iter().min()?, *ports.iter().max()?);
     if ports.len() < 3 {
@@ -47,8 +48,8 @@ fn aligned(first: u16, last: u16, size: u16, origin: u16) -> Option<PortRange> {
     (last <= end).then_some(PortRange { first: start as u16, last: end })
 }
 
-/// The range random ports are from: as far beyond the outermost as they are apart on average, then to the
-/// nearest usual bound beyond them. `None` for fewer than six.
+/// Returns the range that random ports are from, or `None` for fewer than six. It reaches beyond the outermost ports
+/// by their average distance, or to a usual bound near there.
 pub fn range(ports: &[u16]) -> Option<Known<PortRange>> {
     let (first, last) = (*ports.iter().min()?, *ports.iter().max()?);
     if ports.len() < 6 {

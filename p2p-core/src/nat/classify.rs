@@ -1,4 +1,4 @@
-//! From evidence to a verdict: RFC 5780's tests, counted over several servers, then the seven types.
+//! The judgement of evidence: the tests of RFC 5780, counted over several servers, then the seven types.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -12,40 +12,40 @@ use crate::addr::is_same_address;
 use crate::stun::Transport;
 use crate::stun::dial_back::SynOutcome;
 
-/// What is known of a NAT for one transport, and how. `None` is "not known", never "no".
+/// The known properties of a NAT for one transport, with their origins. `None` is "not known", never "no".
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Verdicts {
-    /// The type, in the original's words.
+    /// The type, in the words of the original P2PD.
     pub nat: Option<Known<NatType>>,
-    /// Whether addresses or ports are translated at all.
+    /// True when addresses or ports are translated.
     pub translates: Option<Known<bool>>,
-    /// Mapping behaviour.
+    /// The mapping behaviour.
     pub mapping: Option<Known<Mapping>>,
-    /// Filtering behaviour.
+    /// The filtering behaviour.
     pub filtering: Option<Known<Filtering>>,
-    /// How mapped ports follow each other.
+    /// The rule by which mapped ports follow each other.
     pub delta: Option<Known<Delta>>,
-    /// Where the delta is a step: whose counter it is.
+    /// The scope of the counter, where the delta is a step.
     pub scope: Option<Known<Scope>>,
     /// The answer to an unsolicited SYN.
     pub syn: Option<Known<SynAnswer>>,
-    /// Whether a mapped address works from the inside.
+    /// True when a mapped address works from the inside.
     pub hairpin: Option<Known<bool>>,
-    /// Whether a mapping stays what it is while it is used.
+    /// True when a mapping stays the same while it is used.
     pub stable: Option<Known<bool>>,
-    /// The ports this NAT gives out, as far as random ones show it.
+    /// The range of ports this NAT gives out, as far as random ones show it.
     pub range: Option<Known<PortRange>>,
     /// The block of ports this host was given.
     pub block: Option<Known<PortRange>>,
-    /// New mappings a second made by others.
+    /// The new mappings a second made by others.
     pub rate: Option<Known<Rate>>,
 }
 
-/// What is less sure than this is not published.
+/// The confidence below which a verdict is not published.
 const PUBLISHED: f64 = 0.5;
 
 impl Verdicts {
-    /// The facts worth telling a peer: what is more probable than not.
+    /// Returns the facts worth telling a peer: those that are more probable than not.
     pub fn facts(&self) -> NatFacts {
         fn sure<T: Copy>(known: Option<Known<T>>) -> Option<T> {
             known.filter(|known| known.confidence >= PUBLISHED).map(|known| known.value)
@@ -67,7 +67,7 @@ impl Verdicts {
     }
 }
 
-/// The verdicts over one transport. When only the other one was answered, this one is blocked.
+/// Returns the verdicts over one transport. When only the other transport was answered, this one is blocked.
 pub fn judge(evidence: &Evidence, vote: &Vote, transport: Transport) -> Verdicts {
     let seen = || evidence.over(transport).filter(|seen| vote.is_trusted(seen.server));
     let Some(translates) = translates(seen()) else {
@@ -103,7 +103,7 @@ pub fn judge(evidence: &Evidence, vote: &Vote, transport: Transport) -> Verdicts
     verdicts
 }
 
-/// Fills in what one transport did not show by what the other one did: most NATs treat them alike.
+/// Fills in unknown verdicts of one transport from the other, since most NATs treat both alike.
 pub fn borrow(verdicts: &mut Verdicts, other: &Verdicts) {
     let (Some(translates), Some(theirs)) = (verdicts.translates, other.translates) else { return };
     let alike = translates.value == theirs.value
@@ -114,7 +114,7 @@ pub fn borrow(verdicts: &mut Verdicts, other: &Verdicts) {
     }
 }
 
-/// Nobody answered.
+/// Returns the verdicts over a transport on which no server answered.
 fn silent(evidence: &Evidence, transport: Transport) -> Verdicts {
     let sent = evidence.over(transport).filter(|seen| seen.sends > 0);
     let asked: BTreeSet<_> = sent.map(|seen| seen.server.ip()).collect();
@@ -122,7 +122,7 @@ fn silent(evidence: &Evidence, transport: Transport) -> Verdicts {
         evidence.observations().iter().any(|seen| seen.transport != transport && seen.seen.is_some());
     let nat = match asked.len() {
         0 => None,
-        // The same servers may be down; that three are at once while we are online is not likely.
+        // The same servers may be down. That three are down at once while we are online is not likely.
         few if is_other_alive => {
             Some(Known::measured(NatType::Blocked, 1.0 - 0.3_f64.powi(few.min(8) as i32)))
         }
@@ -131,7 +131,7 @@ fn silent(evidence: &Evidence, transport: Transport) -> Verdicts {
     Verdicts { nat, ..Verdicts::default() }
 }
 
-/// Whether servers see us come from where we are.
+/// Tells whether servers see us come from another address than our own.
 fn translates<'a>(seen: impl Iterator<Item = &'a Observation>) -> Option<Known<bool>> {
     let (mut same, mut different) = (BTreeSet::new(), BTreeSet::new());
     for observation in seen {
@@ -150,7 +150,7 @@ fn translates<'a>(seen: impl Iterator<Item = &'a Observation>) -> Option<Known<b
     Some(Known::measured(value, (1.0 - 0.1_f64.powi(votes.min(8) as i32)) * share))
 }
 
-/// RFC 5780, section 4.3, with as many servers as answered.
+/// Judges the mapping by RFC 5780, section 4.3, with as many servers as answered.
 fn mapping<'a>(seen: impl Iterator<Item = &'a Observation> + Clone) -> Known<Mapping> {
     let answers = |purpose| {
         let of_purpose = seen.clone().filter(move |seen| seen.purpose == purpose);
@@ -190,7 +190,7 @@ fn mapping<'a>(seen: impl Iterator<Item = &'a Observation> + Clone) -> Known<Map
     }
 }
 
-/// Whether the question asked again was answered as before.
+/// Tells whether repeated questions were answered as before.
 fn stable<'a>(seen: impl Iterator<Item = &'a Observation> + Clone) -> Option<Known<bool>> {
     let again = seen.clone().filter(|seen| seen.purpose == Purpose::Again);
     let mut same = Vec::new();
@@ -210,7 +210,8 @@ fn stable<'a>(seen: impl Iterator<Item = &'a Observation> + Clone) -> Option<Kno
     Some(Known::measured(value, if same.len() > 1 { 0.95 } else { 0.9 }))
 }
 
-/// RFC 5780, section 4.4. What passed is proof; silence is a sign that more of the same makes stronger.
+/// Judges the filtering by RFC 5780, section 4.4. A packet that passed is proof. Silence is a sign, which more
+/// silence makes stronger.
 fn filtering(evidence: &Evidence, transport: Transport) -> Option<Known<Filtering>> {
     let tests: Vec<(Stranger, bool)> = match transport {
         Transport::Udp => evidence
@@ -235,7 +236,8 @@ fn filtering(evidence: &Evidence, transport: Transport) -> Option<Known<Filterin
     let far_silent = count(far, false);
     match (count(near, true), count(near, false)) {
         (0, 0) if far_silent == 0 => None,
-        // Not from everywhere; whether from other ports is not known: the case that promises less.
+        // Not every address gets in, and whether other ports do is not known. So the case that promises less is
+        // assumed.
         (0, 0) => Some(Known::assumed(Filtering::AddressAndPortDependent, 0.6 * silence(far_silent))),
         (0, silent) => Some(Known::measured(
             Filtering::AddressAndPortDependent,
@@ -246,7 +248,7 @@ fn filtering(evidence: &Evidence, transport: Transport) -> Option<Known<Filterin
     }
 }
 
-/// What a SYN that is not let in gets: an answer is proof, silence may be a lost packet.
+/// Judges the answer to a SYN that is not let in. An answer is proof; silence may be a lost packet.
 fn syn(evidence: &Evidence) -> Option<Known<SynAnswer>> {
     let kept = evidence.syn_probes.iter().filter_map(|probe| match probe.outcome {
         SynOutcome::Kept(answer) => Some(answer),
@@ -263,7 +265,7 @@ fn syn(evidence: &Evidence) -> Option<Known<SynAnswer>> {
     })
 }
 
-/// The type, out of the axes.
+/// Returns the type that follows from mapping and filtering.
 fn name(verdicts: &Verdicts, translates: Known<bool>) -> Known<NatType> {
     let filtering = verdicts.filtering;
     let unknown = Known::assumed(Filtering::AddressAndPortDependent, 0.5);

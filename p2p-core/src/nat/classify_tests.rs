@@ -9,7 +9,7 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// Evidence of one local port seen from several servers.
+/// Returns evidence of one local port seen by several servers.
 fn seen(local: &str, answers: &[(Purpose, &str, &str)]) -> Evidence {
     let mut evidence = Evidence::default();
     for (purpose, server, mapped) in answers {
@@ -80,11 +80,11 @@ fn liars_are_out_voted_and_named() {
     assert_eq!(vote.liars.iter().copied().collect::<Vec<_>>(), [at(B), at(D)]);
     assert_eq!(vote.address().unwrap().value, at(ONE).ip());
     assert_eq!(judged(&evidence).mapping.unwrap().value, super::Mapping::EndpointIndependent);
-    // One word against another: nobody is called a liar, and nothing is sure.
+    // It is one word against another, so no server is called a liar and nothing is sure.
     let vote = Vote::new(&seen(LOCAL, &[(Mapping, A, ONE), (Mapping, B, elsewhere)]));
     assert!(vote.liars.is_empty());
     assert!(vote.address().unwrap().confidence <= 0.5);
-    // On a symmetric NAT all ports differ, and nobody lies.
+    // On a symmetric NAT all ports differ, and no server lies.
     let vote = Vote::new(&seen(LOCAL, &[(Mapping, A, ONE), (Mapping, B, TWO), (Mapping, C, THREE)]));
     assert!(vote.liars.is_empty());
 }

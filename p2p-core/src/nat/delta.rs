@@ -1,8 +1,8 @@
-//! How the next external port follows from the ones before.
+//! The rule by which the next external port follows from the ones before.
 //!
-//! Every explanation is scored by how probable it makes what was seen, one in twenty samples being allowed
-//! to be an accident; the best one wins, and its share of all is the confidence. The same is tried with
-//! each server's word left out, so that one server that lies about ports does not decide.
+//! Every explanation is scored by the probability it gives to the samples. One in twenty samples may be an accident.
+//! The best explanation wins, and its share of all is the confidence. The same is tried with each server's answers
+//! left out, so that one server that lies about ports does not decide.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -17,71 +17,71 @@ use crate::Local;
 /// One new mapping of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// How many mappings of ours came before it on the wire, answered or not.
+    /// The number of mappings of ours that came before it on the wire, answered or not.
     pub index: u32,
-    /// How many of those were not answered: they may have been lost before they made one.
+    /// The number of those that were not answered: they may have been lost before they made a mapping.
     pub lost: u32,
-    /// When it was made.
+    /// The time at which it was made.
     pub at: Instant,
     /// The local port.
     pub local: u16,
     /// The external port.
     pub mapped: u16,
-    /// Towards whom.
+    /// The server that was asked.
     pub server: SocketAddr,
 }
 
-/// Whose last mapping a counting NAT counts from.
+/// The mapping that a counting NAT counts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
-    /// That of all, or all of ours: every new mapping moves it.
+    /// The last mapping of all, or of all ours, so every new mapping moves the counter.
     Shared,
-    /// That to the same destination address: others do not move ours.
+    /// The last mapping to the same destination address, so others do not move ours.
     PerDestination,
 }
 
-/// What was seen of others behind the same NAT.
+/// The observed mappings of others behind the same NAT.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
-    /// New mappings that were not ours.
+    /// The number of new mappings that were not ours.
     pub others: f64,
-    /// In so many seconds; more than 0.
+    /// The seconds in which they were made; more than 0.
     pub seconds: f64,
 }
 
 impl Rate {
-    /// New mappings a second.
+    /// Returns the new mappings a second.
     pub fn per_second(&self) -> f64 {
         self.others / self.seconds
     }
 }
 
-/// What the samples say.
+/// The verdict on a set of samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Verdict {
     /// The delta.
     pub delta: Known<Delta>,
-    /// Where the delta is a step: whose counter it is.
+    /// The scope of the counter, where the delta is a step.
     pub scope: Option<Known<Scope>>,
-    /// New mappings a second made by others, where a shared counter betrays them.
+    /// The new mappings a second made by others, where a shared counter shows them.
     pub rate: Option<Known<Rate>>,
-    /// Where ports are random: the block they are from.
+    /// The block that ports are from, where they are random.
     pub block: Option<Known<PortRange>>,
 }
 
-/// Part of the samples that may be accidents: a port that was taken, a packet that overtook another.
+/// The part of the samples that may be accidents: a port that was taken, a packet that overtook another.
 const ACCIDENTS: f64 = 0.05;
-/// Ports a NAT can choose from unless something better is known.
+/// The number of ports that a NAT can choose from, unless a better figure is known.
 const PORTS: f64 = 64_512.0;
-/// The natural logarithm of how improbable it is beforehand that a given server lies about ports only.
+/// The natural logarithm of the prior probability that a given server lies about ports only.
 const LIAR: f64 = -4.0;
-/// New mappings a second expected of others before anything is known.
+/// The new mappings a second expected of others before anything is known.
 const USUAL_RATE: f64 = 10.0;
-/// The models are simpler than routers: a difference in logarithmic probability counts for half.
+/// The weight of a difference in logarithmic probability, since the models are simpler than routers.
 const TEMPER: f64 = 0.5;
 
-/// The mappings that were made, out of observations of one transport in the order of the wire. What did not
-/// make a mapping of its own (`mapping` says when) or has no certain place in the order is left out.
+/// Returns the mappings that were made, from observations of one transport in the order of the wire. A question that
+/// made no mapping of its own, by the rule of `mapping`, is left out. So is one without a certain place in the order.
 pub fn samples<'a>(
     observations: impl Iterator<Item = &'a Observation>,
     mapping: Mapping,
@@ -100,7 +100,8 @@ pub fn samples<'a>(
         if seen.sends == 0 || !made.insert((seen.local, towards)) {
             continue;
         }
-        // The second destination of a port may get what is left when the first one has what is due.
+        // The NAT may treat the second destination of a local port differently, as the port it would choose may be
+        // taken.
         let is_sample = used.insert(seen.local) && seen.sends == 1 && seen.purpose != Purpose::Filtering;
         if let Some(mapped) = seen.port().filter(|_| is_sample && is_trusted(seen.server)) {
             let local = seen.local.0.port();
@@ -112,7 +113,7 @@ pub fn samples<'a>(
     samples
 }
 
-/// One way to explain the samples.
+/// One explanation of the samples.
 #[derive(Clone, Copy, Debug)]
 struct Explanation {
     delta: Delta,
@@ -120,7 +121,7 @@ struct Explanation {
     score: f64,
 }
 
-/// What the samples say, or `None` when there are fewer than two.
+/// Returns the verdict on the samples, or `None` when there are fewer than two.
 pub fn judge(samples: &[Sample]) -> Option<Verdict> {
     if samples.len() < 2 {
         return None;
@@ -192,7 +193,7 @@ fn explanations(samples: &[Sample]) -> Vec<Explanation> {
         if let Ok(value) = i16::try_from(by) {
             all.push(of(kind, value, None, score - cost));
         } else {
-            // Too far for a value: modulo 65,536 it still says which port comes next.
+            // The offset is too large for a value. Modulo 65,536 it still says which port comes next.
             all.push(of(kind, wrapped(by), None, score - cost));
         }
     }
@@ -218,7 +219,7 @@ fn offset(sample: &Sample) -> i32 {
     i32::from(sample.mapped) - i32::from(sample.local)
 }
 
-/// The offset that the 16 bits of a port cannot tell from `by`.
+/// Returns the offset that the 16 bits of a port cannot tell from `by`.
 fn wrapped(by: i32) -> i16 {
     (by as u16).cast_signed()
 }
@@ -235,12 +236,12 @@ fn split(samples: &[Sample]) -> Vec<Vec<Sample>> {
     lines.into_values().collect()
 }
 
-/// Large steps are less probable beforehand.
+/// Returns the prior cost of a step. Large steps are less probable.
 fn cost(by: i16) -> f64 {
     2.0 + 1.5 * f64::from(by.unsigned_abs()).ln()
 }
 
-/// The steps worth trying: each difference that was seen, and what it is for each mapping in between.
+/// Returns the steps worth trying: each difference that was seen, and that divided by the mappings in between.
 fn steps(lines: &[Vec<Sample>]) -> BTreeSet<i16> {
     let mut steps = BTreeSet::new();
     for pair in lines.iter().flat_map(|line| line.windows(2)) {
@@ -257,7 +258,7 @@ fn steps(lines: &[Vec<Sample>]) -> BTreeSet<i16> {
     steps
 }
 
-/// How many mappings of others a counter that steps by `by` shows between two of ours.
+/// Returns the number of others' mappings that a counter with step `by` shows between two of ours.
 fn others(pair: &[Sample], by: i16, scope: Scope) -> Option<u32> {
     let moved = i32::from(pair[1].mapped) - i32::from(pair[0].mapped);
     let by = i32::from(by);
@@ -277,13 +278,13 @@ fn others(pair: &[Sample], by: i16, scope: Scope) -> Option<u32> {
 fn stepped(pair: &[Sample], by: i16, scope: Scope) -> f64 {
     let between = pair[1].at.saturating_duration_since(pair[0].at).as_secs_f64();
     let mean = 0.02 + USUAL_RATE * between;
-    // Geometric: its tail is long, as the rate is not known.
+    // The distribution is geometric: its tail is long, as the rate is not known.
     let of_others = |count: u32| f64::from(count) * (mean / (1.0 + mean)).ln() - (1.0 + mean).ln();
     let model = others(pair, by, scope).map_or(0.0, |count| of_others(count).exp());
     ((1.0 - ACCIDENTS) * model + ACCIDENTS / PORTS).ln()
 }
 
-/// A step that is made only while the local port moves by one.
+/// Returns the score of a pair for a step that is made only while the local port moves by one.
 fn followed(pair: &[Sample], by: i16, hit: impl Fn(bool) -> f64) -> f64 {
     let ours = i64::from(pair[1].index) - i64::from(pair[0].index);
     if i64::from(pair[1].local) - i64::from(pair[0].local) != ours {
@@ -293,7 +294,7 @@ fn followed(pair: &[Sample], by: i16, hit: impl Fn(bool) -> f64) -> f64 {
     hit(moved == i64::from(by) * ours)
 }
 
-/// What others add to a shared counter each second.
+/// Returns the mappings that others add to a shared counter each second.
 fn rate(samples: &[Sample], by: i16) -> Option<Known<Rate>> {
     let mut rate = Rate { others: 0.0, seconds: 0.0 };
     for pair in samples.windows(2) {
@@ -305,7 +306,7 @@ fn rate(samples: &[Sample], by: i16) -> Option<Known<Rate>> {
     if rate.seconds <= 0.0 {
         return None;
     }
-    // Right means: off by no more than a half, or by three a second.
+    // A rate counts as right when it is off by a half at most, or by three a second.
     let leeway = (rate.per_second() / 2.0).max(3.0);
     let deviation = (rate.others + 1.0).sqrt() / rate.seconds;
     Some(Known::measured(rate, 1.0 - (-leeway / deviation).exp()))

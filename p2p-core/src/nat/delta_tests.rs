@@ -4,7 +4,7 @@ use super::*;
 use crate::Seed;
 use crate::sim::epoch;
 
-/// A NAT as a function: from the step before to the external port.
+/// Returns the samples of a NAT that is a function of the number of the mapping and the local port.
 fn sampled(locals: &[u16], servers: &[&str], mut map: impl FnMut(usize, u16) -> u16) -> Vec<Sample> {
     let server = |index: usize| format!("{}:3478", servers[index / 2 % servers.len()]).parse().unwrap();
     locals

@@ -1,14 +1,14 @@
-//! The machine that looks for a hop beyond our own NAT which swallows a SYN and says nothing.
+//! A machine that looks for a hop beyond our own NAT which drops a SYN without a report.
 //!
 //! Where both NATs answer SYNs, whoever dials first is refused, unless its SYN opens its own NAT and dies before it
 //! arrives ([`Tactic::LowTtl`](crate::punch::Tactic::LowTtl)). A SYN dies where its time to live ends, and most routers
 //! tell of it: Linux then ends the dial. So a hop is wanted that does not.
 //!
-//! SYNs with rising time to live go to a server, each from a port of its own. What is beyond our NAT is told by who
-//! answers: the networks behind a NAT have private addresses (RFC 1918, RFC 6598), and a hop with a public one that is
-//! not our own is beyond it. The first hop after such a one that says nothing, three times, is what was looked for.
-//! It is on the way to all of the Internet or at least near us, where ways have not parted yet; and where the peer
-//! is nearer than that, its NAT answers, and the punch goes on with the tactic for that.
+//! SYNs with rising time to live go to a server, each from a port of its own. The addresses of the routers that
+//! answer tell which hops are beyond our NAT. The networks behind a NAT have private addresses (RFC 1918, RFC 6598).
+//! A hop with a public address that is not our own is beyond it. The wanted hop is the first one after such a hop
+//! that is silent three times. It is near us, where the paths to the whole Internet have not parted yet, or not far.
+//! A peer may be nearer than that. Then its NAT answers, and the punch goes on with the tactic for that.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -16,77 +16,77 @@ use std::time::{Duration, Instant};
 
 use crate::{Deadline, Machine, Output, Reach};
 
-/// The first SYNs live for so many hops: the first hop is in our own network.
+/// The time to live of the first and of the last SYN, in hops. The first hop is in our own network.
 const FIRST: u8 = 2;
 const LAST: u8 = 7;
-/// How often a hop that said nothing is asked again: what is lost must not be taken for silence.
+/// The number of times a silent hop is asked again. A lost packet must not be taken for silence.
 const AGAIN: u8 = 2;
-/// SYNs in all.
+/// The most SYNs of one search.
 pub const MOST_SYNS: u8 = LAST - FIRST + 1 + AGAIN;
-/// Between two SYNs to one hop: routers that limit their answers do not count ours as one burst.
+/// The pause between two SYNs to one hop, so that routers which limit their answers do not count them as one burst.
 const PAUSE: Duration = Duration::from_millis(150);
-/// How long an answer may take: twice the round trip to the server, within these bounds. All of it is over in
+/// The bounds of the wait for an answer, which is twice the round trip to the server. The whole search is over in
 /// 1.15 s.
 const SHORTEST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_millis(500);
 
-/// Whom to ask, and what is known.
+/// The server to dial, and the facts known beforehand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HopConfig {
-    /// A server that answers over TCP: the STUN servers do.
+    /// The address of a server that answers over TCP, as the STUN servers do.
     pub server: SocketAddr,
-    /// Our address as others see it.
+    /// The address of ours that others see.
     pub external: IpAddr,
     /// The round trip to the server.
     pub rtt: Duration,
 }
 
-/// What to do.
+/// An effect for the driver to perform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Dial from a port that has not been used, with this time to live for all SYNs of that socket.
+    /// Dials from a port that has not been used, with this time to live for all SYNs of that socket.
     Dial {
         /// The number of the SYN, from 0.
         syn: u8,
-        /// Where to.
+        /// The address to dial.
         to: SocketAddr,
-        /// For how many hops.
+        /// The time to live, in hops.
         ttl: u8,
     },
-    /// Close that socket, whatever became of it.
+    /// Closes the socket of a SYN, whatever its outcome.
     Drop {
         /// The number of the SYN.
         syn: u8,
     },
 }
 
-/// What came of it.
+/// The outcome of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The time to live at which a SYN passes our NAT and dies in silence, if there is one.
     Done(Option<u8>),
 }
 
-/// What is known of one SYN.
+/// The outcome of one SYN so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// Nothing came back so far.
+    /// Nothing has come back.
     Silent,
-    /// It died, and a router said so.
+    /// The SYN died, and the router with this address reported it.
     Told(IpAddr),
-    /// It arrived, or something else answered it.
+    /// The SYN arrived, or something else answered it.
     Answered,
-    /// It never left.
+    /// The SYN could not be sent.
     Unsent,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// All hops are asked.
+    /// All hops are being asked.
     Looking {
         until: Instant,
     },
-    /// One that said nothing is asked again, so many times more.
+    /// A silent hop is being asked again, `left` more times.
     Confirming {
         ttl: u8,
         left: u8,
@@ -95,20 +95,20 @@ enum State {
     Over,
 }
 
-/// Looks for a hop that says nothing, once.
+/// A machine that looks once for a hop which reports nothing.
 ///
-/// Where no NAT is, or ours does not answer SYNs, there is no use for it: then do not make one.
+/// It should not be made where there is no NAT, or where ours does not answer SYNs. A silent hop is of no use there.
 #[derive(Clone, Debug)]
 pub struct Hop {
     config: HopConfig,
     state: State,
-    /// Each SYN by its number: its time to live, and what became of it.
+    /// The SYNs by number, each with its time to live and its outcome.
     syns: BTreeMap<u8, (u8, Fate)>,
     output: VecDeque<Output<Act, Event>>,
 }
 
 impl Hop {
-    /// Begins to look at once.
+    /// Makes a search that begins at once.
     pub fn new(config: HopConfig, now: Instant) -> Self {
         let state = State::Looking { until: now + patience(config.rtt) };
         let mut hop = Self { config, state, syns: BTreeMap::new(), output: VecDeque::new() };
@@ -118,22 +118,23 @@ impl Hop {
         hop
     }
 
-    /// A SYN died on the way, says `by` (ICMP time exceeded: RFC 792; ICMPv6: RFC 4443, section 3.3).
+    /// Notes that `by` reports that a SYN died on the way (ICMP time exceeded: RFC 792; ICMPv6: RFC 4443, section
+    /// 3.3).
     pub fn handle_expired(&mut self, syn: u8, by: IpAddr, now: Instant) {
         self.on_fate(syn, Fate::Told(by), now);
     }
 
-    /// The connection stands, or was refused, or ended by another ICMP error.
+    /// Notes that the connection of a SYN was established, was refused, or was ended by another ICMP error.
     pub fn handle_answered(&mut self, syn: u8, now: Instant) {
         self.on_fate(syn, Fate::Answered, now);
     }
 
-    /// The SYN could not be sent.
+    /// Notes that a SYN could not be sent.
     pub fn handle_unsent(&mut self, syn: u8, now: Instant) {
         self.on_fate(syn, Fate::Unsent, now);
     }
 
-    /// Stops looking. Nothing is told any more.
+    /// Stops the search. No event follows.
     pub fn close(&mut self, _now: Instant) {
         if self.state != State::Over {
             self.output.clear();
@@ -151,7 +152,7 @@ impl Hop {
         let Some((ttl, known)) = self.syns.get_mut(&syn).filter(|_| self.state != State::Over) else {
             return;
         };
-        // What a closed socket says is late, or made up.
+        // An outcome from a closed socket is late, or made up.
         if *known != Fate::Silent {
             return;
         }
@@ -159,29 +160,29 @@ impl Hop {
         let ttl = *ttl;
         self.output.push_back(Output::Act(Act::Drop { syn }));
         match self.state {
-            // It is not so silent.
+            // The hop reports after all.
             State::Confirming { ttl: candidate, .. } if candidate == ttl => self.end(None),
             State::Looking { .. } if !self.syns.values().any(|(_, fate)| *fate == Fate::Silent) => {
                 self.end(None)
             }
-            // So far that nothing behind can be of use, or be nearer than the server.
+            // No hop before the one that answered can still be the wanted one.
             State::Looking { .. } if fate == Fate::Answered && self.is_hopeless(ttl) => self.end(None),
             _ => {}
         }
         self.settle(now);
     }
 
-    /// Whether no hop before the one that answered may still be what is looked for.
+    /// Tells whether no silent hop is left before the one that answered.
     fn is_hopeless(&self, answered: u8) -> bool {
         !self.syns.values().any(|(ttl, fate)| *ttl < answered && *fate == Fate::Silent)
     }
 
-    /// Whether a router with this address is beyond our NAT.
+    /// Tells whether a router with this address is beyond our NAT.
     fn is_beyond(&self, by: IpAddr) -> bool {
         Reach::of(by) == Reach::Global && by.to_canonical() != self.config.external.to_canonical()
     }
 
-    /// The first hop that said nothing after one that is known to be beyond our NAT, and before the server.
+    /// Returns the first silent hop that is before the server and after a hop known to be beyond our NAT.
     fn candidate(&self) -> Option<u8> {
         let told = |(ttl, fate): &(u8, Fate)| match fate {
             Fate::Told(by) if self.is_beyond(*by) => Some(*ttl),
@@ -194,7 +195,7 @@ impl Hop {
         silent.filter(|ttl| *ttl > beyond && arrived.is_none_or(|arrived| *ttl < arrived)).min()
     }
 
-    /// Goes on where the time is up.
+    /// Goes on when the time of the present state is up.
     fn settle(&mut self, now: Instant) {
         match self.state {
             State::Looking { until } if until <= now => match self.candidate() {

@@ -1,4 +1,4 @@
-//! The search for a silent hop, on ways of routers that speak or do not.
+//! The search for a silent hop, on paths of routers that report a dead SYN or do not.
 
 use super::*;
 use crate::Seed;
@@ -23,7 +23,7 @@ fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-/// Turns a [`Hop`] with the sockets of its host.
+/// A program that turns a [`Hop`] with the sockets of its host.
 struct Seeker {
     hop: Hop,
     wait: Option<Instant>,
@@ -89,7 +89,7 @@ impl Program for Seeker {
     }
 }
 
-/// The hops after our own NAT, the nearest first: who speaks from where, and `None` who does not.
+/// The hops after our own NAT, the nearest first: the address from which each reports, or `None` when it is silent.
 type Way<'a> = &'a [Option<&'a str>];
 
 fn network(way: Way<'_>) -> (World, HostId) {
@@ -112,7 +112,7 @@ fn network(way: Way<'_>) -> (World, HostId) {
     (world, host)
 }
 
-/// What is found on the way, how many SYNs that took, and how long.
+/// Returns the hop found on the path, the number of SYNs that took, and the time.
 fn sought(way: Way<'_>) -> (Option<u8>, u8, Duration) {
     let (mut world, home) = network(way);
     let (server, internet) = (world.add_host("server"), world.internet());
@@ -138,9 +138,9 @@ fn the_first_silent_hop_beyond_our_nat_is_found() {
     for (way, expected) in [
         (&[ISP, None, ISP][..], Some(3)),
         (&[ISP, ISP, None], Some(4)),
-        // Several: the nearest.
+        // Of several silent hops the nearest is found.
         (&[ISP, None, None, ISP], Some(3)),
-        // A carrier's network is still inside, and its silence of no use.
+        // A carrier's network is still inside, so its silence is of no use.
         (&[CARRIER, None, ISP, None, ISP], Some(5)),
     ] {
         let (found, syns, took) = sought(way);
@@ -156,10 +156,10 @@ fn nothing_is_found_where_nothing_is() {
         &[][..],
         &[ISP],
         &[ISP, ISP, ISP, ISP, ISP, ISP, ISP, ISP],
-        // Silent from the first on: whether a SYN gets through our NAT before it dies, nobody knows.
+        // The path is silent from the first hop on. So nobody knows whether a SYN passes our NAT before it dies.
         &[None, ISP],
         &[CARRIER, None],
-        // The same where what speaks is our own NAT.
+        // The same holds where the only report is from our own NAT.
         &[Some(OUTSIDE), None, ISP],
     ] {
         let (found, syns, took) = sought(way);
@@ -168,7 +168,7 @@ fn nothing_is_found_where_nothing_is() {
     }
 }
 
-/// The machine alone, with what became of its first SYNs.
+/// Returns the machine alone, after these fates of its first SYNs.
 fn looked(fates: &[(u8, Option<&str>)]) -> Hop {
     let mut hop = Seeker::new(ms(40)).hop;
     for (syn, by) in fates {

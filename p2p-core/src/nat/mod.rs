@@ -1,15 +1,15 @@
-//! What is known of a NAT, in two vocabularies.
+//! The known properties of a NAT, in two vocabularies.
 //!
-//! The words of RFC 4787 and RFC 5382 (mapping × filtering) say what a NAT does; the words of the original
-//! P2PD (seven types × five deltas) say what that means for a peer who wants to hit the next port. Both are
-//! kept per transport: many NATs treat TCP and UDP differently.
+//! The words of RFC 4787 and RFC 5382 (mapping × filtering) say what a NAT does. The words of the original P2PD
+//! (seven types × five deltas) say what that means for a peer who wants to hit the next port. Both are kept per
+//! transport, because many NATs treat TCP and UDP differently.
 //!
-//! | part | what it is |
+//! | part | meaning |
 //! |---|---|
-//! | [`probe`] | machine: whom to ask what next, ends with a report |
-//! | [`observe`], [`verdict`] | what was seen, and how sure a conclusion is |
-//! | [`vote`] | pure: which servers are to be believed |
-//! | [`classify`], [`delta`], [`block`] | pure: from what was seen to what the NAT is |
+//! | [`probe`] | a machine that decides which server to ask what next, and ends with a report |
+//! | [`observe`], [`verdict`] | the observations, and conclusions with their confidence |
+//! | [`vote`] | the servers that are to be trusted; pure |
+//! | [`classify`], [`delta`], [`block`] | the properties of a NAT from observations; pure |
 //! | [`report`] | all of it for one address of ours, for people and for the published address |
 //! | [`forecast`] | pure: by which rule ports follow each other, and what a peer is told of it |
 //! | [`predict`] | pure: the next external ports, best first, and how probable each is |
@@ -35,27 +35,27 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::stun::dial_back::SynAnswer;
 
-/// The seven types of RFC 3489, as the original counts them.
+/// One of the seven types of RFC 3489, as the original P2PD counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum NatType {
-    /// No NAT, no firewall.
+    /// Neither a NAT nor a firewall is in front.
     Open,
-    /// No translation, but a stateful firewall.
+    /// A stateful firewall is in front, and nothing is translated.
     SymmetricFirewall,
-    /// Endpoint-independent mapping and filtering.
+    /// The mapping and the filtering do not depend on the endpoint.
     FullCone,
-    /// Endpoint-independent mapping, address-dependent filtering.
+    /// The mapping does not depend on the endpoint, and the filtering depends on the address.
     Restricted,
-    /// Endpoint-independent mapping, address- and port-dependent filtering.
+    /// The mapping does not depend on the endpoint, and the filtering depends on address and port.
     PortRestricted,
     /// The mapping depends on the destination.
     Symmetric,
-    /// Nothing passes.
+    /// No packet passes.
     Blocked,
 }
 
 impl NatType {
-    /// All of them, from friendly to hostile.
+    /// All types, from friendly to hostile.
     pub const ALL: [Self; 7] = [
         Self::Open,
         Self::SymmetricFirewall,
@@ -81,23 +81,23 @@ impl fmt::Display for NatType {
     }
 }
 
-/// How the mapped port of the next mapping follows from what is known, as the original counts it.
+/// The rule by which the mapped port of the next mapping follows from known ones, as the original P2PD counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum DeltaKind {
-    /// Mapped port = local port.
+    /// The mapped port is the local port.
     Equal,
     /// The mapped port moves as the local port moves.
     Preserving,
-    /// Each new mapping is the last one plus the value, whatever the local port.
+    /// The port of each new mapping is the last one plus the value, whatever the local port.
     Independent,
-    /// The last one plus the value, but only while the local port moves by one.
+    /// The mapped port is the last one plus the value, but only while the local port moves by one.
     Dependent,
-    /// Nothing follows.
+    /// The mapped port follows no rule.
     Random,
 }
 
 impl DeltaKind {
-    /// All of them, from predictable to not.
+    /// All kinds, from predictable to unpredictable.
     pub const ALL: [Self; 5] =
         [Self::Equal, Self::Preserving, Self::Independent, Self::Dependent, Self::Random];
 }
@@ -117,31 +117,31 @@ impl fmt::Display for DeltaKind {
 /// A delta and its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Delta {
-    /// What the next mapped port follows.
+    /// The rule that the next mapped port follows.
     pub kind: DeltaKind,
     /// The step, in ports; negative when the NAT counts down. Zero where the kind has none.
     pub value: i16,
 }
 
-/// Does a mapping change with the destination? (RFC 4787, section 4.1; RFC 5382, section 4.1.)
+/// The dependence of a mapping on the destination (RFC 4787, section 4.1; RFC 5382, section 4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Mapping {
-    /// One mapping for all destinations.
+    /// There is one mapping for all destinations.
     EndpointIndependent,
-    /// One for each destination address.
+    /// There is one mapping for each destination address.
     AddressDependent,
-    /// One for each destination address and port.
+    /// There is one mapping for each destination address and port.
     AddressAndPortDependent,
 }
 
-/// Who may send inbound through a mapping? (RFC 4787, section 5; RFC 5382, section 4.2.)
+/// The outside endpoints that may send inbound through a mapping (RFC 4787, section 5; RFC 5382, section 4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Filtering {
-    /// Anyone.
+    /// Any endpoint may send inbound.
     EndpointIndependent,
-    /// Addresses we have sent to.
+    /// Addresses that we have sent to may send inbound.
     AddressDependent,
-    /// Addresses and ports we have sent to.
+    /// Addresses and ports that we have sent to may send inbound.
     AddressAndPortDependent,
 }
 
@@ -155,17 +155,17 @@ pub struct PortRange {
 }
 
 impl PortRange {
-    /// Ports `first` to `last`, or `None` when they are the wrong way round.
+    /// Returns the ports `first` to `last`, or `None` when they are the wrong way round.
     pub fn new(first: u16, last: u16) -> Option<Self> {
         (first <= last).then_some(Self { first, last })
     }
 
-    /// How many ports: 1 … 65,536.
+    /// Returns the number of ports, 1 … 65,536.
     pub fn size(&self) -> u32 {
         u32::from(self.last.saturating_sub(self.first)) + 1
     }
 
-    /// Whether `port` is one of them.
+    /// Tells whether `port` is in the range.
     pub fn contains(&self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
     }
@@ -177,31 +177,31 @@ impl PortRange {
     }
 }
 
-/// What is known of a NAT for one transport. `None` is "not known", never "no".
+/// The known properties of a NAT for one transport. `None` is "not known", never "no".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NatFacts {
-    /// The type, in the original's words.
+    /// The type, in the words of the original P2PD.
     pub nat: Option<NatType>,
-    /// How mapped ports follow each other.
+    /// The rule by which mapped ports follow each other.
     pub delta: Option<Delta>,
-    /// Mapping behaviour.
+    /// The mapping behaviour.
     pub mapping: Option<Mapping>,
-    /// Filtering behaviour.
+    /// The filtering behaviour.
     pub filtering: Option<Filtering>,
     /// The answer to an unsolicited SYN.
     pub syn: Option<SynAnswer>,
-    /// Whether a mapped address works from the inside (RFC 4787, section 6).
+    /// True when a mapped address works from the inside (RFC 4787, section 6).
     pub hairpin: Option<bool>,
     /// The ports this NAT gives out, when it does not use all of them.
     pub range: Option<PortRange>,
     /// The block of ports this host was given, on a carrier NAT that hands out blocks.
     pub block: Option<PortRange>,
-    /// New mappings a second made by others behind the same NAT.
+    /// The new mappings a second that others behind the same NAT make.
     pub rate: Option<u16>,
 }
 
 impl NatFacts {
-    /// The mapping behaviour: as measured, or as the type implies.
+    /// Returns the mapping behaviour: as measured, or as the type implies.
     pub fn mapping_or_guess(&self) -> Option<Mapping> {
         self.mapping.or(match self.nat {
             Some(NatType::Symmetric) => Some(Mapping::AddressAndPortDependent),
@@ -210,7 +210,7 @@ impl NatFacts {
         })
     }
 
-    /// The filtering behaviour: as measured, or as the type implies.
+    /// Returns the filtering behaviour: as measured, or as the type implies.
     pub fn filtering_or_guess(&self) -> Option<Filtering> {
         self.filtering.or(match self.nat {
             Some(NatType::Open | NatType::FullCone) => Some(Filtering::EndpointIndependent),
@@ -220,12 +220,12 @@ impl NatFacts {
     }
 }
 
-/// What is known of the NAT in front of one interface, for each transport.
+/// The known properties of the NAT in front of one interface, for each transport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Nat {
-    /// Measured over TCP.
+    /// The properties measured over TCP.
     pub tcp: NatFacts,
-    /// Measured over UDP.
+    /// The properties measured over UDP.
     pub udp: NatFacts,
 }
 

@@ -1,8 +1,8 @@
-//! What was seen: the evidence every verdict about a NAT rests on.
+//! The observations that every verdict about a NAT rests on.
 //!
-//! An [`Observation`] is one question to one server with its answer, if one came. It keeps its place on the
-//! wire, because a NAT that counts is only understood by who came after whom, and unanswered questions stay
-//! in: they have moved the counter too.
+//! An [`Observation`] is one question to one server with its answer, if one came. It keeps its place on the wire,
+//! because a NAT that counts is only understood by the order of mappings. Unanswered questions stay in, because they
+//! have moved the counter too.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -11,13 +11,13 @@ use crate::stun::Transport;
 use crate::stun::dial_back::SynOutcome;
 use crate::{Local, Mapped};
 
-/// Observations kept at most; more are not recorded.
+/// The most observations that are kept; more are not recorded.
 pub const MOST_OBSERVATIONS: usize = 512;
 
-/// Why a question was asked, which is what its answer says something about.
+/// The purpose of a question, which is what its answer says something about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Purpose {
-    /// The same local port to several servers: does the mapping change with the destination?
+    /// The same local port to several servers, to see whether the mapping changes with the destination.
     Mapping,
     /// As [`Mapping`](Self::Mapping), to another port of a server that was asked.
     OtherPort,
@@ -25,131 +25,131 @@ pub enum Purpose {
     Consecutive,
     /// A new local port that follows none.
     Fresh,
-    /// A new local port, a while later: what happened in between?
+    /// A new local port a while later, to see what others did meanwhile.
     Late,
-    /// The question of [`Mapping`](Self::Mapping) once more: is the mapping still there?
+    /// The question of [`Mapping`](Self::Mapping) once more, to see whether the mapping is still there.
     Again,
-    /// A new local port, for questions about who may answer; see [`FilterTest`].
+    /// A new local port, for questions about the filtering; see [`FilterTest`].
     Filtering,
 }
 
 impl Purpose {
-    /// Whether the question came from a local port that had never sent before: it made a new mapping on any
-    /// NAT.
+    /// Tells whether the question came from a local port that had never sent before. Such a question makes a new
+    /// mapping on any NAT.
     pub fn is_new_port(self) -> bool {
         matches!(self, Self::Consecutive | Self::Fresh | Self::Late | Self::Filtering)
     }
 }
 
-/// What a server saw, and when we heard of it.
+/// The address that a server saw, and the time at which we heard of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Seen {
-    /// When the answer came.
+    /// The time at which the answer came.
     pub at: Instant,
-    /// What the server saw us come from.
+    /// The address from which the server saw us come.
     pub mapped: Mapped,
 }
 
 /// One question to one server, and its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Observation {
-    /// Place on the wire among all questions of this probe, whatever the transport.
+    /// The place on the wire among all questions of this probe, over both transports.
     pub order: u32,
-    /// What carried it.
+    /// The transport that carried it.
     pub transport: Transport,
-    /// What it was asked for.
+    /// The purpose of the question.
     pub purpose: Purpose,
-    /// Where it came from.
+    /// The local address it came from.
     pub local: Local,
-    /// Who was asked.
+    /// The server that was asked.
     pub server: SocketAddr,
-    /// When the first packet of it went out: the SYN, or the first datagram.
+    /// The time at which its first packet went out: the SYN, or the first datagram.
     pub sent: Instant,
-    /// How often it was sent. After a repetition nobody knows which one the NAT saw first, so the order of
-    /// such an observation says nothing.
+    /// The number of sendings. After a repetition nobody knows which one the NAT saw first, so the order of such an
+    /// observation says nothing.
     pub sends: u32,
     /// The answer, if one came.
     pub seen: Option<Seen>,
 }
 
 impl Observation {
-    /// The mapped port, if it was answered.
+    /// Returns the mapped port, if it was answered.
     pub fn port(&self) -> Option<u16> {
         self.seen.map(|seen| seen.mapped.0.port())
     }
 
-    /// From the first packet to the answer. Over TCP that is two round trips.
+    /// Returns the time from the first packet to the answer. Over TCP that is two round trips.
     pub fn span(&self) -> Option<Duration> {
         self.seen.map(|seen| seen.at.saturating_duration_since(self.sent))
     }
 }
 
-/// Who sends unasked, as seen from a mapping that has sent to one address and port only.
+/// A sender that was not asked, as seen from a mapping that has sent to one address and port only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stranger {
-    /// The address that was sent to, from another port of it.
+    /// Another port of the address that was sent to.
     OtherPort,
-    /// Another address.
+    /// Another address than the one that was sent to.
     OtherAddress,
 }
 
-/// One test of who may send in through a mapping over UDP (RFC 5780, section 4.4).
+/// One test of the filtering over UDP (RFC 5780, section 4.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FilterTest {
-    /// Who was asked to have the answer sent.
+    /// The server that was asked to have the answer sent.
     pub server: SocketAddr,
-    /// From where.
+    /// The stranger that was to answer.
     pub stranger: Stranger,
-    /// What became of it.
+    /// The outcome of the test.
     pub outcome: FilterOutcome,
 }
 
-/// What became of a filtering test.
+/// The outcome of a filtering test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FilterOutcome {
-    /// The stranger's datagram came in: proof.
+    /// The stranger's datagram came in, which is proof.
     Passed,
     /// Nothing came, while the server answered other questions.
     Silence,
-    /// The server cannot do it, says so, or answers from where it always does.
+    /// The server cannot do it, says so, or answers from its usual address.
     Unsupported,
 }
 
-/// One SYN of a helper.
+/// The outcome of one helper's SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SynProbe {
-    /// Where the helper dialled from.
+    /// The address that the helper dialled from.
     pub helper: IpAddr,
-    /// What the helper is to the mapping it dialled.
+    /// The relation of the helper to the mapping it dialled.
     pub stranger: Stranger,
-    /// What became of it.
+    /// The outcome of the dial.
     pub outcome: SynOutcome,
 }
 
-/// One try to reach a mapped address of ours from the inside (RFC 4787, section 6).
+/// One test of reaching a mapped address of ours from the inside (RFC 4787, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HairpinTest {
-    /// What carried it.
+    /// The transport of the test.
     pub transport: Transport,
-    /// Whether it came back in.
+    /// True when the packet came back in.
     pub passed: bool,
 }
 
-/// Everything that was seen from one address of ours.
+/// All observations made from one address of ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
     observations: Vec<Observation>,
-    /// Who may send in, over UDP.
+    /// The tests of the filtering over UDP.
     pub filter_tests: Vec<FilterTest>,
-    /// Who may send in, over TCP, and what others get.
+    /// The tests of the filtering over TCP, and of the answers to other SYNs.
     pub syn_probes: Vec<SynProbe>,
-    /// Whether mapped addresses work from inside.
+    /// The tests whether mapped addresses work from inside.
     pub hairpins: Vec<HairpinTest>,
 }
 
 impl Evidence {
-    /// Notes a question when it is sent. `None` when there are [`MOST_OBSERVATIONS`] already; otherwise its
-    /// number, for [`answered`](Self::answered).
+    /// Notes a question when it is sent, and returns its number for [`answered`](Self::answered). Returns `None` when
+    /// there are [`MOST_OBSERVATIONS`] already.
     pub fn asked(
         &mut self,
         transport: Transport,
@@ -190,19 +190,19 @@ impl Evidence {
         }
     }
 
-    /// Notes an answer. Only the first one counts: a server that changes its mind is not asked why.
+    /// Notes an answer. Only the first answer to a question counts.
     pub fn answered(&mut self, index: usize, seen: Seen) {
         if let Some(observation) = self.observations.get_mut(index) {
             observation.seen.get_or_insert(seen);
         }
     }
 
-    /// The questions, as they went out.
+    /// Returns the questions, in the order they went out.
     pub fn observations(&self) -> &[Observation] {
         &self.observations
     }
 
-    /// Those over one transport.
+    /// Returns the questions over one transport.
     pub fn over(&self, transport: Transport) -> impl Iterator<Item = &Observation> + Clone {
         self.observations.iter().filter(move |observation| observation.transport == transport)
     }

@@ -1,11 +1,10 @@
-//! The machine that finds out what the network in front of one address is.
+//! A machine that finds out the properties of the network in front of one address.
 //!
-//! For each transport it asks all servers at once from one local port: that gives the external address after
-//! one round trip over UDP and two over TCP, and shows whether the mapping depends on the destination. The
-//! servers that answered, and that others do not contradict, are then asked the rest without waiting for one
-//! answer after the other: a run of new local ports in strict order for the delta, changed addresses for the
-//! filtering, a few more ports later for what others do. Over TCP a helper outside may dial a throw-away
-//! port of ours meanwhile.
+//! For each transport it asks all servers at once from one local port. That gives the external address after one
+//! round trip over UDP and two over TCP, and shows whether the mapping depends on the destination. The servers that
+//! answered, and that others do not contradict, are then asked the rest, without waiting for one answer after the
+//! other. A run of new local ports in strict order shows the delta. Changed addresses show the filtering. A few more
+//! ports later show what others do. Over TCP, a helper outside may dial a throw-away port of ours meanwhile.
 
 mod ask;
 mod config;
@@ -37,7 +36,7 @@ use crate::stun::wire::Header;
 use crate::stun::{Class, Transport};
 use crate::{Deadline, Family, Local, Machine, Mapped, Output, Seed};
 
-/// Local ports tried before a lane gives up because all are in use.
+/// The most local ports that a lane tries before it gives up because all are in use.
 const MOST_RETRIES: u8 = 3;
 /// A port that helpers dial.
 #[derive(Clone, Copy, Debug)]
@@ -47,9 +46,9 @@ struct Bait {
     until: Instant,
 }
 
-/// Finds out what the network in front of one address of ours is.
+/// A machine that finds out the properties of the network in front of one address of ours.
 ///
-/// | method | when |
+/// | method | input |
 /// |---|---|
 /// | [`handle_resolved`](Self::handle_resolved), [`handle_unresolved`](Self::handle_unresolved) | on a server's name |
 /// | [`handle_datagram`](Self::handle_datagram), [`handle_unreachable`](Self::handle_unreachable) | on a UDP port |
@@ -65,19 +64,19 @@ pub struct Probe {
     seed: Seed,
     lanes: Vec<Lane>,
     asks: Vec<Ask>,
-    /// Names that are being resolved, and until when they are waited for.
+    /// The number of names that are being resolved, and the time until which they are waited for.
     names: usize,
     names_until: Instant,
     unresolved: Vec<Unresolved>,
     evidence: Evidence,
     others: BTreeMap<SocketAddr, SocketAddr>,
-    /// Servers that offered to dial back.
+    /// The servers that offered to dial back.
     diallers: BTreeSet<SocketAddr>,
     failures: BTreeMap<(SocketAddr, Transport), Failure>,
     packets: BTreeMap<(SocketAddr, Transport), u32>,
     hairpins: BTreeMap<Transport, Hairpin>,
     bait: Option<Bait>,
-    /// Helpers that have been asked and have not said anything.
+    /// The helpers that have been asked and have not answered.
     awaited: BTreeSet<IpAddr>,
     udp_ports: BTreeSet<Local>,
     listening: BTreeSet<Local>,
@@ -87,10 +86,10 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Begins to ask at once. Without servers it is done at once.
+    /// Makes a probe that begins to ask at once. Without servers it is done at once.
     ///
     /// # Errors
-    /// When there are more than [`MOST_SERVERS`].
+    /// [`TooManyServers`] when there are more than [`MOST_SERVERS`].
     pub fn new(config: ProbeConfig, mut seed: Seed, now: Instant) -> Result<Self, TooManyServers> {
         if config.servers.len() > MOST_SERVERS {
             return Err(TooManyServers(config.servers.len()));
@@ -130,7 +129,7 @@ impl Probe {
         Ok(probe)
     }
 
-    /// What was sent, and what was dropped because it was no answer to anything.
+    /// Returns the counts of packets sent, and of those dropped because they answered nothing.
     pub fn counters(&self) -> Counters {
         let mut counters = self.counters;
         for ask in &self.asks {
@@ -141,11 +140,11 @@ impl Probe {
         counters
     }
 
-    /// One of [`ProbeConfig::names`] stands for these servers; none of our family is as good as none. Who
-    /// comes after the first answers were weighed is too late for this probe.
+    /// Takes the servers that one of [`ProbeConfig::names`] stands for. A name without servers of our family is as
+    /// good as one without any. Servers that come after the first answers were weighed are too late for this probe.
     ///
     /// # Errors
-    /// When there would be more than [`MOST_SERVERS`]; then none of these is asked.
+    /// [`TooManyServers`] when there would be more than [`MOST_SERVERS`]; then none of these is asked.
     pub fn handle_resolved(&mut self, servers: &[Server], now: Instant) -> Result<(), TooManyServers> {
         if self.is_over {
             return Ok(());
@@ -165,7 +164,7 @@ impl Probe {
         room
     }
 
-    /// One of [`ProbeConfig::names`] has no address. The report will say so.
+    /// Notes that one of [`ProbeConfig::names`] has no address, which the report will say.
     pub fn handle_unresolved(&mut self, name: String, why: String, now: Instant) {
         self.names = self.names.saturating_sub(1);
         if !self.is_over && self.unresolved.len() < MOST_SERVERS {
@@ -174,7 +173,7 @@ impl Probe {
         self.settle(now);
     }
 
-    /// A datagram came to a UDP port of ours.
+    /// Takes a datagram that came to a UDP port of ours.
     pub fn handle_datagram(&mut self, at: Local, from: SocketAddr, bytes: &[u8], now: Instant) {
         if self.is_over {
             return;
@@ -201,7 +200,7 @@ impl Probe {
         self.settle(now);
     }
 
-    /// The system says that datagrams from `at` cannot reach `to`, or that `at` cannot be bound.
+    /// Notes that the system says that datagrams from `at` cannot reach `to`, or that `at` cannot be bound.
     pub fn handle_unreachable(&mut self, at: Local, to: SocketAddr, why: io::ErrorKind, now: Instant) {
         let found = self.asks.iter().position(|ask| {
             ask.transport == Transport::Udp
@@ -215,7 +214,7 @@ impl Probe {
         }
     }
 
-    /// The connection asked for by [`Act::OpenTcp`] stands.
+    /// Notes that the connection asked for by [`Act::OpenTcp`] is established.
     pub fn handle_tcp_open(&mut self, from: Local, to: SocketAddr, now: Instant) {
         if self.is_hairpin(from, to) {
             self.on_hairpin(Transport::Tcp, true);
@@ -229,7 +228,7 @@ impl Probe {
         self.settle(now);
     }
 
-    /// Bytes came on a connection.
+    /// Takes bytes that came on a connection.
     pub fn handle_tcp_data(&mut self, from: Local, to: SocketAddr, bytes: &[u8], now: Instant) {
         let Some(index) = self.connection(from, to) else { return };
         let mut rest = bytes;
@@ -243,7 +242,7 @@ impl Probe {
         self.settle(now);
     }
 
-    /// A connection could not be made (`Some(why)`), broke, or was closed by the other end.
+    /// Notes that a connection could not be made (`Some(why)`), broke, or was closed by the other end.
     pub fn handle_tcp_closed(
         &mut self,
         from: Local,
@@ -273,7 +272,8 @@ impl Probe {
         self.settle(now);
     }
 
-    /// A helper has dialled a throw-away port of ours, or says that it cannot. Unasked answers are dropped.
+    /// Takes the outcome of a helper that dialled a throw-away port of ours, or that says it cannot. Outcomes that
+    /// were not asked for are dropped.
     pub fn handle_syn_probe(&mut self, helper: IpAddr, outcome: SynOutcome, now: Instant) {
         let Some(bait) = self.bait.filter(|_| self.awaited.remove(&helper)) else { return };
         let stranger = if helper == bait.server { Stranger::OtherPort } else { Stranger::OtherAddress };
@@ -281,7 +281,7 @@ impl Probe {
         self.settle(now);
     }
 
-    /// Stops asking and closes every socket. There is no report any more.
+    /// Stops asking and closes every socket. No report follows.
     pub fn close(&mut self, _now: Instant) {
         if !self.is_over {
             self.out.clear();
@@ -293,7 +293,7 @@ impl Probe {
         &mut self.lanes[usize::from(transport == Transport::Tcp)]
     }
 
-    /// The question on a connection that is not answered; otherwise the connection's first one.
+    /// Returns the unanswered question on a connection, or otherwise the connection's first question.
     fn connection(&self, from: Local, to: SocketAddr) -> Option<usize> {
         self.asks.iter().position(|ask| {
             ask.transport == Transport::Tcp
@@ -303,8 +303,8 @@ impl Probe {
         })
     }
 
-    /// Asks the next servers from the first local port, as many as may be asked at once. Tells whether there
-    /// were any.
+    /// Asks the next servers from the first local port, as many as may be asked at once. Returns true when there were
+    /// any.
     fn begin(&mut self, lane: usize, now: Instant) -> bool {
         let (transport, local) = (self.lanes[lane].transport, self.lanes[lane].first);
         let family = Family::of(self.config.local);
@@ -324,7 +324,7 @@ impl Probe {
             .iter()
             .filter(|server| server.transport == transport && Family::of(server.address.ip()) == family)
             .filter(|server| !asked.contains(&server.address))
-            // Each address has one vote, whatever its ports; but one port may be dead and another not.
+            // Each address has one vote, whatever its ports. But one port may be dead and another not.
             .filter(|server| {
                 !waiting.contains(&server.address.ip()) && !answered.contains(&server.address.ip())
             });
@@ -341,13 +341,13 @@ impl Probe {
         is_any
     }
 
-    /// Who has answered over this transport.
+    /// Returns the servers that have answered over this transport.
     fn answered(&self, transport: Transport) -> BTreeSet<IpAddr> {
         let seen = self.evidence.over(transport).filter(|seen| seen.seen.is_some());
         seen.map(|seen| seen.server.ip()).collect()
     }
 
-    /// The servers that answered and are not contradicted, the fastest first.
+    /// Returns the servers that answered and are not contradicted, the fastest first.
     fn alive(&self, transport: Transport) -> Vec<Alive> {
         let vote = Vote::new(&self.evidence);
         let mut seen: Vec<_> = self
@@ -365,7 +365,7 @@ impl Probe {
         seen.into_iter().take(4).map(alive).collect()
     }
 
-    /// The first answers are in: asks the rest.
+    /// Ends the first phase of a lane and asks the rest.
     fn on_first_over(&mut self, lane: usize, now: Instant) {
         let transport = self.lanes[lane].transport;
         for index in 0..self.asks.len() {
@@ -388,8 +388,8 @@ impl Probe {
         lane.phase = Phase::Rest;
     }
 
-    /// Whether there is still hope for a first answer: servers that have not been asked, or names that are
-    /// being resolved.
+    /// Tells whether a first answer may still come, from servers that have not been asked or names that are being
+    /// resolved.
     fn asks_others(&mut self, lane: usize, now: Instant) -> bool {
         if !self.answered(self.lanes[lane].transport).is_empty() {
             return false;
@@ -463,7 +463,7 @@ impl Probe {
         }
     }
 
-    /// Closes everything.
+    /// Closes every socket.
     fn end(&mut self) {
         self.is_over = true;
         for index in 0..self.asks.len() {

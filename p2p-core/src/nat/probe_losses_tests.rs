@@ -1,4 +1,4 @@
-//! What a probe with a small budget makes of lost packets.
+//! The verdicts of a probe with a small budget when packets are lost.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -7,18 +7,18 @@ use crate::nat::report::NatReport;
 use crate::nat::{Delta, DeltaKind, NatType, PortRange};
 use crate::sim::link::LinkConfig;
 use crate::sim::nat::NatConfig;
-use crate::sim::scene::Scene;
+use crate::sim::probing::Scene;
 use crate::sim::stun::StunServer;
 use crate::stun::query::Server;
 use crate::stun::{Responder, Transport};
 
 const RTT: Duration = Duration::from_millis(118);
-/// As many as a node sends.
+/// The packets that a node sends to one server at most.
 const PACKETS: u32 = 35;
 const PROBES: u64 = 200;
 const PORTS: PortRange = PortRange { first: 1_024, last: u16::MAX };
 
-/// Asks one server that dials back, by both of its addresses or by one, from behind a symmetric NAT of this kind.
+/// Probes a symmetric NAT of this kind by one server that dials back, which has `addresses` addresses.
 fn probed(delta: Delta, addresses: usize, loss: f64, number: u64) -> (NatReport, Duration) {
     let nat = NatConfig::of_type(NatType::Symmetric, delta, PORTS, "198.51.100.1".parse().unwrap());
     let mut scene = Scene::new(nat, RTT, 4, number).unwrap();
@@ -45,7 +45,7 @@ fn found(report: &NatReport) -> Option<Delta> {
     report.facts().tcp.delta
 }
 
-/// Wrong or unknown, of [`PROBES`] with 1 % lost each way.
+/// Returns the number of wrong or unknown deltas of [`PROBES`] probes, with 1 % lost each way.
 fn missed(delta: Delta, addresses: usize) -> usize {
     let is_wrong = |number: &u64| found(&probed(delta, addresses, 0.01, *number).0) != Some(delta);
     (0..PROBES).filter(is_wrong).count()
@@ -59,8 +59,7 @@ fn a_lost_syn_hides_no_delta() {
     }
 }
 
-/// A step of one that depends on the local port is the one thing that looks like something else, like ports that are
-/// kept at a distance.
+/// A step of 1 that depends on the local port is not tested here. It looks like ports that are kept at a distance.
 #[test]
 fn one_address_of_one_server_shows_the_delta() {
     for (kind, value) in [(DeltaKind::Preserving, 1), (DeltaKind::Independent, 1), (DeltaKind::Dependent, 3)]

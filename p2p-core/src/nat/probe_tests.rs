@@ -1,4 +1,4 @@
-//! The probe against whole simulated networks, and against servers that mean it ill.
+//! The probe against whole simulated networks, and against hostile servers.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::nat::{Delta, DeltaKind, Filtering, Mapping, NatType, PortRange, SynAn
 use crate::sim::epoch;
 use crate::sim::nat::{FlowConfig, Hairpin as SimHairpin, NatConfig, PortChoice, StepScope, Unsolicited};
 use crate::sim::prober::Prober;
-use crate::sim::scene::Scene;
+use crate::sim::probing::Scene;
 use crate::stun::query::Server;
 use crate::stun::{Attribute, Message};
 
@@ -28,7 +28,7 @@ fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-/// A home behind `nat`, probed.
+/// Probes a home behind `nat`.
 fn probed(nat: NatConfig, number: u64) -> (NatReport, Duration, crate::sim::world::World) {
     scene(nat, number).probed().unwrap()
 }
@@ -42,7 +42,7 @@ fn preset(nat: NatType, kind: DeltaKind, value: i16) -> NatConfig {
     NatConfig::of_type(nat, Delta { kind, value }, range, ip(OUTSIDE))
 }
 
-/// The value that stands for a delta, different for each kind so that none is right by accident.
+/// Returns the value that stands for a delta, different for each kind so that none is right by accident.
 fn value(kind: DeltaKind) -> i16 {
     match kind {
         DeltaKind::Equal | DeltaKind::Random => 0,
@@ -52,7 +52,7 @@ fn value(kind: DeltaKind) -> i16 {
     }
 }
 
-/// What others cannot change, over both transports.
+/// Returns the facts that others cannot change, over both transports.
 fn facts(report: &NatReport) -> [(Option<NatType>, Option<Delta>); 2] {
     let facts = report.facts();
     [facts.tcp, facts.udp].map(|facts| (facts.nat, facts.delta))
@@ -176,7 +176,7 @@ fn a_syn_that_is_not_let_in_shows_the_answer() {
     }
 }
 
-/// A home behind `nat`; no helpers, but the second of two servers dials back.
+/// Probes a home behind `nat` without helpers, where the second of two servers dials back.
 fn dialled_back(nat: NatConfig) -> (NatReport, Duration, BTreeMap<IpAddr, u32>) {
     use crate::sim::stun::StunServer;
     let mut scene = scene(nat, 5);
@@ -236,7 +236,7 @@ fn a_server_that_dials_back_shows_the_answer_and_the_filtering() {
 fn without_helpers_nothing_is_said_about_syns() {
     for is_known in [true, false] {
         let mut scene = scene(preset(NatType::FullCone, DeltaKind::Equal, 0), 5);
-        // One that nobody is, and none at all.
+        // The one helper is at an address that no host has, or there is none.
         scene.config.helpers = if is_known { vec![ip("192.0.2.250")] } else { Vec::new() };
         let (report, took, _) = scene.probed().unwrap();
         assert_eq!(report.tcp.syn, None);
@@ -298,7 +298,7 @@ fn without_servers_it_is_done_at_once() {
     assert!(!report.is_online() && report.to_string().contains("no server was asked"));
 }
 
-/// Acts of a probe with three servers, answered by hand.
+/// Runs a probe with three servers whose acts are answered by `answer`.
 fn by_hand(answer: impl Fn(&mut Probe, Local, SocketAddr, &[u8], Instant)) -> (NatReport, Counters) {
     let mut config = ProbeConfig::new(ip(INSIDE));
     for host in 1..4_u8 {
@@ -412,7 +412,7 @@ fn ports_in_use_are_not_taken_for_a_nat() {
     assert_eq!(report.udp.nat, None, "nothing was ever sent");
 }
 
-/// How a server behaves over TCP.
+/// The behaviour of a server over TCP.
 #[derive(Clone, Copy, PartialEq)]
 enum Manner {
     Answers,
@@ -476,7 +476,7 @@ fn servers_that_spoil_their_tcp_are_named_and_cost_nothing_more() {
     assert_eq!(report.tcp.mapping.unwrap().value, Mapping::EndpointIndependent);
 }
 
-/// A probe of a home, the names of whose servers are resolved when `told`, in order.
+/// Probes a home with servers whose names are resolved at the times in `told`, in order.
 fn resolved_late(dead: u8, told: &[(Duration, Result<usize, &str>)]) -> (NatReport, Duration) {
     let mut scene = Scene::new(preset(NatType::PortRestricted, DeltaKind::Equal, 0), RTT, dead, 3).unwrap();
     let servers = std::mem::take(&mut scene.config.servers);
@@ -527,7 +527,7 @@ fn a_name_without_an_address_is_named_and_ends_the_waiting() {
     let text = report.to_string();
     assert!(text.contains("no server was found"), "{text}");
     assert!(text.contains("No use: stun.example:3478: no such name."), "{text}");
-    // A resolver that never comes back.
+    // A resolver that never comes back must not be waited for longer than configured.
     let mut config = ProbeConfig::new(ip(INSIDE));
     (config.names, config.names_within) = (1, ms(7_000));
     let mut probe = Probe::new(config, Seed::from_u64(1), epoch()).unwrap();
@@ -549,7 +549,7 @@ fn beyond_the_dead_there_are_other_servers() {
             scene.config.servers.push(Server { address, transport });
         }
     }
-    // Another port of a good one is dead, too.
+    // Another port of a good server is dead, too.
     let wrong = |server: Server| Server { address: SocketAddr::new(server.address.ip(), 9), ..server };
     scene.config.servers.extend(alive.iter().copied().map(wrong));
     scene.config.servers.extend(alive);

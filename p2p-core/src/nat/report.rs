@@ -1,4 +1,4 @@
-//! What is known of the network in front of one address of ours.
+//! The report of a probe on the network in front of one address of ours.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,66 +16,66 @@ use crate::stun::Transport;
 use crate::stun::query::Failure;
 use crate::{Family, Local, Mapped, Reach};
 
-/// What follows from a type of NAT that is less sure than this is told as what it is, a condition.
+/// The confidence below which a type of NAT is told as a condition, together with all that follows from it.
 const SURE: f64 = 0.9;
 
-/// What one server did.
+/// The questions that one server was asked, and the answers it gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerReport {
-    /// Who.
+    /// The address of the server.
     pub server: SocketAddr,
-    /// Over what.
+    /// The transport it was asked over.
     pub transport: Transport,
-    /// Questions it was asked.
+    /// The number of questions it was asked.
     pub asked: u32,
-    /// Questions it answered.
+    /// The number of questions it answered.
     pub answered: u32,
-    /// Packets sent to it, all connections counted with their beginnings and ends.
+    /// The number of packets sent to it, with the beginnings and ends of all connections.
     pub packets: u32,
-    /// The shortest time from a question to its answer; over TCP from the SYN, which makes two round trips.
+    /// The shortest time from a question to its answer. Over TCP it counts from the SYN, which makes two round trips.
     pub fastest: Option<Duration>,
-    /// Why it did not answer the first time it failed to.
+    /// The reason why it did not answer the first time it failed to.
     pub failure: Option<Failure>,
-    /// Whether others contradict it, so that what it says does not count.
+    /// True when others contradict it, so that its answers do not count.
     pub is_liar: bool,
 }
 
-/// What a server says it sees.
+/// The address that a server says it sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Said {
-    /// Where we asked from.
+    /// The local address we asked from.
     pub local: Local,
-    /// What that looked like to the server.
+    /// The address that the server saw.
     pub mapped: Mapped,
 }
 
 /// A server whose name has no address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unresolved {
-    /// What it is called.
+    /// The name of the server.
     pub name: String,
-    /// What the resolver says.
+    /// The reason that the resolver gives.
     pub why: String,
 }
 
-/// What is known of the network in front of one address of ours, how, and how surely.
+/// The known properties of the network in front of one address of ours, with their origins and confidence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NatReport {
-    /// Our address.
+    /// The address of ours that was probed from.
     pub local: IpAddr,
     /// The address others see, if any server told.
     pub external: Option<Known<IpAddr>>,
-    /// All addresses they see, with how many servers named each: more than one behind a pool.
+    /// All addresses that others see, with the number of servers that named each. Behind a pool there are several.
     pub pool: Vec<(IpAddr, usize)>,
-    /// Over TCP.
+    /// The verdicts over TCP.
     pub tcp: Verdicts,
-    /// Over UDP.
+    /// The verdicts over UDP.
     pub udp: Verdicts,
-    /// The servers, and what became of them.
+    /// The servers that were asked, and their answers.
     pub servers: Vec<ServerReport>,
     /// The servers that could not be asked, because their names have no address.
     pub unresolved: Vec<Unresolved>,
-    /// All that was seen.
+    /// All observations.
     pub evidence: Evidence,
 }
 
@@ -101,12 +101,12 @@ impl NatReport {
         Self { local, external, pool: vote.external, tcp, udp, servers, unresolved, evidence }
     }
 
-    /// The address family of this report.
+    /// Returns the address family of this report.
     pub fn family(&self) -> Family {
         Family::of(self.local)
     }
 
-    /// Whether any server answered over any transport.
+    /// Tells whether any server answered over any transport.
     pub fn is_online(&self) -> bool {
         self.external.is_some()
     }
@@ -125,8 +125,8 @@ impl NatReport {
         })
     }
 
-    /// Returns the newest mapping whose place on the wire is sure, and how many others of ours came after it: what
-    /// [`predict`](super::predict::predict) starts from.
+    /// Returns the newest mapping whose place on the wire is sure, and the number of our mappings after it.
+    /// [`predict`] starts from these.
     pub fn newest(&self, transport: Transport) -> Option<(Last, u16)> {
         let new = || self.evidence.over(transport).filter(|seen| seen.purpose.is_new_port());
         let last = new().filter(|seen| seen.sends == 1 && seen.seen.is_some()).last()?;
@@ -135,7 +135,7 @@ impl NatReport {
         Some((Last { at: last.sent, local, mapped: last.port()? }, u16::try_from(after).ok()?))
     }
 
-    /// The facts for the published address: what is more probable than not.
+    /// Returns the facts for the published address: those that are more probable than not.
     pub fn facts(&self) -> Nat {
         Nat { tcp: self.tcp.facts(), udp: self.udp.facts() }
     }
@@ -159,7 +159,7 @@ fn servers(
         let is_of =
             |report: &ServerReport| report.server == seen.server && report.transport == seen.transport;
         let known = all.iter().position(is_of);
-        // The other port of a server is no server that somebody named, and says nothing about one that is.
+        // The other port of a server is not a server that somebody named, and tells nothing about one that is.
         if known.is_none() && seen.purpose == Purpose::OtherPort {
             continue;
         }
@@ -184,7 +184,7 @@ fn servers(
     for ((server, transport), count) in packets {
         let of_transport = |report: &ServerReport| report.transport == *transport;
         let exact = all.iter().position(|report| of_transport(report) && report.server == *server);
-        // What went to its other port was for the sake of one that answers.
+        // The packets to the other port of a server were sent because that server answers, so it gets the count.
         let known = exact.or_else(|| {
             let is_beside = |report: &ServerReport| of_transport(report) && report.server.ip() == server.ip();
             let answers = all.iter().position(|report| is_beside(report) && report.answered > 0);
@@ -197,7 +197,7 @@ fn servers(
     all
 }
 
-/// For people: what the network is, and what it means for connecting.
+/// Writes for people the properties of the network, and their meaning for connecting.
 impl fmt::Display for NatReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.external {
@@ -230,7 +230,7 @@ impl NatReport {
         writeln!(f, "{}: not seen from outside: {why}. Only local paths can work.", self.local)
     }
 
-    /// Who said what, and who was of no use.
+    /// Writes the answers of the servers, and the failures of those that gave none of use.
     fn write_servers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for report in &self.servers {
             let ServerReport { server, transport, asked, answered, .. } = report;
@@ -258,15 +258,16 @@ impl NatReport {
         Ok(())
     }
 
-    /// The first thing a server said.
+    /// Returns the first answer of a server.
     pub fn said(&self, server: SocketAddr, transport: Transport) -> Option<Said> {
         let mut of_server = self.evidence.over(transport).filter(|seen| seen.server == server);
         of_server.find_map(|seen| Some(Said { local: seen.local, mapped: seen.seen?.mapped }))
     }
 
-    /// What this network means for connecting: each class of networks a peer may be in, by name, those in which
-    /// nothing works left out. Over TCP, as connections are, and provided that the network here is what
-    /// [`tcp`](Self::tcp) says: how sure that is stands there. Empty while nothing is known.
+    /// Returns the consequences of this network for connecting: each class of networks that a peer may be in, by
+    /// name. Classes in which nothing works are left out. It is about TCP, as connections are. It holds provided that
+    /// the network here is what [`tcp`](Self::tcp) says, where the confidence stands too. It is empty while nothing
+    /// is known.
     pub fn meetings(&self) -> Vec<(String, Meeting)> {
         if !self.is_online() {
             return Vec::new();
@@ -276,7 +277,7 @@ impl NatReport {
         classes.map(|(name, theirs)| (name, meets::meets(&facts, &theirs))).collect()
     }
 
-    /// "You can meet …; you need a relay with …"
+    /// Writes "You can meet …; you need a relay with …".
     fn write_meetings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut direct = Vec::new();
         let mut punched = Vec::new();
@@ -290,7 +291,7 @@ impl NatReport {
                 Some(Way::Relay) | None => relayed.push(name),
             }
         }
-        // The probabilities are those for a network that is what it is taken for.
+        // The probabilities are those of a network that is of the type it is taken for.
         if let Some(nat) = self.tcp.nat.filter(|nat| nat.confidence < SURE) {
             writeln!(f, "If it is {nat}, then:")?;
         }

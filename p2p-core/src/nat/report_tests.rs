@@ -104,7 +104,7 @@ fn what_depends_on_a_guess_says_so() {
     let [condition, meetings] =
         ["If it is port-restricted (assumed", "You can meet"].map(|line| text.find(line));
     assert!(condition.is_some() && condition < meetings, "{text}");
-    // No translation for anybody, and a stranger got through: that leaves no doubt.
+    // Nothing is translated and a stranger got through, which leaves no doubt.
     let servers = ["192.0.2.1:3478", "192.0.2.2:3478", "192.0.2.3:3478"];
     let open = report(&servers.map(|server| (Transport::Tcp, server, Some("192.168.1.2:40000"))));
     let mut evidence = open.evidence;

@@ -1,15 +1,15 @@
-//! A verdict says how sure it is.
+//! Values with their confidence and their origin.
 
 use std::fmt;
 
-/// Where a verdict comes from.
+/// The origin of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum How {
-    /// It was seen.
+    /// The value was seen.
     Measured,
-    /// It follows from something else that was seen: the other transport, the other axis.
+    /// The value follows from something else that was seen: the other transport or the other axis.
     Inferred,
-    /// Nothing was seen that speaks for or against it: the case that promises least.
+    /// Nothing was seen that speaks for or against the value. It is the case that promises least.
     Assumed,
 }
 
@@ -23,32 +23,33 @@ impl fmt::Display for How {
     }
 }
 
-/// A value, how it is known and how surely.
+/// A value, its confidence, and its origin.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Known<T> {
     /// The value.
     pub value: T,
-    /// How probably it is right, 0.0 … 1.0. Never quite 1: servers lie and networks change.
+    /// The probability that the value is right, 0.0 … 1.0. It is never quite 1, because servers lie and networks
+    /// change.
     pub confidence: f64,
-    /// Where it comes from.
+    /// The origin of the value.
     pub how: How,
 }
 
-/// Nothing is surer than this.
+/// The highest confidence of any value.
 const MOST: f64 = 0.999;
 
 impl<T> Known<T> {
-    /// A value that was seen.
+    /// Makes a value that was seen.
     pub fn measured(value: T, confidence: f64) -> Self {
         Self::new(value, confidence, How::Measured)
     }
 
-    /// A value that follows from others.
+    /// Makes a value that follows from others.
     pub fn inferred(value: T, confidence: f64) -> Self {
         Self::new(value, confidence, How::Inferred)
     }
 
-    /// A value that nothing speaks against.
+    /// Makes a value that nothing speaks against.
     pub fn assumed(value: T, confidence: f64) -> Self {
         Self::new(value, confidence, How::Assumed)
     }
@@ -58,7 +59,7 @@ impl<T> Known<T> {
         Self { value, confidence, how }
     }
 
-    /// Another value that holds when this one and something of that confidence do.
+    /// Makes another value that holds when this one does and something else of that confidence.
     pub fn and<U>(&self, value: U, confidence: f64, how: How) -> Known<U> {
         Known::new(value, self.confidence * confidence, self.how.max(how))
     }

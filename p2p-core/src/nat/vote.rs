@@ -1,7 +1,8 @@
-//! Who is to be believed.
+//! The vote of servers on our external address, which shows the servers to be trusted.
 //!
-//! Servers are volunteers, and some are broken or worse. Each has one vote for each transport on the address
-//! we come from; whoever names what nobody else does, while others agree, is a liar, and nothing it says counts.
+//! Servers are volunteers, and some are broken or worse. Each has one vote for each transport on the address we come
+//! from. A server that names an address which no other does, while others agree, is a liar. No answer of a liar
+//! counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -10,12 +11,12 @@ use super::observe::{Evidence, Observation, Purpose};
 use super::verdict::Known;
 use crate::stun::Transport;
 
-/// What came of the vote.
+/// The outcome of the vote.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vote {
-    /// The external addresses, each with how many servers named it, the most named first.
+    /// The external addresses, each with the number of servers that named it, the most named first.
     pub external: Vec<(IpAddr, usize)>,
-    /// Servers whose word does not count.
+    /// The servers whose answers do not count.
     pub liars: BTreeSet<SocketAddr>,
 }
 
@@ -47,12 +48,12 @@ impl Vote {
         Self { external, liars }
     }
 
-    /// Whether what this server says counts.
+    /// Tells whether the answers of this server count.
     pub fn is_trusted(&self, server: SocketAddr) -> bool {
         !self.liars.iter().any(|liar| liar.ip() == server.ip())
     }
 
-    /// The external address, if any server named one.
+    /// Returns the external address, if any server named one.
     pub fn address(&self) -> Option<Known<IpAddr>> {
         let (ip, votes) = *self.external.first()?;
         let others: usize = self.external[1..].iter().map(|(_, votes)| votes).sum();
@@ -68,8 +69,8 @@ fn answers<'a>(
     observations.filter_map(|seen| Some((seen.server, seen.seen?.mapped.0)))
 }
 
-/// Those who see one local port elsewhere than most do. On a NAT whose mapping changes with the destination
-/// there is no "most", and nobody is to blame.
+/// Returns the servers that see one local port at another address than most do. On a NAT whose mapping changes with
+/// the destination there is no such majority, and no server is to blame.
 fn dissenters<'a>(
     observations: impl Iterator<Item = &'a Observation> + Clone,
     outvoted: &BTreeSet<SocketAddr>,

@@ -1,4 +1,4 @@
-//! Everything a peer publishes about where it can be met, signed.
+//! The signed statement in which a peer publishes where it can be met.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,27 +13,27 @@ use super::text::{self, HEADER, TextError, announced_size};
 use super::{BrokerUrl, Identity, InterfaceAddr, MachineTag, PeerId};
 use crate::UnixTime;
 
-/// The version written and understood. Every version starts with itself (one byte) and the length of the
-/// rest (two bytes, big-endian), so that a text of a later version is still told from one that was cut off.
+/// The version that is written and understood. Every version starts with itself (one byte) and the length of the rest
+/// (two bytes, big-endian). So a text of a later version is still told from one that was cut off.
 const VERSION: u8 = 1;
-/// Addresses in [`PeerAddr::sources`].
+/// The most addresses in [`PeerAddr::sources`].
 const MOST_SOURCES: usize = 16;
 const ID: usize = 32;
 const SIGNATURE: usize = 64;
 
-/// What a signature is over starts with this, so that it cannot be taken for a signature of another kind.
+/// The label at the start of the signed bytes, so that a signature cannot be taken for one of another kind.
 const LABEL: &[u8] = b"p2p peer address\0";
 
-/// What a peer says of where it can be met.
+/// The content of a peer's statement of where it can be met.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
     /// The brokers on which it listens for signals, at most [`PeerAddr::MOST_BROKERS`].
     pub brokers: Vec<BrokerUrl>,
-    /// The machine it runs on.
+    /// The tag of the machine on which it runs.
     pub machine: Option<MachineTag>,
     /// Its interfaces, at most [`PeerAddr::MOST_INTERFACES`].
     pub interfaces: Vec<InterfaceAddr>,
-    /// When this was true, by its owner's clock. Of two addresses of a peer the later one counts.
+    /// The time at which this was true, by its owner's clock. Of two addresses of a peer the later one counts.
     pub issued: UnixTime,
 }
 
@@ -52,12 +52,12 @@ impl Contents {
     }
 }
 
-/// Where a peer can be met: a statement signed by the peer itself, so it may come by any way.
+/// The places where a peer can be met: a statement signed by the peer itself, so it may come by any way.
 ///
 /// It cannot be changed, only replaced by a later one. A clone is cheap.
 ///
-/// The bytes are the version, the length of the rest, the peer's id, the [`Contents`] in postcard, and the
-/// signature over a label and all that.
+/// The bytes are the version, the length of the rest, the peer's id, the [`Contents`] in postcard, and a signature.
+/// The signature covers a label and all bytes before it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PeerAddr {
     id: PeerId,
@@ -65,71 +65,71 @@ pub struct PeerAddr {
     bytes: Bytes,
 }
 
-/// Why something is not a [`PeerAddr`].
+/// A reason why something is not a [`PeerAddr`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddrError {
     /// The text is not that of an address.
     #[error("no peer address: {0}")]
     Text(#[from] TextError),
-    /// More bytes than an address may have.
+    /// There are more bytes than an address may have.
     #[error(
         "a peer address of {len} bytes is too big: {} at most; publish fewer brokers or interfaces",
         PeerAddr::MOST_BYTES
     )]
     TooBig {
-        /// How many, in bytes.
+        /// The size, in bytes.
         len: usize,
     },
-    /// The end is missing.
+    /// The end of the bytes is missing.
     #[error("a peer address is cut off: {there} of {needed} bytes are there; it was damaged on the way")]
     Cut {
-        /// Bytes that are there.
+        /// The number of bytes that are there.
         there: usize,
-        /// Bytes that it says it has.
+        /// The number of bytes that the header announces.
         needed: usize,
     },
-    /// Something follows its end.
+    /// More bytes follow the end of the address.
     #[error("{extra} bytes follow the end of a peer address; it was damaged on the way")]
     Trailing {
-        /// How many.
+        /// The number of bytes that follow.
         extra: usize,
     },
-    /// Made by a later version of this program.
+    /// The address was made by a later version of this program.
     #[error(
         "a peer address of version {version}, and only version {VERSION} is known here: one side must be updated"
     )]
     Version {
-        /// Its version.
+        /// The version of the address.
         version: u8,
     },
-    /// The key in it is no key.
+    /// The key in the address is not a usable Ed25519 public key.
     #[error("the key in a peer address is no usable Ed25519 public key: it was damaged or forged")]
     Key,
-    /// The signature does not fit.
+    /// The signature does not fit the bytes before it.
     #[error("the signature of a peer address does not fit: it was changed after signing, or forged")]
     Signature,
-    /// Signed, and yet not readable.
+    /// The bytes are signed and yet cannot be read.
     #[error("a peer address was signed but cannot be read: the program that made it is at fault")]
     Malformed,
-    /// Too many brokers.
+    /// The address names more than [`PeerAddr::MOST_BROKERS`] brokers.
     #[error("{count} brokers in a peer address: {} at most", PeerAddr::MOST_BROKERS)]
     TooManyBrokers {
-        /// How many there are.
+        /// The number of brokers there are.
         count: usize,
     },
-    /// Too many interfaces.
+    /// The address names more than [`PeerAddr::MOST_INTERFACES`] interfaces.
     #[error("{count} interfaces in a peer address: {} at most", PeerAddr::MOST_INTERFACES)]
     TooManyInterfaces {
-        /// How many there are.
+        /// The number of interfaces there are.
         count: usize,
     },
-    /// An interface that cannot be.
+    /// An interface contradicts itself or breaks a bound.
     #[error("interface {index} in a peer address cannot be: {reason}; its signer is at fault")]
     Interface {
-        /// Which, counted from 0.
+        /// The number of the interface, counted from 0.
         index: usize,
-        /// What is wrong with it.
+        /// The fault of the interface.
         reason: &'static str,
     },
 }
@@ -146,10 +146,10 @@ impl PeerAddr {
     /// The most interfaces in one address.
     pub const MOST_INTERFACES: usize = 16;
 
-    /// Signs a statement.
+    /// Signs `contents` with the key of `identity`.
     ///
     /// # Errors
-    /// [`AddrError`] when `contents` break a bound or an interface cannot be.
+    /// [`AddrError`] when `contents` break a bound or an interface contradicts itself.
     pub fn sign(identity: &Identity, contents: Contents) -> Result<Self, AddrError> {
         contents.check()?;
         let id = identity.id();
@@ -169,32 +169,33 @@ impl PeerAddr {
         Ok(Self { id, contents: Arc::new(contents), bytes: bytes.into() })
     }
 
-    /// Whose it is.
+    /// Returns the id of the peer that signed it.
     pub fn id(&self) -> PeerId {
         self.id
     }
 
-    /// All it says.
+    /// Returns the whole content.
     pub fn contents(&self) -> &Contents {
         &self.contents
     }
 
-    /// The brokers on which the peer listens.
+    /// Returns the brokers on which the peer listens.
     pub fn brokers(&self) -> &[BrokerUrl] {
         &self.contents.brokers
     }
 
-    /// Whether it runs on the machine of this id. An empty id is no machine's.
+    /// Tells whether the peer runs on the machine of this id. An empty id is no machine's.
     pub fn is_on(&self, machine_id: &[u8]) -> bool {
         self.contents.machine.is_some_and(|tag| tag.is(machine_id, &self.id))
     }
 
-    /// Its interfaces.
+    /// Returns the interfaces of the peer.
     pub fn interfaces(&self) -> &[InterfaceAddr] {
         &self.contents.interfaces
     }
 
-    /// Every address that its packets may come from, as far as it knows: those that servers see, and its own. At most 16.
+    /// Returns the addresses that its packets may come from, as far as the peer knows, at most 16. They are those
+    /// that servers see, and those of its interfaces.
     pub fn sources(&self) -> Vec<IpAddr> {
         let all = self.interfaces().iter().flat_map(|one| one.external.into_iter().chain([one.local]));
         let mut sources: Vec<IpAddr> = Vec::new();
@@ -206,25 +207,25 @@ impl PeerAddr {
         sources
     }
 
-    /// When it was true, by its owner's clock.
+    /// Returns the time at which it was true, by its owner's clock.
     pub fn issued(&self) -> UnixTime {
         self.contents.issued
     }
 
-    /// Whether this is a later statement of the same peer than `other`.
+    /// Tells whether this is a later statement of the same peer than `other`.
     pub fn is_newer_than(&self, other: &Self) -> bool {
         self.id == other.id && self.issued() > other.issued()
     }
 
-    /// The binary form, as it was signed.
+    /// Returns the binary form, as it was signed.
     pub fn to_bytes(&self) -> Bytes {
         self.bytes.clone()
     }
 
-    /// From the binary form. The signature is checked before anything in it is believed.
+    /// Reads the binary form. The signature is checked before anything else in it is believed.
     ///
     /// # Errors
-    /// [`AddrError`]: any changed, missing or added byte is one of them.
+    /// [`AddrError`] when any byte was changed, is missing or was added.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, AddrError> {
         let there = bytes.len();
         if there > Self::MOST_BYTES {
@@ -252,14 +253,14 @@ impl PeerAddr {
     }
 }
 
-/// Reads contents in their one and only form.
+/// Reads contents, which have exactly one valid form.
 fn unpack(packed: &[u8]) -> Result<Contents, AddrError> {
     let contents: Contents = match postcard::take_from_bytes(packed) {
         Ok((contents, [])) => contents,
         _ => return Err(AddrError::Malformed),
     };
     contents.check()?;
-    // Postcard also reads numbers padded with zeros. One meaning, one form.
+    // Postcard also reads numbers padded with zeros. One meaning must have one form, so those are refused.
     if postcard::to_stdvec(&contents).is_ok_and(|again| again == packed) {
         Ok(contents)
     } else {
@@ -267,7 +268,7 @@ fn unpack(packed: &[u8]) -> Result<Contents, AddrError> {
     }
 }
 
-/// The one-line text form: `p2p1…`.
+/// Writes the one-line text form: `p2p1…`.
 impl fmt::Display for PeerAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&text::ADDRESS.write(&self.bytes))

@@ -7,12 +7,12 @@ use super::*;
 use crate::nat::{Delta, DeltaKind, Filtering, Mapping, Nat, NatFacts, NatType, PortRange, SynAnswer};
 use crate::{Seed, UnixTime};
 
-/// Somebody, by number.
+/// Returns the identity of a number.
 fn identity(number: u64) -> Identity {
     Identity::generate(&mut Seed::from_u64(number))
 }
 
-/// An interface behind a home router.
+/// Returns an interface behind a home router.
 fn interface() -> InterfaceAddr {
     let facts = NatFacts {
         nat: Some(NatType::PortRestricted),
@@ -34,7 +34,7 @@ fn interface() -> InterfaceAddr {
     }
 }
 
-/// What a node at home publishes: two brokers, IPv4 behind a router, IPv6 without one.
+/// Returns the contents that a node at home publishes: two brokers, IPv4 behind a router, IPv6 without one.
 fn contents() -> Contents {
     Contents {
         brokers: vec![
@@ -61,7 +61,7 @@ fn addr() -> PeerAddr {
     PeerAddr::sign(&identity(1), contents()).unwrap()
 }
 
-/// Bytes that say what they want and are properly signed.
+/// Returns the bytes of an address whose contents are `packed` and whose signature is right.
 fn forge(packed: &[u8]) -> Vec<u8> {
     let mut bytes = vec![1];
     bytes.extend(u16::try_from(96 + packed.len()).unwrap().to_be_bytes());
@@ -161,7 +161,7 @@ fn signed_nonsense_is_the_signers_fault() {
     assert_eq!(PeerAddr::from_bytes(&forge(&packed)), Ok(addr()), "the forge works");
     let followed = [packed.as_slice(), &[0]].concat();
     let cut = &packed[..packed.len() - 1];
-    // "No brokers", but the zero is written in two bytes.
+    // The number of brokers is zero, but the zero is written in two bytes.
     let padded = [0x80, 0x00, 0, 0, 0];
     for wrong in [&followed[..], cut, &padded, &[], &[0xff; 40]] {
         assert_eq!(PeerAddr::from_bytes(&forge(wrong)), Err(AddrError::Malformed));

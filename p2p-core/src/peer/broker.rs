@@ -1,4 +1,4 @@
-//! Where a message broker is.
+//! The URL of a message broker.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -7,12 +7,12 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The longest host name (RFC 1035, section 2.3.4, without its final dot).
+/// The most bytes of a host name (RFC 1035, section 2.3.4, without its final dot).
 const MOST_HOST: usize = 253;
-/// The longest text: scheme, host, port and query.
+/// The most bytes of a broker's URL: scheme, host, port and query.
 const MOST_TEXT: usize = MOST_HOST + 27;
 
-/// How to talk to a broker.
+/// The protocol that a broker speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scheme {
     /// MQTT over TCP.
@@ -26,7 +26,7 @@ pub enum Scheme {
 impl Scheme {
     const ALL: [Self; 3] = [Self::Mqtt, Self::Mqtts, Self::Memory];
 
-    /// The port it has by registration with IANA; `None` where there are no ports.
+    /// Returns the port registered with IANA, and `None` where there are no ports.
     pub fn default_port(self) -> Option<u16> {
         match self {
             Self::Mqtt => Some(1883),
@@ -49,9 +49,9 @@ impl fmt::Display for Scheme {
 /// A version of MQTT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MqttVersion {
-    /// MQTT 3.1.1.
+    /// Version 3.1.1 of MQTT.
     V3,
-    /// MQTT 5.
+    /// Version 5 of MQTT.
     V5,
 }
 
@@ -75,7 +75,7 @@ pub enum Host {
     V6(Ipv6Addr),
 }
 
-/// Without the brackets of an IPv6 address: as a resolver or a certificate check wants it.
+/// Writes the host without the brackets of an IPv6 address, as a resolver or a certificate check wants it.
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -86,85 +86,85 @@ impl fmt::Display for Host {
     }
 }
 
-/// A message broker: `mqtt://host[:1883]`, `mqtts://host[:8883]` or `memory://name`, with `?v=3` or `?v=5`
-/// when only that version of MQTT is to be spoken.
+/// A message broker: `mqtt://host[:1883]`, `mqtts://host[:8883]` or `memory://name`. `?v=3` or `?v=5` follows when
+/// only that version of MQTT is to be spoken.
 ///
 /// It is published to every peer, so it never carries user names or passwords.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BrokerUrl {
     scheme: Scheme,
     host: Host,
-    /// `None` where the scheme has no ports.
+    /// The TCP port; `None` where the scheme has no ports.
     port: Option<u16>,
     version: Option<MqttVersion>,
 }
 
-/// Why a text is not a [`BrokerUrl`].
+/// A reason why a text is not a [`BrokerUrl`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerUrlError {
-    /// Longer than any broker's URL.
+    /// The text is longer than any broker's URL.
     #[error("a broker URL of {len} bytes is too long: {MOST_TEXT} at most")]
     TooLong {
-        /// How long it is, in bytes.
+        /// The length of the text, in bytes.
         len: usize,
     },
-    /// `user:password@`. The text is not repeated: it may hold a password.
+    /// The text holds `user:password@`. It is not repeated, because it may hold a password.
     #[error(
         "a broker URL is published to every peer and cannot hold a user name or password: \
          put them beside the broker's URL in this node's own configuration"
     )]
     Credentials,
-    /// No scheme, or none of ours.
+    /// The scheme is missing, or is none of [`Scheme`].
     #[error("broker URL {url:?} must start with mqtt://, mqtts:// or memory://")]
     Scheme {
         /// The whole text.
         url: String,
     },
-    /// The host is no name and no address.
+    /// The host is not a name and not an address.
     #[error("{host:?} is no host: write a name, an IPv4 address or an IPv6 address in brackets")]
     Host {
-        /// What stands in its place.
+        /// The text in the place of the host.
         host: String,
     },
-    /// The port is no number from 1 to 65535, or the scheme has none.
+    /// The port is not a number from 1 to 65535, or the scheme has none.
     #[error("{port:?} is no port for {scheme}://: a number from 1 to 65535, and none at all for memory://")]
     Port {
-        /// What stands in its place.
+        /// The text in the place of the port.
         port: String,
-        /// The scheme it was given to.
+        /// The scheme of the URL.
         scheme: Scheme,
     },
-    /// Something follows the host and port that means nothing here.
+    /// The host and port are followed by something that means nothing here.
     #[error("{rest:?} at the end of a broker URL means nothing: only ?v=3 or ?v=5 may follow, for MQTT")]
     Rest {
-        /// What follows.
+        /// The text that follows.
         rest: String,
     },
 }
 
 impl BrokerUrl {
-    /// How to talk to it.
+    /// Returns the protocol to speak to it.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// Where it is.
+    /// Returns the host it runs on.
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// The TCP port, 1 … 65535; `None` for a memory channel.
+    /// Returns the TCP port, 1 … 65535; `None` for a memory channel.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// The only version of MQTT to speak to it, if that is fixed.
+    /// Returns the only version of MQTT to speak to it, if that is fixed.
     pub fn version(&self) -> Option<MqttVersion> {
         self.version
     }
 
-    /// Whether the connection is protected by TLS.
+    /// Tells whether the connection is protected by TLS.
     pub fn is_tls(&self) -> bool {
         self.scheme == Scheme::Mqtts
     }
@@ -226,7 +226,7 @@ fn split_scheme(text: &str) -> Result<(Scheme, &str), BrokerUrlError> {
         .ok_or_else(|| BrokerUrlError::Scheme { url: text.to_owned() })
 }
 
-/// A colon inside brackets belongs to the address.
+/// Splits the port from the host. A colon inside brackets belongs to the address.
 fn split_port(authority: &str) -> (&str, Option<&str>) {
     let from = authority.rfind(']').map_or(0, |bracket| bracket + 1);
     match authority[from..].find(':') {
@@ -244,7 +244,7 @@ fn parse_host(text: &str, scheme: Scheme) -> Result<Host, BrokerUrlError> {
         if let Ok(ip) = text.parse() {
             return Ok(Host::V4(ip));
         }
-        // RFC 1123, section 2.1: a last label of digits only is never a name, so this is an address gone wrong.
+        // By RFC 1123, section 2.1, a last label of digits only is never a name. So this is a mistyped address.
         if text.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit())) {
             return Err(wrong());
         }
@@ -256,7 +256,7 @@ fn parse_host(text: &str, scheme: Scheme) -> Result<Host, BrokerUrlError> {
     }
 }
 
-/// RFC 1123, section 2.1, and the underscore that is found in the wild.
+/// Tells whether `label` is one of RFC 1123, section 2.1, or has underscores, which names in use have too.
 fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
         && !label.starts_with('-')

@@ -11,49 +11,51 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::text::{self, TextError};
 
-/// A peer: its Ed25519 public key (RFC 8032).
+/// The name of a peer: its Ed25519 public key (RFC 8032).
 ///
-/// It only ever holds a canonical point that is not of small order, so every id can be verified against and
-/// sealed to, and no two ids are spellings of one point.
+/// It only ever holds a canonical point of the prime-order group, and not the neutral one. So signatures can be verified
+/// with every id, and messages sealed to it. No two ids are spellings of one point, and none is another one with a point
+/// of small order added, which no secret key makes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId([u8; 32]);
 
-/// Why something is not a peer id.
+/// A reason why something is not a peer id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdError {
     /// The text is not that of a peer id.
     #[error("no peer id: {0}")]
     Text(#[from] TextError),
-    /// No key pair has this public key, or a weak one has.
+    /// The bytes are no canonical public key, or are a weak one.
     #[error("no peer id: these 32 bytes are no usable Ed25519 public key; whoever made them is at fault")]
     Key,
 }
 
-/// A signature that was not made by the peer over this message.
+/// An error: the signature was not made by the peer over this message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the signature does not fit: the message was changed or somebody else signed it")]
 pub struct SignatureError;
 
 impl PeerId {
-    /// From the bytes of a public key.
+    /// Makes an id from the bytes of a public key.
     ///
     /// # Errors
-    /// [`IdError::Key`] when they are no point of the curve, not its canonical encoding, or of small order.
+    /// [`IdError::Key`] when they are no point of the curve, not its canonical encoding, or outside the prime-order group.
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, IdError> {
         let key = VerifyingKey::from_bytes(&bytes).map_err(|_| IdError::Key)?;
-        if key.is_weak() || key.to_edwards().compress().to_bytes() != bytes {
+        let point = key.to_edwards();
+        if key.is_weak() || point.compress().to_bytes() != bytes || !point.is_torsion_free() {
             return Err(IdError::Key);
         }
         Ok(Self(bytes))
     }
 
-    /// The id of a key pair: sound because of how it was made.
+    /// Returns the id of a key pair, which needs no check because a key pair always has a sound public key.
     pub(super) fn of(key: &VerifyingKey) -> Self {
         Self(key.to_bytes())
     }
 
-    /// The public key.
+    /// Returns the bytes of the public key.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -62,24 +64,24 @@ impl PeerId {
         VerifyingKey::from_bytes(&self.0).expect("checked when this id was made")
     }
 
-    /// Checks that this peer signed `message`, by the strict rules (`verify_strict`): exactly one signature
-    /// fits a key and a message made by an honest signer.
+    /// Checks that this peer signed `message`. By the strict rules (`verify_strict`), exactly one signature of an
+    /// honest signer fits a key and a message.
     ///
     /// # Errors
-    /// [`SignatureError`] when it did not.
+    /// [`SignatureError`] when this peer did not sign it.
     pub fn verify(&self, message: &[u8], signature: &[u8; 64]) -> Result<(), SignatureError> {
         self.key().verify_strict(message, &Signature::from_bytes(signature)).map_err(|_| SignatureError)
     }
 
-    /// The X25519 public key that belongs to this id (RFC 7748, the map of section 4.1).
+    /// Returns the X25519 public key that belongs to this id (RFC 7748, the map of section 4.1).
     pub fn noise_public(&self) -> [u8; 32] {
         self.key().to_montgomery().to_bytes()
     }
 
-    /// The topic on which this peer hears signals.
+    /// Returns the topic on which this peer hears signals.
     ///
-    /// It is made of a hash, so a broker that sees the topic does not learn the key: who was never given the
-    /// peer's id cannot seal anything to it.
+    /// It is made of a hash, so a broker that sees the topic does not learn the key. Only who was given the peer's id
+    /// can seal a signal to it.
     pub fn topic(&self) -> String {
         let mut hash = Blake2s256::default();
         hash.update(b"p2p topic 1\0");
@@ -88,7 +90,7 @@ impl PeerId {
         format!("p2p/1/{}", text::base32(&hash[..20]))
     }
 
-    /// Eight characters of the text form, for logs. Not unique against an adversary.
+    /// Returns eight characters of the text form, for logs. They are not unique against an adversary.
     pub fn short(&self) -> String {
         text::base32(&self.0[..5])
     }
@@ -149,33 +151,50 @@ mod tests {
 
     #[test]
     fn only_usable_keys_are_ids() {
-        let order_1 = {
+        let starting_with = |byte: u8| {
             let mut y = [0; 32];
-            y[0] = 1;
+            y[0] = byte;
             y
         };
-        let order_4 = [0; 32];
-        // p + 3 is another spelling of y = 3, which is on the curve.
+        let (order_1, order_4, off_the_curve) = (starting_with(1), [0; 32], starting_with(2));
+        // The bytes of p + 3 are another spelling of y = 3, which is on the curve.
         let not_canonical = {
             let mut y = [0xff; 32];
             y[0] = 0xf0;
             y[31] = 0x7f;
             y
         };
-        let canonical = {
-            let mut y = [0; 32];
-            y[0] = 3;
-            y
-        };
-        let off_the_curve = {
-            let mut y = [0; 32];
-            y[0] = 2;
-            y
-        };
-        assert!(PeerId::from_bytes(canonical).is_ok());
         assert!(VerifyingKey::from_bytes(&not_canonical).is_ok(), "dalek takes it, we must not");
         for bad in [order_1, order_4, not_canonical, off_the_curve] {
             assert_eq!(PeerId::from_bytes(bad), Err(IdError::Key), "{bad:02x?}");
+        }
+    }
+
+    /// The point with (0, -1) added, which has order 2: (-x, -y).
+    fn with_torsion(id: PeerId) -> [u8; 32] {
+        let mut prime = [0xff_u8; 32];
+        (prime[0], prime[31]) = (0xed, 0x7f);
+        let (mut bytes, mut borrow) = (*id.as_bytes(), 0_i16);
+        let sign = bytes[31] & 0x80;
+        bytes[31] &= 0x7f;
+        for (byte, prime) in bytes.iter_mut().zip(prime) {
+            let difference = i16::from(prime) - i16::from(*byte) - borrow;
+            borrow = i16::from(difference < 0);
+            *byte = difference.rem_euclid(256) as u8;
+        }
+        bytes[31] |= sign ^ 0x80;
+        bytes
+    }
+
+    #[test]
+    fn no_id_is_another_one_in_disguise() {
+        for number in 0..20 {
+            let id = id(number);
+            let disguised = with_torsion(id);
+            let key = VerifyingKey::from_bytes(&disguised).expect("a point of the curve");
+            assert!(!key.is_weak());
+            assert_eq!(PeerId::from_bytes(disguised), Err(IdError::Key));
+            assert_eq!(PeerId::from_bytes(*id.as_bytes()), Ok(id));
         }
     }
 

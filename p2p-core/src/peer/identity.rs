@@ -10,52 +10,52 @@ use super::PeerId;
 use super::text::{self, TextError};
 use crate::Seed;
 
-/// Who this node is: an Ed25519 key pair (RFC 8032).
+/// The identity of a node: an Ed25519 key pair (RFC 8032).
 ///
-/// The key signs addresses and, mapped to X25519, opens signals and proves itself in handshakes. It is wiped
-/// from memory when dropped and never shown by `Debug`. Keeping it in a file is the caller's business:
-/// [`Identity::to_text`] is the line to write.
+/// The key signs addresses. Mapped to X25519, it opens signals and proves the node in handshakes. It is wiped from
+/// memory when dropped, and `Debug` never shows it. To keep it in a file is up to the caller: [`Identity::to_text`]
+/// is the line to write.
 #[derive(Clone)]
 pub struct Identity(SigningKey);
 
-/// Why a text is not a secret key.
+/// An error: the text is not a secret key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no secret key: {0}")]
 pub struct IdentityError(#[from] TextError);
 
 impl Identity {
-    /// A new one.
+    /// Makes a new identity from random bytes of `seed`.
     pub fn generate(seed: &mut Seed) -> Self {
         Self::from_bytes(*Zeroizing::new(seed.array()))
     }
 
-    /// From the 32 secret bytes of RFC 8032. Any 32 bytes will do.
+    /// Makes an identity from the 32 secret bytes of RFC 8032. Any 32 bytes will do.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(SigningKey::from_bytes(&Zeroizing::new(bytes)))
     }
 
-    /// The 32 secret bytes. Wiping the copy is up to the caller.
+    /// Returns the 32 secret bytes. To wipe the copy is up to the caller.
     pub fn to_bytes(&self) -> [u8; 32] {
         self.0.to_bytes()
     }
 
-    /// The text for a key file: `p2psk1…`, one line without its end. Who has it is this node.
+    /// Returns the text for a key file: `p2psk1…`, one line without its end. Anybody who has it can act as this node.
     pub fn to_text(&self) -> String {
         text::SECRET.write(self.0.as_bytes())
     }
 
-    /// The public side.
+    /// Returns the public side.
     pub fn id(&self) -> PeerId {
         PeerId::of(&self.0.verifying_key())
     }
 
-    /// Signs `message`. The caller starts it with a label of its own, so that no signature can be taken for
-    /// one of another kind.
+    /// Signs `message`. The caller starts it with a label of its own, so that no signature can be taken for one of
+    /// another kind.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.0.sign(message).to_bytes()
     }
 
-    /// The X25519 secret that belongs to [`PeerId::noise_public`]. Wiping the copy is up to the caller.
+    /// Returns the X25519 secret that belongs to [`PeerId::noise_public`]. To wipe the copy is up to the caller.
     pub fn noise_secret(&self) -> [u8; 32] {
         self.0.to_scalar_bytes()
     }
@@ -71,7 +71,7 @@ impl FromStr for Identity {
     }
 }
 
-/// Shows whose it is, never the secret.
+/// Shows the public side, never the secret.
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Identity({})", self.id().short())

@@ -10,41 +10,42 @@ use crate::nat::{DeltaKind, Nat, NatFacts, NatType, PortRange};
 /// One address of one network interface, and what is in front of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct InterfaceAddr {
-    /// Which of its owner's interfaces; two addresses of one interface have the same number.
+    /// The number of the interface among its owner's; two addresses of one interface have the same number.
     pub nic: u8,
     /// The interface's own address. IPv4 is never written as IPv4-mapped IPv6.
     pub local: IpAddr,
     /// The length of its network's prefix: up to 32 for IPv4, up to 128 for IPv6.
     pub prefix: u8,
-    /// What servers outside see of it, in the same family; `None` when not known.
+    /// The address that servers outside see in place of it, in the same family; `None` when not known.
     pub external: Option<IpAddr>,
     /// The TCP port its owner listens on there; 0 when it does not listen.
     pub listen: u16,
     /// The external TCP port that a port map leads to `listen`, never 0.
     pub mapped: Option<u16>,
-    /// What is known of the NAT in front.
+    /// The known facts of the NAT in front.
     #[serde(with = "brief")]
     pub nat: Nat,
 }
 
 impl InterfaceAddr {
-    /// The family of the local address.
+    /// Returns the family of the local address.
     pub fn family(&self) -> Family {
         Family::of(self.local)
     }
 
-    /// Where to dial from the same network. `None` when it does not listen or nobody can be dialled there.
+    /// Returns the address to dial from the same network. `None` when it does not listen or nobody can be dialled
+    /// there.
     ///
-    /// A link-local IPv6 address comes without a scope: that is a number of the dialling machine.
+    /// A link-local IPv6 address comes without a scope, because a scope is a number of the dialling machine.
     pub fn local_target(&self) -> Option<SocketAddr> {
         target(self.local, self.listen)
     }
 
-    /// Where to dial from outside. `None` when there is nothing to dial, or the external port is anybody's
-    /// guess.
+    /// Returns the address to dial from outside. `None` when there is nothing to dial, or the external port is not
+    /// known.
     ///
-    /// The port is the mapped one; without a port map it is the listening port, if nothing translates it or
-    /// the NAT is known to keep ports. It equals [`InterfaceAddr::local_target`] where there is no NAT.
+    /// The port is the mapped one. Without a port map it is the listening port, if nothing translates it or the NAT
+    /// is known to keep ports. Where there is no NAT, the address equals [`InterfaceAddr::local_target`].
     pub fn external_target(&self) -> Option<SocketAddr> {
         let external = self.external?;
         let port = match self.mapped {
@@ -61,7 +62,7 @@ impl InterfaceAddr {
             || facts.delta.is_some_and(|delta| delta.kind == DeltaKind::Equal)
     }
 
-    /// What is wrong with it, if anything.
+    /// Checks that the fields fit each other, and returns the first fault as an error.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         let most = match self.local {
             IpAddr::V4(_) => 32,
@@ -92,7 +93,7 @@ fn target(ip: IpAddr, port: u16) -> Option<SocketAddr> {
     (port != 0 && Reach::of(ip) != Reach::Nowhere).then_some(SocketAddr::new(ip, port))
 }
 
-/// Facts of which none is known take one byte instead of nine.
+/// A shorter form of NAT facts on the wire: facts of which none is known take one byte instead of nine.
 mod brief {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

@@ -1,4 +1,4 @@
-//! Are we on the same machine? Only who is may know.
+//! Machine tags, by which two peers on one machine recognise each other and nobody else learns of it.
 
 use blake2::Blake2s256;
 use blake2::digest::{FixedOutput, Update};
@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 use super::PeerId;
 use crate::Seed;
 
-/// The salted hash of a machine's id.
+/// A salted hash of a machine's id and of the key of the peer that publishes it.
 ///
-/// Two peers on one machine meet over loopback, so an address says where its owner runs. In the clear that
-/// would let strangers link all identities of a machine; under a fresh salt only somebody who already knows
-/// the machine id can tell. The id must be hard to guess (128 random bits, as in `/etc/machine-id`).
+/// Two peers on one machine meet over loopback, so an address says on which machine its owner runs. The machine id in
+/// the clear would let strangers link all identities of a machine. Under a fresh salt, only somebody who already
+/// knows the id can tell. The id must be hard to guess (128 random bits, as in `/etc/machine-id`).
 ///
-/// The owner's key goes into it too: a copy in the address of another peer says nothing. Else anybody could copy
-/// the tag a node publishes, call it a neighbour on its own machine, and have it dial what listens on loopback there.
+/// The owner's key goes into the hash too, so a copy in the address of another peer says nothing. Otherwise anybody
+/// could copy the tag of a node and call himself a neighbour on its machine. The node would then dial ports on its
+/// own loopback for him.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MachineTag {
     salt: [u8; 8],
@@ -22,13 +23,13 @@ pub struct MachineTag {
 }
 
 impl MachineTag {
-    /// The tag of this machine in the address of `owner`, under a new salt.
+    /// Returns the tag of this machine in the address of `owner`, under a new salt.
     pub fn new(machine_id: &[u8], owner: &PeerId, seed: &mut Seed) -> Self {
         let salt = seed.array();
         Self { salt, tag: tag(&salt, owner, machine_id) }
     }
 
-    /// Whether `owner` made it on the machine of this id. An empty id is no machine's.
+    /// Tells whether `owner` made it on the machine of this id. An empty id is no machine's.
     pub fn is(&self, machine_id: &[u8], owner: &PeerId) -> bool {
         !machine_id.is_empty() && self.tag == tag(&self.salt, owner, machine_id)
     }

@@ -1,6 +1,6 @@
-//! Who a peer is, and everything it publishes about where to find it.
+//! The name of a peer, its keys, and the statement it publishes of where it can be met.
 //!
-//! | noun | what it is | text |
+//! | noun | meaning | text |
 //! |---|---|---|
 //! | [`Identity`] | the secret key of a node | `p2psk1…` |
 //! | [`PeerId`] | its public key, the only name a peer has | `p2pid1…` |

@@ -4,62 +4,63 @@ use crc::{CRC_32_ISCSI, Crc};
 use data_encoding::BASE32_NOPAD;
 use zeroize::{Zeroize, Zeroizing};
 
-/// Castagnoli's polynomial: it sees every burst of up to 32 bits, which covers any one mistyped character.
+/// The CRC with Castagnoli's polynomial. It detects every burst of up to 32 bits, which covers any one mistyped
+/// character.
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 const CRC_SIZE: usize = 4;
 
-/// The longest text that is looked at, white space included: more than twice the longest address.
+/// The most bytes of a text that is read, white space included: more than twice the longest address.
 const MOST_TEXT: usize = 8_192;
 
-/// Why a text is not what it should be.
+/// A reason why a text is not the expected key or address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
-    /// It has some other prefix, or none.
+    /// The text has some other prefix, or none.
     #[error("this is not {wanted}: one starts with `{prefix}`; check what was copied")]
     Foreign {
-        /// What was needed.
+        /// The noun of the text that is needed.
         wanted: &'static str,
-        /// How that starts.
+        /// The prefix of the text that is needed.
         prefix: &'static str,
     },
-    /// It is one of our other texts.
+    /// The text is one of our other texts.
     #[error("this is {found}, but {wanted} is needed here")]
     Mistaken {
-        /// What it is.
+        /// The noun of the text that was given.
         found: &'static str,
-        /// What was needed.
+        /// The noun of the text that is needed.
         wanted: &'static str,
     },
-    /// A character that none of our texts has.
+    /// A character of the text is in none of our texts.
     #[error(
         "character {at}, {found:?}, is in no such text: it was mistyped, or something was pasted into it"
     )]
     Character {
-        /// Its place, counted from 1.
+        /// The place of the character, counted from 1.
         at: usize,
-        /// The character.
+        /// The character that was found.
         found: char,
     },
-    /// The end is missing.
+    /// The end of the text is missing.
     #[error("the end is missing: copy the text once more, all of it")]
     Cut,
-    /// The checksum does not fit.
+    /// The checksum does not fit the text.
     #[error("it was mistyped or damaged on the way: its checksum does not fit; copy it once more")]
     Damaged,
-    /// No such text is that long.
+    /// The text is longer than any of ours can be.
     #[error("{len} bytes are too many: {MOST_TEXT} at most, white space included")]
     TooLong {
-        /// How long it is, in bytes.
+        /// The length of the text, in bytes.
         len: usize,
     },
 }
 
-/// One of our kinds of text.
+/// One of our kinds of text: its prefix, its noun for errors, and its size.
 pub(super) struct Form {
     prefix: &'static str,
     noun: &'static str,
-    /// How many bytes there must be, told from the first of them; `None` when these are too few.
+    /// The function that tells from the first bytes how many there must be, or `None` when these are too few.
     size: fn(&[u8]) -> Option<usize>,
 }
 
@@ -67,16 +68,16 @@ pub(super) const ADDRESS: Form = Form { prefix: "p2p1", noun: "a peer address", 
 pub(super) const ID: Form = Form { prefix: "p2pid1", noun: "a peer id", size: |_| Some(32) };
 pub(super) const SECRET: Form = Form { prefix: "p2psk1", noun: "a secret key", size: |_| Some(32) };
 
-/// The version of an address and the length of what follows, in bytes.
+/// The version of an address and the length of the rest, in bytes.
 pub(super) const HEADER: usize = 3;
 
-/// Returns how many bytes the address that starts with `head` must have.
+/// Returns the number of bytes that the address starting with `head` must have, or `None` when `head` is too short.
 pub(super) fn announced_size(head: &[u8]) -> Option<usize> {
     let rest = u16::from_be_bytes(*head.get(1..)?.first_chunk()?);
     Some(HEADER + usize::from(rest))
 }
 
-/// Lower-case base32 without padding.
+/// Encodes `bytes` in lower-case base32 without padding.
 pub(super) fn base32(bytes: &[u8]) -> String {
     let mut text = BASE32_NOPAD.encode(bytes);
     text.make_ascii_lowercase();
@@ -91,7 +92,7 @@ impl Form {
         digest.finalize().to_be_bytes()
     }
 
-    /// The text of `bytes`.
+    /// Returns the text of `bytes`.
     pub(super) fn write(&self, bytes: &[u8]) -> String {
         let mut checked = Zeroizing::new(Vec::with_capacity(bytes.len() + CRC_SIZE));
         checked.extend_from_slice(bytes);
@@ -102,7 +103,7 @@ impl Form {
         text
     }
 
-    /// The bytes of `text`, which may be wrapped, indented or in capitals.
+    /// Returns the bytes of `text`, which may be wrapped, indented or in capitals.
     pub(super) fn read(&self, text: &str) -> Result<Zeroizing<Vec<u8>>, TextError> {
         if text.len() > MOST_TEXT {
             return Err(TextError::TooLong { len: text.len() });
@@ -114,8 +115,8 @@ impl Form {
         };
         self.check_characters(text)?;
         let symbols = Zeroizing::new(symbols.to_ascii_uppercase());
-        // A cut seldom falls between two bytes, so the length of what is left proves nothing: the first
-        // bytes are asked how many there should be.
+        // A cut seldom falls between two bytes, so the length of the rest proves nothing. The first bytes say how
+        // many there should be.
         match BASE32_NOPAD.decode(symbols.as_bytes()).map(Zeroizing::new) {
             Ok(bytes) if self.is_whole(&bytes) => {
                 Ok(Zeroizing::new(bytes[..bytes.len() - CRC_SIZE].to_vec()))
@@ -130,7 +131,7 @@ impl Form {
     }
 
     fn is_cut(&self, symbols: &str) -> bool {
-        // Eight symbols are five bytes; a last, broken group is of no use here.
+        // Eight symbols are five bytes. A last, incomplete group is of no use here.
         let groups = &symbols.as_bytes()[..symbols.len() / 8 * 8];
         let head = BASE32_NOPAD.decode(groups).map(Zeroizing::new).unwrap_or_default();
         let there = symbols.len() * 5 / 8;

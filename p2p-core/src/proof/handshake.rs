@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use snow::{HandshakeState, TransportState};
+use zeroize::Zeroizing;
 
 use super::session::{Claim, data_key};
 use super::wire::{self, Hello, Welcome, Wish, Word};
@@ -14,29 +15,34 @@ use crate::noise::{IK, builder};
 use crate::peer::{Identity, PeerId};
 use crate::{Deadline, Machine, Output, Seed};
 
-/// No proof may take longer, whatever the configuration says.
+/// The most time for a proof, whatever the configuration says.
 const MOST_WITHIN: Duration = Duration::from_secs(3_600);
-const PROLOGUE: &[u8] = b"p2p/1 proof";
+const LABEL: &[u8] = b"p2p/2 proof";
 
-/// What one end brings to a proof.
+/// Binds the handshake to the id of the one who was dialled: that and its negative have one X25519 key. The dialler's is in
+/// the first payload, which the handshake binds as well.
+fn prologue(dialled: &PeerId) -> Vec<u8> {
+    [LABEL, dialled.as_bytes()].concat()
+}
+
+/// The configuration of one end of a proof.
 #[derive(Clone, Debug)]
 pub struct ProofConfig {
-    /// Who we are.
+    /// The identity of this node.
     pub identity: Identity,
-    /// Whether we dialled.
+    /// The peer expected at the other end, if we dialled.
     pub counterpart: Counterpart,
     /// The cipher that is fast on this machine.
     pub cipher: Cipher,
-    /// How long all of it may take. A legitimate peer needs two round trips and under a millisecond of
-    /// arithmetic; 3 s is right for the Internet; an
-    /// hour is the most.
+    /// The time for the whole proof. A legitimate peer needs two round trips and under a millisecond of arithmetic. 3
+    /// s is right for the Internet; an hour is the most.
     pub within: Duration,
 }
 
-/// Whom we expect at the other end.
+/// The peer that is expected at the other end.
 #[derive(Clone, Copy, Debug)]
 pub enum Counterpart {
-    /// We dialled: it must be this peer, and we are this in this attempt.
+    /// We dialled, so the other end must be this peer.
     Dialled {
         /// The peer that must prove itself.
         peer: PeerId,
@@ -44,52 +50,52 @@ pub enum Counterpart {
         attempt: AttemptId,
         /// Our part in the attempt.
         role: Role,
-        /// Whether we wish the bare TCP connection after the proof. It takes both ends to wish it.
+        /// True when we wish the bare TCP connection after the proof. Both ends must wish it.
         plain: bool,
     },
-    /// Somebody dialled us: the owner decides when the claim is known.
+    /// Somebody dialled us. The owner decides when the claim is known.
     Unknown,
 }
 
-/// What a proof wants done to its connection.
+/// An effect that a proof wants done to its connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Send these bytes.
+    /// Sends these bytes.
     Send(Bytes),
-    /// Close the connection: after [`Event::Failed`], and after sending what was said before.
+    /// Closes the connection, after sending all bytes before it. It follows [`Event::Failed`].
     HangUp,
 }
 
-/// What a proof has to tell.
+/// An event of a proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Somebody who dialled us says who they are. Answer with [`Proof::welcome`] or [`Proof::refuse`].
+    /// A peer that dialled us has made its claim. The owner answers with [`Proof::welcome`] or [`Proof::refuse`].
     Claimed(Claim),
-    /// The other end is who it should be, and alive. We are the caller: say [`Proof::go`], or close.
+    /// The other end is the right peer, and alive. We are the caller, so the owner calls [`Proof::go`] or closes.
     Proven,
-    /// This is the connection both ends keep: take [`Proof::into_session`]. What comes next on it belongs to
-    /// the pipe.
+    /// Both ends keep this connection. The owner takes [`Proof::into_session`]. Later bytes on the connection belong
+    /// to the pipe.
     Kept,
-    /// It is over.
+    /// The proof has failed.
     Failed(ProofError),
 }
 
-/// How far a proof is.
+/// The stage that a proof has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Waiting for the other end's next frame.
+    /// The proof waits for the other end's next frame.
     Hearing,
-    /// Waiting for the owner's [`Proof::welcome`] or [`Proof::refuse`].
+    /// The proof waits for the owner's [`Proof::welcome`] or [`Proof::refuse`].
     Deciding,
-    /// Waiting for the owner's [`Proof::go`].
+    /// The proof waits for the owner's [`Proof::go`].
     Proven,
-    /// Over, and won.
+    /// The proof is over and the connection is kept.
     Kept,
-    /// Over, and lost.
+    /// The proof is over and has failed.
     Failed,
 }
 
-/// What a responder decided on, and what it needs to answer.
+/// The claim that a responder decides on, and the state that its answer needs.
 struct Pending {
     noise: Box<HandshakeState>,
     claim: Claim,
@@ -103,28 +109,28 @@ struct Settled {
 }
 
 enum State {
-    /// We dialled and said Hello.
+    /// We dialled and sent Hello.
     AwaitWelcome {
         noise: Box<HandshakeState>,
         peer: PeerId,
         attempt: AttemptId,
         role: Role,
     },
-    /// Somebody dialled us.
+    /// We were dialled and wait for Hello.
     AwaitHello {
         seed: Box<Seed>,
     },
-    /// They said who they are.
+    /// The other end has made its claim.
     Deciding(Pending),
-    /// We are the caller and were dialled: are they alive?
+    /// We are the caller and were dialled, so we wait for Ready as a sign of life.
     AwaitReady(Settled),
-    /// We are the caller, they are who they should be.
+    /// We are the caller, and the other end is proven.
     Proven(Settled),
-    /// We are the called one: is this the connection?
+    /// We are the called end and wait for Go.
     AwaitGo(Settled),
     Kept(Box<Session>),
     Failed,
-    /// While a step is being taken; never seen from outside.
+    /// A step is being taken. This state is never seen from outside.
     Stepping,
 }
 
@@ -136,6 +142,13 @@ pub struct Proof {
     input: BytesMut,
     output: VecDeque<Output<Act, Event>>,
     deadline: Instant,
+}
+
+/// Never shows a key.
+impl std::fmt::Debug for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proof").field("stage", &self.stage()).finish_non_exhaustive()
+    }
 }
 
 impl Proof {
@@ -164,8 +177,8 @@ impl Proof {
         proof
     }
 
-    /// How many bytes the proof is waiting for, at least. Who reads no more than this from the connection
-    /// leaves every byte of the user's for the pipe. Zero while it is not the other end's turn.
+    /// Returns the least number of bytes that the proof is waiting for. A reader that takes no more than this leaves
+    /// all bytes of the user's for the pipe. It is zero while it is not the other end's turn.
     pub fn wants(&self) -> usize {
         if self.stage() != Stage::Hearing {
             return 0;
@@ -177,7 +190,7 @@ impl Proof {
         length - self.input.len()
     }
 
-    /// How far it is.
+    /// Returns the stage of the proof.
     pub fn stage(&self) -> Stage {
         match self.state {
             State::AwaitWelcome { .. }
@@ -191,7 +204,7 @@ impl Proof {
         }
     }
 
-    /// Who the other end says it is, while that is to be decided on.
+    /// Returns the claim of the other end, while that is to be decided on.
     pub fn claim(&self) -> Option<Claim> {
         match &self.state {
             State::Deciding(pending) => Some(pending.claim),
@@ -199,7 +212,7 @@ impl Proof {
         }
     }
 
-    /// Bytes arrived. Answers how many were taken: the rest belongs to a later stage, or to the pipe.
+    /// Takes bytes that arrived, and returns the number taken. The rest belongs to a later stage, or to the pipe.
     pub fn handle_bytes(&mut self, bytes: &[u8], now: Instant) -> usize {
         self.handle_timeout(now);
         let mut taken = 0;
@@ -214,15 +227,15 @@ impl Proof {
         taken
     }
 
-    /// The connection ended.
+    /// Notes that the connection ended.
     pub fn handle_lost(&mut self, _now: Instant) {
         self.fail(ProofError::Lost);
     }
 
-    /// Accepts the claim; `plain` if we wish the bare TCP connection after the proof.
+    /// Accepts the claim; `plain` is true if we wish the bare TCP connection after the proof.
     ///
     /// # Errors
-    /// When there is no claim to decide on.
+    /// [`ProofError::OutOfTurn`] when there is no claim to decide on.
     pub fn welcome(&mut self, plain: bool, now: Instant) -> Result<(), ProofError> {
         self.handle_timeout(now);
         let pending = self.take_pending()?;
@@ -235,10 +248,10 @@ impl Proof {
         Ok(())
     }
 
-    /// Declines the claim, and tells the other end why.
+    /// Declines the claim, and tells the other end the reason.
     ///
     /// # Errors
-    /// When there is no claim to decide on.
+    /// [`ProofError::OutOfTurn`] when there is no claim to decide on.
     pub fn refuse(&mut self, reason: RefusalReason, now: Instant) -> Result<(), ProofError> {
         self.handle_timeout(now);
         let pending = self.take_pending()?;
@@ -250,7 +263,7 @@ impl Proof {
     /// Keeps this connection. Only the caller can, and only once it is proven.
     ///
     /// # Errors
-    /// When it is not proven, or not ours to say.
+    /// [`ProofError::OutOfTurn`] when it is not proven, or we are not the caller.
     pub fn go(&mut self, now: Instant) -> Result<(), ProofError> {
         self.handle_timeout(now);
         match std::mem::replace(&mut self.state, State::Stepping) {
@@ -267,7 +280,7 @@ impl Proof {
         }
     }
 
-    /// Ends the proof, silently. A connection that was not kept is closed.
+    /// Ends the proof silently. A connection that was not kept is closed.
     pub fn close(&mut self, _now: Instant) {
         if !matches!(self.stage(), Stage::Kept | Stage::Failed) {
             self.state = State::Failed;
@@ -275,7 +288,7 @@ impl Proof {
         }
     }
 
-    /// What the proof was for, once it is [`Stage::Kept`].
+    /// Returns the session, once the proof is [`Stage::Kept`].
     pub fn into_session(self) -> Option<Session> {
         match self.state {
             State::Kept(session) => Some(*session),
@@ -293,10 +306,11 @@ impl Proof {
         if peer == self.identity.id() {
             return Err(ProofError::Ourselves);
         }
-        let (secret, key) = (self.identity.noise_secret(), peer.noise_public());
+        let (secret, key) = (Zeroizing::new(self.identity.noise_secret()), peer.noise_public());
+        let prologue = prologue(&peer);
         let mut noise = builder(IK, Some(seed.fork("proof")))
-            .local_private_key(&secret)
-            .and_then(|builder| builder.remote_public_key(&key)?.prologue(PROLOGUE)?.build_initiator())
+            .local_private_key(&*secret)
+            .and_then(|builder| builder.remote_public_key(&key)?.prologue(&prologue)?.build_initiator())
             .map_err(|_| ProofError::Stranger)?;
         let hello = Hello { from: self.identity.id(), to: peer, attempt, role, wish: self.wish };
         let message = write(&mut noise, &hello)?;
@@ -327,7 +341,7 @@ impl Proof {
                 match read::<Welcome>(&mut noise, body)? {
                     Welcome::No(reason) => Err(ProofError::Refused(reason)),
                     Welcome::Yes(wish) => {
-                        let claim = Claim { peer, attempt, role };
+                        let claim = Claim { peer, attempt, caller: role == Role::Caller };
                         self.on_agreed(noise, claim, wish);
                         Ok(())
                     }
@@ -351,24 +365,23 @@ impl Proof {
         }
     }
 
-    /// No key is touched before the code at the door is right: strangers cost one hash.
+    /// Checks the code in the first frame before any key is touched, so strangers cost one hash.
     fn on_hello(&mut self, mut seed: Seed, body: &[u8]) -> Result<(), ProofError> {
         let me = self.identity.id();
         let message = wire::open_door(&me, body)?;
-        let secret = self.identity.noise_secret();
+        let (secret, prologue) = (Zeroizing::new(self.identity.noise_secret()), prologue(&me));
         let mut noise = builder(IK, Some(seed.fork("proof")))
-            .local_private_key(&secret)
-            .and_then(|builder| builder.prologue(PROLOGUE)?.build_responder())
+            .local_private_key(&*secret)
+            .and_then(|builder| builder.prologue(&prologue)?.build_responder())
             .map_err(|_| ProofError::Garbled)?;
         let hello: Hello = read(&mut noise, message)?;
-        let static_key = noise.get_remote_static().unwrap_or_default();
-        if hello.to != me || hello.from.noise_public() != static_key {
+        if hello.to != me || noise.get_remote_static() != Some(&hello.from.noise_public()[..]) {
             return Err(ProofError::Stranger);
         }
         if hello.from == me {
             return Err(ProofError::Ourselves);
         }
-        let claim = Claim { peer: hello.from, attempt: hello.attempt, role: hello.role.other() };
+        let claim = Claim { peer: hello.from, attempt: hello.attempt, caller: hello.role == Role::Answerer };
         self.state = State::Deciding(Pending { noise: Box::new(noise), claim, wish: hello.wish });
         self.output.push_back(Output::Event(Event::Claimed(claim)));
         Ok(())
@@ -395,10 +408,14 @@ impl Proof {
         Ok((noise, claim))
     }
 
-    /// Both handshake messages are through: derive the keys, and find out whose turn it is.
+    /// Derives the keys after both handshake messages, and finds out whose turn it is.
     fn on_agreed(&mut self, mut noise: Box<HandshakeState>, claim: Claim, theirs: Wish) {
-        let binding = noise.get_handshake_hash().try_into().unwrap_or_default();
+        let Ok(binding) = noise.get_handshake_hash().try_into() else {
+            return self.fail(ProofError::Garbled);
+        };
         let (from_initiator, from_responder) = noise.dangerously_get_raw_split();
+        let (from_initiator, from_responder) =
+            (Zeroizing::new(from_initiator), Zeroizing::new(from_responder));
         let (send, receive) = if noise.is_initiator() {
             (from_initiator, from_responder)
         } else {
@@ -417,17 +434,17 @@ impl Proof {
             return self.fail(ProofError::Garbled);
         };
         let settled = Settled { noise: Box::new(noise), session };
-        match (claim.role, we_dialled) {
-            (Role::Caller, true) => {
+        match (claim.caller, we_dialled) {
+            (true, true) => {
                 self.state = State::Proven(settled);
                 self.output.push_back(Output::Event(Event::Proven));
             }
-            (Role::Caller, false) => self.state = State::AwaitReady(settled),
-            (Role::Answerer, true) => match self.say(settled, Word::Ready) {
+            (true, false) => self.state = State::AwaitReady(settled),
+            (false, true) => match self.say(settled, Word::Ready) {
                 Ok(settled) => self.state = State::AwaitGo(settled),
                 Err(error) => self.fail(error),
             },
-            (Role::Answerer, false) => self.state = State::AwaitGo(settled),
+            (false, false) => self.state = State::AwaitGo(settled),
         }
     }
 
@@ -477,7 +494,7 @@ impl Machine for Proof {
     }
 }
 
-/// The next handshake message with `payload` in it.
+/// Returns the next handshake message with `payload` in it.
 fn write<T: serde::Serialize>(noise: &mut HandshakeState, payload: &T) -> Result<Vec<u8>, ProofError> {
     let mut message = [0; MOST_FRAME];
     let length =
@@ -485,7 +502,7 @@ fn write<T: serde::Serialize>(noise: &mut HandshakeState, payload: &T) -> Result
     Ok(message[..length].to_vec())
 }
 
-/// The payload of a handshake message. Whoever cannot make one that decrypts is a stranger.
+/// Returns the payload of a handshake message. An end that cannot make one that decrypts is a stranger.
 fn read<T: serde::de::DeserializeOwned>(noise: &mut HandshakeState, message: &[u8]) -> Result<T, ProofError> {
     let mut payload = [0; MOST_FRAME];
     let length = noise.read_message(message, &mut payload).map_err(|_| ProofError::Stranger)?;

@@ -1,10 +1,11 @@
-//! What a proof leaves behind.
+//! The result of a proof: the other end, and the keys of the pipe.
 
 use std::fmt;
 
 use blake2::Blake2sMac256;
 use blake2::digest::{FixedOutput, KeyInit, Update};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use crate::attempt::{AttemptId, Role};
 use crate::peer::PeerId;
@@ -12,14 +13,14 @@ use crate::peer::PeerId;
 /// A cipher for the pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cipher {
-    /// AES-256-GCM (RFC 5116): fast where the processor has AES instructions, slow and risky where not.
+    /// AES-256-GCM (RFC 5116), which is fast where the processor has AES instructions, and slow and risky elsewhere.
     Aes256Gcm,
-    /// ChaCha20-Poly1305 (RFC 8439): fast everywhere.
+    /// ChaCha20-Poly1305 (RFC 8439), which is fast everywhere.
     ChaCha20Poly1305,
 }
 
 impl Cipher {
-    /// AES only if it is fast at both ends.
+    /// Returns the cipher for both ends: AES only if it is fast at both.
     pub(super) fn common(ours: Self, theirs: Self) -> Self {
         if ours == theirs { ours } else { Self::ChaCha20Poly1305 }
     }
@@ -46,27 +47,35 @@ pub struct Claim {
     pub role: Role,
 }
 
-/// A proven connection: who is at the other end, and the keys of the pipe.
+/// A proven connection: the peer at the other end, and the keys of the pipe.
 ///
-/// The keys are used by one pipe and no other: they follow from both ends' ephemeral secrets, and are not the
-/// keys the proof itself was finished under.
+/// The keys are used by one pipe and no other. They follow from both ends' ephemeral secrets, and differ from the
+/// keys that protected the end of the proof.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Session {
-    /// Who, and for which attempt.
+    /// The peer and the attempt.
     pub claim: Claim,
-    /// Whether both ends wished the bare TCP connection.
+    /// True when both ends wished the bare TCP connection.
     pub plain: bool,
-    /// The cipher both ends can do well.
+    /// The cipher that is fast at both ends.
     pub cipher: Cipher,
-    /// Protects what we send.
+    /// The key that protects what we send.
     pub send_key: [u8; 32],
-    /// Protects what we receive.
+    /// The key that protects what we receive.
     pub receive_key: [u8; 32],
-    /// The same at both ends of this connection and of no other (RFC 5056).
+    /// A value that is the same at both ends of this connection, and different for any other (RFC 5056).
     pub binding: [u8; 32],
 }
 
-/// Never shows the keys.
+/// Leaves no key in memory.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.send_key.zeroize();
+        self.receive_key.zeroize();
+    }
+}
+
+/// Shows the claim and never the keys.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
@@ -77,7 +86,7 @@ impl fmt::Debug for Session {
     }
 }
 
-/// A key for one use, from one of the two keys Noise ends with.
+/// Derives a key for one use from one of the two keys that Noise ends with.
 pub(super) fn data_key(noise_key: &[u8; 32]) -> [u8; 32] {
     let mut mac = <Blake2sMac256 as KeyInit>::new(noise_key.into());
     mac.update(b"p2p/1 data");

@@ -1,4 +1,4 @@
-//! Two proofs, one virtual wire.
+//! Two proofs that talk over a virtual wire.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ fn config(identity: &Identity, counterpart: Counterpart) -> ProofConfig {
     ProofConfig { identity: identity.clone(), counterpart, cipher: Cipher::Aes256Gcm, within: WITHIN }
 }
 
-/// One end, and what it said and learned so far.
+/// One end, and what it sent and learned so far.
 struct End {
     proof: Proof,
     events: Vec<Event>,
@@ -35,7 +35,7 @@ impl End {
         Self { proof: Proof::new(config, Seed::from_u64(seed), epoch()), events: Vec::new(), hung_up: false }
     }
 
-    /// What it wants to send.
+    /// Returns the bytes that it wants to send.
     fn said(&mut self) -> Bytes {
         let mut out = BytesMut::new();
         let drained = drain(&mut self.proof);
@@ -50,12 +50,12 @@ impl End {
     }
 }
 
-/// A caller and a called one, and who of them dialled.
+/// A caller and a called end, one of which dialled.
 struct Pair {
     caller: End,
     called: End,
     caller_dialled: bool,
-    /// Whether the one who was dialled wishes a bare connection.
+    /// True when the end that was dialled wishes a bare connection.
     listener_plain: bool,
 }
 
@@ -122,11 +122,8 @@ fn both_ends_agree_whoever_dialled_and_however_the_bytes_are_cut() {
             let mut pair = Pair::new(caller_dialled, |_, _| ());
             pair.run(chunk);
             let (caller, called) = pair.sessions();
-            assert_eq!(caller.claim, Claim { peer: identity(2).id(), attempt: ATTEMPT, role: Role::Caller });
-            assert_eq!(
-                called.claim,
-                Claim { peer: identity(1).id(), attempt: ATTEMPT, role: Role::Answerer }
-            );
+            assert_eq!(caller.claim, Claim { peer: identity(2).id(), attempt: ATTEMPT, caller: true });
+            assert_eq!(called.claim, Claim { peer: identity(1).id(), attempt: ATTEMPT, caller: false });
             assert_eq!(caller.send_key, called.receive_key);
             assert_eq!(caller.receive_key, called.send_key);
             assert_ne!(caller.send_key, caller.receive_key);
@@ -214,14 +211,14 @@ fn silence_ends_at_the_deadline() {
 fn a_replayed_hello_goes_nowhere() {
     let mut pair = Pair::new(true, |_, _| ());
     let hello = pair.caller.said();
-    // Mallory plays Anna's hello again, to a new connection of Bert's.
+    // Mallory sends Anna's Hello again, to a new connection of Bert's.
     let mut again = End::new(config(&identity(2), Counterpart::Unknown), 99);
     again.proof.handle_bytes(&hello, epoch());
     again.said();
     assert!(matches!(again.events[..], [Event::Claimed(_)]));
     again.proof.welcome(false, epoch()).unwrap();
     again.said();
-    // Without Anna's ephemeral secret Mallory has no Go: neither her old one …
+    // Without Anna's ephemeral secret Mallory can make no valid Go: neither her old one …
     pair.called.proof.handle_bytes(&hello, epoch());
     pair.called.said();
     pair.called.proof.welcome(false, epoch()).unwrap();
@@ -298,10 +295,10 @@ proptest! {
     }
 }
 
-/// Either end, mostly on the right path, with a well-behaved shadow at the other end to get there.
+/// Either end, mostly in order, with a well-behaved proof at the other end.
 struct AnyEnd;
 
-/// A proof and the peer it talks to: one machine for the laws, disturbed through both.
+/// A proof and the peer it talks to, as one machine for the laws, which is disturbed through both.
 struct Shadowed {
     proof: Proof,
     shadow: Proof,

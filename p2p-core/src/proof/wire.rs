@@ -1,4 +1,4 @@
-//! What is said during a proof, as bytes.
+//! The messages of a proof, as bytes.
 
 use blake2::Blake2sMac;
 use blake2::digest::consts::U16;
@@ -11,22 +11,23 @@ use super::{Cipher, ProofError};
 use crate::attempt::{AttemptId, RefusalReason, Role};
 use crate::peer::PeerId;
 
-/// No frame of a proof is longer, in bytes, its two-byte length not counted.
+/// The most bytes of a frame of a proof, its two-byte length not counted.
 pub const MOST_FRAME: usize = 512;
-/// What the first frame begins with: a name and a version.
-const MAGIC: [u8; 4] = *b"p2p\x01";
+/// The beginning of the first frame: a name and a version. Since version 2 the records of a pipe may be about the
+/// connection, which an older end would take for broken data: the two do not meet.
+const MAGIC: [u8; 4] = *b"p2p\x02";
 const DOOR_CODE: usize = 16;
 
-/// How an end would like the pipe to be protected.
+/// The protection of the pipe that an end would like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Wish {
-    /// No encryption after the proof, if the other end wishes that too.
+    /// True for no encryption after the proof, if the other end wishes that too.
     pub plain: bool,
     /// The cipher that is fast here.
     pub cipher: Cipher,
 }
 
-/// The first payload, from whoever dialled.
+/// The first payload, from the end that dialled.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hello {
     pub from: PeerId,
@@ -36,19 +37,19 @@ pub(super) struct Hello {
     pub wish: Wish,
 }
 
-/// The answer to it.
+/// The answer to [`Hello`].
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Welcome {
     Yes(Wish),
     No(RefusalReason),
 }
 
-/// What follows under the session's keys.
+/// A message that follows under the session's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Word {
-    /// From the called one who dialled: I hold the secret of my Hello.
+    /// Sent by the called end that dialled: it holds the secret of its Hello.
     Ready,
-    /// From the caller: this is the connection.
+    /// Sent by the caller: both keep this connection.
     Go,
 }
 
@@ -63,7 +64,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ProofError>
     }
 }
 
-/// Length, then body.
+/// Returns a frame: the length, then the body.
 pub(super) fn frame(body: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(2 + body.len());
     out.put_u16(u16::try_from(body.len()).unwrap_or(u16::MAX));
@@ -71,7 +72,7 @@ pub(super) fn frame(body: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// The first body: magic, door code, Noise message.
+/// Returns the first body: magic, door code, Noise message.
 pub(super) fn knock(to: &PeerId, noise: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(MAGIC.len() + DOOR_CODE + noise.len());
     out.extend_from_slice(&MAGIC);
@@ -80,15 +81,15 @@ pub(super) fn knock(to: &PeerId, noise: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The Noise message inside a first body that was meant for `me`.
+/// Returns the Noise message inside a first body that was meant for `me`.
 pub(super) fn open_door<'a>(me: &PeerId, body: &'a [u8]) -> Result<&'a [u8], ProofError> {
     let rest = body.strip_prefix(&MAGIC).ok_or(ProofError::Garbled)?;
     let (code, noise) = rest.split_at_checked(DOOR_CODE).ok_or(ProofError::Garbled)?;
     if code == door_code(me, noise) { Ok(noise) } else { Err(ProofError::Stranger) }
 }
 
-/// Keyed with the receiver's public key: whoever does not know it cannot make it. It is a filter against
-/// load, not a secret, so it needs no constant-time comparison.
+/// Returns a code keyed with the receiver's public key, so only somebody who knows the key can make it. It is a
+/// filter against load and not a secret, so it needs no constant-time comparison.
 fn door_code(to: &PeerId, noise: &[u8]) -> [u8; DOOR_CODE] {
     let mut mac = <Blake2sMac<U16> as KeyInit>::new(to.as_bytes().into());
     mac.update(b"p2p/1 door");

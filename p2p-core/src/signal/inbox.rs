@@ -1,4 +1,4 @@
-//! The door for signals: opens them and drops what is foreign, forged, stale, replayed or too much.
+//! A machine that opens signals and drops those that are foreign, forged, stale, replayed or too many.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
@@ -16,39 +16,40 @@ use crate::{Clock, Machine, Output, Seed};
 
 /// The most signals that wait to be polled.
 const MOST_EVENTS: usize = 256;
-/// The most channels whose budget is remembered: many more than an address has brokers, for reconnects.
+/// The most channels whose budget is remembered. It is many more than an address has brokers, to allow for
+/// reconnects.
 const MOST_CHANNELS: usize = 64;
 
-/// Who listens, and with which bounds.
+/// The identity and the bounds of an inbox.
 #[derive(Clone, Debug)]
 pub struct InboxConfig {
-    /// Who we are.
+    /// The identity of this node.
     pub identity: Identity,
-    /// What time it is.
+    /// The clock that signals are judged by.
     pub clock: Clock,
-    /// The bounds.
+    /// The bounds of the inbox.
     pub limits: InboxLimits,
 }
 
-/// What an inbox bears.
+/// The bounds of an inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InboxLimits {
-    /// How far a sender's clock may differ from ours, either way. Default [`CLOCK_SKEW`]. More lets worse
-    /// clocks in, and lengthens the time for which senders must be remembered.
+    /// The most that a sender's clock may differ from ours, either way. Default [`CLOCK_SKEW`]. A larger value lets
+    /// worse clocks in, and lengthens the time for which senders must be remembered.
     pub skew: Duration,
-    /// How often each channel may make us open something, good or bad. Default 50 a second, 100 at once.
-    /// Opening noise takes 0.07 ms, a good signal 0.23 ms (`cargo bench -p p2p-core --bench signal`); so a
-    /// flooder burns about 1 % of a core.
+    /// The rate at which each channel may have something opened, good or bad. Default 50 a second, 100 at once. To
+    /// open noise takes 0.07 ms, and a good signal 0.23 ms (`cargo bench -p p2p-core --bench signal`). So a flooder
+    /// burns about 1 % of a core.
     pub channel: Rate,
-    /// How often each sender may speak. Default 10 a second, 40 at once.
+    /// The rate at which each sender may speak. Default 10 a second, 40 at once.
     pub sender: Rate,
-    /// How many senders are remembered, at least 1. Default 1024, about 1 KiB each. When all of them are
-    /// alive and one more comes, the one with the oldest last word is forgotten, and who is not
-    /// remembered is believed only what was issued after that word.
+    /// The number of senders that are remembered, at least 1. Default 1024, about 1 KiB each. When one more comes
+    /// while all are alive, the one with the oldest last signal is forgotten. A sender that is not remembered is
+    /// believed only what was issued after that signal.
     pub most_senders: usize,
-    /// How many ciphertexts are remembered, so that the copies of a signal that come over other brokers cost
-    /// a hash and not an opening. Default 4096, about 30 bytes each. A copy that is forgotten is still
-    /// dropped, as a replay.
+    /// The number of ciphertexts that are remembered. Default 4096, about 30 bytes each. So a copy of a signal that
+    /// comes over another broker costs a hash and not an opening. A copy that was forgotten is still dropped, as a
+    /// replay.
     pub most_seen: usize,
 }
 
@@ -64,58 +65,59 @@ impl Default for InboxLimits {
     }
 }
 
-/// What an inbox tells.
+/// An event of an inbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InboxEvent {
-    /// Somebody who may says something new.
+    /// A peer that may speak says something new.
     Signal {
-        /// What, and who.
+        /// The signal, with its sender.
         signal: Box<Signal>,
         /// The channel on which it came first.
         channel: u32,
     },
 }
 
-/// How many signals came through, and where the others were stopped. In the order of the doors.
+/// The number of signals that came through, and of those that each check stopped. The fields are in the order of the
+/// checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InboxCounters {
-    /// Delivered as an event.
+    /// The signals that were delivered as events.
     pub delivered: u64,
-    /// Of a size no sealed signal has: cut off, too big, or something else.
+    /// The bytes of a size that no sealed signal has: cut off, too big, or something else.
     pub size: u64,
-    /// Of a version or a type we do not know: an update is due, here or there.
+    /// The signals of a version or type that we do not know. One side needs an update.
     pub version: u64,
-    /// Seen before, byte by byte: the copies that come over other brokers.
+    /// The signals that were seen before, byte by byte: copies that come over other brokers.
     pub duplicate: u64,
-    /// Not taken because the owner does not poll.
+    /// The signals not taken, because the owner does not poll.
     pub unread: u64,
-    /// Not opened because their channel brought too many.
+    /// The signals not opened, because their channel brought too many.
     pub channel_rate: u64,
-    /// Not sealed to us, or changed on the way.
+    /// The signals that were not sealed to us, or were changed on the way.
     pub broken: u64,
-    /// Sealed to us and unreadable.
+    /// The signals that were sealed to us and cannot be read.
     pub malformed: u64,
-    /// Sealed by another than it says, or addressed to another.
+    /// The signals that were sealed by another peer than they say, or are addressed to another.
     pub forged: u64,
-    /// Our own.
+    /// The signals that we wrote ourselves.
     pub own: u64,
-    /// From a peer that may not speak to us.
+    /// The signals from a peer that may not speak to us.
     pub not_allowed: u64,
-    /// Issued in the future: one of the two clocks is wrong.
+    /// The signals that were issued in the future, so one of the two clocks is wrong.
     pub early: u64,
-    /// Expired: late, or one of the two clocks is wrong.
+    /// The signals that have expired: they are late, or one of the two clocks is wrong.
     pub expired: u64,
-    /// Meant to expire before it was issued, or to last longer than any may.
+    /// The signals that expire before they were issued, or last longer than any may.
     pub lifetime: u64,
-    /// Delivered before, and sealed or sent again.
+    /// The signals that were delivered before, and sealed or sent again.
     pub replay: u64,
-    /// Older than what is remembered, so perhaps delivered before.
+    /// The signals older than what is remembered, so they may have been delivered before.
     pub stale: u64,
-    /// One too many from its sender.
+    /// The signals that were too many from their sender.
     pub sender_rate: u64,
 }
 
-/// The door at which a signal was stopped.
+/// The check that stopped a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refused {
     Size,
@@ -183,7 +185,7 @@ impl From<senders::Refused> for Refused {
     }
 }
 
-/// Everything that grows, within bounds.
+/// The parts of an inbox that grow, within bounds.
 #[derive(Debug)]
 struct Memory {
     seen: Seen,
@@ -198,7 +200,7 @@ enum State {
     Closed,
 }
 
-/// Takes sealed signals from any number of channels and lets each good one through once.
+/// A machine that takes sealed signals from any number of channels and lets each good one through once.
 ///
 /// | methods | |
 /// |---|---|
@@ -207,12 +209,12 @@ enum State {
 /// | ask | [`counters`](Inbox::counters) |
 /// | end | [`close`](Inbox::close) |
 ///
-/// The doors, the cheap ones first: size and version; seen before; the channel's budget of openings; the
-/// seal; our own; the allow-list; issue and expiry; replay; the sender's rate. A signal issued more than the
-/// tolerated skew before this inbox was made is stale: an earlier life of this node may have taken it.
+/// The cheap checks come first: size and version, a copy, and the channel's budget of openings. After the seal come
+/// our own signals, the allow-list, issue and expiry, replay, and the sender's rate. A signal issued more than the
+/// tolerated skew before this inbox was made is stale. An earlier run of this node may have taken it.
 ///
-/// Who floods it with good signals of ever new identities can push all others out of memory, and then they are
-/// refused until one skew after the flood ends. An allow-list makes that impossible.
+/// A flood of good signals from ever new identities can push all other senders out of memory. Then those are refused
+/// until one skew after the flood ends. An allow-list makes that impossible.
 #[derive(Debug)]
 pub struct Inbox {
     identity: Identity,
@@ -221,14 +223,14 @@ pub struct Inbox {
     limits: InboxLimits,
     allowed: Option<BTreeSet<PeerId>>,
     start: Instant,
-    /// The latest `now` ever given: time does not run backwards here.
+    /// The latest `now` ever given, because time does not run backwards here.
     latest: Instant,
     counters: InboxCounters,
     state: State,
 }
 
 impl Inbox {
-    /// An inbox that lets everybody speak.
+    /// Makes an inbox that lets every peer speak.
     pub fn new(config: InboxConfig, mut seed: Seed, now: Instant) -> Self {
         let limits = config.limits;
         Self {
@@ -253,17 +255,17 @@ impl Inbox {
         }
     }
 
-    /// Who may speak from now on; `None` for everybody.
+    /// Sets the peers that may speak from now on; `None` means everybody.
     pub fn set_allowed(&mut self, allowed: Option<BTreeSet<PeerId>>) {
         self.allowed = allowed;
     }
 
-    /// What came and what was dropped so far.
+    /// Returns the counts of what came and what was dropped so far.
     pub fn counters(&self) -> &InboxCounters {
         &self.counters
     }
 
-    /// What time it is: after a suspend, or when a better source was found.
+    /// Takes a new clock, after a suspend or when a better source was found.
     pub fn handle_clock(&mut self, clock: Clock, now: Instant) {
         self.latest = self.latest.max(now);
         if clock.unix(self.latest) < self.clock.unix(self.latest)
@@ -274,7 +276,7 @@ impl Inbox {
         self.clock = clock;
     }
 
-    /// Bytes came in on `channel` (any number that names it).
+    /// Takes bytes that came in on `channel`, which is any number that names it.
     pub fn handle_sealed(&mut self, channel: u32, bytes: &[u8], now: Instant) {
         self.latest = self.latest.max(now);
         let State::Listening(memory) = &mut self.state else {
@@ -315,7 +317,7 @@ impl Inbox {
         }
     }
 
-    /// Listens no more and forgets everything. Events that were not polled are gone.
+    /// Stops listening and forgets everything. Events that were not polled are gone.
     pub fn close(&mut self, _now: Instant) {
         self.state = State::Closed;
     }
@@ -325,7 +327,8 @@ impl Machine for Inbox {
     type Act = Infallible;
     type Event = InboxEvent;
 
-    /// It waits for nothing: what expires is forgotten when its room is needed.
+    /// Does nothing but note the time. An inbox waits for nothing, and forgets expired signals when their room is
+    /// needed.
     fn handle_timeout(&mut self, now: Instant) {
         self.latest = self.latest.max(now);
     }
@@ -338,7 +341,7 @@ impl Machine for Inbox {
     }
 }
 
-/// What the doors need to know.
+/// The facts that the checks need.
 struct Doors<'a> {
     identity: &'a Identity,
     own: PeerId,
@@ -348,7 +351,7 @@ struct Doors<'a> {
 }
 
 impl Doors<'_> {
-    /// The doors before we know who speaks.
+    /// Makes the checks that come before the sender is known.
     fn open(&self, memory: &mut Memory, channel: u32, bytes: &[u8]) -> Result<Signal, Refused> {
         check_envelope(bytes)?;
         let hash = memory.seen.hash(bytes);
@@ -361,7 +364,7 @@ impl Doors<'_> {
         if !self.take_budget(&mut memory.channels, channel) {
             return Err(Refused::ChannelRate);
         }
-        // Remembered only now: else a flooded channel could spoil a signal for the others, unopened.
+        // The hash is remembered only now. Otherwise a flooded channel could spoil an unopened signal for the others.
         memory.seen.insert(hash);
         Ok(open(self.identity, bytes)?)
     }
@@ -378,7 +381,7 @@ impl Doors<'_> {
         channels.entry(channel).or_insert_with(|| Bucket::new(now)).take(self.limits.channel, now)
     }
 
-    /// The doors for somebody we know the name of.
+    /// Makes the checks that come after the sender is known.
     fn admit(&self, memory: &mut Memory, signal: &Signal) -> Result<(), Refused> {
         let unix = self.moment.unix;
         if signal.from == self.own {

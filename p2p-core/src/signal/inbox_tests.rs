@@ -1,4 +1,4 @@
-//! What an inbox lets through, told as stories; and the laws of machines.
+//! Stories of the signals that an inbox lets through, and the laws of machines.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -38,7 +38,7 @@ fn address(number: u64) -> PeerAddr {
     PeerAddr::sign(&identity(number), contents).unwrap()
 }
 
-/// The moment at which stories begin, and a clock that is right.
+/// Returns the moment at which stories begin.
 fn start() -> Instant {
     epoch() + Duration::from_secs(3_600)
 }
@@ -47,7 +47,7 @@ fn clock() -> Clock {
     clock_off(0)
 }
 
-/// A clock that is this many seconds ahead (or, negative, behind).
+/// Returns a clock that is this many seconds ahead or, when negative, behind.
 fn clock_off(secs: i64) -> Clock {
     Clock::new(start(), UnixTime::from_secs(1_800_000_000u64.checked_add_signed(secs).unwrap()))
 }
@@ -62,7 +62,7 @@ fn scribe_with(number: u64, clock: Clock) -> Scribe {
     scribe
 }
 
-/// Somebody whose clock is right.
+/// Returns a scribe whose clock is right.
 fn scribe(number: u64) -> Scribe {
     scribe_with(number, clock())
 }
@@ -71,7 +71,7 @@ fn write(scribe: &mut Scribe, now: Instant) -> Bytes {
     scribe.write(id(RECEIVER), AttemptId([7; 16]), Body::AskAddr, TTL, now).unwrap()
 }
 
-/// A signal as somebody who keeps no rules would make it.
+/// Returns a signal as somebody who keeps no rules would make it.
 fn forge(number: u64, seq: u64, issued: UnixTime, ttl: Duration) -> Bytes {
     let signal = Signal {
         from: id(number),
@@ -95,7 +95,7 @@ fn inbox() -> Inbox {
     inbox_with(InboxLimits::default())
 }
 
-/// Bytes come in; who is delivered?
+/// Gives bytes to an inbox, and returns the signal that it delivers.
 fn hear(inbox: &mut Inbox, channel: u32, bytes: &[u8], now: Instant) -> Option<Signal> {
     inbox.handle_sealed(channel, bytes, now);
     let mut drained = drain(inbox);
@@ -107,7 +107,7 @@ fn hear(inbox: &mut Inbox, channel: u32, bytes: &[u8], now: Instant) -> Option<S
     })
 }
 
-/// Everything that was counted, dropped or not.
+/// Returns the number of all signals that were counted, dropped or not.
 fn total(counters: &InboxCounters) -> u64 {
     let shown = format!("{counters:?}");
     let digits = |field: &str| field.trim().trim_end_matches([' ', '}']).parse::<u64>().ok();
@@ -151,7 +151,7 @@ fn a_replay_after_eviction_is_stale() {
     }
     assert_eq!(hear(&mut inbox, 0, &old, after(5.0)), None, "Alice is forgotten, her words are not");
     assert_eq!(inbox.counters().stale, 1);
-    // A stranger who wrote before Alice's last word might be a forgotten one too.
+    // A stranger who wrote before Alice's last signal might be a forgotten sender too.
     assert_eq!(hear(&mut inbox, 0, &write(&mut scribe(9), after(0.5)), after(5.0)), None);
     assert_eq!(inbox.counters().stale, 2);
     assert!(hear(&mut inbox, 0, &write(&mut alice, after(5.0)), after(5.0)).is_some());
@@ -163,7 +163,7 @@ fn who_has_nothing_alive_is_forgotten_without_a_trace() {
     let old = write(&mut scribe(1), start());
     assert!(hear(&mut inbox, 0, &old, start()).is_some());
     assert!(hear(&mut inbox, 0, &write(&mut scribe(2), start()), start()).is_some());
-    // Both have expired, even by a clock that is 60 s slow; a third has a clock that is 59 s slow.
+    // Both have expired, even by a clock that is 60 s slow. The clock of the third sender is 59 s slow.
     let now = after(91.0);
     let slow = write(&mut scribe_with(3, clock_off(-59)), now);
     assert!(hear(&mut inbox, 0, &slow, now).is_some());
@@ -201,12 +201,12 @@ fn a_flood_costs_little_and_stops_nobody_else() {
     assert!(counters.channel_rate + counters.duplicate >= 7_349, "{counters:?}");
     assert_eq!(total(&counters), 12_500);
 
-    // The flooded channel brings a good signal: not opened, and so not spoilt for the other channel.
+    // A signal from the flooded channel is not opened, and so is not spoilt for the other channel.
     let flooded = after(0.9997);
     assert_eq!(hear(&mut inbox, 1, &good, flooded), None);
     assert_eq!(inbox.counters().channel_rate, counters.channel_rate + 1);
     assert!(hear(&mut inbox, 2, &good, flooded).is_some());
-    // And a second later it is heard again itself.
+    // A second later the flooded channel is heard again too.
     let again = write(&mut scribe(2), after(1.0));
     assert!(hear(&mut inbox, 1, &again, after(2.0)).is_some());
 }
@@ -228,7 +228,7 @@ fn ever_new_channels_have_no_budget_of_their_own() {
 fn clocks_may_differ_by_a_minute_and_no_more() {
     for (secs, heard) in [(-61 - 30, false), (-59 - 30, true), (0, true), (59, true), (61, false)] {
         let mut inbox = inbox_with(InboxLimits::default());
-        // Late enough that nothing is from before the inbox was made.
+        // The time is so late that no signal is from before the inbox was made.
         let now = after(1_000.0);
         let bytes = write(&mut scribe_with(1, clock_off(secs)), now);
         assert_eq!(hear(&mut inbox, 0, &bytes, now).is_some(), heard, "{secs} s");
@@ -268,7 +268,7 @@ fn a_new_life_does_not_repeat_the_old_one() {
         alice.write(id(RECEIVER), AttemptId([1; 16]), Body::Bye, MOST_TTL, start() - Duration::from_secs(61));
     assert_eq!(hear(&mut inbox, 0, &before.unwrap(), start()), None);
     assert_eq!(inbox.counters().stale, 1);
-    // But whose clock is slow, or who just missed us, is heard.
+    // A sender whose clock is slow, or who just missed us, is heard.
     let missed = write(&mut alice, start() - Duration::from_secs(29));
     assert!(hear(&mut inbox, 0, &missed, start()).is_some());
 }
@@ -282,7 +282,7 @@ fn overtaken_is_not_lost_but_far_behind_is() {
     for (nth, bytes) in all.iter().enumerate().skip(2) {
         assert!(hear(&mut inbox, 0, bytes, now(nth)).is_some());
     }
-    // As many as are remembered came before these two: the newer one takes the place of nothing yet taken.
+    // As many signals as are remembered came before these two. The newer one takes the place of one not yet taken.
     assert!(hear(&mut inbox, 1, &all[1], now(99)).is_some());
     assert_eq!(hear(&mut inbox, 1, &all[0], now(99)), None);
     assert_eq!(inbox.counters().stale, 1);
@@ -374,7 +374,7 @@ fn a_scribe_refuses_what_nobody_would_take() {
     assert!(write(&mut alice, 2, MOST_TTL).is_ok());
 }
 
-/// Sealed words of four senders, good and odd, for the two tests below.
+/// The sealed signals of four senders, good and odd, for the two tests below.
 static CORPUS: LazyLock<Vec<Bytes>> = LazyLock::new(|| {
     let base = clock().unix(start());
     let mut all = Vec::new();
@@ -394,10 +394,10 @@ fn cramped() -> InboxLimits {
 }
 
 proptest! {
-    // Each case opens some 70 signals; the fuzz target `signal` goes on where this ends.
+    // Each case opens some 70 signals. The fuzz target `signal` tests many more.
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever is repeated, reordered and forgotten, and however the clock jumps.
+    /// Holds for any repetition, reordering and forgetting, and for any jumps of the clock.
     #[test]
     fn nothing_is_ever_delivered_twice(
         steps in prop::collection::vec((0usize..26, 0u64..20, -300i64..300), 1..150),
@@ -417,7 +417,7 @@ proptest! {
     }
 }
 
-/// Opens little, so that the laws are checked quickly.
+/// Returns limits with which few signals are opened, so that the laws are checked quickly.
 fn stingy(limits: InboxLimits) -> InboxLimits {
     InboxLimits { channel: Rate { per_second: 2, burst: 5 }, ..limits }
 }

@@ -1,8 +1,8 @@
 //! The session with one MQTT broker.
 //!
-//! [`Link`] keeps one session alive and gets messages through it, in neutral [`Packet`]s that fit MQTT 3.1.1 and
-//! MQTT 5 alike. Sessions are clean and messages go at QoS 1: the layer above drops duplicates, so at-least-once
-//! is enough and QoS 2 would double the round trips.
+//! [`Link`] keeps one session alive and gets messages through it, in neutral [`Packet`]s that fit MQTT 3.1.1 and MQTT
+//! 5 alike. Sessions are clean and messages go at QoS 1. The layer above drops duplicates, so at-least-once is
+//! enough, and QoS 2 would double the round trips.
 //!
 //! ```text
 //!            Dial          handle_connected        CONNACK           SUBACK
@@ -11,8 +11,8 @@
 //!     └─────────────────┴── Down{reason, retry_in} ──────────┴────────────────┘     close() ──▶ Closed
 //! ```
 //!
-//! Every stay in a state but `Resting` and `Closed` is bounded, every message has an end, and after each CONNACK
-//! the subscription is made again and all that was not acknowledged is sent again.
+//! Every stay in a state but `Resting` and `Closed` is bounded, and every message has an end. After each CONNACK the
+//! subscription is made again, and all messages without an acknowledgement are sent again.
 
 mod dialect;
 mod error;
@@ -40,51 +40,51 @@ use crate::{Backoff, Deadline, Machine, Output, Seed};
 use dialect::Dialect;
 use queue::{Next, Queue};
 
-/// Name resolution, TCP and TLS together may take this long.
+/// The most time for name resolution, TCP and TLS together.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// CONNACK and SUBACK may take this long each.
+/// The most time for CONNACK, and again for SUBACK.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// PINGRESP and PUBACK may take this long; then the connection is taken for dead.
+/// The most time for PINGRESP and PUBACK. After it the connection is taken for dead.
 pub const MUTE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The silence we promise unless the broker imposes another (MQTT 5, 3.2.2.3.14). A ping goes out every three
-/// quarters of it. Home routers forget idle TCP connections after minutes, so half a minute is on the safe side.
+/// The silence that we promise unless the broker imposes another (MQTT 5, 3.2.2.3.14). A ping goes out every three
+/// quarters of it. Home routers forget idle TCP connections after minutes, so half a minute is safe.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Messages held at most.
+/// The most messages that are held.
 pub const MAX_QUEUED: usize = 64;
-/// Bytes of topics and payloads held at most.
+/// The most bytes of topics and payloads that are held.
 pub const MAX_QUEUED_BYTES: usize = 256 * 1024;
-/// Bytes of one packet at most, unless the broker allows less. Of a larger message that comes nothing is kept.
+/// The most bytes of one packet, unless the broker allows less. Nothing is kept of a larger message that comes.
 ///
-/// MQTT 5 could tell the broker (3.1.2.11.4), and we do not: anybody who knows our topic can publish to it, and after
-/// 100 messages of 1 MB to a client that had announced less, mosquitto 2.0.11 delivered nothing more to it.
+/// MQTT 5 could tell the broker (3.1.2.11.4), and we do not, because anybody who knows our topic can publish to it.
+/// After 100 messages of 1 MB to a client that had announced less, mosquitto 2.0.11 delivered nothing more to it.
 pub const MAX_PACKET: u32 = 16 * 1024;
-/// Messages on their way at once at most, either way, unless the broker allows fewer.
+/// The most messages under way at once, in either direction, unless the broker allows fewer.
 pub const WINDOW: u16 = 16;
-/// Incoming messages at most; more are acknowledged, counted and dropped. To open a sealed signal
-/// was measured at 0.44 ms, so that a flood takes less than a tenth of one core.
+/// The rate of incoming messages; more are acknowledged, counted and dropped. To open a sealed signal was measured at
+/// 0.44 ms, so a flood takes less than a tenth of one core.
 pub const RECEIVE: Rate = Rate { per_second: 200, burst: 400 };
 
-/// The first pause is a quarter to half a second, the longest half a minute to a minute.
+/// The bounds of pauses: the first is a quarter to half a second, the longest half a minute to a minute.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A session that lasted this long was a good one: the next pause is a first one again.
+/// The least duration of a good session. After one, the next pause is a first one again.
 const STEADY: Duration = Duration::from_secs(10);
-/// PUBACK: accepted, and nobody is subscribed (MQTT 5, 3.4.2.1).
+/// The reason code of a PUBACK: accepted, and nobody is subscribed (MQTT 5, 3.4.2.1).
 const NO_MATCHING_SUBSCRIBERS: u8 = 0x10;
-/// DISCONNECT: another connection uses our client identifier (MQTT 5, 3.14.2.1).
+/// The reason code of a DISCONNECT: another connection uses our client identifier (MQTT 5, 3.14.2.1).
 const SESSION_TAKEN_OVER: u8 = 0x8e;
-/// DISCONNECT: this client may not do what it did.
+/// The reason code of a DISCONNECT: this client may not do what it did.
 const NOT_AUTHORIZED: u8 = 0x87;
 
-/// What a link needs to know.
+/// The configuration of a link.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The topic to subscribe to: ours, without wildcards.
+    /// The topic to subscribe to, which is ours, without wildcards.
     pub topic: String,
-    /// User name and password for the broker, if it wants any.
+    /// The user name and password for the broker, if it wants any.
     pub login: Option<Login>,
-    /// The only protocol version to try. Default: MQTT 5 first, because only it says that nobody is subscribed;
-    /// then 3.1.1 when 5 is refused or the connection is dropped in answer to it.
+    /// The only protocol version to try. By default MQTT 5 comes first, because only it says that nobody is
+    /// subscribed. Then comes 3.1.1, when 5 is refused or the connection is dropped in answer to it.
     pub protocol: Option<MqttVersion>,
 }
 
@@ -98,18 +98,18 @@ enum State {
     Closed,
 }
 
-/// What the broker agreed to, and the heartbeat.
+/// The terms that the broker agreed to, and the times of pings.
 #[derive(Clone, Copy, Debug)]
 struct Session {
     window: u16,
     max_packet: u32,
     ping_every: Duration,
     next_ping: Instant,
-    /// When the answer to the last ping is overdue, if it is still owed.
+    /// The time at which the answer to the last ping is overdue, if it is still owed.
     pong_until: Option<Instant>,
 }
 
-/// The session with one broker: see the [module](self).
+/// A machine that keeps the session with one broker: see the [module](self).
 #[derive(Debug)]
 pub struct Link {
     config: Config,
@@ -121,14 +121,14 @@ pub struct Link {
     long_pauses: Backoff,
     queue: Queue,
     allowance: Bucket,
-    /// The broker has said once that nobody is subscribed, so it says it whenever it is so.
+    /// True when the broker has said once that nobody is subscribed, so it always says it.
     tells_nobody: bool,
     out: VecDeque<Output<Act, Event>>,
     counters: Counters,
 }
 
 impl Link {
-    /// A link that dials at once.
+    /// Makes a link that dials at once.
     pub fn new(config: Config, mut seed: Seed, now: Instant) -> Self {
         let mut link = Self {
             client_id: client_id(&mut seed),
@@ -148,22 +148,21 @@ impl Link {
         link
     }
 
-    /// What it has seen so far.
+    /// Returns the counts of what the link has done and seen.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// Whether messages arrive.
+    /// Tells whether messages arrive.
     pub fn is_up(&self) -> bool {
         matches!(self.state, State::Up { .. })
     }
 
-    /// Takes a message to publish at QoS 1, under a `ticket` of the owner's choice. Exactly one
-    /// [`Event::Delivered`] or [`Event::Failed`] follows, at `until` at the latest. It waits for a session if there
-    /// is none.
+    /// Takes a message to publish at QoS 1, under a `ticket` of the owner's choice. Exactly one [`Event::Delivered`]
+    /// or [`Event::Failed`] follows, at `until` at the latest. Without a session it waits for one.
     ///
     /// # Errors
-    /// When it cannot be taken; then nothing follows.
+    /// [`PublishError`] when it cannot be taken; then no event follows.
     pub fn publish(
         &mut self,
         ticket: u64,
@@ -192,7 +191,7 @@ impl Link {
         Ok(())
     }
 
-    /// The dial succeeded, TLS included.
+    /// Notes that the dial succeeded, TLS included.
     pub fn handle_connected(&mut self, now: Instant) {
         if !matches!(self.state, State::Dialling { .. }) {
             self.strange("connected, but not dialling");
@@ -209,7 +208,7 @@ impl Link {
         self.state = State::Greeting { until: now + ANSWER_TIMEOUT };
     }
 
-    /// The dial failed or the connection ended. Nothing more comes from it.
+    /// Notes that the dial failed or the connection ended. Nothing more comes from it.
     pub fn handle_lost(&mut self, reason: LinkError, now: Instant) {
         match (&self.state, &self.dialect, &reason) {
             (State::Resting { .. } | State::Closed, ..) => self.strange("lost, but not connected"),
@@ -222,7 +221,7 @@ impl Link {
         }
     }
 
-    /// A packet came on the connection.
+    /// Takes a packet that came on the connection.
     pub fn handle_packet(&mut self, packet: Packet, now: Instant) {
         trace!(?packet, "from the broker");
         match (packet, &self.state) {
@@ -273,7 +272,7 @@ impl Link {
         }
     }
 
-    /// Ends the session and fails all messages. Nothing happens any more after the next drain.
+    /// Ends the session and fails all messages. After the next drain the link is silent.
     pub fn close(&mut self, _now: Instant) {
         match self.state {
             State::Closed => return,
@@ -317,7 +316,7 @@ impl Link {
         self.give_up(refusal, now);
     }
 
-    /// Accepted: subscribe, and send again what waits.
+    /// Begins a session: subscribes, and sends again what waits.
     fn begin(&mut self, ack: ConnAck, now: Instant) {
         let keep_alive = match ack.keep_alive {
             Some(secs @ 1..) => Duration::from_secs(secs.into()),
@@ -369,7 +368,7 @@ impl Link {
         }
     }
 
-    /// Sends what may be sent.
+    /// Sends the messages that may be sent.
     fn pump(&mut self, now: Instant) {
         let Some(&mut Session { window, max_packet, .. }) = self.session() else {
             return;
@@ -493,8 +492,8 @@ impl Machine for Link {
     }
 }
 
-/// 20 characters of 96 bits: random, so that nobody can take the session over by guessing, and short enough for
-/// every broker.
+/// Returns a client identifier of 20 characters with 96 random bits. Nobody can guess it to take the session over,
+/// and it is short enough for every broker.
 fn client_id(seed: &mut Seed) -> String {
     data_encoding::BASE32_NOPAD.encode(&seed.array::<12>())
 }

@@ -1,4 +1,4 @@
-//! What peers say to each other.
+//! The messages that peers send each other through brokers.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,29 +9,29 @@ use crate::{UnixTime, punch, relay};
 /// A message from one peer to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signal {
-    /// Who says it.
+    /// The peer that wrote the signal.
     pub from: PeerId,
-    /// Whom it is for.
+    /// The peer that the signal is for.
     pub to: PeerId,
     /// The attempt it belongs to.
     pub attempt: AttemptId,
-    /// Rises with every signal that `from` writes, to whomever. Not necessarily by one.
+    /// A number that rises with every signal that `from` writes to any peer, though not always by one.
     pub seq: u64,
-    /// When it was written, by the clock of `from`.
+    /// The time at which it was written, by the clock of `from`.
     pub issued: UnixTime,
-    /// When it means nothing any more, by the clock of `from`; at most [`MOST_TTL`](super::MOST_TTL) later.
+    /// The time at which it loses its meaning, by the clock of `from`; at most [`MOST_TTL`](super::MOST_TTL) later.
     pub expires: UnixTime,
-    /// Where `from` can be met now. Its id is always `from`.
+    /// The address at which `from` can be met now. Its id is always `from`.
     pub sender: PeerAddr,
-    /// What is said.
+    /// The content of the signal.
     pub body: Body,
 }
 
-/// What a signal says.
+/// The content of a signal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Body {
-    /// "Dial me at the addresses in `sender`."
+    /// Asks the receiver to dial the addresses in `sender`.
     DialMe(DialMe),
     /// A step towards a simultaneous open.
     Punch(punch::Message),
@@ -39,16 +39,16 @@ pub enum Body {
     Relay(relay::RelayOffer),
     /// "Tell me where you are now." Answered by [`Body::TellAddr`].
     AskAddr,
-    /// "I am where `sender` says."
+    /// Tells that `sender` is the current address.
     TellAddr,
-    /// "No", and why.
+    /// Refuses the attempt, with the reason.
     Refuse(Refusal),
-    /// "This attempt is over for me."
+    /// Tells that the attempt is over for the sender.
     Bye,
 }
 
 impl Body {
-    /// Its name, for logs.
+    /// Returns the name of the content, for logs.
     pub fn name(&self) -> &'static str {
         match self {
             Self::DialMe(_) => "dial-me",
@@ -65,13 +65,13 @@ impl Body {
 /// A wish to be dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DialMe {
-    /// Whether the connection is wanted without encryption after the proof. Both must want it.
+    /// True when the connection is wanted without encryption after the proof. Both ends must want it.
     pub plain: bool,
 }
 
-/// A refusal.
+/// A refusal of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// Why.
+    /// The reason for the refusal.
     pub reason: RefusalReason,
 }

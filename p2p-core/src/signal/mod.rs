@@ -1,13 +1,13 @@
-//! Words between two peers by way of brokers that neither trusts.
+//! Signals: messages between two peers by way of brokers that neither trusts.
 //!
-//! A [`Scribe`] writes a [`Signal`], sealed to its receiver; any broker carries it; the receiver's [`Inbox`]
-//! opens it and lets through what is fresh, new and from somebody who may speak.
+//! A [`Scribe`] writes a [`Signal`], sealed to its receiver. Any broker carries it. The receiver's [`Inbox`] opens
+//! it, and lets it through when it is fresh, new and from a peer that may speak.
 //!
 //! ```text
 //! Scribe ── Signal ── wire ── seal ──▶ broker(s) ──▶ Inbox: open ── wire ── Signal ──▶ InboxEvent
 //! ```
 //!
-//! A broker sees a topic (a hash of the receiver's key), one of four sizes, and noise.
+//! A broker sees a topic (a hash of the receiver's key), one of four sizes, and bytes that look random.
 
 mod inbox;
 pub mod link;
@@ -33,9 +33,9 @@ pub use seal::{MOST_SEALED, OpenError, SIZES, SealError, open, seal};
 pub use tally::{BrokerTrouble, Delivery, Tally};
 pub use wire::WireError;
 
-/// The longest time a signal may be meant to last: 5 minutes. It bounds how long a replay must be remembered.
+/// The longest time that a signal may last: 5 minutes. It bounds how long a replay must be remembered.
 pub const MOST_TTL: Duration = Duration::from_secs(300);
 
-/// How far two clocks may disagree before their owners cannot signal each other: 60 s either way. Machines
-/// without time synchronisation drift by seconds a day; a wrong time zone is hours and no tolerance helps.
+/// The most that two clocks may disagree before their owners cannot signal each other: 60 s either way. Machines
+/// without time synchronisation drift by seconds a day. A wrong time zone is hours, and no tolerance helps.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! Writes what this node has to say.
+//! The writer of this node's signals.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use crate::attempt::AttemptId;
 use crate::peer::{Identity, PeerAddr, PeerId};
 use crate::{Clock, Seed};
 
-/// Makes sealed signals: numbers them, dates them, puts this node's current address in.
+/// Makes sealed signals: it numbers them, dates them, and puts this node's current address in.
 ///
-/// Numbers are UNIX time in µs, or one more than the last if that is later. So they rise across restarts
-/// without anything being stored, as long as the system clock is not set back between them. If it is, a
+/// A number is the UNIX time in µs, or one more than the last number if that is later. So numbers rise across
+/// restarts without anything being stored, as long as the system clock is not set back meanwhile. If it is, a
 /// receiver still takes lower numbers it has not seen, unless they are below all it remembers of us.
 #[derive(Debug)]
 pub struct Scribe {
@@ -25,40 +25,40 @@ pub struct Scribe {
     last: u64,
 }
 
-/// Why nothing was written. Always the caller's fault.
+/// A reason why nothing was written. It is always the caller's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
     /// [`Scribe::set_address`] was never called.
     #[error("this node has no address to put into a signal yet")]
     NoAddress,
-    /// The address is somebody else's.
+    /// The address was signed by another peer.
     #[error("a node can only publish its own address")]
     NotOurs,
-    /// To ourselves.
+    /// The receiver is this node itself.
     #[error("a node has nothing to say to itself")]
     ToSelf,
-    /// It would last longer than any receiver accepts.
+    /// The signal would last longer than any receiver accepts.
     #[error("a signal that lasts {ttl:?} is refused by every receiver: {MOST_TTL:?} at most")]
     Ttl {
-        /// How long it was to last.
+        /// The time it was to last.
         ttl: Duration,
     },
-    /// It cannot be sealed.
+    /// The signal cannot be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
 }
 
 impl Scribe {
-    /// A scribe for `identity`.
+    /// Returns a scribe for `identity`.
     pub fn new(identity: Identity, clock: Clock, seed: Seed) -> Self {
         Self { identity, clock, seed, address: None, last: 0 }
     }
 
-    /// Where this node is from now on.
+    /// Sets the address of this node that signals carry from now on.
     ///
     /// # Errors
-    /// [`WriteError::NotOurs`] when somebody else signed it.
+    /// [`WriteError::NotOurs`] when another peer signed it.
     pub fn set_address(&mut self, address: PeerAddr) -> Result<(), WriteError> {
         if address.id() != self.identity.id() {
             return Err(WriteError::NotOurs);
@@ -67,20 +67,25 @@ impl Scribe {
         Ok(())
     }
 
-    /// Where this node is, as last set.
+    /// Returns the address of this node, as last set.
     pub fn address(&self) -> Option<&PeerAddr> {
         self.address.as_ref()
     }
 
-    /// What time it is: after a suspend, or when a better source was found.
+    /// Mixes entropy in: see [`Seed::stir`]. Each signal is a handshake of its own.
+    pub fn stir(&mut self, entropy: [u8; 32]) {
+        self.seed.stir(entropy);
+    }
+
+    /// Sets the clock, after a suspend or when a better source was found.
     pub fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;
     }
 
-    /// Writes and seals a signal that means something for `ttl` (up to 5 minutes).
+    /// Writes and seals a signal that has a meaning for `ttl` (up to 5 minutes).
     ///
     /// # Errors
-    /// [`WriteError`]; nothing was numbered then.
+    /// [`WriteError`] when it cannot be written. Then no number is used up.
     pub fn write(
         &mut self,
         to: PeerId,

@@ -1,12 +1,12 @@
-//! Sealed to the receiver, authenticated by the sender: Noise X.
+//! The seal of signals, by which only the receiver can read and the sender is authenticated: Noise X.
 //!
-//! A sealed signal is one version byte and one Noise message. The prologue (a label, the version, the
-//! receiver's id) is its associated data: what was sealed for one purpose, version or receiver opens for no
-//! other. The receiver alone learns who the sender is. There is no protection against replays in it, that is
-//! the [`Inbox`](super::Inbox)'s part; and who steals a receiver's key can open what was sealed to it before.
+//! A sealed signal is one version byte and one Noise message. The prologue (a label, the version, the receiver's id)
+//! is its associated data. So what was sealed for one purpose, version or receiver opens for no other. The receiver
+//! alone learns the sender. The seal does not protect against replays, which is the task of the
+//! [`Inbox`](super::Inbox). Whoever steals a receiver's key can open what was sealed to it before.
 //!
-//! The plaintext is padded with zeros until the whole has one of four [`SIZES`], so a broker cannot tell a
-//! `Bye` from a `DialMe`, nor count somebody's interfaces. Nearly all signals take the smallest.
+//! The plaintext is padded with zeros until the whole has one of four [`SIZES`]. So a broker cannot tell a `Bye` from
+//! a `DialMe`, nor count a peer's interfaces. Nearly all signals have the smallest size.
 
 use bytes::Bytes;
 use zeroize::Zeroizing;
@@ -23,58 +23,58 @@ pub const SIZES: [usize; 4] = [512, 1_024, 2_048, 4_096];
 /// The largest of [`SIZES`].
 pub const MOST_SEALED: usize = SIZES[SIZES.len() - 1];
 
-/// The version byte and what Noise adds.
+/// The bytes of a seal: the version byte, and what Noise adds.
 const OVERHEAD: usize = 1 + noise::X_OVERHEAD;
 
-/// Why a signal cannot be sealed. Always the caller's fault.
+/// A reason why a signal cannot be sealed. It is always the caller's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealError {
-    /// It, or the address in it, is somebody else's.
+    /// The signal, or the address in it, is another peer's.
     #[error("a signal can only be sealed by the peer it comes from, with that peer's own address in it")]
     NotOurs,
-    /// It is addressed to somebody other than the receiver.
+    /// The signal is addressed to another peer than the receiver.
     #[error("a signal can only be sealed to the peer it is addressed to")]
     Receiver,
-    /// It does not fit.
+    /// The signal is larger than the largest size.
     #[error("a signal of {len} bytes is too big to be sealed: {} at most", MOST_SEALED - OVERHEAD)]
     TooBig {
-        /// Its length, in bytes.
+        /// The length of the signal, in bytes.
         len: usize,
     },
 }
 
-/// Why sealed bytes are not a signal to us.
+/// A reason why sealed bytes are not a signal to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// No sealed signal has this many bytes.
     #[error("{len} bytes are no sealed signal: it was cut off, or is something else")]
     Size {
-        /// How many there are.
+        /// The number of bytes there are.
         len: usize,
     },
-    /// Sealed by a later version of this program.
+    /// The signal was sealed by a later version of this program.
     #[error(
         "sealed by version {version}, and only version {VERSION} is known here: one side must be updated"
     )]
     Version {
-        /// Its version.
+        /// The version of the seal.
         version: u8,
     },
-    /// The seal does not fit.
+    /// The seal does not fit the bytes.
     #[error("not sealed to us, or changed on the way")]
     Broken,
     /// The padding is not all zeros.
     #[error("the padding of a signal is not empty: the program that sealed it is at fault")]
     Padding,
-    /// What was sealed is no signal.
+    /// The plaintext is not a signal.
     #[error("sealed, but {0}")]
     Wire(#[from] WireError),
-    /// Sealed by somebody who is not the owner of the address in it.
+    /// The signal was sealed by another peer than the owner of the address in it.
     #[error("sealed by somebody else than the peer it claims to come from")]
     Sender,
-    /// Addressed to somebody else.
+    /// The signal is addressed to another peer.
     #[error("sealed to us, but addressed to somebody else")]
     Receiver,
 }
@@ -103,7 +103,7 @@ pub fn seal(
     seal_bytes(identity, receiver, signal.to_bytes(), seed)
 }
 
-/// Seals any plaintext: what an honest sender does, and what a test forges with.
+/// Seals any plaintext, as an honest sender does, and as a test forges.
 pub(super) fn seal_bytes(
     identity: &Identity,
     receiver: &PeerId,
@@ -129,7 +129,7 @@ pub(super) fn seal_bytes(
     Ok(sealed.into())
 }
 
-/// The cheap part of [`open`]: size and version.
+/// Checks size and version, which is the cheap part of [`open`].
 pub(super) fn check_envelope(sealed: &[u8]) -> Result<(), OpenError> {
     match sealed.first() {
         Some(&VERSION) if SIZES.contains(&sealed.len()) => Ok(()),
@@ -138,7 +138,7 @@ pub(super) fn check_envelope(sealed: &[u8]) -> Result<(), OpenError> {
     }
 }
 
-/// Opens what was sealed to `identity`, and proves who sealed it.
+/// Opens bytes that were sealed to `identity`, and proves that the sender of the signal sealed them.
 ///
 /// # Errors
 /// [`OpenError`]: not a sealed signal, not to us, changed on the way, or its sender lies about itself.

@@ -1,4 +1,4 @@
-//! Signals on the wire and under seal.
+//! Signals as bytes and under seal.
 
 use proptest::prelude::*;
 
@@ -37,7 +37,7 @@ fn address(number: u64, brokers: usize, interfaces: usize) -> PeerAddr {
     PeerAddr::sign(&identity(number), contents).unwrap()
 }
 
-/// Peer 1 says `body` to peer 2.
+/// Returns a signal in which peer 1 says `body` to peer 2.
 fn signal(body: Body) -> Signal {
     Signal {
         from: identity(1).id(),
@@ -92,7 +92,7 @@ fn sealed(body: Body) -> Vec<u8> {
     seal(&identity(1), &signal.to, &signal, &mut Seed::from_u64(3)).unwrap().to_vec()
 }
 
-/// What peer 2 makes of a plaintext that peer 1 sealed to it.
+/// Opens as peer 2 a plaintext that peer 1 sealed to it.
 fn opened(plain: Vec<u8>) -> Result<Signal, OpenError> {
     let bytes = seal_bytes(&identity(1), &identity(2).id(), plain, &mut Seed::from_u64(3)).unwrap();
     open(&identity(2), &bytes)
@@ -198,7 +198,7 @@ fn the_envelope_is_checked_first() {
     }
 }
 
-/// Nobody changes the format by accident.
+/// Guards the format against accidental change.
 #[test]
 fn the_bytes_are_what_they_always_were() {
     let contents =
@@ -234,8 +234,7 @@ proptest! {
         if at == 0 {
             prop_assert!(matches!(error, OpenError::Version { .. }), "{}", error);
         } else {
-            // Also in the highest bit of the ephemeral key, which X25519 ignores (RFC 7748, section 5): the
-            // transcript does not.
+            // X25519 ignores the highest bit of the ephemeral key (RFC 7748, section 5), but the transcript does not.
             prop_assert_eq!(error, OpenError::Broken);
         }
     }

@@ -1,14 +1,14 @@
-//! Which ciphertexts were here already.
+//! The memory of ciphertexts that were here already.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use blake2::Blake2s256;
 use blake2::digest::{FixedOutput, Update};
 
-/// Remembers the last ciphertexts by a keyed hash.
+/// A memory of the last ciphertexts by a keyed hash.
 ///
-/// All of it is hashed: who changes one byte of somebody's signal and is faster must not pass for it. The key
-/// keeps strangers from finding two ciphertexts with one hash, so 64 bits are enough.
+/// The hash covers all of a ciphertext. So a copy with one changed byte that comes first does not pass for the
+/// signal. The key keeps strangers from finding two ciphertexts with one hash, so 64 bits are enough.
 #[derive(Debug)]
 pub(super) struct Seen {
     key: [u8; 32],
@@ -18,7 +18,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Remembers the last `most`.
+    /// Returns an empty memory of the last `most` ciphertexts.
     pub(super) fn new(key: [u8; 32], most: usize) -> Self {
         Self { key, most, set: BTreeSet::new(), order: VecDeque::new() }
     }

@@ -1,8 +1,8 @@
-//! What was heard from whom: the memory against replays.
+//! The memory of senders and their numbers, which stops replays.
 //!
-//! The anti-replay window of IPsec (RFC 4303, section 3.4.3) is a bitmap over consecutive numbers. Ours are
-//! sparse (they are times), so the window is the list of the highest numbers taken; what is below all of it
-//! is refused. A number that overtook others on its way over another broker is still welcome.
+//! The anti-replay window of IPsec (RFC 4303, section 3.4.3) is a bitmap over consecutive numbers. Ours are sparse,
+//! as they are times. So the window is the list of the highest numbers taken, and a number below all of them is
+//! refused. A number that was overtaken by others on its way over another broker is still taken.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,37 +12,37 @@ use crate::UnixTime;
 use crate::peer::PeerId;
 use crate::rate::{Bucket, Rate};
 
-/// How many numbers are remembered of each sender.
+/// The number of numbers that are remembered of each sender.
 pub(super) const WINDOW: usize = 64;
 
-/// Why a signal is refused.
+/// A reason why a signal is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// Taken before.
+    /// The signal was taken before.
     Replay,
-    /// Perhaps taken before: it is older than what is remembered.
+    /// The signal is older than what is remembered, so it may have been taken before.
     Stale,
-    /// Its sender says too much.
+    /// The sender sends too many signals.
     Rate,
 }
 
 /// The bounds of [`Senders`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// How many senders are remembered, at least one.
+    /// The number of senders that are remembered, at least one.
     pub(super) most: usize,
-    /// How often one of them may speak.
+    /// The rate at which each of them may send.
     pub(super) rate: Rate,
-    /// How long after its expiry a signal may still be taken.
+    /// The time after its expiry in which a signal may still be taken.
     pub(super) skew: Duration,
 }
 
-/// When a signal is judged.
+/// The moment at which a signal is judged.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     pub(super) now: Instant,
     pub(super) unix: UnixTime,
-    /// Nothing is known of signals issued before this: the inbox did not exist.
+    /// The time at which the inbox began to exist. Signals issued earlier cannot be judged.
     pub(super) start: UnixTime,
 }
 
@@ -52,25 +52,25 @@ struct Sender {
     seqs: Vec<u64>,
     /// The highest number that fell out of `seqs`.
     floor: Option<u64>,
-    /// What was issued by then may have been taken before this memory began.
+    /// The time up to which issued signals may have been taken before this memory began.
     since: UnixTime,
-    /// The latest issue among the signals taken.
+    /// The latest time of issue among the signals taken.
     newest: UnixTime,
-    /// The latest expiry among them.
+    /// The latest expiry among the signals taken.
     until: UnixTime,
     bucket: Bucket,
 }
 
-/// Bounded memory of senders.
+/// A bounded memory of senders.
 #[derive(Debug)]
 pub(super) struct Senders {
     bounds: Bounds,
     all: BTreeMap<PeerId, Sender>,
-    /// Whoever had to be forgotten while its signals were alive had issued none later than this. So who is
-    /// not remembered is believed only what was issued later.
+    /// The latest issue of any sender that had to be forgotten while its signals were alive. From a sender that is
+    /// not remembered, only signals issued later are taken.
     mark: UnixTime,
-    /// The same of those who were forgotten when all they said had expired. It matters only if time steps
-    /// back.
+    /// The latest issue of any sender that was forgotten after all its signals had expired. It matters only if time
+    /// steps back.
     spent: UnixTime,
 }
 
@@ -79,7 +79,7 @@ impl Senders {
         Self { bounds, all: BTreeMap::new(), mark: UnixTime(0), spent: UnixTime(0) }
     }
 
-    /// Takes a signal, once.
+    /// Takes a signal, at most once.
     pub(super) fn admit(&mut self, signal: &Signal, moment: Moment) -> Result<(), Refused> {
         let rate = self.bounds.rate;
         if let Some(sender) = self.all.get_mut(&signal.from) {
@@ -103,7 +103,7 @@ impl Senders {
         Ok(())
     }
 
-    /// The clock was set back: what had expired may be alive again.
+    /// Notes that the clock was set back, so expired signals may be alive again.
     pub(super) fn on_clock_back(&mut self) {
         self.mark = self.mark.max(self.spent);
         for sender in self.all.values_mut() {
@@ -122,7 +122,8 @@ impl Senders {
             }
             is_alive
         });
-        // Still full: whose last word is the oldest goes, so that the mark rises as little as it can.
+        // When it is still full, the sender whose last signal is the oldest goes. So the mark rises as little as it
+        // can.
         while self.all.len() >= self.bounds.most.max(1) {
             let oldest = self.all.iter().min_by_key(|(_, sender)| sender.newest);
             let Some((id, newest)) = oldest.map(|(id, sender)| (*id, sender.newest)) else {

@@ -1,4 +1,4 @@
-//! What became of one signal that was given to several brokers at once.
+//! The fate of one signal that was given to several brokers at once.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -8,42 +8,42 @@ use serde::Serialize;
 use super::link::Subscribers;
 use crate::{Deadline, Machine, Output};
 
-/// One broker says nobody listens: so long the others may still say otherwise.
+/// The time that the other brokers still have after one says that nobody listens.
 const NOBODY_GRACE: Duration = Duration::from_secs(1);
-/// Every broker is down: so long one may take to come back before the sender is told.
+/// The time that brokers have to come back before the sender is told that all are down.
 const TROUBLE_GRACE: Duration = Duration::from_secs(3);
 
-/// What became of a signal.
+/// The fate of a signal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// At least one broker has a subscriber for it.
+    /// At least one broker has a subscriber for the signal.
     Told,
-    /// A broker took it and cannot say whether anybody listens (MQTT 3.1.1).
+    /// A broker took the signal and cannot say whether anybody listens (MQTT 3.1.1).
     Unknown,
-    /// Every broker that answered says nobody listens.
+    /// Every broker that answered says that nobody listens.
     Offline,
-    /// No broker took it.
+    /// No broker took the signal.
     NoBroker(Vec<BrokerTrouble>),
 }
 
-/// Why one broker was of no use.
+/// A broker that was of no use, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BrokerTrouble {
-    /// Its URL.
+    /// The URL of the broker.
     pub broker: String,
-    /// What went wrong there.
+    /// The reason why it was of no use.
     pub reason: String,
 }
 
 #[derive(Clone, Debug)]
 enum Vote {
-    /// Not answered yet; what is wrong there at the moment, if anything.
+    /// The broker has not answered yet. The text is its trouble at the moment, if any.
     Pending(Option<String>),
     Delivered(Subscribers),
     Failed(String),
 }
 
-/// Counts the brokers' answers for one signal and decides as early as it can.
+/// A machine that counts the brokers' answers for one signal and decides as early as it can.
 #[derive(Clone, Debug)]
 pub struct Tally {
     votes: Vec<(u32, String, Vote)>,
@@ -54,7 +54,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// A signal was given to these brokers (channel number, URL), which have `within` to take it.
+    /// Makes a tally for a signal given to these brokers (channel number, URL), which have `within` to take it.
     pub fn new(brokers: Vec<(u32, String)>, within: Duration, now: Instant) -> Self {
         let votes = brokers.into_iter().map(|(channel, url)| (channel, url, Vote::Pending(None))).collect();
         let mut tally = Self { votes, began: now, within, verdict: None, told: false };
@@ -62,22 +62,22 @@ impl Tally {
         tally
     }
 
-    /// The broker took it.
+    /// Notes that a broker took the signal.
     pub fn handle_delivered(&mut self, channel: u32, subscribers: Subscribers, now: Instant) {
         self.vote(channel, Vote::Delivered(subscribers), now);
     }
 
-    /// The broker will not take it.
+    /// Notes that a broker will not take the signal.
     pub fn handle_failed(&mut self, channel: u32, reason: String, now: Instant) {
         self.vote(channel, Vote::Failed(reason), now);
     }
 
-    /// The broker cannot be reached at the moment.
+    /// Notes that a broker cannot be reached at the moment.
     pub fn handle_trouble(&mut self, channel: u32, reason: String, now: Instant) {
         self.vote(channel, Vote::Pending(Some(reason)), now);
     }
 
-    /// Nobody wants to know any more.
+    /// Stops counting. No event follows.
     pub fn close(&mut self, _now: Instant) {
         self.told = true;
     }
@@ -95,7 +95,7 @@ impl Tally {
         self.votes.iter().any(|(_, _, vote)| matches!(vote, Vote::Delivered(said) if *said == wanted))
     }
 
-    /// What the votes at hand amount to, and how long after the start it may be said.
+    /// Returns the verdict on the answers so far, and the time after the start from which it holds.
     fn patience(&self) -> (Duration, Delivery) {
         let open = self.votes.iter().filter(|(_, _, vote)| matches!(vote, Vote::Pending(_))).count();
         let slow = self.votes.iter().filter(|(_, _, vote)| matches!(vote, Vote::Pending(None))).count();

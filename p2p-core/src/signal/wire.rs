@@ -1,4 +1,4 @@
-//! Signals as bytes: our own header, then postcard.
+//! Signals as bytes: a header of our own, then postcard.
 //!
 //! | bytes | meaning |
 //! |---|---|
@@ -8,8 +8,8 @@
 //! | 2 | length of what follows, big-endian |
 //! | … | receiver, attempt, sequence, issued, expires, sender's address, body |
 //!
-//! Postcard has no field evolution: what changes gets a new type number, what changes for all a new version.
-//! `from` is not written: it is the id in the sender's address, so the two cannot disagree.
+//! Postcard has no field evolution. So a changed body gets a new type number, and a change of all signals a new
+//! version. `from` is not written: it is the id in the sender's address, so the two cannot disagree.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,47 +21,47 @@ use crate::peer::{PeerAddr, PeerId};
 use crate::punch;
 use crate::relay::{BadRelayOffer, RelayOffer};
 
-/// The version written and understood.
+/// The version that is written and understood.
 pub(super) const VERSION: u8 = 1;
 const MAGIC: [u8; 4] = *b"p2pS";
 const HEADER: usize = 9;
 
-/// Why bytes are not a [`Signal`].
+/// A reason why bytes are not a [`Signal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// The end is missing.
+    /// The end of the bytes is missing.
     #[error("a signal is cut off: {there} of {needed} bytes are there")]
     Cut {
-        /// Bytes that are there.
+        /// The number of bytes that are there.
         there: usize,
-        /// Bytes that there must be at least.
+        /// The least number of bytes that there must be.
         needed: usize,
     },
-    /// Something follows its end.
+    /// More bytes follow the end of the signal.
     #[error("{extra} bytes follow the end of a signal")]
     Trailing {
-        /// How many.
+        /// The number of bytes that follow.
         extra: usize,
     },
-    /// It does not start as a signal does.
+    /// The bytes do not start as a signal does.
     #[error("these bytes are no signal")]
     Magic,
-    /// Written by a later version of this program.
+    /// The signal was written by a later version of this program.
     #[error(
         "a signal of version {version}, and only version {VERSION} is known here: one side must be updated"
     )]
     Version {
-        /// Its version.
+        /// The version of the signal.
         version: u8,
     },
-    /// A type of body that only a later version knows.
+    /// The body is of a type that only a later version knows.
     #[error("a signal of the unknown type {kind}: the sender is of a later version")]
     Kind {
-        /// Its type number.
+        /// The type number of the body.
         kind: u16,
     },
-    /// It cannot be read.
+    /// The bytes cannot be read.
     #[error("a signal cannot be read: the program that wrote it is at fault")]
     Malformed,
     /// It says what cannot be of a punch.
@@ -129,7 +129,7 @@ fn unpack_all<T: DeserializeOwned>(packed: &[u8]) -> Result<T, WireError> {
     }
 }
 
-/// How long the signal at the start of `bytes` says it is.
+/// Returns the length in bytes that the signal at the start of `bytes` announces.
 pub(super) fn announced_size(bytes: &[u8]) -> Result<usize, WireError> {
     let there = bytes.len();
     let Some(&[a, b, c, d, version, _, _, high, low]) = bytes.first_chunk::<HEADER>() else {
@@ -149,7 +149,7 @@ pub(super) fn announced_size(bytes: &[u8]) -> Result<usize, WireError> {
 }
 
 impl Signal {
-    /// The binary form, in the clear.
+    /// Returns the binary form, in the clear.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut packed = pack(&(self.to, self.attempt, self.seq, self.issued, self.expires, &self.sender));
         packed.extend(self.body.pack());
@@ -163,7 +163,7 @@ impl Signal {
         bytes
     }
 
-    /// From the binary form. Whether `from` really said it is for the seal to prove.
+    /// Reads the binary form. Only the seal proves that `from` wrote it.
     ///
     /// # Errors
     /// [`WireError`] when these are not the bytes of exactly one signal.

@@ -1,4 +1,4 @@
-//! What happened in a world, as text for people and as pcap for Wireshark.
+//! The history of a world, as text for people and as pcap for Wireshark.
 
 use std::fmt;
 use std::io;
@@ -12,72 +12,72 @@ use super::nat::DropReason;
 use super::packet::{Header, Packet};
 use super::{epoch, wire};
 
-/// Why a packet went no further.
+/// The reason why a packet went no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Error)]
 pub enum Loss {
-    /// A NAT or firewall.
+    /// A NAT or firewall dropped it.
     #[error(transparent)]
     Nat(#[from] DropReason),
-    /// A link.
+    /// A link lost it.
     #[error(transparent)]
     Link(#[from] LinkDrop),
-    /// A router that knows no way.
+    /// A router had no route for it.
     #[error("no route")]
     NoRoute,
-    /// A router at which the time to live ran out.
+    /// A router found its time to live exceeded.
     #[error("time to live exceeded")]
     Expired,
-    /// A host that has no such address.
+    /// A host does not have the destination address.
     #[error("not this host's address")]
     NotMine,
-    /// The bound on packets under way in the whole world.
+    /// Too many packets were under way in the whole world.
     #[error("too many packets under way in this world")]
     TooMany,
 }
 
-/// What a node did with a packet.
+/// The treatment of a packet by a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// A host or a router made it and sent it.
     Sent,
-    /// A host got it.
+    /// A host received it.
     Received,
     /// A router passed it on.
     Passed {
-        /// As it came, before translation.
+        /// The header as it came, before translation.
         before: Header,
     },
     /// A NAT turned it round.
     TurnedRound {
-        /// As it came, before translation.
+        /// The header as it came, before translation.
         before: Header,
     },
     /// A NAT passed it on untranslated, as invalid.
     Leaked(DropReason),
-    /// It went no further.
+    /// A node dropped it.
     Dropped {
-        /// Why.
+        /// The reason why it was dropped.
         why: Loss,
-        /// The sender was told, by a RST or an ICMP error.
+        /// True when the sender was told, by a RST or an ICMP error.
         answered: bool,
     },
 }
 
-/// One packet at one node.
+/// The record of one packet at one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// When.
+    /// The time at which the node had the packet.
     pub at: Instant,
-    /// Where.
+    /// The node that had the packet.
     pub node: NodeId,
-    /// What became of it.
+    /// The treatment of the packet.
     pub fate: Fate,
-    /// The packet, as it left the node if it did, otherwise as it came.
+    /// The packet as it left the node if it did, otherwise as it came.
     pub packet: Packet,
 }
 
 impl Record {
-    /// This record as a line of text, without line end: seconds since the world began, node, fate, packet.
+    /// Returns this record as a line of text without line end: seconds since the world began, node, fate, packet.
     pub fn line<'a>(&'a self, node: &'a str) -> impl fmt::Display + 'a {
         fmt::from_fn(move |f| {
             let secs = self.at.saturating_duration_since(epoch()).as_secs_f64();
@@ -114,16 +114,16 @@ fn write_was(f: &mut fmt::Formatter<'_>, before: &Header, after: &Header) -> fmt
     Ok(())
 }
 
-/// Unix time of the beginning of every world: 2001-09-09 01:46:40 UTC.
+/// The UNIX time at which every world begins, in seconds: 2001-09-09 01:46:40 UTC.
 const BEGINNING: u64 = 1_000_000_000;
 
 /// Writes packets as a pcap file: nanosecond times, raw IP (LINKTYPE_RAW).
 ///
-/// Packets that were sent, received or passed on are in it, each as it left the node; dropped ones are not.
-/// A packet shows once for each node among `records`, so choose those of one node for a clear picture.
+/// It holds packets that were sent, received or passed on, each as it left the node, and no dropped ones. A packet
+/// shows once for each node among `records`, so those of one node give a clear picture.
 ///
 /// # Errors
-/// When `out` fails.
+/// [`io::Error`] when `out` fails.
 pub fn write_pcap<'a>(
     out: &mut impl io::Write,
     records: impl IntoIterator<Item = &'a Record>,

@@ -1,4 +1,4 @@
-//! A simulated host: interfaces, routes, sockets.
+//! A simulated host with interfaces, routes and sockets.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -11,37 +11,37 @@ use super::tcp::{SocketError, TcpEvent, TcpOptions, TcpSocket, TcpStack, TcpTime
 use super::udp::{UdpSocket, UdpStack};
 use crate::{Family, Seed};
 
-/// Events that wait for somebody to ask; the oldest give way.
+/// The most events that wait to be polled. Beyond that the oldest are dropped.
 const MOST_EVENTS: usize = 65_536;
 
-/// Something happened on a host.
+/// An event on a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostEvent {
-    /// To a TCP socket.
+    /// An event of a TCP socket.
     Tcp(TcpEvent),
     /// A datagram has come.
     Datagram {
-        /// To this socket.
+        /// The socket it came to.
         socket: UdpSocket,
-        /// From there.
+        /// The address of the sender.
         from: SocketAddr,
-        /// At this address of ours.
+        /// The address of ours that it came to.
         to: SocketAddr,
-        /// The payload.
+        /// The payload of the datagram.
         payload: Bytes,
     },
     /// An ICMP error about a datagram of ours.
     Unreachable {
         /// The socket that sent it.
         socket: UdpSocket,
-        /// Where it was sent to.
+        /// The destination of that datagram.
         to: SocketAddr,
-        /// What the error says.
+        /// The meaning of the error.
         kind: IcmpKind,
     },
     /// An echo was answered.
     EchoReply {
-        /// By whom.
+        /// The address that answered.
         from: IpAddr,
         /// The identifier of the request.
         id: u16,
@@ -50,9 +50,9 @@ pub enum HostEvent {
     },
     /// The broker has brought a message.
     Signal {
-        /// What it was published on.
+        /// The topic that it was published on.
         topic: String,
-        /// The message.
+        /// The bytes of the message.
         payload: Bytes,
     },
 }
@@ -70,11 +70,11 @@ struct Route {
     interface: usize,
 }
 
-/// A host.
+/// A host of the simulated world.
 ///
-/// It sends each packet through the interface that has the source address (as p2p binds its sockets), and
-/// chooses a source for sockets that have none by route: the longest prefix wins, otherwise the first
-/// interface with an address of the family.
+/// It sends each packet through the interface that has the source address, as p2p binds its sockets. For a socket
+/// without a source it chooses one by route. The longest prefix wins, and otherwise the first interface with an
+/// address of the family.
 #[derive(Debug)]
 pub struct Host {
     name: String,
@@ -84,6 +84,7 @@ pub struct Host {
     udp: UdpStack,
     out: VecDeque<Packet>,
     events: VecDeque<HostEvent>,
+    sent: u64,
 }
 
 fn bits(ip: IpAddr) -> (u128, u32) {
@@ -103,7 +104,7 @@ impl Route {
 }
 
 impl Host {
-    /// A host without interfaces.
+    /// Makes a host without interfaces.
     pub fn new(name: &str, timers: TcpTimers, mut seed: Seed) -> Self {
         Self {
             name: name.to_owned(),
@@ -113,42 +114,59 @@ impl Host {
             udp: UdpStack::new(seed.fork("udp")),
             out: VecDeque::new(),
             events: VecDeque::new(),
+            sent: 0,
         }
     }
 
-    /// The name it was given.
+    /// Returns the name of the host.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Adds an interface; its number.
+    /// Adds an interface, and returns its number.
     pub fn add_interface(&mut self, addresses: Vec<IpAddr>) -> usize {
         self.interfaces.push(Interface { addresses });
         self.interfaces.len() - 1
     }
 
-    /// Sends what is for `prefix`/`len` through an interface, from sockets without an address of their own.
+    pub(super) fn set_addresses(&mut self, interface: usize, addresses: Vec<IpAddr>) {
+        if let Some(interface) = self.interfaces.get_mut(interface) {
+            interface.addresses = addresses;
+        }
+    }
+
+    /// How many interfaces it has, those without an address included.
+    pub fn interface_count(&self) -> usize {
+        self.interfaces.len()
+    }
+
+    /// How many packets it has sent.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Routes packets to `prefix`/`len` through an interface, from sockets without an address of their own.
     pub fn add_route(&mut self, prefix: IpAddr, len: u8, interface: usize) {
         self.routes.push(Route { prefix, len, interface });
     }
 
-    /// All addresses of an interface.
+    /// Returns all addresses of an interface.
     pub fn addresses(&self, interface: usize) -> &[IpAddr] {
         self.interfaces.get(interface).map_or(&[], |interface| &interface.addresses)
     }
 
-    /// The interface that has this address.
+    /// Returns the interface that has this address.
     pub fn interface_of(&self, ip: IpAddr) -> Option<usize> {
         self.interfaces.iter().position(|interface| interface.addresses.contains(&ip))
     }
 
-    /// The first address of this family.
+    /// Returns the first address of this family.
     pub fn address(&self, family: Family) -> Option<IpAddr> {
         let mut all = self.interfaces.iter().flat_map(|interface| &interface.addresses);
         all.find(|ip| Family::of(**ip) == family).copied()
     }
 
-    fn source_for(&self, remote: IpAddr) -> Result<IpAddr, SocketError> {
+    pub(super) fn source_for(&self, remote: IpAddr) -> Result<IpAddr, SocketError> {
         let of_family = |ip: &&IpAddr| ip.is_ipv4() == remote.is_ipv4();
         let routes = self.routes.iter().filter(|route| route.covers(remote));
         let routed = routes
@@ -162,20 +180,20 @@ impl Host {
         local.ip().is_unspecified() || self.interface_of(local.ip()).is_some()
     }
 
-    /// The TCP sockets, for all that needs no address: reading, sending, closing, looking.
+    /// Returns the TCP sockets, to be looked at.
     pub fn tcp(&self) -> &TcpStack {
         &self.tcp
     }
 
-    /// The TCP sockets, to change something.
+    /// Returns the TCP sockets, for all calls that need no address: reading, sending, closing.
     pub fn tcp_mut(&mut self) -> &mut TcpStack {
         &mut self.tcp
     }
 
-    /// A bound TCP socket.
+    /// Makes a bound TCP socket.
     ///
     /// # Errors
-    /// As `socket` and `bind` of a kernel.
+    /// [`SocketError`], as `socket` and `bind` of a kernel.
     pub fn tcp_bind(&mut self, local: SocketAddr, options: TcpOptions) -> Result<TcpSocket, SocketError> {
         if !self.is_ours(local) {
             return Err(SocketError::AddressNotAvailable);
@@ -188,10 +206,10 @@ impl Host {
         Ok(socket)
     }
 
-    /// A listening TCP socket.
+    /// Makes a listening TCP socket.
     ///
     /// # Errors
-    /// As `socket`, `bind` and `listen` of a kernel.
+    /// [`SocketError`], as `socket`, `bind` and `listen` of a kernel.
     pub fn tcp_listen(&mut self, local: SocketAddr, options: TcpOptions) -> Result<TcpSocket, SocketError> {
         let socket = self.tcp_bind(local, options)?;
         if let Err(error) = self.tcp.listen(socket) {
@@ -204,7 +222,7 @@ impl Host {
     /// Dials from a socket, bound or not.
     ///
     /// # Errors
-    /// As `connect` of a kernel.
+    /// [`SocketError`], as `connect` of a kernel.
     pub fn tcp_connect(
         &mut self,
         socket: TcpSocket,
@@ -215,10 +233,10 @@ impl Host {
         self.tcp.connect(socket, source, remote, now)
     }
 
-    /// A new socket, bound to `local` if there is one, dialling `remote`.
+    /// Makes a socket, binds it to `local` if there is one, and dials `remote`.
     ///
     /// # Errors
-    /// As `socket`, `bind` and `connect` of a kernel; there is no socket then.
+    /// [`SocketError`], as `socket`, `bind` and `connect` of a kernel. There is no socket then.
     pub fn tcp_dial(
         &mut self,
         local: Option<SocketAddr>,
@@ -237,10 +255,10 @@ impl Host {
         Ok(socket)
     }
 
-    /// A UDP socket; port 0 stands for any.
+    /// Makes a UDP socket; port 0 stands for any.
     ///
     /// # Errors
-    /// As `socket` and `bind` of a kernel.
+    /// [`SocketError`], as `socket` and `bind` of a kernel.
     pub fn udp_bind(&mut self, local: SocketAddr) -> Result<UdpSocket, SocketError> {
         if !self.is_ours(local) {
             return Err(SocketError::AddressNotAvailable);
@@ -248,7 +266,7 @@ impl Host {
         self.udp.bind(local)
     }
 
-    /// The address a UDP socket is bound to.
+    /// Returns the address a UDP socket is bound to.
     pub fn udp_local(&self, socket: UdpSocket) -> Option<SocketAddr> {
         self.udp.local(socket)
     }
@@ -256,7 +274,7 @@ impl Host {
     /// Sends a datagram.
     ///
     /// # Errors
-    /// When the socket is closed, the payload longer than 65,507 bytes, or nothing leads there.
+    /// [`SocketError`] when the socket is closed, the payload is longer than 65,507 bytes, or there is no route.
     pub fn udp_send(&mut self, socket: UdpSocket, to: SocketAddr, payload: Bytes) -> Result<(), SocketError> {
         let bound = self.udp.local(socket).ok_or(SocketError::NoSuchSocket)?;
         let ip = if bound.ip().is_unspecified() { self.source_for(to.ip())? } else { bound.ip() };
@@ -274,10 +292,15 @@ impl Host {
         self.udp.close(socket);
     }
 
+    /// Closes all UDP sockets, as the end of their program does.
+    pub fn udp_close_all(&mut self) {
+        self.udp.close_all();
+    }
+
     /// Sends an ICMP echo request.
     ///
     /// # Errors
-    /// When nothing leads there.
+    /// [`SocketError`] when there is no route.
     pub fn ping(&mut self, to: IpAddr, id: u16, seq: u16) -> Result<(), SocketError> {
         let from = self.source_for(to)?;
         let body = Body::Echo { reply: false, seq, len: 0 };
@@ -286,7 +309,7 @@ impl Host {
         Ok(())
     }
 
-    /// A packet has come; whether it was for us.
+    /// Takes a packet that has come. Returns true when it was for this host.
     pub fn handle_packet(&mut self, packet: &Packet, now: Instant) -> bool {
         let Header { src, dst, body, .. } = packet.header;
         if self.interface_of(dst.ip()).is_none() {
@@ -335,28 +358,30 @@ impl Host {
         self.events.push_back(event);
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    /// Returns the time at which [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
         self.tcp.next_timeout()
     }
 
-    /// Time has passed.
+    /// Notes that time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tcp.handle_timeout(now);
     }
 
-    /// The next packet to send.
+    /// Returns the next packet to send.
     pub fn poll_packet(&mut self) -> Option<Packet> {
-        self.tcp.poll_packet().or_else(|| self.out.pop_front())
+        let packet = self.tcp.poll_packet().or_else(|| self.out.pop_front());
+        self.sent += u64::from(packet.is_some());
+        packet
     }
 
-    /// The next event, unless a program of this host takes them.
+    /// Returns the next event, unless a program of this host takes them.
     pub fn poll_event(&mut self) -> Option<HostEvent> {
         self.collect_events();
         self.events.pop_front()
     }
 
-    /// Brings all events under one bound.
+    /// Moves the events of sockets into the one bounded queue.
     pub(super) fn collect_events(&mut self) {
         while let Some(event) = self.tcp.poll_event() {
             self.push(HostEvent::Tcp(event));

@@ -1,4 +1,4 @@
-//! One direction of a link: when does a packet come out, if it does?
+//! One direction of a link, which decides whether and when a packet arrives.
 
 use std::time::{Duration, Instant};
 
@@ -8,30 +8,32 @@ use thiserror::Error;
 use super::span;
 use crate::Seed;
 
-/// How a link treats what is sent over it. The default is perfect and takes no time.
+/// The properties of a link. The default is perfect and takes no time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LinkConfig {
-    /// One-way delay of a packet that meets no queue.
+    /// The one-way delay of a packet that meets no queue.
     #[serde(with = "span")]
     pub latency: Duration,
-    /// Most that chance adds to the latency. Packets stay in order unless [`reorder`](Self::reorder) says
+    /// The most that chance adds to the latency. Packets stay in order unless [`reorder`](Self::reorder) says
     /// otherwise.
     #[serde(with = "span")]
     pub jitter: Duration,
-    /// Probability that a packet is lost, 0.0 … 1.0.
+    /// The probability that a packet is lost, 0.0 … 1.0.
     pub loss: f64,
-    /// Probability that a packet arrives twice, 0.0 … 1.0.
+    /// The probability that a packet arrives twice, 0.0 … 1.0.
     pub duplicate: f64,
-    /// Probability that later packets may overtake this one, 0.0 … 1.0.
+    /// The probability that later packets may overtake this one, 0.0 … 1.0.
     pub reorder: f64,
-    /// How much longer such a packet takes.
+    /// The time that such a packet takes longer.
     #[serde(with = "span")]
     pub reorder_by: Duration,
-    /// Bits a second; `None` for no limit.
+    /// The bits a second; `None` for no limit.
     pub rate: Option<u64>,
-    /// Most bytes that may wait for their turn; without effect when there is no rate.
+    /// The most bytes that may wait for their turn; without effect when there is no rate.
     pub queue: usize,
+    /// Bytes of the largest packet, IP header included: larger ones are swallowed without a word. `None` for any.
+    pub mtu: Option<usize>,
 }
 
 impl Default for LinkConfig {
@@ -45,60 +47,64 @@ impl Default for LinkConfig {
             reorder_by: Duration::from_millis(10),
             rate: None,
             queue: 256 * 1024,
+            mtu: None,
         }
     }
 }
 
 impl LinkConfig {
-    /// A perfect link of this one-way delay.
+    /// Returns a perfect link of this one-way delay.
     pub fn with_latency(latency: Duration) -> Self {
         Self { latency, ..Self::default() }
     }
 }
 
-/// A link that cannot be.
+/// A reason why a link cannot be so.
 #[derive(Clone, Copy, Debug, PartialEq, Error)]
 pub enum LinkConfigError {
     /// A probability is outside 0.0 … 1.0.
     #[error("the link's {which} is {value}, but a probability lies between 0 and 1")]
     Probability {
-        /// The field.
+        /// The name of the field.
         which: &'static str,
-        /// What it says.
+        /// The value of the field.
         value: f64,
     },
-    /// Nothing would ever arrive.
+    /// The rate is zero, so nothing would ever arrive.
     #[error("the link's rate is zero: leave it out for no limit")]
     RateZero,
-    /// Every packet would be dropped.
+    /// The queue is too short for one packet, so every packet would be dropped.
     #[error("the link's queue is {0} bytes: it must hold one packet, at least 1500 bytes")]
     QueueTooShort(usize),
 }
 
-/// Why a link swallowed a packet.
+/// The reason why a link lost a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Error)]
 pub enum LinkDrop {
-    /// Chance.
+    /// The packet was lost by chance.
     #[error("lost on the link")]
     Lost,
     /// The queue before the link is full.
     #[error("the link's queue is full")]
     QueueFull,
+    /// It is larger than [`LinkConfig::mtu`].
+    #[error("too big for the link")]
+    TooBig,
 }
 
-/// What becomes of a packet that was sent.
+/// The fate of a packet that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// It never arrives.
+    /// The packet never arrives.
     Never(LinkDrop),
-    /// It arrives then.
+    /// The packet arrives at this time.
     Once(Instant),
-    /// It arrives then, and again.
+    /// The packet arrives at these two times.
     Twice(Instant, Instant),
 }
 
 impl Sent {
-    /// The times of arrival.
+    /// Returns the times of arrival.
     pub fn arrivals(self) -> impl Iterator<Item = Instant> {
         let (first, second) = match self {
             Self::Never(_) => (None, None),
@@ -114,17 +120,17 @@ impl Sent {
 pub struct Link {
     config: LinkConfig,
     seed: Seed,
-    /// When the last byte accepted so far leaves the sender.
+    /// The time at which the last byte accepted so far leaves the sender.
     idle_at: Option<Instant>,
-    /// When the last packet that keeps its place arrives.
+    /// The time at which the last packet that keeps its place arrives.
     last_arrival: Option<Instant>,
 }
 
 impl Link {
-    /// A link with nothing on it.
+    /// Makes a link with nothing on it.
     ///
     /// # Errors
-    /// When the configuration is impossible.
+    /// [`LinkConfigError`] when the configuration is impossible.
     pub fn new(config: LinkConfig, seed: Seed) -> Result<Self, LinkConfigError> {
         for (which, value) in
             [("loss", config.loss), ("duplicate", config.duplicate), ("reorder", config.reorder)]
@@ -142,14 +148,17 @@ impl Link {
         Ok(Self { config, seed, idle_at: None, last_arrival: None })
     }
 
-    /// How this link was configured.
+    /// Returns the configuration of this link.
     pub fn config(&self) -> &LinkConfig {
         &self.config
     }
 
-    /// Sends `len` bytes (IP header included) at `now`.
+    /// Sends `len` bytes (IP header included) at `now`, and returns their fate.
     pub fn send(&mut self, len: usize, now: Instant) -> Sent {
         let config = self.config;
+        if config.mtu.is_some_and(|mtu| len > mtu) {
+            return Sent::Never(LinkDrop::TooBig);
+        }
         let leaves = match config.rate {
             None => now,
             Some(rate) => {
@@ -239,10 +248,10 @@ mod tests {
                 Sent::Never(LinkDrop::Lost) => lost += 1,
                 Sent::Twice(..) => twice += 1,
                 Sent::Once(_) => (),
-                Sent::Never(LinkDrop::QueueFull) => panic!("there is no rate"),
+                Sent::Never(LinkDrop::QueueFull | LinkDrop::TooBig) => panic!("there is no bound"),
             }
         }
-        // Five standard deviations either side.
+        // The bounds are five standard deviations on either side.
         assert!((850..=1_150).contains(&lost), "{lost}");
         assert!((1_600..=2_000).contains(&twice), "{twice}");
     }

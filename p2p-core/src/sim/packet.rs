@@ -1,9 +1,9 @@
 //! A packet as the simulated world carries it: the facts of its headers, and a payload.
 //!
-//! The [`Header`] is small, `Copy`, and all that NATs, firewalls and links look at. A packet of the world is
-//! a header and its bytes ([`Packet`]); a packet of a real kernel is the same header read from the wire by
-//! [`wire::parse`](super::wire::parse) and written back in place by [`wire::rewrite`](super::wire::rewrite).
-//! So both worlds share one NAT.
+//! The [`Header`] is small, `Copy`, and all that NATs, firewalls and links look at. A packet of the world is a header
+//! and its bytes ([`Packet`]). A packet of a real kernel is the same header, read from the wire by
+//! [`wire::parse`](super::wire::parse) and written back in place by [`wire::rewrite`](super::wire::rewrite). So both
+//! worlds share one NAT.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,14 +17,14 @@ use crate::Family;
 /// The hop limit of a fresh packet, as Linux sets it.
 pub const TTL: u8 = 64;
 
-/// The flows a NAT keeps apart.
+/// The kind of a flow, which a NAT keeps apart from the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
-    /// Transmission Control Protocol.
+    /// The Transmission Control Protocol.
     Tcp,
-    /// User Datagram Protocol.
+    /// The User Datagram Protocol.
     Udp,
-    /// ICMP echo; its identifier stands for the port (RFC 5508, section 3.1).
+    /// ICMP echo, whose identifier stands for the port (RFC 5508, section 3.1).
     Echo,
 }
 
@@ -38,33 +38,33 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// TCP control bits (RFC 9293, section 3.1).
+/// The TCP control bits (RFC 9293, section 3.1).
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Flags(pub u8);
 
 impl Flags {
-    /// No more data from the sender.
+    /// The sender has no more data.
     pub const FIN: Self = Self(0x01);
-    /// Synchronise sequence numbers.
+    /// The sender synchronises sequence numbers.
     pub const SYN: Self = Self(0x02);
-    /// Reset the connection.
+    /// The sender resets the connection.
     pub const RST: Self = Self(0x04);
-    /// Push.
+    /// The sender asks to push data to the program.
     pub const PSH: Self = Self(0x08);
     /// The acknowledgement field counts.
     pub const ACK: Self = Self(0x10);
 
-    /// Whether every bit of `other` is set.
+    /// Tells whether every bit of `other` is set.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// Whether this opens a connection: SYN without ACK, RST or FIN.
+    /// Tells whether this opens a connection: SYN without ACK, RST or FIN.
     pub const fn is_syn(self) -> bool {
         self.0 & 0x17 == Self::SYN.0
     }
 
-    /// Whether this answers an opening: SYN and ACK without RST.
+    /// Tells whether this answers an opening: SYN and ACK without RST.
     pub const fn is_syn_ack(self) -> bool {
         self.0 & 0x16 == Self::SYN.0 | Self::ACK.0
     }
@@ -106,37 +106,37 @@ impl fmt::Debug for Flags {
     }
 }
 
-/// The TCP facts that matter to whoever stands in the path.
+/// The facts of a TCP header that matter to a NAT or firewall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpFacts {
-    /// Control bits.
+    /// The control bits.
     pub flags: Flags,
-    /// Sequence number.
+    /// The sequence number.
     pub seq: u32,
-    /// Acknowledgement number; without meaning unless [`Flags::ACK`] is set.
+    /// The acknowledgement number; without meaning unless [`Flags::ACK`] is set.
     pub ack: u32,
-    /// Payload length in bytes.
+    /// The payload length in bytes.
     pub len: u16,
 }
 
-/// What an ICMP or ICMPv6 error says, in IPv4 words (RFC 792, RFC 4443).
+/// The meaning of an ICMP or ICMPv6 error, in the terms of IPv4 (RFC 792, RFC 4443).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum IcmpKind {
-    /// Network or host unreachable: type 3 codes 0, 1; ICMPv6 1/0, 1/3.
+    /// The network or host is unreachable: type 3 codes 0, 1; ICMPv6 1/0, 1/3.
     HostUnreachable,
-    /// Port unreachable: type 3 code 3; ICMPv6 1/4.
+    /// The port is unreachable: type 3 code 3; ICMPv6 1/4.
     PortUnreachable,
-    /// Communication administratively prohibited: type 3 code 13; ICMPv6 1/1.
+    /// Communication is administratively prohibited: type 3 code 13; ICMPv6 1/1.
     Prohibited,
-    /// Packet too big: type 3 code 4 (RFC 1191); ICMPv6 type 2.
+    /// The packet is too big: type 3 code 4 (RFC 1191); ICMPv6 type 2.
     TooBig,
-    /// Time to live exceeded in transit: type 11 code 0; ICMPv6 3/0.
+    /// The time to live was exceeded in transit: type 11 code 0; ICMPv6 3/0.
     TimeExceeded,
-    /// Any other error: kept as it came.
+    /// Any other error, kept as it came.
     Other {
-        /// ICMP type.
+        /// The ICMP type.
         kind: u8,
-        /// ICMP code.
+        /// The ICMP code.
         code: u8,
     },
 }
@@ -154,44 +154,44 @@ impl fmt::Display for IcmpKind {
     }
 }
 
-/// The packet that an ICMP error complains about, as far as it is quoted.
+/// The packet that an ICMP error is about, as far as it is quoted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted {
-    /// Its protocol.
+    /// The protocol of the packet.
     pub protocol: Protocol,
-    /// Where it came from.
+    /// The source of the packet.
     pub src: SocketAddr,
-    /// Where it went to.
+    /// The destination of the packet.
     pub dst: SocketAddr,
-    /// Its sequence number, for TCP; zero otherwise.
+    /// The sequence number, for TCP; zero otherwise.
     pub seq: u32,
 }
 
-/// What is in a packet, above IP.
+/// The content of a packet above IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
     /// A TCP segment.
     Tcp(TcpFacts),
     /// A UDP datagram.
     Udp {
-        /// Payload length in bytes.
+        /// The payload length in bytes.
         len: u16,
     },
     /// An ICMP error.
     Icmp {
-        /// What it says.
+        /// The meaning of the error.
         kind: IcmpKind,
-        /// About which packet.
+        /// The packet that it is about.
         quoted: Quoted,
     },
-    /// An ICMP echo request or reply. The identifier is the source port of a request and the destination
-    /// port of a reply; the other port is zero.
+    /// An ICMP echo request or reply. The identifier is the source port of a request and the destination port of a
+    /// reply. The other port is zero.
     Echo {
-        /// A reply, not a request.
+        /// True for a reply, false for a request.
         reply: bool,
-        /// Sequence number.
+        /// The sequence number.
         seq: u16,
-        /// Payload length in bytes.
+        /// The payload length in bytes.
         len: u16,
     },
 }
@@ -199,28 +199,28 @@ pub enum Body {
 /// The facts of a packet's headers. Ports are zero where the protocol has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Source address and port.
+    /// The source address and port.
     pub src: SocketAddr,
-    /// Destination address and port, of the same family as the source.
+    /// The destination address and port, of the same family as the source.
     pub dst: SocketAddr,
-    /// Time to live or hop limit, 0 … 255.
+    /// The time to live or hop limit, 0 … 255.
     pub ttl: u8,
-    /// The rest.
+    /// The content above IP.
     pub body: Body,
 }
 
 impl Header {
-    /// A TCP segment without payload.
+    /// Returns a TCP segment without payload.
     pub fn tcp(src: SocketAddr, dst: SocketAddr, flags: Flags, seq: u32, ack: u32) -> Self {
         Self { src, dst, ttl: TTL, body: Body::Tcp(TcpFacts { flags, seq, ack, len: 0 }) }
     }
 
-    /// A UDP datagram of `len` bytes.
+    /// Returns a UDP datagram of `len` bytes.
     pub fn udp(src: SocketAddr, dst: SocketAddr, len: u16) -> Self {
         Self { src, dst, ttl: TTL, body: Body::Udp { len } }
     }
 
-    /// The protocol of the flow, or `None` for an ICMP error, which belongs to the flow it quotes.
+    /// Returns the protocol of the flow, or `None` for an ICMP error, which belongs to the flow it quotes.
     pub fn protocol(&self) -> Option<Protocol> {
         match self.body {
             Body::Tcp(_) => Some(Protocol::Tcp),
@@ -230,7 +230,7 @@ impl Header {
         }
     }
 
-    /// The address family.
+    /// Returns the address family.
     pub fn family(&self) -> Family {
         match self.src {
             SocketAddr::V4(_) => Family::V4,
@@ -238,12 +238,12 @@ impl Header {
         }
     }
 
-    /// Whether this opens a TCP connection.
+    /// Tells whether this opens a TCP connection.
     pub fn is_syn(&self) -> bool {
         matches!(self.body, Body::Tcp(tcp) if tcp.flags.is_syn())
     }
 
-    /// Bytes above the transport header.
+    /// Returns the number of bytes above the transport header.
     pub fn payload_len(&self) -> u16 {
         match self.body {
             Body::Tcp(tcp) => tcp.len,
@@ -252,7 +252,7 @@ impl Header {
         }
     }
 
-    /// Length on the wire in bytes, IP header included, as [`wire::emit`](super::wire::emit) writes it.
+    /// Returns the length on the wire in bytes, IP header included, as [`wire::emit`](super::wire::emit) writes it.
     pub fn wire_len(&self) -> usize {
         let ip = ip_header_len(self.family());
         ip + match self.body {
@@ -262,7 +262,7 @@ impl Header {
         }
     }
 
-    /// The RST that a host or NAT sends against this segment (RFC 9293, section 3.10.7.1), or `None` when
+    /// Returns the RST that a host or NAT sends against this segment (RFC 9293, section 3.10.7.1). It is `None` when
     /// this is no segment or a RST itself.
     pub fn reset(&self) -> Option<Self> {
         let Body::Tcp(tcp) = self.body else { return None };
@@ -279,7 +279,7 @@ impl Header {
         })
     }
 
-    /// The ICMP error that `from` sends against this packet, or `None` when this is an ICMP error itself
+    /// Returns the ICMP error that `from` sends against this packet. It is `None` when this is an ICMP error itself
     /// (RFC 1122, section 3.2.2: never an error about an error).
     pub fn icmp_error(&self, from: IpAddr, kind: IcmpKind) -> Option<Self> {
         let protocol = self.protocol()?;
@@ -303,7 +303,7 @@ impl Header {
     }
 }
 
-/// The unspecified address of the same family.
+/// Returns the unspecified address of the same family.
 pub(super) fn unspecified(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -350,14 +350,14 @@ impl fmt::Display for Header {
 /// A packet of the simulated world.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Its headers. The lengths in it are those of the payload.
+    /// The headers of the packet. The lengths in them are those of the payload.
     pub header: Header,
-    /// What it carries; empty for an ICMP error.
+    /// The payload; empty for an ICMP error.
     pub payload: Bytes,
 }
 
 impl Packet {
-    /// A UDP datagram; `None` when the payload exceeds 65,507 bytes, the most that IPv4 carries.
+    /// Makes a UDP datagram, or returns `None` when the payload exceeds 65,507 bytes, the most that IPv4 carries.
     pub fn udp(src: SocketAddr, dst: SocketAddr, payload: Bytes) -> Option<Self> {
         const MOST: usize = 65_507;
         let len = u16::try_from(payload.len()).ok().filter(|len| usize::from(*len) <= MOST)?;
@@ -365,7 +365,7 @@ impl Packet {
     }
 }
 
-/// A packet without payload.
+/// Makes a packet without payload.
 impl From<Header> for Packet {
     fn from(header: Header) -> Self {
         Self { header, payload: Bytes::new() }

@@ -1,4 +1,4 @@
-//! A simulated router: addresses below it, at most one way up, and a NAT or firewall for each family.
+//! A simulated router: addresses below it, at most one link up, and a NAT or firewall for each family.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,55 +11,56 @@ use super::nat::{Nat, NatConfig, Verdict};
 use super::packet::{Header, IcmpKind, Packet};
 use crate::{Family, Seed};
 
-/// A router that is not there yet.
+/// The configuration of a router.
 #[derive(Clone, Debug)]
 pub struct RouterConfig {
-    /// What dumps call it.
+    /// The name of the router in dumps.
     pub name: String,
-    /// What it does to IPv4; `None`: routes it.
+    /// The NAT or firewall for IPv4; `None` when the router only routes it.
     pub v4: Option<NatConfig>,
-    /// What it does to IPv6; `None`: routes it.
+    /// The NAT or firewall for IPv6; `None` when the router only routes it.
     pub v6: Option<NatConfig>,
-    /// How many hops it counts for: 1 for a box at home, more for a stretch of Internet.
+    /// The hops it counts for: 1 for a box at home, more for a stretch of Internet.
     pub hops: u8,
-    /// It tells the sender when the time to live runs out.
+    /// True when it tells the sender that the time to live has run out.
     pub time_exceeded: bool,
-    /// Where its own ICMP errors come from; `None`: an external address of its NAT, or else the dummy of RFC 7600.
+    /// The source of its own ICMP errors. `None` stands for an external address of its NAT, or else the dummy of RFC
+    /// 7600.
     pub address: Option<IpAddr>,
 }
 
 impl RouterConfig {
-    /// A plain router; also a switch or an access point.
+    /// Returns a plain router, which also serves as a switch or an access point.
     pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), v4: None, v6: None, hops: 1, time_exceeded: true, address: None }
     }
 
-    /// With this NAT or firewall for IPv4.
+    /// Returns it with this NAT or firewall for IPv4.
     pub fn with_v4(mut self, nat: NatConfig) -> Self {
         self.v4 = Some(nat);
         self
     }
 
-    /// With this NAT or firewall for IPv6.
+    /// Returns it with this NAT or firewall for IPv6.
     pub fn with_v6(mut self, nat: NatConfig) -> Self {
         self.v6 = Some(nat);
         self
     }
 
-    /// That never sends Time Exceeded.
+    /// Returns it as a router that never sends Time Exceeded.
     pub fn with_silent_hops(mut self) -> Self {
         self.time_exceeded = false;
         self
     }
 
-    /// Whose own ICMP errors come from here.
+    /// Returns it with this source of its own ICMP errors.
     pub fn with_address(mut self, address: IpAddr) -> Self {
         self.address = Some(address);
         self
     }
 }
 
-/// A router.
+/// A router of the simulated world.
 #[derive(Debug)]
 pub struct Router {
     name: String,
@@ -72,7 +73,7 @@ pub struct Router {
     pub(super) below: BTreeMap<IpAddr, EdgeId>,
 }
 
-/// What a router does with a packet: what became of it, what to send, and where.
+/// The decision of a router on a packet: its fate, and the packets to send with their links.
 #[derive(Debug)]
 pub(super) struct Decision {
     pub(super) fate: Fate,
@@ -122,12 +123,12 @@ impl Router {
         })
     }
 
-    /// The name it was given.
+    /// Returns the name of the router.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What it does to a family; `None` when it only routes it.
+    /// Returns the NAT or firewall for a family; `None` when the router only routes it.
     pub fn nat(&self, family: Family) -> Option<&Nat> {
         match family {
             Family::V4 => self.v4.as_ref(),
@@ -142,12 +143,12 @@ impl Router {
         }
     }
 
-    /// Whether addresses below are known above.
+    /// Tells whether addresses below are hidden from above.
     pub(super) fn hides(&self, family: Family) -> bool {
         self.nat(family).is_some_and(|nat| nat.config().is_translating())
     }
 
-    /// Where its own ICMP errors come from.
+    /// Returns the source of its own ICMP errors.
     fn address(&self, family: Family) -> IpAddr {
         if let Some(address) = self.address.filter(|address| Family::of(*address) == family) {
             return address;
@@ -159,7 +160,7 @@ impl Router {
         })
     }
 
-    /// A packet has come over `edge`.
+    /// Takes a packet that has come over `edge`, and decides on it.
     pub(super) fn handle_packet(&mut self, edge: EdgeId, packet: &mut Packet, now: Instant) -> Decision {
         let before = packet.header;
         let header = &mut packet.header;
@@ -226,7 +227,7 @@ impl Router {
         nats.filter_map(Nat::next_answer).min()
     }
 
-    /// A late answer of one of the NATs, to be sent up.
+    /// Returns a late answer of one of the NATs, to be sent up.
     pub(super) fn poll_answer(&mut self, now: Instant) -> Option<Header> {
         let nats = [&mut self.v4, &mut self.v6].into_iter().flatten();
         nats.into_iter().find_map(|nat| nat.poll_answer(now))

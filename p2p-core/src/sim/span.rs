@@ -6,14 +6,14 @@ use std::time::Duration;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serializer};
 
-/// Units and their length in seconds; the first that a number ends with counts.
+/// The units and their length in seconds. The first that a text ends with counts.
 const UNITS: [(&str, f64); 6] =
     [("us", 1e-6), ("ms", 1e-3), ("min", 60.0), ("s", 1.0), ("h", 3_600.0), ("d", 86_400.0)];
 
-/// A duration from text: a number and one of the units us, ms, s, min, h, d.
+/// Reads a duration: a number and one of the units us, ms, s, min, h, d.
 ///
 /// # Errors
-/// What is wrong with the text, for the one who wrote it.
+/// A text that names the mistake, for the person who wrote it.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let trimmed = text.trim();
     if trimmed == "0" {
@@ -24,7 +24,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         .find_map(|(name, secs)| Some((trimmed.strip_suffix(name)?, secs)))
         .ok_or_else(|| format!("{text:?} has no unit: use us, ms, s, min, h or d"))?;
     let number: f64 = number.trim().parse().map_err(|_| format!("{text:?} does not start with a number"))?;
-    // Rounded to a nanosecond: 0.1 × 1e-3 is not exact, and 100 µs should be.
+    // It is rounded to a nanosecond: 0.1 × 1e-3 is not exact, and 100 µs should be.
     let nanos = (number * unit * 1e9).round();
     if !(0.0..1e18).contains(&nanos) {
         return Err(format!("{text:?} is not between zero and thirty years"));
@@ -32,7 +32,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_nanos(nanos as u64))
 }
 
-/// The text for a duration, in the largest unit that needs no fraction.
+/// Writes a duration in the largest unit that needs no fraction.
 pub fn write(span: Duration) -> String {
     let micros = span.as_micros();
     match micros {

@@ -16,7 +16,7 @@ use crate::stun::frame::Framer;
 use crate::stun::responder::{Reply, Silence};
 use crate::stun::{Responder, Transport};
 
-/// Most TCP connections at a time; more are reset.
+/// The most TCP connections at a time; more are reset.
 const MOST_CONNECTIONS: usize = 4_096;
 
 /// A STUN server over UDP and TCP, with a second address where its responder has one.
@@ -25,16 +25,16 @@ pub struct StunServer {
     responder: Responder,
     sockets: Vec<(SocketAddr, UdpSocket)>,
     connections: BTreeMap<TcpSocket, Framer>,
-    /// Clients that are dialled back.
+    /// The clients that are being dialled back.
     dials: Vec<Dial>,
     answered: u64,
     ignored: u64,
 }
 
-/// A client that is dialled back, from near and from far.
+/// A client that is being dialled back, from near and from far.
 #[derive(Debug)]
 struct Dial {
-    /// The connection it asked over, and the request.
+    /// The connection that the client asked over, and its request.
     connection: TcpSocket,
     request: Vec<u8>,
     tries: [Try; 2],
@@ -56,7 +56,7 @@ impl Try {
     }
 }
 
-/// What the end of a dial says about whoever was dialled.
+/// Returns what the end of a dial tells of the dialled end's answer.
 pub(super) fn answer(why: Failure) -> SynAnswer {
     match why {
         Failure::Refused | Failure::Reset => SynAnswer::Reset,
@@ -69,7 +69,7 @@ impl StunServer {
     /// Binds all addresses of `responder` on `host`, which must have them.
     ///
     /// # Errors
-    /// When one of them is not the host's, or in use.
+    /// [`SocketError`] when one of them is not the host's, or is in use.
     pub fn bind(host: &mut Host, responder: Responder) -> Result<Self, SocketError> {
         let mut sockets = Vec::new();
         for address in responder.sockets() {
@@ -86,12 +86,12 @@ impl StunServer {
         })
     }
 
-    /// Requests that were answered, refusals included.
+    /// Returns the number of requests that were answered, refusals included.
     pub fn answered(&self) -> u64 {
         self.answered
     }
 
-    /// Messages that deserved no answer.
+    /// Returns the number of messages that deserved no answer.
     pub fn ignored(&self) -> u64 {
         self.ignored
     }
@@ -105,7 +105,7 @@ impl StunServer {
             return;
         };
         self.answered += 1;
-        // An answer that cannot be sent is a lost one: the client asks again.
+        // An answer that cannot be sent is lost, and the client asks again.
         let _ = context.host.udp_send(*socket, reply.to, Bytes::from(reply.bytes));
     }
 
@@ -150,7 +150,7 @@ impl StunServer {
         }
     }
 
-    /// Dials the client where its connection comes from.
+    /// Dials the client at the source of its connection.
     fn dial(
         &mut self,
         connection: TcpSocket,
@@ -172,7 +172,7 @@ impl StunServer {
         self.settle(context);
     }
 
-    /// Whether an event was about a dial of ours.
+    /// Handles the end of one of our dials. Returns true when the event was about one.
     fn on_dialled(&mut self, socket: TcpSocket, outcome: SynOutcome, context: &mut Context<'_>) -> bool {
         let mut tries = self.dials.iter_mut().flat_map(|dial| &mut dial.tries);
         let Some(tried) = tries.find(|tried| **tried == Try::Dialling(socket)) else { return false };
@@ -182,7 +182,7 @@ impl StunServer {
         true
     }
 
-    /// Answers those whose dials have ended, or taken too long.
+    /// Answers clients whose dials have ended or taken too long.
     fn settle(&mut self, context: &mut Context<'_>) {
         let is_over = |dial: &Dial| {
             dial.until <= context.now || dial.tries.iter().all(|tried| matches!(tried, Try::Ended(_)))

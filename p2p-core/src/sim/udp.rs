@@ -8,7 +8,7 @@ use super::packet::unspecified;
 use super::tcp::SocketError;
 use crate::Seed;
 
-/// Most sockets of one host.
+/// The most sockets of one host.
 const MOST_SOCKETS: usize = 65_536;
 
 /// A UDP socket of one host.
@@ -49,7 +49,7 @@ impl UdpStack {
         } else if self.is_in_use(local) {
             return Err(SocketError::AddressInUse);
         }
-        // Numbers are never given out twice in 2³² sockets; one still in use is skipped.
+        // Numbers repeat only after 2³² sockets, and one that is still in use is skipped.
         while self.bound.contains_key(&UdpSocket(self.next)) {
             self.next = self.next.wrapping_add(1);
         }
@@ -60,7 +60,7 @@ impl UdpStack {
         Ok(socket)
     }
 
-    /// Whether the address is taken, or its port on an address that overlaps it.
+    /// Tells whether the address is taken, or its port on an address that overlaps it.
     fn is_in_use(&self, local: SocketAddr) -> bool {
         let any = SocketAddr::new(unspecified(local.ip()), local.port());
         let taken = |address| self.by_address.contains_key(address);
@@ -77,11 +77,16 @@ impl UdpStack {
         }
     }
 
+    pub(super) fn close_all(&mut self) {
+        self.bound.clear();
+        self.by_address.clear();
+    }
+
     pub(super) fn local(&self, socket: UdpSocket) -> Option<SocketAddr> {
         self.bound.get(&socket).copied()
     }
 
-    /// Who hears what comes to `ip:port`.
+    /// Returns the socket that receives datagrams to `ip:port`.
     pub(super) fn at(&self, ip: IpAddr, port: u16) -> Option<UdpSocket> {
         let exact = self.by_address.get(&SocketAddr::new(ip, port));
         exact.or_else(|| self.by_address.get(&SocketAddr::new(unspecified(ip), port))).copied()

@@ -1,8 +1,8 @@
-//! Raw IP bytes and [`Header`]s: read, rewritten in place, written.
+//! Raw IP bytes and [`Header`]s: read, rewritten in place, and written.
 //!
-//! Reading loses nothing, because rewriting touches only what a NAT may touch: addresses, ports, the hop
-//! limit and the checksums over them. TCP options, IP options and payload stay as they came. Checksums are
-//! updated by the difference (RFC 1624), so a packet that came damaged leaves damaged.
+//! Reading loses nothing, because rewriting touches only what a NAT may touch: addresses, ports, the hop limit and
+//! the checksums over them. TCP options, IP options and payload stay as they came. Checksums are updated by the
+//! difference (RFC 1624), so a packet that came damaged leaves damaged.
 
 mod emit;
 mod rewrite;
@@ -22,13 +22,13 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
-/// Bytes that cannot be carried: the sender's fault, or nothing a NAT knows how to translate.
+/// A reason why bytes cannot be carried: the sender's fault, or nothing that a NAT can translate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Error)]
 pub enum Malformed {
     /// A header or a length field reaches beyond the end.
     #[error("the packet ends inside a header")]
     Truncated,
-    /// Neither IPv4 nor IPv6.
+    /// The packet is neither IPv4 nor IPv6.
     #[error("IP version {0}")]
     Version(u8),
     /// A length field is smaller than its own header.
@@ -37,40 +37,40 @@ pub enum Malformed {
     /// The IPv4 header checksum is wrong.
     #[error("the IPv4 header checksum is wrong")]
     Checksum,
-    /// Fragments carry no ports. Hosts of the lab find the path MTU instead.
+    /// The packet is a fragment, which carries no ports. Hosts of the lab find the path MTU instead.
     #[error("fragments are not translated")]
     Fragment,
-    /// No TCP, UDP or ICMP.
+    /// The packet is not TCP, UDP or ICMP.
     #[error("IP protocol {0} is not translated")]
     Protocol(u8),
-    /// An ICMP message that is neither an echo nor an error: neighbour discovery, for one.
+    /// An ICMP message is neither an echo nor an error; neighbour discovery is one.
     #[error("ICMP type {0} is not translated")]
     Icmp(u8),
-    /// An ICMP error that quotes too little to find the flow.
+    /// An ICMP error quotes too little to find the flow.
     #[error("the ICMP error does not quote a flow")]
     Quote,
-    /// [`rewrite`] was given the header of another packet: the caller's fault.
+    /// The header given to [`rewrite`] is of another packet, which is the caller's fault.
     #[error("the header does not belong to these bytes")]
     Mismatch,
 }
 
-/// Whether the transport checksum in the bytes is finished.
+/// The state of the transport checksum in the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
-    /// It covers the whole packet, as on the wire.
+    /// The checksum covers the whole packet, as on the wire.
     Full,
-    /// Only the pseudo-header is in it, not complemented: how Linux hands over a packet that segmentation
-    /// offload will finish (`VIRTIO_NET_HDR_F_NEEDS_CSUM`).
+    /// The checksum holds only the pseudo-header, not complemented. Linux hands over such a packet when segmentation
+    /// offload will finish it (`VIRTIO_NET_HDR_F_NEEDS_CSUM`).
     Partial,
 }
 
-/// Where things are in the bytes of one packet.
+/// The offsets in the bytes of one packet.
 struct Layout {
     family: Family,
-    /// Start of the transport header.
+    /// The start of the transport header.
     l4: usize,
     protocol: u8,
-    /// End of the IP packet; bytes after it are padding.
+    /// The end of the IP packet; bytes after it are padding.
     end: usize,
 }
 
@@ -95,7 +95,7 @@ fn put16(bytes: &mut [u8], at: usize, value: u16) {
     }
 }
 
-/// One's complement sum, unfolded (RFC 1071).
+/// Returns the one's complement sum, unfolded (RFC 1071).
 fn sum(bytes: &[u8]) -> u64 {
     let mut words = bytes.chunks_exact(2);
     let mut sum: u64 = words.by_ref().map(|word| u64::from(u16::from_be_bytes([word[0], word[1]]))).sum();
@@ -112,7 +112,7 @@ fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
-/// The sum of an address, as pseudo-headers and IPv4 headers see it.
+/// Returns the sum of an address, as in pseudo-headers and IPv4 headers.
 fn sum_ip(ip: IpAddr) -> u64 {
     match ip {
         IpAddr::V4(ip) => sum(&ip.octets()),
@@ -141,7 +141,7 @@ fn destination(bytes: &[u8], family: Family) -> Result<IpAddr, Malformed> {
     ip_at(bytes, family, 16, 24)
 }
 
-/// Reads the IP header. A quoted one is cut short by right, and what its length field says does not count.
+/// Reads the IP header. A quoted packet is rightly cut short, so its length field does not count.
 fn layout(bytes: &[u8], quoted: bool) -> Result<Layout, Malformed> {
     match octet(bytes, 0)? >> 4 {
         4 => {
@@ -161,7 +161,7 @@ fn layout(bytes: &[u8], quoted: bool) -> Result<Layout, Malformed> {
             if !quoted && fold(sum(header)) != 0xffff {
                 return Err(Malformed::Checksum);
             }
-            // More fragments, or not the first one.
+            // The packet is a fragment: it is not the last one, or not the first one.
             if be16(bytes, 6)? & 0x3fff != 0 {
                 return Err(Malformed::Fragment);
             }
@@ -174,7 +174,7 @@ fn layout(bytes: &[u8], quoted: bool) -> Result<Layout, Malformed> {
                 return Err(Malformed::Truncated);
             }
             let (mut l4, mut protocol) = (40, octet(bytes, 6)?);
-            // Hop-by-hop options, routing, destination options (RFC 8200, section 4).
+            // These are hop-by-hop options, routing and destination options (RFC 8200, section 4).
             while let 0 | 43 | 60 = protocol {
                 protocol = octet(bytes, l4)?;
                 l4 += (usize::from(octet(bytes, l4 + 1)?) + 1) * 8;
@@ -219,7 +219,7 @@ fn icmp_type(family: Family, kind: IcmpKind) -> (u8, u8) {
     }
 }
 
-/// Whether an ICMP message is an echo, and if so whether it is the reply.
+/// Returns `Some` for an ICMP message that is an echo, with true when it is a reply.
 fn echo(family: Family, kind: u8) -> Option<bool> {
     match (family, kind) {
         (Family::V4, 8) | (Family::V6, 128) => Some(false),
@@ -232,7 +232,7 @@ fn is_icmp(layout: &Layout) -> bool {
     matches!((layout.family, layout.protocol), (Family::V4, ICMP) | (Family::V6, ICMPV6))
 }
 
-/// The ends of an echo: the identifier is the port of who asked.
+/// Returns the ends of an echo, where the identifier is the port of the end that asked.
 fn echo_ends(src: IpAddr, dst: IpAddr, reply: bool, id: u16) -> (SocketAddr, SocketAddr) {
     let (from, to) = if reply { (0, id) } else { (id, 0) };
     (SocketAddr::new(src, from), SocketAddr::new(dst, to))
@@ -240,10 +240,10 @@ fn echo_ends(src: IpAddr, dst: IpAddr, reply: bool, id: u16) -> (SocketAddr, Soc
 
 /// Reads the headers of one IP packet. Bytes beyond the IP length are ignored.
 ///
-/// The IPv4 header checksum must be right; the transport checksum is not looked at, see [`checksum_holds`].
+/// The IPv4 header checksum must be right. The transport checksum is not looked at; see [`checksum_holds`].
 ///
 /// # Errors
-/// When the bytes are no packet, or none that a NAT translates.
+/// [`Malformed`] when the bytes are no packet, or none that a NAT translates.
 pub fn parse(bytes: &[u8]) -> Result<Header, Malformed> {
     let layout = layout(bytes, false)?;
     let bytes = &bytes[..layout.end];
@@ -328,7 +328,7 @@ fn quoted(bytes: &[u8], family: Family) -> Result<Quoted, Malformed> {
     read().map_err(|_| Malformed::Quote)
 }
 
-/// Where the transport checksum is, counted from the transport header.
+/// Returns the offset of the transport checksum, counted from the transport header.
 fn checksum_offset(protocol: u8) -> usize {
     match protocol {
         TCP => 16,
@@ -337,8 +337,8 @@ fn checksum_offset(protocol: u8) -> usize {
     }
 }
 
-/// Whether the transport checksum of a whole packet is right. A UDP checksum of zero over IPv4 is none, and
-/// holds.
+/// Tells whether the transport checksum of a whole packet is right. A UDP checksum of zero over IPv4 means that there
+/// is none, and counts as right.
 ///
 /// # Errors
 /// As [`parse`].
@@ -353,7 +353,7 @@ pub fn checksum_holds(bytes: &[u8]) -> Result<bool, Malformed> {
     Ok(fold(sum(l4) + pseudo_header(&layout, &header)) == 0xffff)
 }
 
-/// The sum of the pseudo-header; nothing for ICMP over IPv4, which has none.
+/// Returns the sum of the pseudo-header, and zero for ICMP over IPv4, which has none.
 fn pseudo_header(layout: &Layout, header: &Header) -> u64 {
     if layout.protocol == ICMP {
         return 0;

@@ -11,7 +11,7 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// One packet of each kind and family.
+/// Returns one packet of each kind and family.
 fn zoo() -> Vec<Packet> {
     let mut zoo = Vec::new();
     for (here, there) in
@@ -51,7 +51,7 @@ fn what_is_written_is_read() {
     }
 }
 
-/// The same packet with other ends, of the same family.
+/// Returns the same packet with other ends, of the same family.
 fn moved(mut header: Header) -> Header {
     let (src, dst) = match header.family() {
         Family::V4 => ("198.51.100.7", "10.9.8.7"),
@@ -88,7 +88,7 @@ fn a_rewritten_packet_is_the_one_that_would_have_been_written() {
 
 #[test]
 fn options_payload_and_padding_stay() {
-    // An IPv4 header with a router-alert option, a TCP header with MSS and SACK-permitted, two bytes of
+    // These are an IPv4 header with a router-alert option, a TCP header with MSS and SACK-permitted, two bytes of
     // payload, and three of padding behind it all.
     let mut bytes =
         vec![0x46, 0, 0, 54, 0x12, 0x34, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 203, 0, 113, 5, 0x94, 4, 0, 0];
@@ -157,7 +157,7 @@ fn each_fault_has_its_name() {
     let broken = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = good.clone();
         change(&mut bytes);
-        // Make the header checksum right again, so that it is not what is found.
+        // The header checksum is made right again, so that it is not the fault that is found.
         if bytes.len() >= 20 {
             put16(&mut bytes, 10, 0);
             let check = !fold(sum(&bytes[..20]));
@@ -200,7 +200,7 @@ proptest! {
         let _ = checksum_holds(&bytes);
     }
 
-    /// Real packets with a few bytes changed get further than noise does.
+    /// Sends real packets with a few bytes changed through a NAT, as they get further than noise does.
     #[test]
     fn damaged_packets_through_a_nat_never_panic(
         which in 0..14_usize,

@@ -89,9 +89,9 @@ enum Kind {
     Router(Box<Router>),
 }
 
-struct Node {
+struct Vertex {
     kind: Kind,
-    /// When the node will be woken.
+    /// When it will be woken.
     wake: Option<Instant>,
 }
 
@@ -127,7 +127,7 @@ pub struct WorldCounters {
 pub struct World {
     seed: Seed,
     now: Instant,
-    nodes: Vec<Node>,
+    nodes: Vec<Vertex>,
     edges: Vec<Edge>,
     queue: BinaryHeap<Queued>,
     slots: Vec<Option<Happening>>,
@@ -160,7 +160,7 @@ impl World {
         Self {
             seed,
             now: epoch(),
-            nodes: vec![Node { kind: Kind::Router(Box::new(internet)), wake: None }],
+            nodes: vec![Vertex { kind: Kind::Router(Box::new(internet)), wake: None }],
             edges: Vec::new(),
             queue: BinaryHeap::new(),
             slots: Vec::new(),

@@ -1,14 +1,14 @@
-//! Messages out of a TCP stream (RFC 8489, section 6.2.2).
+//! STUN messages out of a TCP stream (RFC 8489, section 6.2.2).
 
 use super::Transport;
 use super::message::MAGIC_COOKIE;
 use super::wire::{HEADER, Header, WireError};
 
-/// Cuts a stream into messages.
+/// A reader that cuts a stream into messages.
 ///
-/// Bytes may come one at a time or many messages at once; work and memory are bounded by the largest message.
-/// It refuses what cannot be STUN at the first byte that shows it, so a stranger cannot make us wait for the
-/// rest. It has no clock: who reads the stream bounds the time.
+/// Bytes may come one at a time, or many messages at once. Work and memory are bounded by the largest message. It
+/// refuses bytes that cannot be STUN at the first one that shows it, so a stranger cannot make us wait for the rest.
+/// It has no clock: the caller that reads the stream bounds the time.
 ///
 /// ```
 /// use p2p_core::{Seed, stun::{Message, Transport, frame::Framer}};
@@ -26,11 +26,11 @@ pub struct Framer {
 }
 
 impl Framer {
-    /// Takes bytes from the front of `stream` until a message is whole, or all of them. Call again with what
-    /// is left after each message.
+    /// Takes bytes from the front of `stream` until a message is whole, or all of them. After each message it must be
+    /// called again with the bytes that are left.
     ///
     /// # Errors
-    /// When the stream is not STUN or a message is too large: nothing sensible can follow.
+    /// [`WireError`] when the stream is not STUN or a message is too large. Nothing sensible can follow.
     pub fn feed(&mut self, stream: &mut &[u8]) -> Result<Option<Vec<u8>>, WireError> {
         self.fill(stream, HEADER);
         self.check_start()?;
@@ -46,7 +46,7 @@ impl Framer {
         Ok((self.partial.len() == whole).then(|| std::mem::take(&mut self.partial)))
     }
 
-    /// Whether a message has begun and is not whole.
+    /// Tells whether a message has begun and is not whole.
     pub fn is_partial(&self) -> bool {
         !self.partial.is_empty()
     }
@@ -58,7 +58,7 @@ impl Framer {
         *stream = rest;
     }
 
-    /// RFC 3489 knows no plain TCP, so over TCP there is always a cookie.
+    /// Checks the first bytes of a message. RFC 3489 knows no plain TCP, so over TCP there is always a cookie.
     fn check_start(&self) -> Result<(), WireError> {
         if self.partial.first().is_some_and(|first| first >> 6 != 0) {
             return Err(WireError::NotStun("the first two bits are set"));

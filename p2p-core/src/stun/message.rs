@@ -1,4 +1,4 @@
-//! What a STUN message says.
+//! The content of STUN messages: classes, methods, transaction ids and attributes.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,68 +12,68 @@ use crate::{Family, Seed};
 /// The first word of every transaction id since RFC 5389.
 pub(crate) const MAGIC_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 
-/// Which part of an exchange a message is (RFC 8489, section 5).
+/// The part of an exchange that a message is (RFC 8489, section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// Wants an answer.
+    /// A question that wants an answer.
     Request,
-    /// Wants none.
+    /// A notice that wants no answer.
     Indication,
-    /// The answer: done.
+    /// The answer to a request that was carried out.
     Success,
-    /// The answer: not done, ERROR-CODE says why.
+    /// The answer to a request that was not carried out. ERROR-CODE tells the reason.
     Error,
 }
 
-/// What a message is about: twelve bits.
+/// The subject of a message, as a number of twelve bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Method(u16);
 
 impl Method {
-    /// "Which address do you see?" (RFC 8489, section 3).
+    /// Asks for the address that the server sees (RFC 8489, section 3).
     pub const BINDING: Self = Self(0x001);
-    /// "Give me a relayed address" (RFC 8656, section 7).
+    /// Asks for a relayed address (RFC 8656, section 7).
     pub const ALLOCATE: Self = Self(0x003);
-    /// "Keep it for me", or give it back (RFC 8656, section 8).
+    /// Asks to keep a relayed address, or gives it back (RFC 8656, section 8).
     pub const REFRESH: Self = Self(0x004);
-    /// Indication: data for a peer (RFC 8656, section 11).
+    /// Carries data for a peer, as an indication (RFC 8656, section 11).
     pub const SEND: Self = Self(0x006);
-    /// Indication: data from a peer (RFC 8656, section 11).
+    /// Carries data from a peer, as an indication (RFC 8656, section 11).
     pub const DATA: Self = Self(0x007);
-    /// "Let these peers through" (RFC 8656, section 10).
+    /// Asks to let packets of these peers through (RFC 8656, section 10).
     pub const CREATE_PERMISSION: Self = Self(0x008);
-    /// "Call this peer by a number" (RFC 8656, section 12).
+    /// Asks to call a peer by a channel number (RFC 8656, section 12).
     pub const CHANNEL_BIND: Self = Self(0x009);
-    /// "Dial this peer" (RFC 6062, section 4.3).
+    /// Asks the server to dial a peer (RFC 6062, section 4.3).
     pub const CONNECT: Self = Self(0x00a);
-    /// "This is the connection for that peer" (RFC 6062, section 4.3).
+    /// Binds this connection to that of a peer (RFC 6062, section 4.3).
     pub const CONNECTION_BIND: Self = Self(0x00b);
-    /// Indication: a peer has dialled us (RFC 6062, section 4.4).
+    /// Tells that a peer has dialled us, as an indication (RFC 6062, section 4.4).
     pub const CONNECTION_ATTEMPT: Self = Self(0x00c);
 
-    /// A method by its number, or `None` above 0xfff.
+    /// Returns the method of this number, or `None` above 0xfff.
     pub const fn new(number: u16) -> Option<Self> {
         if number < 0x1000 { Some(Self(number)) } else { None }
     }
 
-    /// Its number, 0 … 0xfff.
+    /// Returns the number of the method, 0 … 0xfff.
     pub const fn number(self) -> u16 {
         self.0
     }
 }
 
-/// Ties an answer to its question: 128 bits, of which the first 32 are the magic cookie unless the sender
-/// only knows RFC 3489.
+/// The number of 128 bits that ties an answer to its question. The first 32 bits are the magic cookie, unless the
+/// sender only knows RFC 3489.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransactionId([u8; 16]);
 
 impl TransactionId {
-    /// A new one: 96 random bits behind the cookie.
+    /// Makes a new id of the cookie and 96 random bits.
     pub fn new(seed: &mut Seed) -> Self {
         Self::with_cookie(seed.array())
     }
 
-    /// The magic cookie and these 96 bits.
+    /// Makes an id of the magic cookie and these 96 bits.
     pub fn with_cookie(bits: [u8; 12]) -> Self {
         let mut all = [0; 16];
         all[..4].copy_from_slice(&MAGIC_COOKIE);
@@ -81,17 +81,18 @@ impl TransactionId {
         Self(all)
     }
 
-    /// All 128 bits as they stand on the wire.
+    /// Makes an id of all 128 bits as they stand on the wire.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// All 128 bits as they stand on the wire.
+    /// Returns all 128 bits as they stand on the wire.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 
-    /// Whether the sender speaks RFC 3489 only: no cookie, so no XOR-MAPPED-ADDRESS for it.
+    /// Tells whether the sender speaks RFC 3489 only. Such an id has no cookie, so its sender understands no
+    /// XOR-MAPPED-ADDRESS.
     pub fn is_classic(&self) -> bool {
         !self.0.starts_with(&MAGIC_COOKIE)
     }
@@ -103,119 +104,119 @@ impl fmt::Debug for TransactionId {
     }
 }
 
-/// A way to make a key of a password (RFC 8489, section 14.11).
+/// An algorithm that makes a key of a password (RFC 8489, section 14.11).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PasswordAlgorithm {
-    /// Its number in the registry: 1 is MD5, 2 is SHA-256.
+    /// The number in the registry: 1 is MD5, 2 is SHA-256.
     pub number: u16,
-    /// What it needs to know; nothing for those two.
+    /// The parameters of the algorithm, which are empty for those two.
     pub parameters: Vec<u8>,
 }
 
-/// One thing a message says.
+/// One attribute of a message.
 ///
-/// MESSAGE-INTEGRITY and FINGERPRINT are not here: they are about the bytes, not the meaning, and belong to
+/// MESSAGE-INTEGRITY and FINGERPRINT are not here: they are about the bytes and not the meaning, and belong to
 /// [`wire`](super::wire). A new attribute is a variant here and a row in `wire/value.rs`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Attribute {
-    /// MAPPED-ADDRESS: where the request came from. Some NATs rewrite it in passing; see `XorMappedAddress`.
+    /// MAPPED-ADDRESS: the source address of the request. Some NATs rewrite it in passing; see `XorMappedAddress`.
     MappedAddress(SocketAddr),
-    /// CHANGE-REQUEST: answer from the other address or port (RFC 5780, section 7.2).
+    /// CHANGE-REQUEST: asks for an answer from the other address or port (RFC 5780, section 7.2).
     ChangeRequest {
-        /// From the alternate IP address.
+        /// True for an answer from the alternate IP address.
         ip: bool,
-        /// From the alternate port.
+        /// True for an answer from the alternate port.
         port: bool,
     },
-    /// SOURCE-ADDRESS of RFC 3489: where the answer comes from.
+    /// SOURCE-ADDRESS of RFC 3489: the source address of the answer.
     SourceAddress(SocketAddr),
-    /// CHANGED-ADDRESS of RFC 3489: where it would come from with both changes asked for.
+    /// CHANGED-ADDRESS of RFC 3489: the source address of an answer with both changes asked for.
     ChangedAddress(SocketAddr),
     /// USERNAME: up to 512 bytes.
     Username(String),
-    /// ERROR-CODE: 300 … 599 and a phrase of up to 127 characters.
+    /// ERROR-CODE: a number in 300 … 599, and a phrase of up to 127 characters.
     ErrorCode {
-        /// Class × 100 + number.
+        /// The class × 100 + the number.
         code: u16,
-        /// For people.
+        /// The phrase, for people.
         reason: String,
     },
-    /// UNKNOWN-ATTRIBUTES: the numbers behind a 420.
+    /// UNKNOWN-ATTRIBUTES: the numbers of the attributes that caused a 420.
     UnknownAttributes(Vec<u16>),
     /// REALM: up to 127 characters.
     Realm(String),
     /// NONCE: up to 127 characters.
     Nonce(String),
-    /// XOR-MAPPED-ADDRESS: where the request came from, hidden from NATs that rewrite addresses they see.
+    /// XOR-MAPPED-ADDRESS: the source address of the request, hidden from NATs that rewrite addresses they see.
     XorMappedAddress(SocketAddr),
-    /// PADDING: this many bytes of nothing (RFC 5780, section 7.6).
+    /// PADDING: this number of meaningless bytes (RFC 5780, section 7.6).
     Padding(u16),
-    /// RESPONSE-PORT: answer to this port instead (RFC 5780, section 7.5).
+    /// RESPONSE-PORT: asks for an answer to this port instead (RFC 5780, section 7.5).
     ResponsePort(u16),
     /// SOFTWARE: up to 127 characters.
     Software(String),
-    /// ALTERNATE-SERVER: go there instead (RFC 8489, section 14.15).
+    /// ALTERNATE-SERVER: the server to ask instead (RFC 8489, section 14.15).
     AlternateServer(SocketAddr),
-    /// RESPONSE-ORIGIN: where the answer comes from (RFC 5780, section 7.3).
+    /// RESPONSE-ORIGIN: the source address of the answer (RFC 5780, section 7.3).
     ResponseOrigin(SocketAddr),
-    /// OTHER-ADDRESS: where it would come from with both changes asked for (RFC 5780, section 7.4).
+    /// OTHER-ADDRESS: the source address of an answer with both changes asked for (RFC 5780, section 7.4).
     OtherAddress(SocketAddr),
-    /// DIAL-BACK, our own (0xFFB0, understanding optional). In a success response over TCP: this server dials back
-    /// when asked to, and waits so many milliseconds at most. In a request over TCP: dial the address this
-    /// connection comes from, wait so long, and answer then.
+    /// DIAL-BACK, in milliseconds; our own (0xFFB0, understanding optional). In a success response over TCP it offers
+    /// to dial back when asked to, and names the longest wait. In a request over TCP it asks the server to dial the
+    /// source address of this connection, to wait that long, and then to answer.
     DialBack(u16),
-    /// DIALLED-BACK, our own (0xFFB1, understanding optional): what a server got when it dialled back.
+    /// DIALLED-BACK: the outcomes of a server's dials back; our own (0xFFB1, understanding optional).
     DialledBack {
-        /// From the address the request came to, and another port.
+        /// The outcome from the address the request came to, and another port.
         near: SynOutcome,
-        /// From its other address; [`SynOutcome::Unavailable`] when it has none.
+        /// The outcome from the server's other address; [`SynOutcome::Unavailable`] when it has none.
         far: SynOutcome,
     },
-    /// CHANNEL-NUMBER (RFC 8656, section 18.1).
+    /// CHANNEL-NUMBER: the channel of a peer (RFC 8656, section 18.1).
     ChannelNumber(u16),
-    /// LIFETIME: seconds (RFC 8656, section 18.2).
+    /// LIFETIME: the seconds an allocation lasts (RFC 8656, section 18.2).
     Lifetime(u32),
-    /// XOR-PEER-ADDRESS: whom it is about (RFC 8656, section 18.3).
+    /// XOR-PEER-ADDRESS: the address of the peer concerned (RFC 8656, section 18.3).
     XorPeerAddress(SocketAddr),
-    /// DATA: what is relayed (RFC 8656, section 18.4).
+    /// DATA: the relayed bytes (RFC 8656, section 18.4).
     Data(Bytes),
-    /// XOR-RELAYED-ADDRESS: what the server has for us (RFC 8656, section 18.5).
+    /// XOR-RELAYED-ADDRESS: the address allocated on the server (RFC 8656, section 18.5).
     XorRelayedAddress(SocketAddr),
-    /// REQUESTED-ADDRESS-FAMILY (RFC 8656, section 18.6).
+    /// REQUESTED-ADDRESS-FAMILY: the family of the relayed address (RFC 8656, section 18.6).
     RequestedAddressFamily(Family),
-    /// EVEN-PORT: an even port, and whether the next one is wanted later (RFC 8656, section 18.7).
+    /// EVEN-PORT: asks for an even port (RFC 8656, section 18.7).
     EvenPort {
-        /// The next one shall be kept.
+        /// True when the next port shall be reserved as well.
         reserve: bool,
     },
-    /// REQUESTED-TRANSPORT: an IP protocol, 17 for UDP, 6 for TCP (RFC 8656, section 18.8; RFC 6062, section 6.2).
+    /// REQUESTED-TRANSPORT: an IP protocol, 17 for UDP or 6 for TCP (RFC 8656, section 18.8; RFC 6062, section 6.2).
     RequestedTransport(u8),
-    /// ADDITIONAL-ADDRESS-FAMILY: one more address, of this family (RFC 8656, section 18.11).
+    /// ADDITIONAL-ADDRESS-FAMILY: asks for one more address, of this family (RFC 8656, section 18.11).
     AdditionalAddressFamily(Family),
-    /// ADDRESS-ERROR-CODE: why there is none of this family (RFC 8656, section 18.12).
+    /// ADDRESS-ERROR-CODE: the reason why there is no address of a family (RFC 8656, section 18.12).
     AddressErrorCode {
-        /// Of which family.
+        /// The family concerned.
         family: Family,
-        /// Class × 100 + number.
+        /// The class × 100 + the number.
         code: u16,
-        /// For people.
+        /// The phrase, for people.
         reason: String,
     },
-    /// CONNECTION-ID: which connection of a peer (RFC 6062, section 6.2.1).
+    /// CONNECTION-ID: the number of a connection with a peer (RFC 6062, section 6.2.1).
     ConnectionId(u32),
-    /// PASSWORD-ALGORITHM: how the key was made (RFC 8489, section 14.12).
+    /// PASSWORD-ALGORITHM: the algorithm by which the key was made (RFC 8489, section 14.12).
     PasswordAlgorithm(PasswordAlgorithm),
-    /// PASSWORD-ALGORITHMS: how keys may be made, best first (RFC 8489, section 14.11).
+    /// PASSWORD-ALGORITHMS: the algorithms by which keys may be made, best first (RFC 8489, section 14.11).
     PasswordAlgorithms(Vec<PasswordAlgorithm>),
-    /// USERHASH: SHA-256 of user and realm, in place of USERNAME (RFC 8489, section 14.4).
+    /// USERHASH: the SHA-256 of user and realm, in place of USERNAME (RFC 8489, section 14.4).
     UserHash([u8; 32]),
     /// ALTERNATE-DOMAIN: the name in the certificate of the alternate server (RFC 8489, section 14.16).
     AlternateDomain(String),
 }
 
 impl Attribute {
-    /// Whether its value is hidden with the magic cookie, without which it means nothing.
+    /// Tells whether the value is hidden with the magic cookie, without which it means nothing.
     pub(super) fn is_xored(&self) -> bool {
         matches!(self, Self::XorMappedAddress(_) | Self::XorPeerAddress(_) | Self::XorRelayedAddress(_))
     }
@@ -224,34 +225,34 @@ impl Attribute {
 /// A STUN message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Question or answer.
+    /// The class: question or answer.
     pub class: Class,
-    /// About what.
+    /// The subject of the message.
     pub method: Method,
-    /// Which question.
+    /// The id that ties an answer to its question.
     pub transaction: TransactionId,
-    /// What it says, in order. Of several of a kind only the first counts.
+    /// The attributes, in order. Of several of a kind only the first counts.
     pub attributes: Vec<Attribute>,
 }
 
 impl Message {
-    /// A message that says nothing yet.
+    /// Returns a message without attributes.
     pub fn new(class: Class, method: Method, transaction: TransactionId) -> Self {
         Self { class, method, transaction, attributes: Vec::new() }
     }
 
-    /// A Binding request with a new transaction id.
+    /// Returns a Binding request with a new transaction id.
     pub fn binding(seed: &mut Seed) -> Self {
         Self::new(Class::Request, Method::BINDING, TransactionId::new(seed))
     }
 
-    /// The same message, saying this as well.
+    /// Returns the same message with one more attribute.
     pub fn with(mut self, attribute: Attribute) -> Self {
         self.attributes.push(attribute);
         self
     }
 
-    /// What the server saw: XOR-MAPPED-ADDRESS if there is one, else MAPPED-ADDRESS.
+    /// Returns the address that the server saw: XOR-MAPPED-ADDRESS if there is one, else MAPPED-ADDRESS.
     pub fn mapped(&self) -> Option<SocketAddr> {
         let xor = self.find(|attribute| match attribute {
             Attribute::XorMappedAddress(address) => Some(*address),
@@ -265,7 +266,7 @@ impl Message {
         })
     }
 
-    /// The server's other address: OTHER-ADDRESS, or CHANGED-ADDRESS from an old one.
+    /// Returns the server's other address: OTHER-ADDRESS, or CHANGED-ADDRESS from an old server.
     pub fn other_address(&self) -> Option<SocketAddr> {
         self.find(|attribute| match attribute {
             Attribute::OtherAddress(address) | Attribute::ChangedAddress(address) => Some(*address),
@@ -273,7 +274,7 @@ impl Message {
         })
     }
 
-    /// DIAL-BACK: how long the other side waits, or is to wait.
+    /// Returns the time in DIAL-BACK: the longest wait that is offered, or the wait that is asked for.
     pub fn dial_back(&self) -> Option<Duration> {
         self.find(|attribute| match attribute {
             Attribute::DialBack(ms) => Some(Duration::from_millis(u64::from(*ms))),
@@ -281,7 +282,7 @@ impl Message {
         })
     }
 
-    /// DIALLED-BACK: from near and from far.
+    /// Returns the outcomes in DIALLED-BACK: from near and from far.
     pub fn dialled_back(&self) -> Option<(SynOutcome, SynOutcome)> {
         self.find(|attribute| match attribute {
             Attribute::DialledBack { near, far } => Some((*near, *far)),
@@ -289,7 +290,7 @@ impl Message {
         })
     }
 
-    /// ERROR-CODE: its number and phrase.
+    /// Returns the number and the phrase in ERROR-CODE.
     pub fn error_code(&self) -> Option<(u16, &str)> {
         self.find(|attribute| match attribute {
             Attribute::ErrorCode { code, reason } => Some((*code, reason.as_str())),
@@ -297,7 +298,7 @@ impl Message {
         })
     }
 
-    /// The first attribute that `pick` takes.
+    /// Returns the first result that `pick` gives for an attribute.
     pub fn find<'a, T>(&'a self, pick: impl FnMut(&'a Attribute) -> Option<T>) -> Option<T> {
         self.attributes.iter().find_map(pick)
     }

@@ -1,16 +1,16 @@
-//! STUN (RFC 8489): ask a server outside what address it sees us come from.
+//! STUN (RFC 8489), by which a server outside tells the address from which it sees us come.
 //!
-//! | part | what it is |
+//! | part | meaning |
 //! |---|---|
-//! | [`message`] | what a message says, in types of our own |
-//! | [`wire`] | its bytes: the guard in front of every parser |
+//! | [`message`] | the content of a message, in types of our own |
+//! | [`wire`] | the bytes of a message, and the guard in front of every parser |
 //! | [`frame`] | messages out of a TCP stream |
-//! | [`transaction`] | machine: one request until its answer or the end of patience |
-//! | [`query`] | machine: several servers asked at once, over UDP and TCP |
-//! | [`responder`] | pure: the server's side, with RFC 5780 and RFC 3489 |
+//! | [`transaction`] | a machine: one request until its answer, or until it is given up |
+//! | [`query`] | a machine: several servers asked at once, over UDP and TCP |
+//! | [`responder`] | the server's side, with RFC 5780 and RFC 3489; pure |
 //!
-//! Left out on purpose: RESPONSE-ADDRESS of RFC 3489, with which anybody could aim a server's answers at
-//! anybody, and the shared-secret exchange that was to guard it.
+//! Two parts of RFC 3489 are left out on purpose. With RESPONSE-ADDRESS anybody could aim a server's answers at
+//! anybody. The shared-secret exchange was to guard that.
 
 pub mod dial_back;
 pub mod frame;
@@ -34,21 +34,21 @@ pub use query::{Answer, Failure, Query, QueryConfig, Server};
 pub use responder::Responder;
 pub use transaction::{Transaction, TransactionConfig};
 
-/// The port servers listen on when none is named (RFC 8489, section 8).
+/// The port that servers listen on when none is named (RFC 8489, section 8).
 pub const DEFAULT_PORT: u16 = 3478;
 
-/// What carries the messages.
+/// The transport that carries the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Transport {
-    /// Datagrams: one message each.
+    /// Datagrams of one message each.
     Udp,
     /// A stream of messages.
     Tcp,
 }
 
 impl Transport {
-    /// The largest message accepted or made, in bytes with its header. Over UDP what fits an Ethernet frame,
-    /// over TCP what the longest credentials of RFC 8489 need, with room.
+    /// Returns the most bytes of a message accepted or made, with its header. Over UDP that is what fits an Ethernet
+    /// frame. Over TCP it is what the longest credentials of RFC 8489 need, with room.
     pub const fn most_bytes(self) -> usize {
         match self {
             Self::Udp => 1_500,

@@ -1,4 +1,4 @@
-//! Several servers asked at once: what do they see us as?
+//! A machine that asks several STUN servers at once for the address they see us come from.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,35 +13,35 @@ use super::wire::{Header, WireError};
 use crate::addr::is_same_address;
 use crate::{Deadline, Family, Machine, Mapped, Output, Reach, Seed};
 
-/// Servers one query asks at most.
+/// The most servers that one query asks.
 pub const MOST_SERVERS: usize = 64;
 
-/// A server and how to talk to it.
+/// A server and the transport to ask it over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Server {
-    /// Where it listens.
+    /// The address it listens on.
     pub address: SocketAddr,
-    /// How it is asked.
+    /// The transport it is asked over.
     pub transport: Transport,
 }
 
-/// Whom to ask, and how many answers are wanted. UDP and TCP are counted apart.
+/// The servers to ask, and the number of answers wanted. UDP and TCP are counted apart.
 #[derive(Clone, Debug)]
 pub struct QueryConfig {
-    /// The servers, best first. Those named twice are asked once.
+    /// The servers, best first. A server named twice is asked once.
     pub servers: Vec<Server>,
-    /// How many to ask at once. Default 4: what a small router does not notice.
+    /// The number of servers asked at once. Default 4, which a small router does not notice.
     pub at_once: usize,
-    /// How long to wait for those before asking one more. A failure does so at once. Default 100 ms.
+    /// The wait for those before one more is asked. After a failure the next is asked at once. Default 100 ms.
     pub hedge: Duration,
-    /// After so many answers no more servers are asked. Default 2: one may lie, two that agree do not.
+    /// The number of answers after which no more servers are asked. Default 2: one may lie, two that agree do not.
     pub enough: usize,
-    /// How long to wait for the slow ones after enough answers. Default 500 ms.
+    /// The wait for slow servers after enough answers. Default 500 ms.
     pub patience: Duration,
-    /// Whether to keep TCP connections open that have answered: their end may be the end of the mapping.
-    /// Default true. [`Query::close`] closes them.
+    /// True to keep TCP connections open that have answered, as a mapping may end with its connection. Default true.
+    /// [`Query::close`] closes them.
     pub hold: bool,
-    /// The transactions themselves.
+    /// The configuration of each transaction.
     pub transaction: TransactionConfig,
 }
 
@@ -59,93 +59,92 @@ impl Default for QueryConfig {
     }
 }
 
-/// What one server said.
+/// The answer of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Who.
+    /// The server that answered.
     pub server: Server,
-    /// What it sees.
+    /// The address from which the server sees us come.
     pub mapped: Mapped,
-    /// From asking to hearing; see [`transaction::Event::Answered`].
+    /// The time from the question to the answer; see [`transaction::Event::Answered`].
     pub rtt: Duration,
 }
 
-/// Why one server said nothing of use.
+/// A reason why one server gave no answer of use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
-    /// No answer: silence, a refusal, an unreachable host.
+    /// The transaction failed by silence, a refusal, or an unreachable host.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// The TCP connection was not there in time.
+    /// The TCP connection was not established in time.
     #[error("no TCP connection to the server in time")]
     NoConnection,
-    /// It closed the TCP connection instead of answering.
+    /// The server closed the TCP connection instead of answering.
     #[error("the server closed the TCP connection without an answer")]
     Closed,
-    /// It speaks something else over TCP.
+    /// The server speaks another protocol over TCP.
     #[error("the server does not speak STUN over TCP: {0}")]
     Garbage(WireError),
-    /// A success response without an address.
+    /// The success response has no address.
     #[error("the server's answer has no address in it")]
     NoAddress,
-    /// An address nobody can have: port 0, multicast, of the other family.
+    /// The address is one that nobody can have: port 0, multicast, or of the other family.
     #[error("the server says we are {0}, which nobody can be")]
     Absurd(SocketAddr),
-    /// Enough others had answered.
+    /// The server was not waited for, because enough others had answered.
     #[error("not waited for: enough other servers had answered")]
     Spared,
 }
 
-/// What came of a query.
+/// The outcome of a query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// What was said, in the order it came.
+    /// The answers, in the order they came.
     pub answers: Vec<Answer>,
-    /// What was not, and why.
+    /// The servers without an answer of use, and the reasons.
     pub failures: Vec<(Server, Failure)>,
-    /// What was sent and what was dropped.
+    /// The counts of what was sent and dropped.
     pub counters: Counters,
 }
 
-/// What to do.
+/// An effect for the driver to perform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Send a datagram.
+    /// Sends a datagram.
     SendUdp {
-        /// To whom.
+        /// The address to send to.
         server: SocketAddr,
-        /// What.
+        /// The bytes to send.
         bytes: Vec<u8>,
     },
-    /// Connect, and tell by [`Query::handle_tcp_open`] or [`Query::handle_tcp_closed`].
+    /// Opens a connection. The outcome is told by [`Query::handle_tcp_open`] or [`Query::handle_tcp_closed`].
     OpenTcp {
-        /// To whom.
+        /// The address to connect to.
         server: SocketAddr,
     },
-    /// Send on the connection.
+    /// Sends bytes on a connection.
     SendTcp {
-        /// To whom.
+        /// The server of the connection.
         server: SocketAddr,
-        /// What.
+        /// The bytes to send.
         bytes: Vec<u8>,
     },
-    /// Close the connection, or stop connecting.
+    /// Closes a connection, or stops connecting.
     CloseTcp {
-        /// To whom.
+        /// The server of the connection.
         server: SocketAddr,
     },
 }
 
-/// What is known now.
+/// A fact that became known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A server answered.
     Answer(Answer),
-    /// A server will not, and why.
+    /// A server will not give an answer of use, for this reason.
     Failure(Server, Failure),
-    /// All known so far have answered, failed or were spared; everything that came of them. Comes again when
-    /// servers were added since.
+    /// All servers known so far have answered, failed or were spared. It comes again when servers were added since.
     Done(Report),
 }
 
@@ -157,17 +156,18 @@ enum State {
     Finished,
 }
 
-/// Whether there is a TCP connection, or will be one unless it is closed.
+/// One server, and the state of asking it. `is_open` is true while there is a TCP connection, or will be one unless
+/// it is closed.
 #[derive(Debug)]
 struct Asking {
     server: Server,
     state: State,
     is_open: bool,
-    /// It is asked over a connection held since an earlier answer.
+    /// True when the server is asked over a connection held since an earlier answer.
     is_again: bool,
 }
 
-/// What is counted for UDP and TCP apart.
+/// The counts and deadlines that UDP and TCP have apart.
 #[derive(Debug, Default)]
 struct Lane {
     asked: usize,
@@ -176,10 +176,10 @@ struct Lane {
     give_up: Option<Instant>,
 }
 
-/// Asks several servers at once.
+/// A machine that asks several servers at once.
 ///
-/// The first few are asked at once; a failure, or a pause of [`QueryConfig::hedge`], brings in the next, so a
-/// dead server costs nothing but its own timeout. Feed it with `handle_datagram` and the three `handle_tcp_*`.
+/// The first few are asked at once. A failure, or a pause of [`QueryConfig::hedge`], brings in the next, so a dead
+/// server costs nothing but its own timeout. The driver feeds it with `handle_datagram` and the three `handle_tcp_*`.
 #[derive(Debug)]
 pub struct Query {
     config: QueryConfig,
@@ -193,16 +193,16 @@ pub struct Query {
     out: VecDeque<Output<Act, Event>>,
 }
 
-/// There are too many servers for one query.
+/// An error: there are too many servers for one query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a query of {0} servers: at most {MOST_SERVERS} can be asked")]
 pub struct TooManyServers(pub usize);
 
 impl Query {
-    /// Begins to ask at once.
+    /// Makes a query that begins to ask at once.
     ///
     /// # Errors
-    /// When there are more than [`MOST_SERVERS`].
+    /// [`TooManyServers`] when there are more than [`MOST_SERVERS`].
     pub fn new(mut config: QueryConfig, seed: Seed, now: Instant) -> Result<Self, TooManyServers> {
         if config.servers.len() > MOST_SERVERS {
             return Err(TooManyServers(config.servers.len()));
@@ -226,10 +226,10 @@ impl Query {
         Ok(query)
     }
 
-    /// One more server is known: a name was resolved. One that is known already changes nothing.
+    /// Adds a server that became known, as when a name was resolved. A server that is known already changes nothing.
     ///
     /// # Errors
-    /// When there are [`MOST_SERVERS`] already.
+    /// [`TooManyServers`] when there are [`MOST_SERVERS`] already.
     pub fn handle_server(&mut self, server: Server, now: Instant) -> Result<(), TooManyServers> {
         if self.asking.len() >= MOST_SERVERS {
             return Err(TooManyServers(self.asking.len() + 1));
@@ -241,9 +241,9 @@ impl Query {
         Ok(())
     }
 
-    /// Asks again. Connections that are held are used, so that the mapping of the local port stays what it is; who
-    /// is not heard over an old one is asked over a new one. All other servers are forgotten: name those that are
-    /// still wanted by [`Query::handle_server`].
+    /// Asks again. Held connections are used again, so that the mapping of the local port stays the same. A server
+    /// that is not heard over an old connection is asked over a new one. All other servers are forgotten, so those
+    /// still wanted must be named by [`Query::handle_server`].
     pub fn handle_again(&mut self, now: Instant) {
         if self.is_closed {
             return;
@@ -259,7 +259,7 @@ impl Query {
         self.is_reported = false;
         for index in 0..self.asking.len() {
             self.lane(Transport::Tcp).asked += 1;
-            // Others are being connected to, or asked, at this moment.
+            // Other servers are being connected to, or asked, at this moment.
             if matches!(self.asking[index].state, State::Finished) {
                 self.asking[index].is_again = true;
                 self.begin(index, now);
@@ -268,7 +268,7 @@ impl Query {
         self.settle(now);
     }
 
-    /// A datagram came on the socket this query sends from.
+    /// Takes a datagram that came on the socket this query sends from.
     pub fn handle_datagram(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) {
         let id = Header::decode(bytes).map(|header| header.transaction);
         let found = self.asking.iter().position(|asking| {
@@ -283,7 +283,7 @@ impl Query {
         self.settle(now);
     }
 
-    /// The system reports that datagrams cannot reach `server`.
+    /// Notes that the system reports that datagrams cannot reach `server`.
     pub fn handle_unreachable(&mut self, server: SocketAddr, why: io::ErrorKind, now: Instant) {
         if let Some(index) = self.index(server, Transport::Udp)
             && let State::Asked(asked) = &mut self.asking[index].state
@@ -294,7 +294,7 @@ impl Query {
         }
     }
 
-    /// The connection asked for by [`Act::OpenTcp`] stands.
+    /// Notes that the connection asked for by [`Act::OpenTcp`] is open.
     pub fn handle_tcp_open(&mut self, server: SocketAddr, now: Instant) {
         if let Some(index) = self.index(server, Transport::Tcp)
             && let State::Connecting { .. } = self.asking[index].state
@@ -304,7 +304,7 @@ impl Query {
         }
     }
 
-    /// Bytes came on the connection to `server`.
+    /// Takes bytes that came on the connection to `server`.
     pub fn handle_tcp_data(&mut self, server: SocketAddr, bytes: &[u8], now: Instant) {
         let Some(index) = self.index(server, Transport::Tcp) else {
             return;
@@ -320,7 +320,7 @@ impl Query {
         self.settle(now);
     }
 
-    /// The connection to `server` could not be made (`Some(why)`), broke, or was closed by it.
+    /// Notes that the connection to `server` could not be made (`Some(why)`), broke, or was closed by the server.
     pub fn handle_tcp_closed(&mut self, server: SocketAddr, why: Option<io::ErrorKind>, now: Instant) {
         let Some(index) = self.index(server, Transport::Tcp) else {
             return;
@@ -333,7 +333,7 @@ impl Query {
         self.settle(now);
     }
 
-    /// Stops asking and closes every connection. There is no report any more.
+    /// Stops asking and closes every connection. No report follows.
     pub fn close(&mut self, _now: Instant) {
         self.out.clear();
         self.is_closed = true;
@@ -486,7 +486,7 @@ impl Query {
         }
     }
 
-    /// Spares who is not needed any more, and reports when nobody is left.
+    /// Spares servers that are not needed any more, and reports when none is left.
     fn settle(&mut self, now: Instant) {
         for transport in [Transport::Udp, Transport::Tcp] {
             let enough = self.config.enough.max(1);
@@ -536,7 +536,7 @@ impl Query {
     }
 }
 
-/// The address in a success response of `server`, if it is one that somebody can have.
+/// Returns the address in a success response of `server`, if it is one that somebody can have.
 pub(crate) fn seen_as(message: &Message, server: SocketAddr) -> Result<Mapped, Failure> {
     let mapped = message.mapped().ok_or(Failure::NoAddress)?;
     let mapped = SocketAddr::new(mapped.ip().to_canonical(), mapped.port());
@@ -546,7 +546,7 @@ pub(crate) fn seen_as(message: &Message, server: SocketAddr) -> Result<Mapped, F
     if is_possible { Ok(Mapped(mapped)) } else { Err(Failure::Absurd(mapped)) }
 }
 
-/// Pauses are held in these bounds: a pause of nothing makes a driver spin, one of millennia overflows.
+/// The bounds of pauses. A pause of zero makes a driver spin; one of millennia overflows.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_secs(600);
 

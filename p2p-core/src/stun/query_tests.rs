@@ -27,7 +27,7 @@ fn config(servers: &[Server]) -> QueryConfig {
     QueryConfig { servers: servers.to_vec(), ..QueryConfig::default() }
 }
 
-/// What a server does when it is asked.
+/// The behaviour of a server that is asked.
 #[derive(Clone, Copy)]
 enum Manner {
     Answers,
@@ -46,7 +46,7 @@ enum Arrival {
     Closed(SocketAddr, Option<io::ErrorKind>),
 }
 
-/// Runs a query against servers of given manners, each 40 ms away; returns events with their times.
+/// Runs a query against servers of given manners, each 40 ms away. Returns events with their times.
 fn run(config: QueryConfig, manners: &[(u8, Manner)]) -> (Vec<(u128, Event)>, Vec<Act>, Query) {
     let manner = |server: SocketAddr| manners.iter().find(|(last, _)| at(*last) == server).unwrap().1;
     let mut query = Query::new(config, Seed::from_u64(1), epoch()).unwrap();
@@ -143,7 +143,7 @@ fn a_dead_server_costs_nothing() {
     config.at_once = 1;
     config.enough = 1;
     let (events, _, _) = run(config, &[(1, Manner::Dead), (2, Manner::Answers)]);
-    // The second is asked 100 ms later; half a second after it answered nobody waits for the first.
+    // The second server is asked 100 ms later. Half a second after its answer, the first is no longer waited for.
     assert!(matches!(&events[0], (140, Event::Answer(Answer { server, .. })) if *server == udp(2)));
     assert!(matches!(&events[1], (180, Event::Answer(Answer { server, .. })) if *server == tcp(2)));
     let (when, report) = report(&events);
@@ -266,7 +266,7 @@ fn asked_again_a_held_connection_is_used_and_a_dead_one_replaced() {
     let Drained { events, .. } = drain(&mut query);
     assert!(matches!(events[..], [Event::Answer(_), Event::Done(_)]), "{events:?}");
 
-    // The second time the connection breaks: that is no failure, but a reason to make a new one.
+    // The second time the connection breaks. That is no failure, but a reason to make a new one.
     query.handle_again(now);
     drain(&mut query);
     query.handle_tcp_closed(at(1), Some(io::ErrorKind::ConnectionReset), now);

@@ -1,4 +1,4 @@
-//! The server's side: which bytes answer which, and from where.
+//! The server's side of STUN: the answer to each request, and the address it is sent from.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::stun::dial_back::SynOutcome;
 const CHANGE_REQUEST: u16 = 0x0003;
 const RESPONSE_PORT: u16 = 0x0027;
 
-/// How long a dial back is waited for: long enough for a round trip, short enough that nobody keeps a server busy.
+/// The bounds of the wait for a dial back: enough for a round trip, and too short for anybody to keep a server busy.
 const SHORTEST_DIAL: Duration = Duration::from_millis(50);
 const LONGEST_DIAL: Duration = Duration::from_secs(3);
 
-/// Numbers listed in a 420 at most.
+/// The most numbers that are listed in a 420.
 const MOST_UNKNOWN: usize = 16;
 
-/// A STUN server without sockets: RFC 8489, with a second address also RFC 5780, and RFC 3489 for clients
+/// A STUN server without sockets. It follows RFC 8489, with a second address also RFC 5780, and RFC 3489 for clients
 /// that send no magic cookie. It knows Binding only, keeps no state and is cheap to copy.
 ///
 /// # Amplification
@@ -31,9 +31,9 @@ const MOST_UNKNOWN: usize = 16;
 /// | one address (RFC 8489) | 32 of 20 bytes: 1.6 | 44 of 20: 2.2 |
 /// | with an alternate (RFC 5780, section 6.1 demands four addresses) | 68 of 20: 3.4 | 116 of 20: 5.8 |
 ///
-/// With IP and UDP headers counted that is 1.3 and 1.4, and 2.0 and 2.4. Errors stay below 2.9. PADDING is
-/// answered with as much padding as came and not, as RFC 5780 has it, with the size of the link. SOFTWARE
-/// is never sent.
+/// With IP and UDP headers counted that is 1.3 and 1.4 in the first row, and 2.0 and 2.4 in the second. Errors stay
+/// below 2.9. PADDING is answered with as much padding as came, and not, as RFC 5780 has it, with the size of the
+/// link. SOFTWARE is never sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Responder {
     primary: SocketAddr,
@@ -42,42 +42,42 @@ pub struct Responder {
     dials_back: bool,
 }
 
-/// What to send.
+/// An answer to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// The message.
+    /// The bytes of the message.
     pub bytes: Vec<u8>,
-    /// From which of the server's addresses. Over TCP always the one the request came to.
+    /// The address of the server to send from. Over TCP it is always the one the request came to.
     pub from: SocketAddr,
-    /// To whom.
+    /// The address to send to.
     pub to: SocketAddr,
-    /// Whether it is an error response.
+    /// True for an error response.
     pub is_error: bool,
 }
 
-/// Why there is no reply.
+/// A reason why a message gets no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Silence {
-    /// Not STUN, or broken beyond answering.
+    /// The message is not STUN, or too broken to be answered.
     #[error(transparent)]
     Wire(#[from] WireError),
-    /// An answer or an indication, or about something other than Binding.
+    /// The message is an answer or an indication, or its method is not Binding.
     #[error("not a Binding request")]
     NotARequest,
-    /// From an address that cannot be answered.
+    /// The message came from an address that cannot be answered.
     #[error("the sender's address cannot be answered")]
     Source,
 }
 
 impl Responder {
-    /// A server on one address. When `primary` is unspecified, so is RESPONSE-ORIGIN's value; it is then not
-    /// sent, as without an alternate anyway.
+    /// Returns a server on one address. RESPONSE-ORIGIN is not sent when `primary` is unspecified, nor without an
+    /// alternate.
     pub fn new(primary: SocketAddr) -> Self {
         Self { primary, alternate: None, is_response_port_allowed: false, dials_back: false }
     }
 
-    /// The same server with a second address **and** a second port: it must be able to send from all four
-    /// combinations. Ignored unless address and port both differ and the family is the same.
+    /// Returns the same server with a second address **and** a second port, so it must be able to send from all four
+    /// combinations. `alternate` is ignored unless address and port both differ and the family is the same.
     pub fn with_alternate(mut self, alternate: SocketAddr) -> Self {
         let differs = alternate.ip() != self.primary.ip()
             && alternate.port() != self.primary.port()
@@ -88,23 +88,23 @@ impl Responder {
         self
     }
 
-    /// Answers to the port a request names in RESPONSE-PORT. **Off by default:** it lets a stranger have
-    /// packets sent to a port of a host that never spoke to us, past the firewall that would let an answer
-    /// through. Useful in a laboratory.
+    /// Answers to the port that a request names in RESPONSE-PORT. **Off by default**, because a stranger could have
+    /// packets sent to a port of a host that never spoke to us. They would pass the firewall that lets answers
+    /// through. It is useful in a laboratory.
     pub fn with_response_port(mut self) -> Self {
         self.is_response_port_allowed = true;
         self
     }
 
-    /// Offers, over TCP, to dial back: to the one address the request's own connection comes from, so to nobody
-    /// who has not come by himself. Whoever has the sockets asks [`dial_wish`](Self::dial_wish) of each request,
+    /// Offers, over TCP, to dial back. It dials only the address from which the request's own connection comes, so
+    /// nobody who has not come himself. The owner of the sockets asks [`dial_wish`](Self::dial_wish) of each request,
     /// dials, and answers with [`respond_dialled`](Self::respond_dialled).
     pub fn with_dialling(mut self) -> Self {
         self.dials_back = true;
         self
     }
 
-    /// How long to wait for the outcome of dialling back, when that is what a request over TCP wants.
+    /// Returns the time to wait for the outcome of dialling back, when a request over TCP wants that.
     pub fn dial_wish(&self, bytes: &[u8]) -> Option<Duration> {
         let header = Header::decode(bytes).ok()?;
         let is_binding = header.class == Class::Request && header.method == Method::BINDING;
@@ -112,12 +112,12 @@ impl Responder {
         parsed.message.dial_back().map(|wish| wish.clamp(SHORTEST_DIAL, LONGEST_DIAL))
     }
 
-    /// The IP address to dial from that a client does not know, when the request came to `destination`.
+    /// Returns the IP address to dial from that the client does not know, when the request came to `destination`.
     pub fn other_ip(&self, destination: SocketAddr) -> Option<IpAddr> {
         self.change(destination, Wish { ip: true, ..Wish::default() }).map(|other| other.ip())
     }
 
-    /// The addresses it answers on: one, or four.
+    /// Returns the addresses that the server answers on: one, or four.
     pub fn sockets(&self) -> Vec<SocketAddr> {
         let Some(alternate) = self.alternate else {
             return vec![self.primary];
@@ -133,7 +133,7 @@ impl Responder {
     /// Answers one message that came from `source` to the server's address `destination`.
     ///
     /// # Errors
-    /// The reason for silence, for counters.
+    /// [`Silence`], the reason why there is no answer, for counters.
     pub fn respond(
         &self,
         bytes: &[u8],
@@ -144,7 +144,7 @@ impl Responder {
         self.respond_with(bytes, source, destination, transport, None)
     }
 
-    /// The same over TCP, after dialling back: from near and from far.
+    /// Answers one message over TCP after dialling back, with the outcomes from near and from far.
     ///
     /// # Errors
     /// As [`respond`](Self::respond).
@@ -192,7 +192,7 @@ impl Responder {
         if !unknown.is_empty() {
             return self.refuse(&header, 420, unknown, sign, (source, destination), transport);
         }
-        // RFC 5780, section 6.1: the two together would be the best amplifier.
+        // RFC 5780, section 6.1: the two attributes together would make the best amplifier.
         if wish.padding.is_some() && wish.port.is_some() || wish.port == Some(0) {
             return self.refuse(&header, 400, Vec::new(), sign, (source, destination), transport);
         }
@@ -265,7 +265,7 @@ impl Responder {
         })
     }
 
-    /// The address that differs from `destination` as wished; `None` when that is impossible.
+    /// Returns the address that differs from `destination` as wished, or `None` when that is impossible.
     fn change(&self, destination: SocketAddr, wish: Wish) -> Option<SocketAddr> {
         if !wish.changes() {
             return Some(destination);
@@ -284,7 +284,7 @@ impl Responder {
     }
 }
 
-/// What a request wants beyond an answer.
+/// The wishes of a request about its answer.
 #[derive(Clone, Copy, Default)]
 struct Wish {
     ip: bool,
@@ -294,7 +294,7 @@ struct Wish {
 }
 
 impl Wish {
-    /// The first of each kind counts.
+    /// Reads the wishes of a request, of which the first of each kind counts.
     fn of(message: &Message) -> Self {
         let mut wish = Self::default();
         let change = message.find(|attribute| match attribute {
@@ -318,7 +318,7 @@ impl Wish {
     }
 }
 
-/// A link-local address is worth nothing without its scope.
+/// Returns `to` with the scope of `like`, because a link-local address is of no use without its scope.
 fn with_scope(mut to: SocketAddr, like: SocketAddr) -> SocketAddr {
     if let (SocketAddr::V6(to), SocketAddr::V6(like)) = (&mut to, like) {
         to.set_scope_id(like.scope_id());

@@ -15,7 +15,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 
 const PASSWORD: &str = "VOkJxbRl1RmTxUk/WvJxBt";
 
-/// Section 2.1: with PRIORITY and ICE-CONTROLLED, which we do not know, and padding of spaces.
+/// The vector of section 2.1. It has PRIORITY and ICE-CONTROLLED, which we do not know, and padding of spaces.
 const REQUEST: &str = "0001 0058 2112a442 b7e7a701bc34d686fa87dfae
     8022 0010 5354554e207465737420636c69656e74
     0024 0004 6e0001ff
@@ -24,21 +24,21 @@ const REQUEST: &str = "0001 0058 2112a442 b7e7a701bc34d686fa87dfae
     0008 0014 9aeaa70cbfd8cb56781ef2b5b2d3f249c1b571a2
     8028 0004 e57a3bcf";
 
-/// Section 2.2.
+/// The vector of section 2.2.
 const RESPONSE_V4: &str = "0101 003c 2112a442 b7e7a701bc34d686fa87dfae
     8022 000b 7465737420766563746f72 20
     0020 0008 0001a147e112a643
     0008 0014 2b91f599fd9e90c38c7489f92af9ba53f06be7d7
     8028 0004 c07d4c96";
 
-/// Section 2.3.
+/// The vector of section 2.3.
 const RESPONSE_V6: &str = "0101 0048 2112a442 b7e7a701bc34d686fa87dfae
     8022 000b 7465737420766563746f72 20
     0020 0014 0002a1470113a9faa5d3f179bc25f4b5bed2b9d9
     0008 0014 a382954e4be67bf11784c97c8292c275bfe3ed41
     8028 0004 c8fb0b4c";
 
-/// Section 2.4.
+/// The vector of section 2.4.
 const LONG_TERM: &str = "0001 0060 2112a442 78ad3433c6ad72c029da412e
     0006 0012 e3839ee38388e383aae38383e382afe382b9 0000
     0015 001c 662f2f3439396b39353464364f4c33346f4c39465354767936347341
@@ -90,7 +90,7 @@ fn long_term_credentials() {
     let key = |password| Key::long_term(username, "example.org", password);
     assert_eq!(parsed.verify(&key("TheMatrIX")), Ok(Algorithm::Sha1));
     assert_eq!(parsed.verify(&key("TheMatrix")), Err(IntegrityError::Wrong));
-    // What we make of the same words is the same but for the padding, which here is zeros as ours is.
+    // Our bytes for the same content differ only in padding, and this vector pads with zeros as we do.
     let written = parsed.message.encode_with(
         Transport::Udp,
         Ending { signature: Some((Algorithm::Sha1, &key("TheMatrIX"))), fingerprint: false },
@@ -105,7 +105,7 @@ fn every_flipped_bit_is_seen() {
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            // A flip may hide the fingerprint's own header, but then the integrity still stands or falls.
+            // A flip may hide the fingerprint's own header, but then the integrity must still fail or hold.
             let seen = match Parsed::decode(&bad, Transport::Udp) {
                 Err(_) => true,
                 Ok(parsed) => !parsed.is_fingerprinted || parsed.verify(&Key::short_term(PASSWORD)).is_err(),

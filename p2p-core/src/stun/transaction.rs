@@ -1,4 +1,4 @@
-//! One request until its answer, or the end of patience (RFC 8489, section 6).
+//! One STUN request until its answer, or until it is given up (RFC 8489, section 6).
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,25 +9,26 @@ use super::Transport;
 use super::message::{Class, Message, TransactionId};
 use super::wire::{Algorithm, Ending, Header, Key, Parsed, WireError};
 use crate::addr::is_same_address;
+use crate::text::ForeignText;
 use crate::{Deadline, Machine, Output};
 
-/// More repetitions than this are never made, whatever the configuration says.
+/// The most sendings of a request, whatever the configuration says.
 const MOST_SENDS: u32 = 16;
-/// A wait of nothing would wake the driver for ever; one of millennia would overflow its clock.
+/// The bounds of a wait. A wait of zero would wake the driver for ever; one of millennia would overflow its clock.
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// How often to ask, and how long to wait.
+/// The number of repetitions of a request, and the pauses between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransactionConfig {
-    /// First pause before a repetition over UDP; each pause is twice the one before. RFC 8489, section 6.2.1
-    /// asks for at least 500 ms. Default 500 ms.
+    /// The first pause before a repetition over UDP; each pause is twice the one before. Default 500 ms, the least
+    /// that RFC 8489, section 6.2.1 asks for.
     pub rto: Duration,
-    /// How often to send over UDP at most, 1 … 16. Default 7 (Rc).
+    /// The most sendings over UDP, 1 … 16. Default 7 (Rc).
     pub sends: u32,
-    /// How many `rto` to wait after the last sending. Default 16 (Rm).
+    /// The wait after the last sending, in multiples of `rto`. Default 16 (Rm).
     pub last_wait: u32,
-    /// How long to wait for an answer over TCP. Default 39.5 s (Ti).
+    /// The wait for an answer over TCP. Default 39.5 s (Ti).
     pub tcp_wait: Duration,
 }
 
@@ -42,85 +43,93 @@ impl Default for TransactionConfig {
     }
 }
 
-/// What to ask, and whom to believe.
+/// A question, its server, and the answers that are believed.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Where the question goes; the answer must come from there.
+    /// The address of the server, from which the answer must come.
     pub server: SocketAddr,
-    /// What carries it.
+    /// The transport that carries the question.
     pub transport: Transport,
-    /// The question.
+    /// The question to send.
     pub message: Message,
     /// Another address the answer may come from, when CHANGE-REQUEST asked for it.
     pub also_from: Option<SocketAddr>,
-    /// Signs the question, and believes only answers that are signed with the key: after SHA-256 only such
-    /// (RFC 8489, section 9.2.5). Errors 401 and 438 need no signature, for they say that there was nothing to
-    /// sign with. Any other unsigned error is remembered while a signed answer may still come, for one `rto`;
-    /// then it is the answer, and [`Fault::Refused`] says that nobody signed it.
+    /// The algorithm and key that sign the question. Only answers signed with the key are believed, and after SHA-256
+    /// only those signed by it (RFC 8489, section 9.2.5). Errors 401 and 438 need no signature, because they say that
+    /// there was nothing to sign with. Any other unsigned error is remembered for one `rto`, while a signed answer
+    /// may still come. Then it is the answer, and [`Fault::Refused`] says that nobody signed it.
     pub signature: Option<(Algorithm, Key)>,
+    /// Believes no success that is not signed, though the question has no signature either: the first question to a server
+    /// that has to ask who we are. Default no.
+    pub is_login: bool,
 }
 
 impl Request {
-    /// A question without credentials.
+    /// Returns a question without credentials.
     pub fn new(server: SocketAddr, transport: Transport, message: Message) -> Self {
-        Self { server, transport, message, also_from: None, signature: None }
+        Self { server, transport, message, also_from: None, signature: None, is_login: false }
     }
 }
 
-/// What came of it.
+/// The outcome of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A success response.
+    /// A success response came.
     Answered {
-        /// What it says.
+        /// The content of the answer.
         message: Message,
-        /// From the first sending to the answer: with repetitions this is an upper bound of the round trip,
-        /// for nobody can tell which sending was answered.
+        /// The time from the first sending to the answer. With repetitions it is an upper bound of the round trip,
+        /// because nobody can tell which sending was answered.
         rtt: Duration,
     },
     /// There will be no answer.
     Failed(Fault),
 }
 
-/// Why there is no answer.
+/// A reason why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
     /// Nothing came in time.
     #[error("the server did not answer in time")]
     Silent,
-    /// The network or the system said that it cannot be reached.
+    /// The network or the system said that the server cannot be reached.
     #[error("the server cannot be reached: {0}")]
     Unreachable(io::ErrorKind),
-    /// The server says no.
+    /// The server refused the request.
     #[error("the server refused: {code} {reason}")]
     Refused {
-        /// 300 … 699.
+        /// The error code, 300 … 699.
         code: u16,
-        /// In its words.
-        reason: String,
-        /// The whole answer: realm, nonce, alternate server.
+        /// The reason in the server's words.
+        reason: ForeignText,
+        /// The whole answer, with realm, nonce and alternate server.
         message: Box<Message>,
-        /// Whether it was signed with our key. If not, anybody who sees our packets can have said it.
+        /// True when the refusal was signed with our key. Otherwise anybody who sees our packets can have sent it.
         is_signed: bool,
     },
+    /// Somebody said yes, without a signature, where only a signed yes counts. Nobody said anything else in time.
+    #[error(
+        "the server said yes without asking who we are, which anybody on the way could have said in its name"
+    )]
+    Unsigned,
     /// The answer has attributes that must be understood, and are not.
     #[error("the server's answer needs attributes we do not know: {0:04x?}")]
     Unknown(Vec<u16>),
 }
 
-/// What arrived and was dropped.
+/// Counts of sent requests and dropped answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Sendings of the request.
+    /// The number of sendings of the request.
     pub sent: u32,
-    /// From an address that was not asked.
+    /// The messages from an address that was not asked.
     pub strangers: u32,
-    /// With another transaction id.
+    /// The messages with another transaction id.
     pub foreign: u32,
-    /// Not STUN, not whole, or not an answer.
+    /// The messages that are not STUN, not whole, or not an answer.
     pub garbage: u32,
-    /// Not signed, or not with our key.
+    /// The messages that are not signed, or not with our key.
     pub forged: u32,
 }
 
@@ -136,12 +145,12 @@ impl Counters {
 
 #[derive(Debug)]
 enum State {
-    /// Asked, at `first` for the first time; something is due at `next`.
+    /// The request was sent, for the first time at `first`. It is sent again or given up at `next`.
     Asked {
         first: Instant,
         next: Instant,
     },
-    /// Refused by who knows whom: believed at `until`.
+    /// An unsigned refusal came, which is believed at `until`.
     Doubted {
         first: Instant,
         until: Instant,
@@ -152,28 +161,30 @@ enum State {
 
 /// The client's side of one STUN transaction.
 ///
-/// | method | when |
+/// | method | input |
 /// |---|---|
 /// | [`handle_message`](Self::handle_message) | a datagram, or one whole message of the stream, came |
 /// | [`handle_unreachable`](Self::handle_unreachable) | the system reports that the server cannot be reached |
 /// | [`close`](Self::close) | the answer is of no interest any more |
 ///
-/// Acts are the bytes to send to the server, once over TCP, repeatedly over UDP.
+/// Acts are the bytes to send to the server: once over TCP, repeatedly over UDP.
 #[derive(Debug)]
 pub struct Transaction {
     config: TransactionConfig,
     request: Request,
     bytes: Vec<u8>,
     state: State,
+    /// A success came that does not count: see [`Request::is_login`].
+    has_unsigned: bool,
     counters: Counters,
     out: VecDeque<Output<Vec<u8>, Event>>,
 }
 
 impl Transaction {
-    /// Asks at once.
+    /// Makes a transaction that asks at once.
     ///
     /// # Errors
-    /// When the request cannot be written.
+    /// [`WireError`] when the request cannot be written.
     pub fn new(config: TransactionConfig, request: Request, now: Instant) -> Result<Self, WireError> {
         let signature = request.signature.as_ref().map(|(algorithm, key)| (*algorithm, key));
         let ending = Ending { signature, fingerprint: false };
@@ -183,6 +194,7 @@ impl Transaction {
             request,
             bytes,
             state: State::Over,
+            has_unsigned: false,
             counters: Counters::default(),
             out: VecDeque::new(),
         };
@@ -190,17 +202,17 @@ impl Transaction {
         Ok(transaction)
     }
 
-    /// Its transaction id.
+    /// Returns the transaction id.
     pub fn id(&self) -> TransactionId {
         self.request.message.transaction
     }
 
-    /// What was sent and dropped so far.
+    /// Returns the counts of what was sent and dropped so far.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// A datagram came, or one message out of the stream.
+    /// Takes a datagram, or one whole message of the stream.
     pub fn handle_message(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) {
         let (State::Asked { first, .. } | State::Doubted { first, .. }) = self.state else {
             return;
@@ -226,8 +238,14 @@ impl Transaction {
         let is_signed = self.is_signed(&parsed);
         let is_doubtful = self.request.signature.is_some() && !is_signed;
         let Parsed { message, unknown, .. } = parsed;
-        let error = message.error_code().map(|(code, reason)| (code, reason.to_owned()));
+        let error = message.error_code().map(|(code, reason)| (code, ForeignText::from(reason)));
         let (class, is_unreadable) = (message.class, !unknown.is_empty());
+        if class == Class::Success && self.request.is_login && !is_signed {
+            tracing::debug!(%from, "a success that nobody signed, dropped");
+            self.counters.forged = self.counters.forged.saturating_add(1);
+            self.has_unsigned = true;
+            return;
+        }
         let event = match (class, error) {
             _ if is_unreadable => Event::Failed(Fault::Unknown(unknown)),
             (Class::Error, Some((code, reason))) => {
@@ -243,14 +261,14 @@ impl Transaction {
         }
     }
 
-    /// The system says that the server cannot be reached: ICMP, a refused or broken connection.
+    /// Notes that the system says the server cannot be reached: ICMP, or a refused or broken connection.
     pub fn handle_unreachable(&mut self, why: io::ErrorKind, _now: Instant) {
         if !matches!(self.state, State::Over) {
             self.finish(Event::Failed(Fault::Unreachable(why)));
         }
     }
 
-    /// Forgets it. STUN has no farewell.
+    /// Forgets the transaction. STUN has no farewell.
     pub fn close(&mut self, _now: Instant) {
         self.state = State::Over;
         self.out.clear();
@@ -264,7 +282,7 @@ impl Transaction {
         }
     }
 
-    /// An error response without ERROR-CODE is not an answer.
+    /// Tells whether `message` is an answer to the request. An error response without ERROR-CODE is not one.
     fn is_answer(&self, message: &Message) -> bool {
         message.method == self.request.message.method
             && match message.class {
@@ -280,7 +298,7 @@ impl Transaction {
         })
     }
 
-    /// Waits a little for a signed answer that says otherwise; only the first refusal is kept.
+    /// Keeps the first unsigned refusal for one `rto`, while a signed answer may still come.
     fn doubt(&mut self, refusal: Fault, now: Instant) {
         self.counters.forged = self.counters.forged.saturating_add(1);
         if let State::Asked { first, .. } = self.state {
@@ -323,7 +341,10 @@ impl Machine for Transaction {
                 if again {
                     self.send(*first, now);
                 } else {
-                    self.finish(Event::Failed(Fault::Silent));
+                    self.finish(Event::Failed(match self.has_unsigned {
+                        true => Fault::Unsigned,
+                        false => Fault::Silent,
+                    }));
                 }
             }
             State::Doubted { until, refusal, .. } if *until <= now => {

@@ -136,7 +136,7 @@ fn with_a_key_only_signed_answers_count() {
     assert!(matches!(drain(&mut transaction).events[..], [Event::Answered { .. }]));
 }
 
-/// Asked with a signature; what became of it `later` after this answer.
+/// Asks with a signature, and returns the events up to `later` milliseconds after this answer.
 fn answered(algorithm: Algorithm, answer: impl Fn(TransactionId) -> Vec<u8>, later: u64) -> Vec<Event> {
     let mut request = Request::new(server(), Transport::Udp, Message::binding(&mut Seed::from_u64(1)));
     request.signature = Some((algorithm, Key::short_term("secret")));
@@ -227,3 +227,14 @@ impl Subject for Binding {
 }
 
 crate::machine_laws!(laws: Binding);
+
+#[test]
+fn a_reason_that_acts_on_a_terminal_is_told_harmless() {
+    let mut transaction = ask(Transport::Udp);
+    let hostile = Message::new(Class::Error, Method::BINDING, transaction.id())
+        .with(Attribute::ErrorCode { code: 500, reason: "\x1b[2J\nERROR forged".into() });
+    transaction.handle_message(server(), &bytes(&hostile), epoch());
+    let events = drain(&mut transaction).events;
+    let [Event::Failed(fault @ Fault::Refused { .. })] = &events[..] else { panic!("{events:?}") };
+    assert!(!fault.to_string().chars().any(char::is_control), "{fault}");
+}

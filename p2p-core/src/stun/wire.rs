@@ -1,8 +1,8 @@
 //! STUN messages as bytes (RFC 8489, sections 5 and 14).
 //!
-//! This is the guard: header, lengths, order of attributes, HMAC and CRC are checked here, over the bytes as
-//! they came, before any value is looked at. Time and memory are linear in the size of a message, which is
-//! bounded by [`Transport::most_bytes`].
+//! This is the guard in front of every parser. Header, lengths, order of attributes, HMAC and CRC are checked here,
+//! over the bytes as they came, before any value is looked at. Time and memory are linear in the size of a message,
+//! which is bounded by [`Transport::most_bytes`].
 
 mod value;
 
@@ -14,89 +14,89 @@ use super::Transport;
 use super::message::{Class, Message, Method, TransactionId};
 use value::Value;
 
-/// Bytes of a header.
+/// The bytes of a header.
 pub const HEADER: usize = 20;
 
 const MESSAGE_INTEGRITY: u16 = 0x0008;
 const MESSAGE_INTEGRITY_SHA256: u16 = 0x001c;
 const FINGERPRINT: u16 = 0x8028;
 
-/// What the CRC is mixed with, so that it differs from other protocols' (RFC 8489, section 14.7).
+/// The number the CRC is mixed with, so that it differs from the CRCs of other protocols (RFC 8489, section 14.7).
 const FINGERPRINT_XOR: u32 = 0x5354_554e;
 const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
 
-/// Attributes a message may have: RFC 5780 and TURN need less than twenty.
+/// The most attributes of a message. RFC 5780 and TURN need less than twenty.
 const MOST_ATTRIBUTES: usize = 64;
 
-/// Attributes below this number must be understood (RFC 8489, section 14).
+/// The lowest number of an attribute that need not be understood (RFC 8489, section 14).
 const OPTIONAL: u16 = 0x8000;
 
-/// Why bytes are not a STUN message, or a message cannot be bytes.
+/// A reason why bytes are not a STUN message, or why a message cannot be written as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// Not STUN at all: too short, or the first two bits are set.
+    /// The bytes are not STUN at all: they are too few, or the first two bits are set.
     #[error("the sender does not speak STUN: {0}")]
     NotStun(&'static str),
-    /// The length in the header is not the length there is.
+    /// The length in the header differs from the number of bytes.
     #[error("a STUN message of {actual} bytes claims to have {claimed}")]
     Length {
-        /// From the header, with the header.
+        /// The length that the header claims, in bytes, with the header.
         claimed: usize,
-        /// What came.
+        /// The number of bytes that came.
         actual: usize,
     },
-    /// Larger than [`Transport::most_bytes`].
+    /// The message is larger than [`Transport::most_bytes`].
     #[error("a STUN message of {actual} bytes is larger than the {most} bytes allowed here")]
     TooLarge {
-        /// Its size.
+        /// The size of the message, in bytes.
         actual: usize,
-        /// The limit.
+        /// The limit, in bytes.
         most: usize,
     },
-    /// More attributes than any sane message has.
+    /// The message has more than 64 attributes.
     #[error("a STUN message with more than {MOST_ATTRIBUTES} attributes")]
     TooMany,
     /// An attribute reaches past the end of the message.
     #[error("STUN attribute {attribute:#06x} reaches past the end of its message")]
     Overrun {
-        /// Its number.
+        /// The number of the attribute.
         attribute: u16,
     },
     /// The value of an attribute that must be understood makes no sense.
     #[error("the sender's STUN attribute {attribute:#06x} makes no sense")]
     Malformed {
-        /// Its number.
+        /// The number of the attribute.
         attribute: u16,
     },
-    /// FINGERPRINT is wrong: damaged on the way, or not STUN.
+    /// FINGERPRINT is wrong: the message was damaged on the way, or is not STUN.
     #[error("the STUN fingerprint does not match: damaged on the way, or another protocol")]
     Fingerprint,
-    /// Ours to mend: this value has no form on the wire.
+    /// The value of an attribute has no form on the wire, which is our own fault.
     #[error("STUN attribute {attribute:#06x} cannot be written with this value: too long or out of range")]
     Unencodable {
-        /// Its number.
+        /// The number of the attribute.
         attribute: u16,
     },
 }
 
-/// Why a message cannot be trusted.
+/// A reason why a message cannot be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IntegrityError {
-    /// It is not signed.
+    /// The message is not signed.
     #[error("the STUN message carries no integrity")]
     Missing,
-    /// Signed with another key, or changed on the way.
+    /// The message was signed with another key, or changed on the way.
     #[error("the STUN message was signed with another key or changed on the way")]
     Wrong,
 }
 
-/// How a message is signed.
+/// The algorithm of a signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
-    /// MESSAGE-INTEGRITY.
+    /// HMAC-SHA1, in MESSAGE-INTEGRITY.
     Sha1,
-    /// MESSAGE-INTEGRITY-SHA256.
+    /// HMAC-SHA256, in MESSAGE-INTEGRITY-SHA256.
     Sha256,
 }
 
@@ -105,17 +105,17 @@ pub enum Algorithm {
 pub struct Key(Vec<u8>);
 
 impl Key {
-    /// Short-term: the password itself (RFC 8489, section 9.1.1), already prepared as an OpaqueString.
+    /// Returns a short-term key: the password itself (RFC 8489, section 9.1.1), already prepared as an OpaqueString.
     pub fn short_term(password: &str) -> Self {
         Self(password.as_bytes().to_vec())
     }
 
-    /// Long-term: the MD5 of user, realm and password (RFC 8489, section 9.2.2), all already prepared.
+    /// Returns a long-term key: the MD5 of user, realm and password (RFC 8489, section 9.2.2), all already prepared.
     pub fn long_term(username: &str, realm: &str, password: &str) -> Self {
         Self(md5::compute(format!("{username}:{realm}:{password}")).0.to_vec())
     }
 
-    /// Long-term by the newer algorithm: the SHA-256 of the same (RFC 8489, section 18.5.1.2).
+    /// Returns a long-term key by the newer algorithm: the SHA-256 of the same (RFC 8489, section 18.5.1.2).
     pub fn long_term_sha256(username: &str, realm: &str, password: &str) -> Self {
         Self(Sha256::digest(format!("{username}:{realm}:{password}")).to_vec())
     }
@@ -131,13 +131,13 @@ impl std::fmt::Debug for Key {
 /// The first 20 bytes of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Question or answer.
+    /// The class: question or answer.
     pub class: Class,
-    /// About what.
+    /// The subject of the message.
     pub method: Method,
-    /// Bytes after the header: a multiple of four.
+    /// The bytes after the header: a multiple of four.
     pub length: u16,
-    /// Which question.
+    /// The id that ties an answer to its question.
     pub transaction: TransactionId,
 }
 
@@ -163,7 +163,7 @@ impl Header {
     }
 }
 
-/// Class and method share fourteen bits: M11-M7 C1 M6-M4 C0 M3-M0 (RFC 8489, figure 3).
+/// Splits fourteen bits into class and method: M11-M7 C1 M6-M4 C0 M3-M0 (RFC 8489, figure 3).
 fn split(kind: u16) -> (Class, Method) {
     let class = match (kind >> 8 & 1, kind >> 4 & 1) {
         (0, 0) => Class::Request,
@@ -187,36 +187,36 @@ fn join(class: Class, method: Method) -> u16 {
     number & 0x000f | (number & 0x0070) << 1 | (number & 0x0f80) << 2 | class
 }
 
-/// Where a signature stands in the bytes.
+/// The place of a signature in the bytes.
 #[derive(Clone, Copy, Debug)]
 struct Signature {
     algorithm: Algorithm,
-    /// Offset of its attribute header.
+    /// The offset of its attribute header.
     at: usize,
-    /// Bytes of its value.
+    /// The bytes of its value.
     length: usize,
 }
 
-/// A message as it was read, with what is known about its bytes.
+/// A message as it was read, with the facts known about its bytes.
 #[derive(Clone, Debug)]
 pub struct Parsed<'a> {
-    /// What it says up to its signature; what follows one is not signed and was ignored.
+    /// The content up to the signature. Attributes after a signature are not signed and were ignored.
     pub message: Message,
-    /// Attributes that must be understood and are not, in order. A request with any of them deserves a 420,
-    /// an answer with any of them is worthless (RFC 8489, section 6.3).
+    /// The attributes that must be understood and are not, in order. A request with any of them deserves a 420; an
+    /// answer with any of them is worthless (RFC 8489, section 6.3).
     pub unknown: Vec<u16>,
-    /// Whether a FINGERPRINT was there, and right.
+    /// True when there was a FINGERPRINT, and it was right.
     pub is_fingerprinted: bool,
     bytes: &'a [u8],
     signature: Option<Signature>,
 }
 
 impl<'a> Parsed<'a> {
-    /// Reads one message that fills `bytes` exactly. Attributes that need not be understood are left out when
-    /// they are unknown or make no sense.
+    /// Reads one message that fills `bytes` exactly. Attributes that need not be understood are left out when they
+    /// are unknown or make no sense.
     ///
     /// # Errors
-    /// When they are not a STUN message fit for `transport`.
+    /// [`WireError`] when the bytes are not a STUN message fit for `transport`.
     pub fn decode(bytes: &'a [u8], transport: Transport) -> Result<Self, WireError> {
         let most = transport.most_bytes();
         if bytes.len() > most {
@@ -242,7 +242,7 @@ impl<'a> Parsed<'a> {
                 return Err(WireError::TooMany);
             }
             if number == FINGERPRINT {
-                // The last attribute by definition: whatever follows it is noise.
+                // FINGERPRINT is the last attribute by definition, so anything after it is ignored.
                 check_fingerprint(bytes, at, value)?;
                 parsed.is_fingerprinted = true;
                 break;
@@ -273,7 +273,7 @@ impl<'a> Parsed<'a> {
         };
         let fits = match algorithm {
             Algorithm::Sha1 => value.len() == 20,
-            // It may be cut, but not below half (RFC 8489, section 14.6).
+            // The value may be cut, but not below half (RFC 8489, section 14.6).
             Algorithm::Sha256 => (16..=32).contains(&value.len()) && value.len().is_multiple_of(4),
         };
         if !fits {
@@ -283,15 +283,15 @@ impl<'a> Parsed<'a> {
         Ok(())
     }
 
-    /// How it is signed; the stronger, when it is signed twice.
+    /// Returns the algorithm of the signature, and the stronger one when the message is signed twice.
     pub fn algorithm(&self) -> Option<Algorithm> {
         self.signature.map(|signature| signature.algorithm)
     }
 
-    /// Checks the signature over the bytes as they came, in constant time.
+    /// Checks the signature over the bytes as they came, in constant time, and returns its algorithm.
     ///
     /// # Errors
-    /// When there is none, or it was not made with `key`.
+    /// [`IntegrityError`] when there is no signature, or it was not made with `key`.
     pub fn verify(&self, key: &Key) -> Result<Algorithm, IntegrityError> {
         let signature = self.signature.ok_or(IntegrityError::Missing)?;
         let value = &self.bytes[signature.at + 4..signature.at + 4 + signature.length];
@@ -305,10 +305,10 @@ impl<'a> Parsed<'a> {
     }
 }
 
-/// Number and value of an attribute, and where the next begins.
+/// The number and the value of an attribute, and the offset of the next one.
 type Tlv<'a> = (u16, &'a [u8], usize);
 
-/// The attribute at `at`: number, value, where the next begins; `None` at the end.
+/// Returns the attribute at `at` and the offset of the next one, or `None` at the end.
 fn attribute_at(bytes: &[u8], at: usize) -> Result<Option<Tlv<'_>>, WireError> {
     let rest = bytes.get(at..).unwrap_or_default();
     let Some((head, rest)) = rest.split_first_chunk::<4>() else {
@@ -321,9 +321,9 @@ fn attribute_at(bytes: &[u8], at: usize) -> Result<Option<Tlv<'_>>, WireError> {
     Ok(Some((number, value, at + 4 + length.next_multiple_of(4))))
 }
 
-/// The length field of a message that ends at `end`: what HMAC and CRC are made over.
+/// Returns the length field of a message that ends at `end`, as HMAC and CRC are made over it.
 fn length_field(end: usize) -> [u8; 2] {
-    // Never wraps: `end` is at most `most_bytes`.
+    // The cast never wraps, as `end` is at most `most_bytes`.
     ((end - HEADER) as u16).to_be_bytes()
 }
 
@@ -345,28 +345,28 @@ fn check_fingerprint(bytes: &[u8], at: usize, value: &[u8]) -> Result<(), WireEr
     if value == fingerprint(bytes, at) { Ok(()) } else { Err(WireError::Fingerprint) }
 }
 
-/// What to add behind the attributes of a message when it is written.
+/// The attributes to add behind the others when a message is written.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ending<'a> {
-    /// Sign it.
+    /// The algorithm and key to sign with, if any.
     pub signature: Option<(Algorithm, &'a Key)>,
-    /// Add FINGERPRINT.
+    /// True to add FINGERPRINT.
     pub fingerprint: bool,
 }
 
 impl Message {
-    /// Its bytes, with nothing behind the attributes.
+    /// Encodes the message, with nothing behind the attributes.
     ///
     /// # Errors
-    /// When an attribute cannot be written or the whole is too large for `transport`.
+    /// [`WireError`] when an attribute cannot be written or the whole is too large for `transport`.
     pub fn encode(&self, transport: Transport) -> Result<Vec<u8>, WireError> {
         self.encode_with(transport, Ending::default())
     }
 
-    /// Its bytes, with `ending`.
+    /// Encodes the message, with `ending` behind the attributes.
     ///
     /// # Errors
-    /// When an attribute cannot be written or the whole is too large for `transport`.
+    /// [`WireError`] when an attribute cannot be written or the whole is too large for `transport`.
     pub fn encode_with(&self, transport: Transport, ending: Ending<'_>) -> Result<Vec<u8>, WireError> {
         let mut bytes = Vec::with_capacity(128);
         bytes.extend_from_slice(&join(self.class, self.method).to_be_bytes());

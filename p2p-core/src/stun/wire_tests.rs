@@ -99,7 +99,7 @@ fn message() -> impl Strategy<Value = Message> {
     )
 }
 
-/// One attribute with its header and padding.
+/// Returns the bytes of one attribute with its header and padding.
 fn tlv(number: u16, value: &[u8]) -> Vec<u8> {
     let mut out = [number.to_be_bytes(), (value.len() as u16).to_be_bytes()].concat();
     out.extend_from_slice(value);
@@ -107,7 +107,7 @@ fn tlv(number: u16, value: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A Binding success with these attributes, raw.
+/// Returns the bytes of a Binding success with these attributes.
 fn raw(attributes: &[Vec<u8>]) -> Vec<u8> {
     let body = attributes.concat();
     let mut out = vec![0x01, 0x01];
@@ -153,7 +153,7 @@ proptest! {
         let bytes = raw(&attributes);
         if let Ok(parsed) = Parsed::decode(&bytes, Transport::Tcp) {
             let _ = parsed.verify(&Key::short_term("secret"));
-            // What was understood can be said again.
+            // A message that was understood can be encoded again.
             prop_assert!(parsed.message.encode(Transport::Tcp).is_ok());
         }
     }
@@ -170,7 +170,7 @@ proptest! {
         }
     }
 
-    /// A second implementation reads what we write, and the signatures it makes are those we make.
+    /// A second implementation reads what we write, and makes the same signatures as we do.
     #[test]
     fn another_implementation_agrees(mapped in address(), id: [u8; 12], software in "[a-z]{1,20}", sha256: bool) {
         let (ours, theirs) = if sha256 {
@@ -231,7 +231,7 @@ fn signed_twice_the_stronger_counts() {
         let bytes = raw(&attributes);
         assert_eq!(Parsed::decode(&bytes, Transport::Udp).unwrap().algorithm(), Some(algorithm));
     }
-    // Cut below half, a signature is a guess of few bits.
+    // Cut below half its length, a signature can be guessed.
     for length in [0, 4, 12, 17, 36] {
         assert!(matches!(
             Parsed::decode(&raw(&[tlv(0x001c, &vec![1; length])]), Transport::Udp),

@@ -1,4 +1,4 @@
-//! One relayed address on one server: got, kept, used, given back.
+//! A machine for one relayed address on one server, which is got, kept, used and given back.
 
 mod config;
 mod keep;
@@ -28,25 +28,26 @@ use crate::stun::{Attribute, Class, Message, Method, TransactionId};
 use crate::{Backoff, Deadline, Family, Machine, Output, Reach, Seed};
 use peers::{Peers, Route};
 
-/// Peers of one allocation: addresses permitted, and channels, each.
+/// The most peers of one allocation: of addresses permitted, and of channels, each.
 pub const MOST_PEERS: usize = 32;
-/// Connect requests under way at a time.
+/// The most Connect requests under way at a time.
 pub const MOST_CONNECTS: usize = 16;
 
-/// Nothing is renewed more often than this, however short its life.
+/// The shortest time between renewals, however short a lifetime is.
 const SOONEST: Duration = Duration::from_millis(500);
-/// Two checks because of doubt are at least this far apart.
+/// The shortest time between two checks because of doubt.
 const DOUBT_PAUSE: Duration = Duration::from_secs(1);
-/// After a suspicion that proved wrong, how long the next unsigned refusal is worth nothing.
+/// The time after a wrong suspicion in which the next unsigned refusal counts for nothing.
 const SUSPICION_PAUSE: Duration = Duration::from_secs(10);
-/// Keep-alives without answer, one after another, that are a reason for doubt.
+/// The number of keep-alives without answer, one after another, that are a reason for doubt.
 const MOST_MISSES: u8 = 3;
-/// How long a closed machine waits for an allocation that was asked for, to give it back.
+/// The time that a closed machine waits for an allocation that was asked for, to give it back.
 const CLOSING: Duration = Duration::from_secs(3);
-/// How long a server may take to dial a peer (RFC 6062, section 5.2: at least 30 s), with the way there and back.
+/// The time that a server may take to dial a peer (RFC 6062, section 5.2: at least 30 s), with the way there and
+/// back.
 const CONNECT_WAIT: Duration = Duration::from_millis(39_500);
 
-/// What a request is for.
+/// The purpose of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Purpose {
     Allocate,
@@ -60,22 +61,22 @@ enum Purpose {
 #[derive(Debug)]
 struct Standing {
     lease: Lease,
-    /// When the server drops it.
+    /// The time at which the server drops the allocation.
     ends: Instant,
-    /// When it is to be renewed.
+    /// The time at which it is to be renewed.
     refresh: Instant,
-    /// When the last renewal was asked for.
+    /// The time at which the last renewal was asked for.
     checked: Instant,
     is_troubled: bool,
     retry: Backoff,
-    /// No suspicion before this.
+    /// The time before which there is no suspicion.
     calm_until: Instant,
 }
 
 #[derive(Debug)]
 enum State {
     Asking {
-        /// One that an unsigned refusal spoke against, and how we were signed in to it.
+        /// The allocation that an unsigned refusal spoke against, with the login it was made by.
         old: Option<Box<(Standing, Login)>>,
         is_first: bool,
     },
@@ -86,31 +87,31 @@ enum State {
     Over,
 }
 
-/// Speaks to the server so that NATs do not forget us.
+/// The keep-alives to the server, so that NATs do not forget us.
 #[derive(Debug, Default)]
 struct Pulse {
     at: Option<Instant>,
     /// The last question, until it is answered.
     asked: Option<TransactionId>,
     misses: u8,
-    /// Whether the server answers such questions at all.
+    /// True when the server answers such questions at all.
     is_heard: bool,
 }
 
-/// An allocation.
+/// A machine that keeps one relayed address on one server.
 ///
-/// | method | when |
+/// | method | input |
 /// |---|---|
 /// | [`handle_data`](Self::handle_data) | a datagram came from the server, or a piece of its stream |
 /// | [`handle_closed`](Self::handle_closed) | the connection broke, or ICMP says the server cannot be reached |
-/// | [`handle_doubt`](Self::handle_doubt) | data gets no answer: is the allocation still there? |
-/// | [`permit`](Self::permit), [`bind`](Self::bind), [`forget`](Self::forget) | a peer is of interest, or not any more |
+/// | [`handle_doubt`](Self::handle_doubt) | data gets no answer, so the allocation may be gone |
+/// | [`permit`](Self::permit), [`bind`](Self::bind), [`forget`](Self::forget) | a peer is of interest or no longer |
 /// | [`send`](Self::send) | data for a peer |
 /// | [`connect`](Self::connect), [`data_connection`](Self::data_connection) | connections of peers (RFC 6062) |
 /// | [`renew_credentials`](Self::renew_credentials) | those with a limited time are about to end |
 /// | [`close`](Self::close) | it is not needed any more |
 ///
-/// Acts are packets for the server: one datagram each, or pieces of the stream in their order. The way to the
+/// Acts are packets for the server: one datagram each, or pieces of the stream in their order. The connection to the
 /// server must be open when the machine is made.
 #[derive(Debug)]
 pub struct Allocation {
@@ -127,7 +128,7 @@ pub struct Allocation {
 }
 
 impl Allocation {
-    /// Asks at once.
+    /// Makes an allocation that is asked for at once.
     ///
     /// # Errors
     /// [`Misuse::Transport`] when connections are to be relayed over UDP (RFC 6062, section 4.1).
@@ -151,28 +152,28 @@ impl Allocation {
         Ok(allocation)
     }
 
-    /// What it was made with.
+    /// Returns the configuration it was made with.
     pub fn config(&self) -> &AllocationConfig {
         &self.config
     }
 
-    /// What stands, if it does.
+    /// Returns the lease, if there is one.
     pub fn lease(&self) -> Option<&Lease> {
         self.standing().map(|standing| &standing.lease)
     }
 
-    /// What was sent and what was dropped.
+    /// Returns the counts of what was sent and what was dropped.
     pub fn counters(&self) -> Counters {
         let mut counters = self.counters;
         self.errands.iter().for_each(|(_, errand)| counters.requests.add(errand.counters()));
         counters
     }
 
-    /// Lets a peer send to us, from any of its ports, and keeps it so. [`Event::Permitted`] or
-    /// [`Event::Refused`] follows. May be called before there is an allocation.
+    /// Lets a peer send to us, from any of its ports, and keeps it so. [`Event::Permitted`] or [`Event::Refused`]
+    /// follows. It may be called before there is an allocation.
     ///
     /// # Errors
-    /// When nobody can be there, or there are too many.
+    /// [`Misuse`] when nobody can be at that address, or there are too many peers.
     pub fn permit(&mut self, peer: IpAddr, now: Instant) -> Result<(), Misuse> {
         let peer = self.check_peer(SocketAddr::new(peer, 1))?.ip();
         self.peers.permit(peer, now)?;
@@ -180,12 +181,12 @@ impl Allocation {
         Ok(())
     }
 
-    /// Lets a peer send to us, and has data to and from it go by a channel: four bytes more a datagram where
-    /// indications take 36 and more. Until [`Event::Bound`], and where the server has no channel, data goes by
-    /// indications.
+    /// Lets a peer send to us, and has data to and from it go by a channel. A channel takes four bytes more for a
+    /// datagram, while indications take 36 and more. Until [`Event::Bound`], and where the server has no channel,
+    /// data goes by indications.
     ///
     /// # Errors
-    /// When nobody can be there, there are too many, or connections are relayed.
+    /// [`Misuse`] when nobody can be at that address, there are too many peers, or connections are relayed.
     pub fn bind(&mut self, peer: SocketAddr, now: Instant) -> Result<(), Misuse> {
         let peer = self.check_peer(peer)?;
         if self.config.relaying == Relaying::Tcp {
@@ -203,10 +204,10 @@ impl Allocation {
         self.peers.forget(peer.to_canonical(), now);
     }
 
-    /// Has this data relayed. Nobody says whether it arrives.
+    /// Has this data relayed. No event tells whether it arrives.
     ///
     /// # Errors
-    /// When there is no allocation, the peer is not let through yet, or the data is too large.
+    /// [`Misuse`] when there is no allocation, the peer is not let through yet, or the data is too large.
     pub fn send(&mut self, peer: SocketAddr, data: Bytes, now: Instant) -> Result<(), Misuse> {
         let peer = canonical(peer);
         if self.standing().is_none() {
@@ -227,8 +228,8 @@ impl Allocation {
         Ok(())
     }
 
-    /// For who sends much from its own buffer: the four bytes to put before `length` bytes for this peer, or `None`
-    /// while it has no channel. On a stream the caller fills up to four bytes.
+    /// Returns the four bytes to put before `length` bytes for this peer, or `None` while it has no channel. It is
+    /// for callers that send much from their own buffer. On a stream the caller fills up to four bytes.
     pub fn header(&self, peer: SocketAddr, length: usize, now: Instant) -> Option<[u8; CHANNEL_HEADER]> {
         match (self.standing()?, self.peers.route(canonical(peer), now)?) {
             (_, Route::Channel(number)) => number.header(length),
@@ -236,19 +237,18 @@ impl Allocation {
         }
     }
 
-    /// For who receives much into its own buffer: peer and payload of a datagram by a channel. `None` for
-    /// anything else, which belongs into [`handle_data`](Self::handle_data).
+    /// Returns peer and payload of a datagram by a channel, and `None` for anything else, which belongs into
+    /// [`handle_data`](Self::handle_data). It is for callers that receive much into their own buffer.
     pub fn peek<'a>(&self, datagram: &'a [u8]) -> Option<(SocketAddr, &'a [u8])> {
         self.standing()?;
         let (number, payload) = channel::split(datagram).ok()?;
         Some((self.peers.peer(number)?, payload))
     }
 
-    /// Has the server dial a peer (RFC 6062, section 4.3). [`Event::Connected`] or [`Event::NotConnected`]
-    /// follows.
+    /// Has the server dial a peer (RFC 6062, section 4.3). [`Event::Connected`] or [`Event::NotConnected`] follows.
     ///
     /// # Errors
-    /// When there is no allocation, or not for connections, or nobody can be there.
+    /// [`Misuse`] when there is no allocation, it is not for connections, or nobody can be at that address.
     pub fn connect(&mut self, peer: SocketAddr, now: Instant) -> Result<(), Misuse> {
         let peer = self.check_peer(peer)?;
         if self.config.relaying == Relaying::Udp {
@@ -266,28 +266,29 @@ impl Allocation {
         Ok(())
     }
 
-    /// The machine for a connection told by [`Event::Attempt`] or [`Event::Connected`], to be run on a new
-    /// connection to the same server, of the same kind, as soon as that is open.
+    /// Returns the machine for a connection told by [`Event::Attempt`] or [`Event::Connected`]. It must be run on a
+    /// new connection to the same server, of the same kind, as soon as that is open.
     pub fn data_connection(&mut self, connection: ConnectionId, now: Instant) -> DataConnection {
         let config = DataConfig { line: self.config.line(), connection, login: self.login.clone() };
         DataConnection::new(config, self.seed.fork("data connection"), now)
     }
 
-    /// Signs with these from now on. The user of an allocation cannot change (441), except in the time that
-    /// stands before the name in time-limited credentials, where the server takes it so.
+    /// Signs with these credentials from now on. The user of an allocation cannot change (441). Only the time before
+    /// the name in time-limited credentials may, where the server takes it so.
     pub fn renew_credentials(&mut self, credentials: Credentials) {
         self.login.renew(credentials.clone());
         self.config.credentials = credentials;
     }
 
-    /// A datagram came from the server's address, or a piece of its stream.
+    /// Takes a datagram from the server's address, or a piece of its stream.
     pub fn handle_data(&mut self, bytes: Bytes, now: Instant) {
         self.receive(bytes, now);
         self.settle(now);
     }
 
-    /// The connection broke: the allocation is gone. Over UDP, ICMP says that the server cannot be reached: while
-    /// there is no allocation that is the end; later it is only a reason for doubt, for anybody can say so.
+    /// Notes that the connection broke, so the allocation is gone. Over UDP it notes that ICMP says the server cannot
+    /// be reached. While there is no allocation that is the end. Later it is only a reason for doubt, as anybody can
+    /// send ICMP.
     pub fn handle_closed(&mut self, why: Option<io::ErrorKind>, now: Instant) {
         match &self.state {
             State::Over => return,
@@ -303,10 +304,10 @@ impl Allocation {
         self.settle(now);
     }
 
-    /// Data gets no answer. Asks the server at once whether the allocation is still there, and for permissions and
-    /// channels again, which it may have kept for less time than RFC 8656 says; unless it was asked
-    /// within the last second. Within 10 s there is [`Event::Moved`], [`Event::Trouble`], [`Event::Failed`], or
-    /// nothing: then all is well as far as the server goes.
+    /// Notes that data gets no answer, and asks the server at once, unless it was asked within the last second. It
+    /// asks whether the allocation is still there. It renews permissions and channels, which the server may have kept
+    /// for less time than RFC 8656 says. Within 10 s there is [`Event::Moved`], [`Event::Trouble`] or
+    /// [`Event::Failed`]. If there is none, all is well as far as the server goes.
     pub fn handle_doubt(&mut self, now: Instant) {
         if let State::Standing(standing) = &mut self.state
             && now >= standing.checked + DOUBT_PAUSE
@@ -317,7 +318,8 @@ impl Allocation {
         }
     }
 
-    /// Gives it back. [`Event::Closed`] follows within a few seconds, when the way to the server may be closed.
+    /// Gives the allocation back. [`Event::Closed`] follows within a few seconds. Then the connection to the server
+    /// may be closed.
     pub fn close(&mut self, now: Instant) {
         let may_stand = match &self.state {
             State::Closing { .. } | State::Over => return,
@@ -391,7 +393,7 @@ impl Allocation {
         }
     }
 
-    /// Takes all errands as far as they go.
+    /// Drains all requests as far as they go.
     fn drain(&mut self, now: Instant) {
         let mut index = 0;
         while index < self.errands.len() {
@@ -408,7 +410,7 @@ impl Allocation {
                 Ok(message) => self.on_success(purpose, errand.began(), &message, now),
                 Err(failure) => self.on_failure(purpose, failure, now),
             }
-            // Anything may have happened to the list.
+            // The handler may have changed the list in any way.
             index = 0;
         }
     }
@@ -478,7 +480,7 @@ impl Machine for Allocation {
     }
 }
 
-/// One form for one place.
+/// Returns the one form of an address that may be written in two.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

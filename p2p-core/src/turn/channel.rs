@@ -1,38 +1,38 @@
-//! ChannelData: four bytes and the payload (RFC 8656, section 12.4), and what goes out to a server.
+//! ChannelData (four bytes and the payload; RFC 8656, section 12.4), and the packets that go to a server.
 
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// Bytes before the payload.
+/// The bytes before the payload.
 pub const CHANNEL_HEADER: usize = 4;
 
-/// A number that stands for a peer: 0x4000 … 0x4fff.
+/// The number of a channel, which stands for a peer: 0x4000 … 0x4fff.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChannelNumber(u16);
 
 impl ChannelNumber {
-    /// The first there is.
+    /// The first channel number.
     pub const FIRST: Self = Self(0x4000);
-    /// The last there is; those up to 0x7fff are reserved.
+    /// The last channel number; those above it, up to 0x7fff, are reserved.
     pub const LAST: Self = Self(0x4fff);
 
-    /// A channel by its number, or `None` when no channel can have it.
+    /// Returns the channel number, or `None` when no channel can have it.
     pub const fn new(number: u16) -> Option<Self> {
         if number >= Self::FIRST.0 && number <= Self::LAST.0 { Some(Self(number)) } else { None }
     }
 
-    /// Its number.
+    /// Returns the number itself.
     pub const fn number(self) -> u16 {
         self.0
     }
 
-    /// The one behind it; the first behind the last.
+    /// Returns the number after this one, and the first after the last.
     pub(super) const fn next(self) -> Self {
         if self.0 == Self::LAST.0 { Self::FIRST } else { Self(self.0 + 1) }
     }
 
-    /// What goes before `length` bytes of payload, or `None` above 65,535.
+    /// Returns the header before `length` bytes of payload, or `None` above 65,535.
     pub fn header(self, length: usize) -> Option<[u8; CHANNEL_HEADER]> {
         let length = u16::try_from(length).ok()?;
         let ([a, b], [c, d]) = (self.0.to_be_bytes(), length.to_be_bytes());
@@ -46,18 +46,18 @@ impl fmt::Debug for ChannelNumber {
     }
 }
 
-/// Why bytes are no ChannelData.
+/// A reason why bytes are not ChannelData.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelError {
-    /// Fewer than four bytes, or a number no channel has.
+    /// There are fewer than four bytes, or no channel can have the number.
     #[error("not ChannelData")]
     NotChannelData,
     /// The length in the header reaches past the end.
     #[error("ChannelData of {actual} bytes claims to have {claimed}")]
     Short {
-        /// From the header.
+        /// The length that the header claims, in bytes.
         claimed: usize,
-        /// What came.
+        /// The number of bytes that came.
         actual: usize,
     },
 }
@@ -65,7 +65,7 @@ pub enum ChannelError {
 /// Reads a datagram. Bytes behind the payload are filling and ignored (RFC 8656, section 12.5).
 ///
 /// # Errors
-/// When it is no ChannelData, or not whole.
+/// [`ChannelError`] when it is no ChannelData, or not whole.
 pub fn split(datagram: &[u8]) -> Result<(ChannelNumber, &[u8]), ChannelError> {
     let ([a, b, c, d], rest) =
         datagram.split_first_chunk::<CHANNEL_HEADER>().ok_or(ChannelError::NotChannelData)?;
@@ -75,10 +75,10 @@ pub fn split(datagram: &[u8]) -> Result<(ChannelNumber, &[u8]), ChannelError> {
     Ok((number, payload))
 }
 
-/// Something to send to the server: one datagram, or a piece of the stream.
+/// A packet to send to the server: one datagram, or a piece of the stream.
 ///
-/// Payload is never copied on its way in: who can write several pieces at once takes [`parts`](Self::parts), who
-/// cannot takes [`into_bytes`](Self::into_bytes).
+/// The payload is never copied on its way in. A sender that can write several pieces at once takes
+/// [`parts`](Self::parts), and one that cannot takes [`into_bytes`](Self::into_bytes).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Packet {
     head: Option<[u8; CHANNEL_HEADER]>,
@@ -87,35 +87,35 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// A whole message.
+    /// Makes a packet of a whole message.
     pub(super) fn message(bytes: Vec<u8>) -> Self {
         Self { head: None, body: bytes.into(), filling: 0 }
     }
 
-    /// ChannelData, filled up to four bytes on a stream only. `None` above 65,535 bytes.
+    /// Makes ChannelData, filled up to four bytes on a stream only. Returns `None` above 65,535 bytes.
     pub(super) fn channel_data(number: ChannelNumber, body: Bytes, is_stream: bool) -> Option<Self> {
         let head = number.header(body.len())?;
         let filling = if is_stream { body.len().next_multiple_of(4) - body.len() } else { 0 };
         Some(Self { head: Some(head), body, filling })
     }
 
-    /// Its pieces, in order; each may be empty.
+    /// Returns the pieces in order, each of which may be empty.
     pub fn parts(&self) -> [&[u8]; 3] {
         let head = self.head.as_ref().map_or(&[][..], |head| head);
         [head, &self.body, &[0; 3][..self.filling]]
     }
 
-    /// All its bytes.
+    /// Returns the number of all its bytes.
     pub fn len(&self) -> usize {
         self.head.map_or(0, |head| head.len()) + self.body.len() + self.filling
     }
 
-    /// Never: even an empty payload has a header.
+    /// Returns false, because even an empty payload has a header.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// In one piece: copied when it has several.
+    /// Returns the packet in one piece, which is copied when there are several.
     pub fn into_bytes(self) -> Bytes {
         if self.head.is_none() && self.filling == 0 {
             return self.body;
@@ -126,7 +126,7 @@ impl Packet {
     }
 }
 
-/// Payload belongs into no log.
+/// Shows the kind, the size and a checksum, as payload belongs into no log.
 impl fmt::Debug for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.head.is_some() { "ChannelData" } else { "STUN" };
@@ -134,7 +134,7 @@ impl fmt::Debug for Packet {
     }
 }
 
-/// Tells packets apart in a log without showing them.
+/// Returns a checksum that tells packets apart in a log without showing them.
 fn crc_of(parts: [&[u8]; 3]) -> u64 {
     const CRC: crc::Crc<u64> = crc::Crc::<u64>::new(&crc::CRC_64_XZ);
     let mut digest = CRC.digest();

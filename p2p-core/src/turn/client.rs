@@ -1,5 +1,5 @@
-//! Several servers and ways to them, raced; the first that gives an address is kept, and replaced when it is
-//! lost.
+//! A machine that races several servers and the transports to them. The first that gives an address is kept, and
+//! replaced when it is lost.
 
 mod config;
 mod drain;
@@ -23,26 +23,26 @@ use super::{Credentials, Failure, Relaying};
 use crate::{Backoff, Deadline, Machine, Output, Seed};
 use race::{Race, Try, TryState};
 
-/// Servers asked in one race, without those that others send us to.
+/// The most servers asked in one race, without those that others send us to.
 pub const MOST_SERVERS: usize = 16;
-/// Redirections followed one after another.
+/// The most redirections that are followed one after another.
 pub const MOST_HOPS: u8 = 4;
-/// Ports of ours from which one server is asked before it is given up (RFC 8656, section 7.4).
+/// The most ports of ours from which one server is asked before it is given up (RFC 8656, section 7.4).
 pub const MOST_PORTS: u8 = 3;
-/// Connections of peers being tied at a time.
+/// The most connections of peers that are being bound at a time.
 pub const MOST_STREAMS: usize = 32;
-/// Refusals kept for the report; the oldest give way.
+/// The most refusals kept for the report; the oldest are dropped.
 pub const MOST_REFUSALS: usize = 64;
 
-/// How long an allocation must have stood for the next loss to be met without a pause.
+/// The time that an allocation must have stood for the next loss to be met without a pause.
 const STEADY: Duration = Duration::from_secs(60);
-/// A client that had an allocation and has none asks all servers again for so long, one second after the other at
-/// first: a server that is started again is there within seconds, and what is relayed waits as long.
+/// The time for which a client that has lost its allocation asks all servers again, with pauses of a second at first.
+/// A restarted server is back within seconds, and a relayed connection waits as long.
 const PERSISTENCE: Duration = Duration::from_secs(20);
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// The allocation that is used.
+/// The allocation that is in use.
 #[derive(Debug)]
 struct Holder {
     conn: Conn,
@@ -52,7 +52,7 @@ struct Holder {
     is_troubled: bool,
 }
 
-/// A connection of a peer that is being tied.
+/// A connection of a peer that is being bound.
 #[derive(Debug)]
 enum Stream {
     Opening { connection: ConnectionId, until: Instant },
@@ -61,30 +61,32 @@ enum Stream {
 
 /// A TURN client.
 ///
-/// | method | when |
+/// | method | input |
 /// |---|---|
-/// | [`handle_opened`](Self::handle_opened) | a way asked for by [`Act::Open`] is open |
+/// | [`handle_opened`](Self::handle_opened) | a connection asked for by [`Act::Open`] is open |
 /// | [`handle_data`](Self::handle_data) | a datagram or a piece of a stream came on it |
 /// | [`handle_closed`](Self::handle_closed) | it could not be opened, broke, or ICMP says so |
 /// | [`handle_doubt`](Self::handle_doubt) | data gets no answer |
-/// | [`permit`](Self::permit), [`bind`](Self::bind), [`forget`](Self::forget) | a peer is of interest, or not any more; remembered from one allocation to the next |
+/// | [`permit`](Self::permit), [`bind`](Self::bind), [`forget`](Self::forget) | a peer is of interest or no longer |
 /// | [`send`](Self::send), [`connect`](Self::connect) | data for a peer, a connection to it |
 /// | [`close`](Self::close) | it is not needed any more |
+///
+/// Peers of interest are remembered from one allocation to the next.
 #[derive(Debug)]
 pub struct Client {
     config: ClientConfig,
     seed: Seed,
     next_conn: u32,
     race: Race,
-    /// When all are asked again.
+    /// The time at which all servers are asked again.
     next_race: Option<Instant>,
     pause: Backoff,
     holder: Option<Holder>,
-    /// Whether there ever was an allocation.
+    /// True when there ever was an allocation.
     was_ready: bool,
-    /// When it was lost, if there is none since.
+    /// The time at which the allocation was lost, if there is none since.
     lost: Option<Instant>,
-    /// Allocations being given back.
+    /// The allocations that are being given back.
     leaving: Vec<(Conn, Box<Allocation>)>,
     streams: BTreeMap<Conn, (SocketAddr, Stream)>,
     permitted: BTreeSet<IpAddr>,
@@ -103,7 +105,7 @@ enum State {
 }
 
 impl Client {
-    /// Asks the first server at once.
+    /// Makes a client that asks the first server at once.
     pub fn new(mut config: ClientConfig, seed: Seed, now: Instant) -> Self {
         config.servers.truncate(MOST_SERVERS);
         config.head_start = config.head_start.clamp(SHORTEST, LONGEST);
@@ -132,26 +134,26 @@ impl Client {
         client
     }
 
-    /// What stands, and where.
+    /// Returns the present allocation, with its server and connection.
     pub fn lease(&self) -> Option<(&Place, Conn, &Lease)> {
         let holder = self.holder.as_ref()?;
         Some((&holder.server.place, holder.conn, holder.allocation.lease()?))
     }
 
-    /// Who said what so far.
+    /// Returns the refusals of servers so far.
     pub fn report(&self) -> Report {
         Report { refusals: self.refusals.iter().cloned().collect() }
     }
 
-    /// What was sent and dropped on the allocation that is used.
+    /// Returns the counts of packets sent and dropped on the allocation that is in use.
     pub fn counters(&self) -> Counters {
         self.holder.as_ref().map_or(self.counters, |holder| holder.allocation.counters())
     }
 
-    /// As [`Allocation::permit`], on whatever allocation there is or will be.
+    /// Does the same as [`Allocation::permit`], on the present allocation and on later ones.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Allocation::permit`].
     pub fn permit(&mut self, peer: IpAddr, now: Instant) -> Result<(), Misuse> {
         let peer = peer.to_canonical();
         self.check(self.permitted.len(), self.permitted.contains(&peer))?;
@@ -163,10 +165,10 @@ impl Client {
         Ok(())
     }
 
-    /// As [`Allocation::bind`], on whatever allocation there is or will be.
+    /// Does the same as [`Allocation::bind`], on the present allocation and on later ones.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Allocation::bind`].
     pub fn bind(&mut self, peer: SocketAddr, now: Instant) -> Result<(), Misuse> {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         self.check(self.bound.len(), self.bound.contains(&peer))?;
@@ -199,7 +201,8 @@ impl Client {
         }
     }
 
-    /// Where there is no room for `more` peers besides those that are let through: forgets those that are not wanted.
+    /// Makes room for `more` peers besides those that are let through: forgets those that are not wanted, if there is
+    /// none.
     pub fn make_room(&mut self, more: usize, is_wanted: impl Fn(IpAddr) -> bool, now: Instant) {
         if self.permitted.len() + more <= MOST_PEERS {
             return;
@@ -208,27 +211,27 @@ impl Client {
         unwanted.into_iter().for_each(|peer| self.forget(peer, now));
     }
 
-    /// As [`Allocation::send`].
+    /// Does the same as [`Allocation::send`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`Allocation::send`].
     pub fn send(&mut self, peer: SocketAddr, data: Bytes, now: Instant) -> Result<(), Misuse> {
         self.holder.as_mut().ok_or(Misuse::NoAllocation)?.allocation.send(peer, data, now)?;
         self.drain(now);
         Ok(())
     }
 
-    /// As [`Allocation::header`], for the [`Conn`] of the last `Ready` or `Moved`.
+    /// Does the same as [`Allocation::header`], for the [`Conn`] of the last `Ready` or `Moved`.
     pub fn header(&self, peer: SocketAddr, length: usize, now: Instant) -> Option<[u8; CHANNEL_HEADER]> {
         self.holder.as_ref()?.allocation.header(peer, length, now)
     }
 
-    /// As [`Allocation::peek`], for a datagram on the [`Conn`] of the last `Ready` or `Moved`.
+    /// Does the same as [`Allocation::peek`], for a datagram on the [`Conn`] of the last `Ready` or `Moved`.
     pub fn peek<'a>(&self, datagram: &'a [u8]) -> Option<(SocketAddr, &'a [u8])> {
         self.holder.as_ref()?.allocation.peek(datagram)
     }
 
-    /// Does all acts that are waiting, and leaves the events.
+    /// Performs all acts that are waiting, and leaves the events.
     pub(crate) fn drain_acts(&mut self, mut act: impl FnMut(Act)) {
         self.out.retain(|output| match output {
             Output::Act(one) => {
@@ -239,17 +242,17 @@ impl Client {
         });
     }
 
-    /// As [`Allocation::connect`]; [`Event::Stream`] or [`Event::NotConnected`] follows.
+    /// Does the same as [`Allocation::connect`]. [`Event::Stream`] or [`Event::NotConnected`] follows.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Allocation::connect`].
     pub fn connect(&mut self, peer: SocketAddr, now: Instant) -> Result<(), Misuse> {
         self.holder.as_mut().ok_or(Misuse::NoAllocation)?.allocation.connect(peer, now)?;
         self.drain(now);
         Ok(())
     }
 
-    /// As [`Allocation::renew_credentials`], for every server that knows us by `old`.
+    /// Does the same as [`Allocation::renew_credentials`], for every server that knows us by `old`.
     pub fn renew_credentials(&mut self, old: &Credentials, new: &Credentials) {
         let servers = self.config.servers.iter_mut();
         servers.filter(|server| server.credentials == *old).for_each(|server| {
@@ -261,7 +264,7 @@ impl Client {
         }
     }
 
-    /// It is open.
+    /// Notes that a connection is open.
     pub fn handle_opened(&mut self, conn: Conn, now: Instant) {
         if let Some((_, stream)) = self.streams.get_mut(&conn) {
             if let (Stream::Opening { connection, .. }, Some(holder)) = (&*stream, &mut self.holder) {
@@ -287,8 +290,8 @@ impl Client {
         self.drain(now);
     }
 
-    /// A datagram came on it from the server, or a piece of its stream. On a [`Conn`] that is not the client's
-    /// any more, nothing happens.
+    /// Takes a datagram from the server, or a piece of its stream. On a [`Conn`] that is not the client's any more,
+    /// nothing happens.
     pub fn handle_data(&mut self, conn: Conn, bytes: Bytes, now: Instant) {
         if let Some(allocation) = self.allocation(conn) {
             allocation.handle_data(bytes, now);
@@ -298,7 +301,8 @@ impl Client {
         self.drain(now);
     }
 
-    /// It could not be opened, broke, was closed by the server, or ICMP says that the server cannot be reached.
+    /// Notes that a connection could not be opened, broke, or was closed by the server, or that ICMP says the server
+    /// cannot be reached.
     pub fn handle_closed(&mut self, conn: Conn, why: Option<io::ErrorKind>, now: Instant) {
         if let Some(allocation) = self.allocation(conn) {
             allocation.handle_closed(why, now);
@@ -313,7 +317,7 @@ impl Client {
         self.drain(now);
     }
 
-    /// As [`Allocation::handle_doubt`].
+    /// Does the same as [`Allocation::handle_doubt`].
     pub fn handle_doubt(&mut self, now: Instant) {
         if let Some(holder) = &mut self.holder {
             holder.allocation.handle_doubt(now);
@@ -321,8 +325,7 @@ impl Client {
         self.drain(now);
     }
 
-    /// Gives everything back. [`Event::Closed`] follows within a few seconds. Connections that were handed over
-    /// stay.
+    /// Gives everything back. [`Event::Closed`] follows within a few seconds. Connections that were handed over stay.
     pub fn close(&mut self, now: Instant) {
         if self.state != State::Running {
             return;
@@ -447,7 +450,7 @@ impl Client {
         Deadline::earliest(tries.chain(streams).chain(holder).chain(leaving).chain(own))
     }
 
-    /// Ends what was not opened in time.
+    /// Ends connections that were not opened in time.
     fn expire(&mut self, now: Instant) {
         let is_late = |one: &Try| matches!(one.state, TryState::Opening { until } if until <= now);
         while let Some(index) = self.race.tries.iter().position(is_late) {

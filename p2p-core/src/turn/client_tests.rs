@@ -1,4 +1,4 @@
-//! Clients, servers and peers in a world.
+//! Tests of clients, servers and peers in a simulated world.
 
 use super::*;
 use crate::sim::epoch;
@@ -27,7 +27,7 @@ fn server(last: u8, carrier: Carrier) -> Server {
     Server::new(at(last), carrier, Credentials::new("user", "secret").unwrap())
 }
 
-/// A host with a client, a peer, and servers 1, 2, 3 … with their configurations; 20 ms from each to each.
+/// A host with a client, a peer, and servers 1, 2, 3 … with their configurations. Each is 20 ms from each other.
 struct Scene {
     world: World,
     me: HostId,
@@ -67,7 +67,7 @@ impl Scene {
         self.client(|_, _| ());
     }
 
-    /// Has the client do something.
+    /// Lets the client do something.
     fn client<T>(&mut self, act: impl FnOnce(&mut Client, Instant) -> T) -> T {
         self.world
             .with_program(self.me, |runner: &mut TurnRunner, context| runner.with(context, act))
@@ -92,7 +92,7 @@ impl Scene {
             .collect()
     }
 
-    /// Events as words, without their contents, and when, in milliseconds.
+    /// Returns the names of events without their contents, each with its time in milliseconds.
     fn words(&self) -> Vec<(u128, &'static str)> {
         let word = |event: &Event| match event {
             Event::Ready { .. } => "ready",
@@ -126,7 +126,7 @@ impl Scene {
         }
     }
 
-    /// Data from the client to the peer and back.
+    /// Checks that data flows from the client to the peer and back.
     fn assert_flows(&mut self) {
         let socket = self.world.with(self.peer, |context| context.host.udp_bind(PEER)).unwrap();
         self.client(|client, now| client.send(PEER, Bytes::from_static(b"there"), now)).unwrap();
@@ -166,7 +166,7 @@ fn where_udp_works_nothing_else_is_tried() {
 
 #[test]
 fn a_silent_server_costs_a_head_start_and_the_slow_one_is_given_back() {
-    // The first server answers nothing for a while, then both want to be kept.
+    // The first server answers nothing for a while, and then both want to be kept.
     let mut scene = scene(2, |last, config| {
         if last == 1 {
             config.lost.insert(Method::ALLOCATE, 1);
@@ -182,7 +182,7 @@ fn a_silent_server_costs_a_head_start_and_the_slow_one_is_given_back() {
 #[test]
 fn udp_is_blocked_and_tcp_gets_through() {
     let mut scene = scene(1, |_, _| ());
-    // Nobody is at this address.
+    // No host is at this address.
     let servers = vec![server(77, Carrier::Udp), server(1, Carrier::Tcp), server(1, Carrier::Tls)];
     scene.start(servers, |_| ());
     scene.client(|client, now| client.bind(PEER, now)).unwrap();
@@ -266,7 +266,7 @@ fn a_server_restarts_and_the_peer_is_reached_again() {
         let old = scene.relayed();
         scene.server(0, |server, context| server.restart(context));
         scene.world.run_for(secs(1));
-        // Over TCP the connection has told; over UDP whoever waits for answers does.
+        // Over TCP the connection has told. Over UDP the one that waits for answers tells.
         scene.client(|client, now| client.handle_doubt(now));
         scene.world.run_for(secs(1));
         assert!(scene.words().iter().any(|(_, word)| *word == "moved"), "{carrier}: {:?}", scene.words());
@@ -310,7 +310,7 @@ fn all_servers_die_and_the_end_is_told() {
     assert!(silent, "{}", scene.report());
 }
 
-/// A client for connections that lets the peer through.
+/// Returns a scene with a client for connections that lets the peer through.
 fn for_connections() -> Scene {
     let mut scene = scene(1, |_, _| ());
     let servers = vec![server(1, Carrier::Udp), server(1, Carrier::Tcp)];
@@ -330,7 +330,7 @@ fn a_peer_dials_the_relayed_address_as_if_it_were_us() {
         context.host.tcp_dial(Some(PEER), TcpOptions::default(), relayed, context.now).unwrap()
     });
     scene.world.run_for(Duration::from_millis(45));
-    // It speaks before anybody has taken its connection.
+    // The peer speaks before anybody has taken its connection.
     let hello = vec![0x40; 30_000];
     scene.world.with(scene.peer, |context| {
         assert_eq!(context.host.tcp().state(socket), TcpState::Established);
@@ -347,7 +347,7 @@ fn a_peer_dials_the_relayed_address_as_if_it_were_us() {
     scene.world.run_for(secs(1));
     let read = scene.world.with(scene.peer, |context| context.host.tcp_mut().read(socket).unwrap());
     assert_eq!(&read[..], b"\0\x01\0\0 raw bytes");
-    // Giving the allocation back leaves the connection to whoever has it.
+    // Giving the allocation back leaves the connection to its new owner.
     assert_eq!(scene.runner().open(), 1);
 }
 
@@ -360,7 +360,7 @@ fn we_dial_a_peer_through_the_server() {
     assert_eq!(scene.words().last().unwrap().1, "stream");
     let accepted = scene.world.with(scene.peer, |context| context.host.poll_event());
     assert!(matches!(accepted, Some(HostEvent::Tcp(TcpEvent::Accepted { .. }))));
-    // Nobody listens at another port: 447.
+    // No program listens at another port, which gives 447.
     let nobody = SocketAddr::new(PEER.ip(), 5_001);
     scene.client(|client, now| client.connect(nobody, now)).unwrap();
     scene.world.run_for(secs(1));
@@ -399,12 +399,12 @@ fn a_day_idle_behind_a_forgetful_nat_and_never_deaf() {
     assert_eq!(scene.server(0, |server, _| server.desk().counters().allocated), 1);
 }
 
-/// A client and two servers that hear and answer when dice say so.
+/// A client and two servers that receive and answer when dice say so.
 #[derive(Debug)]
 struct Served {
     client: Client,
     desks: Vec<Desk>,
-    /// Open ways.
+    /// The connections to servers that are open.
     ways: BTreeMap<Conn, Place>,
     opening: Vec<Conn>,
     unheard: VecDeque<(Conn, Bytes)>,

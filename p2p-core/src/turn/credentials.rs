@@ -1,4 +1,4 @@
-//! Who we are to a server (RFC 8489, section 9.2), and credentials that end by themselves.
+//! The login at a server (RFC 8489, section 9.2), and credentials with a limited time.
 
 use std::fmt;
 
@@ -13,34 +13,34 @@ use crate::UnixTime;
 use crate::stun::wire::{Algorithm, Key};
 use crate::stun::{Attribute, Message, PasswordAlgorithm};
 
-/// The longest user name, in bytes (RFC 8489, section 14.3).
+/// The most bytes of a user name (RFC 8489, section 14.3).
 pub const MOST_USERNAME: usize = 508;
-/// The longest password, in bytes: a bound of ours.
+/// The most bytes of a password, which is a bound of ours.
 pub const MOST_PASSWORD: usize = 1_024;
 
-/// What a nonce starts with when four characters of features follow (RFC 8489, section 9.2).
+/// The prefix of a nonce whose next four characters are features (RFC 8489, section 9.2).
 const COOKIE: &str = "obMatJos2";
-/// Bits 0 and 1 of the features (RFC 8489, section 18.1), counted from both ends: RFC 8656, section 20, has the
-/// first on the left, erratum 6290 of RFC 8489 on the right, and there are servers of both kinds.
+/// Bits 0 and 1 of the features (RFC 8489, section 18.1), counted from both ends. RFC 8656, section 20, has the first
+/// on the left, and erratum 6290 of RFC 8489 on the right. There are servers of both kinds.
 const PASSWORD_ALGORITHMS: u32 = 0x80_0001;
 const ANONYMITY: u32 = 0x40_0002;
-/// Numbers of password algorithms (RFC 8489, section 18.5).
+/// The numbers of password algorithms (RFC 8489, section 18.5).
 const MD5: u16 = 1;
 const SHA256: u16 = 2;
 
-/// Credentials that cannot be.
+/// A reason why credentials are impossible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {
-    /// Empty, or longer than [`MOST_USERNAME`].
+    /// The user name is empty, or longer than [`MOST_USERNAME`].
     #[error("a TURN user name has 1 … {MOST_USERNAME} bytes, not {0}")]
     Username(usize),
-    /// Longer than [`MOST_PASSWORD`].
+    /// The password is longer than [`MOST_PASSWORD`].
     #[error("a TURN password has at most {MOST_PASSWORD} bytes, not {0}")]
     Password(usize),
 }
 
-/// A user name and its password, both already prepared as an OpaqueString (RFC 8265): for ASCII there is
-/// nothing to prepare.
+/// A user name and its password, both already prepared as an OpaqueString (RFC 8265). For ASCII there is nothing to
+/// prepare.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     username: String,
@@ -48,10 +48,10 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// A user name and its password.
+    /// Makes credentials of a user name and its password.
     ///
     /// # Errors
-    /// When the name is empty or one of them is too long.
+    /// [`CredentialsError`] when the name is empty or one of them is too long.
     pub fn new(username: &str, password: &str) -> Result<Self, CredentialsError> {
         if username.is_empty() || username.len() > MOST_USERNAME {
             return Err(CredentialsError::Username(username.len()));
@@ -62,12 +62,12 @@ impl Credentials {
         Ok(Self { username: username.to_owned(), password: Zeroizing::new(password.to_owned()) })
     }
 
-    /// Credentials that a server with this `secret` believes until `expiry`, without knowing of them: the user
-    /// name is `expiry:name`, in seconds since 1970, the password the Base64 of its HMAC-SHA1
-    /// (draft-uberti-behave-turn-rest-00, section 2.2). For whoever has the secret, which is no client.
+    /// Makes credentials that a server with this `secret` accepts until `expiry`, without knowing of them. The user
+    /// name is `expiry:name`, in seconds since 1970. The password is the Base64 of its HMAC-SHA1
+    /// (draft-uberti-behave-turn-rest-00, section 2.2). It is for the owner of the secret, which is no client.
     ///
     /// # Errors
-    /// When `name` is too long.
+    /// [`CredentialsError`] when `name` is too long.
     pub fn time_limited(secret: &[u8], name: &str, expiry: UnixTime) -> Result<Self, CredentialsError> {
         let username = format!("{}:{name}", expiry.0 / 1_000_000);
         let mut mac = Hmac::<Sha1>::new_from_slice(secret).expect("HMAC takes keys of any length");
@@ -76,35 +76,35 @@ impl Credentials {
         Self::new(&username, &password)
     }
 
-    /// The user name.
+    /// Returns the user name.
     pub fn username(&self) -> &str {
         &self.username
     }
 
-    /// The password. Belongs into no log.
+    /// Returns the password, which belongs into no log.
     pub fn password(&self) -> &str {
         &self.password
     }
 }
 
-/// Never shows the password.
+/// Shows the user name and never the password.
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Credentials({:?}, ..)", self.username)
     }
 }
 
-/// How a server wants its requests signed.
+/// The scheme by which a server wants its requests signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Scheme {
     /// MD5 and HMAC-SHA1, as RFC 5389 has it.
     Classic,
-    /// One of several algorithms, and HMAC-SHA256. All that were offered go back with each request, so that
-    /// nobody on the way can strike some out (RFC 8489, section 9.2.1).
+    /// One of several algorithms, and HMAC-SHA256. All that were offered go back with each request, so that nobody on
+    /// the path can strike some out (RFC 8489, section 9.2.1).
     Offered { all: Vec<PasswordAlgorithm>, chosen: PasswordAlgorithm },
 }
 
-/// What a server wants to see.
+/// The last challenge of a server.
 #[derive(Clone, Debug)]
 struct Challenge {
     realm: String,
@@ -126,7 +126,7 @@ impl Login {
         Self { credentials, challenge: None }
     }
 
-    /// The next request is signed for these; realm and nonce stay.
+    /// Signs further requests with these credentials. Realm and nonce stay.
     pub(super) fn renew(&mut self, credentials: Credentials) {
         self.credentials = credentials;
         if let Some(challenge) = &mut self.challenge {
@@ -134,7 +134,7 @@ impl Login {
         }
     }
 
-    /// What a request must say and be signed with; nothing before the first challenge.
+    /// Returns the attributes and the signature of a request; nothing before the first challenge.
     pub(super) fn answer(&self) -> (Vec<Attribute>, Option<(Algorithm, Key)>) {
         let Some(challenge) = &self.challenge else { return (Vec::new(), None) };
         let Credentials { username, .. } = &self.credentials;
@@ -160,7 +160,7 @@ impl Login {
     /// Takes the challenge in a 401 or 438.
     ///
     /// # Errors
-    /// When it is none, or asks for less than the one before; nothing is changed then.
+    /// [`Failure`] when there is none in it, or it asks for less than the one before. Nothing is changed then.
     pub(super) fn challenge(&mut self, refusal: &Message) -> Result<(), Failure> {
         let old = self.challenge.as_ref();
         let word = |pick: fn(&Attribute) -> Option<&String>| refusal.find(pick).cloned();
@@ -175,7 +175,7 @@ impl Login {
         let realm = realm.or_else(|| old.map(|old| old.realm.clone())).ok_or(Failure::NoChallenge)?;
         let nonce = nonce.ok_or(Failure::NoChallenge)?;
         if let Some(old) = old.filter(|old| old.realm != realm) {
-            return Err(Failure::RealmChanged { from: old.realm.clone(), to: realm });
+            return Err(Failure::RealmChanged { from: old.realm.as_str().into(), to: realm.into() });
         }
         let features = features(&nonce);
         let offered = refusal.find(|attribute| match attribute {
@@ -195,7 +195,7 @@ impl Login {
     }
 }
 
-/// The first that we know: the server's order is its preference (RFC 8489, section 9.2.5).
+/// Chooses the first algorithm that we know, as the server's order is its preference (RFC 8489, section 9.2.5).
 fn choose(all: Vec<PasswordAlgorithm>) -> Result<Scheme, Failure> {
     let is_known = |one: &&PasswordAlgorithm| matches!(one.number, MD5 | SHA256) && one.parameters.is_empty();
     let chosen = all.iter().find(is_known).cloned().ok_or(Failure::SteppedDown)?;
@@ -212,7 +212,7 @@ fn key(credentials: &Credentials, realm: &str, scheme: &Scheme) -> Key {
     }
 }
 
-/// The security features in a nonce; none in one without the cookie.
+/// Returns the security features in a nonce; none in one without the cookie.
 fn features(nonce: &str) -> u32 {
     let bits = nonce.strip_prefix(COOKIE).and_then(|rest| rest.get(..4));
     match bits.and_then(|bits| BASE64.decode(bits.as_bytes()).ok()).as_deref() {

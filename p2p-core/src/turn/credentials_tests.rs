@@ -20,7 +20,8 @@ fn login(password: &str) -> Login {
     Login::new(Credentials::new(USER, password).unwrap())
 }
 
-/// RFC 8489, appendix B.1, as erratum 6268 mends it: USERHASH, SHA-256 for the key and for the signature.
+/// The vector of RFC 8489, appendix B.1, as erratum 6268 corrects it: USERHASH, and SHA-256 for the key and for the
+/// signature.
 const EXAMPLE: &str = "000100902112a44278ad3433c6ad72c029da412e
     001e00204a3cf38fef6992bda952c6780417da0f24819415569e60b205c46e41407f1704
     001500296f624d61744a6f733241414143662f2f3439396b39353464364f4c33346f4c394653547679363473 41000000
@@ -35,7 +36,7 @@ fn the_example_of_rfc_8489() {
     let parsed = Parsed::decode(&bytes, Transport::Udp).unwrap();
     let key = Key::long_term_sha256(USER, "example.org", "TheMatrIX");
     assert_eq!(parsed.verify(&key), Ok(Algorithm::Sha256));
-    // The features in its nonce: anonymity, counted from the right.
+    // The feature in its nonce is anonymity, counted from the right.
     let mut login = login("TheMatrIX");
     let nonce = "obMatJos2AAACf//499k954d6OL34oL9FSTvy64sA";
     login.challenge(&challenge(Some("example.org"), Some(nonce), None)).unwrap();
@@ -55,7 +56,7 @@ fn the_first_algorithm_we_know_is_taken_and_all_are_sent_back() {
     let chosen = PasswordAlgorithm { number: 2, parameters: Vec::new() };
     assert!(words.contains(&Attribute::PasswordAlgorithm(chosen)));
     assert!(words.iter().any(|word| matches!(word, Attribute::PasswordAlgorithms(all) if all.len() == 3)));
-    // Struck out by somebody, or unknown: not taken for less.
+    // A list that was struck out by somebody, or is unknown, is not taken for less.
     for (nonce, algorithms) in
         [(nonce, Some(&[77][..])), ("plain", None), ("plain", Some(&[2][..])), (nonce, Some(&[][..]))]
     {

@@ -19,7 +19,7 @@ use crate::{Deadline, Machine, Output, Seed};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u32);
 
-/// What [`Allocation::data_connection`](super::Allocation::data_connection) knows.
+/// The facts that [`Allocation::data_connection`](super::Allocation::data_connection) hands over.
 #[derive(Debug)]
 pub(super) struct DataConfig {
     pub(super) line: Line,
@@ -27,16 +27,16 @@ pub(super) struct DataConfig {
     pub(super) login: Login,
 }
 
-/// What came of it. There is one, and it is the last word.
+/// The outcome of binding a connection. There is one, and it is the last event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// From here on every byte is the peer's, and every byte sent goes to the peer. The machine is not needed
-    /// any more.
+    /// The connection is bound: from here on every byte is the peer's, and every byte sent goes to the peer. The
+    /// machine is not needed any more.
     Bound {
-        /// What the peer has said already.
+        /// The bytes that the peer has sent already.
         early: Bytes,
     },
-    /// It will not be.
+    /// The connection cannot be bound.
     Failed(Failure),
 }
 
@@ -46,13 +46,14 @@ enum State {
     Over,
 }
 
-/// Ties a new connection to a server to one connection of a peer: says ConnectionBind, and steps aside.
+/// A machine that ties a new connection to a server to one connection of a peer. It sends ConnectionBind, and is
+/// done.
 ///
-/// | method | when |
+/// | method | input |
 /// |---|---|
 /// | [`handle_data`](Self::handle_data) | a piece of the stream came |
 /// | [`handle_closed`](Self::handle_closed) | the connection broke |
-/// | [`close`](Self::close) | it is of no interest any more; close the connection |
+/// | [`close`](Self::close) | it is of no interest any more; the driver closes the connection |
 ///
 /// Acts are pieces of the stream to send.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ pub struct DataConnection {
 }
 
 impl DataConnection {
-    /// On a connection that is open.
+    /// Makes a machine for a connection that is open.
     pub(super) fn new(config: DataConfig, mut seed: Seed, now: Instant) -> Self {
         let DataConfig { line, connection: ConnectionId(id), login } = config;
         let draft = Draft::new(Method::CONNECTION_BIND).with(Attribute::ConnectionId(id));
@@ -80,8 +81,7 @@ impl DataConnection {
         machine
     }
 
-    /// A piece of the stream came. What stands behind the server's answer is given back, untouched, in
-    /// [`Event::Bound`].
+    /// Takes a piece of the stream. Bytes behind the server's answer are given back untouched, in [`Event::Bound`].
     pub fn handle_data(&mut self, mut bytes: Bytes, now: Instant) {
         while let State::Asking(errand) = &mut self.state {
             match self.framer.feed(&mut bytes) {
@@ -91,7 +91,7 @@ impl DataConnection {
                         self.drain(&mut bytes, now);
                     }
                 }
-                // Nothing else belongs here, and nothing else is harmful.
+                // No other frame belongs here, and none is harmful.
                 Ok(Some(Frame::Channel(..) | Frame::Oversize(_))) => {}
                 Ok(None) => return,
                 Err(error) => self.fail(error.into()),
@@ -99,14 +99,14 @@ impl DataConnection {
         }
     }
 
-    /// The connection broke.
+    /// Notes that the connection broke.
     pub fn handle_closed(&mut self, why: Option<io::ErrorKind>, _now: Instant) {
         if let State::Asking(_) = self.state {
             self.fail(Failure::Closed(why));
         }
     }
 
-    /// Forgets it. There is no farewell but the end of the connection.
+    /// Forgets the connection. There is no farewell but the end of the connection.
     pub fn close(&mut self, _now: Instant) {
         self.state = State::Over;
         self.framer = Framer::default();

@@ -16,7 +16,7 @@ fn peer() -> std::net::SocketAddr {
     "192.0.2.9:5000".parse().unwrap()
 }
 
-/// Everything the desk has to say to this client now.
+/// Returns all bytes that the desk has for this client now.
 fn told(desk: &mut Desk, client: Tuple) -> Vec<u8> {
     let mut said = Vec::new();
     while let Some(deed) = desk.poll() {
@@ -29,7 +29,7 @@ fn told(desk: &mut Desk, client: Tuple) -> Vec<u8> {
     said
 }
 
-/// An allocation for connections that lets the peer through, and its server.
+/// Returns an allocation for connections that lets the peer through, and its server.
 fn standing() -> (Allocation, Desk) {
     let credentials = Credentials::new("user", "secret").unwrap();
     let server = SERVER.parse().unwrap();
@@ -43,7 +43,7 @@ fn standing() -> (Allocation, Desk) {
     (allocation, desk)
 }
 
-/// Lets both talk until neither has anything to say.
+/// Lets both talk until neither has anything to send.
 fn turn(allocation: &mut Allocation, desk: &mut Desk) -> Vec<Told> {
     let mut events = Vec::new();
     loop {
@@ -60,7 +60,7 @@ fn turn(allocation: &mut Allocation, desk: &mut Desk) -> Vec<Told> {
     }
 }
 
-/// One round: what the machine says, and what the server answers.
+/// Runs one round: what the machine sends, and what the server answers.
 fn round(machine: &mut DataConnection, desk: &mut Desk) -> Vec<u8> {
     for packet in drain(machine).acts {
         desk.handle_client(tuple(2), &packet.into_bytes(), epoch());
@@ -80,7 +80,7 @@ fn a_peer_dials_and_what_it_says_at_once_is_handed_over_untouched() {
     assert_eq!(who, peer());
     let mut machine = allocation.data_connection(connection, epoch());
     let mut said = round(&mut machine, &mut desk);
-    // Bytes that look like STUN, like ChannelData, like nothing.
+    // These are bytes that look like STUN, like ChannelData, and like nothing.
     let early = b"\0\x01\0\0\x21\x12\xa4\x42 \x40\x01\0\x04data \xff";
     said.extend(early);
     for byte in said {

@@ -7,42 +7,42 @@ use crate::stun::Transport;
 use crate::stun::message::MAGIC_COOKIE;
 use crate::stun::wire::HEADER;
 
-/// What is enough to see that something is STUN: type, length and cookie.
+/// The bytes that suffice to see that something is STUN: type, length and cookie.
 const PROOF: usize = 8;
 
-/// One thing out of a stream.
+/// One frame out of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// A STUN message, whole, not looked into.
+    /// A STUN message, whole and unread.
     Stun(Bytes),
-    /// Payload, its filling taken off.
+    /// The payload of a channel, its filling taken off.
     Channel(ChannelNumber, Bytes),
-    /// A STUN message larger than any we read, of so many bytes: skipped. A peer can cause one by a large
-    /// datagram, so it must not end the stream.
+    /// A STUN message larger than any we read, with its size in bytes, which was skipped. A peer can cause one by a
+    /// large datagram, so it must not end the stream.
     Oversize(usize),
 }
 
-/// Why a stream is not TURN.
+/// A reason why a stream is not TURN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// The first two bits are of neither protocol, or the number of no channel.
+    /// The first two bits are of neither protocol, or no channel can have the number.
     #[error("the server speaks neither STUN nor ChannelData")]
     Neither,
-    /// ChannelData, and no channel was asked for. `HTTP/1.1` looks like that.
+    /// ChannelData came, and no channel was asked for. `HTTP/1.1` looks like that.
     #[error("ChannelData on a connection without channels, or another protocol")]
     NoChannels,
-    /// STUN over TCP always has its cookie.
+    /// A STUN message lacks its cookie, which it always has over TCP.
     #[error("a STUN message without magic cookie in a stream")]
     NoCookie,
-    /// A STUN message is a multiple of four bytes long.
+    /// The length of a STUN message is not a multiple of four bytes.
     #[error("a STUN message whose length is not a multiple of four")]
     Crooked,
 }
 
-/// Cuts a stream into frames.
+/// A reader that cuts a stream into frames.
 ///
-/// What lies whole in one piece of the stream is cut out of it without copying; what does not is collected, in
-/// at most 64 KiB that are given back as soon as it is whole.
+/// A frame that lies whole in one piece of the stream is cut out of it without copying. Another is collected, in at
+/// most 64 KiB that are given back as soon as it is whole.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -59,21 +59,21 @@ pub enum FrameError {
 pub struct Framer {
     has_channels: bool,
     partial: BytesMut,
-    /// Bytes of an oversize message still to come.
+    /// The bytes of an oversize message that are still to come.
     skip: usize,
 }
 
 impl Framer {
-    /// From now on there may be ChannelData; until then it is an error.
+    /// Allows ChannelData from now on; until then it is an error.
     pub fn allow_channels(&mut self) {
         self.has_channels = true;
     }
 
-    /// Takes bytes from the front of `stream` until a frame is whole, or all of them. Call again with what is
-    /// left after each frame; what is behind the last frame wanted stays in `stream` untouched.
+    /// Takes bytes from the front of `stream` until a frame is whole, or all of them. After each frame it must be
+    /// called again with the bytes that are left. Bytes behind the last frame wanted stay in `stream` untouched.
     ///
     /// # Errors
-    /// When the stream is not TURN: nothing sensible can follow.
+    /// [`FrameError`] when the stream is not TURN. Nothing sensible can follow.
     pub fn feed(&mut self, stream: &mut Bytes) -> Result<Option<Frame>, FrameError> {
         let skipped = self.skip.min(stream.len());
         stream.advance(skipped);
@@ -105,7 +105,7 @@ impl Framer {
         Ok(Some(shape.frame(std::mem::take(&mut self.partial).freeze())))
     }
 
-    /// Bytes collected of a frame that is not whole: below 65,556.
+    /// Returns the number of bytes collected of a frame that is not whole, which is below 65,556.
     pub fn held(&self) -> usize {
         self.partial.len()
     }
@@ -126,18 +126,18 @@ impl Framer {
     }
 }
 
-/// What the first bytes promise.
+/// The shape of a frame, as its first bytes tell it.
 #[derive(Clone, Copy)]
 struct Shape {
     channel: Option<ChannelNumber>,
-    /// Payload, or the message.
+    /// The bytes of the payload, or of the message.
     used: usize,
-    /// With filling.
+    /// The bytes with filling.
     whole: usize,
 }
 
 impl Shape {
-    /// `None` while too little is there to tell.
+    /// Returns the shape, or `None` while too few bytes are there to tell.
     fn of(start: &[u8]) -> Result<Option<Self>, FrameError> {
         let Some(head) = start.first_chunk::<CHANNEL_HEADER>() else { return Ok(None) };
         let length = usize::from(u16::from_be_bytes([head[2], head[3]]));

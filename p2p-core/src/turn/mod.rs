@@ -1,28 +1,30 @@
-//! TURN (RFC 8656): an address on a server that stands for us, and what must be done to keep it.
+//! TURN (RFC 8656): an address on a server that stands for us, and the means to keep it.
 //!
-//! | part | what it is |
+//! | part | meaning |
 //! |---|---|
-//! | [`credentials`] | who we are to a server, and how a server's challenge is met |
+//! | [`credentials`] | the login at a server, and the answer to its challenge |
 //! | [`channel`], [`frame`] | relayed data on the wire, out of datagrams and streams |
-//! | [`allocation`] | machine: one relayed address on one server, over one transport |
-//! | [`data`] | machine: one TCP connection of a peer, through the server (RFC 6062) |
-//! | [`client`] | machine: several servers and transports raced, the first that works kept |
+//! | [`allocation`] | a machine: one relayed address on one server, over one transport |
+//! | [`data`] | a machine: one TCP connection of a peer, through the server (RFC 6062) |
+//! | [`client`] | a machine: several servers and transports raced, the first that works kept |
 //!
-//! # Whom to believe
+//! # Trust
 //!
-//! Every request but the first is signed, and so must its answer be. What nobody signed can have been said by
-//! anybody who sees our packets (who does not cannot guess 96 bits of transaction id), so it never ends an
-//! allocation: a challenge (401, 438) only makes us sign again, as often as [`MOST_CHALLENGES`] in a row; any
-//! other unsigned refusal makes us ask for a new allocation from the same port, which a server that still has
-//! the old one must refuse, signed. Before credentials are exchanged there is nothing to lose yet: an
-//! unsigned refusal, or a redirection, only turns us to another server, which must prove then that it knows
-//! the password.
+//! Every request but the first is signed, and so must its answer be. An unsigned answer can come from anybody who
+//! sees our packets. Others cannot guess 96 bits of transaction id. So an unsigned answer never ends an allocation:
 //!
-//! Data indications and ChannelData are signed by nobody, by design of the protocol. What they carry is
-//! proven and sealed end to end.
+//! - A challenge (401, 438) only makes us sign again, as often as [`MOST_CHALLENGES`] in a row.
+//! - Any other unsigned refusal makes us ask for a new allocation from the same port. A server that still has the old
+//!   one must refuse that, signed.
 //!
-//! Left out: EVEN-PORT and RESERVATION-TOKEN (RTP only), DONT-FRAGMENT and ICMP (we send 1,200 bytes at most),
-//! mobility (RFC 8016), third-party authorisation (RFC 7635), DTLS to the server.
+//! Before credentials are exchanged there is nothing to lose yet. An unsigned refusal, or a redirection, only turns
+//! us to another server, which must then prove that it knows the password.
+//!
+//! Data indications and ChannelData are signed by nobody, by design of the protocol. Their payload is proven and
+//! sealed end to end.
+//!
+//! Left out are EVEN-PORT and RESERVATION-TOKEN (RTP only), and DONT-FRAGMENT and ICMP (we send 1,200 bytes at most).
+//! Also left out are mobility (RFC 8016), third-party authorisation (RFC 7635), and DTLS to the server.
 
 pub mod allocation;
 pub mod channel;
@@ -52,20 +54,20 @@ pub use failure::Failure;
 use crate::Family;
 use crate::stun::Transport;
 
-/// What carries the messages to the server. The order is that of trying: UDP relays best, TLS on port 443 gets
+/// The transport of messages to the server. The order is that of trying: UDP relays best, and TLS on port 443 gets
 /// through where nothing else does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Carrier {
-    /// Datagrams.
+    /// Datagrams over UDP.
     Udp,
-    /// A stream.
+    /// A TCP stream.
     Tcp,
-    /// A stream inside TLS.
+    /// A TCP stream inside TLS.
     Tls,
 }
 
 impl Carrier {
-    /// How STUN sees it.
+    /// Returns the transport as STUN sees it.
     pub const fn transport(self) -> Transport {
         match self {
             Self::Udp => Transport::Udp,
@@ -73,7 +75,7 @@ impl Carrier {
         }
     }
 
-    /// Whether it is a stream, in which messages must be found and ChannelData filled up to four bytes.
+    /// Tells whether it is a stream, in which messages must be found and ChannelData filled up to four bytes.
     pub const fn is_stream(self) -> bool {
         matches!(self, Self::Tcp | Self::Tls)
     }
@@ -89,18 +91,18 @@ impl fmt::Display for Carrier {
     }
 }
 
-/// What is relayed between the server and the peers.
+/// The transport that is relayed between the server and the peers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Relaying {
     /// Datagrams (RFC 8656).
     #[default]
     Udp,
-    /// Connections (RFC 6062). Needs a stream to the server.
+    /// Connections (RFC 6062), which need a stream to the server.
     Tcp,
 }
 
 impl Relaying {
-    /// The IP protocol that REQUESTED-TRANSPORT names.
+    /// Returns the IP protocol that REQUESTED-TRANSPORT names.
     pub(crate) const fn protocol(self) -> u8 {
         match self {
             Self::Udp => 17,
@@ -109,20 +111,20 @@ impl Relaying {
     }
 }
 
-/// Which relayed addresses are wanted.
+/// The families of the relayed addresses that are wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Families {
-    /// IPv4.
+    /// IPv4 only.
     #[default]
     V4,
-    /// IPv6 (RFC 8656, section 18.6).
+    /// IPv6 only (RFC 8656, section 18.6).
     V6,
     /// IPv4, and IPv6 where the server has it (RFC 8656, section 18.11).
     Both,
 }
 
 impl Families {
-    /// Whether an address of this family was asked for.
+    /// Tells whether an address of this family is asked for.
     pub const fn wants(self, family: Family) -> bool {
         match (self, family) {
             (Self::Both, _) => true,

@@ -1,4 +1,4 @@
-//! A second opinion: our client against a server that was written by others from the same RFCs.
+//! Tests of our client against a server that others wrote from the same RFCs.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -22,14 +22,14 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// No time passes on the way.
+/// An allocation and the other server, between which packets take no time.
 struct Exchange {
     allocation: Allocation,
     server: TurnServer,
     transport: TransportType,
     now: Instant,
     events: Vec<Event>,
-    /// What the peer got.
+    /// The datagrams that the peer received.
     relayed: Vec<(SocketAddr, Vec<u8>)>,
     ports: u16,
 }
@@ -48,7 +48,7 @@ impl Exchange {
         Self { allocation, server, transport, now, events: Vec::new(), relayed: Vec::new(), ports: 50_000 }
     }
 
-    /// Their clock shows how long the test runs.
+    /// Returns the time of their clock, which is the time since the test began.
     fn theirs(&self) -> TheirInstant {
         TheirInstant::from_nanos((self.now - epoch()).as_nanos() as i64)
     }
@@ -57,12 +57,12 @@ impl Exchange {
         if to == at(CLIENT) {
             self.allocation.handle_data(data.into(), self.now);
         } else if to != at(SERVER) {
-            // Version 0.7.3 addresses its answers to Binding requests to itself: lost.
+            // Version 0.7.3 addresses its answers to Binding requests to itself, so they are lost.
             self.relayed.push((to, data));
         }
     }
 
-    /// Lets both talk until neither has anything to say; when the client wants to be woken.
+    /// Lets both talk until neither has anything to send. Returns the time at which the client wants to be woken.
     fn talk(&mut self) -> Option<Instant> {
         loop {
             let now = self.theirs();
@@ -140,8 +140,8 @@ fn another_server_understands_us_for_hours_over_both_transports() {
         );
         exchange.run(Duration::from_secs(3 * 3_600));
         assert_eq!(exchange.events, [], "{carrier}");
-        // Over TCP version 0.7.3 neither fills ChannelData up to four bytes nor expects it, which RFC 8656, section
-        // 12.5, demands: only what needs no filling is understood.
+        // Over TCP, version 0.7.3 neither fills ChannelData up to four bytes nor expects it, which RFC 8656, section
+        // 12.5, demands. So only data that needs no filling is understood.
         let step = if carrier.is_stream() { 4 } else { 1 };
         let payloads: Vec<Vec<u8>> = (0..6).map(|size| vec![size as u8; size * step]).collect();
         for payload in &payloads {

@@ -1,4 +1,4 @@
-//! ChannelData and frames: round trips, hostile input, bounds.
+//! Tests of ChannelData and frames: round trips, hostile input, bounds.
 
 use bytes::Bytes;
 use proptest::collection::vec;

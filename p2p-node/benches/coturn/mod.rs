@@ -1,4 +1,4 @@
-//! A coturn of our own on loopback, where there is one on this machine.
+//! A coturn of our own on loopback, where it is installed.
 #![allow(dead_code, reason = "not everybody needs everything")]
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use p2p_core::Seed;
 use p2p_core::stun::{Message, Transport};
 
-/// A running coturn. Dropping it ends it.
+/// A running coturn, which ends when this is dropped.
 pub(crate) struct Coturn {
     process: Child,
     command: Command,
@@ -22,7 +22,7 @@ impl Coturn {
         Self::with(user, password, &[]).await
     }
 
-    /// The same with more options.
+    /// Starts one with more options.
     pub(crate) async fn with(user: &str, password: &str, options: &[&str]) -> Option<Self> {
         let address = UdpSocket::bind("127.0.0.1:0").ok()?.local_addr().ok()?;
         let folder = tempfile::tempdir().ok()?;
@@ -42,19 +42,19 @@ impl Coturn {
         coturn.is_up().await.then_some(coturn)
     }
 
-    /// Its process.
+    /// Returns the id of its process.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Ends it without a word to anybody.
+    /// Kills it without a farewell to anybody.
     pub(crate) fn kill(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 
-    /// Starts it again at the same place; whether it is up.
+    /// Starts it again at the same address. Returns true when it is up.
     pub(crate) async fn again(&mut self) -> bool {
         self.kill();
         match self.command.spawn() {
@@ -76,7 +76,7 @@ impl Coturn {
     }
 }
 
-/// Whether it says anything over UDP, where it listens a little later.
+/// Tells whether it answers over UDP, where it listens a little later.
 fn answers(address: SocketAddr) -> bool {
     let ask = || {
         let socket = UdpSocket::bind("127.0.0.1:0")?;

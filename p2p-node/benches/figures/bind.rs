@@ -1,4 +1,4 @@
-//! How long a node takes until it can connect, and what of it is the servers' and the system's.
+//! The time until a node can connect, and the parts of it that are the servers' and the system's.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -15,14 +15,14 @@ use crate::world::{ANY, Rendezvous, config};
 
 const WARM_UP: usize = 5;
 const BINDS: usize = 50;
-/// In milliseconds.
+/// The goal, in milliseconds.
 const GOAL: f64 = 20.0;
 
 pub(crate) fn print() {
     println!("bind: until a node can connect, with one broker and one STUN server on loopback");
     let rendezvous = Rendezvous::start();
     let (broker, stun) = (rendezvous.broker_port(), rendezvous.stun_port());
-    // Accepts, by its backlog, and says nothing.
+    // This listener accepts by its backlog, and says nothing.
     let silent = TcpListener::bind(ANY).expect("a listener");
     let mute = silent.local_addr().expect("an address").port();
     let closed = {
@@ -46,14 +46,14 @@ pub(crate) fn print() {
     rendezvous.stop();
 }
 
-/// What nobody can do without.
+/// Measures the parts that no node can do without.
 async fn floors(broker: u16, stun: u16) {
     let (mut look, mut session, mut ask) = (Samples::default(), Samples::default(), Samples::default());
     let socket = UdpSocket::bind(ANY).await.expect("a socket");
     socket.connect(("127.0.0.1", stun)).await.expect("an address");
     for number in 0..BINDS {
         let start = Instant::now();
-        let found = p2p_actors::interface::nics();
+        let found = p2p_actors::interface::nics().unwrap();
         look.since(start);
         assert!(!found.is_empty());
         let start = Instant::now();
@@ -79,7 +79,7 @@ async fn measure(name: &str, brokers: &[u16], stun: u16, peer: &Node) {
         let start = Instant::now();
         let node = Node::bind(config(brokers, Some(stun))).await.expect("a node");
         let bind = start.elapsed();
-        // It can be found and it has a say at once: the peer is asked through the broker, and dials.
+        // The node can be found and can answer at once: the peer is asked through the broker, and dials.
         assert_eq!(node.brokers_up().len(), 1, "{:?}", node.status().borrow().brokers);
         let options = ConnectOptions { ways: vec![Way::Reverse], ..ConnectOptions::default() };
         let pipe = node.connect_with(&addr, options).await.expect("connected");

@@ -1,4 +1,4 @@
-//! How long a call takes, and what the least is that it could take.
+//! The time of a call, and the least time that it could take.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,9 +15,10 @@ use crate::world::{Rendezvous, apart, config, echo};
 
 const WARM_UP: usize = 20;
 const CALLS: usize = 200;
-/// Between two calls: a node hears ten signals a second from one sender, and those of no use are the peer's.
+/// The pause between two calls. A node hears ten signals a second from one sender, and useless ones come from the
+/// peer.
 const PAUSE: Duration = Duration::from_millis(120);
-/// What the proof and the actors may take beyond the network, in milliseconds.
+/// The goals for the time of proof and actors beyond the network, in milliseconds.
 const DIRECT_GOAL: f64 = 2.0;
 const REVERSE_GOAL: f64 = 1.0;
 
@@ -105,7 +106,7 @@ fn measure(name: &str, broker: u16) {
     at_most("reverse - publish - direct, medians", times.reverse.median() - least, REVERSE_GOAL, "ms");
 }
 
-/// What a TCP connection takes at least until the far end can have said something.
+/// Returns the least time of a TCP connection until the far end can have sent something, in milliseconds.
 async fn bare(echo: SocketAddr) -> f64 {
     let start = Instant::now();
     let mut stream = TcpStream::connect(echo).await.expect("the echo listens");

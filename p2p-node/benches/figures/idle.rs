@@ -1,4 +1,4 @@
-//! What a node that waits keeps in memory.
+//! The memory of a node that waits.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -12,9 +12,10 @@ use crate::world::{Rendezvous, config};
 /// The first argument of a child process.
 pub(crate) const CHILD: &str = "idle-child";
 const CHILDREN: usize = 5;
-/// Long enough for everything that comes with the start to be over, and for the next look at the interfaces.
+/// The rest before the measurement. It is long enough for the start to be over, and for the next look at the
+/// interfaces.
 const REST: Duration = Duration::from_secs(20);
-/// In MB.
+/// The goal, in MB.
 const GOAL: f64 = 12.0;
 
 pub(crate) fn print() {
@@ -28,7 +29,7 @@ pub(crate) fn print() {
     rendezvous.stop();
 }
 
-/// In MB, the median.
+/// Returns the median memory, in MB.
 fn measure(name: &str, servers: &[String]) -> f64 {
     let (mut all, mut own) = (Samples::default(), Samples::default());
     let mut threads = String::new();
@@ -46,7 +47,7 @@ fn measure(name: &str, servers: &[String]) -> f64 {
         let mut said = String::new();
         let out = child.stdout.take().expect("it is piped");
         BufReader::new(out).read_line(&mut said).expect("a line");
-        // It ends when its input does.
+        // The child ends when its input does.
         drop(child.stdin.take());
         child.wait().expect("it ends");
         let mut words = said.split_whitespace();
@@ -64,8 +65,8 @@ fn measure(name: &str, servers: &[String]) -> f64 {
     all.median()
 }
 
-/// The child: says what it has, then waits for the end of its input. With two ports it is a node with these
-/// servers.
+/// Runs the child, which prints its memory and then waits for the end of its input. With two ports it is a node with
+/// these servers.
 pub(crate) fn be(servers: &[String]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {

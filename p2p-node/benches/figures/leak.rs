@@ -1,4 +1,4 @@
-//! What a thousand calls leave behind.
+//! The resources that a thousand calls leave behind.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::world::in_memory;
 
 const WARM_UP: usize = 100;
 const CALLS: usize = 1_000;
-/// Among them; a node hears ten signals a second from one sender.
+/// The distance of reverse calls among them. A node hears ten signals a second from one sender.
 const REVERSE_EVERY: usize = 10;
 const PAUSE: Duration = Duration::from_millis(110);
-/// What is over needs a moment to be gone.
+/// The time until the resources of ended calls are gone.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// What a process has.
+/// The resources of a process.
 struct Held {
     descriptors: usize,
     threads: usize,

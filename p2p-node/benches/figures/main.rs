@@ -1,8 +1,8 @@
 //! The figures this crate is held to, each printed beside its floor, measured in the same run.
 //!
-//! `cargo bench -p p2p-node --bench figures -- [NAME …]`; without a name, all of them. `relay` stands for all whose names
-//! begin with it; those need coturn. An unknown name has the known ones printed.
-//! Nothing is asserted: machines differ, and a busy one is slow. Everything runs on loopback.
+//! `cargo bench -p p2p-node --bench figures -- [NAME …]`; without a name, all of them. `relay` stands for all whose
+//! names begin with it, and those need coturn. An unknown name has the known ones printed. Nothing is asserted, as
+//! machines differ and a busy one is slow. Everything runs on loopback.
 
 mod bind;
 mod connect;

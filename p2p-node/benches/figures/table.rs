@@ -1,9 +1,9 @@
-//! Samples, and how they are printed.
+//! Samples, and the printing of them.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Times of one thing, measured again and again.
+/// The samples of one figure, measured again and again.
 #[derive(Default)]
 pub(crate) struct Samples(Vec<f64>);
 
@@ -21,7 +21,7 @@ impl Samples {
         self.0.push(value);
     }
 
-    /// The value below which this share of the samples lies.
+    /// Returns the value below which this share of the samples lies.
     pub(crate) fn at(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -44,31 +44,32 @@ impl Samples {
     }
 }
 
-/// Prints how a figure stands to its goal, a bound from above.
+/// Prints a figure beside its goal, a bound from above.
 pub(crate) fn at_most(name: &str, value: f64, goal: f64, unit: &str) {
     let verdict = if value <= goal { "met" } else { "MISSED" };
     println!("  {name:44}     {value:8.3} {unit}   goal ≤ {goal:.3} {unit}: {verdict}");
 }
 
-/// Prints how ratios stand to their goal, a bound of their median from below.
+/// Prints ratios beside their goal, a bound of their median from below.
 pub(crate) fn at_least(name: &str, ratios: &Samples, goal: f64) {
     let verdict = if ratios.median() >= goal { "met" } else { "MISSED" };
     let (low, value, high) = (ratios.at(0.1), ratios.median(), ratios.at(0.9));
     println!("  {name:44} p50 {value:8.3}      p10 {low:.3}  p90 {high:.3}   goal ≥ {goal:.2}: {verdict}");
 }
 
-/// Milliseconds this process was on a processor, all living threads of it; 0 where the system does not tell.
+/// Returns the milliseconds that all living threads of this process were on a processor; 0 where the system does not
+/// tell.
 pub(crate) fn process_time() -> f64 {
     time_of("self")
 }
 
-/// The same of another process.
+/// Returns the milliseconds that all living threads of another process were on a processor.
 pub(crate) fn time_of(process: &str) -> f64 {
     let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
     tasks.map(|task| on_processor(&task.path().join("schedstat"))).sum()
 }
 
-/// The same of this thread.
+/// Returns the milliseconds that this thread was on a processor.
 pub(crate) fn thread_time() -> f64 {
     on_processor(Path::new("/proc/thread-self/schedstat"))
 }

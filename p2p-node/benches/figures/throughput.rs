@@ -1,4 +1,4 @@
-//! What a pipe carries, beside what the machine could carry.
+//! The throughput of a pipe, beside what the machine could carry.
 
 use std::future::Future;
 use std::sync::{Arc, Barrier, Mutex, mpsc};
@@ -18,10 +18,10 @@ use crate::table::{Samples, at_least, thread_time};
 use crate::world::{ANY, in_memory};
 
 const MIB: usize = 1024 * 1024;
-/// What one round carries, and how many there are after a warm-up: 2 GiB for each.
+/// The bytes of one round, and the number of rounds after a warm-up: 2 GiB for each.
 const ROUND: usize = 128 * MIB;
 const ROUNDS: usize = 16;
-/// What users write and read at once: as `tokio::io::copy` does, and as `copy_bidirectional_with_sizes` well may.
+/// The bytes that users write and read at once, as with `tokio::io::copy` and `copy_bidirectional_with_sizes`.
 const BUFFERS: [usize; 2] = [8 * 1024, 64 * 1024];
 const PLAIN_GOAL: f64 = 0.98;
 const SEALED_GOAL: f64 = 0.9;
@@ -42,7 +42,7 @@ pub(crate) fn print() {
     }
 }
 
-/// What one end of a round saw: seconds, and milliseconds on a processor.
+/// The observations of one end in a round: seconds, and milliseconds on a processor.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Seen {
     pub(crate) wall: f64,
@@ -87,7 +87,7 @@ fn measure(buffer: usize) {
             rates[which].push(rate[which]);
             costs[which].push(cost[which]);
         }
-        // What ran side by side is compared: the machine's other work comes and goes.
+        // Only rounds that ran side by side are compared, as the machine's other work comes and goes.
         plain.push(rate[1] / rate[0]);
         sealed.push(rate[3] / rate[2]);
         plain_cost.push(cost[0] / cost[1]);
@@ -112,7 +112,7 @@ pub(crate) fn alone<T>(work: impl Future<Output = T>) -> T {
     Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
 }
 
-/// All rounds and a warm-up; the order of the streams turns, so that none always comes first.
+/// Runs all rounds and a warm-up. The order of the streams turns, so that none always comes first.
 pub(crate) async fn run<F>(
     streams: Streams,
     rounds: usize,
@@ -162,7 +162,7 @@ pub(crate) async fn receive(stream: &mut Box<dyn Stream>, buffer: usize, round: 
     stream.flush().await.expect("flushed");
 }
 
-/// What the sender must know of the receiver.
+/// The facts about the receiver that the sender needs.
 struct Meeting {
     listener: std::net::SocketAddr,
     certificate: rustls::pki_types::CertificateDer<'static>,

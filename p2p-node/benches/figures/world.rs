@@ -1,4 +1,4 @@
-//! What a figure needs around its nodes: servers on runtimes of their own, as if they were other processes.
+//! The surroundings of a figure's nodes: servers on runtimes of their own, as if they were other processes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 
 pub(crate) const ANY: &str = "127.0.0.1:0";
 
-/// A runtime with a thread of its own.
+/// Makes a runtime with a thread of its own.
 pub(crate) fn apart() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
 }
@@ -31,7 +31,7 @@ impl Rendezvous {
         let any: SocketAddr = ANY.parse().expect("an address");
         let broker = runtime.block_on(Broker::start(&[any], Options::default())).expect("the broker starts");
         let mut config = StunServerConfig::new([any]);
-        // What is measured comes from one address and asks more often than anybody should.
+        // The measured node has one address, and asks more often than anybody should.
         config.rate = Rate { per_second: 100_000, burst: 100_000 };
         let stun = runtime.block_on(Responder::start(config)).expect("the STUN server starts");
         Self { runtime, broker, stun }
@@ -52,7 +52,7 @@ impl Rendezvous {
     }
 }
 
-/// A node on loopback with brokers and a STUN server on these ports of 127.0.0.1.
+/// Returns a node on loopback with brokers and a STUN server on these ports of 127.0.0.1.
 pub(crate) fn config(brokers: &[u16], stun: Option<u16>) -> Config {
     let broker = |port: &u16| BrokerConfig::new(format!("mqtt://127.0.0.1:{port}").parse().expect("a URL"));
     let mut config = Config::loopback();
@@ -61,7 +61,7 @@ pub(crate) fn config(brokers: &[u16], stun: Option<u16>) -> Config {
     config
 }
 
-/// A node on loopback that signals within this process, and takes bare connections.
+/// Returns a node on loopback that signals within this process, and takes bare connections.
 pub(crate) fn in_memory(broker: &MemoryBroker) -> Config {
     let mut config = Config::loopback();
     config.brokers = vec![BrokerConfig::new("memory://here".parse().expect("a URL"))];
@@ -70,7 +70,7 @@ pub(crate) fn in_memory(broker: &MemoryBroker) -> Config {
     config
 }
 
-/// Sends back every byte, to one connection after another.
+/// Starts a server that sends back every byte, to one connection after another.
 pub(crate) fn echo(runtime: &Runtime) -> SocketAddr {
     let listener = runtime.block_on(TcpListener::bind(ANY)).expect("a listener");
     let here = listener.local_addr().expect("an address");

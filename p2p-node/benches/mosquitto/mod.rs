@@ -1,18 +1,18 @@
-//! A mosquitto of our own on loopback, where there is one on this machine. Shared by several benches.
+//! A mosquitto of our own on loopback, where it is installed. Several benches share it.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
-/// A running mosquitto. Dropping it ends it.
+/// A running mosquitto, which ends when this is dropped.
 pub(crate) struct Mosquitto {
     process: Child,
     _config: tempfile::NamedTempFile,
-    /// Where it listens, on 127.0.0.1. It may need a moment before it does.
+    /// The port on 127.0.0.1 that it listens on. It may need a moment before it does.
     pub(crate) port: u16,
 }
 
 impl Mosquitto {
-    /// Starts one for anybody, with `TCP_NODELAY` or not; `None` when this machine has none.
+    /// Starts one for anybody, with `TCP_NODELAY` or without; `None` when this machine has none.
     pub(crate) fn start(nodelay: bool) -> Option<Self> {
         let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
         let config = tempfile::NamedTempFile::new().ok()?;
@@ -33,7 +33,7 @@ impl Mosquitto {
 
 impl Drop for Mosquitto {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -1,4 +1,4 @@
-//! What goes through a TURN server without any of our own client: sockets, and a server that lets them through.
+//! A TURN server used without any of our own client, by plain sockets.
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
@@ -7,10 +7,10 @@ use p2p_node::rendezvous::turn::Credential;
 
 use crate::turn::{Client, Stream, TCP, UDP, connection_id};
 
-/// What the client calls its peer.
+/// The number of the client's channel to its peer.
 pub(crate) const CHANNEL: u16 = 0x4000;
 
-/// A client's socket with a channel to a peer's socket, and where the peer sends to.
+/// Returns a client's socket with a channel to a peer's socket, and the address that the peer sends to.
 pub(crate) async fn channel(server: SocketAddr, credential: &Credential) -> ([UdpSocket; 2], SocketAddr) {
     let peer = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
@@ -21,7 +21,7 @@ pub(crate) async fn channel(server: SocketAddr, credential: &Credential) -> ([Ud
     ([client.line.into_std().expect("a socket"), peer], relayed)
 }
 
-/// A connection by way of a TCP allocation; the client that keeps it comes along.
+/// Returns a connection by way of a TCP allocation, with the client that keeps it.
 pub(crate) async fn connection(
     server: SocketAddr,
     credential: &Credential,

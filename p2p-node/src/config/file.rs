@@ -21,23 +21,31 @@
 //! ready_within = 3                    # seconds to wait for brokers and STUN servers, default 3
 //! machine_id = "blue box"             # default: what the operating system says; copies of a machine want one each
 //!
+//! [keep_alive]                        # seconds, see `KeepAlive`; 0 switches each one off
+//! idle = 25                           # silence after which the system asks for a sign of life
+//! interval = 5                        # between two such questions
+//! probes = 3                          # unanswered questions that end a connection
+//! unacknowledged = 30                 # how long data may stay unacknowledged
+//! ping = 15                           # silence after which an encrypted pipe asks its peer
+//!
 //! [limits]                            # see `Limits` for what they bound
 //! attempts = 256
 //! answers = 64
-//! dials_for_peers = 128
+//! errands = 128
 //! relays = 4                          # strangers for whom our TURN servers are asked at once
 //! unproven = 512
 //! backlog = 128
+//! pipes_per_peer = 8                  # that a peer has asked for
+//! pipes = 1024                        # that all peers have asked for; a quarter of the descriptors at most
 //! half_open = 512                     # connections that punches may have half open, see `Config::punch`
 //! dials_per_second = 500              # of all punches
 //! ```
 //!
-//! A broker is a URL or a table of `url`, `user`, `password` or `password_file`, `ca` (a PEM file with the
-//! certificates to trust instead of the system's) and `bind` (the local IP address to connect from). A TURN
-//! server is a table of `url` (see [`TurnUri`](crate::config::TurnUri)), `user`, `password` or `password_file`,
-//! and `ca`; the tables can also stand at the end, each as `[[turn]]`. Paths are relative to the folder of the
-//! file. A key this version does not know is an error, never passed over: a misspelt `allow` must not open a
-//! node to everybody.
+//! A broker is a URL, or a table of `url`, `user`, `password` or `password_file`, `ca` and `bind`. `ca` is a PEM file
+//! with the certificates to trust instead of the system's. `bind` is the local IP address to connect from. A TURN
+//! server is a table of `url` (see [`TurnUri`](crate::config::TurnUri)), `user`, `password` or `password_file`, and
+//! `ca`. The tables can also stand at the end, each as `[[turn]]`. Paths are relative to the folder of the file. An
+//! unknown key is an error and never passed over, as a misspelt `allow` must not open a node to everybody.
 
 mod broker;
 mod error;
@@ -50,18 +58,19 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use p2p_actors::Interfaces;
 use p2p_core::clock::ntp::MOST_SERVERS;
+use p2p_core::node::{Interfaces, KeepAlive};
 use p2p_core::peer::{IdError, PeerId};
 use toml::de::DeTable;
+use zeroize::Zeroizing;
 
 use super::{Config, Key, parse_family, parse_ntp, parse_relay_connections, parse_stun, parse_way};
 pub use error::{ConfigError, ConfigFault};
 use reader::{Reader, Result, Value};
 
-/// A configuration file is a page or two; what is longer is something else.
+/// The most bytes of a configuration file, which is a page or two.
 const MOST_BYTES: u64 = 256 * 1024;
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "identity",
     "listen_port",
     "interfaces",
@@ -75,27 +84,32 @@ const KEYS: [&str; 15] = [
     "ways",
     "allow",
     "ready_within",
+    "keep_alive",
     "limits",
     "machine_id",
 ];
-const LIMIT_KEYS: [&str; 8] = [
+const KEEP_ALIVE_KEYS: [&str; 5] = ["idle", "interval", "probes", "unacknowledged", "ping"];
+const LIMIT_KEYS: [&str; 10] = [
     "attempts",
     "answers",
-    "dials_for_peers",
+    "errands",
     "relays",
     "unproven",
     "backlog",
+    "pipes_per_peer",
+    "pipes",
     "half_open",
     "dials_per_second",
 ];
 
 impl Config {
-    /// Reads a configuration from the text of a [`p2p.toml`](crate::config::file); what it does not mention has its default. Paths
-    /// in it are relative to the current folder.
+    /// Reads a configuration from the text of a [`p2p.toml`](crate::config::file). A key that is not there has its
+    /// default. Paths are relative to the current folder.
     ///
     /// # Errors
-    /// [`ConfigError`] with the line: no TOML, an unknown key (with the nearest one), a value that is not
-    /// allowed (with what is), or a password file that cannot be read.
+    /// [`ConfigError`], with the line where one is at fault. The fault is no TOML, an unknown key (with the nearest
+    /// one), or a value that is not allowed (with the allowed ones). It may also be a password file that cannot be
+    /// read.
     pub fn from_toml(text: &str) -> Result<Self> {
         Reader { text, folder: Path::new("") }.config()
     }
@@ -170,10 +184,28 @@ impl<'t> Reader<'t> {
                         self.string("machine_id", value, "any text that is different on other machines")?;
                     config.machine_id = Some(id.as_bytes().to_vec());
                 }
+                "keep_alive" => self.keep_alive(value, &mut config.keep_alive)?,
                 _ => self.limits(value, &mut config)?,
             }
         }
         Ok(config)
+    }
+
+    fn keep_alive(&self, value: &Value<'t>, keep_alive: &mut KeepAlive) -> Result<()> {
+        let Some(table) = value.get_ref().as_table() else {
+            return Err(self.wrong("keep_alive", value, "a table, [keep_alive]"));
+        };
+        for (key, value) in table {
+            let key = self.key(key, &KEEP_ALIVE_KEYS)?;
+            match key {
+                "idle" => keep_alive.idle = self.seconds(key, value)?,
+                "interval" => keep_alive.interval = self.seconds(key, value)?,
+                "probes" => keep_alive.probes = self.number(key, value, 0, 127)?.into(),
+                "unacknowledged" => keep_alive.unacknowledged = self.seconds(key, value)?,
+                _ => keep_alive.ping = self.seconds(key, value)?,
+            }
+        }
+        Ok(())
     }
 
     fn limits(&self, value: &Value<'t>, config: &mut Config) -> Result<()> {
@@ -187,10 +219,12 @@ impl<'t> Reader<'t> {
             match key {
                 "attempts" => limits.attempts = bound,
                 "answers" => limits.answers = bound,
-                "dials_for_peers" => limits.dials_for_peers = bound,
+                "errands" => limits.dials_for_peers = bound,
                 "relays" => limits.relays = bound,
                 "unproven" => limits.unproven = bound,
                 "backlog" => limits.backlog = bound,
+                "pipes_per_peer" => limits.pipes_per_peer = bound,
+                "pipes" => limits.pipes = bound,
                 "half_open" => config.punch.sockets = number,
                 _ => config.punch.per_second = number,
             }
@@ -203,10 +237,10 @@ fn parse_id(text: &str) -> Result<PeerId, String> {
     text.parse().map_err(|error: IdError| error.to_string())
 }
 
-/// Reads the password in a file: its first line.
+/// Reads the password in a file, which is its first line.
 ///
 /// # Errors
-/// [`ConfigError`] when it cannot be read or is empty.
+/// [`ConfigError`] when the file cannot be read or its first line is empty.
 pub fn password_file(path: &Path) -> Result<String> {
     let wrong =
         |reason: String| ConfigError::from(ConfigFault::PasswordFile { path: path.to_owned(), reason });
@@ -217,9 +251,9 @@ pub fn password_file(path: &Path) -> Result<String> {
     }
 }
 
-/// Reads a file that cannot be long, whatever its size is said to be: it may be a device.
-fn read_short(path: &Path) -> Result<String, String> {
-    let mut text = String::new();
+/// Reads a file that must be short, whatever its size is said to be, as it may be a device.
+fn read_short(path: &Path) -> Result<Zeroizing<String>, String> {
+    let mut text = Zeroizing::new(String::new());
     let read = File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text));
     match read {
         Ok(len) if len as u64 > MOST_BYTES => Err(format!("longer than {MOST_BYTES} bytes")),

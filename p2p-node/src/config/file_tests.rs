@@ -1,8 +1,8 @@
 use std::fs;
 use std::time::Duration;
 
-use p2p_actors::{Limits, NtpServer, StunServer, TurnServer};
 use p2p_core::Family;
+use p2p_core::node::{KeepAlive, Limits, NtpServer, StunServer, TurnServer};
 use p2p_core::turn::Carrier;
 use proptest::prelude::*;
 
@@ -14,7 +14,7 @@ fn fault(text: &str) -> ConfigError {
     Config::from_toml(text).expect_err(text)
 }
 
-/// What a user reads.
+/// Checks that the error, as a user reads it, holds these parts.
 fn says(text: &str, parts: &[&str]) {
     let told = fault(text).to_string();
     for part in parts {
@@ -62,13 +62,21 @@ fn everything_can_be_told() {
                 {{ url = "mqtts://b.example", user = "anna", password_file = "broker.pw", ca = "ca.pem", bind = "::1" }},
                 {{ url = "mqtt://c.example:1884", user = "bert", password = "x" }},
             ]
+            [keep_alive]
+            idle = 60
+            interval = 10
+            probes = 4
+            unacknowledged = 0
+            ping = 0
             [limits]
             attempts = 1
             answers = 2
-            dials_for_peers = 5
+            errands = 5
             relays = 6
             unproven = 3
             backlog = 4
+            pipes_per_peer = 7
+            pipes = 8
             half_open = 6
             dials_per_second = 7
         "#
@@ -77,6 +85,8 @@ fn everything_can_be_told() {
     let config = Config::from_file(&file).unwrap();
     assert!(matches!(config.key, Key::File(path) if path == folder.path().join("keys/p2p.key")));
     assert_eq!(config.listen_port, 7_777);
+    let (idle, interval) = (Duration::from_secs(60), Duration::from_secs(10));
+    assert_eq!(config.keep_alive, KeepAlive { idle, interval, probes: 4, ..KeepAlive::OFF });
     assert_eq!(config.interfaces, Interfaces::Only(vec!["lo".into(), "eth0".into()]));
     assert_eq!(config.families, [Family::V6].into());
     let stun = [("stun.example", 3478), ("2001:db8::1", 3479)];
@@ -97,7 +107,17 @@ fn everything_can_be_told() {
     assert_eq!(config.machine_id.as_deref(), Some(&b"here"[..]));
     assert_eq!(
         config.limits,
-        Limits { attempts: 1, answers: 2, dials_for_peers: 5, relays: 6, unproven: 3, backlog: 4 }
+        Limits {
+            attempts: 1,
+            answers: 2,
+            dials_for_peers: 5,
+            relays: 6,
+            unproven: 3,
+            backlog: 4,
+            pipes_per_peer: 7,
+            pipes: 8,
+            ..Limits::default()
+        }
     );
     assert_eq!((config.punch.sockets, config.punch.per_second), (6, 7));
     let [first, second, third] = &config.brokers[..] else { panic!("{:?}", config.brokers) };

@@ -6,11 +6,12 @@ use std::path::Path;
 
 use p2p_core::Seed;
 use p2p_core::peer::Identity;
+use zeroize::Zeroizing;
 
 use super::Key;
 use crate::error::BindError;
 
-/// A key file is one short line; what is longer is not one.
+/// The most bytes of a key file, which is one short line.
 const MOST_BYTES: u64 = 1_024;
 
 pub(super) fn load(key: Key) -> Result<Identity, BindError> {
@@ -22,12 +23,12 @@ pub(super) fn load(key: Key) -> Result<Identity, BindError> {
 }
 
 fn fresh() -> Result<Identity, BindError> {
-    let mut entropy = [0; 32];
-    getrandom::fill(&mut entropy).map_err(|error| BindError::Entropy(error.to_string()))?;
-    Ok(Identity::generate(&mut Seed::new(entropy)))
+    let mut entropy = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *entropy).map_err(|error| BindError::Entropy(error.to_string()))?;
+    Ok(Identity::generate(&mut Seed::new(*entropy)))
 }
 
-/// Reads a key file; makes it when there is none.
+/// Reads a key file, and makes it when there is none.
 pub(crate) fn load_file(path: &Path) -> Result<Identity, BindError> {
     match File::open(path) {
         Ok(file) => read(path, file),
@@ -38,13 +39,13 @@ pub(crate) fn load_file(path: &Path) -> Result<Identity, BindError> {
 
 fn read(path: &Path, file: File) -> Result<Identity, BindError> {
     check_permissions(path, &file)?;
-    let mut text = String::new();
+    let mut text = Zeroizing::new(String::new());
     file.take(MOST_BYTES).read_to_string(&mut text).map_err(|error| wrong(path, error))?;
     text.trim().parse().map_err(|error| wrong(path, error))
 }
 
-/// Writes a new key next to its place, then links it there: never half a key, never over an old one, never through
-/// a symbolic link that leads nowhere.
+/// Writes a new key to a file next to its place, and then links it there. So there is never half a key. An old key is
+/// never overwritten, and no symbolic link that leads nowhere is followed.
 fn create(path: &Path) -> Result<Identity, BindError> {
     let identity = fresh()?;
     let mut draft = path.as_os_str().to_owned();
@@ -56,13 +57,13 @@ fn create(path: &Path) -> Result<Identity, BindError> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(draft).map_err(|error| wrong(path, error))?;
     let written = file
-        .write_all(format!("{}\n", identity.to_text()).as_bytes())
+        .write_all(Zeroizing::new(format!("{}\n", *Zeroizing::new(identity.to_text()))).as_bytes())
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::hard_link(draft, path));
     fs::remove_file(draft).map_err(|error| wrong(path, error))?;
     match written {
         Ok(()) => Ok(identity),
-        // Another process made it in the meantime: its key is the one.
+        // Another process made the file in the meantime, so its key is the one.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => match File::open(path) {
             Ok(file) => read(path, file),
             Err(error) => {

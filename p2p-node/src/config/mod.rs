@@ -1,4 +1,4 @@
-//! What a node is told when it starts.
+//! The configuration of a node, given when it starts.
 
 #[cfg(feature = "config-file")]
 pub mod file;
@@ -12,10 +12,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use p2p_actors::StartError;
 use p2p_actors::signal::MemoryBroker;
-use p2p_actors::{ActorsConfig, BrokerConfig, Interfaces, Limits, NtpServer, StunServer, TurnServer};
 use p2p_core::Family;
 use p2p_core::attempt::Way;
+use p2p_core::node::{
+    BrokerConfig, Interfaces, KeepAlive, Limits, NodeConfig, NtpServer, StunServer, TurnServer,
+};
 use p2p_core::peer::{Identity, PeerId};
 use p2p_core::punch;
 use p2p_core::relay::circuit::Connections as RelayConnections;
@@ -32,20 +35,20 @@ pub use turn::{TurnUri, TurnUriError};
 
 use crate::error::BindError;
 
-/// Where a node's secret key comes from.
+/// The source of a node's secret key.
 #[derive(Clone, Debug, Default)]
 pub enum Key {
-    /// A new one, forgotten when the node ends: its address is good for one run.
+    /// A new key that is forgotten when the node ends, so its address is good for one run.
     #[default]
     Ephemeral,
-    /// A file, made at the first start with permissions for its owner only.
+    /// A key file, made at the first start with permissions for its owner only.
     File(PathBuf),
-    /// This one.
+    /// The key given here.
     Given(Identity),
 }
 
 impl Key {
-    /// The key itself: makes it, or reads its file and makes that when there is none.
+    /// Returns the key itself. It makes one, or reads its file, and makes the file when there is none.
     ///
     /// # Errors
     /// [`BindError::KeyFile`] when the file cannot be used, [`BindError::Entropy`] when no key can be made.
@@ -54,7 +57,7 @@ impl Key {
     }
 }
 
-/// Everything a node can be told. The default is a node that listens on every interface and knows no server:
+/// The whole configuration of a node. The default is a node that listens on every interface and knows no server, as
 /// none is built in.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -65,41 +68,44 @@ pub struct Config {
     pub interfaces: Interfaces,
     /// The address families to use. Default: both.
     pub families: BTreeSet<Family>,
-    /// The TCP port to listen on. Default 0: any free one.
+    /// The TCP port to listen on. Default 0, which stands for any free one.
     pub listen_port: u16,
     /// The MQTT brokers to be found through. Default: none.
     pub brokers: Vec<BrokerConfig>,
-    /// An in-process broker that `memory:` URLs stand for: for tests, and for nodes that share a process.
+    /// The in-process broker that `memory:` URLs stand for, for tests and for nodes that share a process.
     pub memory: Option<MemoryBroker>,
     /// The STUN servers to ask for our external addresses. Default: none.
     pub stun: Vec<StunServer>,
-    /// The TURN servers (RFC 8656) that may relay for us when nothing else works, best first, each with our login there:
-    /// [`TurnUri::servers`] makes them. UDP is tried before TCP before TLS, 16 servers are used at most. Default: none.
+    /// The TURN servers (RFC 8656) that may relay for us when nothing else works, best first, each with our login
+    /// there. [`TurnUri::servers`] makes them. UDP is tried before TCP before TLS, and 16 servers are used at most.
+    /// Default: none.
     pub turn: Vec<TurnServer>,
-    /// Whether connections may be relayed as such (RFC 6062), in preference to datagrams: plain TCP on one end, and much
-    /// faster. Default: careful, not by servers that are known to hang.
+    /// The rule for relaying connections as such (RFC 6062) in preference to datagrams: plain TCP on one end, and
+    /// much faster. Default: careful, which is not by servers that are known to hang.
     pub relay_connections: RelayConnections,
-    /// The NTP servers to ask how far this machine's clock is off, 8 at most; of three, one may lie. Default: none, and
-    /// then nobody is asked. The answer sets no clock and dates no signal: it is for meeting a peer at a time, and
-    /// stands in [`Status`](crate::Status).
+    /// The NTP servers to ask for the offset of this machine's clock, 8 at most; of three, one may lie. Default:
+    /// none, and then nobody is asked. The answer sets no clock and dates no signal. It is for meeting a peer at a
+    /// time, and stands in [`Status`](crate::Status).
     pub ntp: Vec<NtpServer>,
-    /// Whether accepted connections may stay unencrypted after the proof, if the caller wishes that too.
-    /// Default: no.
+    /// True when accepted connections may stay unencrypted after the proof, if the caller wishes that too. Default:
+    /// false.
     pub plain: bool,
-    /// The ways by which peers may reach this node; calls by other ways are refused. Default: all.
+    /// The ways by which peers may reach this node. Calls by other ways are refused. Default: all.
     pub ways: Vec<Way>,
-    /// The peers who may call; the others are refused. Default: everybody who knows this node's address.
+    /// The peers that may call; the others are refused. Default: everybody who knows this node's address.
     pub allowed: Option<BTreeSet<PeerId>>,
-    /// What tells this machine from others; only a salted hash of it is published. Default: what the
-    /// operating system says.
+    /// The bytes that tell this machine from others. Only a salted hash of them is published. Default: those of the
+    /// operating system.
     pub machine_id: Option<Vec<u8>>,
-    /// How long [`Node::bind`](crate::Node::bind) waits for brokers and STUN servers. Default 3 s.
+    /// The time that [`Node::bind`](crate::Node::bind) waits for brokers and STUN servers. Default 3 s.
     pub ready_within: Duration,
-    /// The bounds at the doors.
+    /// The settings that keep pipes alive and find out dead ones.
+    pub keep_alive: KeepAlive,
+    /// The bounds on what others can cause.
     pub limits: Limits,
-    /// What punches may do to this machine and its router: one of them, and all together at a time. Default: 512
-    /// connections half open, as small routers hold a few thousand in all, and 500 dials a second. Less makes
-    /// networks with random ports harder to reach. A peer for which neither our own calls nor `allowed` speak has 64,
+    /// The bounds on punches, for one of them and for all at a time, which protect this machine and its router.
+    /// Default: 512 connections half open, as small routers hold a few thousand in all, and 500 dials a second. Less
+    /// makes networks with random ports harder to reach. A peer that neither our own calls nor `allowed` name has 64,
     /// and 100 a second.
     pub punch: punch::Limits,
 }
@@ -122,6 +128,7 @@ impl Default for Config {
             allowed: None,
             machine_id: None,
             ready_within: Duration::from_secs(3),
+            keep_alive: KeepAlive::default(),
             limits: Limits::default(),
             punch: punch::Limits::default(),
         }
@@ -129,17 +136,18 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The default, to be changed field by field.
+    /// Returns the default, to be changed field by field.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// On the loopback interface only: for tests, demos and peers on one machine.
+    /// Returns a configuration for the loopback interface only, for tests, demos and peers on one machine.
     pub fn loopback() -> Self {
         Self { interfaces: Interfaces::Only(vec![machine::LOOPBACK.to_owned()]), ..Self::default() }
     }
 
-    pub(crate) fn into_actors(self) -> Result<ActorsConfig, BindError> {
+    /// Returns the configuration of the machine, and the in-process broker beside it.
+    pub(crate) fn into_node(self) -> Result<(NodeConfig, Option<MemoryBroker>), BindError> {
         let of_brokers = self.brokers.iter().filter_map(|broker| broker.ca_file.as_ref());
         let of_turn = self.turn.iter().filter_map(|server| server.ca_file.as_ref());
         for path in of_brokers.chain(of_turn) {
@@ -155,22 +163,25 @@ impl Config {
                 return Err(BindError::TurnServer { server: server.to_string(), reason: error.to_string() });
             }
         }
-        let mut actors = ActorsConfig::new(self.key.into_identity()?);
-        actors.interfaces = self.interfaces;
-        actors.families = self.families;
-        actors.listen_port = self.listen_port;
-        actors.brokers = self.brokers;
-        actors.memory = self.memory;
-        actors.stun = self.stun;
-        actors.turn = self.turn;
-        actors.relay_connections = self.relay_connections;
-        actors.ntp = self.ntp;
-        actors.plain = self.plain;
-        actors.ways = self.ways;
-        actors.allowed = self.allowed;
-        actors.machine_id = self.machine_id.unwrap_or_else(machine::id);
-        actors.limits = self.limits;
-        actors.punch = self.punch;
-        Ok(actors)
+        let mut node = NodeConfig::new(self.key.into_identity()?);
+        node.interfaces = self.interfaces;
+        node.families = self.families;
+        node.listen_port = self.listen_port;
+        node.brokers = self.brokers;
+        node.stun = self.stun;
+        node.turn = self.turn;
+        node.relay_connections = self.relay_connections;
+        node.ntp = self.ntp;
+        node.plain = self.plain;
+        node.ways = self.ways;
+        node.allowed = self.allowed;
+        node.machine_id = match self.machine_id {
+            Some(id) => id,
+            None => machine::id().map_err(StartError::System)?,
+        };
+        node.keep_alive = self.keep_alive;
+        node.limits = self.limits;
+        node.punch = self.punch;
+        Ok((node, self.memory))
     }
 }

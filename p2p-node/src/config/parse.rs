@@ -1,10 +1,10 @@
-//! Words for servers, families and ways, as the configuration file and the command know them.
+//! Parsers of servers, families and ways, as the configuration file and the command name them.
 
 use std::net::Ipv6Addr;
 
-use p2p_actors::{NtpServer, StunServer};
 use p2p_core::attempt::Way;
 use p2p_core::clock::ntp;
+use p2p_core::node::{NtpServer, StunServer};
 use p2p_core::peer::{BrokerUrl, BrokerUrlError, Scheme};
 use p2p_core::relay::circuit::Connections as RelayConnections;
 use p2p_core::{Family, stun};
@@ -15,10 +15,10 @@ use super::{TurnUri, TurnUriError};
 /// `stun:host:port`.
 ///
 /// # Errors
-/// A sentence that says what is wanted.
+/// A sentence that says what is allowed.
 pub fn parse_stun(text: &str) -> Result<StunServer, String> {
     let usual = stun::DEFAULT_PORT;
-    match text.split_once(':') {
+    let server = match text.split_once(':') {
         // A host may be called `stun`; then only its port follows.
         Some((scheme, uri)) if scheme.eq_ignore_ascii_case("stun") && uri.parse::<u16>().is_err() => {
             match uri.rsplit_once(':') {
@@ -27,26 +27,27 @@ pub fn parse_stun(text: &str) -> Result<StunServer, String> {
             }
         }
         _ => parse_server(text, usual),
-    }
+    };
+    server.map(|(host, port)| StunServer { host, port })
 }
 
 /// Parses `host:port`, with an IPv6 address in brackets.
 ///
 /// # Errors
-/// A sentence that says what is wanted.
+/// A sentence that says what is allowed.
 pub fn parse_ntp(text: &str) -> Result<NtpServer, String> {
-    parse_server(text, ntp::DEFAULT_PORT)
+    parse_server(text, ntp::DEFAULT_PORT).map(|(host, port)| NtpServer { host, port })
 }
 
 /// Parses the URI of a TURN server (RFC 7065).
 ///
 /// # Errors
-/// A sentence that says what is wanted.
+/// A sentence that says what is allowed.
 pub fn parse_turn(text: &str) -> Result<TurnUri, String> {
     text.parse().map_err(|error: TurnUriError| error.to_string())
 }
 
-fn parse_server(text: &str, usual: u16) -> Result<StunServer, String> {
+fn parse_server(text: &str, usual: u16) -> Result<(String, u16), String> {
     let wanted =
         || format!("a server is `host:port`, such as `192.0.2.1:{usual}` or `[2001:db8::1]:{usual}`");
     let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;
@@ -56,13 +57,13 @@ fn parse_server(text: &str, usual: u16) -> Result<StunServer, String> {
         None if host.is_empty() || host.contains([':', '/', ' ', '[', ']']) => return Err(wanted()),
         None => host.to_owned(),
     };
-    Ok(StunServer { host, port })
+    Ok((host, port))
 }
 
 /// Parses `v4` or `v6`.
 ///
 /// # Errors
-/// A sentence that says what is wanted.
+/// A sentence that says what is allowed.
 pub fn parse_family(text: &str) -> Result<Family, String> {
     match text {
         "v4" => Ok(Family::V4),
@@ -74,7 +75,7 @@ pub fn parse_family(text: &str) -> Result<Family, String> {
 /// Parses the name of a way.
 ///
 /// # Errors
-/// A sentence that names them all.
+/// A sentence that names all ways.
 pub fn parse_way(text: &str) -> Result<Way, String> {
     Way::ALL.into_iter().find(|way| way.to_string() == text).ok_or_else(|| {
         let names: Vec<_> = Way::ALL.iter().map(|way| format!("`{way}`")).collect();
@@ -85,7 +86,7 @@ pub fn parse_way(text: &str) -> Result<Way, String> {
 /// Parses `never`, `careful` or `always`.
 ///
 /// # Errors
-/// A sentence that says what is wanted.
+/// A sentence that says what is allowed.
 pub fn parse_relay_connections(text: &str) -> Result<RelayConnections, String> {
     match text {
         "never" => Ok(RelayConnections::Never),
@@ -98,7 +99,7 @@ pub fn parse_relay_connections(text: &str) -> Result<RelayConnections, String> {
 /// Parses the URL of a broker on the network.
 ///
 /// # Errors
-/// A sentence that says what is wanted.
+/// A sentence that says what is allowed.
 pub fn parse_broker(text: &str) -> Result<BrokerUrl, String> {
     let url: BrokerUrl = text.parse().map_err(|error: BrokerUrlError| error.to_string())?;
     if url.scheme() == Scheme::Memory {

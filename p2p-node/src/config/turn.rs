@@ -1,22 +1,22 @@
-//! Where a TURN server is.
+//! The URI of a TURN server.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use p2p_actors::TurnServer;
+use p2p_core::node::TurnServer;
 use p2p_core::turn::Carrier;
 
 /// The ports of TURN without and with TLS (RFC 8656, section 19.3).
 const PORT: u16 = 3478;
 const TLS_PORT: u16 = 5349;
 
-/// The longest name there is (RFC 1035, section 2.3.4), in text.
+/// The most bytes of a name in text (RFC 1035, section 2.3.4).
 const MOST_NAME: usize = 253;
 
-/// Where a TURN server is, by RFC 7065: `turn:host[:port][?transport=udp|tcp]`, or with TLS
-/// `turns:host[:port][?transport=tcp]`. The usual ports are 3478, and 5349 with TLS; an IPv6 address stands in brackets.
-/// `turn:` without a transport means UDP, and TCP where UDP does not get through.
+/// The URI of a TURN server (RFC 7065): `turn:host[:port][?transport=udp|tcp]`, or
+/// `turns:host[:port][?transport=tcp]` with TLS. The usual ports are 3478, and 5349 with TLS. An IPv6 address stands
+/// in brackets. `turn:` without a transport means UDP, and TCP where UDP does not get through.
 ///
 /// ```
 /// use p2p_node::config::TurnUri;
@@ -32,37 +32,37 @@ pub struct TurnUri {
     /// A name, or an IP address without brackets.
     host: String,
     port: u16,
-    /// What may carry messages there, in the order of trying.
+    /// The transports that may carry messages there, in the order of trying.
     carriers: &'static [Carrier],
 }
 
-/// Why a text is no [`TurnUri`]. None of these repeats the text.
+/// A reason why a text is not a [`TurnUri`]. None of these repeats the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TurnUriError {
-    /// It does not begin as one.
+    /// The text does not begin with `turn:` or `turns:`.
     #[error(
         "a TURN server is `turn:host:port` or, with TLS, `turns:host:port`, such as `turn:192.0.2.1:3478`"
     )]
     Scheme,
-    /// `turn://…`
+    /// The text begins with `turn://`.
     #[error("a TURN server is written without slashes: `turn:host:port`")]
     Slashes,
-    /// `turn:user@…`
+    /// The text holds a login, as in `turn:user@…`.
     #[error("user and password do not belong into the URI of a TURN server but beside it")]
     Login,
-    /// No host, or one that cannot be.
+    /// The host is missing or impossible.
     #[error(
         "the host of a TURN server is a name, an IPv4 address, or an IPv6 address in brackets, such as `turn:[2001:db8::1]:3478`"
     )]
     Host,
-    /// No port that can be.
+    /// The port is missing or impossible.
     #[error("the port of a TURN server is a number from 1 to 65535")]
     Port,
-    /// Something else than a transport, or another one.
+    /// The text has a transport other than UDP and TCP, or something else after the port.
     #[error("all that may follow the port of a TURN server is `?transport=udp` or `?transport=tcp`")]
     Transport,
-    /// `turns:…?transport=udp`
+    /// The text asks for DTLS, as `turns:…?transport=udp` does.
     #[error(
         "TURN over DTLS is not spoken here: for TLS over TCP write `turns:` without `?transport=udp`, for UDP write `turn:`"
     )]
@@ -70,7 +70,8 @@ pub enum TurnUriError {
 }
 
 impl TurnUri {
-    /// The server, over each transport that is meant, with this login. The certificates to trust are the system's.
+    /// Returns the server over each transport that is meant, with this login. The certificates to trust are the
+    /// system's.
     pub fn servers(&self, user: &str, password: &str) -> Vec<TurnServer> {
         let server = |carrier: &Carrier| TurnServer {
             host: self.host.clone(),
@@ -186,7 +187,7 @@ mod tests {
     fn every_form_of_the_rfc_is_read() {
         use Carrier::{Tcp, Tls, Udp};
         for (text, host, port, carriers) in [
-            // The examples of RFC 7065, appendix A, as far as they are for us.
+            // These are the examples of RFC 7065, appendix A, as far as they apply here.
             ("turn:example.org", "example.org", 3478, &[Udp, Tcp][..]),
             ("turns:example.org", "example.org", 5349, &[Tls]),
             ("turn:example.org:8000", "example.org", 8000, &[Udp, Tcp]),

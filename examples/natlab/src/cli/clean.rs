@@ -1,4 +1,4 @@
-//! `natlab clean`
+//! The command `natlab clean`.
 
 use std::process::ExitCode;
 

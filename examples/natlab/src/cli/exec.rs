@@ -1,4 +1,4 @@
-//! `natlab exec`
+//! The command `natlab exec`.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};

@@ -1,4 +1,4 @@
-//! `natlab figures`
+//! The command `natlab figures`.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `natlab matrix`
+//! The command `natlab matrix`.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::signal::{Stop, exit_code};
 
-/// How often we look whether we should stop.
+/// The pause between two checks whether to stop.
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// Punch through every pair of NATs, with two plain programs that dial each other's mapped address once.
@@ -29,16 +29,16 @@ pub(super) struct Matrix {
                          linux-fully-random"
     )]
     nats: Vec<String>,
-    /// What the NATs do with an unsolicited SYN.
+    /// The answer of the NATs to an unsolicited SYN.
     #[arg(long, default_value = "silence")]
     syn: String,
     /// The round trip between the homes.
     #[arg(long, default_value = "40ms")]
     rtt: String,
-    /// How much later the second side dials, in milliseconds.
+    /// The time by which the second side dials later, in milliseconds.
     #[arg(long, default_value_t = 0)]
     skew: u64,
-    /// How long each side waits, in milliseconds.
+    /// The time that each side waits, in milliseconds.
     #[arg(long, default_value_t = 3_500)]
     patience: u64,
     /// Labs at a time.

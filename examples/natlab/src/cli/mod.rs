@@ -1,4 +1,4 @@
-//! Sub-commands, one file each.
+//! The sub-commands, one file each.
 
 mod clean;
 mod exec;
@@ -55,7 +55,7 @@ enum Command {
     Clean(clean::Clean),
 }
 
-/// What `run` and its like have in common.
+/// The options that `run` and similar commands have in common.
 #[derive(Debug, Args)]
 struct LabArgs {
     /// Write the packets of each device to DIR/HOST-ethN.pcap.
@@ -67,7 +67,7 @@ struct LabArgs {
     /// Pass TCP segments of up to 64 kB through the lab: several times the throughput, coarser loss.
     #[arg(long)]
     offload: bool,
-    /// Other dice than the scenario's.
+    /// The seed to use instead of the scenario's.
     #[arg(long)]
     seed: Option<u64>,
 }

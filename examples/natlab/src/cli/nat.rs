@@ -1,4 +1,4 @@
-//! `natlab nat`
+//! The command `natlab nat`.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,9 +12,9 @@ use natlab::survey::{Kind, Seen, Surveyed, survey_kind, survey_simulated};
 use p2p_core::sim::span;
 use serde::Serialize;
 
-/// Have a real node behind each NAT of the matrix (3 mappings × 3 filterings × 5 deltas, and those that do not
-/// translate) find out what it is, from coturn with two addresses, over real sockets; and compare that with what
-/// the same probe finds in virtual time, and with the truth.
+/// Have a real node behind each NAT of a matrix find out its properties, over real sockets, from coturn with two
+/// addresses. The matrix has 3 mappings × 3 filterings × 5 deltas, and the NATs that do not translate. Compare the
+/// findings with those of the same probe in virtual time, and with the truth.
 #[derive(Debug, Args)]
 pub(super) struct Nat {
     /// The round trip to the server.
@@ -23,10 +23,10 @@ pub(super) struct Nat {
     /// Only the NATs whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
-    /// Besides coturn's two addresses, ask so many that nobody has.
+    /// Name so many more servers that do not exist, besides coturn's two addresses.
     #[arg(long, default_value_t = 0)]
     dead: u8,
-    /// Other dice.
+    /// The seed of the labs.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Labs at a time. One at a time keeps time best.

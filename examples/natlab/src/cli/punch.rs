@@ -1,4 +1,4 @@
-//! `natlab punch`
+//! The command `natlab punch`.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ pub(super) struct Punch {
     /// Attempts for each pair.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     trials: u32,
-    /// Which pairs, and which dice of the labs.
+    /// The seed that picks the pairs and drives the labs.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Percent of packets that each access link loses in each direction.
@@ -41,7 +41,7 @@ pub(super) struct Punch {
     json: bool,
 }
 
-/// What is tried, and what came of it.
+/// The pair that is tried, and its outcomes.
 #[derive(Debug, Serialize)]
 struct Row {
     pair: String,
@@ -58,7 +58,7 @@ impl Row {
     }
 }
 
-/// Something to try.
+/// A pair to try, with its scenario.
 struct Job {
     row: Row,
     scenario: Scenario,
@@ -171,7 +171,7 @@ impl Punch {
     }
 }
 
-/// The interval of Wilson (1927) that holds the true share with 95 % probability.
+/// Returns the interval of Wilson (1927) that holds the true share with 95 % probability.
 fn wilson(good: usize, all: usize) -> (f64, f64) {
     const Z: f64 = 1.96;
     let (good, all) = (good as f64, all.max(1) as f64);

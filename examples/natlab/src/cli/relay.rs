@@ -1,4 +1,4 @@
-//! `natlab relay`
+//! The command `natlab relay`.
 
 use std::net::{IpAddr, TcpStream, UdpSocket};
 use std::process::{Child, ExitCode, Stdio};
@@ -15,12 +15,13 @@ use p2p_node::{TurnCarrier, TurnServer};
 
 const USER: &str = "anna";
 const PASSWORD: &str = "sesame";
-/// Others than those of the lab's own STUN server.
+/// The port of coturn, which differs from those of the lab's own STUN server.
 const PORT: u16 = 5_349;
-/// How long coturn may take to start.
+/// The most time for coturn to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Have two real nodes behind the worst of NATs meet at a real coturn: how long from the call to the proven pipe?
+/// Have two real nodes behind the worst of NATs meet at a real coturn, and tell the time from the call to the proven
+/// pipe.
 #[derive(Debug, Args)]
 pub(super) struct Relay {
     /// The round trip from each node to coturn and to the broker, in milliseconds.
@@ -34,12 +35,12 @@ pub(super) struct Relay {
     verbose: bool,
 }
 
-/// Ends with this.
+/// A coturn that ends when this is dropped.
 struct Coturn(Child);
 
 impl Drop for Coturn {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -49,7 +50,7 @@ impl Relay {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         natlab::enter_user_namespace()?;
         let Self { rtt, trials, verbose } = self;
-        // To the broker and on: a signal takes one round trip to the server, there and back it is two.
+        // A signal takes one round trip to the broker and on to the peer, so there and back it is two.
         let bound = 5 * rtt + 2 * rtt;
         println!(
             "{trials} calls each; the server is {rtt} ms away from both: 5 round trips to it and one of signals are {bound} ms"

@@ -1,4 +1,4 @@
-//! `natlab relay-figures`
+//! The command `natlab relay-figures`.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `natlab run`
+//! The command `natlab run`.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitCode, ExitStatus};
@@ -13,9 +13,9 @@ use nix::unistd::Pid;
 use super::LabArgs;
 use super::signal::{Stop, exit_code};
 
-/// How often a running command is looked at.
+/// The pause between two looks at a running command.
 const GLANCE: Duration = Duration::from_millis(10);
-/// How long a command may take to end once it is asked to.
+/// The most time for a command to end once it is asked to.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
@@ -82,7 +82,7 @@ impl Run {
         }
         drop(lab);
         for mut child in also {
-            // The lab has ended it.
+            // The lab has ended the command.
             child.wait()?;
         }
         Ok(code)
@@ -93,7 +93,7 @@ fn names(lab: &Lab) -> Vec<&str> {
     lab.hosts().map(natlab::Host::name).collect()
 }
 
-/// A command for a host that knows its way around the lab.
+/// Returns a command for a host, with the names and addresses of the lab in its environment.
 fn prepared(lab: &Lab, host: &str, program: &str) -> anyhow::Result<Command> {
     let mut command = lab.host(host)?.command(program)?;
     command.env("NATLAB_LAB", lab.id());
@@ -104,7 +104,7 @@ fn prepared(lab: &Lab, host: &str, program: &str) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Waits for the command; a signal is passed on to it.
+/// Waits for the command, and passes a signal on to it.
 fn wait(mut child: Child, stop: &Stop) -> anyhow::Result<ExitCode> {
     loop {
         if let Some(status) = child.try_wait()? {
@@ -120,7 +120,7 @@ fn wait(mut child: Child, stop: &Stop) -> anyhow::Result<ExitCode> {
 
 fn pass_on(child: &mut Child, signal: Signal) -> anyhow::Result<()> {
     let pid = Pid::from_raw(i32::try_from(child.id())?);
-    // It may have got it from the terminal already, and be gone.
+    // The command may have got the signal from the terminal already, and be gone.
     let _ = kill(pid, signal);
     let mut waited = Duration::ZERO;
     while child.try_wait()?.is_none() {

@@ -1,4 +1,4 @@
-//! Being asked to stop: an orderly end instead of a sudden one.
+//! The signals that ask the command to stop, for an orderly end instead of a sudden one.
 
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver};
@@ -7,7 +7,7 @@ use std::thread;
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
 
-/// Signals that ask for an end. To be made before any other thread is.
+/// The signals that ask for an end. It must be made before any other thread is.
 #[derive(Debug)]
 pub(super) struct Stop {
     asked: Receiver<Signal>,
@@ -31,18 +31,18 @@ impl Stop {
         Ok(Self { asked })
     }
 
-    /// Waits until somebody asks.
+    /// Waits until a signal asks for an end.
     pub(super) fn wait(&self) -> Option<Signal> {
         self.asked.recv().ok()
     }
 
-    /// Waits so long for somebody to ask.
+    /// Waits this long for a signal.
     pub(super) fn within(&self, span: std::time::Duration) -> Option<Signal> {
         self.asked.recv_timeout(span).ok()
     }
 }
 
-/// What a shell would say of a process that this signal ended.
+/// Returns the exit code that a shell gives a process ended by this signal.
 pub(super) fn exit_code(signal: Signal) -> ExitCode {
     ExitCode::from(128 + signal as u8)
 }

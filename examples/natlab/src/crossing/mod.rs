@@ -1,7 +1,7 @@
-//! The plainest punch there is: two programs with ordinary sockets dial each other's mapped address.
+//! The plainest punch: two programs with ordinary sockets dial each other's mapped address.
 //!
-//! It is what traversal code is measured against, and how the lab itself is judged: no knowledge of NATs, no
-//! clock but the one both programs share.
+//! Traversal code is measured against it, and the lab itself is judged by it. It has no knowledge of NATs, and no
+//! clock but the one that both programs share.
 
 mod simulated;
 
@@ -22,25 +22,25 @@ use crate::lab::Lab;
 
 /// The port on which [`cross`] asks for addresses.
 pub const SOURCE_PORT: u16 = 3_000;
-/// From where a dials; the other one dials from the next port.
+/// The port that a dials from; the other one dials from the next port.
 const LOCAL_PORT: u16 = 40_001;
-/// How long a step on the way to the punch may take.
+/// The most time for a step on the way to the punch.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Time for both programs to get ready.
+/// The time for both programs to get ready.
 const RUN_UP: Duration = Duration::from_millis(50);
 
-/// How a dial ended.
+/// The end of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ended {
-    /// With a connection.
+    /// The dial ended with a connection.
     Connected,
-    /// By a RST against our SYN.
+    /// The dial was ended by a RST against our SYN.
     Refused,
-    /// By a RST after the other side's SYN had come.
+    /// The dial was ended by a RST after the other side's SYN had come.
     Reset,
-    /// By an ICMP error.
+    /// The dial was ended by an ICMP error.
     Unreachable,
-    /// Not before we lost patience.
+    /// The dial was given up without an answer.
     Silent,
 }
 
@@ -65,15 +65,15 @@ impl Serialize for Ended {
 /// One side of a crossing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Dialled {
-    /// How its dial ended.
+    /// The end of its dial.
     pub ended: Ended,
-    /// How long after the agreed moment that was.
+    /// The time from the agreed moment to that end.
     pub after: Duration,
-    /// How late the dial itself was: a busy machine's fault.
+    /// The time by which the dial itself was late, which is a busy machine's fault.
     pub late: Duration,
 }
 
-/// What became of a punch.
+/// The outcome of a punch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Crossing {
     /// The side that dials at the agreed moment.
@@ -83,7 +83,7 @@ pub struct Crossing {
 }
 
 impl Crossing {
-    /// How long it took until both had a connection, if both had.
+    /// Returns the time until both had a connection, if both had.
     pub fn met_after(&self) -> Option<Duration> {
         let both = [self.first, self.second];
         both.iter()
@@ -92,7 +92,7 @@ impl Crossing {
     }
 }
 
-/// A server that tells each client what its address looks like from here; it ends when this is dropped.
+/// A server that tells each client the client's address as seen from here. It ends when this is dropped.
 #[derive(Debug)]
 pub struct SourceServer {
     listeners: Vec<TcpListener>,
@@ -100,11 +100,11 @@ pub struct SourceServer {
 }
 
 impl SourceServer {
-    /// Serves on these ports of all addresses of a host. Connections are kept until the end: a mapping may
-    /// go with them.
+    /// Starts a server on these ports of all addresses of a host. Connections are kept until the end, as a mapping
+    /// may go with them.
     ///
     /// # Errors
-    /// When a port is taken.
+    /// [`LabError`] when a port is taken.
     pub fn new(host: &Host, ports: &[u16]) -> Result<Self, LabError> {
         let step = || LabError::system("listening for those who ask for their address");
         let ends: Vec<SocketAddr> = host
@@ -119,7 +119,7 @@ impl SourceServer {
             let serve = move || {
                 let mut kept = Vec::new();
                 while let Ok((mut stream, from)) = listener.accept() {
-                    // A client that is gone again does not want to know.
+                    // A client that has gone does not want the answer.
                     let _ = writeln!(stream, "{from}");
                     kept.push(stream);
                 }
@@ -133,7 +133,7 @@ impl SourceServer {
 impl Drop for SourceServer {
     fn drop(&mut self) {
         for listener in &self.listeners {
-            // Wakes the thread that accepts: it holds the namespace otherwise.
+            // This wakes the thread that accepts, which would otherwise keep the namespace alive.
             if let Err(error) = SockRef::from(listener).shutdown(Shutdown::Both) {
                 eprintln!("natlab: cannot end a server: {error}");
             }
@@ -145,11 +145,11 @@ impl Drop for SourceServer {
     }
 }
 
-/// Asks a [`SourceServer`] for the mapped address of a local port. The connection is to be
-/// kept as long as the mapping is needed. To be called inside a host.
+/// Asks a [`SourceServer`] for the mapped address of a local port. The connection must be kept as long as the mapping
+/// is needed. It must be called inside a host.
 ///
 /// # Errors
-/// When the server cannot be reached or talks nonsense.
+/// [`io::Error`] when the server cannot be reached, or its answer is not an address.
 pub fn ask_source(local: u16, server: IpAddr) -> io::Result<(SocketAddr, TcpStream)> {
     let socket = bound(local, server)?;
     socket.connect_timeout(&SockAddr::from(SocketAddr::new(server, SOURCE_PORT)), PATIENCE)?;
@@ -165,7 +165,7 @@ pub fn ask_source(local: u16, server: IpAddr) -> io::Result<(SocketAddr, TcpStre
     Ok((mapped, stream))
 }
 
-/// A TCP socket on a local port that others may share.
+/// Makes a TCP socket on a local port that others may share.
 fn bound(local: u16, towards: IpAddr) -> io::Result<Socket> {
     let (domain, any): (_, IpAddr) = match towards {
         IpAddr::V4(_) => (Domain::IPV4, Ipv4Addr::UNSPECIFIED.into()),
@@ -177,7 +177,7 @@ fn bound(local: u16, towards: IpAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Dials `to` from a local port at `at`. To be called inside a host.
+/// Dials `to` from a local port at `at`. It must be called inside a host.
 fn dial(
     local: u16,
     to: SocketAddr,
@@ -194,10 +194,10 @@ fn dial(
     Ok((Dialled { ended, after, late }, stream))
 }
 
-/// Connects a socket to `to`, and how that ends.
+/// Connects a socket to `to`, and returns the end of the dial.
 ///
 /// # Errors
-/// When it ends in a way that no network can bring about.
+/// [`io::Error`] when the dial ends in a way that no network can cause.
 pub fn connect(socket: &Socket, to: SocketAddr, patience: Duration) -> io::Result<Ended> {
     let Err(error) = socket.connect_timeout(&SockAddr::from(to), patience) else {
         return Ok(Ended::Connected);
@@ -206,7 +206,7 @@ pub fn connect(socket: &Socket, to: SocketAddr, patience: Duration) -> io::Resul
         io::ErrorKind::ConnectionRefused => Ok(Ended::Refused),
         io::ErrorKind::ConnectionReset => Ok(Ended::Reset),
         io::ErrorKind::TimedOut => Ok(Ended::Silent),
-        // Linux: an ICMP 3/13 is "no route" over IPv4, "permission denied" over IPv6.
+        // On Linux an ICMP 3/13 is "no route" over IPv4, and "permission denied" over IPv6.
         io::ErrorKind::HostUnreachable
         | io::ErrorKind::NetworkUnreachable
         | io::ErrorKind::PermissionDenied => Ok(Ended::Unreachable),
@@ -214,11 +214,11 @@ pub fn connect(socket: &Socket, to: SocketAddr, patience: Duration) -> io::Resul
     }
 }
 
-/// Lets hosts `a` and `b` learn their mapped addresses from host `s`, then dial each other, `b` later by
-/// `skew`. Each gives up after `patience`.
+/// Lets hosts `a` and `b` learn their mapped addresses from host `s`, and then dial each other, `b` later by `skew`.
+/// Each gives up after `patience`.
 ///
 /// # Errors
-/// When the way to the punch fails, or both are connected but not with each other.
+/// [`LabError`] when a step before the punch fails, or both are connected but not with each other.
 pub fn cross(lab: &Lab, skew: Duration, patience: Duration) -> Result<Crossing, LabError> {
     let server = lab.host("s")?;
     let _serving = SourceServer::new(server, &[SOURCE_PORT])?;
@@ -253,7 +253,7 @@ pub fn cross(lab: &Lab, skew: Duration, patience: Duration) -> Result<Crossing, 
     Ok(Crossing { first, second })
 }
 
-/// What one end of a connection says must come out of the other.
+/// Checks that the bytes sent into one end of a connection come out of the other.
 fn greet(a: TcpStream, b: TcpStream) -> io::Result<()> {
     for (mut from, mut to) in [(&a, &b), (&b, &a)] {
         to.set_read_timeout(Some(PATIENCE))?;

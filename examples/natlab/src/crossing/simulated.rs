@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::{Crossing, Dialled, Ended, LOCAL_PORT, PATIENCE, RUN_UP, SOURCE_PORT};
 use crate::scenario::{Scenario, SimulateError, Simulated};
 
-/// A punch that could not even begin.
+/// A reason why a punch could not even begin.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum SimulatedCrossingError {
     /// The scenario cannot be simulated.
@@ -30,10 +30,10 @@ pub enum SimulatedCrossingError {
     NoAnswer(&'static str),
 }
 
-/// What [`cross`](super::cross) does, without a kernel and in no time.
+/// Does the same as [`cross`](super::cross), without a kernel and in virtual time.
 ///
 /// # Errors
-/// When the way to the punch fails.
+/// [`SimulatedCrossingError`] when a step before the punch fails.
 pub fn cross_simulated(
     scenario: &Scenario,
     skew: Duration,
@@ -78,7 +78,7 @@ fn host(lab: &Simulated, name: &'static str) -> Result<HostId, SimulatedCrossing
     lab.hosts.get(name).copied().ok_or(SimulatedCrossingError::Host(name))
 }
 
-/// The first address of a host, of the family of `like` if there is one.
+/// Returns the first address of a host, of the family of `like` if there is one.
 fn address(lab: &Simulated, host: HostId, like: Option<IpAddr>) -> Option<IpAddr> {
     let addresses = lab.world.host(host).addresses(0).iter().copied();
     addresses.into_iter().find(|ip| like.is_none_or(|like| like.is_ipv4() == ip.is_ipv4()))
@@ -97,7 +97,7 @@ fn ask_source(
     to: IpAddr,
 ) -> Result<Option<SocketAddr>, SocketError> {
     let to = SocketAddr::new(to, SOURCE_PORT);
-    // The second to ask finds it listening.
+    // The server listens already when the second host asks.
     match lab.world.with(server, |context| context.host.tcp_listen(to, TcpOptions::default())) {
         Ok(_) | Err(SocketError::AddressInUse) => (),
         Err(error) => return Err(error),
@@ -113,7 +113,7 @@ fn ask_source(
             }
         });
         if seen.is_some() {
-            // Until the client knows, too.
+            // The client needs this time to learn of it, too.
             lab.world.run_for(Duration::from_millis(1));
             return Ok(seen);
         }

@@ -13,21 +13,21 @@ use super::packet::Frame;
 use super::{Exit, Fabric, Stage};
 use crate::event::{Drop, Event};
 
-/// A router that the fabric plays.
+/// A router that the fabric simulates.
 #[derive(Debug)]
 pub(crate) struct Gate {
     pub(crate) name: String,
     pub(crate) inside: usize,
     pub(crate) outside: usize,
-    /// Its own addresses on either side, for the errors it sends.
+    /// The router's own addresses on either side, for the errors it sends.
     pub(crate) inner: Vec<IpAddr>,
     pub(crate) outer: Vec<IpAddr>,
     pub(crate) up: Link,
     pub(crate) down: Link,
-    /// `None` forwards everything.
+    /// The NAT for IPv4; `None` forwards everything.
     pub(crate) v4: Option<Nat>,
     pub(crate) v6: Option<Nat>,
-    /// It does not tell when the time to live of a packet has run out.
+    /// True when it does not report that the time to live of a packet has run out.
     pub(crate) is_silent: bool,
 }
 
@@ -42,7 +42,7 @@ impl Gate {
         self.nats().filter_map(Nat::next_answer).min()
     }
 
-    /// A late answer that is due, and when it was.
+    /// Returns a late answer that is due, with its due time.
     pub(super) fn poll_answer(&mut self, now: Instant) -> Option<(Instant, Header)> {
         self.v4.iter_mut().chain(&mut self.v6).find_map(|nat| {
             let at = nat.next_answer()?;
@@ -69,7 +69,7 @@ impl Gate {
         }
     }
 
-    /// Its own address towards a side.
+    /// Returns the router's own address towards a side.
     fn address(&self, side: Side, family: Family) -> Option<IpAddr> {
         let own = match side {
             Side::Inside => &self.inner,
@@ -102,7 +102,7 @@ impl Fabric {
         self.carry_out(gate, Side::Outside, verdict, header, frame, at);
     }
 
-    /// Reads a packet and takes one off its hop limit, before the NAT sees it: as the simulator's routers do.
+    /// Reads a packet and takes one off its hop limit before the NAT sees it, as the simulator's routers do.
     fn admit(&mut self, gate: usize, from: Side, frame: Frame, at: Instant) -> Option<(Header, Frame)> {
         match wire::parse(frame.packet()) {
             Ok(header) if header.ttl > 1 => {
@@ -169,7 +169,7 @@ impl Fabric {
         }
     }
 
-    /// The hop limit of a packet is used up (RFC 1812, section 5.3.1).
+    /// Drops a packet whose hop limit is used up, and reports it (RFC 1812, section 5.3.1).
     fn expire(&mut self, gate: usize, from: Side, header: &Header, frame: Frame, at: Instant) {
         self.drop_at(gate, frame, Drop::Expired);
         if self.gates[gate].is_silent {

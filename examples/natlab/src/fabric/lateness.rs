@@ -1,4 +1,4 @@
-//! How late packets were: the figure by which a timing is trusted or thrown away.
+//! The lateness of packets, by which a timing is trusted or thrown away.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-/// Steps within each doubling: figures are exact to 1/16.
+/// The number of steps within each doubling, so figures are exact to 1/16.
 const STEPS: u32 = 16;
 const BUCKETS: usize = (STEPS * 40) as usize;
 
-/// A record of delays that nobody asked for, to about 6 %.
+/// A record of unwanted delays, exact to about 6 %.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Lateness {
     buckets: Vec<u64>,
@@ -25,7 +25,7 @@ impl Default for Lateness {
 }
 
 impl Lateness {
-    /// Adds one delay.
+    /// Adds one delay to the record.
     pub fn record(&mut self, late: Duration) {
         let nanos = u64::try_from(late.as_nanos()).unwrap_or(u64::MAX);
         self.buckets[bucket(nanos)] += 1;
@@ -33,12 +33,12 @@ impl Lateness {
         self.max = self.max.max(late);
     }
 
-    /// How many there are.
+    /// Returns the number of delays recorded.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The delay that this share of all (0.0 … 1.0) stays within; zero when there are none.
+    /// Returns the delay that this share of all (0.0 … 1.0) stays within, and zero when there are none.
     pub fn quantile(&self, share: f64) -> Duration {
         let wanted = (self.count as f64 * share).ceil().max(1.0) as u64;
         let mut seen = 0;
@@ -51,13 +51,13 @@ impl Lateness {
         self.max
     }
 
-    /// The longest.
+    /// Returns the longest delay.
     pub fn max(&self) -> Duration {
         self.max
     }
 }
 
-/// The bucket of a number: its highest bit, and the four bits below that.
+/// Returns the bucket of a number of nanoseconds: its highest bit, and the four bits below that.
 fn bucket(nanos: u64) -> usize {
     let nanos = nanos.max(u64::from(STEPS));
     let octave = nanos.ilog2() - STEPS.ilog2();
@@ -65,7 +65,7 @@ fn bucket(nanos: u64) -> usize {
     ((octave * STEPS + step) as usize).min(BUCKETS - 1)
 }
 
-/// The largest number in a bucket.
+/// Returns the largest number in a bucket.
 fn top(index: usize) -> u64 {
     let (octave, step) = (index as u32 / STEPS, index as u32 % STEPS);
     (u64::from(STEPS + step + 1) << octave) - 1

@@ -1,8 +1,8 @@
-//! The cables and routers of a lab, in real time: what a host's kernel sends into its TUN device comes out of
-//! another one, later, translated, or not at all.
+//! The cables and routers of a lab, in real time. A packet that a host's kernel sends into its TUN device comes out
+//! of another one, later, translated, or not at all.
 //!
-//! One thread does it all. A packet carries its logical time along, so being woken late does not add up from
-//! hop to hop; how late packets finally were is measured and reported.
+//! One thread does it all. A packet carries its logical time along, so a late wake-up does not add up from hop to
+//! hop. The lateness of delivered packets is measured and reported.
 
 mod gate;
 mod lateness;
@@ -36,67 +36,67 @@ use packet::{Buffers, Frame};
 use queue::Queue;
 pub(crate) use route::{Exit, Routes};
 
-/// Wake this much before a packet is due and wait for the rest with open eyes: the kernel's timers are late
-/// by some 50 µs.
+/// The time before a packet is due at which the thread wakes and spins, since the kernel's timers are late by some 50
+/// µs.
 const SPIN: Duration = Duration::from_micros(120);
-/// Most packets taken from one device before the others and the clock are looked at.
+/// The most packets taken from one device before the others and the clock are looked at.
 const BATCH: usize = 32;
-/// Most bytes of memory for packets under way; what comes on top is dropped.
+/// The most bytes of memory for packets under way; further packets are dropped.
 const MOST_BYTES: usize = 256 << 20;
 
-/// The network that is always there.
+/// The index of the Internet, the network that is always there.
 const INTERNET: usize = 0;
 
-/// One TUN device and its cable.
+/// A TUN device and its cable.
 #[derive(Debug)]
 pub(crate) struct Port {
-    /// Whose it is, for logs: `a/eth0`.
+    /// The name of the device for logs, such as `a/eth0`.
     pub(crate) name: String,
     pub(crate) tun: Tun,
     pub(crate) net: usize,
     pub(crate) up: Link,
     pub(crate) down: Link,
-    /// Somebody inside has removed the interface.
+    /// True when a program inside has removed the interface.
     pub(crate) is_gone: bool,
 }
 
-/// Where a packet is.
+/// The place of a packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stage {
-    /// On a network; `from` is who put it there, so that a multicast does not come back.
+    /// The packet is on a network. `from` is the exit it came by, so that a multicast does not come back.
     Net { net: usize, from: Exit },
-    /// At the end of the cable to a device.
+    /// The packet is at the end of the cable to a device.
     Port(usize),
-    /// At a router, coming from inside.
+    /// The packet is at a router and comes from inside.
     Outbound(usize),
-    /// At a router, coming from outside.
+    /// The packet is at a router and comes from outside.
     Inbound(usize),
 }
 
-/// What the lab's owner asks of the running fabric.
+/// An order of the lab's owner to the running fabric.
 pub(crate) enum Order {
-    /// Another cable between a device and its network.
+    /// Replaces the cable between a device and its network.
     Cable(Exit, Box<(Link, Link)>),
-    /// Power a router off and on.
+    /// Switches a router off and on.
     Reboot(usize),
-    /// Tell what happened so far.
+    /// Reports what happened so far.
     Report(std::sync::mpsc::Sender<Report>),
-    /// Come to an end.
+    /// Stops carrying packets.
     Stop,
 }
 
-/// What happened in a lab so far.
+/// The counts and delays of a lab so far.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Report {
-    /// How late packets were handed over, against the time the scenario asked for.
+    /// The lateness of packets when they were handed over, against the time that the scenario asks for.
     pub lateness: Lateness,
-    /// Packets that hosts sent.
+    /// The packets that hosts sent.
     pub sent: u64,
-    /// Packets that hosts were handed.
+    /// The packets that hosts were handed.
     pub delivered: u64,
-    /// Packets that were dropped, by reason.
+    /// The packets that were dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
-    /// Packets that a router answered itself, with a RST or an ICMP error.
+    /// The packets that a router answered itself, with a RST or an ICMP error.
     pub answered: u64,
 }
 
@@ -106,7 +106,7 @@ pub(crate) struct Fabric {
     routes: Routes,
     queue: Queue,
     buffers: Buffers,
-    /// Packets that go on at once.
+    /// The packets that go on at once.
     ready: Vec<(Stage, Frame, Instant)>,
     orders: Receiver<Order>,
     bell: Arc<EventFd>,
@@ -149,7 +149,7 @@ impl Fabric {
     /// Carries packets until it is told to stop.
     ///
     /// # Errors
-    /// When a device or the poll fails for a reason other than the traffic.
+    /// [`io::Error`] when a device or the poll fails for a reason other than the traffic.
     pub(crate) fn run(mut self) -> io::Result<()> {
         // Otherwise the kernel may wake us 50 µs later than we asked.
         nix::sys::prctl::set_timerslack(1)?;
@@ -181,7 +181,7 @@ impl Fabric {
         self.queue.next().into_iter().chain(answers).min()
     }
 
-    /// Waits until a device has something (its index) or an order has come (`None`).
+    /// Waits until a device has a packet (its index) or an order has come (`None`).
     fn poll(&self, timeout: Option<Duration>) -> io::Result<Vec<Option<usize>>> {
         let mut fds: Vec<PollFd> = Vec::with_capacity(self.ports.len() + 1);
         fds.push(PollFd::new(self.bell.as_fd(), PollFlags::POLLIN));
@@ -196,7 +196,7 @@ impl Fabric {
         Ok(ready.map(|(index, _)| Some(present[index.checked_sub(1)?])).collect())
     }
 
-    /// Carries out what the owner asks; false when that is to stop.
+    /// Carries out the owner's orders. Returns false when one is to stop.
     fn obey(&mut self) -> io::Result<bool> {
         self.bell.read()?;
         loop {
@@ -216,7 +216,7 @@ impl Fabric {
                     if let Some(captures) = &mut self.captures {
                         captures.flush()?;
                     }
-                    // Whoever asked may have gone since.
+                    // The owner may have gone since it asked.
                     let _ = to.send(self.report());
                 }
                 Ok(Order::Stop) | Err(TryRecvError::Disconnected) => return Ok(false),
@@ -233,7 +233,7 @@ impl Fabric {
         }
     }
 
-    /// Takes what a device has.
+    /// Takes the packets that a device has.
     fn take(&mut self, port: usize) -> io::Result<()> {
         for _ in 0..BATCH {
             let frame = match self.buffers.read(&self.ports[port].tun) {
@@ -258,14 +258,14 @@ impl Fabric {
         Ok(())
     }
 
-    /// A program inside may remove its interface; the others go on.
+    /// Notes that a program inside has removed its interface. The others go on.
     fn lose_port(&mut self, port: usize, why: &io::Error) {
         let port = &mut self.ports[port];
         port.is_gone = true;
         self.log.write(|| Event::Gone { place: port.name.clone(), why: why.to_string() });
     }
 
-    /// Everything whose time has come.
+    /// Passes on every packet and answer whose time has come.
     fn pass_due(&mut self) {
         loop {
             let now = Instant::now();
@@ -290,7 +290,7 @@ impl Fabric {
         }
     }
 
-    /// Moves one packet from where it is, at the logical time `at`.
+    /// Moves one packet on from its place, at the logical time `at`.
     fn pass(&mut self, stage: Stage, frame: Frame, at: Instant) {
         match stage {
             Stage::Net { net, from } => self.switch(net, from, frame, at),
@@ -300,12 +300,12 @@ impl Fabric {
         }
     }
 
-    /// What a cable makes of a packet: it arrives at `next` later, twice or never.
+    /// Sends a packet over a cable, from which it arrives at `next` later, twice or never.
     fn over(&mut self, sent: Sent, next: Stage, frame: Frame, at: Instant, by: Exit) {
         let (first, second) = match sent {
             Sent::Never(why) => {
                 let why = match why {
-                    LinkDrop::Lost => Drop::Lost,
+                    LinkDrop::Lost | LinkDrop::TooBig => Drop::Lost,
                     LinkDrop::QueueFull => Drop::QueueFull,
                 };
                 let place = match by {
@@ -336,7 +336,7 @@ impl Fabric {
         }
     }
 
-    /// A packet is on a network: who gets it?
+    /// Passes a packet on a network to its destination.
     fn switch(&mut self, net: usize, from: Exit, mut frame: Frame, at: Instant) {
         let Some(to) = frame.destination() else {
             return self.drop(frame, Drop::Malformed(Malformed::Truncated), "a network");
@@ -355,7 +355,7 @@ impl Fabric {
             return self.expire_on_the_way(frame, at);
         }
         match self.routes.find(net, to) {
-            // Nobody sends a packet back to where it came from.
+            // No router sends a packet back where it came from.
             Some(exit) if exit == from => self.drop(frame, Drop::NoRoute, "a network"),
             Some(Exit::Port(port)) => self.forward(port, frame, at),
             Some(Exit::Inside(gate)) => self.ready.push((Stage::Outbound(gate), frame, at)),
@@ -368,7 +368,7 @@ impl Fabric {
         }
     }
 
-    /// The Internet counts for one hop, as it does in the simulator.
+    /// Drops a packet whose hop limit ends on the Internet, which counts for one hop as in the simulator.
     fn expire_on_the_way(&mut self, frame: Frame, at: Instant) {
         let answer = wire::parse(frame.packet()).ok().and_then(|header| {
             let own = self.routes.own(header.family())?;
@@ -401,7 +401,7 @@ impl Fabric {
                 self.lateness.record(Instant::now().saturating_duration_since(at));
                 self.buffers.give(frame);
             }
-            // The kernel takes no such packet: its headers lie.
+            // The kernel takes no such packet, because its headers are wrong.
             Err(_) => {
                 let place = self.ports[port].name.clone();
                 self.drop(frame, Drop::Refused, &place);
@@ -420,7 +420,7 @@ impl Fabric {
     }
 }
 
-/// The two directions of a cable, each with its own dice.
+/// Makes the two directions of a cable, each with its own dice.
 pub(crate) fn links(
     cable: &Cable,
     seed: &mut p2p_core::Seed,

@@ -1,4 +1,4 @@
-//! A packet in our hands: its bytes, behind the header that TUN devices put in front.
+//! A packet that the lab holds: its bytes, behind the header that TUN devices put in front.
 
 use std::fmt;
 use std::io;
@@ -9,18 +9,18 @@ use p2p_core::sim::wire::{self, Checksum};
 
 use crate::tun::{HEADER, NEEDS_CSUM, Tun};
 
-/// An IP packet of 1,500 bytes and some room.
+/// The buffer size for an IP packet of 1,500 bytes, with some room.
 const SMALL: usize = HEADER + 2_048;
-/// The largest IP packet there is.
+/// The buffer size for the largest IP packet.
 const LARGE: usize = HEADER + 65_535;
-/// Most bytes of buffers of each size kept for use again.
+/// The most bytes of spare buffers of each size.
 const MOST_SPARE: usize = 8 << 20;
 
-/// A packet and its offload header.
+/// A packet with its offload header.
 #[derive(Debug)]
 pub(crate) struct Frame {
     bytes: Vec<u8>,
-    /// Of header and packet together.
+    /// The length of header and packet together, in bytes.
     len: usize,
 }
 
@@ -29,12 +29,12 @@ impl Frame {
         tun.send(&self.bytes[..self.len])
     }
 
-    /// Bytes of memory it takes.
+    /// Returns the bytes of memory that it takes.
     pub(super) fn room(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The IP packet.
+    /// Returns the bytes of the IP packet.
     pub(crate) fn packet(&self) -> &[u8] {
         self.bytes.get(HEADER..self.len).unwrap_or_default()
     }
@@ -43,7 +43,7 @@ impl Frame {
         self.bytes.get_mut(HEADER..self.len).unwrap_or_default()
     }
 
-    /// Whether the transport checksum is still to be finished by whoever sends it out.
+    /// Returns the state of the transport checksum, which the sending device may have to finish.
     pub(super) fn checksum(&self) -> Checksum {
         match self.bytes.first() {
             Some(flags) if flags & NEEDS_CSUM != 0 => Checksum::Partial,
@@ -51,7 +51,8 @@ impl Frame {
         }
     }
 
-    /// Takes one off the hop limit and mends the IPv4 header checksum (RFC 1624); false when it is used up.
+    /// Takes one off the hop limit and updates the IPv4 header checksum (RFC 1624). Returns false when the limit is
+    /// used up.
     pub(super) fn hop(&mut self) -> bool {
         let packet = self.packet_mut();
         match packet.first().map(|first| first >> 4) {
@@ -70,7 +71,7 @@ impl Frame {
         }
     }
 
-    /// Where it goes to, if it is an IP packet at all.
+    /// Returns the destination, if it is an IP packet at all.
     pub(super) fn destination(&self) -> Option<IpAddr> {
         let packet = self.packet();
         match packet.first()? >> 4 {
@@ -96,7 +97,7 @@ impl fmt::Display for Frame {
     }
 }
 
-/// Buffers, used again and again.
+/// A store of buffers that are used again and again.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     small: Vec<Vec<u8>>,
@@ -109,7 +110,7 @@ impl Buffers {
         Self { offload, ..Self::default() }
     }
 
-    /// A buffer for so many bytes.
+    /// Returns a buffer for this number of bytes.
     fn take(&mut self, len: usize) -> Frame {
         let (spare, size) = if len <= SMALL { (&mut self.small, SMALL) } else { (&mut self.large, LARGE) };
         Frame { bytes: spare.pop().unwrap_or_else(|| vec![0; size]), len }
@@ -122,7 +123,7 @@ impl Buffers {
         }
     }
 
-    /// The next packet of a device.
+    /// Reads the next packet of a device.
     pub(super) fn read(&mut self, tun: &Tun) -> io::Result<Frame> {
         let mut frame = self.take(if self.offload { LARGE } else { SMALL });
         match tun.recv(&mut frame.bytes) {
@@ -132,7 +133,7 @@ impl Buffers {
                 return Err(error);
             }
         }
-        // Few packets are large, and those that are not shall not keep a large buffer while they wait.
+        // Few packets are large, and small ones must not keep a large buffer while they wait.
         if frame.room() > SMALL && frame.len <= SMALL {
             let small = self.copy(&frame);
             self.give(frame);
@@ -147,7 +148,7 @@ impl Buffers {
         copy
     }
 
-    /// A packet that a router makes itself.
+    /// Makes a packet that a router sends itself.
     pub(super) fn make(&mut self, header: &Header) -> Frame {
         let packet = wire::emit(&Packet::from(*header));
         let mut frame = self.take(HEADER + packet.len());

@@ -1,4 +1,4 @@
-//! Packets under way, by the time at which they arrive.
+//! The packets under way, ordered by their time of arrival.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -17,7 +17,7 @@ pub(super) struct Queue {
 #[derive(Debug)]
 struct Entry {
     at: Instant,
-    /// Packets of one instant keep their order.
+    /// The number that keeps packets of one instant in order.
     number: u64,
     stage: Stage,
     frame: Frame,
@@ -30,7 +30,7 @@ impl Queue {
         self.heap.push(Reverse(Entry { at, number: self.count, stage, frame }));
     }
 
-    /// The first packet that should have arrived by `now`, and when it should.
+    /// Returns the first packet that should have arrived by `now`, with its time of arrival.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Instant, Stage, Frame)> {
         if self.next()? > now {
             return None;
@@ -44,7 +44,7 @@ impl Queue {
         self.heap.peek().map(|Reverse(entry)| entry.at)
     }
 
-    /// Bytes of memory that the packets in it take.
+    /// Returns the bytes of memory that the queued packets take.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

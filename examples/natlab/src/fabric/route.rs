@@ -1,4 +1,4 @@
-//! Who gets a packet that is on a network.
+//! The forwarding of packets on a network.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,16 +7,16 @@ use p2p_core::Family;
 
 use crate::cidr::Cidr;
 
-/// A way off a network.
+/// An exit from a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// To a device.
+    /// The exit to a device.
     Port(usize),
-    /// Into a router, from its inside.
+    /// The exit into a router, from its inside.
     Inside(usize),
-    /// Into a router, from its outside.
+    /// The exit into a router, from its outside.
     Outside(usize),
-    /// To the router's own inner address: it has no services.
+    /// The exit to the router's own inner address, where no services run.
     Itself(usize),
 }
 
@@ -32,7 +32,7 @@ struct Table {
     exact: BTreeMap<IpAddr, Exit>,
     routed: Vec<(Cidr, Exit)>,
     usual: Option<Exit>,
-    /// Devices that a multicast reaches.
+    /// The devices that a multicast reaches.
     members: Vec<usize>,
 }
 
@@ -41,7 +41,7 @@ impl Routes {
         Self { nets: vec![Table::default(); nets], own: Vec::new() }
     }
 
-    /// The Internet's own addresses, from which it sends errors.
+    /// Sets the Internet's own addresses, from which it sends errors.
     pub(crate) fn with_own(mut self, own: Vec<IpAddr>) -> Self {
         self.own = own;
         self
@@ -51,17 +51,17 @@ impl Routes {
         self.own.iter().copied().find(|ip| Family::of(*ip) == family)
     }
 
-    /// `ip` on this network is there.
+    /// Adds an address on this network.
     pub(crate) fn add(&mut self, net: usize, ip: IpAddr, exit: Exit) {
         self.nets[net].exact.insert(ip, exit);
     }
 
-    /// A whole prefix is behind a router on this network.
+    /// Adds a prefix that is behind a router on this network.
     pub(crate) fn add_prefix(&mut self, net: usize, prefix: Cidr, exit: Exit) {
         self.nets[net].routed.push((prefix, exit));
     }
 
-    /// Where everything else goes.
+    /// Sets the exit for all other addresses.
     pub(crate) fn set_usual(&mut self, net: usize, exit: Exit) {
         self.nets[net].usual = Some(exit);
     }
@@ -84,7 +84,7 @@ impl Routes {
     }
 }
 
-/// Multicast, and the IPv4 broadcast.
+/// Tells whether an address is multicast, or the IPv4 broadcast.
 pub(super) fn is_for_all(ip: IpAddr) -> bool {
     ip.is_multicast() || matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())
 }

@@ -14,7 +14,7 @@ use toml::Spanned;
 use super::Routing;
 use crate::cidr::Cidr;
 
-/// Something wrong, and where in the text.
+/// A fault in the text, with its place.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) at: usize,
@@ -26,7 +26,7 @@ impl Fault {
         Self { at: at.start, problem: problem.into() }
     }
 
-    /// The line it is on, counted from 1.
+    /// Returns the line of the fault, counted from 1.
     pub(super) fn line(&self, text: &str) -> usize {
         1 + text.bytes().take(self.at).filter(|byte| *byte == b'\n').count()
     }
@@ -74,17 +74,17 @@ pub(super) struct RouterFile {
     pub(super) link: Option<Spanned<LinkConfig>>,
     pub(super) up: Option<Spanned<LinkConfig>>,
     pub(super) down: Option<Spanned<LinkConfig>>,
-    /// A NAT by its preset.
+    /// The name of the preset of a NAT.
     pub(super) preset: Option<Spanned<String>>,
-    /// A NAT in all detail.
+    /// A NAT in full detail.
     pub(super) nat: Option<Spanned<NatConfig>>,
-    /// What an unsolicited SYN gets, over IPv4 and IPv6.
+    /// The answer to an unsolicited SYN, over IPv4 and IPv6.
     pub(super) syn: Option<Spanned<String>>,
     pub(super) hairpin: Option<Spanned<Hairpin>>,
     /// The external ports, as in `35000-65535`.
     pub(super) range: Option<Spanned<Ports>>,
     pub(super) v6: Option<Spanned<V6>>,
-    /// It does not tell when the time to live of a packet has run out.
+    /// True when it does not report that the time to live of a packet has run out.
     pub(super) silent: Option<Spanned<bool>>,
     pub(super) kernel: Option<Spanned<Kernel>>,
     pub(super) upnp: Option<Spanned<bool>>,
@@ -114,17 +114,17 @@ pub(super) struct InterfaceFile {
     pub(super) down: Option<Spanned<LinkConfig>>,
 }
 
-/// What a router does with IPv6.
+/// The treatment of IPv6 by a router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum V6 {
-    /// Forward everything.
+    /// Everything is forwarded.
     Open,
-    /// A stateful firewall, no translation.
+    /// A stateful firewall filters, and nothing is translated.
     Firewall,
 }
 
-/// A real Linux router instead of a simulated one.
+/// The kind of a real Linux router, used instead of a simulated one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Kernel {
@@ -208,7 +208,7 @@ fn explain(message: &str) -> String {
     }
 }
 
-/// "unknown `what` `word`", with what was probably meant, or all there are.
+/// Writes "unknown `what` `word`", with the probable word, or with all known words.
 pub(super) fn unknown_word<'a>(what: &str, word: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.collect();
     match nearest(word, known.iter().copied()) {
@@ -218,7 +218,7 @@ pub(super) fn unknown_word<'a>(what: &str, word: &str, known: impl Iterator<Item
     }
 }
 
-/// The known word that takes the fewest edits, if they are few.
+/// Returns the known word that takes the fewest edits, if they are few.
 pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
         .map(|candidate| (edits(word, candidate), candidate))
@@ -227,7 +227,7 @@ pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> O
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein's distance, with a swap of neighbours as one edit.
+/// Returns Levenshtein's distance, with a swap of neighbours as one edit.
 fn edits(from: &str, to: &str) -> usize {
     let (from, to) = (from.as_bytes(), to.as_bytes());
     let mut rows = vec![(0..=to.len()).collect::<Vec<_>>()];
@@ -245,7 +245,7 @@ fn edits(from: &str, to: &str) -> usize {
     rows[from.len()][to.len()]
 }
 
-/// Only an IPv4 address can be one that a NAT maps to.
+/// Returns an IPv4 address, as only such a one can be an address that a NAT maps to.
 pub(super) fn as_v4(ip: &Spanned<IpAddr>) -> Result<Ipv4Addr, Fault> {
     match ip.get_ref() {
         IpAddr::V4(ip) => Ok(*ip),

@@ -1,7 +1,7 @@
-//! What a lab is made of: networks, the routers between them, and hosts.
+//! The plan of a lab: networks, the routers between them, and hosts.
 //!
-//! A [`Scenario`] is a checked plan. It comes from a TOML file or from a one-line form, which is a short way
-//! to write such a file ([`FORMS`]); whatever is impossible is refused here, before anything is made.
+//! A [`Scenario`] is a checked plan. It comes from a TOML file or from a one-line form, which is a short way to write
+//! such a file ([`FORMS`]). Anything impossible is refused here, before anything is made.
 
 mod file;
 mod nets;
@@ -36,7 +36,7 @@ pub struct Scenario {
     source: String,
 }
 
-/// One network segment: whoever is on it reaches the others directly.
+/// A network segment, whose members reach each other directly.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Net {
     pub(crate) name: String,
@@ -47,9 +47,9 @@ pub(crate) struct Net {
 /// The cable between a device and a network, in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Cable {
-    /// From the device to the network.
+    /// The direction from the device to the network.
     pub(crate) up: LinkConfig,
-    /// From the network to the device.
+    /// The direction from the network to the device.
     pub(crate) down: LinkConfig,
 }
 
@@ -61,14 +61,14 @@ pub(crate) struct Host {
     pub(crate) routing: Routing,
 }
 
-/// How a host with several interfaces chooses one.
+/// The rule by which a host with several interfaces chooses one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Routing {
-    /// By the source address of the packet, the first interface when it has none yet.
+    /// The interface follows from the source address of the packet. Without one it is the first interface.
     #[default]
     Source,
-    /// Always the first interface, as on a machine nobody has configured for two.
+    /// The first interface is always used, as on a machine that nobody has configured for two.
     Metric,
 }
 
@@ -86,9 +86,9 @@ pub(crate) struct Router {
     pub(crate) name: String,
     pub(crate) inside: usize,
     pub(crate) outside: usize,
-    /// Its own addresses on the inner network: what hosts there take for their gateway.
+    /// The router's own addresses on the inner network, which hosts there use as their gateway.
     pub(crate) inner: Vec<Cidr>,
-    /// Its own addresses on the outer network; those of IPv4 are what its NAT maps to.
+    /// The router's own addresses on the outer network. Its NAT maps to those of IPv4.
     pub(crate) outer: Vec<Cidr>,
     /// The cable on the outer side.
     pub(crate) cable: Cable,
@@ -97,27 +97,27 @@ pub(crate) struct Router {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum RouterKind {
-    /// The simulator's.
+    /// A router of the simulator.
     Simulated {
-        /// IPv4; `None` forwards without translating or filtering.
+        /// The NAT for IPv4; `None` forwards without translating or filtering.
         v4: Option<Box<NatConfig>>,
-        /// IPv6; `None` forwards everything.
+        /// The firewall for IPv6; `None` forwards everything.
         v6: Option<Box<NatConfig>>,
-        /// It does not tell when the time to live of a packet has run out.
+        /// True when it does not report that the time to live of a packet has run out.
         is_silent: bool,
     },
     /// Linux with nftables, in a namespace of its own.
     Kernel {
-        /// `masquerade fully-random` instead of `masquerade`.
+        /// True for `masquerade fully-random`, false for `masquerade`.
         is_fully_random: bool,
-        /// What unsolicited packets get.
+        /// The answer to unsolicited packets.
         refusal: Refusal,
-        /// A miniupnpd runs on it.
+        /// True when a miniupnpd runs on it.
         has_upnp: bool,
     },
 }
 
-/// What a Linux router does with packets nobody asked for.
+/// The answer of a Linux router to unsolicited packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// A firewall drops them.
@@ -125,49 +125,49 @@ pub(crate) enum Refusal {
     Silence,
     /// A firewall rejects SYNs with a RST.
     Reset,
-    /// A firewall rejects them with an ICMP error.
+    /// A firewall rejects SYNs with an ICMP error.
     Icmp,
-    /// No firewall: the router answers as any host does.
+    /// There is no firewall, so the router answers as any host does.
     Own,
 }
 
-/// A scenario that cannot be: the fault of whoever wrote it. Nothing has been made.
+/// An error: a scenario is impossible, which is its author's fault. Nothing has been made.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ScenarioError {
-    /// Something in a file.
+    /// A line of a file is wrong.
     #[error("{origin}, line {line}: {problem}")]
     Line {
-        /// The file, or what stands for it.
+        /// The file, or the name given for it.
         origin: String,
         /// The line, counted from 1.
         line: usize,
-        /// What is wrong, and where possible what was meant.
+        /// The fault, and where possible what was meant.
         problem: String,
     },
-    /// Something in a one-line form.
+    /// A one-line form is wrong.
     #[error("in the scenario `{form}`: {problem}")]
     Form {
         /// The form as it was given.
         form: String,
-        /// What is wrong, and where possible what was meant.
+        /// The fault, and where possible what was meant.
         problem: String,
     },
     /// The file cannot be read.
     #[error("cannot read the scenario file {path}: {problem}")]
     File {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// What the system said.
+        /// The message of the system.
         problem: String,
     },
 }
 
 impl Scenario {
-    /// From what a user gave: the path of a file if there is such a file or the name ends in `.toml`,
+    /// Loads what a user gave. It is the path of a file if there is such a file or the name ends in `.toml`, and
     /// otherwise a one-line form.
     ///
     /// # Errors
-    /// What is wrong with it, and on which line.
+    /// [`ScenarioError`], which tells the fault and its line.
     pub fn load(given: &str) -> Result<Self, ScenarioError> {
         if given.ends_with(".toml") || Path::new(given).is_file() {
             let text = fs::read_to_string(given).map_err(|error| ScenarioError::File {
@@ -179,10 +179,10 @@ impl Scenario {
         Self::short(given)
     }
 
-    /// From a one-line form, such as `homes:port-restricted/equal+linux?rtt=40ms`.
+    /// Reads a one-line form, such as `homes:port-restricted/equal+linux?rtt=40ms`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// [`ScenarioError`], which tells the fault.
     pub fn short(form: &str) -> Result<Self, ScenarioError> {
         let wrong = |problem| ScenarioError::Form { form: form.to_owned(), problem };
         let text = short::expand(form).map_err(wrong)?;
@@ -192,10 +192,10 @@ impl Scenario {
         })
     }
 
-    /// From the text of a scenario file. `origin` is what errors call it.
+    /// Reads the text of a scenario file. Errors call it `origin`.
     ///
     /// # Errors
-    /// What is wrong with it, and on which line.
+    /// [`ScenarioError`], which tells the fault and its line.
     pub fn parse(origin: &str, text: &str) -> Result<Self, ScenarioError> {
         file::read(text).and_then(|file| resolve::resolve(file, text)).map_err(|fault| ScenarioError::Line {
             origin: origin.to_owned(),
@@ -204,23 +204,23 @@ impl Scenario {
         })
     }
 
-    /// The text this scenario was made from; of a one-line form, the file it stands for.
+    /// Returns the text this scenario was made from. Of a one-line form, it is the file it stands for.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// This scenario with another seed: the same networks, other dice.
+    /// Returns this scenario with another seed: the same networks, other dice.
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// The names of the hosts, in alphabetical order.
+    /// Returns the names of the hosts, in alphabetical order.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
         self.hosts.iter().map(|host| host.name.as_str())
     }
 
-    /// The addresses of a host, those of its first interface first; empty when there is no such host.
+    /// Returns the addresses of a host, those of its first interface first; empty when there is no such host.
     pub fn addresses(&self, host: &str) -> Vec<IpAddr> {
         self.hosts
             .iter()
@@ -231,7 +231,7 @@ impl Scenario {
             .collect()
     }
 
-    /// The external IPv4 addresses of a router; empty when there is no such router.
+    /// Returns the external IPv4 addresses of a router; empty when there is no such router.
     pub fn external(&self, router: &str) -> Vec<Ipv4Addr> {
         self.routers
             .iter()

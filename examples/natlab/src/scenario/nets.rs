@@ -1,4 +1,4 @@
-//! The networks of a scenario, and who has which address on them.
+//! The networks of a scenario, and the addresses on them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,12 +14,12 @@ use super::file::{
 use super::resolve::{Checked, INTERNET, MOST_HOSTS, MOST_INTERFACES, MOST_ROUTERS, Place};
 use crate::cidr::Cidr;
 
-/// Really assigned space, so that programs which refuse documentation and private ranges feel at home. No
-/// packet ever leaves the lab.
+/// The prefixes of the Internet. They are really assigned space, because some programs refuse documentation and
+/// private ranges. No packet ever leaves the lab.
 const INTERNET_V4: &str = "45.0.0.0/8";
 const INTERNET_V6: &str = "2a0f::/64";
 
-/// The networks, and who has which address on them.
+/// The networks, and the addresses that are taken on them.
 pub(super) struct Nets {
     pub(super) nets: Vec<Net>,
     taken: Vec<BTreeMap<IpAddr, String>>,
@@ -67,7 +67,7 @@ impl Nets {
         })
     }
 
-    /// Every network has a gateway, the first address of each of its prefixes.
+    /// Takes the gateway of every network: the first address of each of its prefixes.
     pub(super) fn take_gateways(&mut self, places: &[Place]) {
         for (index, net) in self.nets.iter().enumerate() {
             if index == 0 || places.iter().any(|place| place.inside == index) {
@@ -78,7 +78,7 @@ impl Nets {
         }
     }
 
-    /// Takes what the file names, before anything is given out.
+    /// Takes the addresses that the file names, before any is given out.
     pub(super) fn take_explicit(&mut self, file: &File) -> Checked<()> {
         for (name, host) in &file.host {
             for (net, addresses) in interfaces_of(host) {
@@ -143,7 +143,7 @@ impl Nets {
             Family::V6 => self.nets[net].v6,
         };
         let Some(prefix) = prefix else { return Ok(None) };
-        // From the usual place, then from the start: a small network may have nothing there.
+        // The search begins at the usual place, and then at the start, as a small network may have nothing there.
         let most = 2 * (MOST_HOSTS * MOST_INTERFACES + MOST_ROUTERS) as u32;
         let mut free =
             (first..first + most).chain(1..first.min(most)).filter_map(|number| prefix.nth(number));
@@ -158,7 +158,7 @@ impl Nets {
     }
 }
 
-/// The network and the addresses of each interface of a host.
+/// Returns the network and the addresses of each interface of a host.
 fn interfaces_of(host: &HostFile) -> Vec<(&Spanned<String>, Option<&Spanned<Addresses>>)> {
     let own = host.net.iter().map(|net| (net, host.address.as_ref()));
     let listed = host.interface.iter().map(Spanned::get_ref);

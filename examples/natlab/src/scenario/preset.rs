@@ -1,4 +1,4 @@
-//! NATs by name, as scenario files and one-line forms write them.
+//! The names of NATs in scenario files and one-line forms.
 
 use std::net::IpAddr;
 
@@ -7,16 +7,16 @@ use p2p_core::sim::nat::NatConfig;
 
 use super::file::unknown_word;
 
-/// Ports of one host behind a carrier NAT, when the name does not say.
+/// The ports of one host behind a carrier NAT, when the name does not say.
 const BLOCK: u16 = 512;
-/// What RFC 4787 calls the unprivileged ports.
+/// The ports that RFC 4787 calls unprivileged.
 const RANGE: PortRange = PortRange { first: 1_024, last: u16::MAX };
 
-/// The NAT with this name, which maps to `external`.
+/// Returns the NAT with this name, which maps to `external`.
 ///
-/// A name is one of the seven types, followed by one of the five deltas and a value where they matter
-/// (`symmetric`, `port-restricted/equal`, `symmetric/independent/3`), or `linux`, `linux-fully-random`,
-/// `carrier` or `carrier/512` (a block of so many ports for each host).
+/// A name is one of the seven types, followed by one of the five deltas and a value where they matter (`symmetric`,
+/// `port-restricted/equal`, `symmetric/independent/3`). It may also be `linux`, `linux-fully-random`, `carrier` or
+/// `carrier/512` (with the ports in the block of each host).
 pub(super) fn config(name: &str, external: Vec<IpAddr>) -> Result<NatConfig, String> {
     let mut words = name.split('/');
     let first = words.next().unwrap_or_default();

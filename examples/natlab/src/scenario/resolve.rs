@@ -1,4 +1,5 @@
-//! From the keys of a file to a plan: names looked up, addresses given out, everything impossible refused.
+//! The step from the keys of a file to a plan: names are looked up, addresses given out, and impossible things
+//! refused.
 
 use std::collections::BTreeSet;
 
@@ -14,16 +15,16 @@ use crate::cidr::Cidr;
 
 /// The name of the network that is always there.
 pub(super) const INTERNET: &str = "internet";
-/// Hosts on the Internet are counted from here: 45.1.0.1 …
+/// The number of the first host on the Internet: 45.1.0.1 …
 const FIRST_PUBLIC: u32 = 0x1_0001;
 
-/// A name becomes part of file names and of an interface's address.
+/// The most bytes of a name, which becomes part of file names and of an interface's address.
 const LONGEST_NAME: usize = 20;
 pub(super) const MOST_HOSTS: usize = 64;
 pub(super) const MOST_ROUTERS: usize = 64;
 pub(super) const MOST_INTERFACES: usize = 8;
 
-/// What could be resolved, or the first fault.
+/// A resolved value, or the first fault.
 pub(super) type Checked<T> = Result<T, Fault>;
 
 pub(super) fn resolve(file: File, text: &str) -> Checked<Scenario> {
@@ -79,7 +80,7 @@ fn check_names(file: &File) -> Checked<()> {
     Ok(())
 }
 
-/// Between which networks a router stands.
+/// The networks between which a router stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) inside: usize,
@@ -103,7 +104,7 @@ fn place_routers(file: &File, nets: &Nets) -> Checked<Vec<Place>> {
             return Err(Fault::new(router.inside.span(), problem));
         }
         places.push(place);
-        // Follow the way out from here; it must not come back.
+        // The way out from here is followed, as it must not come back.
         let mut seen = BTreeSet::from([place.inside]);
         let mut at = place.outside;
         while let Some(next) = places.iter().find(|place| place.inside == at).filter(|_| seen.insert(at)) {
@@ -117,8 +118,8 @@ fn place_routers(file: &File, nets: &Nets) -> Checked<Vec<Place>> {
     Ok(places)
 }
 
-/// A router cannot tell its two sides apart when they overlap; IPv6 is not translated, so all its networks
-/// must differ.
+/// Checks that the two sides of a router do not overlap, as it could not tell them apart. IPv6 is not translated, so
+/// all its networks must differ.
 fn check_overlaps(file: &File, nets: &Nets, places: &[Place]) -> Checked<()> {
     for (router, place) in file.router.values().zip(places) {
         let inside = &nets.nets[place.inside];

@@ -15,10 +15,10 @@ use super::syn::Syn;
 use super::{Net, Refusal, Router, RouterKind};
 use crate::cidr::Cidr;
 
-/// Routers on the Internet are counted from here: 45.2.0.1 …
+/// The number of the first router on the Internet: 45.2.0.1 …
 const FIRST_EXTERNAL: u32 = 0x2_0001;
 
-/// A router with its addresses and what it does.
+/// Returns a router with its addresses and its behaviour.
 pub(super) fn resolve_router(
     name: &Spanned<String>,
     router: &RouterFile,
@@ -104,7 +104,7 @@ fn kernel_router(router: &RouterFile, kernel: Kernel, inside: &Net, at: Range<us
     })
 }
 
-/// The NAT for IPv4, with its external addresses.
+/// Returns the NAT for IPv4, with its external addresses.
 fn translation(router: &RouterFile, outer: &[Cidr]) -> Checked<Option<NatConfig>> {
     let external: Vec<IpAddr> = outer.iter().map(Cidr::ip).collect();
     let (mut config, at) = match (&router.preset, &router.nat) {
@@ -151,7 +151,7 @@ fn translation(router: &RouterFile, outer: &[Cidr]) -> Checked<Option<NatConfig>
     Ok(Some(config))
 }
 
-/// The firewall for IPv6; `None` where there is none.
+/// Returns the firewall for IPv6, or `None` where there is none.
 fn firewall(router: &RouterFile, inside: &Net) -> Checked<Option<NatConfig>> {
     match (&router.v6, inside.v6) {
         (Some(v6), None) => {

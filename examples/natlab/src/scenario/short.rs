@@ -7,7 +7,7 @@ use p2p_core::sim::span;
 
 use super::file::unknown_word;
 
-/// The forms, each with what it stands for.
+/// The forms, each with its meaning.
 pub const FORMS: [(&str, &str); 6] = [
     ("homes:X+Y", "hosts a and b, each in a home behind a NAT, and a public server s with two addresses"),
     ("lan:X", "hosts a and b in one home behind one NAT, and the server s"),
@@ -18,10 +18,10 @@ pub const FORMS: [(&str, &str); 6] = [
 ];
 
 const KEYS: [&str; 9] = ["rtt", "jitter", "loss", "rate", "syn", "hairpin", "range", "v6", "seed"];
-/// What stands where a form leaves a NAT out.
+/// The preset of a NAT that a form leaves out.
 const USUAL: &str = "port-restricted/equal";
 
-/// The scenario file that a form stands for.
+/// Returns the scenario file that a form stands for.
 pub(super) fn expand(form: &str) -> Result<String, String> {
     let (head, query) = form.split_once('?').unwrap_or((form, ""));
     let (kind, nats) = head.split_once(':').unwrap_or((head, ""));
@@ -38,7 +38,7 @@ pub(super) fn expand(form: &str) -> Result<String, String> {
             Ok(())
         }
     };
-    // Only a home of one's own can be without a NAT.
+    // Only a host in a home of its own can be without a NAT.
     let shared = match kind {
         "lan" => 1,
         "cgn" | "two-uplinks" => 2,
@@ -105,13 +105,13 @@ pub(super) fn expand(form: &str) -> Result<String, String> {
     Ok(file.text)
 }
 
-/// What follows the question mark.
+/// The options after the question mark.
 struct Options {
     rtt: Duration,
     jitter: Duration,
     loss: f64,
     rate: Option<u64>,
-    /// One for all routers, or one for each.
+    /// One answer for all routers, or one for each.
     syn: Vec<String>,
     hairpin: Option<String>,
     range: Option<String>,
@@ -160,8 +160,8 @@ impl Options {
         Ok(())
     }
 
-    /// A quarter of the round trip: it crosses two cables on the way there and two on the way back. Chance
-    /// is shared out likewise.
+    /// Returns the link of one cable, with a quarter of the round trip, which crosses two cables each way. Loss and
+    /// jitter are shared out likewise.
     fn link(&self) -> String {
         let mut link = format!("{{ latency = \"{}\"", span::write(self.rtt / 4));
         if !self.jitter.is_zero() {
@@ -178,7 +178,7 @@ impl Options {
     }
 }
 
-/// `100M`, `1.5G`, `64k` or a plain number.
+/// Reads a rate in bits a second: `100M`, `1.5G`, `64k` or a plain number.
 fn rate(text: &str) -> Option<u64> {
     let (number, unit) = match text.chars().last()? {
         'k' => (&text[..text.len() - 1], 1e3),
@@ -205,7 +205,7 @@ impl<'a> Writer<'a> {
         self.text.push_str(text);
     }
 
-    /// The network of a home: `number` makes its prefixes differ.
+    /// Writes the network of a home, whose prefixes differ by `number`.
     fn network(&mut self, name: &str, number: usize) {
         self.line(&format!("[net.home-{name}]\nv4 = \"192.168.{}.0/24\"\n", number + 1));
         if self.options.v6.is_some() {
@@ -213,7 +213,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// A host in a home of its own, behind what `nat` says.
+    /// Writes a host in a home of its own, behind the NAT that `nat` names.
     fn home(&mut self, name: &str, nat: &str, number: usize) {
         if nat == "open" {
             let link = self.options.link();
@@ -233,7 +233,7 @@ impl<'a> Writer<'a> {
         if let Some(outside) = outside {
             let _ = writeln!(self.text, "outside = \"{outside}\"");
         } else {
-            // Behind another router only the way to that one counts.
+            // Behind another router only the link to that one counts.
             let _ = writeln!(self.text, "link = {}", self.options.link());
         }
         let real = match nat {
@@ -260,7 +260,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// The public server, for which two addresses are one more than most have: it can tell how a NAT maps.
+    /// Writes the public server. It has two addresses, which is one more than most have, so it can tell how a NAT
+    /// maps.
     fn server(&mut self) {
         let link = self.options.link();
         self.line(&format!(

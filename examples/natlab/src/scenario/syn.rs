@@ -1,4 +1,4 @@
-//! What a router does with packets nobody asked for, in one word.
+//! The answer of a router to unsolicited packets, in one word.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use super::Refusal;
 use super::file::unknown_word;
 
 const WORDS: [&str; 6] = ["silence", "rst", "icmp", "own-rst", "rst-after-6s", "icmp-after-6s"];
-/// RFC 5382, REQ-4: a SYN may not be answered sooner, so that the one from inside can still come.
+/// The least time before a SYN is answered, so that the one from inside can still come (RFC 5382, REQ-4).
 const AFTER: Duration = Duration::from_secs(6);
 
 /// The answer to an unsolicited SYN.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Syn {
     unsolicited: Unsolicited,
-    /// No firewall stands in the way, so the router itself answers, as any host does.
+    /// True when no firewall stands in the way, so that the router itself answers, as any host does.
     is_own: bool,
 }
 
@@ -41,7 +41,7 @@ impl Syn {
         config
     }
 
-    /// The same on a real Linux, which answers at once or never.
+    /// Returns the same answer for a real Linux, which answers at once or never.
     pub(super) fn refusal(self) -> Option<Refusal> {
         match self.unsolicited {
             Unsolicited::Silence => Some(Refusal::Silence),

@@ -1,4 +1,4 @@
-//! Good and bad scenarios.
+//! Tests of good and bad scenarios.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ fn parse(text: &str) -> Scenario {
     Scenario::parse("test.toml", text).unwrap()
 }
 
-/// The line and the message of an error.
+/// Returns the line and the message of an error.
 fn fault(text: &str) -> (usize, String) {
     match Scenario::parse("test.toml", text) {
         Err(ScenarioError::Line { line, problem, .. }) => (line, problem),

@@ -13,24 +13,24 @@ use super::{Cable, Cidr, RouterKind, Scenario};
 /// A scenario as a simulated world.
 #[derive(Debug)]
 pub struct Simulated {
-    /// The world; nothing has happened in it yet.
+    /// The world, in which nothing has happened yet.
     pub world: World,
-    /// Its hosts by their names in the scenario.
+    /// The hosts by their names in the scenario.
     pub hosts: BTreeMap<String, HostId>,
-    /// Its routers by their names in the scenario.
+    /// The routers by their names in the scenario.
     pub routers: BTreeMap<String, RouterId>,
 }
 
-/// A scenario that only a lab can play.
+/// A reason why only a lab can run a scenario.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum SimulateError {
     /// A router is a real Linux.
     #[error("the router `{0}` is Linux itself, which cannot be simulated: give it `preset = \"linux\"`")]
     Kernel(String),
-    /// A network that no router connects.
+    /// A network has no router.
     #[error("the network `{0}` has no router: in the simulator every network hangs on one")]
     Isolated(String),
-    /// The world does not take it.
+    /// The simulated world refuses a part.
     #[error(transparent)]
     World(#[from] WorldError),
 }
@@ -45,12 +45,13 @@ impl Scenario {
     /// Builds the same hosts, routers and cables in virtual time, by the same seed.
     ///
     /// # Errors
-    /// When a part of the scenario has no counterpart in the simulator.
+    /// [`SimulateError`] when a part of the scenario has no counterpart in the simulator.
     pub fn simulate(&self) -> Result<Simulated, SimulateError> {
         let mut world = World::new(Seed::from_u64(self.seed));
         let mut above: BTreeMap<usize, RouterId> = BTreeMap::from([(0, world.internet())]);
         let mut routers = BTreeMap::new();
-        // From the Internet inwards; a scenario has no cycles, so every round places one or none is left.
+        // Routers are placed from the Internet inwards. A scenario has no cycles, so every round places one until
+        // none is left.
         let mut waiting: Vec<_> = self.routers.iter().collect();
         while let Some(index) = waiting.iter().position(|router| above.contains_key(&router.outside)) {
             let router = waiting.swap_remove(index);

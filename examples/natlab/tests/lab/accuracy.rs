@@ -1,4 +1,4 @@
-//! The lab does what the scenario says, to the figures it promises.
+//! Tests that the lab does what the scenario says, to the figures it promises.
 
 use std::time::Duration;
 
@@ -6,10 +6,11 @@ use natlab::figures::{measure_loss, measure_rtt, measure_throughput};
 
 use crate::support::can_run;
 
-/// No round trip is shorter than this much below the scenario's.
+/// The most by which a round trip is shorter than the scenario's, in milliseconds.
 const EXACT_MS: f64 = 0.5;
-/// A busy machine adds to a round trip, but never takes from it: the best of a few counts, and how exact the lab is on
-/// an idle machine is told by `natlab figures`. A delay that is counted twice or not at all is further off than this.
+/// The most by which the best round trip of a few is longer, in milliseconds. A busy machine adds to a round trip,
+/// but never takes from it. `natlab figures` tells the accuracy on an idle machine. A delay that is counted twice or
+/// not at all is further off than this.
 const BUSY_MS: f64 = 4.0;
 const TRIES: u32 = 5;
 
@@ -49,7 +50,7 @@ fn bulk_data_passes_two_nats() {
     for offload in [false, true] {
         let figure = measure_throughput(offload, 1).unwrap();
         println!("{figure:?}");
-        // Far below what it does; a wrong checksum or a lost wake-up would bring it to a few kilobits.
+        // The bound is far below the usual rate. A wrong checksum or a lost wake-up would bring it to a few kilobits.
         assert!(figure.mbit_per_s > 50.0, "{figure:?}");
     }
 }

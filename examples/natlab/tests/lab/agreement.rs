@@ -1,4 +1,4 @@
-//! The simulator and the kernel lab agree.
+//! Tests that the simulator and the kernel lab agree.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ const NATS: [&str; 6] = [
     "linux",
     "linux-fully-random",
 ];
-/// For both NATs, or for each.
+/// The answers to unsolicited SYNs, for both NATs or for each.
 const SYNS: [&str; 4] = ["silence", "rst", "icmp", "rst,silence"];
-/// Less than the one-way delay of 100 ms, and more.
+/// The skews in milliseconds: less than the one-way delay of 100 ms, and more.
 const SKEWS: [u64; 2] = [0, 300];
-/// Three SYNs.
+/// The time for three SYNs.
 const PATIENCE: Duration = Duration::from_millis(2_600);
-/// A SYN is retransmitted every second.
+/// The time after which a SYN is retransmitted.
 const STEP: Duration = Duration::from_secs(1);
-/// What was measured while the machine was busier than this is thrown away: 100 ms lie between one outcome
-/// and another.
+/// The most lateness that is tolerated, as 100 ms lie between one outcome and another. Results of a busier machine
+/// are thrown away.
 const TOLERABLE: Duration = Duration::from_millis(40);
 
 /// Punches until the machine kept time.
@@ -34,8 +34,8 @@ fn punch(scenario: &Scenario, skew: Duration) -> Crossing {
         let lab = Lab::new(scenario).unwrap();
         let crossing = match cross(&lab, skew, PATIENCE) {
             Ok(crossing) => crossing,
-            // On a busy machine a connection can be over before the dial that made it looks: std has no word for that
-            // ("no error set after POLLHUP").
+            // On a busy machine a connection can be over before its dial looks at it. The standard library reports
+            // that as "no error set after POLLHUP".
             Err(error) => {
                 trouble = Some(error);
                 continue;

@@ -1,4 +1,4 @@
-//! However a lab ends, nothing is left; and an impossible one is never begun.
+//! Tests that nothing is left of a lab, in whatever way it ends, and that an impossible one is never begun.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use crate::support::{Running, can_run, eventually, lab, natlab};
 
-/// The names of the namespaces of a lab.
+/// Returns the names of the namespaces of a lab.
 fn namespaces(id: &str) -> Vec<PathBuf> {
     let prefix = format!("p2plab-{id}-");
     let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
@@ -28,7 +28,7 @@ fn is_alive(pid: u32) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
-/// Starts `natlab run` with a command that says its pid and the lab's id, and then stays.
+/// Starts `natlab run` with a command that prints its pid and the lab's id, and then stays.
 fn start() -> (Child, u32, String) {
     let mut command = natlab();
     command.args(["run", "homes", "--host", "b", "--", "sh", "-c"]);
@@ -99,7 +99,7 @@ fn a_dropped_lab_takes_everything_with_it() {
     }
     let lab = lab("upnp");
     let id = lab.id().to_owned();
-    // Three hosts and a Linux router.
+    // There are three hosts and a Linux router.
     assert_eq!(namespaces(&id).len(), 4);
     let sleeper = lab.host("a").unwrap().command("sleep").unwrap().arg("1000").spawn().unwrap();
     let sleeper = Running(sleeper);

@@ -1,4 +1,4 @@
-//! Every preset before independent judges: coturn's discovery for UDP, plain sockets for TCP.
+//! Tests of every preset by independent judges: coturn's discovery for UDP, plain sockets for TCP.
 
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -11,14 +11,14 @@ use socket2::SockAddr;
 
 use crate::support::{Running, can_run, each, eventually, has_udp, lab, tcp};
 
-/// Ports of the server that tells clients what they look like, on each of its addresses.
+/// The ports of the server that tells clients their addresses, on each of its own addresses.
 const PORTS: [u16; 2] = [3_000, 3_001];
-/// From where it dials clients.
+/// The port from which the server dials clients.
 const CALLBACK: u16 = 3_005;
-/// Many round trips of 4 ms.
+/// The time that counts as silence, which is many round trips of 4 ms.
 const SILENCE: Duration = Duration::from_millis(700);
 
-/// What can be seen of a NAT from both its sides, over TCP.
+/// The properties of a NAT that can be seen from both its sides, over TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TcpVerdict {
     pub(crate) mapping: &'static str,
@@ -46,13 +46,13 @@ pub(crate) fn judge_tcp(lab: &Lab) -> TcpVerdict {
         (false, _) => "address-and-port-dependent",
     };
 
-    // Neighbours, then one that is not.
+    // The first four ports are neighbours, and the last one is not.
     let locals = [41_000, 41_001, 41_002, 41_003, 41_050];
     let (mapped, _all_kept): (Vec<u16>, Vec<_>) =
         locals.iter().map(|local| ask(*local, first, PORTS[0])).unzip();
     let delta = delta(&locals, &mapped);
 
-    // A listener on the mapped port, as anybody who wants to be dialled has.
+    // There is a listener behind the mapped port, as any host has that wants to be dialled.
     let any: SocketAddr = ([0, 0, 0, 0], 42_000).into();
     let listener = client.enter(|| tcp(any, true)).unwrap().unwrap();
     listener.listen(16).unwrap();
@@ -67,7 +67,7 @@ pub(crate) fn judge_tcp(lab: &Lab) -> TcpVerdict {
     TcpVerdict { mapping, delta, filtering, unsolicited }
 }
 
-/// What the original calls delta, from mapped ports of neighbouring local ports and of one far off.
+/// Returns the delta of the original P2PD, from mapped ports of neighbouring local ports and of one far off.
 fn delta(locals: &[u16], mapped: &[u16]) -> String {
     let steps = |ports: &[u16]| -> Vec<i32> {
         ports.windows(2).map(|pair| i32::from(pair[1]) - i32::from(pair[0])).collect()
@@ -101,9 +101,9 @@ fn told(socket: socket2::Socket, server: SocketAddr) -> io::Result<(SocketAddr, 
     Ok((line.trim().parse().map_err(io::Error::other)?, stream))
 }
 
-/// Dials a client from the server's address `ip`, and how that ends.
+/// Dials a client from the server's address `ip`, and returns the end of the dial.
 fn call(server: &Host, ip: IpAddr, to: SocketAddr) -> Ended {
-    // A socket that Linux closes without saying why says nothing of the NAT.
+    // A socket that Linux closes without a reason tells nothing of the NAT.
     let mut attempts = (0..3).map(|_| {
         let socket = server.enter(|| tcp((ip, CALLBACK).into(), false)).unwrap().unwrap();
         connect(&socket, to, SILENCE)
@@ -111,7 +111,7 @@ fn call(server: &Host, ip: IpAddr, to: SocketAddr) -> Ended {
     attempts.find_map(Result::ok).expect("an outcome")
 }
 
-/// Whether host `a` keeps its port towards a stranger who has tried that port before: over TCP, over UDP.
+/// Tells whether host `a` keeps its port towards a stranger who has tried that port before: over TCP, over UDP.
 pub(crate) fn keeps_port(lab: &Lab) -> [bool; 2] {
     const LOCAL: u16 = 45_000;
     let (client, server) = (lab.host("a").unwrap(), lab.host("s").unwrap());
@@ -135,7 +135,7 @@ pub(crate) fn keeps_port(lab: &Lab) -> [bool; 2] {
     theirs.set_read_timeout(Some(SILENCE)).unwrap();
     let ours = client.enter(|| UdpSocket::bind(("0.0.0.0", LOCAL))).unwrap().unwrap();
     theirs.send_to(b"hello", (external, LOCAL)).unwrap();
-    // An ICMP error may come back; a datagram must not have come through.
+    // An ICMP error may come back, but no datagram may come through.
     ours.set_read_timeout(Some(SILENCE)).unwrap();
     assert!(ours.recv(&mut [0; 8]).is_err());
     ours.send_to(b"hello", stranger).unwrap();
@@ -147,7 +147,7 @@ fn tcp_in(host: &Host, port: u16) -> socket2::Socket {
     host.enter(|| tcp(([0, 0, 0, 0], port).into(), false)).unwrap().unwrap()
 }
 
-/// What coturn's `turnutils_natdiscovery` says of the NAT before host `a`: mapping and filtering.
+/// Returns the verdict of coturn's `turnutils_natdiscovery` on the NAT before host `a`: mapping and filtering.
 pub(crate) fn judge_udp(lab: &Lab) -> [String; 2] {
     let (client, server) = (lab.host("a").unwrap(), lab.host("s").unwrap());
     let folder = tempfile::tempdir().unwrap();
@@ -174,7 +174,7 @@ pub(crate) fn judge_udp(lab: &Lab) -> [String; 2] {
     both.map(|child| {
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        // The last line with a verdict counts: the first of `-m` only says whether there is a NAT.
+        // The last line with a verdict counts, as the first of `-m` only says whether there is a NAT.
         let verdict = text.lines().rfind(|line| line.starts_with("NAT with") || line.starts_with("No NAT"));
         verdict.unwrap_or_else(|| panic!("no verdict in {text}")).to_owned()
     })
@@ -184,7 +184,7 @@ const INDEPENDENT: &str = "endpoint-independent";
 const BY_ADDRESS: &str = "address-dependent";
 const BY_PORT: &str = "address-and-port-dependent";
 
-/// Every type, with what its mapping and filtering must be found to be.
+/// The types, each with the mapping and filtering that must be found.
 const TYPES: [(&str, &str, &str); 4] = [
     ("full-cone", INDEPENDENT, INDEPENDENT),
     ("restricted", INDEPENDENT, BY_ADDRESS),

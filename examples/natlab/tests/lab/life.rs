@@ -1,4 +1,4 @@
-//! What one can do in and with a lab.
+//! Tests of what can be done in and with a lab.
 
 use std::fs;
 use std::io;
@@ -14,7 +14,7 @@ use crate::support::{can_run, eventually, lab, natlab};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A connection from one host to another; how long it took to open, and whom the other one sees.
+/// Connects one host to another. Returns the time it took, and the address that the other one sees.
 fn connect(lab: &Lab, from: &str, to: &str, port: u16) -> (Duration, SocketAddr) {
     let (from, to) = (lab.host(from).unwrap(), lab.host(to).unwrap());
     let family = |ip: &&IpAddr| ip.is_ipv4() == from.address().is_ipv4();
@@ -98,7 +98,7 @@ fn a_cable_can_be_changed_and_a_router_rebooted() {
     );
     lab.set_uplink("nat-a", LinkConfig::default()).unwrap();
 
-    // A mapping that a reboot forgets.
+    // This mapping is one that a reboot forgets.
     let (a, s) = (lab.host("a").unwrap(), lab.host("s").unwrap());
     let client = a.enter(|| UdpSocket::bind("0.0.0.0:7000")).unwrap().unwrap();
     client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
@@ -135,7 +135,7 @@ fn what_cannot_be_translated_is_dropped_and_counted() {
     let lab = lab("homes?rtt=4ms");
     let (a, s) = (lab.host("a").unwrap(), lab.host("s").unwrap());
     let to = SockAddr::from(SocketAddr::new(s.address(), 0));
-    // Garbage behind headers of all protocols, whole and cut short; the kernel makes the IP header.
+    // This is garbage behind headers of all protocols, whole and cut short. The kernel makes the IP header.
     for protocol in [1, 6, 17, 47, 132] {
         let protocol = Protocol::from(protocol);
         let raw = a.enter(|| Socket::new(Domain::IPV4, Type::RAW, Some(protocol))).unwrap().unwrap();
@@ -143,7 +143,7 @@ fn what_cannot_be_translated_is_dropped_and_counted() {
             raw.send_to(&vec![0xff; length], &to).unwrap();
         }
     }
-    // Fragments.
+    // The next datagram is sent in fragments.
     let fragmented = a.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
     fragmented.send_to(&[0; 4_000], (s.address(), 9)).unwrap();
     let malformed = eventually("all are counted", || {
@@ -158,7 +158,7 @@ fn what_cannot_be_translated_is_dropped_and_counted() {
     println!("{malformed:?}");
     assert!(lab.events().iter().any(|timed| matches!(&timed.event,
         Event::Dropped { place, why, .. } if place == "nat-a" && why.contains("IP protocol 132"))));
-    // And traffic goes on.
+    // Traffic goes on.
     connect(&lab, "a", "s", 80);
 }
 
@@ -169,7 +169,7 @@ fn a_used_up_hop_limit_is_told() {
     }
     let lab = lab("homes:port-restricted/equal+open?rtt=4ms");
     let b = SockAddr::from(SocketAddr::new(lab.host("b").unwrap().address(), 80));
-    // NAT, Internet: two hops, and the host answers.
+    // The NAT and the Internet are two hops, and then the host answers.
     for (ttl, ended) in [
         (1, io::ErrorKind::HostUnreachable),
         (2, io::ErrorKind::HostUnreachable),

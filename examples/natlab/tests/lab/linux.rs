@@ -1,4 +1,4 @@
-//! The Linux presets against Linux itself: the same script, the same verdicts.
+//! Tests of the Linux presets against Linux itself, by the same script.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use natlab::crossing::{Ended, cross};
 use crate::judge::{TcpVerdict, judge_tcp, judge_udp, keeps_port};
 use crate::support::{can_run, each, lab};
 
-/// All that is asked of a router.
+/// All properties of a router that are compared.
 #[derive(Debug, PartialEq, Eq)]
 struct Verdict {
     tcp: TcpVerdict,
     udp: [String; 2],
-    /// Towards a stranger who has tried the port before, over TCP and UDP.
+    /// True when a port is kept towards a stranger who has tried it before, over TCP and UDP.
     keeps_port: [bool; 2],
-    /// Punches from and to the home behind it, at once and with a late start.
+    /// The punches from and to the home behind it, at once and with a late start.
     punches: Vec<(Ended, Ended)>,
 }
 
@@ -30,8 +30,8 @@ fn judge(nat: &str, syn: &str) -> Verdict {
             let lab = fresh(format!("{form}?rtt=200ms&syn={syn}"));
             let crossing = cross(&lab, Duration::from_millis(skew), Duration::from_millis(2_500)).unwrap();
             let (first, second) = (crossing.first.ended, crossing.second.ended);
-            // The RST of a host whose dial is over has sequence number 0. Linux takes that for invalid or
-            // not by how far the first one's happens to be from it, and only then translates it.
+            // The RST of a host whose dial is over has sequence number 0. Linux takes that for invalid or not by its
+            // distance from the first SYN's number, which is chance. Only a valid one is translated.
             let second =
                 if first == Ended::Unreachable && second == Ended::Silent { Ended::Refused } else { second };
             punches.push((first, second));
@@ -60,10 +60,10 @@ fn the_presets_behave_as_linux_does() {
         }
     }
     assert!(differing.is_empty(), "{}", differing.join("\n"));
-    // Only what the router answers itself stands in the way of its own port.
+    // Only a packet that the router answers itself makes its own port unusable.
     let keeps: Vec<_> = verdicts.iter().step_by(2).map(|verdict| verdict.keeps_port).take(4).collect();
     assert_eq!(keeps, [[true; 2], [true; 2], [true; 2], [true, false]]);
-    // And not because nothing was found: masquerade can be punched, fully-random cannot.
+    // The agreement must not come from finding nothing: masquerade can be punched, fully-random cannot.
     assert_eq!(verdicts[0].punches[0], (Ended::Connected, Ended::Connected));
     assert_eq!(verdicts[8].punches[0], (Ended::Silent, Ended::Silent));
 }

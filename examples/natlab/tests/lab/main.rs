@@ -1,6 +1,6 @@
-//! Labs for real: kernels, namespaces, the simulator's NATs between them.
+//! Tests of labs with real kernels and namespaces, and the simulator's NATs between them.
 //!
-//! Where labs cannot be made, these tests say why and count as skipped, unless `P2P_LAB=require`.
+//! These tests print the reason and count as skipped where labs cannot be made, unless `P2P_LAB=require`.
 
 mod accuracy;
 mod agreement;

@@ -1,4 +1,4 @@
-//! A real node behind the lab's NATs finds out what they are, from coturn.
+//! Tests that a real node behind the lab's NATs finds out their properties from coturn.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -12,7 +12,7 @@ use p2p_node::rendezvous::stun::{StunServer, StunServerConfig};
 
 use crate::support::{can_run, each_of};
 
-/// Whether there is a coturn. If not, says why; panics where that must not be.
+/// Tells whether there is a coturn. Without one it prints the reason, or panics where a skip is not allowed.
 fn has_coturn() -> bool {
     let Err(error) = Command::new("turnserver").arg("--version").output() else { return true };
     let required = std::env::var("P2P_LAB").is_ok_and(|value| value == "require");
@@ -21,11 +21,11 @@ fn has_coturn() -> bool {
     false
 }
 
-/// Labs at a time. A probe sends dozens of packets within milliseconds, and takes what is late for lost.
+/// The labs at a time. A probe sends dozens of packets within milliseconds, and takes late ones for lost.
 const AT_A_TIME: usize = 3;
-/// So long that a busy machine does not look like a slow network.
+/// The round trip, which is so long that a busy machine does not look like a slow network.
 const RTT: &str = "200ms";
-/// What was measured while the machine was busy may differ: then it is measured again, so often.
+/// The number of times a NAT is measured, as results on a busy machine may differ.
 const TRIES: usize = 8;
 
 fn agrees(kind: &Kind) -> Result<(), String> {
@@ -45,8 +45,8 @@ fn agrees(kind: &Kind) -> Result<(), String> {
     Err(told)
 }
 
-/// Every mapping, filtering and delta, and each pair of mapping and filtering; all of them together take a minute:
-/// `natlab nat`.
+/// Covers every mapping, filtering and delta, and each pair of mapping and filtering. `natlab nat` tests all of them
+/// together, which takes a minute.
 #[test]
 fn a_real_node_sees_what_a_simulated_one_does() {
     if !can_run() || !has_coturn() {
@@ -97,7 +97,8 @@ fn questions_go_out_in_the_order_of_the_wire() {
     assert!(report.newest(Transport::Tcp).is_some());
 }
 
-/// Our own STUN server in host `s`, which dials back from both of its addresses. Ends with what is returned.
+/// Starts our own STUN server in host `s`, which dials back from both of its addresses. It ends with the returned
+/// sender.
 fn own_server(lab: &Lab) -> (SocketAddr, tokio::sync::oneshot::Sender<()>, std::thread::JoinHandle<()>) {
     let (told, address) = std::sync::mpsc::channel();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -133,14 +134,14 @@ fn how_a_nat_answers_an_unsolicited_syn_is_told_by_a_server_that_dials_back() {
         (of("restricted/equal", "rst"), Some(SynAnswer::Reset), Filtering::AddressDependent),
         (of("full-cone/equal", "rst"), None, Filtering::EndpointIndependent),
         (of("linux", "icmp"), Some(SynAnswer::Icmp), Filtering::AddressAndPortDependent),
-        // Linux itself.
+        // These are Linux itself.
         (of("kernel-masquerade", "icmp"), Some(SynAnswer::Icmp), Filtering::AddressAndPortDependent),
         (of("kernel-masquerade", "rst"), Some(SynAnswer::Reset), Filtering::AddressAndPortDependent),
     ];
     let told = each_of(AT_A_TIME, &cases, |(form, answer, filtering)| {
         let mut scenario = Scenario::short(form).unwrap();
         if *answer == Some(SynAnswer::Icmp) && form.contains(":symmetric") {
-            // What most firewalls send, and what Linux tells the dialler as a refusal.
+            // Most firewalls send this error, and Linux tells it to the dialler as a refusal.
             let nat = "nat = { tcp = { unsolicited = { icmp = \"PortUnreachable\" } } }";
             let text =
                 scenario.source().replace("preset = \"symmetric/random\"", nat).replace("syn = \"icmp\"", "");

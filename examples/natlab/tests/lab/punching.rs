@@ -1,4 +1,4 @@
-//! Real nodes punch through the lab's NATs, and through Linux's own.
+//! Tests of real nodes that punch through the lab's NATs, and through Linux's own.
 
 use natlab::Scenario;
 use natlab::punching::{Pair, Place, Trial, punch};
@@ -37,8 +37,8 @@ fn each_kind_of_nat_that_can_be_met_is_met_by_its_tactic() {
     }
 }
 
-/// Both NATs refuse SYNs. Between the caller's and the Internet are two routers; the second one says nothing, or
-/// does.
+/// Returns a scenario in which both NATs refuse SYNs. Between the caller's NAT and the Internet are two routers, the
+/// second of which is `silent` or not.
 fn behind_hops(silent: bool) -> Scenario {
     let text = format!(
         r#"
@@ -150,7 +150,7 @@ fn a_sample_of_pairs_meets() {
         let lab = natlab::Lab::new(&scenario).unwrap();
         punch(&lab, [Place::host("a"), Place::host("b")], 2).unwrap()
     });
-    // Of a birthday one in a thousand fails; both trials of a pair do not.
+    // A birthday fails once in a thousand, but not in both trials of a pair.
     for (pair, trials) in pairs.iter().zip(&done) {
         assert!(trials.iter().any(|trial| trial.took_ms.is_some()), "{pair}: {}", told(trials));
     }

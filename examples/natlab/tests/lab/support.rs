@@ -1,4 +1,4 @@
-//! What the tests have in common.
+//! The helpers that the tests have in common.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use natlab::{Host, Lab, Scenario};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Labs at a time: they mostly wait.
+/// The labs at a time, which mostly wait.
 const AT_A_TIME: usize = 16;
 
-/// Whether labs can be made here. If not, says why; panics where that must not be.
+/// Tells whether labs can be made here. If not, it prints the reason, or panics where a skip is not allowed.
 pub(crate) fn can_run() -> bool {
     let Err(reason) = natlab::check() else { return true };
     let required = std::env::var("P2P_LAB").is_ok_and(|value| value == "require");
@@ -27,12 +27,12 @@ pub(crate) fn lab(form: &str) -> Lab {
     Lab::new(&Scenario::short(form).unwrap()).unwrap()
 }
 
-/// Does `job` for each item, several at a time; the results in order.
+/// Runs `job` for each item, several at a time, and returns the results in order.
 pub(crate) fn each<T: Sync, R: Send>(items: &[T], job: impl Fn(&T) -> R + Sync) -> Vec<R> {
     each_of(AT_A_TIME, items, job)
 }
 
-/// The same, so many at a time.
+/// Runs `job` for each item, at most `most` at a time, and returns the results in order.
 pub(crate) fn each_of<T: Sync, R: Send>(most: usize, items: &[T], job: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::new());
@@ -80,13 +80,13 @@ pub(crate) fn natlab() -> Command {
     Command::new(env!("CARGO_BIN_EXE_natlab"))
 }
 
-/// Whether somebody in the host listens on this UDP port.
+/// Tells whether a socket in the host listens on this UDP port.
 pub(crate) fn has_udp(host: &Host, port: u16) -> bool {
     let table = host.enter(|| std::fs::read_to_string("/proc/thread-self/net/udp")).unwrap().unwrap();
     table.contains(&format!(":{port:04X} 00000000:0000"))
 }
 
-/// A plain TCP socket, bound to a port that others may share.
+/// Makes a plain TCP socket, bound to a port that others may share.
 pub(crate) fn tcp(local: SocketAddr, share: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(local), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;

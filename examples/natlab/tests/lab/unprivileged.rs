@@ -1,4 +1,4 @@
-//! An ordinary user makes a lab in a user namespace.
+//! Tests that an ordinary user can make a lab in a user namespace.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,8 +6,8 @@ use std::process::Command;
 
 use crate::support::can_run;
 
-/// In a mount namespace of its own: a TUN device that everybody may use, as on most machines, and then a lab
-/// by somebody who is not root. After the lab is killed, `clean` ends what ran in it.
+/// A script that runs in a mount namespace of its own. It makes a TUN device that everybody may use, as on most
+/// machines, and then a lab by a user who is not root. After the lab is killed, `clean` ends the processes in it.
 const SCRIPT: &str = r#"
 mknod -m 666 tun c 10 200
 mount --bind tun /dev/net/tun

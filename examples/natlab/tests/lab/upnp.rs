@@ -1,12 +1,12 @@
-//! A real miniupnpd on a real Linux router.
+//! Tests with a real miniupnpd on a real Linux router.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use crate::support::{can_run, lab};
 
-/// A datagram may be lost, and a daemon on a busy machine may not listen yet: both protocols say to ask again (RFC
-/// 6886, section 3.1; UPnP Device Architecture 1.1, section 1.3.2).
+/// The most questions until an answer. A datagram may be lost, and a daemon on a busy machine may not listen yet.
+/// Both protocols say to ask again (RFC 6886, section 3.1; UPnP Device Architecture 1.1, section 1.3.2).
 const TRIES: usize = 20;
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -32,7 +32,7 @@ fn a_mapped_port_can_be_dialled_from_outside() {
     let dial = || TcpStream::connect_timeout(&mapped, Duration::from_millis(500));
     assert!(s.enter(dial).unwrap().is_err(), "not open yet");
 
-    // NAT-PMP (RFC 6886, section 3.3): map TCP 5000 to 5000 for an hour.
+    // This is NAT-PMP (RFC 6886, section 3.3), and maps TCP 5000 to 5000 for an hour.
     let socket = a.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
     let mut answer = [0; 32];
     let map = [0, 2, 0, 0, 0x13, 0x88, 0x13, 0x88, 0, 0, 0x0e, 0x10];

@@ -12,7 +12,7 @@ use socket2::SockRef;
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::UdpSocket;
 
-use crate::interface::bind;
+use crate::bind;
 
 type Trouble = Pin<Box<dyn Future<Output = io::Error> + Send + Sync>>;
 

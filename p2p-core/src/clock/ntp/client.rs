@@ -1,4 +1,4 @@
-//! Several servers asked, again and again, and what most of them agree on.
+//! A machine that asks several NTP servers again and again, and reports the offset that most of them agree on.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,31 +12,31 @@ use crate::addr::is_same_address;
 use crate::clock::{Clock, DRIFT, Ppm, combine};
 use crate::{Backoff, Deadline, Machine, Output, Reach, Seed};
 
-/// Rounds never begin closer to each other than this (RFC 4330, section 10: "MUST NOT under any conditions").
+/// The least time between the beginnings of two rounds (RFC 4330, section 10: "MUST NOT under any conditions").
 pub const LEAST_POLL: Duration = Duration::from_secs(15);
-/// Rounds are never further apart than this: 36 h (RFC 5905, section 7.2, MAXPOLL).
+/// The most time between two rounds: 36 h (RFC 5905, section 7.2, MAXPOLL).
 pub const MOST_POLL: Duration = Duration::from_secs(1 << 17);
 
-/// How many servers there are, and how they are asked.
+/// The number of servers, and the manner in which they are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientConfig {
-    /// How many servers: they are called 0, 1, 2 … [`MOST_SERVERS`] at most. One is believed blindly; of three,
-    /// one may lie.
+    /// The number of servers, which are called 0, 1, 2 and so on. [`MOST_SERVERS`] at most. A single server is
+    /// believed blindly; of three, one may lie.
     pub servers: usize,
-    /// Questions to a server of which nothing is known yet. Default 6, 1 … 8: queues come and go, and the fastest
-    /// answer is the one that counts.
+    /// The questions to a server of which nothing is known yet. Default 6, range 1 … 8. Queues come and go, and the
+    /// fastest answer is the one that counts.
     pub burst: u8,
-    /// Questions to a server in each later round. Default 2: one may be lost.
+    /// The questions to a server in each later round. Default 2, as one may be lost; range 1 … 8.
     pub again: u8,
-    /// The pause between two questions of a round, and how long an answer is waited for. Default 2 s, as RFC 5905
-    /// has it (section 7.2, BTIME); 10 ms … 60 s.
+    /// The pause between two questions of a round, and the time an answer is waited for. Default 2 s (RFC 5905,
+    /// section 7.2, BTIME), range 10 ms … 60 s.
     pub spacing: Duration,
-    /// The pause between two rounds, ± 10 %. Default 256 s: 2 packets to a server, while quartz adds 26 ms to the
-    /// error. [`LEAST_POLL`] … [`MOST_POLL`].
+    /// The pause between two rounds, ± 10 %. Default 256 s, range [`LEAST_POLL`] … [`MOST_POLL`]. At the default each
+    /// server gets 2 packets a round, and quartz adds 26 ms to the error meanwhile.
     pub poll: Duration,
-    /// By how much our clock may drift from the true time. Default [`DRIFT`].
+    /// The most by which our clock may drift from the true time. Default [`DRIFT`].
     pub drift: Ppm,
-    /// What is less certain than this has no voice. Default 1 s (RFC 5905, section 7.2, MAXDIST).
+    /// The largest error with which a server still has a voice. Default 1 s (RFC 5905, section 7.2, MAXDIST).
     pub most_error: Duration,
 }
 
@@ -54,73 +54,76 @@ impl Default for ClientConfig {
     }
 }
 
-/// More servers than one client asks.
+/// An error: more servers were configured than one client asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} NTP servers are too many: {MOST_SERVERS} can be asked")]
 pub struct TooManyServers(pub usize);
 
-/// What to do.
+/// An effect for the driver to perform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Find the addresses of a server, and tell by [`Client::handle_resolved`], whatever comes of it.
+    /// Finds the addresses of a server. The outcome is told by [`Client::handle_resolved`] in any case.
     Resolve {
-        /// Its number.
+        /// The number of the server.
         server: usize,
     },
-    /// Send a datagram, over a socket kept for this server alone: from a port nobody can guess (RFC 9109).
+    /// Sends a datagram over a socket kept for this server alone. Its port must be one that nobody can guess (RFC
+    /// 9109).
     Send {
-        /// Its number.
+        /// The number of the server.
         server: usize,
-        /// Its address.
+        /// The address of the server.
         to: SocketAddr,
-        /// The question.
+        /// The bytes of the question.
         bytes: [u8; HEADER],
     },
-    /// Close the socket kept for this server: it will not be asked for a while.
+    /// Closes the socket kept for this server, which will not be asked for a while.
     Release {
-        /// Its number.
+        /// The number of the server.
         server: usize,
     },
 }
 
-/// What was sent and heard since the beginning.
+/// Counts of datagrams sent and received since the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Questions.
+    /// Questions that were sent.
     pub sent: u64,
-    /// Answers, of use or not.
+    /// Answers that were received, of use or not.
     pub answers: u64,
-    /// Datagrams that answer nothing we asked: late, repeated, forged.
+    /// Datagrams that answer no open question: late, repeated or forged.
     pub foreign: u64,
-    /// Datagrams that are no answers of NTP servers.
+    /// Datagrams that are not answers of NTP servers.
     pub garbage: u64,
 }
 
-/// Asks NTP servers how far our clock is off.
+/// A machine that asks NTP servers for the offset of our clock.
 ///
-/// Each server is asked a few times; of all its answers those bound the offset that were fastest
-/// ([`OffsetFilter`](crate::clock::OffsetFilter)), widened by what the server says it may be off itself. What more
-/// than half of the servers that answered allow is the result ([`combine`]): a server that lies is outvoted. The
-/// first result waits until every server has answered or failed, so that a liar gains nothing by being quick. Its
-/// event is a [`Report`]: whenever something is known that was not, or a server begins or ceases to fail.
+/// Each server is asked a few times. Of all its answers the fastest bound the offset
+/// ([`OffsetFilter`](crate::clock::OffsetFilter)). The bound is widened by the error that the server admits. The
+/// result is what more than half of the servers that answered allow ([`combine`]), so a server that lies is outvoted.
+/// The first result waits until every server has answered or failed, so that a liar gains nothing by being quick. The
+/// event is a [`Report`]. One is given whenever something new is known, and whenever a server begins or ceases to
+/// fail.
 ///
-/// A server that sends a kiss-o'-death is asked less often, or never again. Feed it with `handle_resolved`,
-/// `handle_datagram`, `handle_unreachable`; tell it of a new clock or network by `handle_clock`, `handle_again`.
+/// A server that sends a kiss-o'-death is asked less often, or never again. The driver feeds the machine with
+/// `handle_resolved`, `handle_datagram` and `handle_unreachable`. It tells it of a new clock or network by
+/// `handle_clock` and `handle_again`.
 #[derive(Debug)]
 pub struct Client {
     config: ClientConfig,
     clock: Clock,
     seed: Seed,
     servers: Vec<Server>,
-    /// When to ask again within this round; `None` between rounds.
+    /// The time of the next questions of this round; `None` between rounds.
     tick: Option<Instant>,
-    /// When the next round begins; `None` while one is under way, or when nobody is left to be asked.
+    /// The time at which the next round begins; `None` during a round, and when no server is left to be asked.
     round: Option<Instant>,
     began: Option<Instant>,
     backoff: Backoff,
     /// The pause after this round, if nobody is heard in it.
     pause: Duration,
-    /// Every server has had its chance to speak.
+    /// True once every server has answered or failed.
     is_settled: bool,
     has_news: bool,
     is_closed: bool,
@@ -129,10 +132,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Begins to ask at once how far `clock` is off.
+    /// Makes a client that begins at once to ask for the offset of `clock`.
     ///
     /// # Errors
-    /// When there are more than [`MOST_SERVERS`].
+    /// [`TooManyServers`] when there are more than [`MOST_SERVERS`].
     pub fn new(
         config: ClientConfig,
         clock: Clock,
@@ -170,8 +173,8 @@ impl Client {
         Ok(client)
     }
 
-    /// The addresses of a server were looked for. [`MOST_ADDRESSES`] are used. What nobody can be asked at, and
-    /// where another server of the list is, is left out.
+    /// Takes the outcome of looking for the addresses of a server, of which [`MOST_ADDRESSES`] are used. Unusable
+    /// addresses are left out, and so are those at which another server of the list is asked.
     pub fn handle_resolved(&mut self, server: usize, found: Result<Vec<SocketAddr>, String>, now: Instant) {
         if self.is_closed || server >= self.servers.len() {
             return;
@@ -193,7 +196,7 @@ impl Client {
             }
             Err(why) => Some(Failure::Unresolved(why)),
         };
-        // Where it was a while ago is better than nothing: resolvers have their bad moments.
+        // The addresses of a while ago are better than none, as a resolver may fail for a moment.
         if let Some(failure) = failure.filter(|_| self.servers[server].addresses.is_empty()) {
             self.servers[server].due = 0;
             self.fail(server, failure);
@@ -205,8 +208,8 @@ impl Client {
         self.settle(now);
     }
 
-    /// A datagram came to the socket kept for a server. `now` should be taken as soon as it did: what passes
-    /// until then counts as delay.
+    /// Takes a datagram that came to the socket kept for a server. `now` should be the moment of its arrival, as any
+    /// later time counts as delay.
     pub fn handle_datagram(&mut self, server: usize, from: SocketAddr, bytes: &[u8], now: Instant) {
         if self.is_closed || server >= self.servers.len() {
             return;
@@ -227,7 +230,7 @@ impl Client {
         self.settle(now);
     }
 
-    /// The system reports that a question could not be sent, or reached nobody.
+    /// Notes that the system could not send a question, or reports that it reached nobody.
     pub fn handle_unreachable(&mut self, server: usize, why: io::ErrorKind, now: Instant) {
         if self.is_closed || server >= self.servers.len() {
             return;
@@ -236,7 +239,7 @@ impl Client {
         self.settle(now);
     }
 
-    /// The clock was set, or stood still: all that was said of it is void.
+    /// Takes a new clock, after the old one was set or stood still. It forgets all answers about the old one.
     pub fn handle_clock(&mut self, clock: Clock, now: Instant) {
         if self.is_closed {
             return;
@@ -253,7 +256,7 @@ impl Client {
         self.handle_again(now);
     }
 
-    /// The network may be another: asks again, as soon as that is polite.
+    /// Asks again as soon as [`LEAST_POLL`] allows, since the network may have changed.
     pub fn handle_again(&mut self, now: Instant) {
         if self.is_closed {
             return;
@@ -268,7 +271,7 @@ impl Client {
         self.settle(now);
     }
 
-    /// Asks no more.
+    /// Stops asking, and releases all sockets.
     pub fn close(&mut self, _now: Instant) {
         self.is_closed = true;
         self.out.clear();
@@ -278,24 +281,24 @@ impl Client {
         }
     }
 
-    /// What was sent and heard.
+    /// Returns the counts of datagrams sent and received.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// What a server has been asked and not answered.
+    /// Returns the nonce of the question that a server has not answered yet.
     #[cfg(test)]
     pub(super) fn question(&self, server: usize) -> Option<u64> {
         self.servers.get(server)?.question()
     }
 
-    /// Where a server is asked.
+    /// Returns the address at which a server is asked.
     #[cfg(test)]
     pub(super) fn address(&self, server: usize) -> Option<SocketAddr> {
         self.servers.get(server)?.address()
     }
 
-    /// Whether another server is asked at this address.
+    /// Tells whether another server is asked at this address.
     fn is_taken(&self, server: usize, address: SocketAddr) -> bool {
         let is_other = |(number, other): (usize, &Server)| {
             number != server && other.address().is_some_and(|taken| is_same_address(taken, address))
@@ -319,7 +322,7 @@ impl Client {
         self.on_tick(now);
     }
 
-    /// Decides who is asked how often in this round.
+    /// Decides which servers are asked how often in this round.
     fn prepare(&mut self, now: Instant) {
         for server in 0..self.servers.len() {
             let asked = &mut self.servers[server];
@@ -340,17 +343,17 @@ impl Client {
         }
     }
 
-    /// Lets a server be that is asked too often: each time it says so for twice as long.
+    /// Leaves a server alone that says it is asked too often. Each time it says so, the pause doubles.
     fn ease(&mut self, server: usize, now: Instant) {
         let factor = 1u32.checked_shl(self.servers[server].eased).unwrap_or(u32::MAX);
         let pause = self.config.poll.saturating_mul(factor).min(MOST_POLL);
         self.servers[server].rest(now + pause);
     }
 
-    /// Gives up what has not been answered, and asks what is due.
+    /// Gives up questions without an answer, and asks those that are due.
     fn on_tick(&mut self, now: Instant) {
         for server in 0..self.servers.len() {
-            // One that was found between two ticks gets its time until the next but one.
+            // A server that was asked between two ticks has until the next tick but one to answer.
             self.has_news |= self.servers[server].lapse(self.config.spacing / 2, now);
             self.ask(server, now);
         }

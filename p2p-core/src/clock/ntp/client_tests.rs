@@ -21,15 +21,16 @@ fn at(server: usize) -> SocketAddr {
     SocketAddr::from(([203, 0, 113, server as u8 + 1], DEFAULT_PORT))
 }
 
-/// What a server does when it is asked.
+/// The behaviour of a server that is asked.
 #[derive(Clone, Debug)]
 enum Manner {
-    /// Answers; the longest a packet takes in each direction, in milliseconds, and the chance that it is lost.
+    /// Answers. The numbers are the longest time in milliseconds that a packet takes in each direction, and the
+    /// chance of its loss.
     Says(NtpServer, [u64; 2], f64),
     Silent,
     Unknown,
     Unreachable,
-    /// As `Says`, and first comes a forgery by somebody who cannot see the question.
+    /// Answers as `Says` does, after a forgery by somebody who cannot see the question.
     Forged(NtpServer),
 }
 
@@ -37,18 +38,18 @@ fn says(ahead: i64) -> Manner {
     Manner::Says(NtpServer::ahead(ahead), [30, 30], 0.0)
 }
 
-/// A client whose clock is behind the true time, and what came of it.
+/// A client whose clock is behind the true time, and everything it asked and reported.
 struct Story {
     client: Client,
     manners: Vec<Manner>,
-    /// Our clock is behind by this, in microseconds.
+    /// The time by which our clock is behind, in microseconds.
     behind: i64,
     dice: Seed,
     now: Instant,
     wire: BTreeMap<(Instant, u64), (usize, SocketAddr, Vec<u8>)>,
     count: u64,
     reports: Vec<(Duration, Report)>,
-    /// When each question was asked.
+    /// The times at which questions were sent, each with its server.
     sent: Vec<(Duration, usize)>,
     resolved: Vec<(Duration, usize)>,
     released: usize,
@@ -307,7 +308,7 @@ fn a_server_that_is_asked_too_often_is_asked_less_each_time() {
         assert!(pause >= promised, "{pauses}: {pause:?} is less than {promised:?}");
     }
     assert!((9..16).contains(&asked.len()), "{asked:?}");
-    // The other one is none the worse.
+    // The other server is not affected.
     assert!(story.offset().is_some());
 }
 
@@ -375,7 +376,7 @@ fn one_server_under_two_names_has_one_voice() {
     };
     assert_eq!(asked.iter().map(to).collect::<Vec<_>>(), [(0, at(0)), (1, at(1))]);
     assert_eq!(drained.events.last().unwrap().servers[2].failure, Some(Failure::Twin));
-    // The first one stays silent; its other address is the second one's.
+    // The first server stays silent, and its other address is that of the second one.
     client.handle_timeout(epoch() + SECOND * 2);
     let asked: Vec<_> = drain(&mut client).acts.iter().map(to).collect();
     assert_eq!(asked, [(0, at(0)), (1, at(2))], "each looks for an address of its own");
@@ -453,7 +454,7 @@ fn too_many_servers_are_refused_and_none_is_rest() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever the delays, losses and lies: with a majority of honest servers the bound holds, at any time.
+    /// For any delays, losses and lies, the bound holds at any time as long as most servers are honest.
     #[test]
     fn the_true_offset_is_always_within_the_bound(
         seed: u64,
@@ -462,7 +463,7 @@ proptest! {
         liar in -20_000_000i64..20_000_000,
         hours in 0u32..3,
     ) {
-        // Their root distance, 1 ms, covers what they are off.
+        // The root distance that each server admits, 1 ms, covers its error.
         let mut manners: Vec<_> = honest
             .into_iter()
             .map(|(ahead, delays, loss)| Manner::Says(NtpServer::ahead(ahead), delays, loss))
@@ -473,7 +474,7 @@ proptest! {
         story.run(SECOND * (30 + hours * 3_600));
         let truth = behind * 1_000;
         for (_, report) in &story.reports {
-            // A liar among fewer than three that speak is believed: no protocol can help that.
+            // Of fewer than three servers that answer, a liar is believed: no protocol can help that.
             let words = report.servers.iter().filter(|server| server.word.is_some()).count();
             if let Some(measured) = report.measured.filter(|_| words >= 3) {
                 for later in [0, 60, 3_600] {

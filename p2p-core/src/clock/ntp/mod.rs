@@ -1,13 +1,12 @@
-//! NTP (RFC 5905), as far as a client needs it that only wants to know how far its clock is off.
+//! NTP (RFC 5905), as far as it is needed by a client that only wants to know the offset of its clock.
 //!
-//! | part | what it is |
+//! | part | meaning |
 //! |---|---|
-//! | [`packet`] | the 48 bytes, both ways |
-//! | [`client`] | machine: several servers asked, their words weighed |
+//! | [`packet`] | the 48 bytes of a packet, in both directions |
+//! | [`client`] | a machine that asks several servers and weighs their answers |
 //!
-//! Left out on purpose: the discipline that sets a clock and steers its speed (nothing here sets a clock), symmetric
-//! and broadcast modes, and authentication. A server is believed as far as most of those asked allow what it says,
-//! so name three.
+//! Left out on purpose are authentication, symmetric and broadcast modes, and the discipline that sets a clock and
+//! steers its speed. A server is believed only as far as most of those asked agree with it, so three should be named.
 
 pub mod client;
 pub mod packet;
@@ -26,14 +25,14 @@ use super::{ImpossibleExchange, Offset, Ppm};
 pub use client::{Act, Client, ClientConfig, Counters, TooManyServers};
 pub use packet::Packet;
 
-/// The port servers listen on (RFC 5905, section 7.2).
+/// The port that servers listen on (RFC 5905, section 7.2).
 pub const DEFAULT_PORT: u16 = 123;
-/// Servers one client asks at most: more would not make it surer.
+/// The most servers that one client asks. More would not make the result surer.
 pub const MOST_SERVERS: usize = 8;
-/// Addresses of one server that are tried at most.
+/// The most addresses of one server that are tried.
 pub const MOST_ADDRESSES: usize = 4;
 
-/// How far the true time was ahead of our clock when it was last asked for.
+/// A measured offset: the time by which true time was ahead of our clock, and the moment of the measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measured {
     offset: Offset,
@@ -42,88 +41,88 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// It was `offset` at `at`, and our clock drifts by `drift` at most.
+    /// Returns the measurement of `offset` at `at`, by a clock that drifts by `drift` at most.
     pub fn new(offset: Offset, at: Instant, drift: Ppm) -> Self {
         Self { offset, at, drift }
     }
 
-    /// What is known of it at `now`: the error grows with the time since.
+    /// Returns the offset as it is known at `now`. Its error grows with the time since the measurement.
     pub fn offset(&self, now: Instant) -> Offset {
         self.offset.aged(now.saturating_duration_since(self.at), self.drift)
     }
 
-    /// When it was measured.
+    /// Returns the time of the measurement.
     pub fn at(&self) -> Instant {
         self.at
     }
 }
 
-/// What all servers together say, and each of them.
+/// The result of all servers together, and of each of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// What most of them agree on. `None` while they are being asked, and when there is no majority.
+    /// The offset that most servers agree on. `None` while they are being asked, and when there is no majority.
     pub measured: Option<Measured>,
-    /// Each server, in the order of the configuration.
+    /// The result of each server, in the order of the configuration.
     pub servers: Vec<ServerReport>,
 }
 
-/// What one server says.
+/// The result of one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerReport {
-    /// The address asked last.
+    /// The address that was asked last.
     pub asked: Option<SocketAddr>,
-    /// What it said; remembered when it falls silent, until that is too long ago to be of use.
+    /// The last answer of use. It is kept while the server is silent, until it is too old to be of use.
     pub word: Option<Word>,
-    /// Why it said nothing of use when it was last asked.
+    /// The reason why the server gave no answer of use when it was last asked.
     pub failure: Option<Failure>,
 }
 
-/// What one server says of the time.
+/// The offset that one server tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word {
-    /// How far the true time is ahead of our clock.
+    /// The time by which true time is ahead of our clock.
     pub offset: Offset,
-    /// The shortest round trip to it.
+    /// The shortest round trip to the server.
     pub rtt: Duration,
-    /// Whether most servers can agree to that.
+    /// True when most servers agree with this offset.
     pub is_agreed: bool,
 }
 
-/// Why a server said nothing of use.
+/// A reason why a server gave no answer of use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
-    /// Its name has no address.
+    /// The name of the server has no address.
     #[error("not found: {0}")]
     Unresolved(String),
-    /// Its name leads to nothing but the address of another one: it has a voice already.
+    /// All addresses of the server belong to another server of the list, which has a voice already.
     #[error("it is the same as another server of the list")]
     Twin,
-    /// The system says that it cannot be reached.
+    /// The system reports that the server cannot be reached.
     #[error("unreachable: {0}")]
     Unreachable(io::ErrorKind),
-    /// Silence.
+    /// The server did not answer.
     #[error("no answer")]
     NoAnswer,
-    /// It does not know the time itself.
+    /// The server does not know the time itself.
     #[error("it does not know the time itself")]
     Unsynchronised,
-    /// It knows the time only as well as this.
+    /// The server's own time has an error that is too large, namely this.
     #[error("its own time may be off by {:.1} s", .0.as_secs_f64())]
     Distant(Duration),
-    /// It asks us to ask less often, which we do.
+    /// The server asks us to ask less often, which we do.
     #[error("it wants to be asked less often")]
     RateLimited,
-    /// It wants nothing to do with us, and is left alone from now on.
+    /// The server refuses to serve us, and is left alone from now on.
     #[error("it refuses to serve us ({0})")]
     Denied(Kiss),
-    /// It gave another reason for not telling the time.
+    /// The server gave another reason for not telling the time.
     #[error("it tells no time ({0})")]
     Kissed(Kiss),
-    /// Its time stamps cannot be.
+    /// The server's time stamps contradict each other or ours.
     #[error("an absurd answer: {0}")]
     Absurd(#[from] ImpossibleExchange),
-    /// A time stamp is missing.
+    /// The answer lacks a time stamp.
     #[error("an answer without the time")]
     NoTime,
 }
@@ -133,16 +132,16 @@ pub enum Failure {
 pub struct Kiss(pub [u8; 4]);
 
 impl Kiss {
-    /// Access denied.
+    /// Access is denied.
     pub const DENY: Self = Self(*b"DENY");
-    /// Access denied.
+    /// Access is denied by the server's policy.
     pub const RSTR: Self = Self(*b"RSTR");
-    /// Asked too often.
+    /// The server is asked too often.
     pub const RATE: Self = Self(*b"RATE");
 }
 
 impl fmt::Display for Kiss {
-    /// The code, with anything odd escaped: a stranger wrote it.
+    /// Writes the code with anything unprintable escaped, because a stranger wrote it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.escape_ascii())
     }

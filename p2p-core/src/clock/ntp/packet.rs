@@ -1,43 +1,44 @@
-//! The bytes of NTP (RFC 5905, section 7.3): a header of 48, and what may follow it is passed over.
+//! The codec of NTP packets (RFC 5905, section 7.3): a header of 48 bytes. Bytes that follow it are passed over.
 
 use std::time::Duration;
 
 use super::super::UnixTime;
 
-/// Bytes of a packet without extensions.
+/// The bytes of a packet without extensions.
 pub const HEADER: usize = 48;
 
-/// Seconds from 1900, where NTP begins, to 1970 (RFC 5905, figure 4).
+/// The seconds from 1900, where NTP begins, to 1970 (RFC 5905, figure 4).
 const FROM_1900: u64 = 2_208_988_800;
-/// Seconds of one era: 136 years (RFC 5905, section 6).
+/// The seconds of one era: 136 years (RFC 5905, section 6).
 const ERA: u64 = 1 << 32;
-/// No clock was ever right and earlier than this: 2023-11-14. A machine that woke up in 1970 must still find the
-/// era.
+/// The earliest UNIX time, in seconds, at which a clock that is right can stand: 2023-11-14. A machine that woke up
+/// in 1970 must still find the era.
 const NOT_BEFORE: u64 = 1_700_000_000;
 
-/// A time stamp of 64 bits: seconds since the beginning of an era, and 32 bits of their fraction.
+/// A time stamp of 64 bits: the seconds since the beginning of an era, and 32 bits of their fraction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// What stands where no time is known.
+    /// The time stamp that means that the time is not known.
     pub const UNKNOWN: Self = Self(0);
 
-    /// The time stamp of `time`, rounded up so that [`Timestamp::unix`] gives it back.
+    /// Returns the time stamp of `time`, rounded up so that [`Timestamp::unix`] gives `time` back.
     pub fn new(time: UnixTime) -> Self {
         let secs = (time.0 / 1_000_000).wrapping_add(FROM_1900) % ERA;
         Self(secs << 32 | ((time.0 % 1_000_000) << 32).div_ceil(1_000_000))
     }
 
-    /// The time it means, to the microsecond before, in the era that puts it nearest to `near`: within 68 years
-    /// of it (RFC 5905, section 6). A `near` in the distant past is not believed.
+    /// Returns the time meant, rounded down to a microsecond, or `None` when it is unknown. The era is the one that
+    /// puts it nearest to `near`, within 68 years (RFC 5905, section 6). A `near` before 2023-11-14 is taken as that
+    /// date.
     pub fn unix(self, near: UnixTime) -> Option<UnixTime> {
         if self == Self::UNKNOWN {
             return None;
         }
         let near = (near.0 / 1_000_000).max(NOT_BEFORE) + FROM_1900;
         let secs = self.0 >> 32;
-        // As a signed distance on the circle of one era.
+        // The distance is signed, on the circle of one era.
         let ahead = i64::from(secs.wrapping_sub(near) as u32 as i32);
         let secs = near.checked_add_signed(ahead)?.checked_sub(FROM_1900)?;
         let micros = ((self.0 & 0xffff_ffff) * 1_000_000) >> 32;
@@ -50,20 +51,20 @@ impl Timestamp {
 pub struct Short(pub u32);
 
 impl Short {
-    /// The span it means, rounded up to a nanosecond.
+    /// Returns the span meant, rounded up to a nanosecond.
     pub fn span(self) -> Duration {
         Duration::from_nanos((u64::from(self.0) * 1_000_000_000).div_ceil(1 << 16))
     }
 }
 
-/// Whether a second is added to or taken from the last minute of this day.
+/// The leap indicator: the length of the last minute of this day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Leap {
-    /// Neither.
+    /// The last minute has 60 seconds.
     None,
-    /// It has 61 seconds.
+    /// The last minute has 61 seconds.
     Longer,
-    /// It has 59 seconds.
+    /// The last minute has 59 seconds.
     Shorter,
     /// The server does not know the time.
     Unsynchronised,
@@ -77,19 +78,19 @@ impl Leap {
 pub const CLIENT: u8 = 3;
 /// The mode of a server's answer.
 pub const SERVER: u8 = 4;
-/// The version we speak.
+/// The version of NTP that we send.
 pub const VERSION: u8 = 4;
 
-/// A packet, field by field.
+/// The fields of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// The leap indicator.
     pub leap: Leap,
-    /// 0 … 7; ours is [`VERSION`].
+    /// The version of NTP, 0 … 7; ours is [`VERSION`].
     pub version: u8,
-    /// 0 … 7: [`CLIENT`], [`SERVER`], and what is not for us.
+    /// The mode, 0 … 7: [`CLIENT`], [`SERVER`], and others that are not for us.
     pub mode: u8,
-    /// Steps from a reference clock: 1 … 15. 0 is a kiss-o'-death, 16 and more unsynchronised.
+    /// The steps from a reference clock: 1 … 15. 0 is a kiss-o'-death, 16 and more unsynchronised.
     pub stratum: u8,
     /// The logarithm to base 2 of the pause between two polls, in seconds.
     pub poll: i8,
@@ -97,28 +98,29 @@ pub struct Packet {
     pub precision: i8,
     /// The round trip to the reference clock.
     pub root_delay: Short,
-    /// What the server's time may be off by, that round trip not counted.
+    /// The error of the server's time, that round trip not counted.
     pub root_dispersion: Short,
-    /// What the server's time comes from; of a kiss-o'-death, its code.
+    /// The source of the server's time, or the code of a kiss-o'-death.
     pub reference_id: [u8; 4],
-    /// When the server's clock was last corrected.
+    /// The time at which the server's clock was last corrected.
     pub reference: Timestamp,
     /// The [`Packet::transmit`] of the request this answers.
     pub origin: Timestamp,
-    /// When the request came to the server.
+    /// The time at which the request came to the server.
     pub receive: Timestamp,
-    /// When this was sent. Of our requests: a random number, and nobody learns what our clock shows.
+    /// The time at which this packet was sent. In our requests it is a random number, so that nobody learns our
+    /// clock's time.
     pub transmit: Timestamp,
 }
 
-/// Bytes that are no NTP packet: there are too few of them.
+/// An error: the bytes are too few for an NTP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} bytes are no NTP packet: it has {HEADER} at least")]
 pub struct TooShort(pub usize);
 
 impl Packet {
-    /// A client's question. Everything in it is zero that can be (RFC 4330, section 5), except for `nonce`, by
-    /// which its answer is known; so a server learns nothing of us.
+    /// Returns a client's question. Everything in it is zero that can be (RFC 4330, section 5), so a server learns
+    /// nothing of us. Only `nonce` is not, as the answer repeats it.
     pub fn request(nonce: u64) -> Self {
         Self {
             leap: Leap::None,
@@ -140,7 +142,7 @@ impl Packet {
     /// Reads a packet. Extension fields and signatures behind it are not looked at.
     ///
     /// # Errors
-    /// When there are fewer than [`HEADER`] bytes. Any that are enough mean something.
+    /// [`TooShort`] when there are fewer than [`HEADER`] bytes. Any other bytes are a packet.
     pub fn decode(bytes: &[u8]) -> Result<Self, TooShort> {
         let Some(header) = bytes.first_chunk::<HEADER>() else {
             return Err(TooShort(bytes.len()));
@@ -165,7 +167,7 @@ impl Packet {
         })
     }
 
-    /// Writes it. Of version and mode the lower three bits count.
+    /// Writes the packet. Of version and mode the lower three bits count.
     pub fn encode(&self) -> [u8; HEADER] {
         let mut out = [0; HEADER];
         out[0] = (self.leap as u8) << 6 | (self.version & 7) << 3 | self.mode & 7;
@@ -180,8 +182,8 @@ impl Packet {
         out
     }
 
-    /// By how much the server's time may be off from the true one when it sent this: its root distance
-    /// (RFC 5905, section 10), and the precision of its clock.
+    /// Returns the most by which the server's time was off when it sent this. It is the server's root distance (RFC
+    /// 5905, section 10) plus the precision of its clock.
     pub fn distance(&self) -> Duration {
         let precision =
             Duration::from_nanos((1_000_000_000f64 * f64::from(self.precision.min(6)).exp2()) as u64);

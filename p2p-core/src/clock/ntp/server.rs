@@ -1,4 +1,4 @@
-//! One server: where it is, what was asked, what it said.
+//! One server as the client knows it: its addresses, the open question, and the answers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,27 +9,27 @@ use super::{Failure, Kiss};
 use crate::addr::is_same_address;
 use crate::clock::{Clock, Exchange, Offset, OffsetFilter, Ppm};
 
-/// Versions of answers that are understood: servers answer with what they were asked in, or 3.
+/// The versions of answers that are understood. Servers answer with the version they were asked in, or with 3.
 const VERSIONS: std::ops::RangeInclusive<u8> = 3..=4;
-/// An answer that takes longer than this has been given up.
+/// The longest round trip of an answer that counts. Its question has been given up by then.
 const MOST_RTT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct Request {
-    /// What the answer must repeat: a blind attacker cannot.
+    /// The number that the answer must repeat, which a blind attacker cannot.
     nonce: u64,
     to: SocketAddr,
     sent: Instant,
 }
 
-/// What a datagram turned out to be.
+/// The kind of a datagram that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// Nothing we asked for.
+    /// It answers no open question.
     Foreign,
-    /// No NTP.
+    /// It is not NTP.
     Garbage,
-    /// An answer, whether of use or not.
+    /// It is an answer, whether of use or not.
     Answer,
 }
 
@@ -38,15 +38,15 @@ pub(super) struct Server {
     pub(super) addresses: Vec<SocketAddr>,
     current: usize,
     pub(super) is_resolving: bool,
-    /// The driver keeps a socket for it.
+    /// True while the driver keeps a socket for the server.
     pub(super) is_open: bool,
     filter: OffsetFilter,
     request: Option<Request>,
-    /// Questions still to be asked in this round.
+    /// The questions still to be asked in this round.
     pub(super) due: u8,
-    /// It has said something of use in this round.
+    /// True when the server has given an answer of use in this round.
     has_answered: bool,
-    /// How often it asked to be asked less often.
+    /// The number of times the server asked to be asked less often.
     pub(super) eased: u32,
     quiet_until: Option<Instant>,
     is_denied: bool,
@@ -71,14 +71,14 @@ impl Server {
         }
     }
 
-    /// Forgets what it said, and what it was asked.
+    /// Forgets the answers of the server and its open question.
     pub(super) fn forget(&mut self, drift: Ppm) {
         self.filter = OffsetFilter::new(drift, MOST_RTT);
         self.request = None;
         self.has_answered = false;
     }
 
-    /// Whether it may be asked at all.
+    /// Tells whether the server may be asked at all.
     pub(super) fn is_willing(&self, now: Instant) -> bool {
         !self.is_denied && self.quiet_until.is_none_or(|until| until <= now)
     }
@@ -87,7 +87,7 @@ impl Server {
         self.is_denied
     }
 
-    /// A round begins in which it is to be asked `times`. Says whether its name is to be resolved first.
+    /// Begins a round in which the server is asked `times`. Returns true when its name must be resolved first.
     pub(super) fn begin(&mut self, times: u8) -> bool {
         self.due = times;
         self.has_answered = false;
@@ -95,12 +95,12 @@ impl Server {
         is_lost && !std::mem::replace(&mut self.is_resolving, is_lost)
     }
 
-    /// It shall not be asked again for this long.
+    /// Leaves the server alone until `until`.
     pub(super) fn rest(&mut self, until: Instant) {
         self.quiet_until = Some(until);
     }
 
-    /// Where it is, or was believed to be.
+    /// Returns the address that is asked, if one is known.
     pub(super) fn address(&self) -> Option<SocketAddr> {
         self.addresses.get(self.current).copied()
     }
@@ -115,18 +115,18 @@ impl Server {
         self.request.is_some()
     }
 
-    /// Whether there is something to ask, and somebody.
+    /// Tells whether there is a question to ask and an address to ask it at.
     pub(super) fn is_due(&self) -> bool {
         self.due > 0 && !self.is_resolving && !self.addresses.is_empty()
     }
 
-    /// The addresses it may be asked at, the present one first.
+    /// Returns the addresses at which the server may be asked, the present one first.
     pub(super) fn choices(&self) -> impl Iterator<Item = SocketAddr> {
         let count = self.addresses.len();
         (0..count).map(move |next| self.addresses[(self.current + next) % count])
     }
 
-    /// The next question, to one of its addresses.
+    /// Returns the bytes of the next question, which goes to `to`.
     pub(super) fn ask(&mut self, to: SocketAddr, nonce: u64, now: Instant) -> [u8; HEADER] {
         self.current = self.addresses.iter().position(|address| *address == to).unwrap_or(0);
         self.due = self.due.saturating_sub(1);
@@ -140,24 +140,24 @@ impl Server {
         self.request.as_ref().map(|request| request.nonce)
     }
 
-    /// Gives up a question that is at least this old. Says whether that is news.
+    /// Gives up a question that is at least this old. Returns true when that is news.
     pub(super) fn lapse(&mut self, age: Duration, now: Instant) -> bool {
         let is_old = |request: &Request| now.saturating_duration_since(request.sent) >= age;
         self.request.as_ref().is_some_and(is_old) && self.miss(Failure::NoAnswer)
     }
 
-    /// The system says that nothing reaches it. Says whether that is news.
+    /// Notes that the system cannot reach the server. Returns true when that is news.
     pub(super) fn handle_unreachable(&mut self, why: io::ErrorKind) -> bool {
         self.request.is_some() && self.miss(Failure::Unreachable(why))
     }
 
-    /// A question stays without answer. One of several is a packet lost; all of them are a failure.
+    /// Notes that a question stays without answer. One of several is a lost packet; all of them are a failure.
     fn miss(&mut self, failure: Failure) -> bool {
         self.request = None;
         if self.has_answered {
             return false;
         }
-        // Another address of it may do better.
+        // Another address of the server may do better.
         self.current = (self.current + 1) % self.addresses.len().max(1);
         let is_news = self.failure.as_ref() != Some(&failure);
         self.failure = Some(failure);
@@ -221,7 +221,7 @@ impl Server {
         Ok(())
     }
 
-    /// A kiss-o'-death (RFC 5905, section 7.4): all codes but three mean nothing for us to do.
+    /// Handles a kiss-o'-death (RFC 5905, section 7.4). All codes but three ask us to do nothing.
     fn kiss(&mut self, kiss: Kiss) -> Failure {
         match kiss {
             Kiss::DENY | Kiss::RSTR => {
@@ -242,7 +242,7 @@ impl Server {
         !self.filter.is_empty()
     }
 
-    /// What it says at `now`, if that is good enough.
+    /// Returns the offset and the shortest round trip at `now`, if the error is `most_error` at most.
     pub(super) fn offset(&self, most_error: Duration, now: Instant) -> Option<(Offset, Duration)> {
         let offset = self.filter.offset(now).filter(|offset| offset.error <= most_error)?;
         Some((offset, self.filter.rtt()?))

@@ -1,4 +1,4 @@
-//! One question on its way, from the wish to the answer or the end of patience.
+//! One question under way, from the decision to ask until its answer or its timeout.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,21 +15,21 @@ use crate::stun::transaction::{Event as Outcome, Fault, Request, Transaction};
 use crate::stun::{Attribute, Message, TransactionId, Transport};
 use crate::{Deadline, Local, Machine, Mapped, Output};
 
-/// When a system repeats a SYN first (RFC 6298, section 2).
+/// The time after which a system first repeats a SYN (RFC 6298, section 2).
 const SYN_AGAIN: Duration = Duration::from_secs(1);
 
-/// What its answer is for, beyond the observation.
+/// The use of an answer beyond the observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
-    /// Nothing else.
+    /// There is no other use.
     Plain,
-    /// It is one of the first, all from one local port: its connection is held.
+    /// The question is one of the first, all from one local port, so its connection is held.
     First,
-    /// A stranger is to answer, from there.
+    /// A stranger is to answer from `from`.
     Filter { stranger: Stranger, from: SocketAddr },
-    /// Helpers are to dial its port.
+    /// Helpers are to dial the port that it is asked from.
     Bait,
-    /// The server is to dial the port it is asked from.
+    /// The server is to dial the port that it is asked from.
     Dial,
 }
 
@@ -40,7 +40,7 @@ pub(super) enum State {
     Over,
 }
 
-/// One question on its way, and its TCP connection.
+/// One question under way, and its TCP connection.
 #[derive(Debug)]
 pub(super) struct Ask {
     /// The number of its observation.
@@ -51,7 +51,7 @@ pub(super) struct Ask {
     pub(super) sent: Instant,
     pub(super) purpose: Use,
     pub(super) state: State,
-    /// There is a TCP connection of its own, or will be one unless it is closed.
+    /// True while there is a TCP connection of its own, or will be one unless it is closed.
     pub(super) is_open: bool,
 }
 
@@ -74,7 +74,7 @@ impl Ask {
 }
 
 impl Probe {
-    /// How many more packets may go to a server.
+    /// Returns the number of packets that may still go to a server.
     fn room(&self, transport: Transport, server: SocketAddr) -> u32 {
         let same =
             self.packets.iter().filter(|((known, over), _)| known.ip() == server.ip() && *over == transport);
@@ -82,7 +82,7 @@ impl Probe {
         self.config.budget(transport).saturating_sub(spent)
     }
 
-    /// Whether so many more packets may go to a server; if so, they are counted.
+    /// Tells whether `count` more packets may go to a server. If so, they are counted.
     fn spend(&mut self, transport: Transport, server: SocketAddr, count: u32) -> bool {
         let may = count <= self.room(transport, server);
         if may {
@@ -91,7 +91,8 @@ impl Probe {
         may
     }
 
-    /// A connection that never stood cost its SYN only, and what the system repeated of it: once a second.
+    /// Takes back the packets that a failed connection did not cost. It cost its SYN only, and its repetitions by the
+    /// system, one a second.
     fn take_back(&mut self, ask: usize, now: Instant) {
         let Ask { transport, server, sent, is_open, .. } = self.asks[ask];
         if let (State::Connecting { .. }, true) = (&self.asks[ask].state, is_open) {
@@ -102,9 +103,10 @@ impl Probe {
         }
     }
 
-    /// Neighbouring ports show how ports follow each other only if the questions from both are answered. Where so
-    /// few were asked that a lost one leaves no such pair, asks from another pair, if the budget has room for it:
-    /// once, beginning with this server. Tells whether it does.
+    /// Asks from another pair of neighbouring ports, once, beginning with this server. Returns true when it does.
+    ///
+    /// Neighbouring ports show how ports follow each other only if the questions from both are answered. So it is
+    /// done where a lost answer leaves no such pair, and the budget has room.
     pub(super) fn repeat_run(&mut self, lane: usize, server: SocketAddr, now: Instant) -> bool {
         let transport = self.lanes[lane].transport;
         let run: Vec<_> =
@@ -114,7 +116,7 @@ impl Probe {
         if !run.iter().any(is_lost) || run.windows(2).any(shows) || self.lanes[lane].is_repeated {
             return false;
         }
-        // The system would repeat the SYN in a second, when others have come between.
+        // The system would repeat the SYN after a second, when other mappings have come between.
         for ask in 0..self.asks.len() {
             let Ask { index, .. } = self.asks[ask];
             let is_of_run = self.evidence.observations()[index].purpose == Purpose::Consecutive;
@@ -139,7 +141,7 @@ impl Probe {
         true
     }
 
-    /// Puts one question on the wire.
+    /// Sends one question.
     pub(super) fn start(
         &mut self,
         lane: usize,
@@ -150,7 +152,7 @@ impl Probe {
         now: Instant,
     ) {
         let transport = self.lanes[lane].transport;
-        // Over TCP, asking again uses the connection that was held.
+        // Over TCP, a question that is asked again uses the connection that was held.
         let is_held = why == Purpose::Again && transport == Transport::Tcp;
         let held = self.asks.iter().any(|ask| {
             ask.transport == transport && ask.local == local && ask.server == server && ask.is_open
@@ -180,7 +182,7 @@ impl Probe {
         }
     }
 
-    /// Sends the request.
+    /// Sends the request of a question.
     pub(super) fn ask(&mut self, ask: usize, now: Instant) {
         let Ask { transport, server, purpose, index, .. } = self.asks[ask];
         let why = self.evidence.observations()[index].purpose;
@@ -211,7 +213,7 @@ impl Probe {
         }
     }
 
-    /// Does what a transaction wants; `from` is who was heard last.
+    /// Performs the outputs of a transaction. `from` is the address that was heard last.
     pub(super) fn drain(&mut self, ask: usize, from: Option<SocketAddr>, now: Instant) {
         let Ask { transport, local, server, index, .. } = self.asks[ask];
         while let State::Asked(asked) = &mut self.asks[ask].state {
@@ -292,7 +294,7 @@ impl Probe {
         }
     }
 
-    /// The more have answered, the less the others are waited for.
+    /// Shortens the wait for the other servers, the more the more have answered.
     fn hurry(&mut self, transport: Transport, now: Instant) {
         let answered = self.answered(transport).len();
         let patience = self.config.patience;
@@ -308,7 +310,7 @@ impl Probe {
         if answered > 1 || transport == Transport::Udp {
             return;
         }
-        // Two servers say so much more than one that a lost SYN is waited for until the system repeats it.
+        // Two servers say much more than one. So a lost SYN is waited for until the system repeats it.
         for ask in self.asks.iter_mut().filter(|ask| ask.transport == transport) {
             if let State::Connecting { until: patience } = &mut ask.state {
                 *patience = ask.sent + SYN_AGAIN + rtt.mul_f64(2.5);
@@ -327,7 +329,7 @@ impl Probe {
         }
     }
 
-    /// A server has dialled back, or says that it cannot.
+    /// Notes that a server has dialled back, or says that it cannot.
     fn on_dialled(&mut self, server: SocketAddr, outcomes: Option<(SynOutcome, SynOutcome)>) {
         let Some((near, far)) = outcomes else { return };
         self.evidence.syn_probes.push(SynProbe {

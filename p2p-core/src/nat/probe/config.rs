@@ -1,4 +1,4 @@
-//! Whom to ask, and how much.
+//! The configuration of a probe: the servers, and the limits of what is asked.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,50 +8,51 @@ use crate::nat::PortRange;
 use crate::stun::Transport;
 use crate::stun::query::Server;
 
-/// Helpers asked at most.
+/// The most helpers that are asked.
 pub const MOST_HELPERS: usize = 4;
-/// Pauses are held in these bounds: a pause of nothing makes a driver spin, a long one is not worth having.
+/// The bounds of pauses. A pause of zero makes a driver spin, and a long one is of no use.
 const SHORTEST: Duration = Duration::from_micros(100);
 const LONGEST: Duration = Duration::from_secs(60);
-/// A budget above this is nobody's good.
+/// The largest budget, in packets: more would serve nobody.
 const MOST_PACKETS: u32 = 1_000;
 
-/// Whom to ask from where, and how much.
+/// The servers and the local ports of a probe, and its limits.
 #[derive(Clone, Debug)]
 pub struct ProbeConfig {
     /// The address of ours to probe from.
     pub local: IpAddr,
-    /// Local ports to use: some 600 in a row somewhere in here. Default 40,000 … 59,999. Never those of our own
-    /// listeners.
+    /// The local ports to use: some 600 in a row somewhere in this range. Default 40,000 … 59,999. Ports of our own
+    /// listeners must not be among them.
     pub ports: PortRange,
     /// The servers, best first, each with its transport. Those of the other family are left out.
     pub servers: Vec<Server>,
-    /// Names of more servers that are being resolved; each is told by
+    /// The number of names of more servers that are being resolved. Default 0. Each outcome is told by
     /// [`Probe::handle_resolved`](super::Probe::handle_resolved) or
-    /// [`Probe::handle_unresolved`](super::Probe::handle_unresolved). They are waited for only while no other
-    /// server has answered. Default 0.
+    /// [`Probe::handle_unresolved`](super::Probe::handle_unresolved). Names are waited for only while no other server
+    /// has answered.
     pub names: usize,
-    /// How long to wait for names at most. Default 12 s: a little longer than a resolver takes to give up.
+    /// The longest wait for names. Default 12 s, which is a little longer than a resolver takes to give up.
     pub names_within: Duration,
-    /// Who can dial a port of ours when asked to, by the address it dials from. One that is a server as well
-    /// tells filtering by address from filtering by port. Empty: what needs them is left out.
+    /// The helpers that can dial a port of ours when asked to, by the addresses they dial from. A helper that is a
+    /// server as well tells filtering by address from filtering by port. When there are none, the tests that need
+    /// them are left out.
     pub helpers: Vec<IpAddr>,
-    /// How many servers to ask at once. Default 6.
+    /// The number of servers that are asked at once. Default 6.
     pub at_once: usize,
-    /// The pause between two questions of a run: long enough that a router with several processors keeps their
-    /// order, short enough that few others come between. Default 1 ms.
+    /// The pause between two questions of a run. Default 1 ms. It is so long that a router with several processors
+    /// keeps their order, and so short that few others come between.
     pub gap: Duration,
-    /// After two servers have answered, how long to wait for slower ones. Default 100 ms.
+    /// The wait for slower servers after two have answered. Default 100 ms.
     pub patience: Duration,
-    /// How long to wait for the first answer before other servers are asked. Default 1 s.
+    /// The wait for the first answer before other servers are asked. Default 1 s.
     pub give_up: Duration,
-    /// Packets sent to any one server at most, all ports and both transports counted. Default 40: a
-    /// third over UDP, the rest over TCP, where a question takes five.
+    /// The most packets sent to any one server, over all ports and both transports. Default 40. A third goes over
+    /// UDP, the rest over TCP, where a question takes five.
     pub most_packets: u32,
 }
 
 impl ProbeConfig {
-    /// The defaults, without any server.
+    /// Returns the defaults, without any server.
     pub fn new(local: IpAddr) -> Self {
         Self {
             local,
@@ -68,7 +69,7 @@ impl ProbeConfig {
         }
     }
 
-    /// The same, with everything in its bounds.
+    /// Returns the same configuration with every value in its bounds.
     pub(super) fn into_bounds(mut self) -> Self {
         self.gap = self.gap.clamp(SHORTEST, Duration::from_secs(1));
         self.patience = self.patience.clamp(SHORTEST, LONGEST);
@@ -81,7 +82,7 @@ impl ProbeConfig {
         self
     }
 
-    /// Packets to any one server over this transport at most.
+    /// Returns the most packets to any one server over this transport.
     pub(super) fn budget(&self, transport: Transport) -> u32 {
         let over_udp = self.most_packets / 3;
         match transport {

@@ -1,4 +1,4 @@
-//! Does our external address work from the inside? (RFC 4787, section 6; RFC 5382, section 7.1.)
+//! The test whether our external address works from the inside (RFC 4787, section 6; RFC 5382, section 7.1).
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use crate::nat::observe::HairpinTest;
 use crate::stun::{Message, TransactionId, Transport};
 use crate::{Local, Output};
 
-/// A try on its way.
+/// A hairpin test under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hairpin {
     Waiting { id: TransactionId, until: Instant },
@@ -24,7 +24,7 @@ impl Hairpin {
 }
 
 impl Probe {
-    /// Sends something to our own external address.
+    /// Sends a datagram or a SYN to our own external address.
     pub(super) fn begin_hairpin(&mut self, lane: usize, local: Local, now: Instant) {
         let transport = self.lanes[lane].transport;
         let until = now + self.lanes[lane].rtt().mul_f64(1.5);
@@ -66,13 +66,13 @@ impl Probe {
         self.evidence.hairpins.push(HairpinTest { transport, passed });
     }
 
-    /// Whether that is our dial through the outside.
+    /// Tells whether this connection is the hairpin test's.
     pub(super) fn is_hairpin(&self, from: Local, to: SocketAddr) -> bool {
         matches!(self.hairpins.get(&Transport::Tcp),
             Some(Hairpin::Dialling { from: ours, to: target, .. }) if (*ours, *target) == (from, to))
     }
 
-    /// What has not come back by now does not.
+    /// Ends the tests whose time is up, as failed.
     pub(super) fn settle_hairpins(&mut self, now: Instant) {
         for transport in [Transport::Udp, Transport::Tcp] {
             if self.hairpins.get(&transport).is_some_and(|hairpin| hairpin.until() <= now) {

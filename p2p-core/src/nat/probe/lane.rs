@@ -1,4 +1,4 @@
-//! One transport: what is due when.
+//! One transport of a probe: its phase, its ports, and its timetable.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -8,14 +8,14 @@ use crate::nat::observe::Purpose;
 use crate::stun::{TransactionConfig, Transport};
 use crate::{Deadline, Local};
 
-/// How far a lane is.
+/// The phase that a lane is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// All servers are asked from one local port; the slow ones are waited for until then.
+    /// All servers are asked from one local port, and slow ones are waited for until `until`.
     First { until: Instant },
-    /// Those that answered are asked the rest.
+    /// Servers that answered are asked the rest.
     Rest,
-    /// All is asked.
+    /// Every question has been asked.
     Over,
 }
 
@@ -26,17 +26,17 @@ pub(super) struct Lane {
     pub(super) ports: Ports,
     /// The local port of the mapping test.
     pub(super) first: Local,
-    /// How often it had to be another one, because it was in use.
+    /// The number of times the port had to be another one, because it was in use.
     pub(super) retries: u8,
     /// The shortest round trip seen.
     pub(super) rtt: Option<Duration>,
     pub(super) is_announced: bool,
     pub(super) queue: VecDeque<(Instant, Step)>,
-    /// The run of neighbouring ports was asked from once more.
+    /// True when the run of neighbouring ports was asked from once more.
     pub(super) is_repeated: bool,
 }
 
-/// Round trips are taken for at least this long when something is waited for: hosts and servers take time, too.
+/// The shortest round trip that waits are computed from, as hosts and servers take time too.
 const SHORTEST: Duration = Duration::from_millis(20);
 
 impl Lane {
@@ -67,25 +67,25 @@ impl Lane {
         self.rtt = Some(self.rtt.map_or(rtt, |known| known.min(rtt)));
     }
 
-    /// How often to ask over UDP, and how long to wait. Before the round trip is known 150, 300, 450 ms: RFC
-    /// 8489, section 6.2.1, asks for 500 ms and more, but the network must be known sooner than that, and a
-    /// probe is three packets, not a stream.
+    /// Returns the number of sendings over UDP and the waits between them. Before the round trip is known the waits
+    /// are 150, 300 and 450 ms. RFC 8489, section 6.2.1, asks for 500 ms and more. But the network must be known
+    /// sooner than that, and a probe is three packets, not a stream.
     pub(super) fn patience(&self, purpose: Purpose) -> TransactionConfig {
         let (rto, sends, last_wait) = match (self.phase, purpose) {
             (Phase::First { .. }, _) => (Duration::from_millis(150), 3, 3),
-            // Silence is the answer here, so it must not be a lost packet's.
+            // Silence is the result here, so it must not come from a lost packet.
             (_, Purpose::Filtering) => (self.rtt().mul_f64(1.25), 2, 2),
             _ => (self.rtt().mul_f64(1.75), 2, 1),
         };
         TransactionConfig { rto, sends, last_wait, tcp_wait: rto * (sends + last_wait) }
     }
 
-    /// How long a server that dials back is to wait: twice as long as a SYN and its answer take.
+    /// Returns the time that a server which dials back is to wait: twice what a SYN and its answer take.
     pub(super) fn dial_patience(&self) -> Duration {
         (self.rtt() * 2).clamp(Duration::from_millis(100), Duration::from_secs(3))
     }
 
-    /// How long to wait for a TCP connection.
+    /// Returns the longest wait for a TCP connection.
     pub(super) fn connect_patience(&self, give_up: Duration) -> Duration {
         match self.phase {
             Phase::First { .. } => give_up,

@@ -1,4 +1,4 @@
-//! What a probe wants done, and what it tells.
+//! The acts and events of a probe.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,80 +6,81 @@ use crate::nat::report::NatReport;
 use crate::stun::Transport;
 use crate::{Local, Mapped};
 
-/// What to do. Sockets are named by their local address; bind them with `SO_REUSEADDR`, and with
-/// `SO_REUSEPORT` where the system has it.
+/// An effect for the driver to perform. Sockets are named by their local address. They must be bound with
+/// `SO_REUSEADDR`, and with `SO_REUSEPORT` where the system has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Send a datagram from this port, binding it first if it is not. Datagrams go out in the order of acts.
+    /// Sends a datagram from a UDP port, after binding it if it is not bound. Datagrams go out in the order of acts.
     SendUdp {
-        /// From where.
+        /// The local port to send from.
         from: Local,
-        /// To whom.
+        /// The address to send to.
         to: SocketAddr,
-        /// What.
+        /// The bytes to send.
         bytes: Vec<u8>,
     },
-    /// The port is not needed any more.
+    /// Closes a UDP port that is not needed any more.
     CloseUdp {
-        /// Which.
+        /// The local port to close.
         from: Local,
     },
-    /// Listen on a throw-away port, and drop what comes in. A connection to a server will be dialled from it.
+    /// Listens on a throw-away port, and drops connections that come in. A connection to a server will be dialled
+    /// from it.
     Listen {
-        /// Where.
+        /// The local port to listen on.
         at: Local,
     },
-    /// Stop that.
+    /// Stops listening on a port.
     Unlisten {
-        /// Where.
+        /// The local port.
         at: Local,
     },
-    /// Dial, and tell by [`Probe::handle_tcp_open`](super::Probe::handle_tcp_open) or [`Probe::handle_tcp_closed`](super::Probe::handle_tcp_closed). SYNs go out in the order
-    /// of acts.
+    /// Dials a server. The outcome is told by [`Probe::handle_tcp_open`](super::Probe::handle_tcp_open) or
+    /// [`Probe::handle_tcp_closed`](super::Probe::handle_tcp_closed). SYNs go out in the order of acts.
     OpenTcp {
-        /// From where.
+        /// The local port to dial from.
         from: Local,
-        /// To whom.
+        /// The address to dial.
         to: SocketAddr,
     },
-    /// Send on the connection.
+    /// Sends bytes on a connection.
     SendTcp {
-        /// From where.
+        /// The local port of the connection.
         from: Local,
-        /// To whom.
+        /// The server of the connection.
         to: SocketAddr,
-        /// What.
+        /// The bytes to send.
         bytes: Vec<u8>,
     },
-    /// Close the connection, or stop dialling: at once, by a RST (`SO_LINGER` of zero), as nothing is lost.
+    /// Closes a connection, or stops dialling, at once by a RST (`SO_LINGER` of zero). Nothing of use is lost.
     CloseTcp {
-        /// From where.
+        /// The local port of the connection.
         from: Local,
-        /// To whom.
+        /// The server of the connection.
         to: SocketAddr,
     },
-    /// Ask a helper to dial that address of ours once and to say what it got, by
+    /// Asks a helper to dial an address of ours once. Its outcome is told by
     /// [`Probe::handle_syn_probe`](super::Probe::handle_syn_probe).
     AskSynProbe {
-        /// Who is to dial.
+        /// The helper that is to dial.
         helper: IpAddr,
-        /// What.
+        /// The address to dial.
         target: Mapped,
     },
 }
 
-/// What is known now.
+/// A fact that became known.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The first address heard over this transport: enough to publish. One server's word.
+    /// The first address heard over a transport, which is enough to publish. It is the word of one server.
     External {
-        /// Over what.
+        /// The transport it was asked over.
         transport: Transport,
         /// The local port it was asked from.
         local: Local,
-        /// What the server saw.
+        /// The address that the server saw.
         mapped: Mapped,
     },
-    /// All that came of it. The last word.
+    /// The report of the whole probe, which is its last event.
     Done(Box<NatReport>),
 }

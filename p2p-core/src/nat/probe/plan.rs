@@ -1,4 +1,4 @@
-//! Which questions show what: pure.
+//! The plan of a probe: the questions that show each property of a NAT. It is pure.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -9,25 +9,25 @@ use crate::nat::observe::{Purpose, Stranger};
 use crate::stun::Transport;
 use crate::{Local, Seed};
 
-/// What one TCP connection costs its server in packets of ours: SYN, ACK, request, ACK, RST.
+/// The packets of ours that one TCP connection costs its server: SYN, ACK, request, ACK, RST.
 pub(super) const TCP_PACKETS: u32 = 5;
-/// Asking again: over TCP the request and an ACK on the connection that is held.
+/// The packets of a repeated question over TCP: the request and an ACK on the held connection.
 pub(super) const AGAIN_PACKETS: u32 = 2;
-/// Being dialled back: the request as above, and a SYN-ACK and a RST to whoever was let in.
+/// The packets of being dialled back: the request as above, and a SYN-ACK and a RST to each dialler that was let in.
 const DIAL_PACKETS: u32 = AGAIN_PACKETS + 2;
-/// New mappings that show the delta at most.
+/// The most new mappings that show the delta.
 const MOST_SAMPLES: usize = 14;
 
-/// One thing to do at some time.
+/// One step of the plan, to be done at some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Ask a server.
+    /// Asks a server.
     Ask { purpose: Purpose, local: Local, server: SocketAddr },
-    /// Have a stranger answer, at `from`.
+    /// Has a stranger answer from `from`.
     Filter { stranger: Stranger, local: Local, server: SocketAddr, from: SocketAddr },
-    /// Ask, and let helpers dial that port meanwhile.
+    /// Asks a server, and lets helpers dial that port meanwhile.
     Bait { local: Local, server: SocketAddr },
-    /// Dial ourselves through the outside.
+    /// Dials ourselves through the outside.
     Hairpin { local: Local },
 }
 
@@ -35,13 +35,13 @@ pub(super) enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Alive {
     pub(super) address: SocketAddr,
-    /// Its other address (RFC 5780).
+    /// The other address of the server (RFC 5780).
     pub(super) other: Option<SocketAddr>,
-    /// It offers to dial back.
+    /// True when the server offers to dial back.
     pub(super) dials_back: bool,
 }
 
-/// Local ports that have not been used.
+/// The local ports that have not been used.
 #[derive(Debug)]
 pub(super) struct Ports {
     ip: IpAddr,
@@ -50,9 +50,9 @@ pub(super) struct Ports {
     spare: u16,
 }
 
-/// Ports one lane may use, from its base.
+/// The number of ports that one lane may use, from its base.
 const SPAN: u16 = 600;
-/// Fresh ports are so far apart, so that none follows another.
+/// The distance of fresh ports, which is such that none follows another.
 const STRIDE: u16 = 7;
 
 impl Ports {
@@ -69,7 +69,7 @@ impl Ports {
         Local(SocketAddr::new(self.ip, port))
     }
 
-    /// The port for the mapping test; another one each time.
+    /// Returns the port for the mapping test, and another one each time.
     pub(super) fn first(&mut self) -> Local {
         self.spare = self.spare.saturating_add(2);
         self.at(self.base.saturating_add(self.spare.min(20)))
@@ -79,7 +79,7 @@ impl Ports {
         self.at(self.base + 40 + (index as u16).min(40))
     }
 
-    /// Two neighbours for a run that is tried once more.
+    /// Returns two neighbouring ports for a run that is tried once more.
     pub(super) fn again(&self) -> [Local; 2] {
         [82, 83].map(|above| self.at(self.base + above))
     }
@@ -90,11 +90,11 @@ impl Ports {
     }
 }
 
-/// What is left to ask once some servers have answered, with the time from now for each.
+/// Returns the steps that are left once some servers have answered, each with its time from now.
 ///
-/// New mappings go out in runs of two to each server, in strict order: two in a row show a counter per
-/// destination, the change from one run to the next shows a shared one. First the local port goes up by one,
-/// then it jumps; some time later come a few more, to show what others did meanwhile.
+/// New mappings go out in runs of two to each server, in strict order. Two in a row show a counter per destination;
+/// the change from one run to the next shows a shared one. First the local port goes up by one, then it jumps. Some
+/// time later come a few more, which show the mappings of others meanwhile.
 pub(super) fn rest(
     transport: Transport,
     alive: &[Alive],
@@ -108,13 +108,13 @@ pub(super) fn rest(
     let (mut early, mut then) = (Vec::new(), Vec::new());
     let others: Vec<_> = alive.iter().filter_map(|server| Some((*server, server.other?))).collect();
     let cost = if transport == Transport::Tcp { TCP_PACKETS } else { 1 };
-    // The first question was one already.
+    // The first question has made one connection already.
     let mut reserved = vec![cost; alive.len()];
     let of = |server: &Alive| alive.iter().position(|known| known == server).unwrap_or(0);
     let most_others = if transport == Transport::Tcp { 1 } else { 2 };
     for (server, other) in others.iter().rev().take(most_others) {
         let server_at = SocketAddr::new(server.address.ip(), other.port());
-        // Only the server's own address: what it calls its other one may be somebody else's.
+        // Only the server's own address is asked, because the other one it names may be somebody else's.
         if server_at != server.address {
             then.push(Step::Ask { purpose: Purpose::OtherPort, local: first, server: server_at });
             reserved[of(server)] += cost;
@@ -150,7 +150,7 @@ pub(super) fn rest(
     }
     let quota = |reserved: &u32| (packets_each.saturating_sub(*reserved) / cost) as usize;
     let mut order = runs(&reserved.iter().map(quota).collect::<Vec<_>>());
-    // Where nothing would be left to show how ports follow each other, that is worth more than whether they last.
+    // Without a packet left, the delta is worth more than a test whether mappings last.
     let asks_again = !order.is_empty();
     if !asks_again {
         held.clone().for_each(|server| reserved[of(server)] -= AGAIN_PACKETS);
@@ -167,7 +167,7 @@ pub(super) fn rest(
             Step::Ask { purpose: Purpose::Fresh, local: ports.fresh(), server }
         });
     }
-    // With next to no packets to spend, the bait is what shows whether ports follow each other.
+    // When few packets are left, the bait shows whether ports follow each other.
     let follows = consecutive == 1 && early_count == 1;
     early.extend(bait.map(|server| Step::Bait {
         local: if follows { ports.consecutive(consecutive) } else { ports.fresh() },
@@ -192,8 +192,8 @@ pub(super) fn rest(
     steps
 }
 
-/// Who else can answer for a server, and is a stranger to a mapping that has only sent to it. What a server calls
-/// its other address may be its own: coturn 4.6 does so on the second of two.
+/// Returns the addresses that can answer for a server and are strangers to a mapping which has only sent to it. The
+/// other address that a server names may be its own: coturn 4.6 does so on the second of two.
 fn strangers(server: &Alive, other: SocketAddr) -> Vec<(Stranger, SocketAddr)> {
     let beside = SocketAddr::new(server.address.ip(), other.port());
     let far = (other.ip() != server.address.ip()).then_some((Stranger::OtherAddress, other));
@@ -201,7 +201,7 @@ fn strangers(server: &Alive, other: SocketAddr) -> Vec<(Stranger, SocketAddr)> {
     far.into_iter().chain(near).collect()
 }
 
-/// Servers in runs of two, as far as their quotas go.
+/// Returns the servers in runs of two, as far as their quotas go.
 fn runs(quota: &[usize]) -> Vec<usize> {
     let mut left = quota.to_vec();
     let mut order = Vec::new();
@@ -215,7 +215,7 @@ fn runs(quota: &[usize]) -> Vec<usize> {
     order
 }
 
-/// The servers to begin with: one of each address, as each has one vote.
+/// Returns the servers to begin with: one of each address, as each address has one vote.
 pub(super) fn shortlist(all: impl Iterator<Item = SocketAddr>, most: usize) -> Vec<SocketAddr> {
     let mut seen = BTreeSet::new();
     all.filter(|server| seen.insert(server.ip())).take(most).collect()

@@ -1,14 +1,14 @@
-//! Which version of MQTT a broker is spoken to in.
+//! The choice of the MQTT version to speak to a broker.
 
 use super::MqttVersion;
 
-/// Which version the next connection speaks.
+/// The rule for the version that the next connection speaks.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Dialect {
     Pinned(MqttVersion),
     Newest,
-    /// MQTT 5 did not work. Remembered over sessions only if the broker said so itself: a connection that was
-    /// dropped may have been dropped for another reason.
+    /// MQTT 5 did not work. It is remembered over sessions only if the broker said so itself, as a connection may be
+    /// dropped for another reason.
     Older {
         remember: bool,
     },

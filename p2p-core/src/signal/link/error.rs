@@ -1,10 +1,11 @@
-//! What goes wrong between us and a broker, and whose fault it is.
+//! The errors between us and a broker, by whose fault they are.
 
 use thiserror::Error;
 
 use super::MqttVersion;
+use crate::text::ForeignText;
 
-/// Why there is no session with a broker.
+/// A reason why there is no session with a broker.
 ///
 /// The variants with text carry the words of the operating system or the TLS library, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -21,23 +22,26 @@ pub enum LinkError {
     DialTimeout,
     /// The TLS certificate of the broker is not good enough.
     #[error("the broker's certificate is refused ({0}): check the name, the date and the CA file")]
-    Certificate(String),
+    Certificate(ForeignText),
     /// TLS failed for another reason.
     #[error("TLS with the broker failed ({0}): is this a TLS port?")]
-    Tls(String),
-    /// Something on this machine is set wrongly.
+    Tls(ForeignText),
+    /// A setting on this machine is wrong.
     #[error("the channel is misconfigured on this machine: {0}")]
     Configuration(String),
+    /// This machine, or this process, has nothing left to connect with: no descriptor, no memory.
+    #[error("this machine has nothing left to connect with ({0})")]
+    Exhausted(String),
     /// The broker accepted the connection and said nothing.
     #[error("the broker accepts and says nothing: is this an MQTT port?")]
     Silent,
-    /// User name or password is wrong.
+    /// The user name or password is wrong.
     #[error("the broker refuses this user name or password")]
     BadLogin,
-    /// The broker does not want this client.
+    /// The broker does not authorise this client.
     #[error("the broker does not authorise this client: user name, password or its access rules")]
     NotAuthorised,
-    /// The broker does not speak what we offered.
+    /// The broker does not speak the version that we offered.
     #[error("the broker does not speak {0}")]
     BadProtocol(MqttVersion),
     /// The broker refuses the connection for another reason, by its MQTT 5 reason code.
@@ -52,16 +56,16 @@ pub enum LinkError {
     /// The broker stopped answering pings or acknowledging messages.
     #[error("the broker stopped answering")]
     Mute,
-    /// What the broker sent is not MQTT.
+    /// The broker sent bytes that are not MQTT.
     #[error("the broker does not speak MQTT ({0})")]
-    Malformed(String),
+    Malformed(ForeignText),
     /// The connection ended.
     #[error("the connection to the broker was lost ({0})")]
-    Lost(String),
+    Lost(ForeignText),
 }
 
 impl LinkError {
-    /// Whether trying again soon is useless: a person must change something first.
+    /// Tells whether trying again soon is useless, because a person must change something first.
     pub fn is_lasting(&self) -> bool {
         matches!(
             self,
@@ -75,25 +79,26 @@ impl LinkError {
     }
 }
 
-/// Why a message was not taken at the door.
+/// A reason why a message was refused when it was handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// Topic and payload are too long.
+    /// The topic and the payload are too long.
     #[error("a message of {size} bytes is too large: at most {most}")]
     TooLarge {
-        /// Bytes of the packet.
+        /// The bytes of the packet.
         size: usize,
-        /// Bytes allowed, by us or by the broker.
+        /// The bytes allowed, by us or by the broker.
         most: usize,
     },
-    /// [`MAX_QUEUED`](super::MAX_QUEUED) messages or [`MAX_QUEUED_BYTES`](super::MAX_QUEUED_BYTES) wait.
+    /// Too many messages wait: [`MAX_QUEUED`](super::MAX_QUEUED), or [`MAX_QUEUED_BYTES`](super::MAX_QUEUED_BYTES) in
+    /// bytes.
     #[error("too many messages wait for the broker")]
     QueueFull,
-    /// Empty, with a wildcard or a NUL.
+    /// The topic is empty, or has a wildcard or a NUL.
     #[error("a topic to publish to must not be empty nor contain '+', '#' or NUL")]
     BadTopic,
-    /// Its time is over already.
+    /// The message has expired already.
     #[error("the message has expired before it was sent")]
     TooLate,
     /// Another message with this ticket is waiting.
@@ -104,23 +109,23 @@ pub enum PublishError {
     Closed,
 }
 
-/// Why a message that was taken did not get through, as far as we know.
+/// A reason why a message that was taken did not get through, as far as we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FailReason {
-    /// It was not taken at the door. Said by drivers that hand messages over without waiting.
+    /// The message was refused when it was handed over. Drivers that do not wait for that tell it so.
     #[error("the message was not taken: {0}")]
     NotTaken(PublishError),
-    /// No session with the broker before the message expired.
+    /// There was no session with the broker before the message expired.
     #[error("no connection to the broker in time")]
     NoConnection,
-    /// The broker got it, perhaps, and did not acknowledge before it expired.
+    /// The broker may have got the message, and did not acknowledge it before it expired.
     #[error("the broker did not acknowledge in time")]
     NoAnswer,
-    /// Larger than the broker takes, as it turned out.
+    /// The message is larger than the broker takes, as was found later.
     #[error("the message is larger than the broker takes")]
     TooLarge,
-    /// The broker refused it, by its MQTT 5 reason code.
+    /// The broker refused the message, by its MQTT 5 reason code.
     #[error("the broker refuses the message (MQTT reason {0:#04x})")]
     Refused(u8),
     /// The link was closed first.

@@ -1,4 +1,4 @@
-//! What a link says: effects, decisions, and what it has seen.
+//! The acts, events and counters of a link.
 
 use std::time::Duration;
 
@@ -6,77 +6,78 @@ use bytes::Bytes;
 
 use super::{FailReason, LinkError, MqttVersion, Packet};
 
-/// An effect.
+/// An effect for the driver to perform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Connect to the broker, with TLS if there is any, then call [`Link::handle_connected`](super::Link::handle_connected) or
-    /// [`Link::handle_lost`](super::Link::handle_lost). Packets will be in this version.
+    /// Connects to the broker, with TLS if there is any, and speaks this version. The outcome is told by
+    /// [`Link::handle_connected`](super::Link::handle_connected) or [`Link::handle_lost`](super::Link::handle_lost).
     Dial(MqttVersion),
-    /// Send this on the connection.
+    /// Sends this packet on the connection.
     Send(Packet),
-    /// Give up the dial, or close the connection after what was sent. Nothing more is expected of it.
+    /// Gives up the dial, or closes the connection after what was sent. No outcome is told.
     HangUp,
 }
 
-/// Who got a message, as far as the broker says.
+/// The receivers of a message, as far as the broker says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subscribers {
-    /// At least one. Concluded only from brokers that have said [`Subscribers::Nobody`] in other cases.
+    /// At least one subscriber gets the message. This follows only for brokers that have said [`Subscribers::Nobody`]
+    /// in other cases.
     Someone,
-    /// Nobody is subscribed: the peer is not there.
+    /// Nobody is subscribed, so the peer is not there.
     Nobody,
     /// The broker does not say: MQTT 3.1.1, or an MQTT 5 broker that never told.
     Unknown,
 }
 
-/// A decision for the owner to know.
+/// A decision for the owner to know of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Subscribed: messages arrive from now on.
+    /// The subscription stands, and messages arrive from now on.
     Up,
-    /// No session: a dial failed or a session ended.
+    /// There is no session: a dial failed or a session ended.
     Down {
-        /// Why.
+        /// The reason why there is no session.
         reason: LinkError,
-        /// How long until the next dial.
+        /// The pause before the next dial.
         retry_in: Duration,
     },
     /// The broker has taken a message.
     Delivered {
-        /// Which.
+        /// The ticket of the message.
         ticket: u64,
-        /// Whether somebody gets it.
+        /// The receivers of the message, as far as known.
         subscribers: Subscribers,
     },
     /// A message did not get through, as far as we know.
     Failed {
-        /// Which.
+        /// The ticket of the message.
         ticket: u64,
-        /// Why.
+        /// The reason why it did not.
         reason: FailReason,
     },
     /// A message for us.
     Received {
-        /// What it says.
+        /// The bytes of the message.
         payload: Bytes,
     },
 }
 
-/// What a link has seen.
+/// The counts of what a link has done and seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Dials.
+    /// The number of dials.
     pub dials: u64,
-    /// Failed dials and lost sessions.
+    /// The number of failed dials and lost sessions.
     pub losses: u64,
-    /// Messages sent, without repeats.
+    /// The number of messages sent, without repeats.
     pub sent: u64,
-    /// Messages sent again.
+    /// The number of messages sent again.
     pub resent: u64,
-    /// Messages received and passed on.
+    /// The number of messages received and passed on.
     pub received: u64,
-    /// Messages received and dropped: too many.
+    /// The number of messages received and dropped, because there were too many.
     pub flooded: u64,
-    /// Packets that made no sense when they came, and acknowledgements of nothing.
+    /// The number of packets that made no sense when they came, and of acknowledgements of nothing.
     pub strange: u64,
 }

@@ -1,4 +1,4 @@
-//! MQTT packets in neutral words: what a session needs of MQTT 3.1.1 and MQTT 5, and no more.
+//! MQTT packets in neutral terms: what a session needs of MQTT 3.1.1 and MQTT 5, and no more.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use bytes::Bytes;
 use super::PublishError;
 use crate::peer::MqttVersion;
 
-/// User name and password. The password never shows in logs.
+/// A user name and password. The password never shows in logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     /// The user name.
     pub user: String,
-    /// The password, sent as it is: use TLS.
+    /// The password, which is sent as it is, so TLS should be used.
     pub password: String,
 }
 
@@ -27,41 +27,41 @@ impl fmt::Debug for Login {
 pub struct Connect {
     /// The version to speak on this connection.
     pub protocol: MqttVersion,
-    /// Random, 20 letters and digits: every broker must accept 1 to 23 of them (MQTT-3.1.3-5).
+    /// The client identifier: 20 random letters and digits. Every broker must accept 1 to 23 of them (MQTT-3.1.3-5).
     pub client_id: String,
-    /// The longest silence we promise, in seconds.
+    /// The longest silence that we promise, in seconds.
     pub keep_alive: u16,
-    /// Who we are to the broker, if it cares.
+    /// The login of this client, if the broker wants one.
     pub login: Option<Login>,
-    /// How many unacknowledged messages we take at once. Said in MQTT 5 only.
+    /// The number of unacknowledged messages that we take at once. Only MQTT 5 sends it.
     pub receive_max: u16,
 }
 
-/// How a broker answers [`Connect`].
+/// The broker's decision on [`Connect`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectCode {
-    /// Welcome.
+    /// The broker accepts the client.
     Accepted,
     /// The broker does not speak this protocol version.
     BadProtocol,
     /// The broker does not like the client identifier.
     BadClientId,
-    /// User name or password is wrong.
+    /// The user name or password is wrong.
     BadLogin,
     /// This client may not connect.
     NotAuthorised,
-    /// Refused for another reason, by its MQTT 5 reason code (0x88 for "server unavailable" of 3.1.1).
+    /// The broker refuses for another reason, by its MQTT 5 reason code (0x88 for "server unavailable" of 3.1.1).
     Other(u8),
 }
 
 /// The answer to [`Connect`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnAck {
-    /// Yes, or why not.
+    /// The decision of the broker.
     pub code: ConnectCode,
-    /// Whether the broker remembers us. It must not: sessions are clean.
+    /// True when the broker remembers us. It must not, as sessions are clean.
     pub session_present: bool,
-    /// How many unacknowledged messages the broker takes at once.
+    /// The number of unacknowledged messages that the broker takes at once.
     pub receive_max: Option<u16>,
     /// The largest packet the broker takes, in bytes.
     pub max_packet: Option<u32>,
@@ -72,60 +72,61 @@ pub struct ConnAck {
 /// A packet to or from a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet {
-    /// Client to broker: hello.
+    /// The greeting of the client to the broker.
     Connect(Connect),
-    /// Broker to client: the answer.
+    /// The answer of the broker to the greeting.
     ConnAck(ConnAck),
-    /// Client to broker: give me what is published here, at QoS 1.
+    /// A request of the client for what is published to a topic, at QoS 1.
     Subscribe {
         /// The packet identifier.
         id: u16,
         /// The topic, without wildcards.
         topic: String,
     },
-    /// Broker to client: the answer.
+    /// The answer of the broker to a subscription.
     SubAck {
         /// The packet identifier of the [`Packet::Subscribe`].
         id: u16,
         /// The reason code; 0x80 and above is a refusal.
         code: u8,
     },
-    /// Either way: a message.
+    /// A message, in either direction.
     Publish {
-        /// Where it is published.
+        /// The topic it is published to.
         topic: String,
-        /// What.
+        /// The bytes of the message.
         payload: Bytes,
         /// The packet identifier at QoS 1, or `None` at QoS 0.
         id: Option<u16>,
-        /// It may have been sent before.
+        /// True when it may have been sent before.
         dup: bool,
     },
-    /// Either way: the message with this identifier arrived.
+    /// An acknowledgement, in either direction, that a message arrived.
     PubAck {
         /// The packet identifier of the [`Packet::Publish`].
         id: u16,
         /// The reason code: 0 success, 0x10 no matching subscribers, 0x80 and above a refusal.
         reason: u8,
     },
-    /// Client to broker: are you there?
+    /// A question of the client whether the broker is there.
     PingReq,
-    /// Broker to client: yes.
+    /// The answer of the broker to that question.
     PingResp,
-    /// Either way: farewell.
+    /// The farewell, in either direction.
     Disconnect {
         /// The MQTT 5 reason code, 0 for a normal end.
         reason: u8,
     },
 }
 
-/// Bytes a [`Packet::Publish`] takes on the wire at most, with the longest fixed header and no properties.
+/// Returns the most bytes that a [`Packet::Publish`] takes on the wire, with the longest fixed header and no
+/// properties.
 pub(super) fn publish_size(topic: &str, payload: &[u8]) -> usize {
-    // Fixed header 5, topic length 2, packet identifier 2, property length 1.
+    // The fixed header has 5 bytes, the topic length 2, the packet identifier 2, the property length 1.
     10 + topic.len() + payload.len()
 }
 
-/// Whether a message can be published in a packet of `most` bytes: the door of every channel.
+/// Checks that a message can be published in a packet of `most` bytes. Every channel checks this first.
 ///
 /// # Errors
 /// [`PublishError::BadTopic`] or [`PublishError::TooLarge`].

@@ -1,4 +1,4 @@
-//! The messages on their way to a broker: bounded, in order, each with its own end.
+//! The messages on their way to a broker: bounded, in order, each with its own expiry.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,14 +7,14 @@ use bytes::Bytes;
 
 use super::packet::publish_size;
 
-/// A message the owner asked to publish.
+/// A message that the owner asked to publish.
 #[derive(Debug)]
 pub(super) struct Message {
     pub(super) ticket: u64,
     pub(super) topic: String,
     pub(super) payload: Bytes,
     pub(super) until: Instant,
-    /// Its packet identifier, once it has been sent.
+    /// The packet identifier, once the message has been sent.
     id: Option<u16>,
 }
 
@@ -22,13 +22,13 @@ pub(super) struct Message {
 #[derive(Debug)]
 struct Flight {
     /// The message; `None` when it expired. The identifier and the broker's quota stay taken until the broker
-    /// acknowledges or the session ends, or a late acknowledgement would be credited to another message.
+    /// acknowledges or the session ends. Otherwise a late acknowledgement would be credited to another message.
     message: Option<u64>,
-    /// When it was sent in this session; `None` when it is still to be sent again.
+    /// The time at which it was sent in this session; `None` when it is still to be sent again.
     sent: Option<Instant>,
 }
 
-/// What became of the oldest message that may be sent now.
+/// The next step for the oldest message that may be sent now.
 pub(super) enum Next {
     Send { id: u16, dup: bool, topic: String, payload: Bytes },
     TooLarge(u64),
@@ -48,7 +48,7 @@ impl Queue {
         self.messages.len()
     }
 
-    /// Bytes of all topics and payloads held.
+    /// Returns the bytes of all topics and payloads held.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -69,8 +69,8 @@ impl Queue {
         Some(message)
     }
 
-    /// A packet identifier nobody uses. There are never more flights than messages plus expired ones of one
-    /// session window, so one of 65,535 is always free.
+    /// Returns a packet identifier that is not in use. There are never more flights than messages plus the expired
+    /// ones of one session window. So one of 65,535 is always free.
     pub(super) fn free_id(&mut self) -> u16 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
@@ -80,7 +80,7 @@ impl Queue {
         }
     }
 
-    /// The oldest message not yet sent in this session, if fewer than `window` are unacknowledged.
+    /// Returns the oldest message not yet sent in this session, if fewer than `window` are unacknowledged.
     pub(super) fn next(&mut self, window: u16, max_packet: u32, now: Instant) -> Option<Next> {
         let unacknowledged = self.flights.values().filter(|flight| flight.sent.is_some());
         if unacknowledged.count() >= usize::from(window) {
@@ -107,8 +107,8 @@ impl Queue {
         Some(Next::Send { id, dup: before.is_some(), topic, payload })
     }
 
-    /// The broker acknowledged `id`. `Err` when nothing with this identifier is on its way; `Ok(None)` when its
-    /// message had already expired.
+    /// Notes that the broker acknowledged `id`, and returns the ticket of its message. Returns `Ok(None)` when that
+    /// had expired, and `Err` when nothing with this identifier is on its way.
     pub(super) fn acknowledge(&mut self, id: u16) -> Result<Option<u64>, ()> {
         if self.flights.get(&id).is_none_or(|flight| flight.sent.is_none()) {
             return Err(());
@@ -118,7 +118,7 @@ impl Queue {
         Ok(message.map(|message| message.ticket))
     }
 
-    /// The session is over: what was not acknowledged is to be sent again.
+    /// Ends the session, so that messages without an acknowledgement are sent again.
     pub(super) fn suspend(&mut self) {
         self.flights.retain(|_, flight| flight.message.is_some());
         for flight in self.flights.values_mut() {
@@ -126,7 +126,7 @@ impl Queue {
         }
     }
 
-    /// Takes out one message whose time is over: its ticket, and whether the broker has it unacknowledged.
+    /// Takes out one message that has expired. Returns its ticket, and true when it was sent and not acknowledged.
     pub(super) fn expire(&mut self, now: Instant) -> Option<(u64, bool)> {
         let (&arrival, _) = self.messages.iter().find(|(_, message)| message.until <= now)?;
         let message = self.remove(arrival)?;
@@ -144,19 +144,19 @@ impl Queue {
         Some((message.ticket, sent))
     }
 
-    /// Takes out everything: the tickets.
+    /// Takes out all messages and returns their tickets.
     pub(super) fn clear(&mut self) -> Vec<u64> {
         self.flights.clear();
         self.bytes = 0;
         std::mem::take(&mut self.messages).into_values().map(|message| message.ticket).collect()
     }
 
-    /// When the next message expires.
+    /// Returns the time at which the next message expires.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         self.messages.values().map(|message| message.until).min()
     }
 
-    /// When the broker will have owed us an acknowledgement for `patience`.
+    /// Returns the time at which the broker will have owed us an acknowledgement for `patience`.
     pub(super) fn overdue(&self, patience: Duration) -> Option<Instant> {
         let oldest = self.flights.values().filter_map(|flight| flight.sent).min();
         oldest.map(|sent| sent + patience)

@@ -103,7 +103,7 @@ impl Subject for Anything {
 
 machine_laws!(laws: Anything);
 
-/// A link and a clock.
+/// A link with a clock.
 struct Story {
     link: Link,
     now: Instant,
@@ -117,7 +117,7 @@ impl Story {
         (Self { link, now }, first)
     }
 
-    /// A story that starts in a good session.
+    /// Returns a story that starts in a good session.
     fn up(ack: ConnAck) -> Self {
         let (mut story, _) = Self::new(config());
         story.connect();
@@ -149,7 +149,7 @@ impl Story {
         drain(&mut self.link)
     }
 
-    /// Lives on to the next deadline.
+    /// Goes on to the next deadline.
     fn wake(&mut self) -> Drained<Act, Event> {
         if let Some(deadline) = drain(&mut self.link).wait {
             self.now = deadline.at;
@@ -251,7 +251,7 @@ fn a_broker_that_says_nothing_is_given_up_in_time() {
     assert_eq!(story.now - asked, ANSWER_TIMEOUT);
     assert_eq!(gone.acts, [Act::HangUp]);
     assert_eq!(down(&gone).0, LinkError::Silent);
-    // The same with a broker that stops after CONNACK, and with a dial nobody answers.
+    // The same holds for a broker that stops after CONNACK, and for a dial that nobody answers.
     story.wake();
     story.connect();
     story.packet(conn_ack(ConnectCode::Accepted));
@@ -294,7 +294,7 @@ fn a_broker_of_the_old_version_is_asked_in_its_own_and_remembered() {
     story.packet(conn_ack(ConnectCode::Accepted));
     story.lost();
     assert_eq!(story.wake().acts, [Act::Dial(MqttVersion::V3)]);
-    // It was upgraded meanwhile.
+    // The broker was upgraded meanwhile.
     story.connect();
     let refused = story.packet(conn_ack(ConnectCode::BadProtocol));
     assert_eq!(down(&refused).0, LinkError::BadProtocol(MqttVersion::V3));
@@ -372,7 +372,7 @@ fn every_message_has_an_end() {
     let failed = story.wake().events;
     let reason = FailReason::NoAnswer;
     assert_eq!(failed, [Event::Failed { ticket: 2, reason }]);
-    // The late answer is nobody else's, and the identifier was not given away meanwhile.
+    // The late answer is credited to no other message, as the identifier was not given away meanwhile.
     assert_eq!(published(&story.publish(3, SECOND)), [(3, false)]);
     assert!(story.packet(Packet::PubAck { id: 2, reason: 0 }).is_quiet());
 

@@ -1,4 +1,4 @@
-//! A limit on a rate.
+//! The limit on the rate of new mappings.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Every knob of a NAT, as plain data.
+//! Every option of a NAT, as plain data.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,30 +11,30 @@ use crate::nat::{Filtering, Mapping, PortRange};
 use crate::sim::packet::{IcmpKind, Protocol};
 use crate::sim::span;
 
-/// A NAT, or a stateful firewall when [`external`](Self::external) is empty.
+/// The configuration of a NAT, or of a stateful firewall when [`external`](Self::external) is empty.
 ///
-/// The default behaves as RFC 4787 and RFC 5382 ask: endpoint-independent mapping, address- and
-/// port-dependent filtering, ports preserved, silence towards strangers.
+/// The default behaves as RFC 4787 and RFC 5382 ask. Its mapping does not depend on the endpoint, and its filtering
+/// depends on address and port. Ports are preserved, and strangers get no answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NatConfig {
-    /// The addresses outside, all of one family. Empty: nothing is translated, packets are only filtered.
+    /// The addresses outside, all of one family. When empty, packets are only filtered and not translated.
     pub external: Vec<IpAddr>,
-    /// Which of them a host gets.
+    /// The choice of the external address of an inside host.
     pub pooling: Pooling,
-    /// Behaviour towards TCP.
+    /// The behaviour towards TCP.
     pub tcp: TcpConfig,
-    /// Behaviour towards UDP and ICMP echo.
+    /// The behaviour towards UDP and ICMP echo.
     pub udp: UdpConfig,
-    /// A packet that comes inside for one of the external addresses.
+    /// The treatment of a packet that comes from inside for one of the external addresses.
     pub hairpin: Hairpin,
-    /// Each inside host gets a block of this many ports, and only those: carrier NATs. `None`: no blocks.
+    /// The size of the block of ports that each inside host gets, as on carrier NATs. `None` means no blocks.
     pub block: Option<u16>,
-    /// Most mappings at a time.
+    /// The most mappings at a time.
     pub most_mappings: u32,
-    /// Most mappings of one inside host at a time.
+    /// The most mappings of one inside host at a time.
     pub most_mappings_per_host: u32,
-    /// Most new mappings a second, on average; bursts may have as many at once. `None`: no limit.
+    /// The most new mappings a second, on average; a burst may have as many at once. `None` means no limit.
     pub most_new_per_second: Option<u32>,
 }
 
@@ -54,51 +54,51 @@ impl Default for NatConfig {
     }
 }
 
-/// Which external address an inside host gets (RFC 4787, section 4.1).
+/// The choice of the external address of an inside host (RFC 4787, section 4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pooling {
-    /// Always the same one: REQ-2.
+    /// The host always gets the same address (REQ-2).
     Paired,
-    /// Any, for each mapping anew.
+    /// Each mapping gets any of the addresses.
     Arbitrary,
 }
 
-/// What becomes of packets from inside for an external address (RFC 4787, section 6).
+/// The treatment of packets from inside for an external address (RFC 4787, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hairpin {
-    /// Dropped.
+    /// Such packets are dropped.
     None,
-    /// Turned round with the inside source: replies go past the NAT, and TCP breaks.
+    /// Such packets are turned round with the inside source. Replies then go past the NAT, and TCP breaks.
     InternalSource,
-    /// Turned round with the mapped source: REQ-9a.
+    /// Such packets are turned round with the mapped source (REQ-9a).
     ExternalSource,
 }
 
-/// What TCP and UDP have in common.
+/// The options that TCP and UDP have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowConfig {
-    /// Whether packets are looked at at all.
+    /// The rule by which packets pass.
     pub policy: Policy,
-    /// Does the mapping change with the destination?
+    /// The dependence of the mapping on the destination.
     pub mapping: Mapping,
-    /// Who may send in through a mapping?
+    /// The remote ends that may send in through a mapping.
     pub filtering: Filtering,
-    /// How the external port is chosen.
+    /// The choice of the external port.
     pub ports: PortChoice,
     /// The external ports to choose from.
     pub range: PortRange,
-    /// An even port for an even port, an odd one for an odd one (RFC 4787, REQ-4).
+    /// True to give an even port for an even port, and an odd one for an odd one (RFC 4787, REQ-4).
     pub parity: bool,
-    /// One external port may serve several mappings with different remote ends, as on Linux (RFC 4787 calls
-    /// it port overloading, REQ-3). Needs address- and port-dependent filtering.
+    /// True when one external port may serve several mappings with different remote ends, as on Linux. RFC 4787 calls
+    /// it port overloading (REQ-3). It needs filtering that depends on address and port.
     pub overload: bool,
-    /// New mappings a second made by hosts that are not simulated: they move a counting NAT's counter.
+    /// The new mappings a second made by hosts that are not simulated, which move a counting NAT's counter.
     pub background: f64,
-    /// An unsolicited packet that was answered keeps the external port busy towards its sender for so long,
-    /// as on Linux, where the router's own connection entry collides with the mapping. Zero: it does not.
+    /// The time for which an answered unsolicited packet keeps the external port busy towards its sender. On Linux
+    /// the router's own connection entry collides with the mapping so. Zero means not at all.
     #[serde(with = "span")]
     pub answer_holds: Duration,
 }
@@ -119,87 +119,87 @@ impl Default for FlowConfig {
     }
 }
 
-/// Whether packets are looked at at all.
+/// The rule by which packets pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
-    /// By the table, as the other knobs say.
+    /// Packets pass by the table, as the other options say.
     Stateful,
-    /// All pass, both ways. Only where nothing is translated.
+    /// All packets pass in both directions. This is possible only where nothing is translated.
     Open,
-    /// None passes, either way.
+    /// No packet passes in either direction.
     Blocked,
 }
 
-/// How the external port of a new mapping is chosen.
+/// The choice of the external port of a new mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PortChoice {
     /// The inside port, while it is free and in range.
     Preserve {
-        /// And when it is not.
+        /// The choice when it is not.
         or: Fallback,
     },
-    /// The inside port plus a constant, wrapped into the range: the mapped port moves as the local one.
+    /// The inside port plus a constant, wrapped into the range, so the mapped port moves as the local one.
     Offset {
-        /// The constant.
+        /// The constant, in ports.
         by: i16,
     },
-    /// The last mapping plus a step, whatever the inside port.
+    /// The port of the last mapping plus a step, whatever the inside port.
     Step {
-        /// The step, not zero.
+        /// The step in ports, not zero.
         by: i16,
-        /// Which last mapping.
+        /// The last mapping that counts.
         scope: StepScope,
     },
-    /// The last mapping plus a step, but only while the inside port moves by one; otherwise random.
+    /// The port of the last mapping plus a step, but only while the inside port moves by one; otherwise a random one.
     StepWhileLocalSteps {
-        /// The step, not zero.
+        /// The step in ports, not zero.
         by: i16,
     },
     /// Any free port.
     Random,
 }
 
-/// What to do when the inside port cannot be preserved.
+/// The choice of a port when the inside port cannot be preserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fallback {
     /// Any free port.
     Random,
-    /// The next free port above it.
+    /// The next free port above the inside port.
     Next,
-    /// No mapping.
+    /// No port: there is no mapping.
     Refuse,
 }
 
-/// Whose last mapping a counting NAT counts from.
+/// The last mapping that a counting NAT counts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepScope {
-    /// Everybody's.
+    /// The last mapping of all hosts.
     Global,
-    /// That of the same inside host.
+    /// The last mapping of the same inside host.
     PerHost,
-    /// That to the same destination address.
+    /// The last mapping to the same destination address.
     PerDestination,
 }
 
-/// Behaviour towards UDP and echo.
+/// The behaviour towards UDP and echo.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UdpConfig {
-    /// What it has in common with TCP.
+    /// The options in common with TCP.
     pub flow: FlowConfig,
-    /// An unsolicited datagram is answered with this ICMP error; `None`: dropped in silence.
+    /// The ICMP error that answers an unsolicited datagram; `None` when it is dropped in silence.
     pub unsolicited: Option<IcmpKind>,
-    /// A mapping lives so long after the last packet. RFC 4787, REQ-5: at least two minutes, five advised.
+    /// The time that a mapping lives after the last packet. RFC 4787, REQ-5: at least two minutes, five advised.
     #[serde(with = "span")]
     pub timeout: Duration,
-    /// And so long when packets have gone both ways; Linux: two minutes against half a minute.
+    /// The same time when packets have gone both ways. Linux has two minutes against half a minute.
     #[serde(with = "span")]
     pub timeout_both_ways: Duration,
-    /// Inbound packets refresh the mapping too (REQ-6).
+    /// True when inbound packets refresh the mapping too (REQ-6).
     pub inbound_refreshes: bool,
 }
 
@@ -215,41 +215,41 @@ impl Default for UdpConfig {
     }
 }
 
-/// Behaviour towards TCP.
+/// The behaviour towards TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TcpConfig {
-    /// What it has in common with UDP.
+    /// The options in common with UDP.
     pub flow: FlowConfig,
-    /// What an unsolicited SYN gets.
+    /// The answer to an unsolicited SYN.
     pub unsolicited: Unsolicited,
-    /// A SYN may come in while our own is on its way out (RFC 5382, REQ-2). If not, it counts as
+    /// True when a SYN may come in while our own is on its way out (RFC 5382, REQ-2). Otherwise it counts as
     /// unsolicited.
     pub simultaneous_open: bool,
-    /// What a RST does to the session.
+    /// The effect of a RST on the session.
     pub on_rst: Ending,
-    /// What a FIN does to the session; with [`Ending::Close`] it takes one from each side.
+    /// The effect of a FIN on the session; with [`Ending::Close`] it takes one from each side.
     pub on_fin: Ending,
-    /// An inbound ICMP error deletes the session (RFC 5382, REQ-9 forbids it).
+    /// True when an inbound ICMP error deletes the session, which RFC 5382, REQ-9, forbids.
     pub icmp_deletes: bool,
-    /// Sequence numbers and states are held to what Linux connection tracking holds them to. Above all: once
-    /// SYNs have gone both ways on a 4-tuple, a SYN or SYN-ACK with a number further ahead than a window is
-    /// invalid, and one behind is not heeded; either way the 4-tuple is dead until the session times out.
+    /// True to hold sequence numbers and states to the rules of Linux connection tracking. The main rule is about a
+    /// 4-tuple on which SYNs have gone both ways. There a SYN or SYN-ACK with a number further ahead than a window is
+    /// invalid, and one behind is ignored. Either way the 4-tuple is unusable until the session times out.
     pub strict: bool,
-    /// Outbound packets of no valid connection leave untranslated instead of being dropped: Linux.
+    /// True when outbound packets of no valid connection leave untranslated instead of being dropped, as on Linux.
     pub leak_invalid: bool,
-    /// An outbound segment in the middle of an unknown connection makes a session: Linux.
+    /// True when an outbound segment in the middle of an unknown connection makes a session, as on Linux.
     pub loose: bool,
-    /// Timeout while a connection opens. RFC 5382, REQ-5: at least four minutes; Linux: two.
+    /// The timeout while a connection opens. RFC 5382, REQ-5: at least four minutes; Linux: two.
     #[serde(with = "span")]
     pub timeout_opening: Duration,
-    /// Timeout of an open connection. RFC 5382, REQ-5: at least two hours and four minutes; Linux: five days.
+    /// The timeout of an open connection. RFC 5382, REQ-5: at least two hours and four minutes; Linux: five days.
     #[serde(with = "span")]
     pub timeout_open: Duration,
-    /// Timeout once both sides have sent a FIN.
+    /// The timeout once both sides have sent a FIN.
     #[serde(with = "span")]
     pub timeout_closing: Duration,
-    /// Timeout after a RST, with [`Ending::Close`]; Linux: ten seconds.
+    /// The timeout after a RST, with [`Ending::Close`]; Linux: ten seconds.
     #[serde(with = "span")]
     pub timeout_reset: Duration,
 }
@@ -274,38 +274,38 @@ impl Default for TcpConfig {
     }
 }
 
-/// What an unsolicited SYN gets.
+/// The answer to an unsolicited SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unsolicited {
-    /// Nothing.
+    /// The SYN gets no answer.
     Silence,
-    /// A RST, at once.
+    /// The SYN gets a RST at once.
     Reset,
-    /// An ICMP error, at once.
+    /// The SYN gets an ICMP error at once.
     Icmp(IcmpKind),
-    /// An ICMP error after a while, unless an outbound SYN for the connection comes first: RFC 5382, REQ-4,
-    /// with port unreachable after six seconds.
+    /// The SYN gets an ICMP error after a while, unless an outbound SYN for the connection comes first. RFC 5382,
+    /// REQ-4, asks for port unreachable after six seconds.
     IcmpAfter {
-        /// The error.
+        /// The ICMP error.
         kind: IcmpKind,
-        /// The while.
+        /// The time until the answer.
         #[serde(with = "span")]
         after: Duration,
     },
-    /// A RST after a while, likewise.
+    /// The SYN gets a RST after a while, unless an outbound SYN for the connection comes first.
     ResetAfter {
-        /// The while.
+        /// The time until the answer.
         #[serde(with = "span")]
         after: Duration,
     },
 }
 
-/// What the end of a connection does to its session.
+/// The effect of the end of a connection on its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ending {
-    /// Nothing: the session stays as open as it was.
+    /// The session stays as open as it was.
     Keep,
     /// The session waits out a short timeout and lets no new connection in.
     Close,
@@ -313,65 +313,65 @@ pub enum Ending {
     Delete,
 }
 
-/// A NAT that cannot be: the fault of who configured it.
+/// A reason why a NAT cannot be so, which is the fault of its configuration.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum NatConfigError {
-    /// No port to choose from.
+    /// The range has no port to choose from.
     #[error("{protocol}: the port range {first}-{last} is empty: the first port must not be above the last")]
     RangeEmpty {
-        /// Which of the two behaviours.
+        /// The protocol whose options are wrong.
         protocol: Protocol,
-        /// Start of the range.
+        /// The start of the range.
         first: u16,
-        /// End of the range.
+        /// The end of the range.
         last: u16,
     },
-    /// Port zero cannot be sent from.
+    /// The range has port zero, from which nothing can be sent.
     #[error("{0}: the port range starts at port 0, which no packet can come from")]
     RangeZero(Protocol),
     /// A step of zero gives every mapping the same port.
     #[error("{0}: a step of zero gives every mapping the same port")]
     StepZero(Protocol),
-    /// An overloaded port is told apart by the remote end, which then must be known.
+    /// An overloaded port is told apart by the remote end, so the filtering must know that.
     #[error("{0}: overloaded ports need address- and port-dependent filtering")]
     OverloadFiltering(Protocol),
     /// A translated packet needs its way back, so the NAT must keep a table.
     #[error("{0}: policy \"open\" cannot translate: leave the external addresses out")]
     OpenTranslation(Protocol),
-    /// A rate below zero or not a number.
+    /// The rate is below zero or not a number.
     #[error("{0}: {1} background flows a second is no rate")]
     Background(Protocol, f64),
-    /// Both families in one pool.
+    /// One pool has addresses of both families.
     #[error("external addresses {0} and {1} are of different families")]
     MixedFamilies(IpAddr, IpAddr),
-    /// The same address twice.
+    /// The same address is there twice.
     #[error("external address {0} is there twice")]
     Twice(IpAddr),
     /// An address that no packet can come from.
     #[error("external address {0} cannot be the source of a packet")]
     Unusable(IpAddr),
-    /// A block must hold a port, and the ranges a block.
+    /// A block must hold a port, and each range a block.
     #[error("{protocol}: a block of {block} ports does not fit into a range of {range}")]
     Block {
-        /// Which of the two behaviours.
+        /// The protocol whose options are wrong.
         protocol: Protocol,
-        /// Ports in a block.
+        /// The number of ports in a block.
         block: u16,
-        /// Ports in the range.
+        /// The number of ports in the range.
         range: u32,
     },
-    /// A limit of zero lets nothing through: that is what [`Policy::Blocked`] is for.
+    /// A limit of zero lets nothing through, which is what [`Policy::Blocked`] is for.
     #[error("{0} is zero, so nothing could pass: policy \"blocked\" says that")]
     LimitZero(&'static str),
 }
 
 impl NatConfig {
-    /// Whether this translates, or only filters.
+    /// Tells whether this translates, and not only filters.
     pub fn is_translating(&self) -> bool {
         !self.external.is_empty()
     }
 
-    /// The behaviour towards flows of `protocol`. Echo follows UDP.
+    /// Returns the behaviour towards flows of `protocol`. Echo follows UDP.
     pub fn flow(&self, protocol: Protocol) -> &FlowConfig {
         match protocol {
             Protocol::Tcp => &self.tcp.flow,
@@ -386,7 +386,7 @@ impl NatConfig {
         self
     }
 
-    /// This NAT with another answer to unsolicited SYNs.
+    /// Returns this NAT with another answer to unsolicited SYNs.
     pub fn with_unsolicited(mut self, unsolicited: Unsolicited) -> Self {
         self.tcp.unsolicited = unsolicited;
         self
@@ -395,7 +395,7 @@ impl NatConfig {
     /// Checks that such a NAT can be.
     ///
     /// # Errors
-    /// The first thing that is impossible.
+    /// [`NatConfigError`], the first thing that is impossible.
     pub fn validate(&self) -> Result<(), NatConfigError> {
         for (index, ip) in self.external.iter().enumerate() {
             if ip.is_unspecified() || ip.is_multicast() {

@@ -1,4 +1,4 @@
-//! From outside to inside, and what strangers get.
+//! The path of packets from outside to inside, and the answers to strangers.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -64,7 +64,7 @@ impl Nat {
         }
     }
 
-    /// What an unsolicited packet gets.
+    /// Returns the verdict on an unsolicited packet, with its answer.
     fn refuse(&mut self, header: &Header, why: DropReason, now: Instant) -> Verdict {
         let icmp = |kind| header.icmp_error(header.dst.ip(), kind);
         let (answer, after) = match header.body {

@@ -1,4 +1,4 @@
-//! Answers that a NAT gives late (RFC 5382, REQ-4).
+//! The answers that a NAT gives late (RFC 5382, REQ-4).
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::table::SessionKey;
 use crate::sim::packet::Header;
 
-/// Most answers that wait for their time.
+/// The most answers that wait for their time.
 pub(super) const MOST: usize = 1_024;
 
 /// The answers that wait, at most one for each 4-tuple.
@@ -24,7 +24,7 @@ impl LateAnswers {
         }
     }
 
-    /// The other side turned out to be expected.
+    /// Removes the answer for a 4-tuple, whose other side turned out to be expected.
     pub(super) fn cancel(&mut self, key: SessionKey) {
         if let Some(at) = self.by_key.remove(&key) {
             self.by_time.remove(&(at, key));

@@ -1,9 +1,9 @@
-//! A NAT with every knob, or a stateful firewall: the same for simulated hosts and for real kernels.
+//! A NAT or a stateful firewall with every option, the same for simulated hosts and for real kernels.
 //!
-//! A [`Nat`] sees headers only. Feed it what comes from inside with [`Nat::outbound`] and what comes from
-//! outside with [`Nat::inbound`]; it rewrites the header in place and says what to do with the packet. It
-//! leaves the TTL alone: that is the router's business. A NAT that answers late (RFC 5382, REQ-4) has a
-//! timer: see [`Nat::next_answer`] and [`Nat::poll_answer`].
+//! A [`Nat`] sees headers only. Packets from inside go to [`Nat::outbound`], and packets from outside to
+//! [`Nat::inbound`]. It rewrites the header in place and returns the treatment of the packet. It leaves the TTL
+//! alone, which is the router's task. A NAT that answers late (RFC 5382, REQ-4) has a timer: see [`Nat::next_answer`]
+//! and [`Nat::poll_answer`].
 
 mod bucket;
 mod config;
@@ -35,10 +35,10 @@ use super::packet::{Header, Protocol};
 use crate::Seed;
 use crate::nat::{Mapping, PortRange};
 
-/// One mapping, for those who look into the box.
+/// A view of one mapping, for tests and tools that look into a NAT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MappingView {
-    /// The protocol.
+    /// The protocol of the mapping.
     pub protocol: Protocol,
     /// The inside endpoint.
     pub local: SocketAddr,
@@ -64,10 +64,10 @@ pub struct Nat {
 }
 
 impl Nat {
-    /// A NAT with an empty table.
+    /// Makes a NAT with an empty table.
     ///
     /// # Errors
-    /// When the configuration is impossible.
+    /// [`NatConfigError`] when the configuration is impossible.
     pub fn new(config: NatConfig, seed: Seed) -> Result<Self, NatConfigError> {
         config.validate()?;
         Ok(Self {
@@ -80,17 +80,17 @@ impl Nat {
         })
     }
 
-    /// How this NAT was configured.
+    /// Returns the configuration of this NAT.
     pub fn config(&self) -> &NatConfig {
         &self.config
     }
 
-    /// What became of the packets so far.
+    /// Returns the numbers of packets by their treatment.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// The mappings, those that have expired but were not missed yet included.
+    /// Returns the mappings, including expired ones that were not removed yet.
     pub fn mappings(&self) -> impl Iterator<Item = MappingView> {
         self.table.mappings().map(|binding| MappingView {
             protocol: binding.key.0,
@@ -99,12 +99,12 @@ impl Nat {
         })
     }
 
-    /// The block of ports an inside host was given, on a NAT that hands out blocks.
+    /// Returns the block of ports that an inside host was given, on a NAT that hands out blocks.
     pub fn block(&self, protocol: Protocol, external: IpAddr, host: IpAddr) -> Option<PortRange> {
         self.ports.block(protocol, external, host)
     }
 
-    /// Power off and on: all mappings are gone.
+    /// Switches the NAT off and on, so all mappings are gone.
     pub fn reboot(&mut self) {
         self.table.clear();
         self.ports.clear();
@@ -112,10 +112,10 @@ impl Nat {
         self.bucket = Bucket::default();
     }
 
-    /// The provider gives other addresses: all mappings are gone.
+    /// Changes the external addresses, as a provider does, so all mappings are gone.
     ///
     /// # Errors
-    /// When no NAT can have these addresses; then nothing has changed.
+    /// [`NatConfigError`] when no NAT can have these addresses; then nothing has changed.
     pub fn renumber(&mut self, external: Vec<IpAddr>) -> Result<(), NatConfigError> {
         let config = NatConfig { external, ..self.config.clone() };
         config.validate()?;
@@ -125,24 +125,24 @@ impl Nat {
         Ok(())
     }
 
-    /// A packet from inside.
+    /// Takes a packet from inside, and returns its treatment.
     pub fn outbound(&mut self, header: &mut Header, now: Instant) -> Verdict {
         let verdict = self.route_out(header, now);
         self.count(verdict)
     }
 
-    /// A packet from outside.
+    /// Takes a packet from outside, and returns its treatment.
     pub fn inbound(&mut self, header: &mut Header, now: Instant) -> Verdict {
         let verdict = self.translate_in(header, now);
         self.count(verdict)
     }
 
-    /// When the next late answer is due.
+    /// Returns the time at which the next late answer is due.
     pub fn next_answer(&self) -> Option<Instant> {
         self.late.next()
     }
 
-    /// The next late answer that is due, to be sent outside. Call until it is `None`.
+    /// Returns the next late answer that is due, to be sent outside. It must be called until it returns `None`.
     pub fn poll_answer(&mut self, now: Instant) -> Option<Header> {
         let (key, answer) = self.late.pop(now)?;
         self.hold(key, now);
@@ -170,7 +170,7 @@ impl Nat {
             || header.src.is_ipv4() != header.dst.is_ipv4()
     }
 
-    /// Whether flows of this protocol pass without anybody keeping a table.
+    /// Tells whether flows of this protocol pass without a table.
     fn is_open(&self, protocol: Protocol) -> bool {
         self.config.flow(protocol).policy == Policy::Open
     }
@@ -183,7 +183,7 @@ impl Nat {
         }
     }
 
-    /// The NAT has answered for this 4-tuple and may now be in its own way.
+    /// Keeps a 4-tuple busy for which the NAT itself has answered, if it is configured so.
     fn hold(&mut self, key: SessionKey, now: Instant) {
         let span = self.config.flow(key.0).answer_holds;
         if !span.is_zero() {

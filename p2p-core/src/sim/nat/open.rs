@@ -1,4 +1,4 @@
-//! New sessions and mappings, and the limits at the door.
+//! New sessions and mappings, and the limits on them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use super::{DropReason, Nat, NatConfig, Pooling};
 use crate::nat::Mapping;
 use crate::sim::packet::{Body, Flags, Header, Protocol};
 
-/// Most sessions, for each mapping there may be: strangers whom the filter lets in make sessions too.
+/// The most sessions for each mapping there may be, as strangers whom the filter lets in make sessions too.
 const SESSIONS_PER_MAPPING: usize = 16;
 
 impl Nat {
-    /// Whether a packet without a session may begin one.
+    /// Checks that a packet without a session may begin one.
     pub(super) fn may_open(&self, header: &Header) -> Result<(), DropReason> {
         match header.body {
             Body::Tcp(tcp) if tcp.flags.is_syn() => Ok(()),
@@ -28,7 +28,7 @@ impl Nat {
         }
     }
 
-    /// A new session from inside, in a new mapping if need be.
+    /// Opens a session from inside, in a new mapping if need be, and returns the external endpoint.
     pub(super) fn open_out(
         &mut self,
         protocol: Protocol,
@@ -45,7 +45,7 @@ impl Nat {
             && overload
             && !self.table.is_free(protocol, external, remote, overload, now)
         {
-            // Somebody else talks to this remote end through the same port: this one flow is mapped apart.
+            // Another inside end talks to this remote end through the same port, so this one flow is mapped apart.
             key = mapping_key(protocol, local, remote, Mapping::AddressAndPortDependent);
             found = self.table.find_live(key, now);
         }
@@ -64,7 +64,7 @@ impl Nat {
         Ok(external)
     }
 
-    /// The live session between an inside and a remote end, if they have one.
+    /// Returns the live session between an inside and a remote end, if they have one.
     pub(super) fn session_out(
         &mut self,
         protocol: Protocol,
@@ -82,7 +82,8 @@ impl Nat {
                 return Some(key);
             }
         }
-        None
+        let key = self.table.begun_outside(protocol, local, remote)?;
+        self.table.session(key, now).is_some().then_some(key)
     }
 
     pub(super) fn open(
@@ -99,10 +100,13 @@ impl Nat {
         };
         let expires = now + timeout(&flow, &self.config);
         let session = Session { binding, flow, expires };
-        self.table.insert(key, session);
+        match direction {
+            Direction::Out => self.table.insert(key, session),
+            Direction::In => self.table.insert_begun_outside(key, session),
+        }
     }
 
-    /// Whether an existing mapping may have one more session.
+    /// Checks that an existing mapping may have one more session.
     pub(super) fn has_room(&mut self, now: Instant) -> Result<(), DropReason> {
         let most = (self.config.most_mappings as usize).saturating_mul(SESSIONS_PER_MAPPING);
         if self.table.session_count() >= most {
@@ -112,7 +116,7 @@ impl Nat {
         room.then_some(()).ok_or(DropReason::TableFull)
     }
 
-    /// The limits at the door.
+    /// Checks the limits on new mappings.
     fn admit_new(&mut self, host: IpAddr, now: Instant) -> Result<(), DropReason> {
         let most = self.config.most_mappings as usize;
         if self.table.mapping_count() >= most {
@@ -133,7 +137,7 @@ impl Nat {
         }
     }
 
-    /// The external endpoint of a new mapping.
+    /// Returns the external endpoint of a new mapping.
     fn external_for(
         &mut self,
         protocol: Protocol,

@@ -1,4 +1,4 @@
-//! From inside to outside, and from inside back inside.
+//! The path of packets from inside to outside, and from inside back inside.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -26,12 +26,12 @@ impl Nat {
         }
     }
 
-    /// The second half of hairpinning: in again, at the outside.
+    /// Takes the second half of hairpinning: the packet comes in again from outside.
     fn turn_round(&mut self, header: &mut Header, now: Instant) -> Verdict {
         match self.translate_in(header, now) {
             Verdict::Forward => Verdict::Hairpin,
             Verdict::Answer(mut answer, why) => {
-                // The answer is addressed to the mapped source; whoever it is, he is inside.
+                // The answer is addressed to the mapped source, and its host is inside.
                 if self.config.external.contains(&answer.dst.ip())
                     && self.translate_in(&mut answer, now) != Verdict::Forward
                 {

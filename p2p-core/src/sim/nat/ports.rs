@@ -1,4 +1,4 @@
-//! Which external port a new mapping gets.
+//! The choice of the external port of a new mapping.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -9,17 +9,17 @@ use crate::Seed;
 use crate::nat::PortRange;
 use crate::sim::packet::Protocol;
 
-/// Dice are thrown so often for a free port before the range is searched one by one.
+/// The number of random ports that are tried before the range is searched one by one.
 const THROWS: usize = 16;
-/// A counter is kept for so many hosts or destinations; beyond that the lowest is forgotten.
+/// The most hosts or destinations for which a counter is kept. Beyond that the lowest is forgotten.
 const MOST_COUNTERS: usize = 4_096;
 
-/// Whose counter.
+/// The key of a counter: the protocol, and the host or destination that it counts for.
 type Counter = (Protocol, Option<IpAddr>);
 
 #[derive(Clone, Copy, Debug)]
 struct Last {
-    /// The inside port, unless somebody not simulated came after it.
+    /// The inside port, unless a host that is not simulated came after it.
     local: Option<u16>,
     mapped: u16,
 }
@@ -29,13 +29,13 @@ struct Last {
 pub(super) struct Ports {
     seed: Seed,
     last: BTreeMap<Counter, Last>,
-    /// When background flows were last accounted for.
+    /// The time at which background flows were last accounted for.
     background_at: BTreeMap<Protocol, Instant>,
     blocks: BTreeMap<(Protocol, IpAddr, IpAddr), PortRange>,
     blocks_taken: BTreeSet<(Protocol, IpAddr, u16)>,
 }
 
-/// Who asks for a port.
+/// The mapping that a port is asked for.
 pub(super) struct Asker<'a> {
     pub(super) protocol: Protocol,
     pub(super) local: SocketAddr,
@@ -63,17 +63,17 @@ impl Ports {
         *self = Self::new(self.seed.fork("reboot"));
     }
 
-    /// The block of ports a host was given.
+    /// Returns the block of ports that a host was given.
     pub(super) fn block(&self, protocol: Protocol, external: IpAddr, host: IpAddr) -> Option<PortRange> {
         self.blocks.get(&(protocol, external, host)).copied()
     }
 
-    /// One of `addresses` by chance.
+    /// Returns a random one of `addresses`.
     pub(super) fn pick(&mut self, addresses: &[IpAddr]) -> Option<IpAddr> {
         self.seed.pick(addresses).copied()
     }
 
-    /// A port for which `free` holds, or `None` when there is none.
+    /// Returns a port for which `free` holds, or `None` when there is none.
     pub(super) fn choose(&mut self, asker: &Asker<'_>, mut free: impl FnMut(u16) -> bool) -> Option<u16> {
         let range = match asker.block {
             Some(size) => self.block_of(asker, size)?,
@@ -158,7 +158,8 @@ impl Ports {
         walk(range, start, 1, free)
     }
 
-    /// How many flows of hosts that are not simulated came since the last question: Poisson.
+    /// Returns the number of flows of hosts that are not simulated since the last question. It is
+    /// Poisson-distributed.
     fn background(&mut self, asker: &Asker<'_>) -> i64 {
         let rate = asker.flow.background;
         let before = self.background_at.insert(asker.protocol, asker.now);
@@ -167,7 +168,7 @@ impl Ports {
         };
         let mean = rate * asker.now.saturating_duration_since(before).as_secs_f64();
         if mean > 30.0 {
-            // The sum of twelve dice is near enough to a normal distribution.
+            // The sum of twelve uniform numbers is near enough to a normal distribution.
             let normal = (0..12).map(|_| self.seed.unit()).sum::<f64>() - 6.0;
             return (mean + normal * mean.sqrt()).max(0.0) as i64;
         }
@@ -179,7 +180,7 @@ impl Ports {
         count
     }
 
-    /// The block of the asking host; a new one by chance when it has none yet.
+    /// Returns the block of the asking host, and a random new one when it has none yet.
     fn block_of(&mut self, asker: &Asker<'_>, size: u16) -> Option<PortRange> {
         let key = (asker.protocol, asker.external, asker.local.ip());
         if let Some(block) = self.blocks.get(&key) {
@@ -199,13 +200,13 @@ impl Ports {
     }
 }
 
-/// `port` brought into the range, as if the range were a circle.
+/// Returns `port` brought into the range, as if the range were a circle.
 fn wrap(range: PortRange, port: i64) -> u16 {
     let size = i64::from(range.size());
     (i64::from(range.first) + (port - i64::from(range.first)).rem_euclid(size)) as u16
 }
 
-/// The first free port from `start` in steps of `by`, once round; then any free one.
+/// Returns the first free port from `start` in steps of `by`, once round, and then any free one.
 fn walk(range: PortRange, start: u16, by: i16, mut free: impl FnMut(u16) -> bool) -> Option<u16> {
     let mut port = start;
     for _ in 0..range.size() {

@@ -1,4 +1,4 @@
-//! NATs by name.
+//! Ready configurations of NATs, by name.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -6,36 +6,37 @@ use std::time::Duration;
 use super::config::{Ending, Fallback, NatConfig, Policy, PortChoice, StepScope, TcpConfig, UdpConfig};
 use crate::nat::{Delta, DeltaKind, Filtering, Mapping, NatType, PortRange};
 
-/// The offset of a [`DeltaKind::Preserving`] NAT whose delta names none.
+/// The offset in ports of a [`DeltaKind::Preserving`] NAT whose delta names none.
 const OFFSET: i16 = 1_009;
 
 impl NatConfig {
-    /// A well-behaved home router: the default, with one address.
+    /// Returns a well-behaved home router: the default, with one address.
     pub fn home(external: IpAddr) -> Self {
         Self { external: vec![external], ..Self::default() }
     }
 
-    /// No translation and no filtering.
+    /// Returns a router without translation and filtering.
     pub fn open() -> Self {
         Self::default().with_flow(|flow| flow.policy = Policy::Open)
     }
 
-    /// No translation; only packets from where something was sent to come in. What IPv6 routers do (RFC 6092).
+    /// Returns a firewall without translation, which lets in packets only from where something was sent to. IPv6
+    /// routers do so (RFC 6092).
     pub fn firewall(filtering: Filtering) -> Self {
         Self::default().with_flow(|flow| flow.filtering = filtering)
     }
 
-    /// Nothing passes.
+    /// Returns a firewall that lets nothing pass.
     pub fn blocked() -> Self {
         Self::default().with_flow(|flow| flow.policy = Policy::Blocked)
     }
 
-    /// One of the 7 types × 5 deltas of the original, TCP and UDP alike.
+    /// Returns one of the 7 types × 5 deltas of the original P2PD, for TCP and UDP alike.
     ///
-    /// `external` and `delta` mean nothing for the types that do not translate: open, symmetric firewall,
-    /// blocked. A symmetric NAT keeps the delta for the first destination of each inside port; the others
-    /// get what is left, by the same rule. The value of a preserving delta is the distance between inside
-    /// and mapped port; zero stands for 1,009.
+    /// `external` and `delta` mean nothing for the types that do not translate: open, symmetric firewall, blocked. A
+    /// symmetric NAT keeps the delta for the first destination of each inside port. The other destinations get the
+    /// remaining ports, by the same rule. The value of a preserving delta is the distance between inside and mapped
+    /// port; zero stands for 1,009.
     pub fn of_type(nat: NatType, delta: Delta, range: PortRange, external: IpAddr) -> Self {
         use Filtering as F;
         let (mapping, filtering) = match nat {
@@ -64,23 +65,24 @@ impl NatConfig {
         })
     }
 
-    /// A Linux router with `masquerade` that drops what it did not ask for.
+    /// Returns a Linux router with `masquerade` that drops packets which nobody inside asked for.
     ///
-    /// A connection keeps its port unless another inside host talks to the same remote end through it; a host
-    /// that was given another port keeps that one. Packets that are invalid for connection tracking leave
-    /// untranslated. It was compared with Linux 6.18: of 400 random sequences of segments that were not used to
-    /// build the model, 379 fared alike to the last one; the others differ in what follows a RST and in
-    /// acknowledgement windows. For a router that rejects or accepts unsolicited SYNs, see
-    /// [`with_unsolicited`](Self::with_unsolicited); older kernels keep the 4-tuple of such a SYN busy for ten
-    /// seconds: set [`FlowConfig::answer_holds`](super::FlowConfig::answer_holds).
+    /// A connection keeps its port unless another inside host talks to the same remote end through it. A host that
+    /// was given another port keeps that one. Packets that are invalid for connection tracking leave untranslated.
+    /// The model was compared with Linux 6.18. Of 400 random sequences of segments that were not used to build it,
+    /// 379 fared alike to the last one. The others differ in what follows a RST, and in acknowledgement windows.
     ///
-    /// Two things differ from the real one: inside ports below 1,024 are not preserved, and an accepted
-    /// unsolicited datagram holds its 4-tuple for half a minute, a rejected one too.
+    /// [`with_unsolicited`](Self::with_unsolicited) makes a router that rejects or accepts unsolicited SYNs. Older
+    /// kernels keep the 4-tuple of such a SYN busy for ten seconds:
+    /// [`FlowConfig::answer_holds`](super::FlowConfig::answer_holds) does the same.
+    ///
+    /// Two things differ from the real one. Inside ports below 1,024 are not preserved. An accepted unsolicited
+    /// datagram holds its 4-tuple for half a minute, and so does a rejected one.
     pub fn linux_masquerade(external: IpAddr) -> Self {
         Self { external: vec![external], ..Self::linux() }
     }
 
-    /// A Linux router with `masquerade fully-random`: symmetric, any port.
+    /// Returns a Linux router with `masquerade fully-random`, which is symmetric and uses any port.
     pub fn linux_fully_random(external: IpAddr) -> Self {
         Self::linux_masquerade(external).with_flow(|flow| {
             flow.mapping = Mapping::AddressAndPortDependent;
@@ -88,7 +90,7 @@ impl NatConfig {
         })
     }
 
-    /// A Linux router that only filters by connection tracking.
+    /// Returns a Linux router that only filters by connection tracking.
     pub fn linux_firewall() -> Self {
         Self::linux()
     }
@@ -119,8 +121,8 @@ impl NatConfig {
         config
     }
 
-    /// A carrier's NAT: a pool of addresses, each inside host paired with one of them and with a block of
-    /// ports, mapped ports random inside the block (RFC 6888, RFC 7422).
+    /// Returns a carrier's NAT. It has a pool of addresses, and pairs each inside host with one of them and with a
+    /// block of ports. Mapped ports are random inside the block (RFC 6888, RFC 7422).
     pub fn carrier(external: Vec<IpAddr>, block: u16) -> Self {
         Self { external, block: Some(block), ..Self::default() }
             .with_flow(|flow| flow.ports = PortChoice::Random)

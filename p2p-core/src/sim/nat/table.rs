@@ -1,4 +1,4 @@
-//! Mappings and sessions, and when they end.
+//! The mappings and sessions of a NAT, and their expiry.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -8,18 +8,18 @@ use super::track::Track;
 use crate::nat::{Filtering, Mapping};
 use crate::sim::packet::Protocol;
 
-/// Expired sessions that nobody asks for are removed this often.
+/// The pause between two searches for expired sessions that nobody asks for.
 const SWEEP: Duration = Duration::from_secs(30);
-/// A full table is searched for expired sessions this often.
+/// The pause between two searches of a full table for expired sessions.
 const SWEEP_FULL: Duration = Duration::from_millis(100);
 
-/// A session as it is looked up: protocol, external end, remote end.
+/// The key of a session: protocol, external end, remote end.
 pub(super) type SessionKey = (Protocol, SocketAddr, SocketAddr);
 
-/// What makes a mapping: protocol, inside end, and as much of the remote end as the mapping depends on.
+/// The key of a mapping: protocol, inside end, and as much of the remote end as the mapping depends on.
 pub(super) type MappingKey = (Protocol, SocketAddr, SocketAddr);
 
-/// One inside endpoint and the external endpoint that stands for it. It lives while it has a session.
+/// An inside endpoint and the external endpoint that stands for it. It lives while it has a session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Binding {
     pub(super) key: MappingKey,
@@ -33,14 +33,14 @@ impl Binding {
     }
 }
 
-/// What a session knows of its flow.
+/// The state of a session's flow.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Flow {
     Tcp(Track),
     Datagrams { out: bool, inbound: bool },
 }
 
-/// Packets between a mapping and one remote end.
+/// The packets between a mapping and one remote end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Session {
     pub(super) binding: u32,
@@ -57,12 +57,15 @@ pub(super) struct Table {
     by_external: BTreeSet<(Protocol, SocketAddr, u32)>,
     per_host: BTreeMap<IpAddr, u32>,
     sessions: BTreeMap<SessionKey, Session>,
-    /// 4-tuples that the NAT itself uses: it has answered for them.
+    /// Sessions that strangers have begun, by protocol, inside end and remote end: answers go through the mapping that let
+    /// the stranger in, whatever mapping a packet of our own would get.
+    begun_outside: BTreeMap<(Protocol, SocketAddr, SocketAddr), SessionKey>,
+    /// The 4-tuples that the NAT itself uses, because it has answered for them.
     held: BTreeMap<SessionKey, Instant>,
     swept_at: Option<Instant>,
 }
 
-/// The key of the mapping that `local` uses towards `remote`.
+/// Returns the key of the mapping that `local` uses towards `remote`.
 pub(super) fn mapping_key(
     protocol: Protocol,
     local: SocketAddr,
@@ -110,7 +113,7 @@ impl Table {
         self.bindings.get(&id)
     }
 
-    /// The session with this key, unless it has expired.
+    /// Returns the session with this key, unless it has expired.
     pub(super) fn session(&mut self, key: SessionKey, now: Instant) -> Option<&mut Session> {
         if self.sessions.get(&key)?.expires <= now {
             self.remove(key);
@@ -119,17 +122,17 @@ impl Table {
         self.sessions.get_mut(&key)
     }
 
-    /// The mapping with this key and its external endpoint, live or not.
+    /// Returns the mapping with this key and its external endpoint, live or not.
     pub(super) fn find(&self, key: MappingKey) -> Option<(u32, SocketAddr)> {
         let id = *self.by_key.get(&key)?;
         Some((id, self.bindings.get(&id)?.external))
     }
 
-    /// The mapping with this key, if it has a live session.
+    /// Returns the mapping with this key, if it has a live session.
     pub(super) fn find_live(&mut self, key: MappingKey, now: Instant) -> Option<(u32, SocketAddr)> {
         let (id, external) = self.find(key)?;
         self.purge(key.0, external, now);
-        // Where ports are overloaded, what lives there may be somebody else's.
+        // A session there may belong to another mapping, where ports are overloaded.
         let all = (key.0, external, LOWEST)..=(key.0, external, HIGHEST);
         let mut own = self.sessions.range(all).filter(|(_, session)| session.binding == id);
         if own.any(|(_, session)| session.expires > now) {
@@ -143,8 +146,8 @@ impl Table {
         None
     }
 
-    /// Removes expired sessions of one external endpoint, up to the first that lives; so a mapping without a
-    /// live session is gone afterwards.
+    /// Removes expired sessions of one external endpoint, up to the first that lives. A mapping without a live
+    /// session is gone afterwards.
     fn purge(&mut self, protocol: Protocol, external: SocketAddr, now: Instant) {
         let all = (protocol, external, LOWEST)..=(protocol, external, HIGHEST);
         while let Some((key, session)) = self.sessions.range(all.clone()).next() {
@@ -156,7 +159,7 @@ impl Table {
         }
     }
 
-    /// Whether a new mapping may have this external endpoint.
+    /// Tells whether a new mapping may have this external endpoint.
     pub(super) fn is_free(
         &mut self,
         protocol: Protocol,
@@ -179,13 +182,13 @@ impl Table {
         self.at(protocol, external).next().is_none()
     }
 
-    /// The mappings with this external endpoint.
+    /// Returns the mappings with this external endpoint.
     fn at(&self, protocol: Protocol, external: SocketAddr) -> impl Iterator<Item = u32> {
         let all = (protocol, external, 0)..=(protocol, external, u32::MAX);
         self.by_external.range(all).map(|(_, _, id)| *id)
     }
 
-    /// Makes a mapping. It must be given a session at once.
+    /// Makes a mapping, which must be given a session at once.
     pub(super) fn bind(&mut self, key: MappingKey, external: SocketAddr) -> u32 {
         // Numbers come round after 2³² mappings; one that is still in use is skipped.
         while self.bindings.contains_key(&self.next) {
@@ -212,6 +215,25 @@ impl Table {
         }
     }
 
+    /// Adds a session that a stranger has begun to a mapping.
+    pub(super) fn insert_begun_outside(&mut self, key: SessionKey, session: Session) {
+        let local = self.bindings.get(&session.binding).map(Binding::local);
+        self.insert(key, session);
+        if let Some(local) = local {
+            self.begun_outside.insert((key.0, local, key.2), key);
+        }
+    }
+
+    /// The session that this stranger has begun with this inside end.
+    pub(super) fn begun_outside(
+        &self,
+        protocol: Protocol,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Option<SessionKey> {
+        self.begun_outside.get(&(protocol, local, remote)).copied()
+    }
+
     /// Removes a session, and its mapping when that was the last one.
     pub(super) fn remove(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.remove(&key) else {
@@ -220,6 +242,10 @@ impl Table {
         let Some(binding) = self.bindings.get_mut(&session.binding) else {
             return;
         };
+        let inside = (key.0, binding.local(), key.2);
+        if self.begun_outside.get(&inside) == Some(&key) {
+            self.begun_outside.remove(&inside);
+        }
         binding.sessions -= 1;
         if binding.sessions > 0 {
             return;
@@ -236,7 +262,8 @@ impl Table {
         }
     }
 
-    /// Who stands behind `external` and may hear from `remote`; with it, whether anybody stands there at all.
+    /// Returns the mapping behind `external` that may hear from `remote`. The second value is true when there is any
+    /// mapping.
     pub(super) fn admit(
         &mut self,
         protocol: Protocol,
@@ -273,12 +300,12 @@ impl Table {
         }
     }
 
-    /// Removes what has expired, now and then.
+    /// Removes expired sessions now and then.
     pub(super) fn sweep(&mut self, now: Instant) {
         self.sweep_every(SWEEP, now);
     }
 
-    /// Removes what has expired because room is needed: often, but not for each packet of a flood.
+    /// Removes expired sessions because room is needed: often, but not for each packet of a flood.
     pub(super) fn sweep_full(&mut self, now: Instant) {
         self.sweep_every(SWEEP_FULL, now);
     }

@@ -1,4 +1,4 @@
-//! What a NAT knows of one TCP connection.
+//! The state that a NAT keeps of one TCP connection.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use super::DropReason;
 use super::config::{Ending, TcpConfig};
 use crate::sim::packet::{Flags, TcpFacts};
 
-/// Which way a packet goes.
+/// The direction of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
     Out,
     In,
 }
 
-/// A sequence number further ahead than this is outside any window that a SYN offers.
+/// The distance of a sequence number beyond which it is outside any window that a SYN offers.
 const WINDOW: i32 = 65_535;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// SYNs, but no answer to one.
+    /// SYNs were seen, and no answer to one.
     Opening,
     /// A SYN was acknowledged.
     Answered,
@@ -28,14 +28,14 @@ enum Phase {
     Reset,
 }
 
-/// What to do with the packet, and with the session.
+/// The treatment of a packet and of its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Pass,
     PassAndDelete,
-    /// Let it through, but learn nothing from it.
+    /// Lets the packet through, and learns nothing from it.
     Ignore,
-    /// Treat it as if there were no session.
+    /// Treats the packet as if there were no session.
     Unsolicited(DropReason),
     Invalid(DropReason),
 }
@@ -44,7 +44,7 @@ pub(super) enum Step {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Track {
     phase: Phase,
-    /// Sequence numbers of the SYNs seen each way.
+    /// The sequence numbers of the SYNs seen in each direction.
     out_isn: Option<u32>,
     in_isn: Option<u32>,
     out_fin: bool,
@@ -52,7 +52,7 @@ pub(super) struct Track {
 }
 
 impl Track {
-    /// From the first segment of a session: a SYN, or any other where the NAT is loose.
+    /// Starts from the first segment of a session: a SYN, or any other where the NAT is loose.
     pub(super) fn new(tcp: TcpFacts, direction: Direction) -> Self {
         let mut track =
             Self { phase: Phase::Open, out_isn: None, in_isn: None, out_fin: false, in_fin: false };
@@ -63,7 +63,7 @@ impl Track {
         track
     }
 
-    /// The ISN of this direction, and that of the other.
+    /// Returns the initial sequence number (ISN) of this direction, and that of the other.
     fn isn(&mut self, direction: Direction) -> (&mut Option<u32>, Option<u32>) {
         match direction {
             Direction::Out => (&mut self.out_isn, self.in_isn),
@@ -113,8 +113,8 @@ impl Track {
         Step::Pass
     }
 
-    /// What strictness makes of a RST; `None` when it counts. Before the connection stands it must fit the
-    /// SYNs, afterwards it must not be older than them.
+    /// Returns the treatment of a RST by a strict NAT, or `None` when the RST counts. Before the connection is
+    /// established it must fit the SYNs. Afterwards it must not be older than them.
     fn judge_rst(&mut self, tcp: TcpFacts, direction: Direction) -> Option<Step> {
         let phase = self.phase;
         let (mine, theirs) = self.isn(direction);
@@ -138,8 +138,8 @@ impl Track {
         }
     }
 
-    /// What strictness makes of a SYN or SYN-ACK with another number than `isn`, once SYNs have crossed: too
-    /// far ahead is invalid, behind is old, a little ahead is within the window.
+    /// Returns the treatment of a SYN or SYN-ACK whose number is not `isn`, once SYNs have crossed. A number too far
+    /// ahead is invalid, one behind is old, and one a little ahead is within the window.
     fn judge(isn: u32, seq: u32) -> Option<Step> {
         match seq.wrapping_sub(isn) as i32 {
             ..0 => Some(Step::Ignore),
@@ -158,7 +158,7 @@ impl Track {
         let may_repeat = match phase {
             Phase::Opening => true,
             Phase::Reset => false,
-            // Linux: a SYN that repeats itself after the answer went by is invalid from outside.
+            // On Linux, a SYN from outside that is repeated after the answer passed is invalid.
             _ => direction == Direction::Out || !config.strict,
         };
         if *mine == Some(tcp.seq) && may_repeat {
@@ -181,7 +181,7 @@ impl Track {
                 Step::Pass
             }
             (Phase::Reset | Phase::Closing, Direction::In) => Step::Unsolicited(DropReason::Closed),
-            // The other side will challenge it (RFC 5961).
+            // The other side will answer it with a challenge ACK (RFC 5961).
             (Phase::Answered | Phase::Open, Direction::Out) => Step::Ignore,
             (Phase::Answered | Phase::Open, Direction::In) => Step::Invalid(DropReason::OutOfState),
         }
@@ -202,7 +202,7 @@ impl Track {
                 self.phase = Phase::Answered;
                 Step::Pass
             }
-            // Linux: too late to acknowledge a SYN, from inside.
+            // On Linux, it is too late to acknowledge a SYN from inside.
             Phase::Answered | Phase::Open
                 if is_strict && direction == Direction::Out && (phase == Phase::Open || has_fin) =>
             {
@@ -231,7 +231,7 @@ impl Track {
         }
     }
 
-    /// How long the session lives without another packet.
+    /// Returns the time that the session lives without another packet.
     pub(super) fn timeout(&self, config: &TcpConfig) -> Duration {
         match self.phase {
             Phase::Opening | Phase::Answered => config.timeout_opening,

@@ -1,4 +1,4 @@
-//! What a NAT says of a packet.
+//! The verdicts of a NAT on packets, and their counts.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use thiserror::Error;
 use crate::nat::Filtering;
 use crate::sim::packet::Header;
 
-/// Why a NAT did not let a packet through.
+/// The reason why a NAT did not let a packet through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Error)]
 pub enum DropReason {
-    /// Configured so.
+    /// The configuration blocks all of this protocol.
     #[error("all of this protocol is blocked")]
     Blocked,
     /// The address family of the packet is not that of the NAT.
@@ -19,22 +19,22 @@ pub enum DropReason {
     /// The destination is not one of the external addresses.
     #[error("not for this NAT")]
     NotForUs,
-    /// Nobody inside uses the external port.
+    /// No inside host uses the external port.
     #[error("no mapping")]
     NoMapping,
-    /// There is a mapping, but not for this sender.
+    /// A mapping exists, but not for this sender.
     #[error("filtered ({0:?})")]
     Filtered(Filtering),
-    /// A TCP segment of an unknown connection that does not open one.
+    /// A TCP segment belongs to no known connection and does not open one.
     #[error("no session, and no SYN")]
     NoSession,
-    /// A TCP segment that cannot come now.
+    /// A TCP segment is not valid in the present state.
     #[error("invalid in this state of the connection")]
     OutOfState,
-    /// A SYN with another sequence number on a 4-tuple where a SYN has come the other way.
+    /// A SYN has another sequence number on a 4-tuple where a SYN has come the other way.
     #[error("invalid: new sequence number after SYNs crossed")]
     NewIsn,
-    /// A SYN against our own, where the NAT does not support that.
+    /// A SYN came against our own, and the NAT does not support that.
     #[error("simultaneous open not supported")]
     NoSimultaneousOpen,
     /// The connection is over.
@@ -49,46 +49,46 @@ pub enum DropReason {
     /// The inside host has as many mappings as it may.
     #[error("mapping quota of the host used up")]
     HostFull,
-    /// Too many new mappings in a short time.
+    /// There were too many new mappings in a short time.
     #[error("too many new mappings a second")]
     TooFast,
-    /// From inside for an external address, without hairpinning.
+    /// A packet came from inside for an external address, and the NAT does no hairpinning.
     #[error("no hairpinning")]
     NoHairpin,
-    /// An ICMP error about a flow that is not known.
+    /// An ICMP error is about a flow that is not known.
     #[error("ICMP error about an unknown flow")]
     UnknownQuote,
-    /// An echo reply that nobody asked for.
+    /// An echo reply came that nobody asked for.
     #[error("echo reply without request")]
     NoRequest,
 }
 
-/// What to do with a packet.
+/// The treatment of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Send it on, with the header as it is now.
+    /// Sends it on, with the header as it is now.
     Forward,
-    /// It came from inside and goes back inside, with the header as it is now.
+    /// Sends it back inside, where it came from, with the header as it is now.
     Hairpin,
-    /// Send it on though it was not translated: invalid for the NAT, but not stopped by it.
+    /// Sends it on untranslated: it is invalid for the NAT, but not stopped by it.
     Leak(DropReason),
-    /// Drop it.
+    /// Drops it without an answer.
     Drop(DropReason),
-    /// Drop it, and send this back the way it came.
+    /// Drops it, and sends this back the way it came.
     Answer(Header, DropReason),
 }
 
-/// What became of the packets so far.
+/// The numbers of packets by their treatment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Sent on.
+    /// The packets that were sent on.
     pub forwarded: u64,
-    /// Sent back inside.
+    /// The packets that were sent back inside.
     pub hairpinned: u64,
-    /// Sent on untranslated.
+    /// The packets that were sent on untranslated.
     pub leaked: u64,
-    /// Answered with a RST or an ICMP error, late ones included.
+    /// The packets that were answered with a RST or an ICMP error, late answers included.
     pub answered: u64,
-    /// Dropped, answered or not, by reason.
+    /// The packets that were dropped, answered or not, by reason.
     pub dropped: BTreeMap<DropReason, u64>,
 }

@@ -1,24 +1,24 @@
-//! Who may have which port.
+//! The rules by which sockets get and share ports.
 
 use std::net::SocketAddr;
 
 use super::{Role, Socket, SocketError, TcpSocket, TcpStack};
 
-/// Ports that Linux gives to sockets that name none: `ip_local_port_range`.
+/// The ports that Linux gives to sockets that name none: `ip_local_port_range`.
 const EPHEMERAL: std::ops::Range<u16> = 32_768..61_000;
 
-/// Whether two sockets on one port get in each other's way.
+/// Tells whether two sockets on one port conflict by their addresses.
 fn overlaps(a: SocketAddr, b: SocketAddr) -> bool {
     let same_family = a.is_ipv4() == b.is_ipv4();
     same_family && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
 impl TcpStack {
-    /// Binds a socket; port 0 stands for any.
+    /// Binds a socket and returns its address; port 0 stands for any.
     ///
     /// # Errors
-    /// [`SocketError::AddressInUse`] by the rules of Linux: two sockets share a port when both have
-    /// `SO_REUSEPORT`, or both have `SO_REUSEADDR` and the older one does not listen.
+    /// [`SocketError::AddressInUse`] by the rules of Linux. Two sockets share a port when both have `SO_REUSEPORT`,
+    /// or when both have `SO_REUSEADDR` and the older one does not listen.
     pub fn bind(&mut self, id: TcpSocket, local: SocketAddr) -> Result<SocketAddr, SocketError> {
         let socket = self.sockets.get(&id).ok_or(SocketError::NoSuchSocket)?;
         if socket.bound.is_some() {
@@ -68,7 +68,7 @@ impl TcpStack {
         })
     }
 
-    /// A free ephemeral port. Linux prefers odd ones for `bind`, even ones for `connect`.
+    /// Returns a free ephemeral port. Linux prefers odd ones for `bind` and even ones for `connect`.
     pub(super) fn ephemeral(&mut self, parity: u16, free: impl Fn(&Self, u16) -> bool) -> Option<u16> {
         let half = (EPHEMERAL.end - EPHEMERAL.start) / 2;
         let start = self.seed.below(u64::from(half)) as u16;

@@ -1,4 +1,4 @@
-//! One TCP connection (RFC 9293), as Linux runs it.
+//! One TCP connection (RFC 9293), run as Linux does it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -9,16 +9,16 @@ use bytes::Bytes;
 use super::{Failure, TcpState, TcpTimers};
 use crate::sim::packet::{Body, Flags, Header, IcmpKind, Packet, TcpFacts};
 
-/// Payload bytes in one segment: fits 1,500-byte links under IPv6 with options to spare.
+/// The payload bytes in one segment, which fits 1,500-byte links under IPv6 with options to spare.
 const MSS: usize = 1_400;
-/// Most bytes in flight, and most that wait out of order.
+/// The most bytes in flight, and the most that wait out of order.
 const WINDOW: u32 = 64 * 1024;
-/// Most bytes that wait to be sent or read.
+/// The most bytes that wait to be sent or read.
 pub(super) const BUFFER: usize = 256 * 1024;
 const RTO_LEAST: Duration = Duration::from_millis(200);
 const RTO_MOST: Duration = Duration::from_secs(120);
 
-/// What a segment or a timer brought about.
+/// A change that a segment or a timer brought about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Established,
@@ -27,7 +27,7 @@ pub(super) enum Change {
     PeerClosed,
 }
 
-/// Where a connection puts what it has to say.
+/// The packets to send and the changes that a connection makes.
 #[derive(Debug, Default)]
 pub(super) struct Io {
     pub(super) packets: VecDeque<Packet>,
@@ -46,11 +46,11 @@ pub(super) struct Connection {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     pub(super) state: TcpState,
-    /// The peer dialled, and a listener answered.
+    /// True when the peer dialled, and a listener answered.
     pub(super) is_passive: bool,
-    /// Both dialled, and the SYNs crossed.
+    /// True when both dialled, and the SYNs crossed.
     pub(super) is_crossed: bool,
-    /// The program has closed its end: nobody will read.
+    /// True when the program has closed its end, so nobody will read.
     pub(super) is_detached: bool,
     pub(super) ttl: u8,
     timers: TcpTimers,
@@ -58,23 +58,23 @@ pub(super) struct Connection {
     snd_una: u32,
     snd_nxt: u32,
     rcv_nxt: u32,
-    /// From `snd_una` on: sent and not acknowledged, then not sent.
+    /// The bytes from `snd_una` on: first those sent and not acknowledged, then those not sent.
     outgoing: VecDeque<u8>,
     fin_wanted: bool,
     fin_seen: bool,
     incoming: VecDeque<u8>,
     early: BTreeMap<u32, Bytes>,
     retransmit: Option<Retransmit>,
-    /// TIME_WAIT, or FIN_WAIT_2 of a socket that nobody holds, ends then.
+    /// The end of TIME_WAIT, or of FIN_WAIT_2 of a socket that nobody holds.
     ends_at: Option<Instant>,
     repeated_acks: u8,
-    /// Smoothed round-trip time and its variation (RFC 6298).
+    /// The smoothed round-trip time and its variation (RFC 6298).
     rtt: Option<(Duration, Duration)>,
-    /// A sequence number whose acknowledgement measures the round trip, and when it was sent.
+    /// A sequence number whose acknowledgement measures the round trip, and the time it was sent.
     timed: Option<(u32, Instant)>,
 }
 
-/// Whether sequence number `a` is before `b`.
+/// Tells whether sequence number `a` is before `b`.
 fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
 }
@@ -107,7 +107,7 @@ impl Connection {
         }
     }
 
-    /// Dials.
+    /// Opens a connection by a SYN.
     pub(super) fn dial(
         ends: (SocketAddr, SocketAddr),
         iss: u32,
@@ -147,7 +147,7 @@ impl Connection {
             Some(Retransmit { at: now + self.timers.initial_rto, rto: self.timers.initial_rto, count: 0 });
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    /// Returns the time at which [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let retransmit = self.retransmit.map(|timer| timer.at);
         [retransmit, self.ends_at].into_iter().flatten().min()
@@ -195,7 +195,7 @@ impl Connection {
             return;
         }
         if tcp.flags.has(Flags::RST) {
-            // Honoured only with an acceptable ACK, so that a stranger cannot refuse for the peer.
+            // A RST counts only with an acceptable ACK, so that a stranger cannot refuse for the peer.
             if has_ack {
                 self.finish(Some(Change::Failed(Failure::Refused)), io);
             }
@@ -225,7 +225,7 @@ impl Connection {
     fn on_segment(&mut self, tcp: TcpFacts, payload: &Bytes, now: Instant, io: &mut Io) {
         let offset = tcp.seq.wrapping_sub(self.rcv_nxt);
         if tcp.flags.has(Flags::RST) {
-            // RFC 5961: only the exact next number resets; one in the window is challenged.
+            // RFC 5961: only the exact next number resets. A number in the window is answered with a challenge ACK.
             if offset == 0 {
                 let change = (!self.is_unanswered()).then_some(Change::Failed(Failure::Reset));
                 self.finish(change, io);
@@ -265,12 +265,12 @@ impl Connection {
         }
     }
 
-    /// A listener's connection that no program knows of yet.
+    /// Tells whether this is a listener's connection that no program knows of yet.
     fn is_unanswered(&self) -> bool {
         self.is_passive && self.state == TcpState::SynReceived
     }
 
-    /// The SYN-ACK of a simultaneous open.
+    /// Tells whether this is the SYN-ACK of a simultaneous open.
     fn is_their_syn_ack(&self, tcp: TcpFacts) -> bool {
         self.state == TcpState::SynReceived
             && tcp.flags.has(Flags::ACK)
@@ -278,7 +278,7 @@ impl Connection {
             && tcp.ack == self.snd_nxt
     }
 
-    /// Takes an acknowledgement into account; whether it was a new one.
+    /// Takes an acknowledgement into account. Returns true when it is a new one.
     fn on_ack(&mut self, ack: u32, now: Instant) -> bool {
         if !before(self.snd_una, ack) || before(self.snd_nxt, ack) {
             return false;
@@ -305,7 +305,7 @@ impl Connection {
         true
     }
 
-    /// RFC 6298, section 2.
+    /// Updates the smoothed round trip (RFC 6298, section 2).
     fn measure(&mut self, sample: Duration) {
         self.rtt = Some(match self.rtt {
             None => (sample, sample / 2),
@@ -502,13 +502,13 @@ impl Connection {
         }
         timer.at = now + timer.rto;
         self.retransmit = Some(timer);
-        // Karn: a repeated segment measures nothing.
+        // By Karn's algorithm a repeated segment measures nothing.
         self.timed = None;
         self.repeat_first(io);
     }
 
-    /// An ICMP error about a segment of ours. Before the connection stands it is the end (RFC 1122 would
-    /// have only hard errors do that, Linux does not distinguish); after that it is ignored.
+    /// Takes an ICMP error about a segment of ours. It ends a connection that is not established, and is ignored
+    /// afterwards. RFC 1122 would have only hard errors end it, but Linux does not distinguish.
     pub(super) fn handle_icmp(&mut self, kind: IcmpKind, seq: u32, io: &mut Io) {
         let is_opening = matches!(self.state, TcpState::SynSent | TcpState::SynReceived) && !self.is_passive;
         if is_opening && seq == self.iss && kind != IcmpKind::TooBig {
@@ -516,7 +516,7 @@ impl Connection {
         }
     }
 
-    /// Queues bytes; how many there was room for.
+    /// Queues bytes, and returns the number that there was room for.
     pub(super) fn send(&mut self, bytes: &[u8], now: Instant, io: &mut Io) -> usize {
         let taken = &bytes[..bytes.len().min(self.room())];
         self.outgoing.extend(taken);
@@ -524,7 +524,7 @@ impl Connection {
         taken.len()
     }
 
-    /// Bytes that `send` would take.
+    /// Returns the number of bytes that `send` would take.
     pub(super) fn room(&self) -> usize {
         BUFFER.saturating_sub(self.outgoing.len())
     }
@@ -537,7 +537,16 @@ impl Connection {
         Vec::from(std::mem::take(&mut self.incoming)).into()
     }
 
-    /// No more data from us.
+    pub(super) fn read_at_most(&mut self, most: usize) -> Bytes {
+        self.incoming.drain(..most.min(self.incoming.len())).collect()
+    }
+
+    /// The peer has said that nothing follows, and everything was read.
+    pub(super) fn is_ended(&self) -> bool {
+        self.fin_seen && self.incoming.is_empty()
+    }
+
+    /// Ends our direction: no more data will be sent.
     pub(super) fn shut(&mut self, now: Instant, io: &mut Io) {
         match self.state {
             TcpState::SynSent => self.finish(None, io),
@@ -549,11 +558,11 @@ impl Connection {
         }
     }
 
-    /// The program lets go of the socket.
+    /// Lets go of the socket for its program.
     pub(super) fn detach(&mut self, now: Instant, io: &mut Io) {
         self.is_detached = true;
         if !self.incoming.is_empty() {
-            // Linux: unread data turn the farewell into a RST.
+            // On Linux, unread data turn the FIN into a RST.
             self.abort(io);
             return;
         }
@@ -571,7 +580,7 @@ impl Connection {
         self.finish(None, io);
     }
 
-    /// Whether a SYN may begin a new connection on this 4-tuple in TIME_WAIT (RFC 6191, without timestamps).
+    /// Tells whether a SYN may begin a new connection on this 4-tuple in TIME_WAIT (RFC 6191, without timestamps).
     pub(super) fn gives_way_to(&self, syn: TcpFacts) -> bool {
         self.state == TcpState::TimeWait && syn.flags.is_syn() && before(self.rcv_nxt, syn.seq)
     }

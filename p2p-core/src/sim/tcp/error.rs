@@ -1,13 +1,13 @@
-//! What goes wrong with sockets.
+//! The errors of sockets, and the bad ends of connections.
 
 use thiserror::Error;
 
 use crate::sim::packet::IcmpKind;
 
-/// Why a call failed at once: the caller's fault, or the local state's.
+/// A reason why a call failed at once, by the fault of the caller or of the local state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SocketError {
-    /// EADDRINUSE: another socket has the port, and they do not agree to share it.
+    /// EADDRINUSE: another socket has the port, and the two do not agree to share it.
     #[error(
         "address in use: set SO_REUSEADDR, and SO_REUSEPORT beside a listener, on all sockets of the port"
     )]
@@ -18,42 +18,42 @@ pub enum SocketError {
     /// All ephemeral ports are taken.
     #[error("no ephemeral port left")]
     NoPort,
-    /// ENETUNREACH: no interface for this destination.
+    /// ENETUNREACH: no interface has an address for this destination.
     #[error("network unreachable: no interface has an address of this family")]
     NoRoute,
-    /// EISCONN and the like: the socket is past this.
+    /// EISCONN and the like: the socket is already in use.
     #[error("the socket is already connected, connecting or listening")]
     AlreadyUsed,
-    /// ENOTCONN.
+    /// ENOTCONN: the socket has no connection.
     #[error("the socket is not connected")]
     NotConnected,
-    /// A kernel would bind it to some port; here that is a mistake.
+    /// The socket is not bound. A kernel would bind it to some port, but here that is a mistake.
     #[error("bind the socket before it listens")]
     NotBound,
-    /// EBADF.
+    /// EBADF: the socket does not exist.
     #[error("there is no such socket")]
     NoSuchSocket,
-    /// EMFILE.
+    /// EMFILE: the host has as many sockets as it may.
     #[error("too many sockets")]
     TooMany,
-    /// EMSGSIZE.
+    /// EMSGSIZE: the datagram is longer than IPv4 carries.
     #[error("the datagram is too long")]
     TooLong,
 }
 
-/// How a connection, or the attempt at one, ended badly.
+/// The way in which a connection or a dial ended badly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Error)]
 pub enum Failure {
-    /// ECONNREFUSED: a RST against our SYN.
+    /// ECONNREFUSED: a RST came against our SYN.
     #[error("refused by a RST")]
     Refused,
-    /// ECONNRESET.
+    /// ECONNRESET: a RST came on a connection.
     #[error("reset by a RST")]
     Reset,
-    /// An ICMP error aborted the attempt.
+    /// An ICMP error aborted the dial.
     #[error("aborted by ICMP: {0}")]
     Unreachable(IcmpKind),
-    /// ETIMEDOUT.
+    /// ETIMEDOUT: there was no answer in time.
     #[error("timed out")]
     TimedOut,
 }

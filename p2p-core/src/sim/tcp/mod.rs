@@ -1,9 +1,9 @@
 //! The TCP of a simulated host, as far as punching goes, and as Linux does it.
 //!
-//! Sockets are bound, listen, dial, also on one port at once; SYNs are sent again at the kernel's times, cross,
-//! and make one connection; a RST refuses, an ICMP error aborts; a 4-tuple in use cannot be dialled, one in
-//! TIME_WAIT neither. Data is delivered in order and sent again when lost, with a fixed window and without
-//! congestion control: good enough for handshakes, not for throughput. SYN times and the rules of shared
+//! Sockets are bound, listen and dial, also on one port at once. SYNs are sent again at the kernel's times; they
+//! cross, and make one connection. A RST refuses, and an ICMP error aborts. A 4-tuple in use cannot be dialled, nor
+//! can one in TIME_WAIT. Data is delivered in order and sent again when lost, with a fixed window and without
+//! congestion control. That is good enough for handshakes, not for throughput. SYN times and the rules of shared
 //! ports were compared with Linux 6.18.
 
 mod bind;
@@ -27,9 +27,9 @@ pub use state::TcpState;
 use super::packet::{Body, Header, IcmpKind, Packet, Quoted};
 use crate::Seed;
 
-/// Most connections of one listener that are half open, or open and not accepted.
+/// The most connections of one listener that are half open, or open and not accepted.
 const BACKLOG: usize = 4_096;
-/// Most sockets of one host.
+/// The most sockets of one host.
 const MOST_SOCKETS: usize = 65_536;
 
 /// A TCP socket of one host.
@@ -42,14 +42,14 @@ impl fmt::Display for TcpSocket {
     }
 }
 
-/// Something happened to a socket.
+/// An event of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TcpEvent {
     /// A dial has succeeded.
     Connected(TcpSocket),
     /// A listener has a new connection.
     Accepted {
-        /// The listener.
+        /// The listener that accepted it.
         listener: TcpSocket,
         /// The new connection.
         socket: TcpSocket,
@@ -67,18 +67,18 @@ struct Socket {
     options: TcpOptions,
     bound: Option<SocketAddr>,
     role: Role,
-    /// Who sent the last ICMP error about it.
+    /// The address that sent the last ICMP error about the socket.
     accused_by: Option<IpAddr>,
-    /// What the timer queue holds for it.
+    /// The time under which the timer queue holds the socket.
     timer: Option<Instant>,
 }
 
 #[derive(Debug)]
 enum Role {
-    /// Neither listening nor connected, or connected no more.
+    /// The socket neither listens nor is connected, or is no longer connected.
     Idle,
     Listener {
-        /// Half-open connections and those not yet told of.
+        /// The number of half-open connections, and of those not yet told of.
         pending: usize,
     },
     Connection {
@@ -102,7 +102,7 @@ pub struct TcpStack {
 }
 
 impl TcpStack {
-    /// A stack without sockets.
+    /// Makes a stack without sockets.
     pub fn new(timers: TcpTimers, seed: Seed) -> Self {
         Self {
             timers,
@@ -117,10 +117,10 @@ impl TcpStack {
         }
     }
 
-    /// A new socket.
+    /// Makes a socket.
     ///
     /// # Errors
-    /// [`SocketError::TooMany`].
+    /// [`SocketError::TooMany`] when the host has as many as it may.
     pub fn socket(&mut self, options: TcpOptions) -> Result<TcpSocket, SocketError> {
         if self.sockets.len() >= MOST_SOCKETS {
             return Err(SocketError::TooMany);
@@ -138,7 +138,8 @@ impl TcpStack {
     /// Starts to listen on a bound socket.
     ///
     /// # Errors
-    /// When the socket is not bound or already used, or the port is shared with sockets that do not agree.
+    /// [`SocketError`] when the socket is not bound or already used, or the port is shared with sockets that do not
+    /// agree.
     pub fn listen(&mut self, id: TcpSocket) -> Result<(), SocketError> {
         let socket = self.sockets.get(&id).ok_or(SocketError::NoSuchSocket)?;
         let local = socket.bound.ok_or(SocketError::NotBound)?;
@@ -216,7 +217,7 @@ impl TcpStack {
         }
     }
 
-    /// Lets `act` work on a connection, and then takes note of what changed.
+    /// Lets `act` work on a connection, and then handles what changed.
     fn with<T>(
         &mut self,
         id: TcpSocket,
@@ -231,7 +232,7 @@ impl TcpStack {
         Ok(result)
     }
 
-    /// Turns changes into events, renews the timer, and buries what is over.
+    /// Turns changes into events, renews the timer, and removes a connection that is over.
     fn settle(&mut self, id: TcpSocket) {
         let Some(socket) = self.sockets.get_mut(&id) else {
             return;
@@ -294,10 +295,10 @@ impl TcpStack {
         }
     }
 
-    /// Sets `IP_TTL` for what the socket sends from now on.
+    /// Sets `IP_TTL` for the packets that the socket sends from now on.
     ///
     /// # Errors
-    /// When there is no such socket.
+    /// [`SocketError::NoSuchSocket`] when there is no such socket.
     pub fn set_ttl(&mut self, id: TcpSocket, ttl: u8) -> Result<(), SocketError> {
         let socket = self.sockets.get_mut(&id).ok_or(SocketError::NoSuchSocket)?;
         socket.options.ttl = ttl;
@@ -307,10 +308,20 @@ impl TcpStack {
         Ok(())
     }
 
-    /// Queues bytes to be sent; how many there was room for.
+    /// Lets others share the port of this socket from now on, as `SO_REUSEPORT` set after `listen` does.
     ///
     /// # Errors
-    /// When the socket is not connected, or was shut.
+    /// When there is no such socket.
+    pub fn share_port(&mut self, id: TcpSocket) -> Result<(), SocketError> {
+        let socket = self.sockets.get_mut(&id).ok_or(SocketError::NoSuchSocket)?;
+        socket.options.reuse_port = true;
+        Ok(())
+    }
+
+    /// Queues bytes to be sent, and returns the number that there was room for.
+    ///
+    /// # Errors
+    /// [`SocketError`] when the socket is not connected, or was shut.
     pub fn send(&mut self, id: TcpSocket, bytes: &[u8], now: Instant) -> Result<usize, SocketError> {
         if !self.connection(id).is_some_and(Connection::is_sendable) {
             return Err(SocketError::NotConnected);
@@ -318,11 +329,11 @@ impl TcpStack {
         self.with(id, |connection, io| connection.send(bytes, now, io))
     }
 
-    /// As [`send`](Self::send), but all of `bytes` or, where there is no room, nothing: a message that is cut would spoil
-    /// those that follow it. Whether it was taken.
+    /// Queues all of `bytes`, or none where there is no room. Returns true when they were taken. A message that is
+    /// cut would spoil those that follow it.
     ///
     /// # Errors
-    /// As there.
+    /// As [`send`](Self::send).
     pub fn send_whole(&mut self, id: TcpSocket, bytes: &[u8], now: Instant) -> Result<bool, SocketError> {
         match self.connection(id) {
             Some(connection) if connection.room() >= bytes.len() => self.send(id, bytes, now).map(|_| true),
@@ -331,28 +342,41 @@ impl TcpStack {
         }
     }
 
-    /// All bytes that have come and were not read; empty when there are none.
+    /// Returns all bytes that have come and were not read, which may be none.
     ///
     /// # Errors
-    /// When the socket was never connected, or the connection has failed.
+    /// [`SocketError`] when the socket was never connected, or the connection has failed.
     pub fn read(&mut self, id: TcpSocket) -> Result<Bytes, SocketError> {
         self.with(id, |connection, _| connection.read())
     }
 
-    /// Sends no more: a FIN follows what is queued.
+    /// The first bytes that have come and were not read, `most` at most; the rest stays. Empty when there are none.
     ///
     /// # Errors
-    /// When the socket is not connected.
+    /// As [`read`](Self::read).
+    pub fn read_at_most(&mut self, id: TcpSocket, most: usize) -> Result<Bytes, SocketError> {
+        self.with(id, |connection, _| connection.read_at_most(most))
+    }
+
+    /// Whether the other side sends no more, and all that it sent was read. A connection that is gone has ended, too.
+    pub fn is_ended(&self, id: TcpSocket) -> bool {
+        self.connection(id).is_none_or(Connection::is_ended)
+    }
+
+    /// Ends our direction: a FIN follows what is queued.
+    ///
+    /// # Errors
+    /// [`SocketError`] when the socket is not connected.
     pub fn shut(&mut self, id: TcpSocket, now: Instant) -> Result<(), SocketError> {
         self.with(id, |connection, io| connection.shut(now, io))
     }
 
-    /// Lets go of a socket: FIN and TIME_WAIT where there is a connection, RST when bytes were not read.
+    /// Closes a socket: with FIN and TIME_WAIT where there is a connection, and with a RST when bytes were not read.
     pub fn close(&mut self, id: TcpSocket, now: Instant) {
         self.end(id, |connection, io| connection.detach(now, io));
     }
 
-    /// Lets go of a socket with a RST where there is a connection (`SO_LINGER` of zero).
+    /// Closes a socket with a RST where there is a connection (`SO_LINGER` of zero).
     pub fn abort(&mut self, id: TcpSocket) {
         self.end(id, |connection, io| {
             connection.is_detached = true;
@@ -365,7 +389,7 @@ impl TcpStack {
             None => (),
             Some(Role::Idle) => self.bury(id),
             Some(Role::Connection { .. }) => {
-                // It is there, so this cannot fail.
+                // The socket is there, so this cannot fail.
                 let _ = self.with(id, act);
             }
             Some(Role::Listener { .. }) => {
@@ -382,45 +406,45 @@ impl TcpStack {
         }
     }
 
-    /// The state of a connection; [`TcpState::Closed`] when there is none.
+    /// Returns the state of a connection; [`TcpState::Closed`] when there is none.
     pub fn state(&self, id: TcpSocket) -> TcpState {
         self.connection(id).map_or(TcpState::Closed, |connection| connection.state)
     }
 
-    /// Whether the connection came from SYNs that crossed.
+    /// Tells whether the connection came from SYNs that crossed.
     pub fn is_crossed(&self, id: TcpSocket) -> bool {
         self.connection(id).is_some_and(|connection| connection.is_crossed)
     }
 
-    /// The address a socket is bound to; for a connection its own end.
+    /// Returns the address a socket is bound to, or the own end of its connection.
     pub fn local(&self, id: TcpSocket) -> Option<SocketAddr> {
         let connected = self.connection(id).map(|connection| connection.local);
         connected.or_else(|| self.sockets.get(&id)?.bound)
     }
 
-    /// The other end of a connection.
+    /// Returns the other end of a connection.
     pub fn remote(&self, id: TcpSocket) -> Option<SocketAddr> {
         self.connection(id).map(|connection| connection.remote)
     }
 
-    /// All sockets, in the order of their numbers.
+    /// Returns all sockets, in the order of their numbers.
     pub fn sockets(&self) -> impl Iterator<Item = TcpSocket> {
         self.sockets.keys().copied()
     }
 
-    /// How many sockets there are, those in TIME_WAIT included.
+    /// Returns the number of sockets, those in TIME_WAIT included.
     pub fn socket_count(&self) -> usize {
         self.sockets.len()
     }
 
-    /// A segment for this host.
+    /// Takes a segment for this host.
     pub fn handle_segment(&mut self, packet: &Packet, now: Instant) {
         let Header { src, dst, body, .. } = packet.header;
         let Body::Tcp(tcp) = body else { return };
         let existing = self.by_tuple.get(&(dst, src)).copied();
         if let Some(id) = existing {
             if !self.connection(id).is_some_and(|connection| connection.gives_way_to(tcp)) {
-                // It is there, so this cannot fail.
+                // The socket is there, so this cannot fail.
                 let _ = self.with(id, |connection, io| {
                     connection.handle_segment(tcp, &packet.payload, now, io);
                 });
@@ -466,7 +490,7 @@ impl TcpStack {
             return;
         }
         *pending += 1;
-        // A host without room for a socket is silent, as one with a full backlog.
+        // A host without room for a socket is silent, like one with a full backlog.
         let Ok(id) = self.socket(options) else { return };
         self.set_bound(id, local);
         let iss = self.isn();
@@ -475,29 +499,29 @@ impl TcpStack {
         self.install(id, connection, Some(listener));
     }
 
-    /// Who sent the last ICMP error about what this socket sent, as the error queue of Linux tells it
+    /// Returns the sender of the last ICMP error about a packet of this socket, as the error queue of Linux tells it
     /// (`IP_RECVERR`).
     pub fn accused_by(&self, id: TcpSocket) -> Option<IpAddr> {
         self.sockets.get(&id)?.accused_by
     }
 
-    /// An ICMP error of `from` about a segment of this host.
+    /// Takes an ICMP error of `from` about a segment of this host.
     pub fn handle_icmp(&mut self, from: IpAddr, kind: IcmpKind, quoted: &Quoted) {
         if let Some(id) = self.by_tuple.get(&(quoted.src, quoted.dst)).copied() {
             if let Some(socket) = self.sockets.get_mut(&id) {
                 socket.accused_by = Some(from);
             }
-            // It is there, so this cannot fail.
+            // The socket is there, so this cannot fail.
             let _ = self.with(id, |connection, io| connection.handle_icmp(kind, quoted.seq, io));
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    /// Returns the time at which [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Time has passed.
+    /// Notes that time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((at, id)) = self.deadlines.first().copied() {
             if at > now {
@@ -510,12 +534,12 @@ impl TcpStack {
         }
     }
 
-    /// The next packet to send.
+    /// Returns the next packet to send.
     pub fn poll_packet(&mut self) -> Option<Packet> {
         self.io.packets.pop_front()
     }
 
-    /// The next event.
+    /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<TcpEvent> {
         self.events.pop_front()
     }

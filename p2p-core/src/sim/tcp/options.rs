@@ -1,17 +1,17 @@
-//! What can be set on a socket, and on a kernel.
+//! The options of a socket and the timers of a kernel.
 
 use std::time::Duration;
 
 use crate::sim::packet::TTL;
 
-/// Socket options that matter to punching.
+/// The socket options that matter to punching.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpOptions {
-    /// `SO_REUSEADDR`.
+    /// The option `SO_REUSEADDR`.
     pub reuse_address: bool,
-    /// `SO_REUSEPORT`.
+    /// The option `SO_REUSEPORT`.
     pub reuse_port: bool,
-    /// `IP_TTL` or `IPV6_UNICAST_HOPS`.
+    /// The value of `IP_TTL` or `IPV6_UNICAST_HOPS`, in hops.
     pub ttl: u8,
 }
 
@@ -22,7 +22,7 @@ impl Default for TcpOptions {
 }
 
 impl TcpOptions {
-    /// `SO_REUSEADDR` and `SO_REUSEPORT`: what punching needs on all sockets of its port.
+    /// Returns `SO_REUSEADDR` and `SO_REUSEPORT`, which punching needs on all sockets of its port.
     pub fn shared() -> Self {
         Self { reuse_address: true, reuse_port: true, ..Self::default() }
     }
@@ -31,17 +31,17 @@ impl TcpOptions {
 /// The kernel's times and counts. The default is that of Linux 6.5 and later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpTimers {
-    /// First retransmission timeout (RFC 6298: one second).
+    /// The first retransmission timeout (RFC 6298: one second).
     pub initial_rto: Duration,
-    /// So many SYN timeouts pass before they double: `tcp_syn_linear_timeouts`.
+    /// The number of SYN timeouts before they double: `tcp_syn_linear_timeouts`.
     pub syn_linear_timeouts: u32,
-    /// SYN retransmissions with doubling timeouts: `tcp_syn_retries`.
+    /// The number of SYN retransmissions with doubling timeouts: `tcp_syn_retries`.
     pub syn_retries: u32,
-    /// SYN-ACK retransmissions of a listener: `tcp_synack_retries`.
+    /// The number of SYN-ACK retransmissions of a listener: `tcp_synack_retries`.
     pub syn_ack_retries: u32,
-    /// Retransmissions of data: `tcp_retries2`.
+    /// The number of retransmissions of data: `tcp_retries2`.
     pub data_retries: u32,
-    /// Length of TIME_WAIT, and of FIN_WAIT_2 when nobody holds the socket: `tcp_fin_timeout`.
+    /// The length of TIME_WAIT, and of FIN_WAIT_2 when nobody holds the socket: `tcp_fin_timeout`.
     pub time_wait: Duration,
 }
 
@@ -59,7 +59,7 @@ impl Default for TcpTimers {
 }
 
 impl TcpTimers {
-    /// Linux before 6.5, and most other systems: SYN timeouts double from the start.
+    /// Returns the timers of Linux before 6.5 and of most other systems: SYN timeouts double from the start.
     pub fn exponential() -> Self {
         Self { syn_linear_timeouts: 0, ..Self::default() }
     }

@@ -1,26 +1,26 @@
 //! The states of a TCP connection (RFC 9293, section 3.3.2).
 
-/// Where a connection is in its life.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TcpState {
-    /// Our SYN is out.
+    /// Our SYN was sent.
     SynSent,
-    /// Both SYNs are known, ours is not acknowledged.
+    /// Both SYNs are known, and ours is not acknowledged.
     SynReceived,
-    /// Open.
+    /// The connection is open.
     Established,
     /// We have closed.
     FinWait1,
-    /// We have closed and the other side knows.
+    /// We have closed, and the other side knows.
     FinWait2,
     /// The other side has closed.
     CloseWait,
-    /// Both have closed at once.
+    /// Both sides have closed at once.
     Closing,
-    /// The other side closed first, then we.
+    /// The other side closed first, and then we did.
     LastAck,
-    /// Over, but the 4-tuple must not be used again yet.
+    /// The connection is over, but its 4-tuple must not be used again yet.
     TimeWait,
-    /// Over.
+    /// The connection is over.
     Closed,
 }

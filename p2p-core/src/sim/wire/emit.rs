@@ -1,4 +1,4 @@
-//! From a packet of the world to bytes.
+//! The conversion of a packet of the world to bytes.
 
 use std::net::SocketAddr;
 
@@ -9,8 +9,8 @@ use super::{
 use crate::Family;
 use crate::sim::packet::{Body, Packet, Protocol, ip_header_len};
 
-/// The bytes of a packet, with all checksums, as a plain host would have sent it: no options, DF set, and a
-/// window of 65,535 in each segment.
+/// Returns the bytes of a packet, with all checksums, as a plain host would send it. There are no options, DF is set,
+/// and each segment has a window of 65,535.
 pub fn emit(packet: &Packet) -> Vec<u8> {
     let header = &packet.header;
     let family = header.family();
@@ -104,7 +104,7 @@ fn emit_l4(bytes: &mut Vec<u8>, packet: &Packet) -> u8 {
                     (UDP, [a, b, c, d, 0, 8, 0, 0])
                 }
                 Protocol::Echo => {
-                    // Who asked has a port; the quoted packet is a reply when that is its destination.
+                    // The end that asked has a port. So the quoted packet is a reply when that is its destination.
                     let reply = quoted.src.port() == 0;
                     let [a, b] = echo_id(quoted.src, quoted.dst, reply).to_be_bytes();
                     let kind = match (family, reply) {

@@ -1,4 +1,4 @@
-//! Other ends for bytes that stay as they are.
+//! The rewriting of addresses and ports in bytes that otherwise stay as they are.
 
 use super::{
     Checksum, ICMP, Malformed, UDP, be16, checksum_offset, destination, echo, echo_id, fold, is_icmp, layout,
@@ -7,12 +7,12 @@ use super::{
 use crate::Family;
 use crate::sim::packet::{Body, Header, Protocol, Quoted};
 
-/// Writes the addresses, ports (or echo identifier) and hop limit of `header` into the bytes it was parsed
-/// from, and mends the checksums by the difference. For an ICMP error the quoted packet is rewritten too.
+/// Writes the addresses, ports (or echo identifier) and hop limit of `header` into the bytes it was parsed from. It
+/// updates the checksums by the difference. For an ICMP error the quoted packet is rewritten too.
 ///
 /// # Errors
-/// [`Malformed::Mismatch`] when `header` was read from some other packet, otherwise as [`parse`]; the bytes
-/// are then untouched.
+/// [`Malformed::Mismatch`] when `header` was read from some other packet, otherwise as [`parse`]. The bytes are then
+/// untouched.
 pub fn rewrite(bytes: &mut [u8], header: &Header, state: Checksum) -> Result<(), Malformed> {
     let old = parse(bytes)?;
     if old.body_kind() != header.body_kind()
@@ -31,7 +31,7 @@ pub fn rewrite(bytes: &mut [u8], header: &Header, state: Checksum) -> Result<(),
         ICMP => 0,
         _ => sum_ip(header.src.ip()) + sum_ip(header.dst.ip()),
     };
-    // What hardware will sum later must not be accounted for now.
+    // A sum that hardware will compute later must not be accounted for now.
     let covered = match (state, header.body) {
         (Checksum::Partial, Body::Tcp(_) | Body::Udp { .. }) => 0..0,
         (_, Body::Icmp { .. }) => l4 + 8..layout.end,
@@ -124,7 +124,7 @@ fn rewrite_quoted(bytes: &mut [u8], new: &Quoted) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// RFC 1624, equation 3, over sums.
+/// Returns a checksum updated by RFC 1624, equation 3, over sums.
 fn updated(check: u16, old: u64, new: u64, state: Checksum) -> u16 {
     let difference = u64::from(!fold(old)) + u64::from(fold(new));
     match state {
@@ -134,7 +134,7 @@ fn updated(check: u16, old: u64, new: u64, state: Checksum) -> u16 {
 }
 
 impl Header {
-    /// Packets of different kinds never fit each other's bytes.
+    /// Returns the kind of the body. A packet does not fit the bytes of one of another kind.
     fn body_kind(&self) -> (Option<Protocol>, bool, Option<Protocol>) {
         match self.body {
             Body::Echo { reply, .. } => (self.protocol(), reply, None),

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Edge, EdgeId, HostId, HostNode, Kind, Node, RouterId, Wire, World, WorldError};
+use super::{Edge, EdgeId, HostId, HostNode, Kind, RouterId, Vertex, Wire, World, WorldError};
 use crate::Family;
 use crate::sim::host::Host;
 use crate::sim::link::Link;
@@ -27,7 +27,7 @@ impl World {
         let external: Vec<IpAddr> = nats.flat_map(|nat| nat.config().external.clone()).collect();
         let id = self.nodes.len() as u32;
         self.connect(id, above, &external, wire.into())?;
-        self.nodes.push(Node { kind: Kind::Router(Box::new(router)), wake: None });
+        self.nodes.push(Vertex { kind: Kind::Router(Box::new(router)), wake: None });
         Ok(RouterId(id))
     }
 
@@ -39,7 +39,7 @@ impl World {
     /// Adds a host without interfaces.
     pub fn add_host_with(&mut self, name: &str, timers: TcpTimers) -> HostId {
         let host = Host::new(name, timers, self.seed.fork("host"));
-        self.nodes.push(Node {
+        self.nodes.push(Vertex {
             kind: Kind::Host(Box::new(HostNode { host, edges: Vec::new(), program: None })),
             wake: None,
         });
@@ -140,6 +140,40 @@ impl World {
         let edge = self.host_node(host).edges[interface];
         let edge = &mut self.edges[edge.0 as usize];
         (edge.up, edge.down) = (up, down);
+        Ok(())
+    }
+
+    /// Gives an interface other addresses, or none: the network it was in is left, or numbered anew. Sockets that are bound
+    /// to an address that is gone stay, and nothing comes or goes there any more.
+    ///
+    /// # Errors
+    /// When one of them is taken on that network; nothing is changed then.
+    ///
+    /// # Panics
+    /// When the host has no such interface.
+    pub fn set_addresses(
+        &mut self,
+        host: HostId,
+        interface: usize,
+        addresses: &[IpAddr],
+    ) -> Result<(), WorldError> {
+        let edge = self.host_node(host).edges[interface];
+        let above = RouterId(self.edges[edge.0 as usize].upper);
+        let old = self.host_node(host).host.addresses(interface).to_vec();
+        for (index, ip) in addresses.iter().enumerate() {
+            let is_new = !old.contains(ip);
+            let is_twice = addresses[..index].contains(ip);
+            if is_twice || is_new && self.ways_down(*ip, above, edge).any(|(_, way)| way.is_some()) {
+                return Err(WorldError::AddressTaken(*ip));
+            }
+        }
+        for ip in old {
+            self.withdraw(ip, above, edge);
+        }
+        for ip in addresses {
+            self.announce(*ip, above, edge);
+        }
+        self.host_node_mut(host).host.set_addresses(interface, addresses.to_vec());
         Ok(())
     }
 

@@ -79,6 +79,11 @@ impl World {
         Some(at)
     }
 
+    /// When the next thing happens; `None` when nothing will.
+    pub fn next(&self) -> Option<Instant> {
+        self.queue.peek().map(|Reverse((at, ..))| *at)
+    }
+
     /// Lets everything happen up to and including `until`; then it is `until`.
     pub fn run_until(&mut self, until: Instant) {
         while self.queue.peek().is_some_and(|Reverse((at, ..))| *at <= until) {

@@ -1,9 +1,9 @@
-//! The value of each attribute: the only file that names the codec.
+//! The value of each attribute, in the only file that names the codec.
 //!
 //! The codec is given one value at a time, never a message. Its own message decoder checks integrity over a
-//! re-encoding, takes attributes that come after the integrity and needs quadratic time; and for
-//! CHANGE-REQUEST and RESPONSE-PORT it gets the bits wrong, so those two are done here by hand. So are all of
-//! TURN and of RFC 8489, which it does not know.
+//! re-encoding, takes attributes that come after the integrity, and needs quadratic time. It gets the bits of
+//! CHANGE-REQUEST and RESPONSE-PORT wrong, so those two are written by hand here. So are all attributes of TURN and
+//! of RFC 8489, which it does not know.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ use crate::stun::dial_back::{SynAnswer, SynOutcome};
 use crate::stun::message::PasswordAlgorithm;
 use crate::stun::{Attribute, TransactionId};
 
-/// Flags of CHANGE-REQUEST (RFC 5780, section 7.2).
+/// The flags of CHANGE-REQUEST (RFC 5780, section 7.2).
 const CHANGE_IP: u32 = 0x4;
 const CHANGE_PORT: u32 = 0x2;
 
@@ -28,7 +28,7 @@ const REASON_CHARS: usize = 127;
 /// The longest name of a host (RFC 1035, section 2.3.4).
 const DOMAIN_BYTES: usize = 255;
 
-/// The number of an attribute on the wire.
+/// Returns the number of an attribute on the wire.
 pub(super) fn number(attribute: &Attribute) -> u16 {
     match attribute {
         Attribute::MappedAddress(_) => 0x0001,
@@ -67,7 +67,7 @@ pub(super) fn number(attribute: &Attribute) -> u16 {
     }
 }
 
-/// What was made of a value.
+/// The outcome of reading a value.
 pub(super) enum Value {
     Known(Attribute),
     Unknown,
@@ -193,7 +193,7 @@ pub(super) fn encode(attribute: &Attribute, transaction: TransactionId) -> Resul
     value.ok_or(WireError::Unencodable { attribute: number(attribute) })
 }
 
-/// What DIALLED-BACK calls the outcomes of a SYN; whatever is not here is none.
+/// The outcomes of a SYN by their codes in DIALLED-BACK. Any other code reads as `Unavailable`.
 const OUTCOMES: [SynOutcome; 5] = [
     SynOutcome::Unavailable,
     SynOutcome::Connected,
@@ -254,14 +254,15 @@ fn address_error(value: &[u8]) -> Option<Attribute> {
     Some(Attribute::AddressErrorCode { family: family(head)?, code: class * 100 + number, reason })
 }
 
-/// Each is a number, the length of its parameters and those, filled up to four.
+/// Reads a list of algorithms. Each is a number, the length of its parameters and the parameters, filled up to four
+/// bytes.
 fn algorithms(mut value: &[u8]) -> Option<Vec<PasswordAlgorithm>> {
     let mut all = Vec::new();
     while let Some((head, rest)) = value.split_first_chunk::<4>() {
         let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
         let parameters = rest.get(..length)?.to_vec();
         all.push(PasswordAlgorithm { number: u16::from_be_bytes([head[0], head[1]]), parameters });
-        // The last may come without its filling: that of the attribute does.
+        // The last one may come without its own filling, because the attribute is filled up itself.
         value = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     value.is_empty().then_some(all)
@@ -282,8 +283,8 @@ fn word(value: &[u8]) -> Option<u32> {
     value.try_into().ok().map(u32::from_be_bytes)
 }
 
-/// The part of the id that hides IPv6 addresses. Without the cookie nothing may be hidden; the guard sees to
-/// that.
+/// Returns the part of the id that hides IPv6 addresses. Without the cookie nothing may be hidden, which the guard in
+/// `wire.rs` checks.
 fn id(transaction: TransactionId) -> stun_codec::TransactionId {
     let mut bits = [0; 12];
     bits.copy_from_slice(&transaction.as_bytes()[4..]);

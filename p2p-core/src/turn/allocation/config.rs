@@ -1,4 +1,4 @@
-//! What to ask for, and whom.
+//! The configuration of an allocation.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,29 +7,29 @@ use crate::stun::transaction::TransactionConfig;
 use crate::turn::errand::Line;
 use crate::turn::{Carrier, Credentials, Families, Relaying};
 
-/// What to ask for, and whom.
+/// The server of an allocation, and what to ask it for.
 #[derive(Clone, Debug)]
 pub struct AllocationConfig {
-    /// The server.
+    /// The address of the server.
     pub server: SocketAddr,
-    /// How it is reached.
+    /// The transport to the server.
     pub carrier: Carrier,
-    /// Who we are to it.
+    /// The login at the server.
     pub credentials: Credentials,
-    /// Which addresses are wanted. Default IPv4.
+    /// The families of the relayed addresses. Default IPv4.
     pub families: Families,
-    /// What is to be relayed. Default UDP.
+    /// The transport to be relayed. Default UDP.
     pub relaying: Relaying,
-    /// How often to speak to the server over UDP though there is nothing to say: a NAT may forget us after 30 s
-    /// (RFC 4787, REQ-5 wants two minutes; many do less). 1 s … 5 min. Default 20 s.
+    /// The longest silence towards the server over UDP, after which a keep-alive is sent. Default 20 s, range 1 s … 5
+    /// min. A NAT may forget us after 30 s (RFC 4787, REQ-5, wants two minutes; many do less).
     pub keep_alive: Duration,
-    /// Patience with one request. Default: over UDP 5 sendings with a first pause of 500 ms, given up after
-    /// 9.5 s; over a stream 9.5 s. RFC 8489 would wait 39.5 s, longer than anybody waits for a pipe.
+    /// The waits for one request. Default: over UDP 5 sendings with a first pause of 500 ms, given up after 9.5 s;
+    /// over a stream 9.5 s. RFC 8489 would wait 39.5 s, longer than anybody waits for a pipe.
     pub transaction: TransactionConfig,
 }
 
 impl AllocationConfig {
-    /// The defaults.
+    /// Returns the defaults.
     pub fn new(server: SocketAddr, carrier: Carrier, credentials: Credentials) -> Self {
         let transaction = TransactionConfig {
             rto: Duration::from_millis(500),

@@ -1,4 +1,4 @@
-//! What answers and time do to an allocation.
+//! The effects of answers and of time on an allocation.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::turn::errand::Draft;
 use crate::turn::{Carrier, Failure, Packet};
 use crate::{Backoff, Output};
 
-/// What a server may give at most.
+/// The longest lifetime that is taken from a server.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(3_600);
 
 impl Allocation {
@@ -114,7 +114,7 @@ impl Allocation {
         }
     }
 
-    /// Not the end of anything, but not what was asked for either.
+    /// Handles the failure of a request other than the first, which ends nothing.
     fn on_unrenewed(&mut self, purpose: Purpose, failure: Failure, now: Instant) {
         let is_no = failure.is_signed() && failure.code() != Some(400);
         match &purpose {
@@ -152,14 +152,13 @@ impl Allocation {
         }
     }
 
-    /// Asks for another allocation from the same port. When the old one may still stand, the server will say
-    /// so, signed.
+    /// Asks for another allocation from the same port. A server that still has the old one will say so, signed.
     fn ask_anew(&mut self, may_stand: bool, now: Instant) {
         let State::Standing(standing) = std::mem::replace(&mut self.state, State::Over) else { return };
         self.drop_errands(|_, _| false);
         self.peers.ask_again(now);
         let old = if may_stand {
-            // Whoever refused may have lied about the realm as well: from the beginning.
+            // The sender of the refusal may have lied about the realm as well, so the login begins anew.
             let fresh = Login::new(self.config.credentials.clone());
             Some(Box::new((*standing, std::mem::replace(&mut self.login, fresh))))
         } else {
@@ -232,7 +231,7 @@ impl Allocation {
         }
     }
 
-    /// One Binding request, not repeated and not signed: NATs care for packets only.
+    /// Sends one Binding request, not repeated and not signed, because NATs care for packets only.
     fn beat(&mut self, now: Instant) {
         if self.pulse.at.is_none_or(|at| at > now) || !matches!(self.state, State::Standing(_)) {
             return;
@@ -252,7 +251,7 @@ impl Allocation {
     }
 }
 
-/// LIFETIME, unless there is none or no life in it.
+/// Returns LIFETIME, unless it is missing or zero.
 pub(super) fn lifetime(message: &Message) -> Option<Duration> {
     let seconds = message.find(|attribute| match attribute {
         Attribute::Lifetime(seconds) => Some(*seconds),
@@ -261,14 +260,19 @@ pub(super) fn lifetime(message: &Message) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds.into()).min(LONGEST_LIFETIME))
 }
 
-/// Where a 300 sends us.
+/// Returns the redirection of a 300.
 fn redirection(refusal: &Message) -> Failure {
     let to = refusal.find(|attribute| match attribute {
         Attribute::AlternateServer(to) => Some(*to),
         _ => None,
     });
+    // The name goes into a certificate check and into reports: what is no name is none.
+    let is_name = |domain: &String| {
+        let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        !domain.is_empty() && domain.bytes().all(is_of_name)
+    };
     let domain = refusal.find(|attribute| match attribute {
-        Attribute::AlternateDomain(domain) => Some(domain.clone()),
+        Attribute::AlternateDomain(domain) => Some(domain.clone()).filter(is_name),
         _ => None,
     });
     to.map_or(Failure::Missing("alternate server"), |to| Failure::Redirected { to, domain })

@@ -1,4 +1,4 @@
-//! What an allocation tells, and how it says no.
+//! The events of an allocation, and its refusals.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -6,80 +6,81 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::stun::transaction;
+use crate::text::ForeignText;
 use crate::turn::data::ConnectionId;
 use crate::turn::{Failure, Packet};
 use crate::{Family, Mapped, Output, Relayed};
 
-/// What stands for us on a server.
+/// The addresses that stand for us on a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// The relayed addresses: one, or one of each family.
     pub relayed: Vec<Relayed>,
-    /// How the server sees us.
+    /// The address from which the server sees us come.
     pub mapped: Option<Mapped>,
-    /// How long the server keeps it without being asked again.
+    /// The time that the server keeps it without being asked again.
     pub lifetime: Duration,
     /// The family that was asked for as well and is not there, with the server's code: 440 or 508.
     pub missing: Option<(Family, u16)>,
-    /// What the server calls itself (SOFTWARE; RFC 8489, section 14.14).
-    pub software: Option<String>,
+    /// The name that the server gives itself (SOFTWARE; RFC 8489, section 14.14).
+    pub software: Option<ForeignText>,
 }
 
-/// What an allocation tells.
+/// An event of an allocation.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Event {
-    /// It stands.
+    /// The server has made the allocation.
     Allocated(Lease),
-    /// The server had forgotten it; another stands in its place, and its permissions and channels are being
-    /// renewed. **The relayed addresses are others now**: tell the peers.
+    /// The server had forgotten the allocation, and another stands in its place. Its permissions and channels are
+    /// being renewed. **The relayed addresses are others now**, which the peers must be told.
     Moved(Lease),
     /// A peer at this address may send to us, and we to it.
     Permitted(IpAddr),
-    /// The server does not let this peer through: 403, 443. It is forgotten.
+    /// The server does not let this peer through (403, 443). The peer is forgotten.
     Refused(IpAddr, Failure),
     /// Data for this peer goes by a channel now.
     Bound(SocketAddr),
-    /// A peer sent this.
+    /// A peer sent data.
     Data {
-        /// Who.
+        /// The address of the peer.
         peer: SocketAddr,
-        /// What.
+        /// The bytes it sent.
         data: Bytes,
     },
-    /// A permitted peer has dialled our relayed address (RFC 6062): take it within 30 s by a
+    /// A permitted peer has dialled our relayed address (RFC 6062). It must be taken within 30 s by a
     /// [`DataConnection`](crate::turn::data::DataConnection), or it is gone.
     Attempt {
-        /// Who.
+        /// The address of the peer.
         peer: SocketAddr,
-        /// Which.
+        /// The number of the connection.
         connection: ConnectionId,
     },
-    /// The server has dialled the peer (RFC 6062): take it as an `Attempt`.
+    /// The server has dialled the peer (RFC 6062). It must be taken as an `Attempt`.
     Connected {
-        /// Whom.
+        /// The address of the peer.
         peer: SocketAddr,
-        /// Which.
+        /// The number of the connection.
         connection: ConnectionId,
     },
     /// The server could not dial the peer: 403, 446, 447 and others.
     NotConnected {
-        /// Whom.
+        /// The address of the peer.
         peer: SocketAddr,
-        /// Why not.
+        /// The reason why not.
         failure: Failure,
     },
-    /// The server does not answer, or refuses to renew without proof that the refusal is its own. The allocation
-    /// may still work and is tried to be kept to its end. Told once until `Recovered`.
+    /// The server does not answer, or refuses to renew without proof that the refusal is its own. The allocation may
+    /// still work, and we try to keep it to its end. It is told once until `Recovered`.
     Trouble(Failure),
     /// The server answers again.
     Recovered,
-    /// There is no allocation, or not any more. The last word.
+    /// There is no allocation, or not any more. It is the last event.
     Failed(Failure),
-    /// It was given back after `close`, as far as that can be known. The last word.
+    /// The allocation was given back after `close`, as far as that can be known. It is the last event.
     Closed,
 }
 
-/// Payload belongs into no log.
+/// Shows events without payload, which belongs into no log.
 impl std::fmt::Debug for Event {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -103,47 +104,47 @@ impl std::fmt::Debug for Event {
 /// An output of an allocation: packets for the server, events for the owner.
 pub type AllocationOutput = Output<Packet, Event>;
 
-/// What cannot be asked for: the caller's fault.
+/// A request that is impossible, which is the caller's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misuse {
-    /// More than [`MOST_PEERS`](super::MOST_PEERS).
+    /// There would be more than [`MOST_PEERS`](super::MOST_PEERS) peers.
     #[error("more than {} peers on one allocation", super::MOST_PEERS)]
     TooManyPeers,
-    /// Unspecified, multicast, port 0.
+    /// The address is unspecified or multicast, or has port 0.
     #[error("no peer can be at this address")]
     Nowhere,
     /// There is no relayed address of the peer's family, and none was asked for.
     #[error("no relayed address of {0} was asked for")]
     Family(Family),
-    /// Data and channels on an allocation for TCP, or connections on one for UDP.
+    /// Data and channels were asked for on an allocation for TCP, or connections on one for UDP.
     #[error("the allocation relays another transport")]
     Transport,
-    /// Not there yet, failed or closed.
+    /// The allocation is not there yet, has failed or is closed.
     #[error("there is no allocation")]
     NoAllocation,
-    /// No `Permitted` so far.
+    /// There was no `Permitted` so far.
     #[error("the server does not let this peer through yet")]
     NotPermitted,
-    /// Above what the way to this peer takes: 65,535 bytes by a channel; before there is one, what fits in one
-    /// message with its headers, which for 1,200 bytes is always the case.
+    /// The data is larger than the route to this peer takes. A channel takes 65,535 bytes. Before there is one, it is
+    /// what fits in one message with its headers, and 1,200 bytes always fit.
     #[error("{0} bytes are too many for one datagram to this peer")]
     TooLarge(usize),
-    /// More connections under way than the machine keeps.
+    /// There would be more connections under way than the machine keeps.
     #[error("too many connections under way")]
     TooManyConnections,
 }
 
-/// What came and was dropped, and what was sent to be answered.
+/// Counts of what was sent and answered, and of what came and was dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Of requests and their answers.
+    /// The counts of requests and their answers.
     pub requests: transaction::Counters,
-    /// Neither STUN nor ChannelData, or broken.
+    /// The packets that are neither STUN nor ChannelData, or broken.
     pub garbage: u64,
-    /// Answers to nothing we asked.
+    /// The answers to nothing we asked.
     pub foreign: u64,
-    /// Data or connections of peers that were not permitted, and channels that were not bound.
+    /// The data or connections of peers that were not permitted, and of channels that were not bound.
     pub strangers: u64,
-    /// STUN messages too large to be read.
+    /// The STUN messages that were too large to be read.
     pub oversize: u64,
 }

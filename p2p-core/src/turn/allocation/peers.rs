@@ -1,4 +1,4 @@
-//! Who may send to us, and by which channel (RFC 8656, sections 9 to 12).
+//! The permissions and channels of peers (RFC 8656, sections 9 to 12).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,26 +9,26 @@ use super::output::Misuse;
 use crate::Deadline;
 use crate::turn::ChannelNumber;
 
-/// How long a server keeps a permission (RFC 8656, section 9).
+/// The time that a server keeps a permission (RFC 8656, section 9).
 const PERMISSION_LIFE: Duration = Duration::from_secs(300);
-/// When it is renewed: two lost requests of 9.5 s fit in between.
+/// The time after which it is renewed. Two lost requests of 9.5 s fit in between.
 const PERMISSION_RENEWAL: Duration = Duration::from_secs(240);
-/// What is due within this time is renewed along with what is due now.
+/// The time within which later renewals are made along with those that are due now.
 const TOGETHER: Duration = Duration::from_secs(60);
-/// Peers in one CreatePermission.
+/// The most peers in one CreatePermission.
 const MOST_TOGETHER: usize = 16;
-/// How long a server keeps a channel (RFC 8656, section 12), and when it is renewed.
+/// The time that a server keeps a channel (RFC 8656, section 12), and the time after which it is renewed.
 const CHANNEL_LIFE: Duration = Duration::from_secs(600);
 const CHANNEL_RENEWAL: Duration = Duration::from_secs(300);
-/// How long after its end a number may not be given to another peer (RFC 8656, section 12).
+/// The time after its end in which a number may not be given to another peer (RFC 8656, section 12).
 const CHANNEL_REST: Duration = Duration::from_secs(300);
-/// A server may keep them for less than it should, and nothing says so: then they are renewed more often, but never
-/// more often than this.
+/// The shortest time between renewals. A server may keep permissions and channels for less time than it should,
+/// without saying so. Then they are renewed more often, but never more often than this.
 const SHORTEST_RENEWAL: Duration = Duration::from_secs(15);
 /// The pause after a renewal that failed for now.
 const RETRY: Duration = Duration::from_secs(3);
 
-/// When something is to be asked for again.
+/// The next step of a permission or channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Due(Instant),
@@ -47,9 +47,9 @@ impl Step {
 #[derive(Debug)]
 struct Permission {
     step: Step,
-    /// Until when the server keeps it; `None` until it has said so.
+    /// The time until which the server keeps it; `None` until it has said so.
     until: Option<Instant>,
-    /// Asked for alone, because a request for several was refused.
+    /// True when it is asked for alone, because a request for several was refused.
     is_alone: bool,
 }
 
@@ -60,23 +60,23 @@ struct Channel {
     until: Option<Instant>,
 }
 
-/// How data reaches a peer.
+/// The route by which data reaches a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Channel(ChannelNumber),
     Indication,
 }
 
-/// All peers of one allocation.
+/// The peers of one allocation.
 #[derive(Debug)]
 pub(super) struct Peers {
     permissions: BTreeMap<IpAddr, Permission>,
     channels: BTreeMap<SocketAddr, Channel>,
     numbers: BTreeMap<ChannelNumber, SocketAddr>,
-    /// Numbers no longer used: whose they were, and until when they may be nobody else's.
+    /// The numbers no longer used, each with its peer and the time until which no other peer may have it.
     resting: BTreeMap<ChannelNumber, (SocketAddr, Instant)>,
     next: ChannelNumber,
-    /// What stands is renewed after this at the latest.
+    /// The longest time after which permissions and channels are renewed.
     renewal: Duration,
 }
 
@@ -92,7 +92,7 @@ impl Peers {
         }
     }
 
-    /// Wants a permission, at once.
+    /// Asks for a permission, at once.
     pub(super) fn permit(&mut self, ip: IpAddr, now: Instant) -> Result<(), Misuse> {
         if self.permissions.len() >= MOST_PEERS && !self.permissions.contains_key(&ip) {
             return Err(Misuse::TooManyPeers);
@@ -102,7 +102,7 @@ impl Peers {
         Ok(())
     }
 
-    /// Wants a channel, at once. When all numbers are used or resting there is none, and indications must do.
+    /// Asks for a channel, at once. When all numbers are used or resting there is none, and indications must do.
     pub(super) fn bind(&mut self, peer: SocketAddr, now: Instant) -> Result<(), Misuse> {
         if self.channels.contains_key(&peer) {
             return Ok(());
@@ -143,13 +143,13 @@ impl Peers {
     fn unbind(&mut self, peer: SocketAddr, now: Instant) {
         if let Some(channel) = self.channels.remove(&peer) {
             self.numbers.remove(&channel.number);
-            // One that was asked for may stand, from now on at the latest.
+            // A channel that was asked for may exist, from now on at the latest.
             let until = channel.until.unwrap_or(now + CHANNEL_LIFE) + CHANNEL_REST;
             self.resting.insert(channel.number, (peer, until));
         }
     }
 
-    /// The server knows nothing of all this any more.
+    /// Notes that the server knows nothing of all these any more.
     pub(super) fn reset(&mut self, now: Instant) {
         self.resting.clear();
         for permission in self.permissions.values_mut() {
@@ -160,7 +160,7 @@ impl Peers {
         }
     }
 
-    /// What was asked for and will not be answered is asked for again.
+    /// Asks again for what was asked for and will not be answered.
     pub(super) fn ask_again(&mut self, now: Instant) {
         let permissions = self.permissions.values_mut().map(|permission| &mut permission.step);
         let channels = self.channels.values_mut().map(|channel| &mut channel.step);
@@ -169,14 +169,14 @@ impl Peers {
         });
     }
 
-    /// The server lends the address itself for this long at a time. Where that is short, permissions and channels may well
-    /// be, against RFC 8656, and of those the server says nothing.
+    /// Renews more often when the server lends the address itself for a short time. Then the server may keep
+    /// permissions and channels for a short time too, against RFC 8656, and does not say so.
     pub(super) fn suit(&mut self, lifetime: Duration) {
         self.renewal = self.renewal.min(lifetime / 2).max(SHORTEST_RENEWAL);
     }
 
-    /// Data gets no answer: whatever stands is renewed now. And if it stood for less time than it should when it was in
-    /// doubt, it may be the server that keeps it no longer.
+    /// Renews everything now, because data gets no answer. If a permission or channel had stood for less time than it
+    /// should, the server may keep it no longer.
     pub(super) fn doubt(&mut self, now: Instant) {
         let permissions =
             self.permissions.values_mut().map(|one| (&mut one.step, one.until, PERMISSION_LIFE));
@@ -195,12 +195,12 @@ impl Peers {
         self.permissions.contains_key(&ip)
     }
 
-    /// Whom a channel belongs to, bound or about to be.
+    /// Returns the peer that a channel belongs to, bound or about to be.
     pub(super) fn peer(&self, number: ChannelNumber) -> Option<SocketAddr> {
         self.numbers.get(&number).copied()
     }
 
-    /// How data reaches `peer`; `None` until the server has let it through.
+    /// Returns the route by which data reaches `peer`; `None` until the server has let it through.
     pub(super) fn route(&self, peer: SocketAddr, now: Instant) -> Option<Route> {
         if let Some(channel) = self.channels.get(&peer).filter(|channel| channel.until > Some(now)) {
             return Some(Route::Channel(channel.number));
@@ -209,7 +209,7 @@ impl Peers {
         Some(Route::Indication)
     }
 
-    /// Addresses to ask a permission for in one request now.
+    /// Takes the addresses to ask a permission for in one request now.
     pub(super) fn take_permissions(&mut self, now: Instant) -> Vec<IpAddr> {
         let is_due = |permission: &Permission, by: Instant| permission.step.due().is_some_and(|at| at <= by);
         let mut due = self.permissions.iter_mut().filter(|(_, permission)| is_due(permission, now));
@@ -230,7 +230,7 @@ impl Peers {
         taken
     }
 
-    /// A channel to ask for now.
+    /// Takes a channel to ask for now.
     pub(super) fn take_channel(&mut self, now: Instant) -> Option<(ChannelNumber, SocketAddr)> {
         let mut channels = self.channels.iter_mut();
         let (peer, channel) = channels.find(|(_, channel)| channel.step.due().is_some_and(|at| at <= now))?;
@@ -238,7 +238,7 @@ impl Peers {
         Some((channel.number, *peer))
     }
 
-    /// The server said yes to a request of `began`. Whether that is news.
+    /// Notes that the server granted a permission asked for at `began`. Returns true when that is news.
     pub(super) fn on_permitted(&mut self, ip: IpAddr, began: Instant) -> bool {
         let Some(permission) = self.permissions.get_mut(&ip) else { return false };
         permission.step = Step::Due(began + PERMISSION_RENEWAL.min(self.renewal));
@@ -246,14 +246,15 @@ impl Peers {
         permission.until.replace(began + PERMISSION_LIFE).is_none()
     }
 
-    /// The server said yes to a channel. Whether that is news.
+    /// Notes that the server granted a channel. Returns true when that is news.
     pub(super) fn on_bound(&mut self, peer: SocketAddr, began: Instant) -> bool {
         let Some(channel) = self.channels.get_mut(&peer) else { return false };
         channel.step = Step::Due(began + CHANNEL_RENEWAL.min(self.renewal));
         channel.until.replace(began + CHANNEL_LIFE).is_none()
     }
 
-    /// The server said no to all of these, and provably so: each is asked for alone. `true` when it was alone.
+    /// Notes that the server refused all of these, with proof, so each is asked for alone. Returns true when there
+    /// was only one.
     pub(super) fn on_refused(&mut self, ips: &[IpAddr], now: Instant) -> bool {
         if ips.len() == 1 {
             return true;
@@ -266,7 +267,7 @@ impl Peers {
         false
     }
 
-    /// It did not work for now.
+    /// Notes that a request for permissions failed for now.
     pub(super) fn retry_permissions(&mut self, ips: &[IpAddr], now: Instant) {
         for ip in ips {
             if let Some(permission) = self.permissions.get_mut(ip) {
@@ -275,7 +276,7 @@ impl Peers {
         }
     }
 
-    /// It did not work for now, or, after a refusal, for as long as a channel is good.
+    /// Notes that a request for a channel failed for now, or, after a refusal, for as long as a channel is good.
     pub(super) fn retry_channel(&mut self, peer: SocketAddr, is_refused: bool, now: Instant) {
         let pause = if is_refused { CHANNEL_RENEWAL } else { RETRY };
         if let Some(channel) = self.channels.get_mut(&peer) {

@@ -9,7 +9,7 @@ fn after(seconds: u64) -> Instant {
     epoch() + Duration::from_secs(seconds)
 }
 
-/// The number this peer is given.
+/// Returns the channel number that this peer is given.
 fn number(peers: &mut Peers, port: u16, now: Instant) -> Option<ChannelNumber> {
     peers.bind(peer(port), now).unwrap();
     peers.channels.get(&peer(port)).map(|channel| channel.number)
@@ -21,7 +21,7 @@ fn a_number_rests_five_minutes_beyond_its_channel() {
     let first = number(&mut peers, 1, epoch());
     peers.on_bound(peer(1), epoch());
     peers.forget(peer(1).ip(), after(10));
-    // All others are used up meanwhile: each is bound once and forgotten.
+    // All other numbers are used up meanwhile: each is bound once and forgotten.
     for port in 2..=0x1000 {
         assert_ne!(number(&mut peers, port, after(20)), first);
         peers.forget(peer(1).ip(), after(20));

@@ -1,4 +1,4 @@
-//! What comes from the server.
+//! The handling of packets from the server.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -76,15 +76,15 @@ impl Allocation {
                         errand.handle_message(bytes, now);
                         self.drain(now);
                     }
-                    // The second answer to a repeated request is no wonder.
+                    // A second answer to a repeated request is to be expected.
                     None => self.counters.foreign = self.counters.foreign.saturating_add(1),
                 }
             }
         }
     }
 
-    /// The server is there. When it sees us come from elsewhere, the allocation is at the old place, and it
-    /// cannot be reached from here.
+    /// Takes the answer to a keep-alive, so the server is there. When it sees us come from another address, the
+    /// allocation is at the old one, and cannot be reached from here.
     fn on_pulse(&mut self, bytes: &[u8], now: Instant) {
         let Ok(parsed) = Parsed::decode(bytes, self.config.carrier.transport()) else {
             return self.on_garbage(&"a broken answer to a keep-alive");
@@ -137,7 +137,7 @@ impl Allocation {
         self.tell(event);
     }
 
-    /// What a success response gives us, if somebody can have it.
+    /// Returns the lease in a success response, if somebody can have its addresses.
     pub(super) fn lease_of(&self, message: &Message) -> Result<Lease, Failure> {
         let mapped = message.mapped().map(canonical);
         let mut relayed: Vec<Relayed> = Vec::new();
@@ -162,7 +162,7 @@ impl Allocation {
         });
         let lifetime = lifetime(message).ok_or(Failure::Missing("lifetime"))?;
         let software = message.find(|attribute| match attribute {
-            Attribute::Software(name) => Some(name.clone()),
+            Attribute::Software(name) => Some(name.as_str().into()),
             _ => None,
         });
         Ok(Lease { relayed, mapped: mapped.map(Mapped), lifetime, missing, software })

@@ -3,13 +3,13 @@
 use super::*;
 use crate::sim::laws::Subject;
 
-/// An allocation and its server, which hears and answers when dice say so.
+/// An allocation and its server, which receives and answers when dice say so.
 #[derive(Debug)]
 struct Served {
     allocation: Allocation,
     desk: Desk,
     tuple: Tuple,
-    /// What the allocation said and the server has not heard.
+    /// The packets that the allocation sent and the server has not received.
     unheard: VecDeque<Bytes>,
 }
 

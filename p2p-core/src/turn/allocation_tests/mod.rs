@@ -13,7 +13,7 @@ use crate::sim::turn::{Deed, Desk, Tuple, TurnServerConfig};
 use crate::stun::Transport;
 use crate::turn::Carrier;
 
-/// One way.
+/// The one-way delay.
 const DELAY: Duration = Duration::from_millis(20);
 
 pub(crate) fn server() -> SocketAddr {
@@ -48,9 +48,9 @@ struct Pair {
     up: VecDeque<(Instant, Bytes)>,
     down: VecDeque<(Instant, Bytes)>,
     events: Vec<(Instant, Event)>,
-    /// What peers got: who, what.
+    /// The datagrams that peers received, each with its peer.
     relayed: Vec<(SocketAddr, Bytes)>,
-    /// Whether the cable is pulled.
+    /// True while the cable is pulled.
     is_cut: bool,
     framer: Framer,
 }
@@ -80,7 +80,7 @@ impl Pair {
         }
     }
 
-    /// As `new`, with an allocation and these peers bound.
+    /// Returns a pair as `new` does, with an allocation and these peers bound.
     fn standing(peers: &[SocketAddr]) -> Self {
         let mut pair = Self::new();
         peers.iter().for_each(|peer| pair.allocation.bind(*peer, pair.now).unwrap());
@@ -155,12 +155,12 @@ impl Pair {
         }
     }
 
-    /// The relayed address, as it is now.
+    /// Returns the present relayed address.
     fn relayed(&self) -> SocketAddr {
         self.allocation.lease().expect("an allocation").relayed[0].0
     }
 
-    /// A peer sends something.
+    /// Sends data from a peer.
     fn peer_sends(&mut self, from: SocketAddr, data: &'static [u8]) {
         self.desk.handle_peer(self.relayed(), from, Bytes::from_static(data), self.now);
     }
@@ -169,7 +169,7 @@ impl Pair {
         std::mem::take(&mut self.events).into_iter().map(|(_, event)| event).collect()
     }
 
-    /// Data in both directions, within a second.
+    /// Checks that data flows in both directions within a second.
     fn assert_flows(&mut self, with: SocketAddr) {
         self.told();
         self.relayed.clear();

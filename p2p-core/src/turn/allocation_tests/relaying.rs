@@ -1,4 +1,4 @@
-//! All goes well.
+//! Stories in which all goes well.
 
 use super::*;
 use crate::Mapped;

@@ -1,4 +1,4 @@
-//! What bites, one story each.
+//! Stories of trouble, one for each kind.
 
 use super::*;
 use crate::stun::transaction::Fault;
@@ -10,7 +10,7 @@ fn refused(code: u16) -> impl Fn(&Event) -> bool {
     move |event| matches!(event, Event::Failed(failure) if failure.code() == Some(code))
 }
 
-/// A server that answers requests of this kind with this code.
+/// Returns a server that answers requests of this kind with this code.
 fn refusing(method: Method, code: u16, is_signed: bool) -> TurnServerConfig {
     let mut config = desk_config();
     config.refusals.insert(method, (code, is_signed));
@@ -39,13 +39,13 @@ fn credentials_with_a_limit_end_and_can_be_renewed() {
     let mut pair = Pair::with(config.clone(), Carrier::Udp, |config| config.credentials = made(hour(1)));
     pair.run(secs(3_000));
     assert!(matches!(pair.told()[..], [Event::Allocated(_)]));
-    // Nobody renews them: it is kept to the end of what the server granted, and the reason is told.
+    // Nobody renews them. The allocation is kept to the end of what the server granted, and the reason is told.
     pair.run(secs(1_500));
     let events = pair.told();
     assert!(matches!(events[0], Event::Trouble(Failure::WrongCredentials)), "{events:?}");
     assert_eq!(events.last(), Some(&Event::Failed(Failure::WrongCredentials)));
 
-    // coturn compares whole user names; ours must stay what it was, so a new name is a new allocation.
+    // coturn compares whole user names. Ours must stay the same, so a new name is a new allocation.
     let mut pair = Pair::with(config, Carrier::Udp, |config| config.credentials = made(hour(1)));
     pair.run(secs(10));
     pair.allocation.renew_credentials(made(hour(9)));
@@ -108,7 +108,7 @@ fn a_nonce_that_is_always_stale_is_given_up() {
 
 #[test]
 fn a_server_that_has_forgotten_gives_another_address() {
-    // 437 to Refresh, to CreatePermission, to ChannelBind: whatever is asked first.
+    // 437 comes to Refresh, to CreatePermission, to ChannelBind: to the first request in each case.
     for wait in [290, 235, 1] {
         let mut pair = Pair::standing(&[peer(1)]);
         let old = pair.relayed();
@@ -134,7 +134,7 @@ fn doubt_finds_an_empty_table_in_three_round_trips() {
     pair.run(secs(2));
     assert_eq!(pair.told(), [], "nobody has noticed");
     pair.allocation.handle_doubt(pair.now);
-    // 438 for the nonce, 437 for the allocation, another one, and its peer.
+    // These are 438 for the nonce, 437 for the allocation, another allocation, and its peer.
     pair.run(DELAY * 2 * 4);
     let events = pair.told();
     assert!(matches!(events[..], [Event::Moved(_), Event::Permitted(_), Event::Bound(_)]), "{events:?}");
@@ -295,7 +295,7 @@ fn a_nat_that_gives_another_address_costs_a_new_allocation() {
 
 #[test]
 fn a_realm_that_changes() {
-    // Somebody says so, and it is not true: nothing happens.
+    // Somebody claims a new realm without truth, and nothing happens.
     let mut pair = Pair::standing(&[peer(1)]);
     pair.desk.config.realm = "elsewhere.org".into();
     pair.allocation.handle_doubt(pair.now);
@@ -305,7 +305,7 @@ fn a_realm_that_changes() {
     let [Event::Trouble(Failure::RealmChanged { to, .. }), Event::Moved(_), ..] = &events[..] else {
         panic!("{events:?}")
     };
-    assert_eq!(to, "elsewhere.org");
+    assert_eq!(to.as_str(), "elsewhere.org");
     pair.assert_flows(peer(1));
 }
 
@@ -410,6 +410,92 @@ fn icmp_ends_an_attempt_and_only_casts_doubt_on_what_stands() {
     let before = pair.desk.counters().requests;
     pair.allocation.handle_closed(Some(io::ErrorKind::ConnectionRefused), pair.now);
     pair.run(secs(1));
-    // The allocation, the permission and the channel.
+    // These are the allocation, the permission and the channel.
     assert_eq!((pair.told(), pair.desk.counters().requests), (vec![], before + 3));
+}
+
+/// The success that a server would send, as somebody says it who has read the request and has no key.
+fn forged_success(request: &[u8]) -> Bytes {
+    let header = crate::stun::wire::Header::decode(request).unwrap();
+    let success = Message::new(crate::stun::Class::Success, header.method, header.transaction)
+        .with(Attribute::XorRelayedAddress("198.51.100.66:50000".parse().unwrap()))
+        .with(Attribute::XorMappedAddress(client()))
+        .with(Attribute::Lifetime(600));
+    success.encode(Transport::Udp).unwrap().into()
+}
+
+#[test]
+fn a_success_that_nobody_signed_is_none_before_the_first_login() {
+    let mut pair = Pair::new();
+    pair.drain();
+    let forged = forged_success(&pair.up.front().unwrap().1);
+    pair.allocation.handle_data(forged, pair.now);
+    pair.run(secs(2));
+    let events = pair.told();
+    let [Event::Allocated(lease)] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(lease.relayed[0].0.ip(), server().ip(), "the server's word");
+    assert_eq!(pair.allocation.counters().requests.forged, 1);
+}
+
+#[test]
+fn a_success_that_nobody_signed_is_none_after_a_437_that_nobody_signed() {
+    let mut pair = Pair::standing(&[peer(1)]);
+    let old = pair.relayed();
+    pair.desk.config.refusals.insert(Method::REFRESH, (437, false));
+    pair.allocation.handle_doubt(pair.now);
+    // The doubted refusal is believed after a while, and another allocation asked for, from the beginning.
+    let asked = loop {
+        pair.run(DELAY);
+        let is_allocate = |request: &Bytes| {
+            crate::stun::wire::Header::decode(request).is_ok_and(|header| header.method == Method::ALLOCATE)
+        };
+        if let Some((_, request)) = pair.up.iter().find(|(_, request)| is_allocate(request)) {
+            break request.clone();
+        }
+    };
+    pair.allocation.handle_data(forged_success(&asked), pair.now);
+    pair.desk.config.refusals.clear();
+    pair.run(secs(40));
+    let events = pair.told();
+    assert!(!events.iter().any(|event| matches!(event, Event::Moved(_) | Event::Failed(_))), "{events:?}");
+    assert_eq!(pair.relayed(), old);
+    pair.assert_flows(peer(1));
+}
+
+#[test]
+fn a_server_that_never_asks_who_we_are_is_told_as_such() {
+    let mut pair = Pair::new();
+    pair.drain();
+    let forged = forged_success(&pair.up.front().unwrap().1);
+    pair.is_cut = true;
+    pair.up.clear();
+    pair.allocation.handle_data(forged, pair.now);
+    pair.run(secs(60));
+    assert_eq!(pair.told(), [Event::Failed(Failure::Fault(Fault::Unsigned))]);
+}
+
+#[test]
+fn names_that_act_on_a_terminal_are_harmless_or_none() {
+    let mut config = desk_config();
+    config.software = Some("\x1b[2J\nserver".into());
+    let mut pair = Pair::with(config, Carrier::Udp, |_| {});
+    pair.run(secs(2));
+    let software = pair.allocation.lease().unwrap().software.clone().unwrap();
+    assert_eq!(software.as_str(), "\u{fffd}[2J\u{fffd}server");
+
+    for (domain, expected) in [("\x1b[2J\n", None), ("turn.example", Some("turn.example"))] {
+        let mut pair = Pair::new();
+        pair.drain();
+        let request = pair.up.pop_front().unwrap().1;
+        let header = crate::stun::wire::Header::decode(&request).unwrap();
+        let refusal = Message::new(crate::stun::Class::Error, header.method, header.transaction)
+            .with(Attribute::ErrorCode { code: 300, reason: "elsewhere".into() })
+            .with(Attribute::AlternateServer("203.0.113.2:3478".parse().unwrap()))
+            .with(Attribute::AlternateDomain(domain.into()));
+        pair.allocation.handle_data(refusal.encode(Transport::Udp).unwrap().into(), pair.now);
+        pair.run(secs(2));
+        let events = pair.told();
+        let [Event::Failed(Failure::Redirected { domain, .. })] = &events[..] else { panic!("{events:?}") };
+        assert_eq!(domain.as_deref(), expected);
+    }
 }

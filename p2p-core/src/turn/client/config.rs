@@ -1,4 +1,4 @@
-//! Whom to ask for what.
+//! The configuration of a client.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,44 +7,45 @@ use super::output::Place;
 use crate::stun::transaction::TransactionConfig;
 use crate::turn::{AllocationConfig, Carrier, Credentials, Families, Relaying};
 
-/// A server, and who we are to it.
+/// A server, and our login there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Where and how.
+    /// The address of the server and the transport to it.
     pub place: Place,
-    /// User name and password.
+    /// The user name and password.
     pub credentials: Credentials,
 }
 
 impl Server {
-    /// A server by its address alone.
+    /// Makes a server of its address alone.
     pub fn new(address: SocketAddr, carrier: Carrier, credentials: Credentials) -> Self {
         Self { place: Place { address, carrier, host: None }, credentials }
     }
 }
 
-/// Whom to ask for what.
+/// The servers of a client, and what to ask them for.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// The servers, best first; those beyond [`MOST_SERVERS`](super::MOST_SERVERS) are left out. UDP is tried before TCP before TLS.
+    /// The servers, best first; those beyond [`MOST_SERVERS`](super::MOST_SERVERS) are left out. UDP is tried before
+    /// TCP before TLS.
     pub servers: Vec<Server>,
-    /// Which addresses are wanted. Default IPv4.
+    /// The families of the relayed addresses. Default IPv4.
     pub families: Families,
-    /// What is to be relayed. Default UDP.
+    /// The transport to be relayed. Default UDP.
     pub relaying: Relaying,
-    /// How long one server is asked alone before the next is asked as well; a failure does so at once. An
-    /// allocation takes two round trips. Default 300 ms.
+    /// The time for which one server is asked alone before the next is asked as well. Default 300 ms. After a failure
+    /// the next is asked at once. An allocation takes two round trips.
     pub head_start: Duration,
-    /// How long a connection to a server may take, with TLS. Default 5 s.
+    /// The most time for a connection to a server, with TLS. Default 5 s.
     pub patience: Duration,
-    /// See [`AllocationConfig::keep_alive`].
+    /// The keep-alive of [`AllocationConfig::keep_alive`].
     pub keep_alive: Duration,
-    /// See [`AllocationConfig::transaction`].
+    /// The waits of [`AllocationConfig::transaction`].
     pub transaction: TransactionConfig,
 }
 
 impl ClientConfig {
-    /// The defaults.
+    /// Returns the defaults.
     pub fn new(servers: Vec<Server>) -> Self {
         let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
         let any = Credentials::new("-", "").expect("one byte is a user name");

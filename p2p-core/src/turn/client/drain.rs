@@ -1,4 +1,4 @@
-//! What the children say, and what follows from it.
+//! The outputs of the child machines, and what follows from them.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -11,14 +11,14 @@ use crate::turn::{Failure, data};
 use crate::{Machine, Output};
 
 impl Client {
-    /// Takes all children as far as they go.
+    /// Drains all child machines as far as they go.
     pub(super) fn drain(&mut self, now: Instant) {
         if self.state == State::Over {
             return;
         }
         self.drain_holder(now);
         self.drain_tries(now);
-        // A try that has won has something to say as the holder.
+        // A try that has won may have outputs as the holder.
         self.drain_holder(now);
         self.drain_streams();
         self.drain_leaving();
@@ -150,7 +150,7 @@ impl Client {
             self.counters = old.allocation.counters();
             self.leave(old.conn, old.allocation, now);
         }
-        // What could not be asked for was refused when it was wished for.
+        // A request that is impossible was refused when it was made.
         for peer in &self.permitted {
             let _ = allocation.permit(*peer, now);
         }
@@ -199,7 +199,7 @@ impl Client {
         });
     }
 
-    /// Says the last word when there is nothing left to wait for.
+    /// Gives the last event when there is nothing left to wait for.
     pub(super) fn settle(&mut self, now: Instant) {
         if self.state == State::Closing && self.leaving.is_empty() {
             self.state = State::Over;

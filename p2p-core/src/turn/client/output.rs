@@ -1,4 +1,4 @@
-//! What a client wants done, and what it tells.
+//! The acts and events of a client.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,16 +8,16 @@ use bytes::Bytes;
 use crate::turn::allocation::Lease;
 use crate::turn::{Carrier, Failure, Packet};
 
-/// Names a way to a server, or a connection through one. Never used twice by one client.
+/// The name of a connection to a server, or of a connection of a peer through one. One client never uses it twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Conn(pub u32);
 
-/// A server, and how it is reached.
+/// A server, and the transport to it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// Where it listens.
+    /// The address it listens on.
     pub address: SocketAddr,
-    /// Over what.
+    /// The transport to it.
     pub carrier: Carrier,
     /// The name in its certificate. Over TLS without a name, the address must be in it.
     pub host: Option<String>,
@@ -32,94 +32,95 @@ impl fmt::Display for Place {
     }
 }
 
-/// What to do. Acts on one [`Conn`] are done in their order.
+/// An effect for the driver to perform. Acts on one [`Conn`] are performed in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Open a way to the server: over UDP a socket of its own, at once; over TCP dial; over TLS dial and shake hands.
-    /// Tell by [`handle_opened`](super::Client::handle_opened) or [`handle_closed`](super::Client::handle_closed).
+    /// Opens a connection to the server. Over UDP that is a socket of its own, at once. Over TCP it is a dial, and
+    /// over TLS a dial and a handshake. The outcome is told by [`handle_opened`](super::Client::handle_opened) or
+    /// [`handle_closed`](super::Client::handle_closed).
     Open {
-        /// What it is called from now on.
+        /// The name that it has from now on.
         conn: Conn,
-        /// Where to.
+        /// The server to reach.
         place: Place,
     },
-    /// Send this: one datagram, or a piece of the stream.
+    /// Sends a packet: one datagram, or a piece of the stream.
     Transmit {
-        /// On which.
+        /// The connection to send on.
         conn: Conn,
-        /// What.
+        /// The packet to send.
         packet: Packet,
     },
-    /// Close it, or stop opening it.
+    /// Closes a connection, or stops opening it.
     Close {
-        /// Which.
+        /// The connection to close.
         conn: Conn,
     },
 }
 
-/// What a client tells.
+/// An event of a client.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Event {
     /// There is an allocation.
     Ready {
-        /// On which server.
+        /// The server that made it.
         place: Place,
-        /// By which way: what [`Client::header`](super::Client::header) is for.
+        /// The connection to it, which [`Client::header`](super::Client::header) is for.
         conn: Conn,
-        /// What stands.
+        /// The allocated addresses.
         lease: Lease,
     },
     /// The allocation was lost or in trouble, and another stands in its place, on the same server or another.
-    /// Permissions and channels are being renewed. **Tell the peers the new addresses.**
+    /// Permissions and channels are being renewed. **The peers must be told the new addresses.**
     Moved {
-        /// On which server.
+        /// The server that made it.
         place: Place,
-        /// By which way.
+        /// The connection to it.
         conn: Conn,
-        /// What stands.
+        /// The allocated addresses.
         lease: Lease,
     },
     /// A peer at this address may send to us, and we to it.
     Permitted(IpAddr),
-    /// The server does not let this peer through. It is forgotten.
+    /// The server does not let this peer through. The peer is forgotten.
     Refused(IpAddr, Failure),
     /// Data for this peer goes by a channel now.
     Bound(SocketAddr),
-    /// A peer sent this.
+    /// A peer sent data.
     Data {
-        /// Who.
+        /// The address of the peer.
         peer: SocketAddr,
-        /// What.
+        /// The bytes it sent.
         data: Bytes,
     },
-    /// This connection is the peer's from now on (RFC 6062): every byte that comes on it is from the peer, every
-    /// byte sent goes there, after those in `early`. The client knows it no more and will not close it.
+    /// A connection is the peer's from now on (RFC 6062). Every byte that comes on it is from the peer, after those
+    /// in `early`, and every byte sent goes there. The client knows it no more and will not close it.
     Stream {
-        /// Which.
+        /// The connection that is handed over.
         conn: Conn,
-        /// Whose.
+        /// The address of the peer.
         peer: SocketAddr,
-        /// What the peer has said already.
+        /// The bytes that the peer has sent already.
         early: Bytes,
     },
-    /// The connection with this peer did not come about.
+    /// The connection with this peer could not be made.
     NotConnected {
-        /// Whose.
+        /// The address of the peer.
         peer: SocketAddr,
-        /// Why not.
+        /// The reason why not.
         failure: Failure,
     },
     /// The allocation does not answer, or is gone. All servers are being asked for another.
     Trouble(Failure),
-    /// The allocation answers again; it is the same.
+    /// The allocation answers again, and is the same.
     Recovered,
-    /// There is no allocation, and no server gives one. The last word.
+    /// There is no allocation, and no server gives one. It is the last event.
     Failed(Report),
-    /// All was given back after `close`, as far as that can be known. The last word.
+    /// Everything was given back after `close`, as far as that can be known. It is the last event.
     Closed,
 }
 
-/// Payload belongs into no log.
+/// Shows events without payload, which belongs into no log.
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -141,10 +142,10 @@ impl fmt::Debug for Event {
     }
 }
 
-/// Who said what, in the order of hearing: the last [`MOST_REFUSALS`](super::MOST_REFUSALS).
+/// The refusals of servers, in the order of hearing: the last [`MOST_REFUSALS`](super::MOST_REFUSALS).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Servers and why they were of no use.
+    /// The servers, with the reasons why they were of no use.
     pub refusals: Vec<(Place, Failure)>,
 }
 

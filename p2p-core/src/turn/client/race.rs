@@ -1,4 +1,4 @@
-//! Whom to ask next, and whom not.
+//! The choice of the servers to ask next.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -13,13 +13,13 @@ use crate::turn::{Allocation, Carrier, Failure, Relaying};
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
     pub(super) server: Server,
-    /// Redirections that led here.
+    /// The number of redirections that led here.
     hops: u8,
-    /// Ports of ours that it was asked from.
+    /// The number of our ports that it was asked from.
     ports: u8,
 }
 
-/// A server being asked.
+/// A server that is being asked.
 #[derive(Debug)]
 pub(super) struct Try {
     pub(super) conn: Conn,
@@ -44,14 +44,14 @@ impl Try {
 pub(super) struct Race {
     pub(super) waiting: VecDeque<Candidate>,
     pub(super) tries: Vec<Try>,
-    /// When the next may start although none has failed.
+    /// The time at which the next server may be asked although none has failed.
     pub(super) next_start: Option<Instant>,
-    /// Whoever was asked or is going to be.
+    /// The servers that were asked or are going to be.
     seen: BTreeSet<(SocketAddr, Carrier)>,
 }
 
 impl Race {
-    /// UDP before TCP before TLS, and each in the order of the user.
+    /// Makes a race: UDP before TCP before TLS, and each in the order of the user.
     pub(super) fn new(servers: &[Server], relaying: Relaying) -> Self {
         let mut race = Self::default();
         let mut sorted: Vec<_> = servers.iter().collect();
@@ -69,7 +69,7 @@ impl Race {
         self.waiting.is_empty() && self.tries.is_empty()
     }
 
-    /// After a failure: whom to ask instead, at once, if the failure says so. Otherwise the reason to report.
+    /// Queues the server to ask at once instead, if the failure names one. Otherwise returns the reason to report.
     pub(super) fn follow(&mut self, candidate: Candidate, failure: Failure) -> Result<(), Failure> {
         let Candidate { server, hops, ports } = candidate;
         match failure {
@@ -83,7 +83,8 @@ impl Race {
                 self.waiting.push_front(Candidate { server, hops: hops + 1, ports: 1 });
                 Ok(())
             }
-            // Our port was somebody else's before, behind the same NAT: another one (RFC 8656, section 7.4).
+            // Our port was somebody else's before, behind the same NAT, so another one is tried (RFC 8656, section
+            // 7.4).
             failure if failure.code() == Some(437) && ports < MOST_PORTS => {
                 self.waiting.push_front(Candidate { server, hops, ports: ports + 1 });
                 Ok(())
@@ -93,7 +94,7 @@ impl Race {
     }
 }
 
-/// A server must not send us to where it could not reach itself: into our own networks.
+/// Checks that a server does not send us where it could not reach itself: into our own networks.
 fn check_redirection(from: SocketAddr, to: SocketAddr) -> Result<(), Failure> {
     let reach = Reach::of(to.ip());
     let is_inward = reach != Reach::Global && reach != Reach::of(from.ip());

@@ -1,4 +1,5 @@
-//! What a pipe carries over a relayed connection (RFC 6062), beside a client that has nothing but the connection.
+//! The throughput of a pipe over a relayed connection (RFC 6062), beside a client that has nothing but the
+//! connection.
 
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
@@ -102,7 +103,7 @@ fn bare(stream: std::net::TcpStream) -> TcpStream {
 async fn accept(broker: MemoryBroker, meet: mpsc::Sender<PeerAddr>, raw: std::net::TcpStream) -> Streams {
     let node = Node::bind(config(&broker, None)).await.expect("a node");
     meet.send(node.addr().expect("an address")).expect("the sender waits");
-    // A pipe that gives its connection away proves that there was one to give.
+    // A pipe that gives its connection away proves that it had one.
     let scout = node.accept().await.expect("called");
     assert!(scout.into_tcp().is_ok(), "it is no connection");
     let plain = node.accept().await.expect("called");

@@ -1,5 +1,5 @@
-//! What a pipe carries over relayed datagrams, beside the most that a client without any stream gets through the same
-//! server.
+//! The throughput of a pipe over relayed datagrams, beside the most that a client without any stream gets through the
+//! same server.
 
 use std::io;
 use std::net::UdpSocket;
@@ -17,21 +17,21 @@ use crate::table::{Samples, at_least, thread_time, time_of};
 use crate::throughput::{Seen, Stream, alone, receive, send};
 use crate::turn::channel_data;
 
-/// What one round carries, and how many there are after a warm-up.
+/// The bytes of one round, and the number of rounds after a warm-up.
 const ROUND: usize = 24 * MIB;
 const ROUNDS: usize = 15;
-/// What a datagram of the raw client carries.
+/// The bytes in a datagram of the raw client.
 const PAYLOAD: usize = 1_200;
-/// How many datagrams the raw client has under way at most: which is best is tried out, the last is a flood.
+/// The most datagrams that the raw client has under way. The best number is found by trying; the last one is a flood.
 const WINDOWS: [usize; 7] = [16, 32, 64, 128, 256, 512, usize::MAX];
 const TRIES: usize = 3;
-/// What has not come after so long is lost.
+/// The time after which a datagram that has not come is lost.
 const LOST_AFTER: Duration = Duration::from_millis(20);
 const GOAL: f64 = 0.8;
 
 const NAMES: [&str; 3] = ["raw datagrams", "plain pipe", "encrypted pipe"];
 
-/// What the two ends of the raw client know of each other: no acks are sent.
+/// The counts that the two ends of the raw client share, as no acks are sent.
 #[derive(Default)]
 struct Flight {
     window: AtomicUsize,
@@ -44,7 +44,8 @@ enum Lane {
     Pipe(Option<Box<dyn Stream>>),
 }
 
-/// What the sending end saw besides: datagrams sent by the raw client, milliseconds of the server on a processor.
+/// The further observations of the sending end: datagrams sent by the raw client, and milliseconds of the server on a
+/// processor.
 #[derive(Clone, Copy, Default)]
 struct Round {
     sender: Seen,
@@ -114,14 +115,14 @@ fn measure(relays: &Relays, relay: &Relay) {
     tell(&sent, &received.lock().expect("one reader"));
 }
 
-/// Which lane comes when: first the raw client with each window, then all by turns.
+/// Returns the order of the lanes: first the raw client with each window, then all by turns.
 fn schedule() -> Vec<usize> {
     let tries = std::iter::repeat_n(0, WINDOWS.len() * TRIES);
     let lanes = NAMES.len();
     tries.chain((0..=ROUNDS).flat_map(|round| (0..lanes).map(move |turn| (round + turn) % lanes))).collect()
 }
 
-/// The window with which most came.
+/// Returns the window with which most came.
 fn best_window(sent: &[Round]) -> usize {
     let took = |tries: &[Round]| {
         let mut walls = Samples::default();
@@ -175,7 +176,7 @@ fn tell(sent: &[Round], received: &[Seen]) {
             rates[which].at(0.1),
             ends[which].median(),
         );
-        // Where the server is a thread of this process, its time is not known apart.
+        // A server that is a thread of this process has no time of its own.
         match servers[which].median() {
             server if server.is_nan() => println!(),
             server => println!(", of the server {server:.2}"),
@@ -213,7 +214,7 @@ impl Lane {
         }
     }
 
-    /// Sends one round; and how many datagrams, if it is the raw client.
+    /// Sends one round. Returns also the number of datagrams, if it is the raw client.
     async fn send(&mut self) -> (Seen, usize) {
         match self {
             Self::Raw(socket, flight) => {
@@ -242,7 +243,7 @@ impl Lane {
                 let (socket, flight) = (socket.clone(), flight.clone());
                 let job = spawn_blocking(move || {
                     let seen = timed(|| collect(&socket, &flight));
-                    // What is still on its way belongs to no round.
+                    // Datagrams still on their way belong to no round.
                     while socket.recv(&mut [0; PAYLOAD]).is_ok() {}
                     seen
                 });
@@ -266,7 +267,7 @@ fn timed(work: impl FnOnce()) -> Seen {
     Seen { wall: start.elapsed().as_secs_f64(), busy: thread_time() - busy }
 }
 
-/// Sends until enough has come; answers how many it took.
+/// Sends until enough has come, and returns the number of datagrams it took.
 fn blast(socket: &UdpSocket, flight: &Flight) -> usize {
     let datagram = channel_data(raw::CHANNEL, &[7; PAYLOAD]);
     let window = flight.window.load(Ordering::Relaxed);
@@ -277,7 +278,7 @@ fn blast(socket: &UdpSocket, flight: &Flight) -> usize {
             return datagrams;
         }
         if flight.sent.load(Ordering::Relaxed) < came.saturating_add(window) {
-            // What finds no room is lost.
+            // A datagram that finds no room is lost.
             let _ = socket.send(&datagram);
             flight.sent.fetch_add(1, Ordering::Relaxed);
             datagrams += 1;

@@ -1,4 +1,4 @@
-//! What a relayed pipe that nobody uses keeps in memory.
+//! The memory of a relayed pipe that nobody uses.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -13,13 +13,13 @@ use crate::world::{Rendezvous, config};
 
 /// The first argument of a child process.
 pub(crate) const CHILD: &str = "relay-idle-child";
-/// Pairs of nodes: one hears ten signals a second from one sender.
+/// The pairs of nodes, as one node hears ten signals a second from one sender.
 const PAIRS: usize = 8;
 const PIPES: usize = 38;
 const PAUSE: Duration = Duration::from_millis(600);
-/// Long enough for all memory that is given back to be given back.
+/// The rest before the measurement, which is long enough for freed memory to be given back.
 const REST: Duration = Duration::from_secs(8);
-/// In KiB.
+/// The goal, in KiB.
 const GOAL: f64 = 32.0;
 
 pub(crate) fn print() {
@@ -88,14 +88,14 @@ impl Kid {
         line.trim_end().to_owned()
     }
 
-    /// It ends when its input does.
+    /// Ends the child, which ends when its input does.
     fn end(mut self) {
         drop(self.to);
         self.process.wait().expect("it ends");
     }
 }
 
-/// The child.
+/// Runs the child.
 pub(crate) fn be(words: &[String]) {
     let [role, broker, turn, kind] = words else { panic!("{words:?}") };
     let (broker, turn): (u16, u16) = (broker.parse().expect("a port"), turn.parse().expect("a port"));
@@ -114,6 +114,7 @@ pub(crate) fn be(words: &[String]) {
         for _ in 0..PAIRS {
             let mut config = config(&[broker], None);
             config.plain = plain;
+            (config.limits.pipes_per_peer, config.limits.pipes) = (usize::MAX, usize::MAX);
             config.turn = if is_caller { vec![server.clone()] } else { Vec::new() };
             nodes.push(Node::bind(config).await.expect("a node"));
         }
@@ -127,7 +128,7 @@ pub(crate) fn be(words: &[String]) {
     });
 }
 
-/// The next line, while the runtime goes on.
+/// Returns the next line, while the runtime goes on.
 async fn heard() -> Option<String> {
     let read = || {
         let mut line = String::new();

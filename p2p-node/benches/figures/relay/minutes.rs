@@ -1,4 +1,4 @@
-//! Two real minutes through a coturn that forgets as fast as it can be told to.
+//! Two real minutes through a coturn with the shortest lifetimes that it can be given.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::world::apart;
 
 const SPAN: Duration = Duration::from_secs(125);
 const EVERY: Duration = Duration::from_secs(5);
-/// A word that takes longer there and back was not carried.
+/// The time after which a word that has not come back counts as lost.
 const DEAF: Duration = Duration::from_secs(20);
 const OPTIONS: [&str; 4] =
     ["--stale-nonce=60", "--max-allocate-lifetime=60", "--channel-lifetime=60", "--permission-lifetime=60"];
@@ -47,7 +47,7 @@ pub(crate) fn print() {
     runtime.shutdown_timeout(Duration::from_secs(5));
 }
 
-/// What lifetime the server grants; how long the bytes at the end took; how long words took.
+/// Returns the lifetime that the server grants in seconds, the time of the bytes at the end, and the times of words.
 async fn tell(relay: Relay, carrier: TurnCarrier) -> (u32, Duration, Samples) {
     let granted = granted(&relay).await;
     let broker = MemoryBroker::new();

@@ -21,7 +21,7 @@ use crate::world::{apart, in_memory};
 
 const USER: &str = "anna";
 const PASSWORD: &str = "sesame";
-/// Bytes that users write and read at once.
+/// The bytes that users write and read at once.
 const BUFFER: usize = 64 * 1024;
 const MIB: usize = 1024 * 1024;
 
@@ -31,7 +31,7 @@ struct Relay {
     name: &'static str,
     address: SocketAddr,
     credential: Credential,
-    /// Its process, if it is one of its own.
+    /// The id of its process, if it has one of its own.
     process: Option<u32>,
 }
 
@@ -41,7 +41,7 @@ impl Relay {
         Self { name: "coturn", address: coturn.address, credential, process: Some(coturn.id()) }
     }
 
-    /// For a node's configuration.
+    /// Returns the server for a node's configuration.
     fn server(&self, carrier: TurnCarrier) -> TurnServer {
         TurnServer {
             host: self.address.ip().to_string(),
@@ -54,7 +54,7 @@ impl Relay {
     }
 }
 
-/// Coturn, if there is one; it says so when there is none.
+/// Starts coturn, if it is installed, and prints a line when it is not.
 fn coturn(runtime: &Runtime, options: &[&str]) -> Option<Coturn> {
     let coturn = runtime.block_on(Coturn::with(USER, PASSWORD, options));
     if coturn.is_none() {
@@ -63,7 +63,7 @@ fn coturn(runtime: &Runtime, options: &[&str]) -> Option<Coturn> {
     coturn
 }
 
-/// Both servers, as far as there are both, on a runtime of their own.
+/// Both servers, as far as they are there, on a runtime of their own.
 struct Relays {
     runtime: Runtime,
     ours: Server,
@@ -89,7 +89,7 @@ impl Relays {
     }
 }
 
-/// A node in memory that may ask this relay, if any.
+/// Returns a node in memory that may ask this relay, if any.
 fn config(broker: &MemoryBroker, server: Option<TurnServer>) -> Config {
     let mut config = in_memory(broker);
     config.turn = server.into_iter().collect();
@@ -98,7 +98,7 @@ fn config(broker: &MemoryBroker, server: Option<TurnServer>) -> Config {
     config
 }
 
-/// A call through a relay and no other way.
+/// Calls the peer through a relay and no other way.
 async fn call(node: &Node, peer: &PeerAddr, plain: bool) -> Pipe {
     let options = ConnectOptions { ways: vec![Way::Relay], plain, ..ConnectOptions::default() };
     node.connect_with(peer, options).await.unwrap_or_else(|error| panic!("{error}"))

@@ -1,4 +1,4 @@
-//! What a pipe makes of a coturn that is killed in the middle of a transfer.
+//! The behaviour of a pipe when a coturn is killed in the middle of a transfer.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,14 @@ use crate::coturn::Coturn;
 use crate::table::at_most;
 use crate::world::apart;
 
-/// In seconds.
+/// The goal, in seconds.
 const GOAL: f64 = 15.0;
-/// What goes at once, and the pause after it: about 10 MB a second.
+/// The bytes of one write, and the pause after it, which makes about 10 MB a second.
 const PIECE: usize = 16 * 1024;
 const PAUSE: Duration = Duration::from_millis(1);
-/// How long all goes well before, and after.
+/// The undisturbed time before and after.
 const WELL: Duration = Duration::from_secs(2);
-/// How long coturn stays away when it comes back.
+/// The time that coturn stays away when it comes back.
 const AWAY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -51,13 +51,13 @@ pub(crate) fn print() {
     }
 }
 
-/// What one end has seen.
+/// The observations of one end.
 struct Seen {
     bytes: u64,
     is_exact: bool,
     /// The longest time without a byte.
     pause: Duration,
-    /// What it ended with, if not well, and when.
+    /// The error and the time at which it ended, if it ended with one.
     error: Option<(String, Instant)>,
 }
 
@@ -79,7 +79,7 @@ async fn measure((name, carrier, _): Case, mut coturn: Coturn, comes_back: bool)
         assert!(coturn.again().await, "coturn comes back");
     }
     sleep(Duration::from_secs_f64(GOAL)).await;
-    // Nobody listens when it has ended.
+    // An error means that the other end has ended already.
     let _ = stop.send(true);
     let (sent, received) =
         timeout(PATIENCE, async { tokio::join!(sending, receiving) }).await.expect("nothing hangs");
@@ -104,7 +104,7 @@ async fn measure((name, carrier, _): Case, mut coturn: Coturn, comes_back: bool)
     bert.close().await;
 }
 
-/// Eight bytes that nobody confuses, again and again.
+/// Returns eight bytes that differ for each number.
 fn word(number: u64) -> [u8; 8] {
     number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()
 }
@@ -124,7 +124,7 @@ async fn send(mut pipe: Pipe, stopped: watch::Receiver<bool>) -> Seen {
     if let Err(error) = pipe.shutdown().await {
         seen.error = Some((error.to_string(), Instant::now()));
     }
-    // Until the receiver has had enough.
+    // This waits until the receiver has had enough.
     let _ = pipe.read(&mut [0]).await;
     seen
 }

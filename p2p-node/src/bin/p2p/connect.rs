@@ -1,4 +1,4 @@
-//! `p2p connect`
+//! The command `p2p connect`.
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -28,10 +28,10 @@ pub(crate) struct Connect {
     /// The address that `p2p listen` printed
     #[arg(value_name = "ADDR")]
     address: PeerAddr,
-    /// What may lie between [default: anything]
+    /// Kind of network that may lie between [default: any]
     #[arg(long = "path", value_name = "PATH", value_delimiter = ',', value_parser = one_of(&Path::ALL))]
     paths: Vec<Path>,
-    /// When to give up connecting, in seconds [default: 30]
+    /// Seconds after which to give up connecting [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     timeout: Option<Duration>,
     /// Write what was tried, and how it went, to a file as JSON: also when there is no connection, or it is
@@ -76,7 +76,7 @@ impl Connect {
         let (connected, interrupted) = tokio::select! {
             connected = &mut connecting => (connected, false),
             () = &mut interrupt => {
-                // So the attempt ends, and says how far it was.
+                // This ends the attempt, whose error tells its progress.
                 node.close().await;
                 (connecting.await, true)
             }

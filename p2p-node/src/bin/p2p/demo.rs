@@ -1,4 +1,4 @@
-//! `p2p demo`
+//! The command `p2p demo`.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -19,11 +19,11 @@ use crate::ended::Ended;
 use crate::options::interrupted;
 use crate::screen;
 
-/// What each end sends.
+/// The bytes that each end sends.
 const BYTES: usize = 16 * 1024 * 1024;
-/// What is written at once.
+/// The bytes that are written at once.
 const BLOCK: usize = 64 * 1024;
-/// No connection within one process takes this long.
+/// The most time for a connection, as none within one process takes this long.
 const WITHIN: Duration = Duration::from_secs(10);
 
 const EXAMPLE: &str = "\
@@ -41,17 +41,17 @@ pub(crate) struct Demo {
     pub(crate) json: bool,
 }
 
-/// One connection, made, used and checked.
+/// One connection that was made, used and checked.
 struct Shown {
     way: Way,
     path: Path,
     took: Duration,
-    /// For [`BYTES`] in each direction at the same time.
+    /// The time of [`BYTES`] in each direction at the same time.
     carried: Duration,
 }
 
 impl Shown {
-    /// MiB a second, both directions together.
+    /// Returns MiB a second, both directions together.
     fn throughput(&self) -> f64 {
         (2 * BYTES) as f64 / (1024.0 * 1024.0) / self.carried.as_secs_f64()
     }
@@ -103,7 +103,7 @@ async fn node(rendezvous: &Rendezvous) -> anyhow::Result<Node> {
     config.stun = servers.map(|at| StunServer { host: at.ip().to_string(), port: at.port() }).collect();
     let credential = rendezvous.turn_credential("demo", Duration::from_secs(3_600));
     if let (Some(credential), Some(at)) = (credential, rendezvous.turn_addrs().first()) {
-        // As one would configure it: datagrams first, and a stream, which can have connections relayed.
+        // This is a usual configuration: datagrams first, and a stream, which can have connections relayed.
         config.turn = [TurnCarrier::Udp, TurnCarrier::Tcp]
             .map(|carrier| TurnServer {
                 host: at.ip().to_string(),
@@ -146,7 +146,7 @@ async fn connect(anna: &Node, bert: &Node, ways: &[Way], plain: bool) -> anyhow:
     Ok(Shown { way, path, took, carried })
 }
 
-/// The checksums of all that one end sent and received.
+/// The checksums of all bytes that one end sent and received.
 struct Sums {
     sent: [u8; 32],
     received: [u8; 32],
@@ -163,7 +163,7 @@ async fn send(mut to: WriteHalf<Pipe>, mut state: u64) -> anyhow::Result<[u8; 32
     let mut block = vec![0; BLOCK];
     for _ in 0..BYTES / BLOCK {
         for word in block.chunks_exact_mut(8) {
-            // Marsaglia's xorshift: no two blocks are alike.
+            // This is Marsaglia's xorshift, so no two blocks are alike.
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;

@@ -1,9 +1,10 @@
-//! How a command ends.
+//! The end of a command: its message and its exit code.
 
 use std::fmt;
 use std::process::ExitCode;
 
 use clap::error::ContextValue;
+use p2p_core::text::shown;
 use p2p_node::config::ConfigError;
 use p2p_node::{BindError, ConnectError, StartError};
 use serde_json::json;
@@ -18,13 +19,13 @@ const NO_CONNECTION: u8 = 4;
 const REFUSED: u8 = 5;
 const TIMEOUT: u8 = 6;
 const UNKNOWN: u8 = 7;
-/// What a shell reports for a program that SIGINT ended.
+/// The exit code that a shell reports for a program that SIGINT ended.
 const INTERRUPTED: u8 = 130;
-/// How much an error repeats of what it is about, in characters. Whoever gave a file instead of its name sees by
-/// then what happened.
+/// The most characters of its subject that an error repeats. They show the mistake of somebody who gave a file
+/// instead of its name.
 const MOST_ECHO: usize = 120;
 
-/// The user asked for something that cannot be.
+/// An error: the user asked for something impossible.
 #[derive(Debug)]
 pub(crate) struct Usage(anyhow::Error);
 
@@ -48,7 +49,7 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// The beginning of a text.
+/// Returns the beginning of a text.
 fn short(text: &str) -> String {
     match text.char_indices().nth(MOST_ECHO) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -56,7 +57,7 @@ fn short(text: &str) -> String {
     }
 }
 
-/// A text, with the beginning only of each long word.
+/// Returns a text with only the beginning of each long word.
 fn short_words(text: &str) -> String {
     let words = text.split_inclusive(char::is_whitespace).map(|word| match word.trim_end() {
         bare if bare.chars().count() > MOST_ECHO => short(bare) + &word[bare.len()..],
@@ -65,12 +66,14 @@ fn short_words(text: &str) -> String {
     words.collect()
 }
 
-/// Tells what is wrong with the command line, or what was asked about it, and ends the process.
+/// Prints the fault of the command line, or the answer to a question about it, and ends the process.
 pub(crate) fn misused(mut error: clap::Error) -> ! {
     let echoed: Vec<_> = error
         .context()
         .filter_map(|(kind, value)| match value {
-            ContextValue::String(text) => Some((kind, ContextValue::String(short(text)))),
+            ContextValue::String(text) => {
+                Some((kind, ContextValue::String(shown(&short(text)).into_owned())))
+            }
             // Advice that repeats something long helps nobody.
             ContextValue::StyledStrs(tips) => {
                 let tips = tips.iter().filter(|tip| tip.to_string().chars().count() <= MOST_ECHO);
@@ -85,7 +88,7 @@ pub(crate) fn misused(mut error: clap::Error) -> ! {
     error.exit()
 }
 
-/// Tells why the command failed, once, and how to exit.
+/// Prints once why the command failed, and returns its exit code.
 pub(crate) fn tell(error: &anyhow::Error, json: bool) -> ExitCode {
     let code = code(error);
     let text = short_words(&format!("{error:#}"));
@@ -105,10 +108,11 @@ fn code(error: &anyhow::Error) -> u8 {
 fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(ended) = cause.downcast_ref() {
         return Some(match ended {
-            Ended::Interrupted => INTERRUPTED,
+            Ended::Interrupted | Ended::InterruptedMidway => INTERRUPTED,
             Ended::TimedOut => TIMEOUT,
             Ended::Offline => UNKNOWN,
             Ended::Unread => 0,
+            Ended::Unsent => OTHER,
             Ended::Told(error) => connect_code(error),
         });
     }
@@ -144,12 +148,7 @@ fn bind_code(error: &BindError) -> u8 {
         | BindError::CaFile { .. }
         | BindError::TurnServer { .. }
         | BindError::TooManyTurnServers(_) => USAGE,
-        BindError::Start(
-            StartError::Listen { .. }
-            | StartError::NoSuchInterface { .. }
-            | StartError::NtpServers(_)
-            | StartError::Address(_),
-        ) => USAGE,
+        BindError::Start(StartError::Listen { .. } | StartError::Config(_)) => USAGE,
         _ => OTHER,
     }
 }

@@ -1,4 +1,4 @@
-//! `p2p id`
+//! The command `p2p id`.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `p2p nat`
+//! The command `p2p nat`.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(crate) struct Nat {
 impl Nat {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let mut config = self.node.config()?;
-        // Nobody is called, and nobody calls: no broker, no key, and not the port of a node that runs already.
+        // Nobody calls or is called, so it takes no broker, no key, and not the port of a node that runs already.
         config.brokers.clear();
         config.key = Key::Ephemeral;
         if !self.node.names_port() {

@@ -1,4 +1,4 @@
-//! What the sub-commands that run a node have in common.
+//! The options that the sub-commands which run a node have in common.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,10 +18,10 @@ use crate::screen;
 
 /// The configuration file that is used when it is there and none was named.
 const USUAL_FILE: &str = "p2p.toml";
-/// The environment variable that names one.
+/// The environment variable that names a configuration file.
 const VARIABLE: &str = "P2P_CONFIG";
 
-/// Options of a node. What is given here replaces what the configuration file says.
+/// Options of a node. A value given here replaces that of the configuration file.
 #[derive(Args)]
 #[command(next_help_heading = "Node options (they replace what the configuration file says)")]
 pub(crate) struct NodeOptions {
@@ -56,7 +56,7 @@ pub(crate) struct NodeOptions {
     /// PEM file with the certificates to trust for TURN servers with TLS, instead of the system's
     #[arg(long, value_name = "FILE")]
     turn_ca: Option<PathBuf>,
-    /// NTP server to learn from how far the clock of this machine is off; repeatable, name three. No clock is set
+    /// NTP server to learn the offset of this machine's clock from; repeatable, name three. No clock is set
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_ntp)]
     ntp: Vec<NtpServer>,
     /// Network interface to use; repeatable [default: all that are up]
@@ -85,7 +85,7 @@ pub(crate) struct NodeOptions {
     pub(crate) json: bool,
 }
 
-/// The configuration in the file that was named, or in the usual places.
+/// Returns the configuration in the file that was named, or in the usual places.
 pub(crate) fn file(named: Option<&Path>) -> anyhow::Result<Config> {
     let variable = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     let path = match (named, variable) {
@@ -98,7 +98,7 @@ pub(crate) fn file(named: Option<&Path>) -> anyhow::Result<Config> {
 }
 
 impl NodeOptions {
-    /// The configuration file with these options over it.
+    /// Returns the configuration file with these options over it.
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
         let mut config = file(self.config.as_deref())?;
         if let Some(path) = &self.identity {
@@ -180,18 +180,18 @@ impl NodeOptions {
         Ok(())
     }
 
-    /// Whether a port was named on the command line.
+    /// Tells whether a port was named on the command line.
     pub(crate) fn names_port(&self) -> bool {
         self.port.is_some()
     }
 
-    /// Whether the bare TCP connection is wished for.
+    /// Tells whether the bare TCP connection is wished for.
     pub(crate) fn plain(&self) -> bool {
         self.plain
     }
 }
 
-/// Starts a node. A broker that said no is in the log; one that says nothing is told here.
+/// Starts a node. A broker that refused is in the log; one that does not answer is named here.
 pub(crate) async fn bind(config: Config) -> anyhow::Result<Node> {
     let node = Node::bind(config).await?;
     for (url, state) in &node.status().borrow().brokers {

@@ -1,4 +1,4 @@
-//! `p2p rendezvous`
+//! The command `p2p rendezvous`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::options::interrupted;
 use crate::screen;
 use crate::turn::{self, Credentials, DAY, TurnOptions};
 
-/// The ports of MQTT and STUN by registration with IANA.
+/// The ports of MQTT and STUN, registered with IANA.
 const MQTT_PORT: u16 = 1883;
 const STUN_PORT: u16 = 3478;
 
@@ -35,11 +35,11 @@ With a TURN server as well; only what is named runs:
 pub(crate) struct Run {
     #[command(subcommand)]
     instead: Option<Instead>,
-    /// Where the broker listens; port 0 for any free one; repeatable [default: 0.0.0.0:1883, if nothing
-    /// else is asked for]
+    /// Address the broker listens on; port 0 for any free one; repeatable [default: 0.0.0.0:1883, if nothing else is
+    /// asked for]
     #[arg(long, value_name = "ADDR:PORT")]
     mqtt: Vec<SocketAddr>,
-    /// Where the broker listens with TLS; repeatable
+    /// Address the broker listens on with TLS; repeatable
     #[arg(long, value_name = "ADDR:PORT", group = "tls", requires_all = ["tls_certificate", "tls_key"])]
     mqtts: Vec<SocketAddr>,
     /// PEM file with the certificate of the servers with TLS, and those above it
@@ -54,8 +54,8 @@ pub(crate) struct Run {
     /// File whose first line is the password the broker asks for
     #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<PathBuf>,
-    /// Where the STUN server listens, over UDP and TCP; port 0 for any free one; repeatable
-    /// [default: 0.0.0.0:3478, if nothing else is asked for]
+    /// Address the STUN server listens on, over UDP and TCP; port 0 for any free one; repeatable [default:
+    /// 0.0.0.0:3478, if nothing else is asked for]
     #[arg(long, value_name = "ADDR:PORT")]
     stun: Vec<SocketAddr>,
     /// Second address of the STUN server on this machine, with another port than the first: its clients learn
@@ -69,14 +69,14 @@ pub(crate) struct Run {
     turn: TurnOptions,
 }
 
-/// What to do instead of running servers.
+/// The command that replaces running servers.
 #[derive(Subcommand)]
 enum Instead {
     Credentials(Credentials),
 }
 
 impl Run {
-    /// Whether JSON is asked for.
+    /// Tells whether JSON is asked for.
     pub(crate) fn json(&self) -> bool {
         match &self.instead {
             Some(Instead::Credentials(credentials)) => credentials.json,

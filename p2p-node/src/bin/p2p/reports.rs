@@ -12,7 +12,7 @@ use crate::screen;
 pub(crate) struct Reports(Option<(PathBuf, File)>);
 
 impl Reports {
-    /// Opens it before anything else happens.
+    /// Opens the file before anything else happens.
     pub(crate) fn create(path: Option<&PathBuf>) -> anyhow::Result<Self> {
         let open = |path: &PathBuf| {
             let file = File::create(path)
@@ -22,7 +22,7 @@ impl Reports {
         Ok(Self(path.map(open).transpose()?))
     }
 
-    /// Adds one. A full disk is told, and stops nothing.
+    /// Adds one report. A full disk causes a message, and stops nothing.
     pub(crate) fn add(&mut self, report: &str) {
         if let Some((path, file)) = &mut self.0
             && let Err(error) = writeln!(file, "{report}")

@@ -1,4 +1,4 @@
-//! What `p2p rendezvous` is told about its TURN server, and `p2p rendezvous credentials`.
+//! The options of the TURN server of `p2p rendezvous`, and the command `p2p rendezvous credentials`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -15,20 +15,20 @@ use serde_json::{Value, json};
 use crate::exit::Usage;
 use crate::screen;
 
-/// How long a credential is good that was not asked for.
+/// The lifetime of a credential that was not asked for.
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3_600);
-/// The longest a credential may be good.
+/// The longest lifetime of a credential.
 const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 
 /// Options of the TURN server.
 #[derive(Args)]
 #[command(next_help_heading = "TURN options")]
 pub(crate) struct TurnOptions {
-    /// Where the TURN server listens, over UDP and TCP; port 0 for any free one; repeatable. It answers STUN
+    /// Address the TURN server listens on, over UDP and TCP; port 0 for any free one; repeatable. It answers STUN
     /// requests as well
     #[arg(long, value_name = "ADDR:PORT")]
     turn: Vec<SocketAddr>,
-    /// Where the TURN server listens with TLS; repeatable
+    /// Address the TURN server listens on with TLS; repeatable
     #[arg(long, value_name = "ADDR:PORT", group = "tls", requires_all = ["tls_certificate", "tls_key"])]
     turns: Vec<SocketAddr>,
     /// IP address of this machine to relay from, one of each family [default: the first specific address of
@@ -38,7 +38,7 @@ pub(crate) struct TurnOptions {
     /// Ports to relay from [default: 49152-65535]
     #[arg(long = "turn-ports", value_name = "FIRST-LAST", value_parser = parse_ports)]
     ports: Option<RangeInclusive<u16>>,
-    /// What the TURN server calls itself [default: p2p]
+    /// Realm of the TURN server, the name it gives itself [default: p2p]
     #[arg(long = "turn-realm", value_name = "NAME")]
     realm: Option<String>,
     /// File whose first line is the secret that time-limited credentials are made with; made when there is
@@ -70,17 +70,17 @@ pub(crate) struct TurnOptions {
 }
 
 impl TurnOptions {
-    /// Whether a TURN server is asked for.
+    /// Tells whether a TURN server is asked for.
     pub(crate) fn is_wanted(&self) -> bool {
         !self.turn.is_empty() || !self.turns.is_empty()
     }
 
-    /// Whether somebody must be told a credential, because nobody else can make one.
+    /// Tells whether a credential must be printed, because nobody else can make one.
     pub(crate) fn is_secret_ours(&self) -> bool {
         self.is_wanted() && self.secret_file.is_none() && self.users.is_empty()
     }
 
-    /// What the TURN server is told, if there is to be one.
+    /// Returns the configuration of the TURN server, if there is to be one.
     pub(crate) fn config(self, tls: Option<(PathBuf, PathBuf)>) -> anyhow::Result<Option<TurnServerConfig>> {
         let is_secret_ours = self.is_secret_ours();
         if !self.is_wanted() {
@@ -127,13 +127,13 @@ impl TurnOptions {
     }
 }
 
-/// A credential for programs.
+/// Returns a credential for programs.
 pub(crate) fn to_json(credential: &Credential) -> Value {
     let Credential { username, password, expires, .. } = credential;
     json!({ "username": username, "password": password, "expires": expires })
 }
 
-/// A credential for people: two lines, and how it is used with this server.
+/// Prints a credential for people: two lines, and its use with this server.
 pub(crate) fn tell(credential: &Credential, server: &str) -> anyhow::Result<()> {
     let Credential { username, password, .. } = credential;
     screen::line(format_args!("username {username}"))?;
@@ -161,10 +161,10 @@ pub(crate) struct Credentials {
     /// File whose first line is the secret; made when there is none
     #[arg(long, value_name = "FILE")]
     secret_file: PathBuf,
-    /// How long it is good: a number and s, m, h or d
+    /// Lifetime of the credential: a number and s, m, h or d
     #[arg(long = "for", value_name = "TIME", default_value = "1d", value_parser = parse_span)]
     lifetime: Duration,
-    /// Whose it is [default: nobody's; quotas are then kept for this credential alone]
+    /// Name of its user [default: nobody's; quotas are then kept for this credential alone]
     #[arg(long, value_name = "NAME", default_value = "")]
     name: String,
     /// JSON instead of text

@@ -1,6 +1,6 @@
 //! A broker of a configuration file.
 
-use p2p_actors::BrokerConfig;
+use p2p_core::node::BrokerConfig;
 use toml::de::DeValue;
 
 use super::error::ConfigFault;

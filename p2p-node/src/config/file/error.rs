@@ -1,16 +1,16 @@
-//! What can be wrong with a configuration file.
+//! The errors of a configuration file.
 
 use std::path::PathBuf;
 
-/// Why a configuration file cannot be used.
+/// A reason why a configuration file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{fault}", place(.file, .line))]
 pub struct ConfigError {
-    /// The file, when the text came from one.
+    /// The path of the file, when the text came from one.
     pub file: Option<PathBuf>,
     /// The line, counted from 1, when one is at fault.
     pub line: Option<usize>,
-    /// What is wrong.
+    /// The fault itself.
     pub fault: ConfigFault,
 }
 
@@ -23,49 +23,49 @@ fn place(file: &Option<PathBuf>, line: &Option<usize>) -> String {
     }
 }
 
-/// What is wrong in a configuration file.
+/// A fault in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigFault {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(String),
-    /// It is not TOML.
+    /// The file is not TOML.
     #[error("not TOML: {0}")]
     Syntax(String),
-    /// A key that means nothing here.
+    /// The file has a key that means nothing here.
     #[error("unknown key `{key}`: {hint}")]
     UnknownKey {
-        /// The key.
+        /// The name of the key.
         key: String,
-        /// The nearest key there is, or all of them.
+        /// The nearest known key, or all of them.
         hint: String,
     },
-    /// A key with a value it cannot have.
+    /// A key has a value that it cannot have.
     #[error("`{key}` = {found}: {wanted}")]
     Value {
-        /// The key.
+        /// The name of the key.
         key: &'static str,
-        /// What stands there. Never a password.
+        /// The value that stands there, but never a password.
         found: String,
-        /// What is allowed.
+        /// The values that are allowed.
         wanted: String,
     },
-    /// A key that needs another one, or excludes it.
+    /// A key needs another one, or excludes it.
     #[error("{0}")]
     Keys(&'static str),
     /// A file with a password cannot be read.
     #[error("password file {path}: {reason}")]
     PasswordFile {
-        /// Which.
+        /// The path of the password file.
         path: PathBuf,
-        /// Why.
+        /// The reason why it cannot be read.
         reason: String,
     },
 }
 
 impl From<ConfigFault> for ConfigError {
-    /// Without a place.
+    /// Makes an error without file and line.
     fn from(fault: ConfigFault) -> Self {
         Self { file: None, line: None, fault }
     }

@@ -1,4 +1,4 @@
-//! Who we are to a server, and whom to trust there: what the tables of all servers have in common.
+//! The login at a server and the certificates to trust there, which the tables of all servers have in common.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use super::error::ConfigFault;
 use super::password_file;
 use super::reader::{Reader, Result, Value};
 
-/// What was said of it.
+/// The login keys of a table that were read so far.
 #[derive(Default)]
 pub(super) struct Login {
     pub(super) user: Option<String>,

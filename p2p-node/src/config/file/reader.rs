@@ -1,4 +1,4 @@
-//! Values of a file, and where they stand.
+//! The values of a file, with their places in it.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use toml::de::DeValue;
 
 use super::error::{ConfigError, ConfigFault};
 
-/// The longest time to wait for brokers that makes any sense, in seconds.
+/// The longest time to wait for brokers that makes sense, in seconds.
 const LONGEST_WAIT: f64 = 3_600.0;
 
 pub(super) type Result<T, E = ConfigError> = std::result::Result<T, E>;
 
-/// A text under examination, and the folder its paths start from.
+/// The text that is read, and the folder that its paths start from.
 pub(super) struct Reader<'t> {
     pub(super) text: &'t str,
     pub(super) folder: &'t Path,
@@ -43,7 +43,7 @@ impl<'t> Reader<'t> {
         self.at(value, ConfigFault::Value { key, found, wanted: wanted.to_owned() })
     }
 
-    /// One of the keys there are.
+    /// Returns the known key that was found, or an error with the nearest one.
     pub(super) fn key(&self, found: &Spanned<Cow<'t, str>>, known: &[&'static str]) -> Result<&'static str> {
         let key = found.get_ref();
         known.iter().find(|known| *known == key).copied().ok_or_else(|| ConfigError {
@@ -65,7 +65,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// A text that no error repeats.
+    /// Returns a text that no error repeats.
     pub(super) fn secret(&self, value: &Value<'t>) -> Result<String> {
         value.get_ref().as_str().map(str::to_owned).ok_or_else(|| {
             let (found, wanted) = ("…".to_owned(), "a text in quotes".to_owned());
@@ -135,7 +135,7 @@ impl<'t> Reader<'t> {
         parse(text).map_err(|wanted| self.wrong(key, value, &wanted))
     }
 
-    /// What is wrong with a URL is told without repeating it: somebody may have put a password into it.
+    /// Reads a URL. Its fault is told without repeating a URL that may hold a password.
     pub(super) fn url<T>(
         &self,
         key: &'static str,

@@ -1,6 +1,6 @@
 //! The TURN servers of a configuration file.
 
-use p2p_actors::TurnServer;
+use p2p_core::node::TurnServer;
 use p2p_core::turn::client::MOST_SERVERS;
 use toml::de::DeValue;
 

@@ -1,10 +1,10 @@
-//! A link at the end of a bad line.
+//! A link whose broker is reached over a bad line.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
-/// A broker at the end of a bad line: answers come late, twice and out of order; it restarts at random.
+/// A broker whose answers come late, twice and out of order, and which restarts at random.
 #[test]
 fn whatever_the_line_does_each_message_ends_once_and_truthfully() {
     let (mut delivered, mut failed, mut resent) = (0u32, 0u32, 0u64);

@@ -1,4 +1,4 @@
-//! Any NAT, any packets: no panic, no two owners of one external end, nothing beyond the bounds.
+//! Any NAT and any packets: no panic, no two owners of one external end, nothing beyond the bounds.
 
 use proptest::prelude::*;
 
@@ -45,7 +45,7 @@ fn any_config() -> impl Strategy<Value = NatConfig> {
     )
 }
 
-/// A packet among few ends, so that they meet.
+/// Returns a packet between two of a few ends, so that packets meet.
 fn any_header() -> impl Strategy<Value = Header> {
     let end = (0..8_u8, 0..70_u16);
     (end.clone(), end, 0..6_u8, 0..32_u8, 0..3_u32).prop_map(|(src, dst, kind, flags, seq)| {

@@ -1,4 +1,4 @@
-//! Configurations: what cannot be is refused, what can be survives a file.
+//! Tests of configurations: impossible ones are refused, and possible ones survive a file.
 
 use super::*;
 

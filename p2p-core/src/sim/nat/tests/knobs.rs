@@ -1,4 +1,4 @@
-//! The knobs that no RFC asks for.
+//! Tests of the options that no RFC asks for.
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn steps_count_globally_per_host_or_per_destination() {
         let config = home().with_flow(|flow| {
             flow.ports = PortChoice::Step { by: 2, scope };
             flow.mapping = Mapping::AddressAndPortDependent;
-            // Room enough to count up from anywhere.
+            // The range has room enough to count up from any port.
             flow.range = PortRange { first: 10_000, last: 60_000 };
         });
         let mut bench = Bench::new(config, Protocol::Tcp);
@@ -89,7 +89,7 @@ fn others_behind_the_nat_move_the_counter() {
         moved += (next - last - 1).rem_euclid(64_512);
         last = next;
     }
-    // 2,000 expected, standard deviation 45.
+    // 2,000 are expected, with a standard deviation of 45.
     assert!((1_775..=2_225).contains(&moved), "{moved}");
     bench.pass(secs(60));
     let much_later = port(&mut bench, inside(6_000), server(1));

@@ -1,4 +1,4 @@
-//! What is known of Linux connection tracking, in the presets that bear its name.
+//! The known behaviour of Linux connection tracking, in the presets that bear its name.
 
 use super::*;
 
@@ -45,7 +45,7 @@ fn fully_random_is_symmetric() {
     assert!(ports.len() >= 49, "{ports:?}");
 }
 
-/// Far ahead of 777 and of 9, and far behind them.
+/// Sequence numbers far ahead of 777 and of 9, and far behind them.
 const AHEAD: u32 = 2_000_000_000;
 const BEHIND: u32 = 3_000_000_000;
 
@@ -63,7 +63,7 @@ fn a_new_sequence_number_after_crossed_syns_leaks_until_the_session_times_out() 
     assert_eq!(bench.nat.outbound(&mut header, bench.now), leak);
     assert_eq!(header.src, ends.0, "untranslated");
     assert_eq!(bench.segment_out(ends, Flags::SYN | Flags::ACK, AHEAD), leak);
-    // One behind passes, but nothing can come of it: the ACK is invalid.
+    // A SYN with a number behind passes, but no connection comes of it, as the ACK is invalid.
     assert_eq!(bench.segment_out(ends, Flags::SYN, BEHIND), Verdict::Forward);
     assert_eq!(bench.segment_out(ends, Flags::SYN | Flags::ACK, BEHIND), Verdict::Forward);
     let syn_ack = bench.segment_in((server(1), mapped), Flags::ACK, 10);
@@ -183,7 +183,7 @@ fn udp_lives_half_a_minute_and_two_when_answered() {
     assert!(bench.inn(server(1), mapped).is_some());
 }
 
-/// One segment of the file: from inside?, flags, sequence number, acknowledgement number.
+/// Reads one segment of the file: true when from inside, flags, sequence number, acknowledgement number.
 fn segment(text: &str) -> (bool, Flags, u32, u32) {
     let words: Vec<_> = text.split_whitespace().collect();
     let flag = |letter| match letter {
@@ -197,7 +197,7 @@ fn segment(text: &str) -> (bool, Flags, u32, u32) {
     (words[0] == "o", flags, words[2].parse().unwrap(), words[3].parse().unwrap())
 }
 
-/// What the preset makes of a sequence, in the letters of the file.
+/// Returns the verdicts of the preset on a sequence, in the letters of the file.
 fn letters(segments: &str) -> String {
     let mut bench = Bench::new(masquerade(), Protocol::Tcp);
     let (local, external, remote) = (inside(5_000), SocketAddr::new(ip(EXTERNAL), 5_000), server(1));
@@ -217,8 +217,8 @@ fn letters(segments: &str) -> String {
     segments.split(';').map(judge).collect()
 }
 
-/// Random segments are a hard examination: most of it is about what no sane host sends. The few that differ
-/// are about what comes after a RST, and about acknowledgement windows, which the model does not keep.
+/// Compares with Linux on random segments, which is a hard test, as most are such as no sane host sends. The few that
+/// differ are about what comes after a RST, and about acknowledgement windows, which the model does not keep.
 #[test]
 fn what_linux_did_to_random_segments_we_do() {
     let (mut all, mut different) = (0, Vec::new());

@@ -1,4 +1,4 @@
-//! A NAT seen from both sides, packet by packet.
+//! Tests of a NAT seen from both sides, packet by packet.
 
 mod chaos;
 mod config;
@@ -31,12 +31,12 @@ fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-/// Ports of the usual inside host.
+/// Returns a port of the usual inside host.
 fn inside(port: u16) -> SocketAddr {
     SocketAddr::new(ip("192.168.1.2"), port)
 }
 
-/// A NAT and a clock.
+/// A NAT with a clock.
 struct Bench {
     nat: Nat,
     now: Instant,
@@ -56,7 +56,7 @@ impl Bench {
         self.now += span;
     }
 
-    /// A first packet of the protocol.
+    /// Returns a first packet of the protocol.
     fn first(&self, src: SocketAddr, dst: SocketAddr) -> Header {
         match self.protocol {
             Protocol::Tcp => Header::tcp(src, dst, Flags::SYN, 100, 0),
@@ -64,21 +64,21 @@ impl Bench {
         }
     }
 
-    /// Sends a first packet out; where it seems to come from.
+    /// Sends a first packet out, and returns the address from which it then seems to come.
     fn out(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<SocketAddr> {
         let mut header = self.first(local, remote);
         let verdict = self.nat.outbound(&mut header, self.now);
         (verdict == Verdict::Forward).then_some(header.src)
     }
 
-    /// Sends a first packet in; whom it reaches.
+    /// Sends a first packet in, and returns the address it reaches.
     fn inn(&mut self, remote: SocketAddr, external: SocketAddr) -> Option<SocketAddr> {
         let mut header = self.first(remote, external);
         let verdict = self.nat.inbound(&mut header, self.now);
         (verdict == Verdict::Forward).then_some(header.dst)
     }
 
-    /// Sends a first packet in; what the NAT says to it.
+    /// Sends a first packet in, and returns the verdict of the NAT.
     fn verdict_in(&mut self, remote: SocketAddr, external: SocketAddr) -> Verdict {
         let mut header = self.first(remote, external);
         self.nat.inbound(&mut header, self.now)
@@ -96,7 +96,7 @@ impl Bench {
         self.nat.inbound(&mut header, self.now)
     }
 
-    /// Opens a connection from inside, all three packets of it.
+    /// Opens a connection from inside by all three packets of the handshake.
     fn connect(&mut self, local: SocketAddr, remote: SocketAddr) -> SocketAddr {
         let external = self.out(local, remote).unwrap();
         let syn_ack = self.segment_in((remote, external), Flags::SYN | Flags::ACK, 500);

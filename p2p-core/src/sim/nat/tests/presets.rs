@@ -1,9 +1,9 @@
-//! Each preset is what its name says, in the opinion of a judge that knows packets only.
+//! Each preset is what its name says, by the judgement of a test that sees packets only.
 
 use super::*;
 use crate::nat::{Delta, DeltaKind, NatType};
 
-/// A NAT, judged by what it does (RFC 3489, section 10.1, and the original's delta test).
+/// Returns the type of a NAT by what it does (RFC 3489, section 10.1, and the delta test of the original P2PD).
 fn judge_type(fresh: &mut dyn FnMut() -> Bench) -> NatType {
     let (first, second, stranger) = (at("192.0.2.1:3478"), at("192.0.2.2:3478"), at("192.0.2.3:3478"));
     let local = inside(40_000);
@@ -29,7 +29,7 @@ fn judge_type(fresh: &mut dyn FnMut() -> Bench) -> NatType {
     }
 }
 
-/// The ports that inside ports, `step` apart, are mapped to.
+/// Returns inside ports, `step` apart, with the ports that they are mapped to.
 fn mapped_ports(bench: &mut Bench, first: u16, step: u16) -> Vec<(i32, i32)> {
     (0..12)
         .map(|index| {
@@ -40,7 +40,7 @@ fn mapped_ports(bench: &mut Bench, first: u16, step: u16) -> Vec<(i32, i32)> {
         .collect()
 }
 
-/// The value that all neighbours differ by.
+/// Returns the value that all neighbours differ by.
 fn common_step(ports: &[(i32, i32)], range: PortRange) -> Option<i32> {
     let size = range.size() as i32;
     let mut steps = ports.windows(2).map(|pair| (pair[1].1 - pair[0].1).rem_euclid(size));

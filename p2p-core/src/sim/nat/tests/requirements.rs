@@ -1,5 +1,5 @@
-//! The requirements of RFC 4787 (UDP), RFC 5382 (TCP) and RFC 5508 (ICMP), kept by the default and by no
-//! accident: where a knob can break one, the test turns it too.
+//! The requirements of RFC 4787 (UDP), RFC 5382 (TCP) and RFC 5508 (ICMP), which the default keeps. Where an option
+//! can break one, the test turns it too.
 
 use super::*;
 
@@ -146,7 +146,7 @@ fn rfc4787_req9_a_refused_hairpin_is_answered_inside() {
     assert_eq!(answer.src, SocketAddr::new(ip(EXTERNAL), 6_000));
 }
 
-/// An ICMP error from a router outside about a packet of ours.
+/// Returns an ICMP error from a router outside about a packet of ours.
 fn error_about(bench: &Bench, external: SocketAddr, remote: SocketAddr, kind: IcmpKind) -> Header {
     let sent = bench.first(external, remote);
     sent.icmp_error(ip("192.0.2.254"), kind).unwrap()
@@ -354,4 +354,34 @@ fn segments_of_no_connection_are_dropped_both_ways() {
         body: Body::Tcp(TcpFacts { flags: Flags::SYN | Flags::ACK, seq: 9, ack: 101, len: 0 }),
     };
     assert_eq!(bench.nat.inbound(&mut { header }, bench.now), Verdict::Forward);
+}
+
+#[test]
+fn answers_to_a_stranger_go_through_the_mapping_that_let_it_in() {
+    for protocol in BOTH {
+        for (mapping, filtering) in [
+            (Mapping::AddressDependent, Filtering::EndpointIndependent),
+            (Mapping::AddressAndPortDependent, Filtering::EndpointIndependent),
+            (Mapping::AddressAndPortDependent, Filtering::AddressDependent),
+        ] {
+            let config = home().with_flow(|flow| {
+                flow.mapping = mapping;
+                flow.filtering = filtering;
+                flow.ports = PortChoice::Random;
+            });
+            let mut bench = Bench::new(config, protocol);
+            let external = bench.out(inside(5_000), server(1)).unwrap();
+            let stranger = match filtering {
+                Filtering::EndpointIndependent => server(2),
+                _ => SocketAddr::new(server(1).ip(), 9),
+            };
+            assert_eq!(bench.inn(stranger, external), Some(inside(5_000)), "{mapping:?}");
+            let mut answer = match protocol {
+                Protocol::Tcp => Header::tcp(inside(5_000), stranger, Flags::SYN | Flags::ACK, 500, 101),
+                _ => Header::udp(inside(5_000), stranger, 0),
+            };
+            let verdict = bench.nat.outbound(&mut answer, bench.now);
+            assert_eq!((verdict, answer.src), (Verdict::Forward, external), "{mapping:?} {filtering:?}");
+        }
+    }
 }
