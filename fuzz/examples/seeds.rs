@@ -310,5 +310,5 @@ fn punch_offer() -> punch::Message {
         sockets: 96,
     };
     let offer = Offer { mode: Mode::Remote, at: [192, 168, 1, 2].into(), side, error: Some(30_000) };
-    punch::Message { pair: 0, wave: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
+    punch::Message { pair: 0, round: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
 }

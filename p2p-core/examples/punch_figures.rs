@@ -39,7 +39,7 @@ struct Cell {
     open: Vec<(f64, f64)>,
     kept: Vec<(f64, f64)>,
     syns: Vec<usize>,
-    waves: BTreeMap<u8, usize>,
+    rounds: BTreeMap<u8, usize>,
     why: BTreeMap<String, usize>,
 }
 
@@ -57,8 +57,8 @@ impl Cell {
         if outcome.syns > 0 {
             self.syns.push(outcome.syns);
         }
-        let waves = outcome.reports[0].as_ref().map_or(0, |report| report.waves);
-        *self.waves.entry(waves).or_default() += 1;
+        let rounds = outcome.reports[0].as_ref().map_or(0, |report| report.rounds);
+        *self.rounds.entry(rounds).or_default() += 1;
         let both = |took: Duration| (took.as_secs_f64() / rtt.as_secs_f64(), took.as_secs_f64() * 1e3);
         if let (Some(open), Some(kept)) = (outcome.opened, outcome.took) {
             self.met += 1;
@@ -78,8 +78,8 @@ impl Cell {
         if let (Some(middle), Some(most)) = (self.syns.get(self.syns.len() / 2), self.syns.last()) {
             print!("; SYNs {middle} / {most}");
         }
-        if self.waves.len() > 1 {
-            print!("; waves {:?}", self.waves);
+        if self.rounds.len() > 1 {
+            print!("; rounds {:?}", self.rounds);
         }
         if !self.why.is_empty() {
             print!("; {:?}", self.why);
@@ -182,13 +182,13 @@ fn port_restricted() -> Home {
     Home::of_type(NatType::PortRestricted, equal(), SynAnswer::Silence)
 }
 
-/// Prints one wave of one tactic.
-fn wave(name: &str, homes: [Home; 2], waves: u8, trials: u64) -> Result<(), Error> {
+/// Prints one round of one tactic.
+fn round(name: &str, homes: [Home; 2], rounds: u8, trials: u64) -> Result<(), Error> {
     let mut cell = Cell::default();
     for number in 0..trials {
         let mut meeting = Meeting::new(homes.clone(), number);
         meeting.counts = true;
-        meeting.limits.waves = waves;
+        meeting.limits.rounds = rounds;
         let rtt = meeting.rtt;
         cell.note(&meeting.run()?, rtt);
     }
@@ -198,18 +198,18 @@ fn wave(name: &str, homes: [Home; 2], waves: u8, trials: u64) -> Result<(), Erro
 
 fn birthdays(trials: u64) -> Result<(), Error> {
     let random = || Home::of_type(NatType::Symmetric, of(DeltaKind::Random), SynAnswer::Silence);
-    wave("random × endpoint-independent, one wave", [random(), port_restricted()], 1, trials)?;
-    wave("endpoint-independent × random, one wave", [port_restricted(), random()], 1, trials)
+    round("random × endpoint-independent, one round", [random(), port_restricted()], 1, trials)?;
+    round("endpoint-independent × random, one round", [port_restricted(), random()], 1, trials)
 }
 
 fn blocks(trials: u64) -> Result<(), Error> {
     let block = || Home::in_block(512);
     let exact = Home::of_type(NatType::Symmetric, equal(), SynAnswer::Silence);
-    wave("random in a block of 512 × endpoint-independent", [block(), port_restricted()], 1, trials)?;
-    wave("endpoint-independent × random in a block of 512", [port_restricted(), block()], 1, trials)?;
-    wave("both random in blocks of 512, one wave", [block(), block()], 1, trials)?;
-    wave("both random in blocks of 512, up to 4 waves", [block(), block()], 4, trials)?;
-    wave("random in a block of 512 × symmetric equal", [block(), exact], 1, trials)?;
+    round("random in a block of 512 × endpoint-independent", [block(), port_restricted()], 1, trials)?;
+    round("endpoint-independent × random in a block of 512", [port_restricted(), block()], 1, trials)?;
+    round("both random in blocks of 512, one round", [block(), block()], 1, trials)?;
+    round("both random in blocks of 512, up to 4 rounds", [block(), block()], 4, trials)?;
+    round("random in a block of 512 × symmetric equal", [block(), exact], 1, trials)?;
     // Each SYN may be lost, and with it the one that would have met.
     let mut cell = Cell::default();
     for number in 0..trials {
@@ -224,7 +224,7 @@ fn blocks(trials: u64) -> Result<(), Error> {
 
 fn counters(trials: u64) -> Result<(), Error> {
     for rate in [0_u16, 10, 35] {
-        for waves in [1, 4] {
+        for rounds in [1, 4] {
             let mut cell = Cell::default();
             for number in 0..trials {
                 let home = || {
@@ -235,11 +235,11 @@ fn counters(trials: u64) -> Result<(), Error> {
                     home
                 };
                 let mut meeting = Meeting::new([home(), home()], number);
-                meeting.limits.waves = waves;
+                meeting.limits.rounds = rounds;
                 let rtt = meeting.rtt;
                 cell.note(&meeting.run()?, rtt);
             }
-            cell.print(&format!("both sequential, {rate} others a second, {waves} waves"));
+            cell.print(&format!("both sequential, {rate} others a second, {rounds} rounds"));
         }
     }
     Ok(())

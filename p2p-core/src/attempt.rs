@@ -147,17 +147,12 @@ pub enum DialError {
     Local(String),
 }
 
-impl DialError {
-    /// Returns a word for programs: it never changes.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Refused => "connection_refused",
-            Self::Unreachable(_) => "unreachable",
-            Self::TimedOut => "timed_out",
-            Self::Local(_) => "local",
-        }
-    }
-}
+codes!(DialError {
+    Self::Refused => "connection_refused",
+    Self::Unreachable(_) => "unreachable",
+    Self::TimedOut => "timed_out",
+    Self::Local(_) => "local",
+});
 
 /// The reason for which a peer refuses. A number on the wire, so that a reason of a later version is still a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

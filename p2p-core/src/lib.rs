@@ -46,6 +46,9 @@
 #![cfg_attr(not(feature = "sim"), doc = "[`sim`]: https://docs.rs/p2p-core")]
 #![cfg_attr(not(feature = "sim"), doc = "[`machine_laws!`]: https://docs.rs/p2p-core")]
 
+#[macro_use]
+mod codes;
+
 pub mod addr;
 pub mod attempt;
 pub mod backoff;
@@ -70,6 +73,8 @@ pub mod turn;
 
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(test)]
+mod vectors;
 
 pub use addr::{Family, Local, Mapped, Reach, Relayed};
 pub use backoff::Backoff;

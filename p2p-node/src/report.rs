@@ -31,9 +31,10 @@
 //! The codes of a failure are:
 //!
 //! - Of a way: `no_candidates`, `all_failed`, `not_listening`, `no_signalling`, `no_broker`, `offline`, `refused`,
-//!   `silent`, `timed_out`, `cancelled`, `unsupported`, `not_placed`, `nothing_to_punch`.
+//!   `silent`, `timed_out`, `cancelled`, `not_placed`, `nothing_to_punch`, `not_allowed_here`.
 //! - Of a way or a pair of addresses: `punch_no_budget`, `punch_no_ports`, `punch_no_plan`, `punch_declined`,
 //!   `punch_silent`, `punch_not_theirs`, `punch_spent`.
+//! - Of a relay: `no_turn_server`, `no_relayed_address`, `silent`, `relay_blocked`.
 //! - Of a lane: `not_tried`, `dropped`, `connection_refused`, `unreachable`, `timed_out`, `local`.
 //! - Of a proof on a lane: `proof_garbled`, `proof_stranger`, `proof_ourselves`, `refused`, `declined`,
 //!   `proof_timed_out`, `proof_lost`, `proof_out_of_turn`.
@@ -253,7 +254,7 @@ impl From<&PunchReport> for PunchStory {
             local: report.local,
             remote: report.remote,
             tactic: report.tactic.map(|tactic| tactic.to_string()),
-            waves: report.waves,
+            waves: report.rounds,
             dialled: tally.dialled,
             refused: tally.refused,
             unreachable: tally.unreachable,
@@ -348,11 +349,14 @@ pub(crate) fn ms(duration: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use p2p_core::Seed;
     use p2p_core::attempt::{AttemptId, DialError, RefusalReason};
     use p2p_core::peer::Identity;
     use p2p_core::proof::ProofError;
     use p2p_core::punch::{Tactic, Tally};
+    use p2p_core::relay::circuit::CircuitFailure;
     use serde_json::json;
 
     use super::*;
@@ -451,6 +455,27 @@ mod tests {
                 "failure": { "code": "punch_spent", "text": Failed::Spent.to_string() },
             }])
         );
+    }
+
+    /// The words between backticks of the documentation of this file, from the line that begins so.
+    fn documented(text: &'static str, from: &str) -> BTreeSet<&'static str> {
+        let lines = text.lines().skip_while(|line| !line.starts_with(from));
+        let lines = lines.take_while(|line| line.starts_with("//!"));
+        lines.flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
+    }
+
+    #[test]
+    fn the_documentation_names_each_code_and_no_other() {
+        let all = [
+            WayFailure::CODES,
+            Failed::CODES,
+            CircuitFailure::CODES,
+            LaneFailure::CODES,
+            DialError::CODES,
+            ProofError::CODES,
+        ];
+        let all: BTreeSet<_> = all.concat().into_iter().collect();
+        assert_eq!(documented(include_str!("report.rs"), "//! The codes of a failure are:"), all);
     }
 
     #[test]

@@ -29,17 +29,12 @@ pub enum LaneFailure {
     Proof(#[from] ProofError),
 }
 
-impl LaneFailure {
-    /// Returns a word for programs: it never changes.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NotTried => "not_tried",
-            Self::Dropped => "dropped",
-            Self::Dial(error) => error.code(),
-            Self::Proof(error) => error.code(),
-        }
-    }
-}
+codes!(LaneFailure {
+    Self::NotTried => "not_tried",
+    Self::Dropped => "dropped";
+    nested Self::Dial(error) => error.code(),
+    Self::Proof(error) => error.code(),
+});
 
 /// The reason for which one way did not lead to the peer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,28 +93,23 @@ fn no(reason: RefusalReason) -> &'static str {
     if reason == RefusalReason::NoRoute { "could not dial us" } else { "refused" }
 }
 
-impl WayFailure {
-    /// Returns a word for programs: it never changes.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NoCandidates => "no_candidates",
-            Self::AllFailed => "all_failed",
-            Self::NotListening => "not_listening",
-            Self::NoSignalling => "no_signalling",
-            Self::NoBroker(_) => "no_broker",
-            Self::Offline => "offline",
-            Self::Refused(_) => "refused",
-            Self::Silent => "silent",
-            Self::TimedOut => "timed_out",
-            Self::Cancelled => "cancelled",
-            Self::Punch(failed) => failed.code(),
-            Self::NoExternalAddress => "not_placed",
-            Self::NothingToPunch => "nothing_to_punch",
-            Self::Relay(failure) => failure.code(),
-            Self::NotAllowed => "not_allowed_here",
-        }
-    }
-}
+codes!(WayFailure {
+    Self::NoCandidates => "no_candidates",
+    Self::AllFailed => "all_failed",
+    Self::NotListening => "not_listening",
+    Self::NoSignalling => "no_signalling",
+    Self::NoBroker(_) => "no_broker",
+    Self::Offline => "offline",
+    Self::Refused(_) => "refused",
+    Self::Silent => "silent",
+    Self::TimedOut => "timed_out",
+    Self::Cancelled => "cancelled",
+    Self::NoExternalAddress => "not_placed",
+    Self::NothingToPunch => "nothing_to_punch",
+    Self::NotAllowed => "not_allowed_here";
+    nested Self::Punch(failed) => failed.code(),
+    Self::Relay(failure) => failure.code(),
+});
 
 /// The end of a way.
 #[derive(Clone, Debug, PartialEq, Eq)]

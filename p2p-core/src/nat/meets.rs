@@ -253,7 +253,7 @@ pub(crate) fn stairs(a: u32, b: u32) -> (u32, u32) {
 }
 
 /// How many dials the side with random ports and the one with a known port make for a birthday.
-pub(crate) fn party(pool: u32) -> (u32, u32) {
+pub(crate) fn birthday_sizes(pool: u32) -> (u32, u32) {
     let each = birthday_needed(pool, BIRTHDAY).and_then(|each| u32::try_from(each).ok()).unwrap_or(u32::MAX);
     (each.min(MOST_GUESSES), each.min(MOST_GUESSES))
 }
@@ -339,7 +339,7 @@ fn half_known(known: &Seat, other: &Seat, side: Side) -> Punch {
             Punch { plan: Plan::Window, syns: guesses.min(MOST_GUESSES) + COUNTED, probability }
         }
         NextPort::Random { pool } => {
-            let (theirs, ours) = party(pool);
+            let (theirs, ours) = birthday_sizes(pool);
             // With answers on both sides each SYN ends the dial it meets.
             let probability = if both_answer { 0.0 } else { birthday(ours, theirs, pool) };
             Punch { plan: Plan::Birthday, syns: ours + theirs, probability }

@@ -36,6 +36,20 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// All words that [`code`](Self::code) says.
+    pub const CODES: [&'static str; 10] = [
+        "offline",
+        "refused",
+        "timed_out",
+        "no_connection",
+        "ourselves",
+        "nothing_allowed",
+        "too_many_attempts",
+        "socket",
+        "cancelled",
+        "closed",
+    ];
+
     /// Returns a word for programs, which never changes: `offline`, `refused` (the peer said no on some way),
     /// `timed_out` (the time was up while some way still had hope), `no_connection` (every way failed), `ourselves`,
     /// `nothing_allowed`, `too_many_attempts`, `socket`, `cancelled` or `closed`.
@@ -59,6 +73,25 @@ impl ConnectError {
         match self {
             Self::Failed(report) | Self::Offline(report) | Self::Cancelled(report) => Some(report),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_names_each_code() {
+        let text = include_str!("error.rs");
+        let (_, text) = text.split_once("/// Returns a word for programs").expect("the documentation");
+        let (text, code) = text.split_once("pub fn code").expect("what it documents");
+        let (code, _) = code.split_once("\n    }").expect("its end");
+        let said: Vec<_> = code.split('"').skip(1).step_by(2).collect();
+        assert_eq!(said.len(), ConnectError::CODES.len());
+        for word in ConnectError::CODES {
+            assert!(text.contains(&format!("`{word}`")), "{word} is not documented");
+            assert!(said.contains(&word), "{word} is never said");
         }
     }
 }

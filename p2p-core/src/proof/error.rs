@@ -32,18 +32,13 @@ pub enum ProofError {
     OutOfTurn,
 }
 
-impl ProofError {
-    /// A word for programs: it never changes.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Garbled => "proof_garbled",
-            Self::Stranger => "proof_stranger",
-            Self::Ourselves => "proof_ourselves",
-            Self::Refused(_) => "refused",
-            Self::Declined(_) => "declined",
-            Self::TimedOut => "proof_timed_out",
-            Self::Lost => "proof_lost",
-            Self::OutOfTurn => "proof_out_of_turn",
-        }
-    }
-}
+codes!(ProofError {
+    Self::Garbled => "proof_garbled",
+    Self::Stranger => "proof_stranger",
+    Self::Ourselves => "proof_ourselves",
+    Self::Refused(_) => "refused",
+    Self::Declined(_) => "declined",
+    Self::TimedOut => "proof_timed_out",
+    Self::Lost => "proof_lost",
+    Self::OutOfTurn => "proof_out_of_turn",
+});

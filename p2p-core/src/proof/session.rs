@@ -7,7 +7,7 @@ use blake2::digest::{FixedOutput, KeyInit, Update};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-use crate::attempt::AttemptId;
+use crate::attempt::{AttemptId, Role};
 use crate::peer::PeerId;
 
 /// A cipher for the pipe.
@@ -43,8 +43,8 @@ pub struct Claim {
     pub peer: PeerId,
     /// The attempt this connection belongs to.
     pub attempt: AttemptId,
-    /// Whether **we** are the caller of that attempt.
-    pub caller: bool,
+    /// **Our** role in that attempt.
+    pub role: Role,
 }
 
 /// A proven connection: the peer at the other end, and the keys of the pipe.

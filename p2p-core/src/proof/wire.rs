@@ -28,7 +28,7 @@ pub(super) struct Wish {
 }
 
 /// The first payload, from the end that dialled.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hello {
     pub from: PeerId,
     pub to: PeerId,
@@ -38,7 +38,7 @@ pub(super) struct Hello {
 }
 
 /// The answer to [`Hello`].
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Welcome {
     Yes(Wish),
     No(RefusalReason),
@@ -95,4 +95,40 @@ fn door_code(to: &PeerId, noise: &[u8]) -> [u8; DOOR_CODE] {
     mac.update(b"p2p/1 door");
     mac.update(noise);
     mac.finalize_fixed().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::check;
+
+    /// The public key of the first test of RFC 8032, section 7.1.
+    const KEY: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+
+    fn key() -> PeerId {
+        let bytes = data_encoding::HEXLOWER.decode(KEY.as_bytes()).unwrap();
+        PeerId::from_bytes(bytes.try_into().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_bytes_are_what_they_always_were() {
+        let wish = Wish { plain: true, cipher: Cipher::ChaCha20Poly1305 };
+        let attempt = AttemptId([7; 16]);
+        let hello = Hello { from: key(), to: key(), attempt, role: Role::Answerer, wish };
+        check(&hello, &format!("{KEY}{KEY}{}010101", "07".repeat(16)));
+        check(&Welcome::Yes(Wish { plain: false, cipher: Cipher::Aes256Gcm }), "000000");
+        check(&Welcome::No(RefusalReason::NotAllowed), "0102");
+        check(&Word::Ready, "00");
+        check(&Word::Go, "01");
+    }
+
+    #[test]
+    fn the_first_frame_begins_with_a_code_for_its_receiver() {
+        let body = knock(&key(), &[1, 2, 3]);
+        let hex = data_encoding::HEXLOWER.encode(&frame(&body));
+        assert_eq!(hex, format!("001770327001{CODE}010203"));
+        assert_eq!(open_door(&key(), &body), Ok(&[1, 2, 3][..]));
+    }
+
+    const CODE: &str = "1d4d63d9ed4fbdd667fda3744076e26d";
 }

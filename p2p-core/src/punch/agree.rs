@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::endpoint::Endpoint;
 use super::message::{Answer, Message, Step, Timing};
-use super::terms::{Clocks, Stamps, Terms};
-use crate::attempt::{RefusalReason as Reason, Role as Part};
+use super::timing::{Clocks, PathTiming, Stamps};
+use crate::attempt::{RefusalReason, Role};
 use crate::clock::Offset;
 use crate::{Clock, Deadline, Machine, Output, UnixTime};
 
@@ -44,21 +44,21 @@ pub enum AgreeEvent {
     /// The caller wants to start, or to start again. Say [`Agree::answer`] or [`Agree::decline`].
     Asked {
         /// Which time this is.
-        wave: u8,
+        round: u8,
         /// The caller.
         side: Endpoint,
     },
     /// The answerer agrees: both know the plan.
     Agreed {
         /// Which time this is.
-        wave: u8,
+        round: u8,
         /// The answerer.
         side: Endpoint,
         /// When; the start is by our clock.
         timing: Timing,
     },
     /// The other side will not, or sees no way.
-    Declined(Reason),
+    Declined(RefusalReason),
     /// Nothing was heard.
     Silent,
 }
@@ -91,14 +91,14 @@ enum State {
 /// What comes late, twice, in another order, or is unsound, is dropped; what is lost is said again.
 #[derive(Clone, Debug)]
 pub struct Agree {
-    part: Part,
+    role: Role,
     pair: u8,
     clock: Clock,
     clocks: Clocks,
-    terms: Terms,
+    path_timing: PathTiming,
     state: State,
-    /// The wave that is being agreed on, or was last.
-    wave: Option<u8>,
+    /// The round that is being agreed on, or was last.
+    round: Option<u8>,
     /// The transmit time of the last message of theirs, and when it came.
     heard: (UnixTime, UnixTime),
     /// When our last messages were written.
@@ -108,37 +108,37 @@ pub struct Agree {
 
 impl Agree {
     /// Nothing was said yet.
-    pub fn new(part: Part, pair: u8, clock: Clock, terms: Terms) -> Self {
+    pub fn new(role: Role, pair: u8, clock: Clock, path_timing: PathTiming) -> Self {
         Self {
-            part,
+            role,
             pair,
             clock,
-            clocks: Clocks::new(terms.served),
-            terms,
+            clocks: Clocks::new(path_timing.served),
+            path_timing,
             state: State::Idle,
-            wave: None,
+            round: None,
             heard: (UnixTime(0), UnixTime(0)),
             written: VecDeque::new(),
             output: VecDeque::new(),
         }
     }
 
-    /// Takes the clock and the terms of this moment. By another clock, all that was said of the old one is void.
-    pub fn update(&mut self, clock: Clock, terms: Terms) {
+    /// Takes the clock and the path_timing of this moment. By another clock, all that was said of the old one is void.
+    pub fn update(&mut self, clock: Clock, path_timing: PathTiming) {
         if clock != self.clock {
             self.clock = clock;
-            self.clocks = Clocks::new(terms.served);
+            self.clocks = Clocks::new(path_timing.served);
             self.heard = (UnixTime(0), UnixTime(0));
             self.written.clear();
         }
-        self.terms = terms;
-        self.clocks.serve(terms.served);
+        self.path_timing = path_timing;
+        self.clocks.serve(path_timing.served);
     }
 
     /// The caller's next step: the offer, then updates.
-    pub fn propose(&mut self, wave: u8, step: Step, now: Instant) {
-        if self.part == Part::Caller && self.state != State::Over {
-            self.wave = Some(wave);
+    pub fn propose(&mut self, round: u8, step: Step, now: Instant) {
+        if self.role == Role::Caller && self.state != State::Over {
+            self.round = Some(round);
             self.say(step.clone(), now);
             self.state = State::Proposed { step, since: now, said: 1 };
         }
@@ -155,7 +155,7 @@ impl Agree {
     }
 
     /// The answerer sees no way, or has no room; or the caller, when it is told the answerer's side.
-    pub fn decline(&mut self, reason: Reason, now: Instant) {
+    pub fn decline(&mut self, reason: RefusalReason, now: Instant) {
         if self.state != State::Over {
             self.say(Step::Decline(reason), now);
             self.state = State::Over;
@@ -164,18 +164,18 @@ impl Agree {
 
     /// A message of the peer for this pair.
     pub fn handle_message(&mut self, message: &Message, now: Instant) {
-        if !message.is_sound() || message.pair != self.pair || self.state == State::Over {
+        if message.validate().is_err() || message.pair != self.pair || self.state == State::Over {
             return tracing::trace!(?message, "dropped");
         }
-        let is_old = self.wave.is_some_and(|wave| message.wave < wave);
+        let is_old = self.round.is_some_and(|round| message.round < round);
         let arrival = self.clock.unix(now);
         if !is_old {
             self.learn(message.stamps, arrival, now);
         }
-        match (&message.step, self.part, &mut self.state) {
+        match (&message.step, self.role, &mut self.state) {
             _ if is_old => {}
-            (Step::Offer(_) | Step::Update(_), Part::Answerer, State::Answered { step, repeats })
-                if self.wave == Some(message.wave) =>
+            (Step::Offer(_) | Step::Update(_), Role::Answerer, State::Answered { step, repeats })
+                if self.round == Some(message.round) =>
             {
                 if *repeats < MOST_REPEATS {
                     *repeats += 1;
@@ -183,18 +183,18 @@ impl Agree {
                     self.say(step, now);
                 }
             }
-            (Step::Offer(_) | Step::Update(_), Part::Answerer, _) if self.wave != Some(message.wave) => {
+            (Step::Offer(_) | Step::Update(_), Role::Answerer, _) if self.round != Some(message.round) => {
                 let (side, error) = match &message.step {
                     Step::Offer(offer) => (offer.side.clone(), offer.error),
                     Step::Update(update) => (update.side.clone(), update.error),
                     Step::Answer(_) | Step::Decline(_) => return,
                 };
-                self.wave = Some(message.wave);
+                self.round = Some(message.round);
                 self.state = State::Asked { error, delay: self.delay_of(message.stamps, arrival, now) };
-                self.output.push_back(Output::Event(AgreeEvent::Asked { wave: message.wave, side }));
+                self.output.push_back(Output::Event(AgreeEvent::Asked { round: message.round, side }));
             }
-            (Step::Answer(answer), Part::Caller, State::Proposed { .. })
-                if self.wave == Some(message.wave) =>
+            (Step::Answer(answer), Role::Caller, State::Proposed { .. })
+                if self.round == Some(message.round) =>
             {
                 let start = self.clocks.ours(answer.timing.start, now);
                 let off = start.since(arrival).max(arrival.since(start));
@@ -202,11 +202,11 @@ impl Agree {
                     return tracing::debug!(?off, "dropped an answer for another time");
                 }
                 let timing = Timing { start, ..answer.timing };
-                let (wave, side) = (message.wave, answer.side.clone());
+                let (round, side) = (message.round, answer.side.clone());
                 self.state = State::Idle;
-                self.output.push_back(Output::Event(AgreeEvent::Agreed { wave, side, timing }));
+                self.output.push_back(Output::Event(AgreeEvent::Agreed { round, side, timing }));
             }
-            (Step::Decline(reason), ..) if self.wave == Some(message.wave) => {
+            (Step::Decline(reason), ..) if self.round == Some(message.round) => {
                 self.state = State::Over;
                 self.output.push_back(Output::Event(AgreeEvent::Declined(*reason)));
             }
@@ -242,12 +242,12 @@ impl Agree {
     fn say(&mut self, step: Step, now: Instant) {
         let transmit = self.clock.unix(now);
         let (origin, receive) = self.heard;
-        let stamps = Stamps { origin, receive, transmit, served: self.terms.served };
+        let stamps = Stamps { origin, receive, transmit, served: self.path_timing.served };
         if self.written.len() == MOST_TIMES {
             self.written.pop_front();
         }
         self.written.push_back(transmit);
-        let message = Message { pair: self.pair, wave: self.wave.unwrap_or(0), stamps, step };
+        let message = Message { pair: self.pair, round: self.round.unwrap_or(0), stamps, step };
         self.output.push_back(Output::Act(AgreeAct::Send(message)));
     }
 
@@ -269,7 +269,7 @@ impl Agree {
             |span: Duration, [least, most]: [u64; 2]| (span.as_millis() as u64 + 1).clamp(least, most) as u16;
         let theirs = error.map(|error| Duration::from_micros(u64::from(error)));
         let spread = [theirs, self.clocks.error(now)].into_iter().flatten().min().unwrap_or(SPREAD);
-        let path = self.terms.delay.unwrap_or(DELAY);
+        let path = self.path_timing.delay.unwrap_or(DELAY);
         Timing {
             start: self.clock.unix(now),
             lead: millis(delay.unwrap_or(LEAD), LEADS),

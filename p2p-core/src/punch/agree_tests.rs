@@ -39,8 +39,8 @@ const AHEAD: u64 = 100;
 fn pair() -> [Agree; 2] {
     let clock = |ahead| Clock::new(epoch(), UnixTime::from_secs(1_800_000_000 + ahead));
     [
-        Agree::new(Role::Caller, 0, clock(0), Terms::default()),
-        Agree::new(Role::Answerer, 0, clock(AHEAD), Terms::default()),
+        Agree::new(Role::Caller, 0, clock(0), PathTiming::default()),
+        Agree::new(Role::Answerer, 0, clock(AHEAD), PathTiming::default()),
     ]
 }
 
@@ -54,13 +54,13 @@ fn one_message_for_the_answerer_one_round_trip_for_the_caller() {
     caller.propose(0, offer(), at(0));
     let offered = said(&mut caller).remove(0);
     answerer.handle_message(&offered, at(40));
-    assert_eq!(drain(&mut answerer).events, [AgreeEvent::Asked { wave: 0, side: side() }]);
+    assert_eq!(drain(&mut answerer).events, [AgreeEvent::Asked { round: 0, side: side() }]);
     let timing = answerer.answer(side(), at(41)).unwrap();
     assert_eq!((timing.lead, timing.spread, timing.step), (61, 151, 33));
     let answered = said(&mut answerer).remove(0);
     caller.handle_message(&answered, at(101));
     let events = drain(&mut caller).events;
-    let [AgreeEvent::Agreed { wave: 0, timing, .. }] = &events[..] else { panic!("{events:?}") };
+    let [AgreeEvent::Agreed { round: 0, timing, .. }] = &events[..] else { panic!("{events:?}") };
     // It left at 41 and was 60 ms under way; the offer took 40: the offset is 10 ms off, and may be 50.
     let start = UnixTime(1_800_000_000_051_000);
     let off = timing.start.since(start).max(start.since(timing.start));
@@ -68,7 +68,7 @@ fn one_message_for_the_answerer_one_round_trip_for_the_caller() {
     let known = caller.offset(at(101)).unwrap();
     assert!(known.contains(100_000_000_000), "{known}");
     assert_eq!(known.error.as_millis(), 50);
-    // The next wave tells the answerer too.
+    // The next round tells the answerer too.
     caller.propose(1, update(), at(900));
     let again = said(&mut caller).remove(0);
     answerer.handle_message(&again, at(940));
@@ -132,8 +132,8 @@ fn the_absurd_the_stale_and_the_misdirected_are_dropped() {
     for absurd in [
         changed(|message| message.pair = 1),
         changed(|message| message.pair = 200),
-        changed(|message| message.wave = 3),
-        changed(|message| message.wave = 255),
+        changed(|message| message.round = 3),
+        changed(|message| message.round = 255),
         changed(|message| {
             let Step::Offer(offer) = &mut message.step else { return };
             offer.side.ports = PortForecast::Fixed(vec![5_000; 10_000]);
@@ -164,7 +164,7 @@ fn the_absurd_the_stale_and_the_misdirected_are_dropped() {
         caller.handle_message(&absurd, at(80));
         assert!(drain(&mut caller).is_quiet());
     }
-    // An answer to an earlier wave comes late.
+    // An answer to an earlier round comes late.
     caller.propose(1, update(), at(90));
     said(&mut caller);
     caller.handle_message(&answered, at(95));
@@ -177,18 +177,18 @@ impl Subject for AnyAgree {
     type Machine = Agree;
 
     fn new(mut seed: Seed, now: Instant) -> Agree {
-        let part = if seed.chance(0.5) { Role::Caller } else { Role::Answerer };
-        let mut agree = Agree::new(part, 0, Clock::new(now, UnixTime::from_secs(9)), Terms::default());
+        let role = if seed.chance(0.5) { Role::Caller } else { Role::Answerer };
+        let mut agree = Agree::new(role, 0, Clock::new(now, UnixTime::from_secs(9)), PathTiming::default());
         agree.propose(0, offer(), now);
         agree
     }
 
     fn disturb(agree: &mut Agree, dice: &mut Seed, now: Instant) {
-        let wave = dice.below(4) as u8;
+        let round = dice.below(4) as u8;
         let step = match dice.below(12) {
             0..4 => offer(),
             4..7 => update(),
-            7 => return agree.propose(wave, update(), now),
+            7 => return agree.propose(round, update(), now),
             8 if dice.chance(0.1) => Step::Decline(RefusalReason::Busy),
             8..10 => {
                 agree.answer(side(), now);
@@ -202,7 +202,7 @@ impl Subject for AnyAgree {
         };
         let transmit = UnixTime(dice.below(20_000_000));
         let stamps = Stamps { origin: UnixTime::from_secs(9), receive: transmit, transmit, served: None };
-        agree.handle_message(&Message { pair: 0, wave, stamps, step }, now);
+        agree.handle_message(&Message { pair: 0, round, stamps, step }, now);
     }
 
     fn close(agree: &mut Agree, _: Instant) {

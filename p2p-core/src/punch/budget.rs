@@ -12,12 +12,12 @@ pub struct Limits {
     /// Dials of one punch in all.
     pub syns: u16,
     /// How often one punch may start again with other ports; 1 … 8. Default 4.
-    pub waves: u8,
+    pub rounds: u8,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sockets: 512, per_second: 500, syns: 2_400, waves: 4 }
+        Self { sockets: 512, per_second: 500, syns: 2_400, rounds: 4 }
     }
 }
 
@@ -29,14 +29,14 @@ impl Limits {
             sockets: self.sockets.min(other.sockets),
             per_second: self.per_second.min(other.per_second),
             syns: self.syns.min(other.syns),
-            waves: self.waves.min(other.waves),
+            rounds: self.rounds.min(other.rounds),
         }
     }
 
     /// For a peer that nothing speaks for: it signs its address itself, and so could name a victim's. 64 half
-    /// open, 128 dials in all, two waves. Enough for all tactics but birthdays over a whole range of ports.
+    /// open, 128 dials in all, two rounds. Enough for all tactics but birthdays over a whole range of ports.
     pub fn stranger() -> Self {
-        Self { sockets: 64, per_second: 100, syns: 128, waves: 2 }
+        Self { sockets: 64, per_second: 100, syns: 128, rounds: 2 }
     }
 }
 

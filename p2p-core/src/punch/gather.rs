@@ -1,4 +1,4 @@
-//! Which local ports a side uses for a wave, and what they become outside.
+//! Which local ports a side uses for a round, and what they become outside.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::endpoint::Endpoint;
 use super::layout::brief;
 use super::schedule::{Mode, NO_NAT};
-use crate::attempt::{AttemptId, Role as Part};
+use crate::attempt::{AttemptId, Role};
 use crate::nat::forecast::{self, PortForecast, PortRule, others};
 use crate::nat::meets;
 use crate::nat::{Filtering, Mapping, NatFacts, NatType, PortRange};
@@ -32,11 +32,11 @@ const USUAL_RATE: u16 = 10;
 const LOCALS: PortRange = PortRange { first: 10_000, last: 65_000 };
 
 /// Chance that both sides of an attempt have in common.
-pub(super) fn lot(attempt: AttemptId, pair: u8, wave: u8, label: &str) -> Seed {
+pub(super) fn lot(attempt: AttemptId, pair: u8, round: u8, label: &str) -> Seed {
     let mut entropy = [0; 32];
     entropy[..16].copy_from_slice(&attempt.0);
     entropy[16] = pair;
-    entropy[17] = wave;
+    entropy[17] = round;
     Seed::new(entropy).fork(label)
 }
 
@@ -62,8 +62,8 @@ enum Kind {
 pub(super) struct GatherConfig {
     pub(super) attempt: AttemptId,
     pub(super) pair: u8,
-    pub(super) wave: u8,
-    pub(super) part: Part,
+    pub(super) round: u8,
+    pub(super) role: Role,
     pub(super) mode: Mode,
     pub(super) address: IpAddr,
     pub(super) facts: NatFacts,
@@ -106,7 +106,7 @@ pub(super) struct Gather {
     pub(super) wants: Vec<Want>,
 }
 
-/// How many local ports a wave of this kind may use and how many sockets it needs.
+/// How many local ports a round of this kind may use and how many sockets it needs.
 fn kind(config: &GatherConfig) -> Kind {
     let facts = &config.facts;
     let is_bare = matches!(facts.nat, Some(NatType::Open | NatType::SymmetricFirewall));
@@ -116,7 +116,7 @@ fn kind(config: &GatherConfig) -> Kind {
     match (facts.mapping_or_guess(), PortRule::of(facts)) {
         (Some(Mapping::EndpointIndependent) | None, rule) => match rule {
             // What was computed and did not work is asked for.
-            PortRule::Moved { by } if config.wave == 0 || !config.can_observe => {
+            PortRule::Moved { by } if config.round == 0 || !config.can_observe => {
                 Kind::Fixed(Outside::Moved(by))
             }
             _ if config.can_observe => Kind::Fixed(Outside::Asked),
@@ -135,11 +135,11 @@ fn kind(config: &GatherConfig) -> Kind {
 
 impl Gather {
     pub(super) fn new(config: GatherConfig) -> Self {
-        let label = if config.part == Part::Caller { "caller ports" } else { "answerer ports" };
+        let label = if config.role == Role::Caller { "caller ports" } else { "answerer ports" };
         let mut gather = Self {
             config,
             kind: kind(&config),
-            seed: lot(config.attempt, config.pair, config.wave, label),
+            seed: lot(config.attempt, config.pair, config.round, label),
             ports: BTreeMap::new(),
             locals: Vec::new(),
             replaced: 0,
@@ -284,9 +284,9 @@ impl Gather {
             Kind::Counter { step, is_dependent } => {
                 let (last, at) = self.measured?;
                 let pool = forecast::pool(&facts);
-                let waits = match self.config.part {
-                    Part::Caller => CALLER_WAITS,
-                    Part::Answerer => ANSWERER_WAITS,
+                let waits = match self.config.role {
+                    Role::Caller => CALLER_WAITS,
+                    Role::Answerer => ANSWERER_WAITS,
                 };
                 let seconds = waits + now.saturating_duration_since(at).as_secs_f64();
                 let others = if is_dependent { 0 } else { others(facts.rate.unwrap_or(USUAL_RATE), seconds) };

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::endpoint::Endpoint;
 use super::message::Timing;
-use super::schedule::{Orders, Plan, Shot, Tactic};
+use super::schedule::{Dial, Plan, Schedule, Tactic};
 use crate::Seed;
-use crate::attempt::Role as Part;
+use crate::attempt::Role;
 use crate::nat::PortRange;
 use crate::nat::forecast::PortForecast;
 use crate::nat::meets::{self, COUNTED, LOST, NextPort};
@@ -37,7 +37,7 @@ pub(super) struct Layout<'a> {
     pub(super) answerer: &'a Endpoint,
     pub(super) timing: Timing,
     pub(super) seed: &'a mut Seed,
-    pub(super) shots: [Vec<Shot>; 2],
+    pub(super) dials: [Vec<Dial>; 2],
 }
 
 pub(super) fn ms(millis: u64) -> Duration {
@@ -45,16 +45,16 @@ pub(super) fn ms(millis: u64) -> Duration {
 }
 
 impl Layout<'_> {
-    fn side(&self, part: Part) -> &Endpoint {
-        match part {
-            Part::Caller => self.caller,
-            Part::Answerer => self.answerer,
+    fn side(&self, role: Role) -> &Endpoint {
+        match role {
+            Role::Caller => self.caller,
+            Role::Answerer => self.answerer,
         }
     }
 
-    fn shoot(&mut self, part: Part, after: Duration, from: u16, to: Option<u16>) {
+    fn dial(&mut self, role: Role, after: Duration, from: u16, to: Option<u16>) {
         if let Some(to) = to.filter(|to| *to != 0) {
-            self.shots[part as usize].push(Shot { after, from, to });
+            self.dials[role as usize].push(Dial { after, from, to });
         }
     }
 
@@ -65,26 +65,23 @@ impl Layout<'_> {
         lives: [Option<Duration>; 2],
         tail: Duration,
     ) -> Plan {
-        let [caller, answerer] = self.shots;
+        let [caller, answerer] = self.dials;
         let sockets = [self.caller.sockets, self.answerer.sockets];
-        let low_ttl = |part| tactic == Tactic::LowTtl(part);
-        let mut orders = [(caller, Part::Caller), (answerer, Part::Answerer)].map(|(shots, part)| Orders {
-            shots,
-            lives: None,
-            low_ttl: low_ttl(part),
-        });
+        let low_ttl = |role| tactic == Tactic::LowTtl(role);
+        let mut schedule = [(caller, Role::Caller), (answerer, Role::Answerer)]
+            .map(|(dials, role)| Schedule { dials, lives: None, low_ttl: low_ttl(role) });
         let mut last = Duration::ZERO;
-        for ((orders, lives), sockets) in orders.iter_mut().zip(lives).zip(sockets) {
-            orders.shots.sort_by_key(|shot| shot.after);
+        for ((schedule, lives), sockets) in schedule.iter_mut().zip(lives).zip(sockets) {
+            schedule.dials.sort_by_key(|dial| dial.after);
             // Who cannot afford more dials makes fewer; the rest of the plan stays as good as it was.
             let most = if lives.is_some() { brief(sockets) } else { sockets };
-            orders.shots.truncate(usize::from(most));
-            orders.lives = lives;
+            schedule.dials.truncate(usize::from(most));
+            schedule.lives = lives;
             // At two milliseconds each, all take so long.
-            let burst = ms(2 * orders.shots.len() as u64);
-            last = last.max(orders.shots.last().map_or(Duration::ZERO, |shot| shot.after.max(burst)));
+            let burst = ms(2 * schedule.dials.len() as u64);
+            last = last.max(schedule.dials.last().map_or(Duration::ZERO, |dial| dial.after.max(burst)));
         }
-        let [caller, answerer] = orders;
+        let [caller, answerer] = schedule;
         Plan { tactic, caller, answerer, within: last + tail, probability }
     }
 
@@ -98,8 +95,8 @@ impl Layout<'_> {
                 n => 8 << n.min(6),
             });
             let jitter = self.seed.up_to(at / 4);
-            for part in [Part::Answerer, Part::Caller] {
-                self.shoot_rung(part, rung, at + jitter);
+            for role in [Role::Answerer, Role::Caller] {
+                self.dial_rung(role, rung, at + jitter);
             }
         }
         self.finish(Tactic::Now, 1.0, [None; 2], TAIL)
@@ -129,10 +126,10 @@ impl Layout<'_> {
         rungs
     }
 
-    fn shoot_rung(&mut self, part: Part, rung: [u16; 2], after: Duration) {
-        let (from, to) = (rung[part as usize], rung[part.other() as usize]);
-        let to = self.side(part.other()).ports.port(i32::from(to));
-        self.shoot(part, after, from, to);
+    fn dial_rung(&mut self, role: Role, rung: [u16; 2], after: Duration) {
+        let (from, to) = (rung[role as usize], rung[role.other() as usize]);
+        let to = self.side(role.other()).ports.port(i32::from(to));
+        self.dial(role, after, from, to);
     }
 
     /// How far the answerer is behind where the caller must dial first: it starts sooner, and can only guess when
@@ -148,38 +145,38 @@ impl Layout<'_> {
         let lead = ms(u64::from(self.timing.lead));
         // A side of which it is not known may answer too; a ladder is right for all then, but slower where one pair
         // of dials would do.
-        let is_unsure = |part| self.side(part).may_answer() && !self.side(part).answers();
+        let is_unsure = |role| self.side(role).may_answer() && !self.side(role).answers();
         match tactic {
             Tactic::Ladder => self.ladder(&rungs, lead, RUNG),
             Tactic::First(first) if is_unsure(first.other()) => {
-                let wait = if first == Part::Caller { self.lag(1) } else { Duration::ZERO };
-                self.shoot_rung(first, *eager, Duration::ZERO);
-                self.shoot_rung(first.other(), *eager, wait);
+                let wait = if first == Role::Caller { self.lag(1) } else { Duration::ZERO };
+                self.dial_rung(first, *eager, Duration::ZERO);
+                self.dial_rung(first.other(), *eager, wait);
                 self.ladder(others, lead, UNSURE_RUNG);
             }
-            Tactic::First(Part::Caller) | Tactic::LowTtl(Part::Caller) => {
+            Tactic::First(Role::Caller) | Tactic::LowTtl(Role::Caller) => {
                 for (index, rung) in rungs.iter().take(CALM.len() + 2).enumerate() {
-                    self.shoot_rung(Part::Caller, *rung, Duration::ZERO);
-                    self.shoot_rung(Part::Answerer, *rung, self.lag(index));
+                    self.dial_rung(Role::Caller, *rung, Duration::ZERO);
+                    self.dial_rung(Role::Answerer, *rung, self.lag(index));
                 }
             }
-            Tactic::First(Part::Answerer) | Tactic::LowTtl(Part::Answerer) => {
+            Tactic::First(Role::Answerer) | Tactic::LowTtl(Role::Answerer) => {
                 for (rung, at) in rungs.iter().zip(CALM) {
-                    self.shoot_rung(Part::Answerer, *rung, Duration::ZERO);
-                    self.shoot_rung(Part::Caller, *rung, ms(at));
+                    self.dial_rung(Role::Answerer, *rung, Duration::ZERO);
+                    self.dial_rung(Role::Caller, *rung, ms(at));
                 }
             }
-            _ if is_unsure(Part::Caller) || is_unsure(Part::Answerer) => {
-                for part in [Part::Caller, Part::Answerer] {
-                    self.shoot_rung(part, *eager, Duration::ZERO);
+            _ if is_unsure(Role::Caller) || is_unsure(Role::Answerer) => {
+                for role in [Role::Caller, Role::Answerer] {
+                    self.dial_rung(role, *eager, Duration::ZERO);
                 }
                 self.ladder(others, lead, UNSURE_RUNG);
             }
             _ => {
                 for (rung, at) in rungs.iter().zip(CALM) {
                     let jitter = self.seed.up_to(ms(at / 8));
-                    for part in [Part::Caller, Part::Answerer] {
-                        self.shoot_rung(part, *rung, ms(at) + jitter);
+                    for role in [Role::Caller, Role::Answerer] {
+                        self.dial_rung(role, *rung, ms(at) + jitter);
                     }
                 }
             }
@@ -201,45 +198,45 @@ impl Layout<'_> {
             let base = start + ms(index * pause + round * AGAIN) + jitter;
             times.push(if place % 2 == 1 { [base, base + late] } else { [base + late, base] });
         }
-        let numbers = [Part::Caller, Part::Answerer].map(|part| self.numbers(part, rungs, &times));
+        let numbers = [Role::Caller, Role::Answerer].map(|role| self.numbers(role, rungs, &times));
         for (index, at) in times.into_iter().enumerate() {
-            for part in [Part::Caller, Part::Answerer] {
-                let (ours, theirs) = (numbers[part as usize][index], numbers[part.other() as usize][index]);
-                let to = self.side(part.other()).ports.port(i32::from(theirs));
-                self.shoot(part, at[part as usize], ours, to);
+            for role in [Role::Caller, Role::Answerer] {
+                let (ours, theirs) = (numbers[role as usize][index], numbers[role.other() as usize][index]);
+                let to = self.side(role.other()).ports.port(i32::from(theirs));
+                self.dial(role, at[role as usize], ours, to);
             }
         }
     }
 
     /// The number of the port that a side uses for each rung. A counting NAT numbers dials in the order they are
     /// made.
-    fn numbers(&self, part: Part, rungs: &[[u16; 2]], times: &[[Duration; 2]]) -> Vec<u16> {
-        if !matches!(self.side(part).ports, PortForecast::Counter { .. }) {
-            return rungs.iter().map(|rung| rung[part as usize]).collect();
+    fn numbers(&self, role: Role, rungs: &[[u16; 2]], times: &[[Duration; 2]]) -> Vec<u16> {
+        if !matches!(self.side(role).ports, PortForecast::Counter { .. }) {
+            return rungs.iter().map(|rung| rung[role as usize]).collect();
         }
-        let key = |index: usize| (times[index][part as usize], index);
+        let key = |index: usize| (times[index][role as usize], index);
         let rank = |index| (0..rungs.len()).filter(|other| key(*other) < key(index)).count() as u16;
         (0..rungs.len()).map(rank).collect()
     }
 
     /// `opener` sends a few SYNs anywhere at the other's address, and is then dialled. Also where it lets anybody in:
     /// then they only make the mapping.
-    pub(super) fn open(&mut self, opener: Part) {
+    pub(super) fn open(&mut self, opener: Role) {
         let dialler = opener.other();
         let count = ports(self.side(opener)).min(2);
         // Each of its ports at once, and again later: what was lost, or was answered and forgotten.
         for (index, at) in [0, 0, 120, 120, 400, 400, 760, 760].into_iter().enumerate() {
             let pool = self.side(dialler).ports.pool();
             let to = pool.first + self.seed.below(u64::from(pool.size())) as u16;
-            self.shoot(opener, ms(at), index as u16 % count, Some(to));
+            self.dial(opener, ms(at), index as u16 % count, Some(to));
         }
         for (index, at) in CALM.into_iter().enumerate() {
             let late = match opener {
-                Part::Caller => self.lag(index),
-                Part::Answerer => ms(at),
+                Role::Caller => self.lag(index),
+                Role::Answerer => ms(at),
             };
             let to = self.side(opener).ports.port(i32::from(index as u16 % count));
-            self.shoot(dialler, late, index as u16, to);
+            self.dial(dialler, late, index as u16, to);
         }
     }
 
@@ -255,14 +252,14 @@ impl Layout<'_> {
 
     pub(super) fn window(&mut self) {
         match (&self.caller.ports, &self.answerer.ports) {
-            (PortForecast::Fixed(_), _) => self.guess_counter(Part::Caller),
-            (_, PortForecast::Fixed(_)) => self.guess_counter(Part::Answerer),
+            (PortForecast::Fixed(_), _) => self.guess_counter(Role::Caller),
+            (_, PortForecast::Fixed(_)) => self.guess_counter(Role::Answerer),
             _ => self.stairs(),
         }
     }
 
     /// One port is known; the other side counts.
-    fn guess_counter(&mut self, known: Part) {
+    fn guess_counter(&mut self, known: Role) {
         let counter = known.other();
         let others = self.side(counter).ports.others();
         let guesses = u32::from(others) + COUNTED + LOST;
@@ -271,13 +268,13 @@ impl Layout<'_> {
         let waits = self.waits(dials);
         for guess in 0..guesses as i32 {
             let to = self.side(counter).ports.port(guess - LOST as i32);
-            self.shoot(known, waits[known as usize], 0, to);
+            self.dial(known, waits[known as usize], 0, to);
         }
         let to = self.side(known).ports.port(0);
         for from in 0..COUNTED as u16 {
             // Most at once, the last ones later, for what was lost.
             let late = ms(u64::from(from.saturating_sub(3)) * 150);
-            self.shoot(counter, waits[counter as usize] + late, from, to);
+            self.dial(counter, waits[counter as usize] + late, from, to);
         }
     }
 
@@ -293,10 +290,10 @@ impl Layout<'_> {
         let is_run = |side: &Endpoint| matches!(side.ports, PortForecast::Run { .. });
         // Who has a run of ports cannot have been overtaken, and has fewer to spend: it goes first.
         let first = match (is_run(self.caller), is_run(self.answerer)) {
-            (true, _) => Part::Caller,
-            (_, true) => Part::Answerer,
-            _ if a <= b => Part::Caller,
-            _ => Part::Answerer,
+            (true, _) => Role::Caller,
+            (_, true) => Role::Answerer,
+            _ if a <= b => Role::Caller,
+            _ => Role::Answerer,
         };
         let (one, two) = (a.min(b), a.max(b));
         let (firsts, seconds) = meets::stairs(u32::from(one), u32::from(two));
@@ -307,19 +304,23 @@ impl Layout<'_> {
         let back = if is_run(self.side(first)) { 0 } else { LOST as i32 };
         for index in 0..firsts as i32 {
             let to = self.side(first.other()).ports.port(2 * index - LOST as i32);
-            self.shoot(first, waits[first as usize], index as u16, to);
+            self.dial(first, waits[first as usize], index as u16, to);
         }
         for index in 0..seconds as i32 {
             let to = self.side(first).ports.port(index - back);
-            self.shoot(first.other(), waits[first.other() as usize], index as u16, to);
+            self.dial(first.other(), waits[first.other() as usize], index as u16, to);
         }
     }
 
     /// How long dials live on each side.
     pub(super) fn birthday(&mut self) -> [Option<Duration>; 2] {
         match (&self.caller.ports, &self.answerer.ports) {
-            (PortForecast::Fixed(_), PortForecast::Random { pool }) => self.party(Part::Caller, *pool),
-            (PortForecast::Random { pool }, PortForecast::Fixed(_)) => self.party(Part::Answerer, *pool),
+            (PortForecast::Fixed(_), PortForecast::Random { pool }) => {
+                self.birthday_one_known(Role::Caller, *pool)
+            }
+            (PortForecast::Random { pool }, PortForecast::Fixed(_)) => {
+                self.birthday_one_known(Role::Answerer, *pool)
+            }
             _ => {
                 self.sweep();
                 [None; 2]
@@ -329,18 +330,18 @@ impl Layout<'_> {
 
     /// One port is known, the other side's are random: it dials that port from many, and the known side dials as
     /// many of the pool.
-    fn party(&mut self, known: Part, pool: PortRange) -> [Option<Duration>; 2] {
-        let (theirs, ours) = meets::party(pool.size());
+    fn birthday_one_known(&mut self, known: Role, pool: PortRange) -> [Option<Duration>; 2] {
+        let (theirs, ours) = meets::birthday_sizes(pool.size());
         let random = known.other();
         let mut dials = [theirs; 2];
         dials[known as usize] = ours;
         let waits = self.waits(dials);
         for to in sample(pool, ours, self.seed) {
-            self.shoot(known, waits[known as usize], 0, Some(to));
+            self.dial(known, waits[known as usize], 0, Some(to));
         }
         let to = self.side(known).ports.port(0);
         for from in 0..theirs as u16 {
-            self.shoot(random, waits[random as usize], from, to);
+            self.dial(random, waits[random as usize], from, to);
         }
         let mut lives = [Some(GUESS_LIVES); 2];
         // Who must go first waits for the other's whole burst. Else one dial in twenty is given up before a guess that
@@ -356,8 +357,8 @@ impl Layout<'_> {
     fn sweep(&mut self) {
         let mut dials = [0; 2];
         let mut targets = [None; 2];
-        for part in [Part::Caller, Part::Answerer] {
-            let side = self.side(part);
+        for role in [Role::Caller, Role::Answerer] {
+            let side = self.side(role);
             let target = match &side.ports {
                 PortForecast::Fixed(_) | PortForecast::Run { .. } => side.ports.port(0),
                 PortForecast::Counter { others, .. } => side.ports.port((u32::from(*others) + LOST) as i32),
@@ -366,13 +367,13 @@ impl Layout<'_> {
                     Some(pool.first + self.seed.below(u64::from(pool.size())) as u16)
                 }
             };
-            dials[part as usize] = meets::sweep(NextPort::announced(&self.side(part).ports)).0;
-            targets[part as usize] = target;
+            dials[role as usize] = meets::sweep(NextPort::announced(&self.side(role).ports)).0;
+            targets[role as usize] = target;
         }
         let waits = self.waits(dials);
-        for part in [Part::Caller, Part::Answerer] {
-            for from in 0..dials[part as usize] as u16 {
-                self.shoot(part, waits[part as usize], from, targets[part.other() as usize]);
+        for role in [Role::Caller, Role::Answerer] {
+            for from in 0..dials[role as usize] as u16 {
+                self.dial(role, waits[role as usize], from, targets[role.other() as usize]);
             }
         }
     }

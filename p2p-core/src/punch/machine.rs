@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::agree::{Agree, AgreeAct, AgreeEvent};
+use super::api::{Act, Event, Failed, Input, PunchConfig, PunchReport, SocketAct};
 use super::budget::Share;
 use super::endpoint::Endpoint;
-use super::fire::{Fire, FireAct, FireConfig, FireEvent, Socket, Wave, with_port};
 use super::gather::{self, Gather, GatherConfig, Want, foreseen, lot};
-use super::message::{MOST_WAVES, Message, Offer, Step, Timing, Update};
-use super::schedule::{Mode, Orders, Plan, Shot, Tactic};
+use super::message::{MOST_ROUNDS, Message, Offer, Step, Timing, Update};
+use super::schedule::{Dial, Mode, Plan, Schedule, Tactic};
+use super::syn_sender::{Round, Socket, SynAct, SynEvent, SynSender, SynSenderConfig, with_port};
 use super::view::View;
-use super::words::{Act, Event, Failed, Input, PunchConfig, PunchReport, SocketAct};
 use crate::attempt::{DialError, RefusalReason, Role, Trust};
 use crate::nat::forecast::PortForecast;
 use crate::nat::meets::{self, Seat};
@@ -26,11 +26,11 @@ const FEW_PER_SECOND: u16 = 250;
 const FEW_SOCKETS: u16 = 96;
 /// What it asks for where nothing is between: 16 dials within 1.5 s, the first few 16 ms apart.
 const NEAR: Share = Share { sockets: 24, per_second: 64 };
-/// An answerer whose wave came to nothing waits so long for the next.
+/// An answerer whose round came to nothing waits so long for the next.
 const REST: Duration = Duration::from_secs(6);
 /// A connection that came up has so long to be proven once there is nothing left to dial.
 const PROVING: Duration = Duration::from_secs(3);
-/// All waves together.
+/// All rounds together.
 const MOST_TIME: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ enum State {
 
 /// One side of a punch.
 ///
-/// The parts: [`Agree`] makes a plan with the peer, [`Fire`] dials it; before that this machine has ports bound
+/// The parts: [`Agree`] makes a plan with the peer, [`SynSender`] dials it; before that this machine has ports bound
 /// and, where need be, asked for. Who owns it proves every connection that comes up, tells what became of them, and
 /// says [`handle_kept`](Self::handle_kept) for the one that both ends keep: whose word that is, is not decided here.
 #[derive(Debug, Clone)]
@@ -71,13 +71,13 @@ pub struct Punch {
     config: PunchConfig,
     state: State,
     agree: Agree,
-    fire: Option<Fire>,
+    sender: Option<SynSender>,
     share: Share,
-    wave: u8,
+    round: u8,
     /// PortForecast that are listened on, and those a server was asked about.
     listening: BTreeSet<u16>,
     observed: BTreeSet<u16>,
-    /// The local ports by number, in this wave.
+    /// The local ports by number, in this round.
     locals: Vec<u16>,
     low_ttl: bool,
     tactic: Option<Tactic>,
@@ -90,7 +90,7 @@ pub struct Punch {
 impl Punch {
     /// The caller's side: gets ready and makes its offer.
     pub fn call(config: PunchConfig, now: Instant) -> Self {
-        let mut punch = Self::new(PunchConfig { part: Role::Caller, ..config }, now);
+        let mut punch = Self::new(PunchConfig { role: Role::Caller, ..config }, now);
         punch.reserve(None);
         punch
     }
@@ -98,22 +98,22 @@ impl Punch {
     /// The answerer's side of the punch that an offer asks for. What it says of its sender must have been checked:
     /// see [`answerable`](super::answerable).
     pub fn answer(config: PunchConfig, offer: &Message, now: Instant) -> Self {
-        let mut punch = Self::new(PunchConfig { part: Role::Answerer, ..config }, now);
+        let mut punch = Self::new(PunchConfig { role: Role::Answerer, ..config }, now);
         punch.handle_message(offer, now);
         punch
     }
 
     fn new(mut config: PunchConfig, now: Instant) -> Self {
-        config.limits.waves = config.limits.waves.clamp(1, MOST_WAVES);
+        config.limits.rounds = config.limits.rounds.clamp(1, MOST_ROUNDS);
         config.address = config.address.to_canonical();
-        let agree = Agree::new(config.part, config.pair, config.clock, config.terms);
+        let agree = Agree::new(config.role, config.pair, config.clock, config.path_timing);
         Self {
             config,
             state: State::Resting { until: now + REST },
             agree,
-            fire: None,
+            sender: None,
             share: Share::default(),
-            wave: 0,
+            round: 0,
             listening: BTreeSet::new(),
             observed: BTreeSet::new(),
             locals: Vec::new(),
@@ -129,7 +129,7 @@ impl Punch {
     /// Takes the facts of this moment: the next offer and the next round are made of them.
     pub fn refresh(&mut self, view: &View<'_>, peer: &PeerAddr, trust: Trust) {
         self.config.read(view, peer, trust);
-        self.agree.update(self.config.clock, self.config.terms);
+        self.agree.update(self.config.clock, self.config.path_timing);
     }
 
     /// Takes in the answer to a [`SocketAct`]. Returns the socket of a connection that is up and has to be proven; any
@@ -151,14 +151,14 @@ impl Punch {
         let theirs = theirs.take();
         self.share = share;
         if share.sockets == 0 || share.per_second == 0 {
-            if self.config.part == Role::Answerer {
+            if self.config.role == Role::Answerer {
                 self.agree.decline(RefusalReason::Busy, now);
             }
             return self.lose(Failed::NoBudget, now);
         }
         let (local, remote) = (self.config.local, self.config.remote);
         let syns = u32::from(self.config.limits.syns);
-        self.fire = Some(Fire::new(FireConfig { local, remote, share, syns }, now));
+        self.sender = Some(SynSender::new(SynSenderConfig { local, remote, share, syns }, now));
         self.gather(theirs, now);
     }
 
@@ -187,7 +187,9 @@ impl Punch {
             return;
         }
         let remote = self.config.remote.ip().to_canonical();
-        if message.is_sound() && message.side().is_some_and(|side| side.address.to_canonical() != remote) {
+        if message.validate().is_ok()
+            && message.side().is_some_and(|side| side.address.to_canonical() != remote)
+        {
             // Whoever may be there has not asked for it.
             return self.lose(Failed::NotTheirs, now);
         }
@@ -196,29 +198,29 @@ impl Punch {
     }
 
     fn on_connected(&mut self, socket: Socket, now: Instant) -> bool {
-        let is_ours = self.fire.as_mut().is_some_and(|fire| fire.handle_connected(socket, now));
+        let is_ours = self.sender.as_mut().is_some_and(|sender| sender.handle_connected(socket, now));
         self.step(now);
         is_ours
     }
 
     fn on_accepted(&mut self, at: Local, remote: SocketAddr, now: Instant) -> Option<Socket> {
-        let socket = self.fire.as_mut()?.handle_accepted(at.0.port(), remote, now);
+        let socket = self.sender.as_mut()?.handle_accepted(at.0.port(), remote, now);
         self.step(now);
         socket
     }
 
     /// A connection that was up did not prove to be the peer's.
     pub fn handle_unproven(&mut self, socket: Socket, now: Instant) {
-        if let Some(fire) = &mut self.fire {
-            fire.handle_unproven(socket, now);
+        if let Some(sender) = &mut self.sender {
+            sender.handle_unproven(socket, now);
         }
         self.step(now);
     }
 
     fn on_failed(&mut self, socket: Socket, error: &DialError, now: Instant) {
         self.hinder(error);
-        if let Some(fire) = &mut self.fire {
-            fire.handle_failed(socket, error, now);
+        if let Some(sender) = &mut self.sender {
+            sender.handle_failed(socket, error, now);
         }
         self.step(now);
     }
@@ -243,7 +245,7 @@ impl Punch {
         matches!(
             self.state,
             State::Asking { .. } | State::Firing | State::Proving { .. } | State::Resting { .. }
-        ) || self.wave > 0
+        ) || self.round > 0
     }
 
     /// How it runs, or ran.
@@ -253,8 +255,8 @@ impl Punch {
             local: self.config.local.0.ip(),
             remote: self.config.remote.ip(),
             tactic: self.tactic,
-            waves: self.wave + 1,
-            tally: self.fire.as_ref().map(Fire::tally).unwrap_or_default(),
+            rounds: self.round + 1,
+            tally: self.sender.as_ref().map(SynSender::tally).unwrap_or_default(),
             failed: self.failed,
             obstacle: self.obstacle.clone(),
         }
@@ -283,16 +285,16 @@ impl Punch {
             State::Reserving { .. } | State::Asking { .. } | State::Firing => None,
         };
         let end = Deadline::new(self.began + MOST_TIME, "a punch takes no longer");
-        let fire = self.fire.as_ref().and_then(Fire::deadline);
-        Deadline::earliest([own, Some(end), self.agree.deadline(), fire])
+        let sender = self.sender.as_ref().and_then(SynSender::deadline);
+        Deadline::earliest([own, Some(end), self.agree.deadline(), sender])
     }
 
     fn reserve(&mut self, theirs: Option<Endpoint>) {
         let limits = self.config.limits;
-        let is_party = self.is_party(theirs.as_ref());
+        let is_birthday = self.is_birthday(theirs.as_ref());
         let wanted = match self.config.mode {
             Mode::Lan | Mode::Machine | Mode::Interface => NEAR,
-            Mode::Remote if is_party => Share { sockets: limits.sockets, per_second: limits.per_second },
+            Mode::Remote if is_birthday => Share { sockets: limits.sockets, per_second: limits.per_second },
             Mode::Remote => Share { sockets: FEW_SOCKETS, per_second: FEW_PER_SECOND },
         };
         let share = Share {
@@ -304,7 +306,7 @@ impl Punch {
     }
 
     /// Whether it will take many dials.
-    fn is_party(&self, theirs: Option<&Endpoint>) -> bool {
+    fn is_birthday(&self, theirs: Option<&Endpoint>) -> bool {
         if self.config.mode.is_local() {
             return false;
         }
@@ -322,8 +324,8 @@ impl Punch {
         GatherConfig {
             attempt: config.attempt,
             pair: config.pair,
-            wave: self.wave,
-            part: config.part,
+            round: self.round,
+            role: config.role,
             mode: config.mode,
             address: config.address,
             facts: config.facts,
@@ -371,7 +373,7 @@ impl Punch {
             return self.lose(Failed::NoPorts, now);
         };
         // A hop that was silent once may speak, or be behind the peer: what did not work is not tried again.
-        ours.low_ttl = self.config.silent_hop.is_some() && !self.config.mode.is_local() && self.wave == 0;
+        ours.low_ttl = self.config.silent_hop.is_some() && !self.config.mode.is_local() && self.round == 0;
         self.locals = locals;
         match theirs {
             None => self.propose(ours, now),
@@ -382,11 +384,11 @@ impl Punch {
     fn propose(&mut self, ours: Endpoint, now: Instant) {
         let error = self.agree.error(now);
         let side = ours.clone();
-        let step = match self.wave {
+        let step = match self.round {
             0 => Step::Offer(Offer { mode: self.config.mode, at: self.config.at, side, error }),
             _ => Step::Update(Update { side, error }),
         };
-        self.agree.propose(self.wave, step, now);
+        self.agree.propose(self.round, step, now);
         self.state = State::Asking { ours };
         self.drain_agree(now);
         self.dial_early(now);
@@ -402,19 +404,19 @@ impl Punch {
             || theirs.delta.is_some_and(|delta| delta.kind == DeltaKind::Equal);
         let State::Asking { ours } = &self.state else { return };
         let is_plain = matches!(ours.ports, PortForecast::Fixed(_) | PortForecast::Run { .. });
-        if self.config.mode.is_local() || self.wave > 0 || !(is_silent && keeps && is_plain) {
+        if self.config.mode.is_local() || self.round > 0 || !(is_silent && keeps && is_plain) {
             return;
         }
         let config = GatherConfig {
-            part: Role::Answerer,
+            role: Role::Answerer,
             facts: self.config.theirs,
             other_counts: false,
             sockets: FEW_SOCKETS,
             ..self.gather_config(None)
         };
         let Some(to) = foreseen(config).filter(|to| *to > 0) else { return };
-        let shots = vec![Shot { after: Duration::ZERO, from: 0, to }];
-        self.fire_wave(Orders { shots, lives: None, low_ttl: false }, now, now + MOST_TIME, now);
+        let dials = vec![Dial { after: Duration::ZERO, from: 0, to }];
+        self.begin_round(Schedule { dials, lives: None, low_ttl: false }, now, now + MOST_TIME, now);
     }
 
     fn answer_to(&mut self, theirs: &Endpoint, ours: Endpoint, now: Instant) {
@@ -432,30 +434,30 @@ impl Punch {
     fn plan_for(&self, theirs: &Endpoint, ours: &Endpoint, timing: Option<Timing>) -> Option<Plan> {
         let config = &self.config;
         let any = Timing { start: config.clock.unix(self.began), lead: 1, spread: 1, step: 1 };
-        let (caller, answerer) = match config.part {
+        let (caller, answerer) = match config.role {
             Role::Caller => (ours, theirs),
             Role::Answerer => (theirs, ours),
         };
-        let mut seed = lot(config.attempt, config.pair, self.wave, "plan");
+        let mut seed = lot(config.attempt, config.pair, self.round, "plan");
         Plan::new(config.mode, caller, answerer, timing.unwrap_or(any), &mut seed).ok()
     }
 
     fn begin(&mut self, plan: &Plan, start: Instant, now: Instant) {
         self.tactic = Some(plan.tactic);
         let until = start.max(now) + plan.within;
-        let orders = plan.orders(self.config.part).clone();
-        self.fire_wave(orders, start, until, now);
+        let schedule = plan.schedule(self.config.role).clone();
+        self.begin_round(schedule, start, until, now);
         self.state = State::Firing;
         self.step(now);
     }
 
-    fn fire_wave(&mut self, orders: Orders, start: Instant, until: Instant, now: Instant) {
-        self.low_ttl = orders.low_ttl;
+    fn begin_round(&mut self, schedule: Schedule, start: Instant, until: Instant, now: Instant) {
+        self.low_ttl = schedule.low_ttl;
         let locals = self.locals.clone();
-        if let Some(fire) = &mut self.fire {
-            fire.handle_wave(Wave { orders, locals, start, until }, now);
+        if let Some(sender) = &mut self.sender {
+            sender.handle_round(Round { schedule, locals, start, until }, now);
         }
-        self.drain_fire();
+        self.drain_sender();
     }
 
     /// Drains the children, and goes on where they say so.
@@ -464,11 +466,11 @@ impl Punch {
             return;
         }
         self.drain_agree(now);
-        let is_spent = self.drain_fire();
+        let is_spent = self.drain_sender();
         if is_spent && matches!(self.state, State::Firing) {
             self.state = State::Proving { until: now + PROVING };
         }
-        let is_proving = self.fire.as_ref().is_some_and(Fire::is_proving);
+        let is_proving = self.sender.as_ref().is_some_and(SynSender::is_proving);
         if let State::Proving { until } = self.state
             && (!is_proving || now >= until)
         {
@@ -477,12 +479,13 @@ impl Punch {
     }
 
     fn next_wave(&mut self, now: Instant) {
-        let syns = self.fire.as_ref().map_or(0, |fire| fire.tally().dialled);
-        let is_last = self.wave + 1 >= self.config.limits.waves || syns >= u32::from(self.config.limits.syns);
-        match self.config.part {
+        let syns = self.sender.as_ref().map_or(0, |sender| sender.tally().dialled);
+        let is_last =
+            self.round + 1 >= self.config.limits.rounds || syns >= u32::from(self.config.limits.syns);
+        match self.config.role {
             _ if is_last => self.lose(Failed::Spent, now),
             Role::Caller => {
-                self.wave += 1;
+                self.round += 1;
                 self.gather(None, now);
             }
             Role::Answerer => self.state = State::Resting { until: now + REST },
@@ -503,13 +506,13 @@ impl Punch {
 
     fn on_agreed(&mut self, event: AgreeEvent, now: Instant) {
         match event {
-            AgreeEvent::Asked { wave, .. } if wave >= self.config.limits.waves => {
+            AgreeEvent::Asked { round, .. } if round >= self.config.limits.rounds => {
                 self.agree.decline(RefusalReason::NoRoute, now);
                 self.lose(Failed::Spent, now);
             }
-            AgreeEvent::Asked { wave, side } => {
-                self.wave = wave;
-                if self.fire.is_none() {
+            AgreeEvent::Asked { round, side } => {
+                self.round = round;
+                if self.sender.is_none() {
                     self.reserve(Some(side));
                 } else {
                     self.gather(Some(side), now);
@@ -531,13 +534,13 @@ impl Punch {
         }
     }
 
-    /// Whether the wave was spent.
-    fn drain_fire(&mut self) -> bool {
+    /// Whether the round was spent.
+    fn drain_sender(&mut self) -> bool {
         let mut is_spent = false;
-        let Some(fire) = &mut self.fire else { return false };
+        let Some(sender) = &mut self.sender else { return false };
         loop {
-            match fire.poll_output() {
-                Output::Act(FireAct::Dial { socket, from, to }) => {
+            match sender.poll_output() {
+                Output::Act(SynAct::Dial { socket, from, to }) => {
                     let ttl = self.config.silent_hop.filter(|_| self.low_ttl);
                     self.output.push_back(Output::Act(Act::Socket(SocketAct::Dial {
                         socket,
@@ -546,17 +549,17 @@ impl Punch {
                         ttl,
                     })));
                 }
-                Output::Act(FireAct::Drop(socket)) => {
+                Output::Act(SynAct::Drop(socket)) => {
                     self.output.push_back(Output::Act(Act::Socket(SocketAct::Drop(socket))));
                 }
-                Output::Event(FireEvent::Spent) => is_spent = true,
+                Output::Event(SynEvent::Spent) => is_spent = true,
                 Output::Wait(_) => return is_spent,
             }
         }
     }
 
     fn lose(&mut self, failed: Failed, _now: Instant) {
-        // Who gives up first is asked once more: what it does not say then is not why the waves before came to nothing.
+        // Who gives up first is asked once more: what it does not say then is not why the rounds before came to nothing.
         let failed = match failed {
             Failed::Silent | Failed::Declined(RefusalReason::NoRoute) if self.tactic.is_some() => {
                 Failed::Spent
@@ -581,10 +584,10 @@ impl Punch {
         let is_reserving = matches!(self.state, State::Reserving { .. });
         self.state = State::Over;
         self.agree.close();
-        if let Some(fire) = &mut self.fire {
-            fire.close(kept);
+        if let Some(sender) = &mut self.sender {
+            sender.close(kept);
         }
-        self.drain_fire();
+        self.drain_sender();
         let local = self.config.local.0;
         let local = |port| Local(with_port(local, port));
         for port in std::mem::take(&mut self.listening) {
@@ -618,8 +621,8 @@ impl Machine for Punch {
             _ => {}
         }
         self.agree.handle_timeout(now);
-        if let Some(fire) = &mut self.fire {
-            fire.handle_timeout(now);
+        if let Some(sender) = &mut self.sender {
+            sender.handle_timeout(now);
         }
         self.step(now);
     }

@@ -5,7 +5,7 @@ use super::*;
 use crate::attempt::AttemptId;
 use crate::nat::Filtering;
 use crate::punch::message::Answer;
-use crate::punch::{Limits, Mode, Terms};
+use crate::punch::{Limits, Mode, PathTiming};
 use crate::sim::epoch;
 use crate::sim::laws::{Subject, drain};
 use crate::{Clock, Seed, UnixTime};
@@ -31,11 +31,11 @@ fn asked() -> NatFacts {
     NatFacts { delta: Some(Delta { kind: DeltaKind::Random, value: 0 }), ..home() }
 }
 
-fn config(part: Role, facts: NatFacts) -> PunchConfig {
+fn config(role: Role, facts: NatFacts) -> PunchConfig {
     PunchConfig {
         attempt: AttemptId([7; 16]),
         pair: 0,
-        part,
+        role,
         mode: Mode::Remote,
         local: Local(SocketAddr::from(([192, 168, 1, 2], 0))),
         address: OURS.into(),
@@ -45,7 +45,7 @@ fn config(part: Role, facts: NatFacts) -> PunchConfig {
         theirs: NatFacts::default(),
         can_observe: true,
         silent_hop: None,
-        terms: Terms::default(),
+        path_timing: PathTiming::default(),
         clock: Clock::new(epoch(), UnixTime::from_secs(1_800_000_000)),
         limits: Limits::default(),
     }
@@ -62,9 +62,9 @@ fn their_side(address: [u8; 4]) -> Endpoint {
     }
 }
 
-fn message(wave: u8, step: Step) -> Message {
+fn message(round: u8, step: Step) -> Message {
     let transmit = UnixTime::from_secs(1_800_000_000);
-    Message { pair: 0, wave, stamps: super::super::terms::Stamps { transmit, ..Default::default() }, step }
+    Message { pair: 0, round, stamps: super::super::timing::Stamps { transmit, ..Default::default() }, step }
 }
 
 fn offer(address: [u8; 4]) -> Message {
@@ -72,10 +72,10 @@ fn offer(address: [u8; 4]) -> Message {
     message(0, Step::Offer(Offer { mode: Mode::Remote, at, side: their_side(address), error: None }))
 }
 
-fn answer(address: [u8; 4], wave: u8) -> Message {
-    let start = UnixTime::from_secs(1_800_000_000 + 4 * u64::from(wave));
+fn answer(address: [u8; 4], round: u8) -> Message {
+    let start = UnixTime::from_secs(1_800_000_000 + 4 * u64::from(round));
     let timing = Timing { start, lead: 50, spread: 50, step: 32 };
-    message(wave, Step::Answer(Answer { side: their_side(address), timing }))
+    message(round, Step::Answer(Answer { side: their_side(address), timing }))
 }
 
 /// Does everything at once, as a machine would on which nothing fails.
@@ -277,28 +277,28 @@ fn a_stranger_on_the_punched_port_does_not_end_it() {
 fn other_waves_follow_with_other_ports_and_then_it_is_over() {
     let mut caller = Driver::new(Punch::call(config(Role::Caller, home()), epoch()));
     let mut now = 80;
-    for wave in 0..4 {
-        caller.hears(&answer(THEIRS, wave), at(now));
+    for round in 0..4 {
+        caller.hears(&answer(THEIRS, round), at(now));
         caller.until(at(now + 4_000));
         now += 4_000;
     }
     assert_eq!(caller.events, [Event::Lost(Failed::Spent)]);
     let report = caller.punch.report();
-    assert_eq!((report.waves, report.tactic, report.failed), (4, Some(Tactic::Now), Some(Failed::Spent)));
+    assert_eq!((report.rounds, report.tactic, report.failed), (4, Some(Tactic::Now), Some(Failed::Spent)));
     let said = caller.acts.iter().filter_map(|act| match act {
-        Act::Signal(message) => Some((message.wave, matches!(message.step, Step::Update(_)))),
+        Act::Signal(message) => Some((message.round, matches!(message.step, Step::Update(_)))),
         _ => None,
     });
     let said: BTreeSet<_> = said.collect();
     assert_eq!(said, [(0, false), (1, true), (2, true), (3, true)].into());
     assert_eq!(report.to_string().lines().count(), 1);
-    assert!(report.to_string().contains("now, 34 dialled in 4 waves: nothing that was dialled"), "{report}");
+    assert!(report.to_string().contains("now, 34 dialled in 4 rounds: nothing that was dialled"), "{report}");
 }
 
 #[test]
 fn a_peer_that_gives_up_first_has_answered() {
     let begin = || Driver::new(Punch::call(config(Role::Caller, home()), epoch()));
-    let declined = |wave| message(wave, Step::Decline(RefusalReason::NoRoute));
+    let declined = |round| message(round, Step::Decline(RefusalReason::NoRoute));
     let last_words: [Option<Message>; 2] = [None, Some(declined(1))];
     for last_word in last_words {
         let mut caller = begin();

@@ -14,14 +14,14 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::endpoint::Endpoint;
+use super::endpoint::{BadEndpoint, Endpoint};
 use super::schedule::Mode;
-use super::terms::Stamps;
+use super::timing::Stamps;
 use crate::UnixTime;
 use crate::attempt::RefusalReason;
 
-/// Waves of one punch at most, whatever its limits say.
-pub const MOST_WAVES: u8 = 8;
+/// Rounds of one punch at most, whatever its limits say.
+pub const MOST_ROUNDS: u8 = 8;
 /// Pairs of addresses that one attempt punches between at most.
 pub const MOST_PAIRS: u8 = 4;
 /// The longest of the spans in a [`Timing`], in milliseconds.
@@ -33,7 +33,7 @@ pub struct Message {
     /// Which pair of addresses it is about, as the caller counts them; less than 4.
     pub pair: u8,
     /// Which time this is, from 0; less than 8.
-    pub wave: u8,
+    pub round: u8,
     /// When.
     pub stamps: Stamps,
     /// What is said.
@@ -98,22 +98,51 @@ pub struct Timing {
     pub step: u16,
 }
 
+/// The reason why a message of a punch cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadMessage {
+    /// It is about a pair of addresses beyond the last there may be.
+    #[error("pair {0} of addresses: there are {MOST_PAIRS} at most, from 0")]
+    Pair(u8),
+    /// Its step does not belong to this round, or no punch has so many.
+    #[error("round {0}: an offer is for round 0, an update for a later one, and {MOST_ROUNDS} are allowed")]
+    Round(u8),
+    /// A span of its timing is longer than [`MOST_SPAN`], or a step of a ladder has no length.
+    #[error("spans of time of up to {MOST_SPAN} ms are allowed, and a step of 1 at least")]
+    Timing,
+    /// The end that it describes cannot be.
+    #[error(transparent)]
+    Side(#[from] BadEndpoint),
+}
+
 impl Message {
     /// The answer to an offer of pair `pair` that is not gone into.
     pub fn declined(pair: u8, reason: RefusalReason, now: UnixTime) -> Self {
         let stamps = Stamps { transmit: now, ..Stamps::default() };
-        Self { pair, wave: 0, stamps, step: Step::Decline(reason) }
+        Self { pair, round: 0, stamps, step: Step::Decline(reason) }
     }
 
-    /// Whether this can be. What comes from a peer is looked at before it is used.
-    pub fn is_sound(&self) -> bool {
-        let step = match &self.step {
-            Step::Offer(offer) => self.wave == 0 && offer.side.validate().is_ok(),
-            Step::Update(update) => self.wave > 0 && update.side.validate().is_ok(),
-            Step::Answer(answer) => answer.side.validate().is_ok() && answer.timing.is_sound(),
-            Step::Decline(_) => true,
+    /// Checks what a peer has written, before it is used.
+    ///
+    /// # Errors
+    /// [`BadMessage`] says what cannot be.
+    pub fn validate(&self) -> Result<(), BadMessage> {
+        if self.pair >= MOST_PAIRS {
+            return Err(BadMessage::Pair(self.pair));
+        }
+        let is_first = self.round == 0;
+        let is_misplaced = match &self.step {
+            Step::Offer(_) => !is_first,
+            Step::Update(_) => is_first,
+            Step::Answer(_) | Step::Decline(_) => false,
         };
-        step && self.pair < MOST_PAIRS && self.wave < MOST_WAVES
+        if is_misplaced || self.round >= MOST_ROUNDS {
+            return Err(BadMessage::Round(self.round));
+        }
+        match &self.step {
+            Step::Answer(answer) if !answer.timing.is_within_bounds() => Err(BadMessage::Timing),
+            _ => Ok(self.side().map_or(Ok(()), Endpoint::validate)?),
+        }
     }
 
     /// The side it describes, if any.
@@ -128,7 +157,7 @@ impl Message {
 }
 
 impl Timing {
-    fn is_sound(&self) -> bool {
+    fn is_within_bounds(&self) -> bool {
         let spans = [self.lead, self.spread, self.step];
         spans.into_iter().all(|span| span <= MOST_SPAN) && self.step > 0
     }
@@ -177,10 +206,10 @@ mod tests {
             },
         );
         (any::<(u8, u8)>(), any::<[u64; 3]>(), any::<Option<(i64, u64)>>(), step).prop_map(
-            |((pair, wave), times, served, step)| {
+            |((pair, round), times, served, step)| {
                 let [origin, receive, transmit] = times.map(UnixTime);
                 let served = served.map(|(nanos, error)| Offset::new(nanos, Duration::from_nanos(error)));
-                Message { pair, wave, stamps: Stamps { origin, receive, transmit, served }, step }
+                Message { pair, round, stamps: Stamps { origin, receive, transmit, served }, step }
             },
         )
     }
@@ -196,7 +225,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(message) = postcard::from_bytes::<Message>(&bytes) {
-                let _ = message.is_sound();
+                let _ = message.validate();
             }
         }
     }

@@ -8,7 +8,7 @@
 //! | [`endpoint`](Endpoint) | what one side tells the other of itself, and how a port is told from it |
 //! | [`Plan`] | who dials which port from which, when (pure, the same on both sides) |
 //! | [`Agree`] | machine: offer, answer, update; what the time stamps on them say of the clocks |
-//! | [`Fire`] | machine: dials a plan, never more nor faster than it may, no 4-tuple twice |
+//! | [`SynSender`] | machine: dials a plan, never more nor faster than it may, no 4-tuple twice |
 //! | [`Punch`] | machine, parent of both: has ports bound and asked for, then agrees, then fires, then again |
 //! | [`worthwhile`], [`answerable`] | between which addresses, and whose wish is answered (pure) |
 //! | [`Limits`], [`Budget`], [`Share`] | what a punch may do, and how several share a machine |
@@ -52,13 +52,12 @@
 //! - [`Limits::stranger`] bounds all dials for a peer that nothing speaks for to 128, so that nobody's ports are
 //!   scanned; a birthday over a whole range of ports is for peers that the owner's user named or has met. Whoever owns
 //!   the machine chooses the limits in [`View`].
-//! - Rates and sockets are bounded for the whole machine by the [`Budget`], whoever asks; waves, messages, arrivals
+//! - Rates and sockets are bounded for the whole machine by the [`Budget`], whoever asks; rounds, messages, arrivals
 //!   and times are bounded too.
 
 mod agree;
 mod budget;
 mod endpoint;
-mod fire;
 mod gather;
 mod layout;
 mod machine;
@@ -66,23 +65,24 @@ mod message;
 mod pairs;
 mod plan;
 mod schedule;
+mod syn_sender;
 
+mod api;
 #[cfg(test)]
 mod story_tests;
-mod terms;
+mod timing;
 mod view;
-mod words;
 
 pub use agree::{Agree, AgreeAct, AgreeEvent};
+pub use api::{Act, Event, Failed, Input, PunchConfig, PunchReport, SocketAct};
 pub use budget::{Budget, Limits, Share};
 pub use endpoint::{BadEndpoint, Endpoint, MOST_SOCKETS};
-pub use fire::{Fire, FireAct, FireConfig, FireEvent, Socket, Tally, Wave};
 pub use machine::Punch;
-pub use message::{Answer, MOST_PAIRS, MOST_WAVES, Message, Offer, Step, Timing, Update};
+pub use message::{Answer, BadMessage, MOST_PAIRS, MOST_ROUNDS, Message, Offer, Step, Timing, Update};
 pub use pairs::{answerable, are_placed, worthwhile};
-pub use schedule::{Mode, NoPlan, Orders, Plan, Shot, Tactic};
-pub use terms::{Stamps, Terms};
+pub use schedule::{Dial, Mode, NoPlan, Plan, Schedule, Tactic};
+pub use syn_sender::{Round, Socket, SynAct, SynEvent, SynSender, SynSenderConfig, Tally};
+pub use timing::{PathTiming, Stamps};
 #[cfg(test)]
 pub(crate) use view::OwnedView;
 pub use view::{NetworkView, View};
-pub use words::{Act, Event, Failed, Input, PunchConfig, PunchReport, SocketAct};

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::message::{MOST_PAIRS, MOST_WAVES, Message, Step};
+use super::api::PunchConfig;
+use super::message::{MOST_PAIRS, MOST_ROUNDS, Message, Step};
 use super::schedule::Mode;
-use super::terms::Terms;
+use super::timing::PathTiming;
 use super::view::{NetworkView, View};
-use super::words::PunchConfig;
 use crate::attempt::{AttemptId, Path, Role, Trust};
 use crate::candidate::{Filter, OurAddress, is_on_link};
 use crate::nat::meets::{self, Way};
@@ -33,14 +33,14 @@ impl Pair {
         view: &View<'_>,
         attempt: AttemptId,
         number: u8,
-        part: Role,
+        role: Role,
         trust: Trust,
     ) -> PunchConfig {
         let network = view.network(self.ours.ip);
         PunchConfig {
             attempt,
             pair: number,
-            part,
+            role,
             mode: self.mode,
             local: Local(self.local),
             address: self.address,
@@ -50,7 +50,7 @@ impl Pair {
             theirs: self.theirs,
             can_observe: network.can_observe,
             silent_hop: network.silent_hop,
-            terms: Terms { served: view.served, delay: None },
+            path_timing: PathTiming { served: view.served, delay: None },
             clock: view.clock,
             limits: view.limits_for(trust),
         }
@@ -76,10 +76,10 @@ impl PunchConfig {
         if let Some(theirs) = peer.interfaces().iter().find(is_theirs) {
             self.theirs = theirs.nat.tcp;
         }
-        self.terms.served = view.served;
+        self.path_timing.served = view.served;
         self.clock = view.clock;
         self.limits = view.limits_for(trust);
-        self.limits.waves = self.limits.waves.clamp(1, MOST_WAVES);
+        self.limits.rounds = self.limits.rounds.clamp(1, MOST_ROUNDS);
     }
 }
 
@@ -143,7 +143,7 @@ pub fn answerable(
             && pair.mode == offer.mode
             && pair.remote.ip().to_canonical() == offer.side.address.to_canonical()
     };
-    if !message.is_sound() {
+    if message.validate().is_err() {
         return None;
     }
     let found = all(view, peer, Trust::Stranger);

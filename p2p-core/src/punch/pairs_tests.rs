@@ -4,7 +4,7 @@ use crate::nat::forecast::PortForecast;
 use crate::nat::{Delta, DeltaKind, Nat};
 use crate::peer::{Contents, Identity, MachineTag};
 use crate::punch::message::Offer;
-use crate::punch::terms::Stamps;
+use crate::punch::timing::Stamps;
 use crate::punch::{Endpoint, OwnedView};
 use crate::sim::epoch;
 use crate::{Clock, Seed, UnixTime};
@@ -152,7 +152,7 @@ fn offer(mode: Mode, at: &str, address: &str) -> Message {
         sockets: 64,
     };
     let offer = Offer { mode, at: at.parse().unwrap(), side, error: None };
-    Message { pair: 2, wave: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
+    Message { pair: 2, round: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn an_offer_leads_only_to_what_its_sender_publishes_and_may_be_dialled_for() {
     let ours = setup(&[("192.168.1.2", Some("198.51.100.1"), home)]);
     let answer = |peer: &PeerAddr, mode, at: &str, address: &str| {
         let config = answerable(&ours.view(), peer, ATTEMPT, &offer(mode, at, address), Trust::Known);
-        config.map(|config| (config.pair, config.part, config.remote.ip().to_string()))
+        config.map(|config| (config.pair, config.role, config.remote.ip().to_string()))
     };
     let at = "192.168.1.2";
     let honest = peer(vec![interface("192.168.9.9", Some("203.0.113.9"), home)], None);

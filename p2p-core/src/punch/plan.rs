@@ -9,7 +9,7 @@ use super::layout::{Layout, SHORT_TAIL, TAIL};
 use super::message::Timing;
 use super::schedule::{Mode, NoPlan, Plan, Tactic};
 use crate::Seed;
-use crate::attempt::Role as Part;
+use crate::attempt::Role;
 use crate::nat::meets;
 
 impl Plan {
@@ -24,19 +24,19 @@ impl Plan {
         timing: Timing,
         seed: &mut Seed,
     ) -> Result<Self, NoPlan> {
-        let mut layout = Layout { caller, answerer, timing, seed, shots: [Vec::new(), Vec::new()] };
+        let mut layout = Layout { caller, answerer, timing, seed, dials: [Vec::new(), Vec::new()] };
         if mode.is_local() {
             return Ok(layout.local());
         }
         let chosen = meets::choose(&caller.seat(), &answerer.seat()).ok_or(NoPlan)?;
-        let part = |side| if side == meets::Side::A { Part::Caller } else { Part::Answerer };
+        let role = |side| if side == meets::Side::A { Role::Caller } else { Role::Answerer };
         let tactic = match chosen.plan {
             meets::Plan::Now => Tactic::Now,
-            meets::Plan::First(side) => Tactic::First(part(side)),
-            meets::Plan::Ladder if caller.low_ttl => Tactic::LowTtl(Part::Caller),
-            meets::Plan::Ladder if answerer.low_ttl => Tactic::LowTtl(Part::Answerer),
+            meets::Plan::First(side) => Tactic::First(role(side)),
+            meets::Plan::Ladder if caller.low_ttl => Tactic::LowTtl(Role::Caller),
+            meets::Plan::Ladder if answerer.low_ttl => Tactic::LowTtl(Role::Answerer),
             meets::Plan::Ladder => Tactic::Ladder,
-            meets::Plan::Open(side) => Tactic::Open(part(side)),
+            meets::Plan::Open(side) => Tactic::Open(role(side)),
             meets::Plan::Window => Tactic::Window,
             meets::Plan::Birthday => Tactic::Birthday,
         };

@@ -7,9 +7,8 @@ use crate::UnixTime;
 use crate::attempt::Role;
 use crate::nat::forecast::PortForecast;
 use crate::nat::{Filtering, PortRange, SynAnswer};
-use crate::punch::Orders;
 use crate::punch::layout::ms;
-use std::time::Duration;
+use crate::punch::schedule::Schedule;
 
 const TIMING: Timing = Timing { start: UnixTime(0), lead: 60, spread: 150, step: 32 };
 const POOL: PortRange = PortRange { first: 2_048, last: 2_559 };
@@ -63,11 +62,11 @@ fn the_cheapest_tactic_that_can_work() {
 
 #[test]
 fn who_must_be_first_is_whoever_hears_of_it_first() {
-    let first = |orders: &Orders| orders.shots.first().unwrap().after;
+    let first = |schedule: &Schedule| schedule.dials.first().unwrap().after;
     let plan = plan(&home(SynAnswer::Reset), &home(SynAnswer::Silence)).unwrap();
-    assert!(plan.caller.shots.iter().all(|shot| shot.after.is_zero()), "all ways are opened at once");
+    assert!(plan.caller.dials.iter().all(|dial| dial.after.is_zero()), "all ways are opened at once");
     assert_eq!(first(&plan.answerer), ms(60), "the answerer waits until the caller has probably heard");
-    let later: Vec<_> = plan.answerer.shots.windows(2).map(|pair| pair[1].after > pair[0].after).collect();
+    let later: Vec<_> = plan.answerer.dials.windows(2).map(|pair| pair[1].after > pair[0].after).collect();
     assert!(later.iter().all(|later| *later), "and then dials again and again, a little later each time");
 }
 
@@ -77,8 +76,8 @@ fn a_ladder_covers_every_error_of_the_clocks() {
     let of = |first| Endpoint { ports: ports(first), ..home(SynAnswer::Reset) };
     let plan = plan(&of(5_000), &of(6_000)).unwrap();
     for error in -150..=150_i64 {
-        let meets = plan.caller.shots.iter().any(|one| {
-            plan.answerer.shots.iter().any(|two| {
+        let meets = plan.caller.dials.iter().any(|one| {
+            plan.answerer.dials.iter().any(|two| {
                 let same = one.to == 6_000 + two.from && two.to == 5_000 + one.from;
                 let skew = two.after.as_millis() as i64 + error - one.after.as_millis() as i64;
                 same && skew.abs() < 20
@@ -91,19 +90,19 @@ fn a_ladder_covers_every_error_of_the_clocks() {
 /// Lets both counters run, others dialling in between, and says whether any two dials meet.
 fn stairs_meet(caller: &Endpoint, answerer: &Endpoint, mut others: impl FnMut(Role, usize) -> i32) -> bool {
     let plan = plan(caller, answerer).unwrap();
-    let mut made = |part: Role, orders: &Orders, side: &Endpoint| -> Vec<(u16, u16)> {
+    let mut made = |role: Role, schedule: &Schedule, side: &Endpoint| -> Vec<(u16, u16)> {
         let mut between = 0;
-        let dials = orders.shots.iter().enumerate();
+        let dials = schedule.dials.iter().enumerate();
         dials
-            .map(|(index, shot)| {
-                between += others(part, index);
-                let number = i32::from(shot.from);
+            .map(|(index, dial)| {
+                between += others(role, index);
+                let number = i32::from(dial.from);
                 let number = if matches!(side.ports, PortForecast::Counter { .. }) {
                     number + between
                 } else {
                     number
                 };
-                (side.ports.port(number).unwrap(), shot.to)
+                (side.ports.port(number).unwrap(), dial.to)
             })
             .collect()
     };
@@ -124,7 +123,7 @@ proptest! {
     ) {
         let (a, b) = before;
         let mut dice = Seed::from_u64(seed);
-        let met = stairs_meet(&counter(30), &counter(30), |part, index| match (part, index) {
+        let met = stairs_meet(&counter(30), &counter(30), |role, index| match (role, index) {
             (Role::Caller, 0) => i32::from(a) - lost,
             (Role::Answerer, 0) => i32::from(b),
             _ => i32::from(dice.chance(share)),
@@ -152,13 +151,13 @@ proptest! {
         prop_assert_eq!(&lay(), &lay());
         if let Ok(plan) = lay() {
             prop_assert!(plan.within < Duration::from_secs(20), "{:?}", plan.within);
-            for (orders, side) in [(&plan.caller, &a), (&plan.answerer, &b)] {
+            for (schedule, side) in [(&plan.caller, &a), (&plan.answerer, &b)] {
                 let most = usize::from(side.sockets) * 9 / 8;
-                prop_assert!(orders.shots.len() <= most);
-                prop_assert!(orders.shots.len() <= 600);
-                prop_assert!(orders.shots.is_sorted_by_key(|shot| shot.after));
-                prop_assert!(orders.shots.iter().all(|shot| shot.to != 0));
-                prop_assert!(orders.shots.iter().all(|shot| shot.after < plan.within));
+                prop_assert!(schedule.dials.len() <= most);
+                prop_assert!(schedule.dials.len() <= 600);
+                prop_assert!(schedule.dials.is_sorted_by_key(|dial| dial.after));
+                prop_assert!(schedule.dials.iter().all(|dial| dial.to != 0));
+                prop_assert!(schedule.dials.iter().all(|dial| dial.after < plan.within));
             }
         }
     }

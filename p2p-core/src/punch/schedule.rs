@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::attempt::Role as Part;
+use crate::attempt::Role;
 use crate::nat::Filtering;
 
 /// What lies between the two.
@@ -45,13 +45,13 @@ pub enum Tactic {
     /// Both dial at once.
     Now,
     /// The side whose NAT answers SYNs dials first.
-    First(Part),
+    First(Role),
     /// Both NATs answer SYNs, but this side's first SYN dies on the way and is not answered: it goes first.
-    LowTtl(Part),
+    LowTtl(Role),
     /// Both NATs answer SYNs: several pairs of ports, each at another difference of times.
     Ladder,
     /// This side's SYN opens its NAT for the other's address, whatever the port.
-    Open(Part),
+    Open(Role),
     /// A counting NAT: several dials for the ports that are likely.
     Window,
     /// Random ports: many dials.
@@ -62,10 +62,10 @@ impl fmt::Display for Tactic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Now => f.write_str("now"),
-            Self::First(part) => write!(f, "{part} first"),
-            Self::LowTtl(part) => write!(f, "{part} first, low TTL"),
+            Self::First(role) => write!(f, "{role} first"),
+            Self::LowTtl(role) => write!(f, "{role} first, low TTL"),
             Self::Ladder => f.write_str("ladder"),
-            Self::Open(part) => write!(f, "{part} opens"),
+            Self::Open(role) => write!(f, "{role} opens"),
             Self::Window => f.write_str("window"),
             Self::Birthday => f.write_str("birthday"),
         }
@@ -74,7 +74,7 @@ impl fmt::Display for Tactic {
 
 /// One dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Shot {
+pub struct Dial {
     /// When, after the start of the plan. What is late is dialled at once.
     pub after: Duration,
     /// From which of our local ports, by number.
@@ -85,24 +85,24 @@ pub struct Shot {
 
 /// What one side has to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Orders {
+pub struct Schedule {
     /// The dials, in the order they are made.
-    pub shots: Vec<Shot>,
+    pub dials: Vec<Dial>,
     /// A dial that did not succeed for so long is given up; `None`: all stay until the end.
     pub lives: Option<Duration>,
     /// The first SYN of each dial must die before it arrives.
     pub low_ttl: bool,
 }
 
-/// What both sides do in one wave.
+/// What both sides do in one round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// How.
     pub tactic: Tactic,
     /// The caller's dials.
-    pub caller: Orders,
+    pub caller: Schedule,
     /// The answerer's dials.
-    pub answerer: Orders,
+    pub answerer: Schedule,
     /// When to give up, after the start.
     pub within: Duration,
     /// How probably it works when the facts are right (0.0 … 1.0).
@@ -116,10 +116,10 @@ pub struct NoPlan;
 
 impl Plan {
     /// What a side has to do.
-    pub fn orders(&self, part: Part) -> &Orders {
-        match part {
-            Part::Caller => &self.caller,
-            Part::Answerer => &self.answerer,
+    pub fn schedule(&self, role: Role) -> &Schedule {
+        match role {
+            Role::Caller => &self.caller,
+            Role::Answerer => &self.answerer,
         }
     }
 }

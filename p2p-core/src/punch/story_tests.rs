@@ -184,7 +184,7 @@ fn where_the_hop_is_not_what_it_was_the_next_wave_is_a_ladder() {
     meeting.silent_hops = [Some(1), None];
     let outcome = met(meeting);
     assert_eq!(outcome.tactic, Some(Tactic::Ladder));
-    assert!(outcome.reports.iter().all(|report| report.as_ref().is_some_and(|report| report.waves == 2)));
+    assert!(outcome.reports.iter().all(|report| report.as_ref().is_some_and(|report| report.rounds == 2)));
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn facts_that_are_wrong_are_put_right_by_the_next_wave() {
         let mut wrong = Home::of_type(NatType::PortRestricted, of(DeltaKind::Random), SynAnswer::Silence);
         wrong.facts.delta = Some(of(DeltaKind::Equal));
         let outcome = met(Meeting::new([wrong.clone(), wrong], number));
-        assert_eq!(outcome.reports[0].as_ref().map(|report| report.waves), Some(2));
+        assert_eq!(outcome.reports[0].as_ref().map(|report| report.rounds), Some(2));
     }
 }
 

@@ -8,5 +8,5 @@ mod offer;
 mod route;
 
 pub use circuit::{Circuit, CircuitConfig};
-pub use offer::{MOST_RELAYED, RelayOffer};
+pub use offer::{BadRelayOffer, MOST_RELAYED, RelayOffer};
 pub use route::{End, Route};

@@ -38,6 +38,17 @@ pub struct RelayOffer {
     pub refusal: Option<RefusalReason>,
 }
 
+/// The reason why an offer of a relayed connection cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadRelayOffer {
+    /// It names more addresses of one kind than [`MOST_RELAYED`].
+    #[error("{0} relayed addresses: {MOST_RELAYED} of a kind at most")]
+    TooMany(usize),
+    /// It names an address at which nobody can be reached.
+    #[error("{0} as a relayed address")]
+    Address(SocketAddr),
+}
+
 impl RelayOffer {
     /// "No", and why.
     pub fn refused(reason: RefusalReason, seed: &mut Seed) -> Self {
@@ -46,15 +57,25 @@ impl RelayOffer {
         Self { serial, token, datagrams, connections, has_more: false, refusal: Some(reason) }
     }
 
-    /// Whether this can be. What comes from a peer is looked at before it is used.
-    pub fn is_sound(&self) -> bool {
-        let can_be = |lent: &SocketAddr| lent.port() != 0 && Reach::of(lent.ip()) != Reach::Nowhere;
-        [&self.datagrams, &self.connections]
-            .into_iter()
-            .all(|all| all.len() <= MOST_RELAYED && all.iter().all(can_be))
+    /// Checks what a peer has written, before it is used.
+    ///
+    /// # Errors
+    /// [`BadRelayOffer`] says what cannot be.
+    pub fn validate(&self) -> Result<(), BadRelayOffer> {
+        for all in [&self.datagrams, &self.connections] {
+            if all.len() > MOST_RELAYED {
+                return Err(BadRelayOffer::TooMany(all.len()));
+            }
+            let is_useless =
+                |address: &&SocketAddr| address.port() == 0 || Reach::of(address.ip()) == Reach::Nowhere;
+            if let Some(address) = all.iter().find(is_useless) {
+                return Err(BadRelayOffer::Address(*address));
+            }
+        }
+        Ok(())
     }
 
-    /// Whether nothing is lent, and nothing will be.
+    /// Returns true where nothing is relayed, and nothing will be.
     pub fn is_empty(&self) -> bool {
         !self.has_more && self.datagrams.is_empty() && self.connections.is_empty()
     }
@@ -77,12 +98,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_not_sound() {
-        assert!(offer(&[]).is_sound() && offer(&[]).is_empty());
-        assert!(offer(&["192.0.2.1:1", "[2001:db8::1]:1"]).is_sound());
+    fn what_cannot_be_is_named() {
+        assert_eq!(offer(&[]).validate(), Ok(()));
+        assert!(offer(&[]).is_empty());
+        assert_eq!(offer(&["192.0.2.1:1", "[2001:db8::1]:1"]).validate(), Ok(()));
         for absurd in ["192.0.2.1:0", "0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[ff02::1]:1"] {
-            assert!(!offer(&[absurd]).is_sound(), "{absurd}");
+            let why = BadRelayOffer::Address(absurd.parse().unwrap());
+            assert_eq!(offer(&[absurd]).validate(), Err(why));
         }
-        assert!(!offer(&["192.0.2.1:1"; MOST_RELAYED + 1]).is_sound());
+        let many = offer(&["192.0.2.1:1"; MOST_RELAYED + 1]).validate();
+        assert_eq!(many, Err(BadRelayOffer::TooMany(MOST_RELAYED + 1)));
     }
 }

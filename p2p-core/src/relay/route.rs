@@ -276,6 +276,16 @@ mod tests {
         Route { from, to: SocketAddr::from(([192, 0, 2, last], 1_000)) }
     }
 
+    /// Nobody changes the format by accident.
+    #[test]
+    fn the_bytes_are_what_they_always_were() {
+        for (challenge, kind) in [(PathChallenge::Question, "00"), (PathChallenge::Answer, "01")] {
+            let bytes = challenge.to_bytes(Token([7; 8]), [9; 8]);
+            let hex = format!("d2{kind}{}{}", "07".repeat(8), "09".repeat(8));
+            assert_eq!(data_encoding::HEXLOWER.encode(&bytes), hex);
+        }
+    }
+
     #[test]
     fn a_knock_is_for_one_token() {
         let (ours, theirs, nonce) = (Token([1; 8]), Token([2; 8]), [3; 8]);

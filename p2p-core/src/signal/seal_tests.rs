@@ -61,7 +61,7 @@ fn punch_offer() -> punch::Message {
         sockets: 96,
     };
     let offer = Offer { mode: Mode::Remote, at: "192.168.1.2".parse().unwrap(), side, error: Some(30_000) };
-    punch::Message { pair: 0, wave: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
+    punch::Message { pair: 0, round: 0, stamps: Stamps::default(), step: Step::Offer(offer) }
 }
 
 fn relay_offer() -> RelayOffer {
@@ -219,6 +219,10 @@ fn the_bytes_are_what_they_always_were() {
     assert_eq!(bytes[64..96], *identity(1).id().as_bytes());
     assert_eq!(hex(&bytes[96..100]), "00000001");
     assert_eq!(hex(&bytes[164..]), "09");
+    // The bodies themselves have vectors of their own.
+    for (body, kind) in bodies().into_iter().zip(1u16..) {
+        assert_eq!(signal(body).to_bytes()[5..7], kind.to_be_bytes());
+    }
 }
 
 proptest! {

@@ -18,6 +18,8 @@ use super::message::{Body, Signal};
 use crate::UnixTime;
 use crate::attempt::AttemptId;
 use crate::peer::{PeerAddr, PeerId};
+use crate::punch;
+use crate::relay::{BadRelayOffer, RelayOffer};
 
 /// The version that is written and understood.
 pub(super) const VERSION: u8 = 1;
@@ -62,6 +64,12 @@ pub enum WireError {
     /// The bytes cannot be read.
     #[error("a signal cannot be read: the program that wrote it is at fault")]
     Malformed,
+    /// It says what cannot be of a punch.
+    #[error("a signal about a punch that cannot be: {0}; the program that wrote it is at fault")]
+    Punch(#[from] punch::BadMessage),
+    /// It says what cannot be of a relayed connection.
+    #[error("a signal about a relay that cannot be: {0}; the program that wrote it is at fault")]
+    Relay(#[from] BadRelayOffer),
 }
 
 impl Body {
@@ -91,16 +99,14 @@ impl Body {
         Ok(match kind {
             1 => Self::DialMe(unpack_all(packed)?),
             2 => {
-                let message: crate::punch::Message = unpack_all(packed)?;
-                Self::Punch(
-                    Some(message).filter(crate::punch::Message::is_sound).ok_or(WireError::Malformed)?,
-                )
+                let message: punch::Message = unpack_all(packed)?;
+                message.validate()?;
+                Self::Punch(message)
             }
             3 => {
-                let offer: crate::relay::RelayOffer = unpack_all(packed)?;
-                Self::Relay(
-                    Some(offer).filter(crate::relay::RelayOffer::is_sound).ok_or(WireError::Malformed)?,
-                )
+                let offer: RelayOffer = unpack_all(packed)?;
+                offer.validate()?;
+                Self::Relay(offer)
             }
             4 => unpack_all(packed).map(|()| Self::AskAddr)?,
             5 => unpack_all(packed).map(|()| Self::TellAddr)?,

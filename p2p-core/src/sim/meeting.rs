@@ -17,7 +17,7 @@ use super::world::{HostId, RouterId, Wire, World, WorldError};
 use crate::attempt::{AttemptId, Role};
 use crate::clock::Offset;
 use crate::nat::{Delta, NatFacts, NatType, PortRange, SynAnswer};
-use crate::punch::{Failed, Limits, Mode, PunchConfig, PunchReport, Tactic, Terms};
+use crate::punch::{Failed, Limits, Mode, PathTiming, PunchConfig, PunchReport, Tactic};
 use crate::stun::Responder;
 use crate::{Clock, Family, Local, Seed, UnixTime};
 
@@ -270,7 +270,7 @@ impl Meeting {
         PunchConfig {
             attempt,
             pair: 0,
-            part: [Role::Caller, Role::Answerer][index],
+            role: [Role::Caller, Role::Answerer][index],
             mode: self.mode,
             local: Local(SocketAddr::new(scene.locals[index], 0)),
             address: scene.addresses[index],
@@ -280,7 +280,7 @@ impl Meeting {
             theirs: scene.facts[other],
             can_observe: true,
             silent_hop: self.silent_hops[index],
-            terms: Terms { served, delay: None },
+            path_timing: PathTiming { served, delay: None },
             clock,
             limits: self.limits,
         }

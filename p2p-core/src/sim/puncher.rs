@@ -104,7 +104,7 @@ impl Puncher {
     /// Subscribes, and begins if we are the caller.
     pub fn start(&mut self, context: &mut Context<'_>) {
         context.broker.subscribe(context.id, &self.topics[0]);
-        if self.config.part == Role::Caller {
+        if self.config.role == Role::Caller {
             self.punch = Some(Punch::call(self.config.clone(), context.now));
             self.turn(context);
         }
@@ -230,7 +230,7 @@ impl Puncher {
 
     fn on_up(&mut self, tcp: TcpSocket, socket: Socket, context: &mut Context<'_>) {
         self.uses.insert(tcp, Use::Lane { socket, up: Some(context.now) });
-        if self.config.part == Role::Caller {
+        if self.config.role == Role::Caller {
             self.say(tcp, HELLO, socket.number(), context);
         }
     }
@@ -250,7 +250,7 @@ impl Puncher {
                 return self.fail(tcp, socket, None, context);
             };
             let number = u32::from_be_bytes([0, a, b, c]);
-            match (word, self.config.part) {
+            match (word, self.config.role) {
                 (HELLO, Role::Answerer) => self.say(tcp, WELCOME, number, context),
                 (WELCOME, Role::Caller) if self.kept.is_empty() => {
                     self.say(tcp, GO, number, context);

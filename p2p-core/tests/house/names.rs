@@ -167,16 +167,17 @@ fn a_type_name_is_defined_once() {
     }
     found.retain(|name, places| places.len() > 1 && !COMMON.contains(&name.as_str()));
     let known: BTreeMap<_, _> = KNOWN.into_iter().collect();
-    let shrunk: String = known
-        .iter()
-        .map(|(name, count)| (name, found.get(*name).map_or(0, BTreeSet::len), count))
-        .filter(|(_, now, count)| now < *count)
-        .map(|(name, now, count)| format!("{name} is defined {now} times, not {count} any more\n"))
-        .collect();
-    assert!(shrunk.is_empty(), "shrink the list of known names:\n{shrunk}");
-    found.retain(|name, places| known.get(name.as_str()).is_none_or(|count| places.len() > *count));
-    let told = |(name, places): (&String, &BTreeSet<String>)| {
-        format!("{name} is defined in {}\n", places.iter().cloned().collect::<Vec<_>>().join(", "))
-    };
-    assert!(found.is_empty(), "{} names:\n{}", found.len(), found.iter().map(told).collect::<String>());
+    let names: BTreeSet<_> = found.keys().map(String::as_str).chain(known.keys().copied()).collect();
+    let mut wrong = String::new();
+    for name in names {
+        let places = found.get(name).cloned().unwrap_or_default();
+        let places: Vec<_> = places.into_iter().collect();
+        let (now, before) = (places.len(), known.get(name).copied().unwrap_or(1));
+        if now < before {
+            wrong += &format!("{name}: {now} of {before} are left, shrink the list of known names\n");
+        } else if now > before {
+            wrong += &format!("{name} is defined {now} times: {}\n", places.join(", "));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
 }

@@ -52,7 +52,7 @@ fn a_caller_that_begins_with_no_facts_offers_by_those_that_come_later() {
     end.machine.handle_signal(&from_peer(peer, Body::Punch(agreed(&first))), at(210));
     end.turn(at(210));
     end.until(6_000);
-    let next = said(&mut end).into_iter().find(|message| message.wave == 1).expect("another round");
+    let next = said(&mut end).into_iter().find(|message| message.round == 1).expect("another round");
     assert!(matches!(ports(&next), PortForecast::Counter { step: 2, .. }), "{next:?}");
 }
 
@@ -66,8 +66,8 @@ fn an_answerer_that_begins_with_no_facts_answers_by_those_that_come_later() {
     end.machine.handle_signal(&from_peer(caller.clone(), Body::DialMe(DialMe { plain: false })), at(1));
     end.turn(at(1));
     let offer = Message { pair: 0, ..offer(Mode::Remote, OURS, THEIR_OUTSIDE) };
-    let wave = |wave, step| Body::Punch(Message { wave, step, ..offer.clone() });
-    end.machine.handle_signal(&from_peer(caller.clone(), wave(0, offer.step.clone())), at(2));
+    let round = |round, step| Body::Punch(Message { round, step, ..offer.clone() });
+    end.machine.handle_signal(&from_peer(caller.clone(), round(0, offer.step.clone())), at(2));
     end.turn(at(2));
     let first = said(&mut end).remove(0);
     assert!(matches!(ports(&first), PortForecast::Fixed(_)));
@@ -75,7 +75,7 @@ fn an_answerer_that_begins_with_no_facts_answers_by_those_that_come_later() {
     end.machine.facts.networks.insert(ip(OURS), counting());
     let Step::Offer(said_before) = &offer.step else { unreachable!() };
     let update = punch::Update { side: said_before.side.clone(), error: None };
-    end.machine.handle_signal(&from_peer(caller, wave(1, Step::Update(update))), at(3_000));
+    end.machine.handle_signal(&from_peer(caller, round(1, Step::Update(update))), at(3_000));
     end.turn(at(3_000));
     let next = said(&mut end).remove(0);
     assert!(matches!(ports(&next), PortForecast::Counter { step: 2, .. }), "{next:?}");

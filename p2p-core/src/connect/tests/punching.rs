@@ -346,7 +346,7 @@ pub(super) fn offer(mode: Mode, at: &str, address: &str) -> Message {
         sockets: 1,
     };
     let step = Step::Offer(Offer { mode, at: ip(at), side, error: None });
-    Message { pair: 0, wave: 0, stamps: Stamps::default(), step }
+    Message { pair: 0, round: 0, stamps: Stamps::default(), step }
 }
 
 #[test]
@@ -444,7 +444,8 @@ impl Subject for PunchingCall {
                 let start = UnixTime::from_secs(1_000_000).after(now.saturating_duration_since(epoch()));
                 let timing = punch::Timing { start, lead: 10, spread: 10, step: 10 };
                 let step = Step::Answer(punch::Answer { side, timing });
-                let message = Message { pair: dice.below(2) as u8, wave: 0, stamps: Stamps::default(), step };
+                let message =
+                    Message { pair: dice.below(2) as u8, round: 0, stamps: Stamps::default(), step };
                 call.handle_signal(
                     &from_peer(them("10.1.1.1", Some(THEIR_OUTSIDE)), Body::Punch(message)),
                     now,

@@ -20,7 +20,7 @@ impl Circuit {
         let is_late = matches!(self.state, State::Lingering { .. } | State::Closing | State::Over);
         let is_old = self.theirs.as_ref().is_some_and(|last| last.serial >= offer.serial);
         let is_other = self.theirs.as_ref().is_some_and(|last| last.token != offer.token);
-        if is_late || is_old || is_other || offer.refusal.is_some() || !offer.is_sound() {
+        if is_late || is_old || is_other || offer.refusal.is_some() || offer.validate().is_err() {
             return;
         }
         let lends_nothing = offer.is_empty();

@@ -126,14 +126,9 @@ pub enum CircuitFailure {
     Blocked(String),
 }
 
-impl CircuitFailure {
-    /// A word for programs: it never changes.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NoServer => "no_turn_server",
-            Self::NoAddress(_) => "no_relayed_address",
-            Self::Silent => "silent",
-            Self::Blocked(_) => "relay_blocked",
-        }
-    }
-}
+codes!(CircuitFailure {
+    Self::NoServer => "no_turn_server",
+    Self::NoAddress(_) => "no_relayed_address",
+    Self::Silent => "silent",
+    Self::Blocked(_) => "relay_blocked",
+});

@@ -309,8 +309,8 @@ fn punch_offer(dice: &mut Seed) -> punch::Message {
     };
     let at = [192, 168, 1, 2 + dice.below(2) as u8].into();
     let offer = Offer { mode: Mode::Remote, at, side, error: dice.chance(0.5).then_some(30_000) };
-    let (pair, wave) = (dice.below(3) as u8, dice.below(2) as u8);
-    punch::Message { pair, wave, stamps: Stamps::default(), step: Step::Offer(offer) }
+    let (pair, round) = (dice.below(3) as u8, dice.below(2) as u8);
+    punch::Message { pair, round, stamps: Stamps::default(), step: Step::Offer(offer) }
 }
 
 fn offer(dice: &mut Seed) -> RelayOffer {

@@ -280,7 +280,7 @@ fn two_symmetric_nats_meet_in_port_blocks() {
     };
     let hits = |block| (0..40).filter(|seed| attempt(block, *seed)).count();
     let (blocks, whole) = (hits(Some(64)), hits(None));
-    // Each of 24 guesses hits its own port with probability 1/64: 31 % a wave.
+    // Each of 24 guesses hits its own port with probability 1/64: 31 % a round.
     assert!((4..=24).contains(&blocks), "{blocks} of 40");
     assert!(whole <= 2, "{whole} of 40");
 }

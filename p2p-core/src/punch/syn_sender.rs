@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::budget::Share;
-use super::schedule::{Orders, Shot};
+use super::schedule::{Dial, Schedule};
 use crate::attempt::DialError;
 use crate::{Deadline, Local, Machine, Output};
 
@@ -40,9 +40,9 @@ impl fmt::Display for Socket {
     }
 }
 
-/// What a [`Fire`] wants done.
+/// What a [`SynSender`] wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FireAct {
+pub enum SynAct {
     /// Connect from here to there.
     Dial {
         /// What to call it.
@@ -56,9 +56,9 @@ pub enum FireAct {
     Drop(Socket),
 }
 
-/// What a [`Fire`] has to tell.
+/// What a [`SynSender`] has to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FireEvent {
+pub enum SynEvent {
     /// Everything was dialled, time is up, and nothing came of it.
     Spent,
 }
@@ -103,7 +103,7 @@ impl fmt::Display for Tally {
 
 /// Between whom, and how much of it.
 #[derive(Clone, Copy, Debug)]
-pub struct FireConfig {
+pub struct SynSenderConfig {
     /// Our address; its port means nothing.
     pub local: Local,
     /// The peer's address; its port means nothing. No other address is ever dialled.
@@ -116,10 +116,10 @@ pub struct FireConfig {
 
 /// What to dial now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wave {
+pub struct Round {
     /// The dials.
-    pub orders: Orders,
-    /// The local port behind each number in the orders; what lies beyond is not dialled.
+    pub schedule: Schedule,
+    /// The local port behind each number in the schedule; what lies beyond is not dialled.
     pub locals: Vec<u16>,
     /// When the plan starts; what is due by now is dialled at once.
     pub start: Instant,
@@ -142,10 +142,10 @@ enum Line {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    /// Nothing to dial, before the first wave or after one. Connections may come in, and what is up may be proven.
+    /// Nothing to dial, before the first round or after one. Connections may come in, and what is up may be proven.
     Idle,
     Firing {
-        wave: Wave,
+        round: Round,
         next: usize,
     },
     Closed,
@@ -157,8 +157,8 @@ enum State {
 /// invalid, lets the packet out untranslated, and the tuple is dead for two minutes (lab). So none is, whatever
 /// happened on it; what is dialled next is another pair of ports.
 #[derive(Clone, Debug)]
-pub struct Fire {
-    config: FireConfig,
+pub struct SynSender {
+    config: SynSenderConfig,
     state: State,
     /// No dial before this, for the sake of the rate.
     free_at: Instant,
@@ -170,12 +170,12 @@ pub struct Fire {
     used: BTreeSet<(u16, SocketAddr)>,
     sockets: u32,
     tally: Tally,
-    output: VecDeque<Output<FireAct, FireEvent>>,
+    output: VecDeque<Output<SynAct, SynEvent>>,
 }
 
-impl Fire {
+impl SynSender {
     /// Dials nothing yet, but takes what comes in.
-    pub fn new(config: FireConfig, now: Instant) -> Self {
+    pub fn new(config: SynSenderConfig, now: Instant) -> Self {
         Self {
             config,
             state: State::Idle,
@@ -191,14 +191,14 @@ impl Fire {
         }
     }
 
-    /// Dials this. What is left of the wave before is not dialled, and what is half open of it is closed, unless it is
+    /// Dials this. What is left of the round before is not dialled, and what is half open of it is closed, unless it is
     /// part of this one too; what is up stays.
-    pub fn handle_wave(&mut self, wave: Wave, now: Instant) {
+    pub fn handle_round(&mut self, round: Round, now: Instant) {
         if self.state == State::Closed {
             return;
         }
-        let tuple = |shot: &Shot| Some((*wave.locals.get(usize::from(shot.from))?, shot.to));
-        let wanted: BTreeSet<_> = wave.orders.shots.iter().filter_map(tuple).collect();
+        let tuple = |dial: &Dial| Some((*round.locals.get(usize::from(dial.from))?, dial.to));
+        let wanted: BTreeSet<_> = round.schedule.dials.iter().filter_map(tuple).collect();
         for socket in std::mem::take(&mut self.half_open) {
             match self.lines.get(&socket) {
                 Some(Line::Dialling { tuple, .. }) if wanted.contains(tuple) => {
@@ -206,11 +206,11 @@ impl Fire {
                 }
                 _ => {
                     self.lines.remove(&socket);
-                    self.output.push_back(Output::Act(FireAct::Drop(socket)));
+                    self.output.push_back(Output::Act(SynAct::Drop(socket)));
                 }
             }
         }
-        self.state = State::Firing { wave, next: 0 };
+        self.state = State::Firing { round, next: 0 };
         self.handle_timeout(now);
     }
 
@@ -285,7 +285,7 @@ impl Fire {
         let up = self.lines.iter().filter(|(_, line)| matches!(line, Line::Up { .. })).map(|(id, _)| *id);
         let all: Vec<Socket> = half_open.into_iter().chain(up).collect();
         for socket in all.into_iter().filter(|socket| Some(*socket) != except) {
-            self.output.push_back(Output::Act(FireAct::Drop(socket)));
+            self.output.push_back(Output::Act(SynAct::Drop(socket)));
         }
         self.lines.clear();
     }
@@ -302,10 +302,10 @@ impl Fire {
 
     /// The next deadline.
     pub fn deadline(&self) -> Option<Deadline> {
-        let State::Firing { wave, .. } = &self.state else { return None };
+        let State::Firing { round, .. } = &self.state else { return None };
         let dial = self.due_at().map(|at| Deadline::new(at, "dial the next pair of ports"));
         let old = self.expiry().map(|at| Deadline::new(at, "give up an old dial"));
-        Deadline::earliest([dial, old, Some(Deadline::new(wave.until, "nothing came of this wave"))])
+        Deadline::earliest([dial, old, Some(Deadline::new(round.until, "nothing came of this round"))])
     }
 
     fn number(&mut self) -> Socket {
@@ -329,9 +329,9 @@ impl Fire {
 
     /// When the next dial is due, if there is one.
     fn due_at(&self) -> Option<Instant> {
-        let State::Firing { wave, next } = &self.state else { return None };
-        let shot = wave.orders.shots.get(*next).filter(|_| self.tally.dialled < self.config.syns)?;
-        let due = (wave.start + shot.after).max(self.free_at);
+        let State::Firing { round, next } = &self.state else { return None };
+        let dial = round.schedule.dials.get(*next).filter(|_| self.tally.dialled < self.config.syns)?;
+        let due = (round.start + dial.after).max(self.free_at);
         // Where dials live until the end, there is no room before it.
         let room = if self.is_full() { Some(self.expiry()?) } else { None };
         [Some(due), self.hold, room].into_iter().flatten().max()
@@ -339,9 +339,9 @@ impl Fire {
 
     /// When the oldest dial is given up.
     fn expiry(&self) -> Option<Instant> {
-        let State::Firing { wave, .. } = &self.state else { return None };
+        let State::Firing { round, .. } = &self.state else { return None };
         match self.lines.get(self.half_open.front()?)? {
-            Line::Dialling { since, .. } => Some(*since + wave.orders.lives?),
+            Line::Dialling { since, .. } => Some(*since + round.schedule.lives?),
             Line::Up { .. } => None,
         }
     }
@@ -350,30 +350,30 @@ impl Fire {
         while self.expiry().is_some_and(|at| at <= now) {
             if let Some(socket) = self.half_open.pop_front() {
                 self.lines.remove(&socket);
-                self.output.push_back(Output::Act(FireAct::Drop(socket)));
+                self.output.push_back(Output::Act(SynAct::Drop(socket)));
             }
         }
     }
 
     fn dial_due(&mut self, now: Instant) {
         while self.due_at().is_some_and(|at| at <= now) {
-            let State::Firing { wave, next } = &mut self.state else { return };
-            let shot = wave.orders.shots[*next];
+            let State::Firing { round, next } = &mut self.state else { return };
+            let dial = round.schedule.dials[*next];
             *next += 1;
-            let Some(port) = wave.locals.get(usize::from(shot.from)).copied() else { continue };
-            let to = with_port(self.config.remote, shot.to);
+            let Some(port) = round.locals.get(usize::from(dial.from)).copied() else { continue };
+            let to = with_port(self.config.remote, dial.to);
             let from = Local(with_port(self.config.local.0, port));
             // A socket that dials the very address it is bound to connects to itself.
             if from.0 == to || !self.used.insert((port, to)) {
                 continue;
             }
             let socket = self.number();
-            self.lines.insert(socket, Line::Dialling { since: now, tuple: (port, shot.to) });
+            self.lines.insert(socket, Line::Dialling { since: now, tuple: (port, dial.to) });
             self.half_open.push_back(socket);
             self.tally.dialled += 1;
             self.tally.half_open = self.tally.half_open.max(self.half_open.len() as u32);
             self.free_at = now + Duration::from_secs(1) / u32::from(self.config.share.per_second.max(1));
-            self.output.push_back(Output::Act(FireAct::Dial { socket, from, to }));
+            self.output.push_back(Output::Act(SynAct::Dial { socket, from, to }));
         }
     }
 }
@@ -384,13 +384,13 @@ pub(super) fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address
 }
 
-impl Machine for Fire {
-    type Act = FireAct;
-    type Event = FireEvent;
+impl Machine for SynSender {
+    type Act = SynAct;
+    type Event = SynEvent;
 
     fn handle_timeout(&mut self, now: Instant) {
-        let State::Firing { wave, .. } = &self.state else { return };
-        let is_over = now >= wave.until;
+        let State::Firing { round, .. } = &self.state else { return };
+        let is_over = now >= round.until;
         if self.hold.is_some_and(|at| at <= now) {
             self.hold = None;
         }
@@ -398,15 +398,15 @@ impl Machine for Fire {
         self.dial_due(now);
         if is_over {
             self.state = State::Idle;
-            self.output.push_back(Output::Event(FireEvent::Spent));
+            self.output.push_back(Output::Event(SynEvent::Spent));
         }
     }
 
-    fn poll_output(&mut self) -> Output<FireAct, FireEvent> {
+    fn poll_output(&mut self) -> Output<SynAct, SynEvent> {
         self.output.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
     }
 }
 
 #[cfg(test)]
-#[path = "fire_tests.rs"]
+#[path = "syn_sender_tests.rs"]
 mod tests;

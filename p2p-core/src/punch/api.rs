@@ -4,10 +4,10 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use super::budget::{Limits, Share};
-use super::fire::{Socket, Tally};
 use super::message::Message;
 use super::schedule::{Mode, Tactic};
-use super::terms::Terms;
+use super::syn_sender::{Socket, Tally};
+use super::timing::PathTiming;
 #[cfg(doc)]
 use super::{Budget, Punch};
 use crate::attempt::{AttemptId, DialError, RefusalReason, Role};
@@ -22,7 +22,7 @@ pub struct PunchConfig {
     /// Which pair of addresses of the attempt this is, as the caller counts them.
     pub pair: u8,
     /// What we are in it.
-    pub part: Role,
+    pub role: Role,
     /// What lies between.
     pub mode: Mode,
     /// Our address, to be bound; its port means nothing.
@@ -42,7 +42,7 @@ pub struct PunchConfig {
     /// The TTL at which a SYN passes our NAT and dies at a hop that says nothing, if such a hop was found.
     pub silent_hop: Option<u8>,
     /// What is known of the peer's clock and the path to it.
-    pub terms: Terms,
+    pub path_timing: PathTiming,
     /// Our clock.
     pub clock: Clock,
     /// What this punch may do.
@@ -152,20 +152,15 @@ pub enum Failed {
     Spent,
 }
 
-impl Failed {
-    /// A word for programs: it never changes.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::NoBudget => "punch_no_budget",
-            Self::NoPorts => "punch_no_ports",
-            Self::NoPlan => "punch_no_plan",
-            Self::Declined(_) => "punch_declined",
-            Self::Silent => "punch_silent",
-            Self::NotTheirs => "punch_not_theirs",
-            Self::Spent => "punch_spent",
-        }
-    }
-}
+codes!(Failed {
+    Self::NoBudget => "punch_no_budget",
+    Self::NoPorts => "punch_no_ports",
+    Self::NoPlan => "punch_no_plan",
+    Self::Declined(_) => "punch_declined",
+    Self::Silent => "punch_silent",
+    Self::NotTheirs => "punch_not_theirs",
+    Self::Spent => "punch_spent",
+});
 
 /// What happened in a punch, for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,7 +174,7 @@ pub struct PunchReport {
     /// How it was tried the last time, if it came to that.
     pub tactic: Option<Tactic>,
     /// How often.
-    pub waves: u8,
+    pub rounds: u8,
     /// What became of the dials.
     pub tally: Tally,
     /// Why nothing came of it; `None` when something did, or it was stopped.
@@ -198,8 +193,8 @@ impl fmt::Display for PunchReport {
         if self.tally != Tally::default() {
             write!(f, ", {}", self.tally)?;
         }
-        if self.waves > 1 {
-            write!(f, " in {} waves", self.waves)?;
+        if self.rounds > 1 {
+            write!(f, " in {} rounds", self.rounds)?;
         }
         match (self.failed, &self.obstacle) {
             (Some(failed), Some(obstacle)) => write!(f, ": {failed} (the system said: {obstacle})"),

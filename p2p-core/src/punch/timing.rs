@@ -22,7 +22,7 @@ pub struct Stamps {
 
 /// What one end of a punch has to go by, besides what they tell each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Terms {
+pub struct PathTiming {
     /// How far the time that NTP servers tell is ahead of our clock; `None` when none are asked.
     pub served: Option<Offset>,
     /// The delay of the path to the peer, one way; `None` when not known.
