@@ -36,7 +36,7 @@ pub use node::Node;
 pub use p2p_actors::StartError;
 pub use p2p_actors::signal::MemoryBroker;
 pub use p2p_core::Family;
-pub use p2p_core::attempt::{AttemptId, DialError, Path, RefusalReason, Way};
+pub use p2p_core::attempt::{AttemptId, DialError, Path, RefusalReason, Role, Way};
 pub use p2p_core::candidate::Filter;
 pub use p2p_core::connect::{AttemptReport, LaneFailure, LaneReport, WayFailure, WayOutcome, WayReport};
 pub use p2p_core::node::{

@@ -42,7 +42,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use p2p_core::attempt::{Path, Way};
+use p2p_core::attempt::{Path, Role, Way};
 use p2p_core::connect::{AttemptReport, LaneFailure, LaneReport, WayFailure, WayOutcome, WayReport};
 use p2p_core::node::{ConnectError, ConnectionInfo};
 use p2p_core::peer::PeerId;
@@ -125,7 +125,7 @@ impl Connection {
         Self {
             way: how.way,
             path: how.path,
-            caller: how.caller,
+            caller: how.role == Role::Caller,
             local: how.local,
             remote: how.remote,
             took_ms: ms(how.took),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nodes::{in_memory as config, only, talk};
 use p2p_node::{
-    BrokerConfig, Config, ConnectError, ConnectOptions, Family, Filter, MemoryBroker, Node, Path, Way,
+    BrokerConfig, Config, ConnectError, ConnectOptions, Family, Filter, MemoryBroker, Node, Path, Role, Way,
 };
 use tokio::io::AsyncReadExt;
 
@@ -26,7 +26,7 @@ async fn each_way_leads_to_a_proven_pipe() {
         assert_eq!((called.how().way, accepted.how().way), (way, way));
         let path = if way == Way::Relay { Path::External } else { Path::Machine };
         assert_eq!((called.how().path, accepted.how().path), (path, path));
-        assert!(called.how().caller && !accepted.how().caller);
+        assert!(called.how().role == Role::Caller && accepted.how().role == Role::Answerer);
         assert_eq!(called.binding(), accepted.binding());
         assert!(called.cipher().is_some());
         talk(&mut called, &mut accepted).await;

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use p2p_node::{
-    BrokerConfig, Config, Framing, MemoryBroker, Message, MessageOptions, Messages, Node, Replier,
+    BrokerConfig, Config, Framing, MemoryBroker, Message, MessageOptions, Messages, Node, Replier, Role,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Barrier, mpsc};
@@ -56,11 +56,11 @@ async fn a_handler_knows_who_speaks_and_how() {
     let (tell, mut told) = mpsc::channel(1);
     let _guard = bert.on_message(Framing::Lines, move |message, _| {
         let tell = tell.clone();
-        async move { tell.send((message.peer, message.how.caller)).await.unwrap() }
+        async move { tell.send((message.peer, message.how.role)).await.unwrap() }
     });
     let mut pipe = call(&anna, &bert, Framing::Lines).await;
     pipe.send("who am I?").await.unwrap();
-    assert_eq!(told.recv().await.unwrap(), (anna.id(), false));
+    assert_eq!(told.recv().await.unwrap(), (anna.id(), Role::Answerer));
     assert_eq!(pipe.pipe().peer(), bert.id());
 }
 

@@ -665,7 +665,7 @@ impl Entry {
         parts: &mut Parts,
         now: Instant,
     ) {
-        let wanted = Claim { peer: self.peer.id(), attempt: self.id, caller: false };
+        let wanted = Claim { peer: self.peer.id(), attempt: self.id, role: Role::Answerer };
         if self.role == Role::Answerer && claim == wanted {
             parts.connections.welcome(connection, self.plain, now);
         } else {
@@ -692,7 +692,7 @@ impl Entry {
         let info = ConnectionInfo {
             way: lane.way(self.role),
             path: known.unwrap_or_else(|| path_of(parts, remote)),
-            caller: session.claim.caller,
+            role: session.claim.role,
             local,
             remote,
             took: now.saturating_duration_since(self.began),

@@ -560,7 +560,7 @@ impl Node {
                 let info = ConnectionInfo {
                     way: Way::Direct,
                     path: attempts::path_of(&self.parts, told.ends.1),
-                    caller: session.claim.caller,
+                    role: session.claim.role,
                     local: told.ends.0,
                     remote: told.ends.1,
                     took: now.saturating_duration_since(told.since),
@@ -582,7 +582,7 @@ impl Node {
 
     /// Somebody who connected says who it is and what for.
     fn on_claim(&mut self, connection: ConnectionId, claim: Claim, remote: SocketAddr, now: Instant) {
-        let refusal = if claim.caller {
+        let refusal = if claim.role == Role::Caller {
             let is_ours = |entry: &&mut Entry| entry.role == Role::Caller && entry.peer.id() == claim.peer;
             if let Some(entry) = self.attempts.get_mut(&claim.attempt).filter(is_ours) {
                 entry.handle_arrival(connection, remote, &mut self.parts, now);

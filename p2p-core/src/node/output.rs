@@ -8,7 +8,7 @@ use super::interface::StunServer;
 use super::io::{ConnectionId, Owner, SocketAct};
 use super::nic::NicId;
 use super::router::RouterAct;
-use crate::attempt::{AttemptId, Path, Way};
+use crate::attempt::{AttemptId, Path, Role, Way};
 use crate::connect::AttemptReport;
 use crate::proof::Session;
 use crate::relay::circuit::{CircuitFailure, RelayKind};
@@ -145,8 +145,8 @@ pub struct ConnectionInfo {
     pub way: Way,
     /// The distance, as far as this end can tell.
     pub path: Path,
-    /// Tells that this end asked for the connection.
-    pub caller: bool,
+    /// This end's role: the caller asked for the connection.
+    pub role: Role,
     /// Our end's address, the one that our packets come from: our socket's; behind a relay of ours, the relayed one.
     pub local: SocketAddr,
     /// The other end's address, the one that our packets go to: that of the peer's socket or of the NAT before it;

@@ -341,7 +341,7 @@ impl Proof {
                 match read::<Welcome>(&mut noise, body)? {
                     Welcome::No(reason) => Err(ProofError::Refused(reason)),
                     Welcome::Yes(wish) => {
-                        let claim = Claim { peer, attempt, caller: role == Role::Caller };
+                        let claim = Claim { peer, attempt, role };
                         self.on_agreed(noise, claim, wish);
                         Ok(())
                     }
@@ -381,7 +381,7 @@ impl Proof {
         if hello.from == me {
             return Err(ProofError::Ourselves);
         }
-        let claim = Claim { peer: hello.from, attempt: hello.attempt, caller: hello.role == Role::Answerer };
+        let claim = Claim { peer: hello.from, attempt: hello.attempt, role: hello.role.other() };
         self.state = State::Deciding(Pending { noise: Box::new(noise), claim, wish: hello.wish });
         self.output.push_back(Output::Event(Event::Claimed(claim)));
         Ok(())
@@ -434,17 +434,17 @@ impl Proof {
             return self.fail(ProofError::Garbled);
         };
         let settled = Settled { noise: Box::new(noise), session };
-        match (claim.caller, we_dialled) {
-            (true, true) => {
+        match (claim.role, we_dialled) {
+            (Role::Caller, true) => {
                 self.state = State::Proven(settled);
                 self.output.push_back(Output::Event(Event::Proven));
             }
-            (true, false) => self.state = State::AwaitReady(settled),
-            (false, true) => match self.say(settled, Word::Ready) {
+            (Role::Caller, false) => self.state = State::AwaitReady(settled),
+            (Role::Answerer, true) => match self.say(settled, Word::Ready) {
                 Ok(settled) => self.state = State::AwaitGo(settled),
                 Err(error) => self.fail(error),
             },
-            (false, false) => self.state = State::AwaitGo(settled),
+            (Role::Answerer, false) => self.state = State::AwaitGo(settled),
         }
     }
 

@@ -77,8 +77,8 @@ fn the_rate_and_the_sockets_hold_by_construction() {
 fn no_tuple_is_dialled_twice_nor_one_that_came_in() {
     let mut sender = SynSender::new(config(100, 500), epoch());
     assert!(sender.handle_accepted(5_001, SocketAddr::new(THERE, 81), epoch()).is_some());
-    let dials = vec![dial(0, 0, 80), dial(5, 0, 80), dial(10, 1, 81), dial(15, 1, 82)];
-    sender.handle_round(round(dials.clone(), None, epoch()), epoch());
+    let schedule = vec![dial(0, 0, 80), dial(5, 0, 80), dial(10, 1, 81), dial(15, 1, 82)];
+    sender.handle_round(round(schedule.clone(), None, epoch()), epoch());
     // While the arrival is proven, nothing is dialled.
     assert!(alone(&mut sender, at(399)).is_empty());
     sender.handle_timeout(at(400));
@@ -88,7 +88,7 @@ fn no_tuple_is_dialled_twice_nor_one_that_came_in() {
     let rest: Vec<u16> = alone(&mut sender, at(1_000)).into_iter().map(|(_, to)| to).collect();
     assert_eq!(rest, [82]);
     // Nor in another round.
-    sender.handle_round(round(dials, None, at(1_000)), at(1_000));
+    sender.handle_round(round(schedule, None, at(1_000)), at(1_000));
     assert!(alone(&mut sender, at(2_000)).is_empty());
 }
 
@@ -102,7 +102,7 @@ fn it_never_dials_itself() {
 }
 
 #[test]
-fn a_dial_goes_on_in_the_next_wave_that_wants_it() {
+fn a_dial_goes_on_in_the_next_round_that_wants_it() {
     let mut sender = SynSender::new(config(100, 500), epoch());
     sender.handle_round(round(vec![dial(0, 0, 80), dial(0, 1, 81)], None, epoch()), epoch());
     assert_eq!(alone(&mut sender, at(10)).len(), 2);

@@ -43,7 +43,7 @@ fn pipe(stream: TcpStream, session: Session) -> Pipe {
     let info = ConnectionInfo {
         way: Way::Direct,
         path: Path::Machine,
-        caller: session.claim.caller,
+        role: session.claim.role,
         local: stream.local_addr().unwrap(),
         remote: stream.peer_addr().unwrap(),
         took: Duration::ZERO,

@@ -11,7 +11,7 @@ use super::connection::{Connection, Heard, Line, Pipe, read_tcp};
 use super::sockets::{TcpUse, local_error};
 use super::time::{TimeClient, TimeNews};
 use super::{Input, Later, NodeRunner, clock, nics};
-use crate::attempt::{AttemptId, DialError};
+use crate::attempt::{AttemptId, DialError, Role};
 use crate::clock::ntp::{Client, ClientConfig};
 use crate::node::{
     Act, ChannelId, CircuitAct, CircuitEvent, ConnectionId, Established, Owner, RouterAct, SocketAct,
@@ -160,7 +160,7 @@ impl NodeRunner {
             self.sockets.close(socket, context);
         }
         let pipe = self.pipes.iter().find(|pipe| pipe.connection == number);
-        if let Some(claim) = pipe.map(|pipe| pipe.session.claim).filter(|claim| !claim.caller) {
+        if let Some(claim) = pipe.map(|pipe| pipe.session.claim).filter(|claim| claim.role == Role::Answerer) {
             self.inputs.push_back(Input::PipeClosed(claim.peer));
         }
         // A circuit lives for as long as the connection that its user has.

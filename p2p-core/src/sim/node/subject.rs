@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::attempt::{AttemptId, DialError};
+use crate::attempt::{AttemptId, DialError, Role};
 use crate::clock::DRIFT;
 use crate::clock::ntp::{Measured, Report as NtpReport};
 use crate::nat::forecast::PortForecast;
@@ -98,7 +98,7 @@ impl Subject for NodeSubject {
             8 => node.cancel(attempt(dice), now),
             9 => {
                 let peer = identity(dice.below(3) as u8).id();
-                node.handle_taken(&Claim { peer, attempt: attempt(dice), caller: false });
+                node.handle_taken(&Claim { peer, attempt: attempt(dice), role: Role::Answerer });
             }
             10 => node.stir(dice.array()),
             11 if dice.chance(0.1) => node.stop_accepting(),
