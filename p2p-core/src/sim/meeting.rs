@@ -199,7 +199,7 @@ impl Meeting {
         Ok(outcome(&world, hosts, start))
     }
 
-    fn homes(&self, world: &mut World, seed: &mut Seed) -> Result<Scene, WorldError> {
+    fn homes(&self, world: &mut World, seed: &mut Seed) -> Result<MeetingPlace, WorldError> {
         let internet = world.internet();
         // The way from home to home is half a round trip, and mostly not halved by the Internet.
         let share = seed.within(20..81) as f64 / 100.0;
@@ -229,10 +229,10 @@ impl Meeting {
             routers.push(router);
         }
         let facts = [self.homes[0].facts, self.homes[1].facts];
-        Ok(Scene { hosts: [hosts[0], hosts[1]], routers, locals, addresses: OUTSIDE, facts })
+        Ok(MeetingPlace { hosts: [hosts[0], hosts[1]], routers, locals, addresses: OUTSIDE, facts })
     }
 
-    fn neighbours(&self, mode: Mode, world: &mut World) -> Result<Scene, WorldError> {
+    fn neighbours(&self, mode: Mode, world: &mut World) -> Result<MeetingPlace, WorldError> {
         let internet = world.internet();
         let home = world.add_router(RouterConfig::new("switch"), internet, Duration::from_millis(5))?;
         let locals = match mode {
@@ -255,10 +255,10 @@ impl Meeting {
             }
         };
         let facts = [NatFacts::default(); 2];
-        Ok(Scene { hosts, routers: Vec::new(), locals, addresses: locals, facts })
+        Ok(MeetingPlace { hosts, routers: Vec::new(), locals, addresses: locals, facts })
     }
 
-    fn config(&self, index: usize, scene: &Scene, attempt: AttemptId, start: Instant) -> PunchConfig {
+    fn config(&self, index: usize, scene: &MeetingPlace, attempt: AttemptId, start: Instant) -> PunchConfig {
         let other = 1 - index;
         // The answerer's clock is seven seconds ahead.
         let clock = Clock::new(start, UnixTime(1_800_000_000_000_000 + index as u64 * 7_000_000));
@@ -288,7 +288,7 @@ impl Meeting {
 }
 
 /// Who stands where.
-struct Scene {
+struct MeetingPlace {
     hosts: [HostId; 2],
     routers: Vec<RouterId>,
     locals: [IpAddr; 2],

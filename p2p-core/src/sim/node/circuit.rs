@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::connection::Heard;
-use super::sockets::{Sockets, TcpUse, UdpUse, kind, kind_of};
+use super::connection::ReadResult;
+use super::sockets::{HostSockets, TcpUse, UdpUse, kind, kind_of};
 use crate::attempt::AttemptId;
 use crate::relay::circuit::{Act, Circuit, CircuitFailure, Event, Via, Way};
 use crate::relay::{End, RelayOffer};
@@ -21,17 +21,17 @@ use crate::turn::{Carrier, Relaying};
 use crate::{Family, Machine, Output};
 
 #[derive(Clone, Copy, Debug)]
-enum Wire {
+enum CircuitWire {
     Udp(UdpSocket, SocketAddr),
     Tcp(TcpSocket),
 }
 
 /// A circuit, its ways to TURN servers, and its own sockets.
 #[derive(Debug)]
-pub(super) struct CircuitSockets {
+pub(super) struct CircuitDriver {
     attempt: AttemptId,
     circuit: Circuit,
-    wires: BTreeMap<Way, Wire>,
+    wires: BTreeMap<Way, CircuitWire>,
     bare: BTreeMap<Family, UdpSocket>,
     wait: Option<Instant>,
     /// What is to be said on the stream and found no room yet.
@@ -60,7 +60,7 @@ pub(super) enum CircuitNews {
     Gone,
 }
 
-impl CircuitSockets {
+impl CircuitDriver {
     pub(super) fn new(attempt: AttemptId, circuit: Circuit) -> Self {
         let (wires, bare) = (BTreeMap::new(), BTreeMap::new());
         Self { attempt, circuit, wires, bare, wait: None, unsaid: VecDeque::new(), is_told: false }
@@ -81,20 +81,20 @@ impl CircuitSockets {
     }
 
     /// Reads from the stream once.
-    pub(super) fn read(&mut self, at_most: usize, now: Instant) -> Heard {
+    pub(super) fn read(&mut self, at_most: usize, now: Instant) -> ReadResult {
         let mut bytes = vec![0; at_most];
         match self.circuit.read(&mut bytes, now) {
             Ok(Read::Bytes(length)) => {
                 bytes.truncate(length);
-                Heard::Bytes(bytes.into())
+                ReadResult::Bytes(bytes.into())
             }
-            Ok(Read::Nothing) => Heard::Nothing,
-            Ok(Read::End) | Err(_) => Heard::End,
+            Ok(Read::Nothing) => ReadResult::Nothing,
+            Ok(Read::End) | Err(_) => ReadResult::End,
         }
     }
 
     /// Performs what the circuit wants until it rests, and returns what it tells.
-    pub(super) fn turn(&mut self, sockets: &mut Sockets, context: &mut Context<'_>) -> Vec<CircuitNews> {
+    pub(super) fn turn(&mut self, sockets: &mut HostSockets, context: &mut Context<'_>) -> Vec<CircuitNews> {
         let mut news = Vec::new();
         loop {
             self.speak(context.now);
@@ -115,7 +115,7 @@ impl CircuitSockets {
     }
 
     /// Closes whatever it has open.
-    pub(super) fn end(&mut self, sockets: &mut Sockets, context: &mut Context<'_>) {
+    pub(super) fn end(&mut self, sockets: &mut HostSockets, context: &mut Context<'_>) {
         for wire in std::mem::take(&mut self.wires).into_values() {
             Self::cut(wire, sockets, context);
         }
@@ -124,10 +124,10 @@ impl CircuitSockets {
         }
     }
 
-    fn cut(wire: Wire, sockets: &mut Sockets, context: &mut Context<'_>) {
+    fn cut(wire: CircuitWire, sockets: &mut HostSockets, context: &mut Context<'_>) {
         match wire {
-            Wire::Udp(socket, _) => sockets.close_udp(socket, context),
-            Wire::Tcp(socket) => sockets.close(socket, context),
+            CircuitWire::Udp(socket, _) => sockets.close_udp(socket, context),
+            CircuitWire::Tcp(socket) => sockets.close(socket, context),
         }
     }
 
@@ -143,7 +143,7 @@ impl CircuitSockets {
         }
     }
 
-    fn act(&mut self, act: Act, sockets: &mut Sockets, context: &mut Context<'_>) -> Option<CircuitNews> {
+    fn act(&mut self, act: Act, sockets: &mut HostSockets, context: &mut Context<'_>) -> Option<CircuitNews> {
         let now = context.now;
         match act {
             Act::Open { way, place } => {
@@ -181,27 +181,27 @@ impl CircuitSockets {
         way: Way,
         address: SocketAddr,
         carrier: Carrier,
-        sockets: &mut Sockets,
+        sockets: &mut HostSockets,
         context: &mut Context<'_>,
     ) -> Result<(), SocketError> {
         if carrier == Carrier::Udp {
             let any = SocketAddr::new(unspecified(address.ip()), 0);
             let socket = sockets.bind(UdpUse::Circuit(self.attempt), any, context)?;
-            self.wires.insert(way, Wire::Udp(socket, address));
+            self.wires.insert(way, CircuitWire::Udp(socket, address));
             self.circuit.handle_opened(way, context.now);
         } else {
             let used = TcpUse::Circuit(self.attempt);
             let socket = sockets.dial(used, (None, address), TcpOptions::default(), context)?;
-            self.wires.insert(way, Wire::Tcp(socket));
+            self.wires.insert(way, CircuitWire::Tcp(socket));
         }
         Ok(())
     }
 
     /// What cannot be sent is lost, or the connection breaks, which is told as an event.
-    fn send(&mut self, way: Way, bytes: Bytes, sockets: &mut Sockets, context: &mut Context<'_>) {
+    fn send(&mut self, way: Way, bytes: Bytes, sockets: &mut HostSockets, context: &mut Context<'_>) {
         match self.wires.get(&way) {
-            Some(Wire::Udp(socket, server)) => drop(sockets.send(*socket, *server, bytes, context)),
-            Some(Wire::Tcp(tcp)) => drop(context.host.tcp_mut().send_whole(*tcp, &bytes, context.now)),
+            Some(CircuitWire::Udp(socket, server)) => drop(sockets.send(*socket, *server, bytes, context)),
+            Some(CircuitWire::Tcp(tcp)) => drop(context.host.tcp_mut().send_whole(*tcp, &bytes, context.now)),
             None => {}
         }
     }
@@ -213,7 +213,7 @@ impl CircuitSockets {
                 Some(CircuitNews::Up { local, remote })
             }
             Event::Arrived { way, peer, early } => {
-                let Some(Wire::Tcp(socket)) = self.wires.remove(&way) else { return None };
+                let Some(CircuitWire::Tcp(socket)) = self.wires.remove(&way) else { return None };
                 let lent = self.circuit.relayed(Relaying::Tcp, Family::of(peer.ip()));
                 let local = lent.or_else(|| context.host.tcp().local(socket)).unwrap_or(peer);
                 Some(CircuitNews::Arrived { socket, early, local, remote: peer })
@@ -240,7 +240,7 @@ impl CircuitSockets {
         Some((local, route.to))
     }
 
-    fn way(&self, is_it: impl Fn(&Wire) -> bool) -> Option<Way> {
+    fn way(&self, is_it: impl Fn(&CircuitWire) -> bool) -> Option<Way> {
         self.wires.iter().find(|(_, wire)| is_it(wire)).map(|(way, _)| *way)
     }
 
@@ -248,7 +248,7 @@ impl CircuitSockets {
     pub(super) fn on_tcp(
         &mut self,
         event: TcpEvent,
-        sockets: &mut Sockets,
+        sockets: &mut HostSockets,
         context: &mut Context<'_>,
     ) -> Vec<CircuitNews> {
         let now = context.now;
@@ -259,7 +259,7 @@ impl CircuitSockets {
         else {
             return Vec::new();
         };
-        let way = self.way(|wire| matches!(wire, Wire::Tcp(known) if *known == socket));
+        let way = self.way(|wire| matches!(wire, CircuitWire::Tcp(known) if *known == socket));
         let Some(way) = way else { return Vec::new() };
         match event {
             TcpEvent::Connected(_) => self.circuit.handle_opened(way, now),
@@ -287,12 +287,11 @@ impl CircuitSockets {
         socket: UdpSocket,
         from: SocketAddr,
         payload: &Bytes,
-        sockets: &mut Sockets,
+        sockets: &mut HostSockets,
         context: &mut Context<'_>,
     ) -> Vec<CircuitNews> {
         let now = context.now;
-        let is_server =
-            |wire: &Wire| matches!(wire, Wire::Udp(known, server) if *known == socket && *server == from);
+        let is_server = |wire: &CircuitWire| matches!(wire, CircuitWire::Udp(known, server) if *known == socket && *server == from);
         match self.way(is_server) {
             Some(way) => self.circuit.handle_slice(way, payload, now),
             None if self.bare.values().any(|bare| *bare == socket) => {
@@ -308,10 +307,10 @@ impl CircuitSockets {
     pub(super) fn on_unreachable(
         &mut self,
         socket: UdpSocket,
-        sockets: &mut Sockets,
+        sockets: &mut HostSockets,
         context: &mut Context<'_>,
     ) -> Vec<CircuitNews> {
-        let way = self.way(|wire| matches!(wire, Wire::Udp(known, _) if *known == socket));
+        let way = self.way(|wire| matches!(wire, CircuitWire::Udp(known, _) if *known == socket));
         if let Some(way) = way {
             self.circuit.handle_closed(way, Some(io::ErrorKind::ConnectionRefused), context.now);
         }

@@ -35,7 +35,7 @@ pub(super) enum UdpUse {
 
 /// All sockets of a node, by their uses, and all targets that anything was ever sent to.
 #[derive(Debug, Default)]
-pub(super) struct Sockets {
+pub(super) struct HostSockets {
     tcp: BTreeMap<TcpSocket, TcpUse>,
     udp: BTreeMap<UdpSocket, UdpUse>,
     reached: BTreeSet<SocketAddr>,
@@ -59,7 +59,7 @@ pub(super) enum Meaning {
     Nothing,
 }
 
-impl Sockets {
+impl HostSockets {
     /// Returns every target of a dial or a datagram.
     pub(super) fn reached(&self) -> &BTreeSet<SocketAddr> {
         &self.reached
