@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use p2p_core::attempt::{Role, Trust};
 use p2p_core::relay::circuit::{Act, RelayKind, Via};
 use p2p_core::relay::{Circuit, CircuitConfig, MOST_RELAYED, RelayOffer};
-use p2p_core::transport::Token;
 use p2p_core::sim::epoch;
+use p2p_core::transport::Token;
 use p2p_core::{Machine, Output, Seed};
 
 /// The token of the peer, and of anybody who writes in its name.

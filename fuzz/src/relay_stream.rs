@@ -1,8 +1,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use p2p_core::transport::{Event, Read, TransportConfig, Stream, Token, Tokens};
 use p2p_core::sim::epoch;
+use p2p_core::transport::{Event, Read, Stream, Token, Tokens, TransportConfig};
 use p2p_core::{Machine, Seed};
 
 /// The most datagrams that the network between the two keeps, in either direction.

@@ -208,7 +208,7 @@ mod tests {
     async fn a_device_is_respected() {
         let server = listen(any("127.0.0.1:0")).unwrap();
         let there = server.local_addr().unwrap();
-        let nics = crate::interface::nics();
+        let nics = crate::interface::nics().unwrap();
         let loopback = nics.iter().find(|nic| nic.is_loopback).unwrap();
         let index = NonZeroU32::new(loopback.index);
         assert!(dial(any("127.0.0.1:0"), there, index).await.is_ok());

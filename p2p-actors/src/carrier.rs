@@ -6,10 +6,14 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use p2p_core::node::KeepAlive;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tracing::trace;
+use tracing::{debug, trace};
 
+use crate::drive::now;
+use crate::keep_alive::{self, StallGuard};
 use crate::relay::{Dialled, Leaving, Relayed, RestedDialled, RestedThrough, Through};
 
 /// A connection at rest: plain state that belongs to no runtime and may go to any thread.
@@ -122,6 +126,37 @@ impl CarrierStream {
         }
     }
 
+    /// The TCP connection it is made of, to the peer or to a TURN server.
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Relayed(RelayedStream(Relay::Datagrams(_))) => None,
+            Self::Relayed(RelayedStream(Relay::Connection(stream))) => stream.socket(),
+            Self::Relayed(RelayedStream(Relay::Dialled(stream))) => stream.stream().ok(),
+        }
+    }
+
+    /// Has the system keep the connection alive. A relay's datagrams keep themselves alive.
+    pub(crate) fn keep_alive(&self, settings: &KeepAlive) {
+        if let Some(Err(error)) =
+            self.socket().map(|stream| keep_alive::set(settings, &SockRef::from(stream)))
+        {
+            debug!(%error, "the system does not keep a connection alive");
+        }
+    }
+
+    /// Looks whether the peer's system still acknowledges: see [`StallGuard`].
+    pub fn look(&self, guard: &mut StallGuard) {
+        if let Some(stream) = self.socket() {
+            guard.look(stream, now());
+        }
+    }
+
+    /// Whether a dead path is noticed below, from end to end: what is relayed by datagrams asks its peer itself.
+    pub fn is_watched(&self) -> bool {
+        matches!(self, Self::Relayed(RelayedStream(Relay::Datagrams(_))))
+    }
+
     /// Takes the connection off its runtime.
     pub(crate) fn into_carrier(self) -> Result<Carrier> {
         match self {
@@ -139,7 +174,7 @@ impl CarrierStream {
         }
     }
 
-    /// Our end's address, in the sense of [`How::local`](crate::How::local).
+    /// Our end's address, in the sense of [`ConnectionInfo::local`](crate::ConnectionInfo::local).
     ///
     /// # Errors
     /// What the operating system says: the connection may be gone.
@@ -152,7 +187,7 @@ impl CarrierStream {
         }
     }
 
-    /// The other end's address, in the sense of [`How::remote`](crate::How::remote).
+    /// The other end's address, in the sense of [`ConnectionInfo::remote`](crate::ConnectionInfo::remote).
     ///
     /// # Errors
     /// What the operating system says: the connection may be gone.

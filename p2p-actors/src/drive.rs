@@ -48,6 +48,9 @@ pub(crate) trait Drives: Actor<Context = Context<Self>> {
     /// Where it is kept.
     fn driven(&mut self) -> &mut Driven<Self::M>;
 
+    /// Prepares the machine for its timer.
+    fn before_timeout(&mut self) {}
+
     /// Looks at the machine after an input, before its outputs are taken up.
     fn before_turn(&mut self) {}
 
@@ -84,6 +87,7 @@ pub(crate) fn turn<A: Drives>(actor: &mut A, ctx: &mut Context<A>) {
         let now = now();
         trace!(why = deadline.why, wait = ?deadline.at.saturating_duration_since(now), "timer armed");
         let timer = ctx.run_later(deadline.at.saturating_duration_since(now), |actor, ctx| {
+            actor.before_timeout();
             let driven = actor.driven();
             driven.timer = None;
             driven.machine.handle_timeout(self::now());

@@ -9,10 +9,11 @@ use p2p_core::proof::Cipher;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
+use crate::descriptors::within;
 use crate::drive::{now, system_clock};
 use crate::error::StartError;
 use crate::handle::Handle;
-use crate::interface::nics;
+use crate::interface::NicSource;
 use crate::node::{Ends, NodeActor};
 use crate::signal::MemoryBroker;
 
@@ -67,8 +68,10 @@ fn start(
     config.cipher = fast_cipher();
     // Linux says who sent an ICMP error, by IP_RECVERR.
     config.can_see_hops = cfg!(target_os = "linux");
+    config.limits = within(config.limits);
+    let mut nics = NicSource::default();
     let mut seed = entropy()?;
-    let node = Node::new(config, &nics(), system_clock(), seed.fork("node"), now())?;
+    let node = Node::new(config, &nics.nics()?, system_clock(), seed.fork("node"), now())?;
     let (commands, receiver) = mpsc::channel(COMMANDS);
     // The node bounds it: see `Limits::backlog`.
     let (sender, incoming) = mpsc::unbounded_channel();
@@ -76,15 +79,15 @@ fn start(
     let counters = Arc::new(Mutex::new(Counters::default()));
     let (ended, end) = oneshot::channel();
     let ends = Ends { commands: receiver, incoming: sender, status, counters: Arc::clone(&counters), ended };
-    NodeActor::new(node, memory, seed, ends).start();
+    NodeActor::new(node, memory, seed, nics, ends).start();
     Ok((Handle::new(commands, incoming, watcher, counters), end))
 }
 
 /// One draw from the operating system; everything else is forked from it.
 fn entropy() -> Result<Seed, StartError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| StartError::System(std::io::Error::other(error)))?;
-    Ok(Seed::new(bytes))
+    let mut entropy = [0; 32];
+    getrandom::fill(&mut entropy).map_err(std::io::Error::other)?;
+    Ok(Seed::new(entropy))
 }
 
 /// The cipher this processor has instructions for.

@@ -11,21 +11,24 @@ use std::time::Instant;
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, Recipient, StreamHandler};
 use p2p_core::attempt::AttemptId;
 use p2p_core::node::{
-    Act, ChannelId, CircuitAct, CircuitEvent, Counters, Established, Event, Node, Owner, SocketAct, Status,
+    Act, ChannelId, CircuitAct, CircuitEvent, Counters, Established, Event, KeepAlive, Node, Owner,
+    SocketAct, Status,
 };
 use p2p_core::{Clock, Seed};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::lookups::Lookups;
 use crate::attempt::{Attempt, ToCircuit};
+use crate::descriptors::leaving;
 use crate::drive::{Driven, Drives, now, system_clock, turn};
 use crate::handle::{Call, Command};
-use crate::interface::Interface;
+use crate::interface::{Interface, NicSource};
 use crate::ntp::{Ntp, Stop};
 use crate::relay::{self, FromCircuit, OfferSender};
 use crate::signal::{Channel, MemoryBroker};
 use crate::sockets::{
-    BacklogPlace, FromSocket, HandOver, Incoming, OwnerGone, Reply, Reporting, Sockets, Taken, Taker, ToOwner,
+    BacklogPlace, FromSocket, HandOver, Incoming, OwnerGone, PipeClosed, PipePlace, Reply, Reporting,
+    Sockets, Taken, Taker, ToOwner,
 };
 use crate::turn;
 
@@ -35,6 +38,9 @@ pub(crate) struct NodeActor {
     memory: Option<MemoryBroker>,
     /// For channels and for NTP.
     seed: Seed,
+    /// Tells that the system has once given no fresh entropy, which was logged.
+    is_dry: bool,
+    keep_alive: KeepAlive,
     owners: BTreeMap<Owner, OwnerHandle>,
     /// For connections that arrive at listeners, and at ports of punches.
     seats: [Arc<Semaphore>; 2],
@@ -78,19 +84,30 @@ impl Drop for OwnerHandle {
 
 impl NodeActor {
     /// Turns `node`, with `memory` as what `memory:` URLs stand for.
-    pub(crate) fn new(node: Node, memory: Option<MemoryBroker>, seed: Seed, ends: Ends) -> Self {
-        let unproven = node.config().limits.unproven + SPARE_SEATS;
+    /// `nics` is whoever tells of the interfaces.
+    pub(crate) fn new(
+        node: Node,
+        memory: Option<MemoryBroker>,
+        seed: Seed,
+        nics: NicSource,
+        ends: Ends,
+    ) -> Self {
+        let keep_alive = node.config().keep_alive;
+        let unproven = node.config().limits.unproven;
+        let unproven = unproven + leaving(unproven);
         Self {
             driven: Driven::new(node),
             memory,
             seed,
+            is_dry: false,
+            keep_alive,
             owners: BTreeMap::new(),
             seats: [unproven, PUNCHED_SEATS].map(|seats| Arc::new(Semaphore::new(seats))),
             next_connection: Arc::new(AtomicU64::new(1)),
             circuits: BTreeMap::new(),
             channels: BTreeMap::new(),
             ntp: None,
-            lookups: Lookups::default(),
+            lookups: Lookups::new(nics),
             calls: BTreeMap::new(),
             incoming: Some(ends.incoming),
             status: ends.status,
@@ -103,11 +120,19 @@ impl NodeActor {
 
     /// Returns the machine, to feed it. What it draws from now on nobody can know who has a copy of this process.
     fn node(&mut self) -> &mut Node {
-        let mut entropy = [0; 32];
-        if getrandom::fill(&mut entropy).is_ok() {
-            self.driven.machine().stir(entropy);
-        }
+        self.stir();
         self.driven.machine()
+    }
+
+    fn stir(&mut self) {
+        let mut entropy = [0; 32];
+        match getrandom::fill(&mut entropy) {
+            Ok(()) => self.driven.machine().stir(entropy),
+            Err(error) if !std::mem::replace(&mut self.is_dry, true) => {
+                tracing::error!(%error, "the system has no fresh entropy");
+            }
+            Err(_) => {}
+        }
     }
 
     fn feed(&mut self, input: impl FnOnce(&mut Node, Instant), ctx: &mut Context<Self>) {
@@ -187,7 +212,10 @@ impl NodeActor {
         self.ask(
             owner,
             match taker {
-                Some(taker) => ToOwner::HandOver(HandOver { established, taker }),
+                Some(taker) => {
+                    let keep_alive = self.keep_alive;
+                    ToOwner::HandOver(HandOver { established, taker, keep_alive })
+                }
                 None => ToOwner::Perform(SocketAct::Close { connection }),
             },
         );
@@ -250,6 +278,10 @@ impl Drives for NodeActor {
         &mut self.driven
     }
 
+    fn before_timeout(&mut self) {
+        self.stir();
+    }
+
     /// What was counted is seen before what it is about.
     fn before_turn(&mut self) {
         let counters = self.driven.machine().counters();
@@ -284,8 +316,10 @@ impl Drives for NodeActor {
             }
             Event::Accepted { owner, established } => {
                 let node = ctx.address().downgrade().recipient();
-                let place = BacklogPlace(node, established.session.claim);
-                let taker = self.incoming.clone().map(|queue| Taker::Accepting(queue, place));
+                let backlog = BacklogPlace(node, established.session.claim);
+                let node = ctx.address().downgrade().recipient();
+                let place = PipePlace::new(node, established.session.claim.peer);
+                let taker = self.incoming.clone().map(|queue| Taker::Accepting(queue, backlog, place));
                 self.hand_over(owner, established, taker);
             }
             Event::Status => {
@@ -358,6 +392,14 @@ impl Handler<Taken> for NodeActor {
     }
 }
 
+impl Handler<PipeClosed> for NodeActor {
+    type Result = ();
+
+    fn handle(&mut self, PipeClosed(peer): PipeClosed, ctx: &mut Context<Self>) {
+        self.feed(|node, _| node.handle_pipe_closed(&peer), ctx);
+    }
+}
+
 /// A caller has dropped the future of its call.
 struct Cancelled(AttemptId);
 
@@ -374,7 +416,5 @@ impl Handler<Cancelled> for NodeActor {
     }
 }
 
-/// Seats for connections whose eviction is decided and not yet done.
-const SPARE_SEATS: usize = 64;
 /// Seats for connections to ports of punches.
 const PUNCHED_SEATS: usize = 128;

@@ -5,12 +5,13 @@ mod once;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use p2p_core::text::ForeignText;
 use rustls::client::Resumption;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
@@ -18,18 +19,23 @@ use tracing::debug;
 
 use once::Once;
 
+use crate::descriptors::is_exhausted;
+
 /// Why there is no TLS, by whose fault it is.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum TlsError {
     /// Something on this machine is set wrongly.
     #[error("TLS is misconfigured on this machine: {0}")]
     Configuration(String),
+    /// This machine, or this process, has nothing left to read certificates with.
+    #[error("certificates cannot be read now ({0})")]
+    Exhausted(String),
     /// The server's certificate is not good enough.
     #[error("the server's certificate is refused ({0}): check the name, the date and the CA file")]
-    Certificate(String),
+    Certificate(ForeignText),
     /// TLS failed for another reason.
     #[error("TLS with the server failed ({0}): is this a TLS port?")]
-    Failed(String),
+    Failed(ForeignText),
 }
 
 impl From<&rustls::Error> for TlsError {
@@ -39,11 +45,11 @@ impl From<&rustls::Error> for TlsError {
                 // The commonest self-signed certificate there is: openssl makes it a CA unless told otherwise.
                 why if why.contains("CaUsedAsEndEntity") => {
                     "it is a CA's own certificate: make one for the server, with basicConstraints=CA:FALSE"
-                        .to_owned()
+                        .into()
                 }
-                why => why,
+                why => why.into(),
             }),
-            other => Self::Failed(other.to_string()),
+            other => Self::Failed(other.to_string().into()),
         }
     }
 }
@@ -52,7 +58,7 @@ impl From<&io::Error> for TlsError {
     fn from(error: &io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(inner) => Self::from(inner),
-            None => Self::Failed(error.to_string()),
+            None => Self::Failed(error.to_string().into()),
         }
     }
 }
@@ -118,20 +124,20 @@ pub(crate) async fn client_config(ca_files: &[PathBuf]) -> Result<Arc<ClientConf
 fn roots_from(paths: &[PathBuf]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for path in paths {
+        let wrong = |why: String| TlsError::Configuration(format!("CA file {}: {why}", path.display()));
+        let unreadable = |error: pem::Error| match error {
+            pem::Error::Io(error) if is_exhausted(&error) => TlsError::Exhausted(error.to_string()),
+            error => wrong(error.to_string()),
+        };
         let before = roots.len();
-        add_from(path, &mut roots)
-            .and_then(|()| (roots.len() > before).then_some(()).ok_or("no certificate in it".to_owned()))
-            .map_err(|why| TlsError::Configuration(format!("CA file {}: {why}", path.display())))?;
+        for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
+            roots.add(certificate.map_err(unreadable)?).map_err(|error| wrong(error.to_string()))?;
+        }
+        if roots.len() == before {
+            return Err(wrong("no certificate in it".to_owned()));
+        }
     }
     Ok(roots)
-}
-
-fn add_from(path: &Path, roots: &mut RootCertStore) -> Result<(), String> {
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
-    }
-    Ok(())
 }
 
 fn platform_roots() -> Result<RootCertStore, TlsError> {
@@ -139,10 +145,43 @@ fn platform_roots() -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     let (added, ignored) = roots.add_parsable_certificates(found.certs);
     debug!(added, ignored, errors = ?found.errors, "platform certificates");
+    let exhausted = found.errors.iter().find_map(|error| match &error.kind {
+        rustls_native_certs::ErrorKind::Io { inner, .. } => Some(inner).filter(|error| is_exhausted(error)),
+        _ => None,
+    });
+    if let Some(error) = exhausted.filter(|_| roots.is_empty()) {
+        return Err(TlsError::Exhausted(error.to_string()));
+    }
     if roots.is_empty() {
         return Err(TlsError::Configuration(
             "no trusted certificates on this machine: install them or name a CA file".into(),
         ));
     }
     Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::CertificateError;
+
+    use super::*;
+
+    #[test]
+    fn what_a_certificate_or_a_server_says_is_told_harmless() {
+        let hostile = "\x1b[2J\nERROR forged";
+        let certificate = CertificateError::NotValidForNameContext {
+            expected: server_name("turn.example").unwrap(),
+            presented: vec![hostile.to_owned()],
+        };
+        let errors =
+            [rustls::Error::InvalidCertificate(certificate), rustls::Error::General(hostile.to_owned())];
+        for error in errors {
+            for text in
+                [TlsError::from(&error).to_string(), TlsError::from(&io::Error::other(error)).to_string()]
+            {
+                assert!(!text.chars().any(char::is_control), "{text:?}");
+                assert!(text.contains("forged"), "{text:?}");
+            }
+        }
+    }
 }

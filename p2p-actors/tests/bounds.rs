@@ -108,3 +108,28 @@ fn what_was_accepted_can_be_taken_when_nobody_else_is() {
         assert!(bert.accept().await.is_none());
     });
 }
+
+#[test]
+fn a_peer_has_so_many_pipes_and_another_one_when_one_has_ended() {
+    tell(async {
+        let broker = MemoryBroker::new();
+        let anna = start(findable(1), &broker).await;
+        let bert = start(with(2, Limits { pipes_per_peer: 2, ..Limits::default() }), &broker).await;
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let (called, accepted) =
+                tokio::join!(anna.connect(address(&bert), only(Way::Direct)), bert.accept());
+            held.push((called.unwrap(), accepted.unwrap()));
+        }
+        for way in [Way::Direct, Way::Reverse] {
+            assert!(anna.connect(address(&bert), only(way)).await.is_err(), "{way}");
+        }
+        assert_eq!(bert.counters().refused, 2);
+        // Those that bert asked for count for nothing.
+        let (called, accepted) = tokio::join!(bert.connect(address(&anna), only(Way::Direct)), anna.accept());
+        assert!(called.unwrap().place.is_none() && accepted.unwrap().place.is_some());
+        drop(held.pop());
+        let (called, accepted) = tokio::join!(anna.connect(address(&bert), only(Way::Direct)), bert.accept());
+        assert!(called.is_ok() && accepted.is_some());
+    });
+}

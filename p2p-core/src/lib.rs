@@ -29,6 +29,7 @@
 //! | [`nat`] | what is known of a NAT, which port comes next, who can meet whom |
 //! | [`stun::Responder`] | what a STUN server answers |
 //! | [`clock::OffsetFilter`], [`clock::combine`] | how far two clocks are apart, with a bound |
+//! | [`text`] | how words of others are shown |
 //! | [`addr`], [`clock`], [`rate`], [`Backoff`], [`Seed`] | the small words everything is said in |
 //!
 //! # The contract
@@ -63,6 +64,7 @@ pub mod relay;
 pub mod seed;
 pub mod signal;
 pub mod stun;
+pub mod text;
 pub mod transport;
 pub mod turn;
 

@@ -120,6 +120,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_copy_that_was_stirred_goes_its_own_way() {
+        let seed = Seed::from_u64(7);
+        let [mut still, mut one, mut other] = [seed.clone(), seed.clone(), seed];
+        one.stir([1; 32]);
+        other.stir([2; 32]);
+        let streams = [still.array::<32>(), one.array(), other.array()];
+        assert!(streams[0] != streams[1] && streams[1] != streams[2] && streams[0] != streams[2]);
+    }
+
+    #[test]
     fn the_same_number_gives_the_same_stream() {
         let (mut a, mut b) = (Seed::from_u64(7), Seed::from_u64(7));
         assert_eq!(a.array::<64>(), b.array::<64>());

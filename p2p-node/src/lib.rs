@@ -18,6 +18,7 @@
 
 pub mod config;
 mod error;
+mod forward;
 mod message;
 pub mod network;
 mod node;
@@ -28,6 +29,7 @@ pub mod report;
 
 pub use config::{Config, Key};
 pub use error::{BindError, ConnectError};
+pub use forward::Forwarded;
 pub use message::{Framing, Message, MessageGuard, MessageOptions, Messages, Replier};
 pub use network::{Network, NetworkReport, NetworkState};
 pub use node::Node;
@@ -38,8 +40,8 @@ pub use p2p_core::attempt::{AttemptId, DialError, Path, RefusalReason, Way};
 pub use p2p_core::candidate::Filter;
 pub use p2p_core::connect::{AttemptReport, LaneFailure, LaneReport, WayFailure, WayOutcome, WayReport};
 pub use p2p_core::node::{
-    BrokerConfig, BrokerState, ConnectOptions, ConnectionInfo, Counters, Interfaces, Limits, NetworkView,
-    NtpServer, NtpStatus, Status, StunServer, TurnServer,
+    BrokerConfig, BrokerState, ConnectOptions, ConnectionInfo, Counters, Interfaces, KeepAlive, Limits,
+    NetworkView, NtpServer, NtpStatus, Status, StunServer, TurnServer,
 };
 pub use p2p_core::peer::{
     AddrError, BrokerUrl, BrokerUrlError, IdError, Identity, IdentityError, PeerAddr, PeerId,

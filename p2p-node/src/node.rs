@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_actors::{Handle, StartError};
-use p2p_core::node::{BrokerState, ConnectOptions, Counters, Status, StunServer};
+use p2p_core::node::{BrokerState, ConnectOptions, Counters, KeepAlive, Status, StunServer};
 use p2p_core::peer::{PeerAddr, PeerId};
 use tokio::sync::watch;
 
@@ -22,6 +22,7 @@ pub struct Node {
     id: PeerId,
     /// The STUN servers of its configuration.
     servers: Arc<[StunServer]>,
+    keep_alive: KeepAlive,
 }
 
 impl Node {
@@ -34,11 +35,11 @@ impl Node {
     /// file. A broker that cannot be reached is no error, as other ways may work.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let ready_within = config.ready_within;
-        let servers = config.stun.clone().into();
+        let (servers, keep_alive) = (config.stun.clone().into(), config.keep_alive);
         let (config, memory) = config.into_node()?;
         let id = config.identity.id();
         let handle = p2p_actors::spawn(config, memory).await?;
-        let node = Self { handle, id, servers };
+        let node = Self { handle, id, servers, keep_alive };
         node.ready(ready_within).await?;
         Ok(node)
     }
@@ -88,7 +89,7 @@ impl Node {
     /// As [`Node::connect`].
     pub async fn connect_with(&self, peer: &PeerAddr, options: ConnectOptions) -> Result<Pipe, ConnectError> {
         let proven = self.handle.connect(peer.clone(), options).await?;
-        Pipe::new(proven).map_err(|error| ConnectError::Socket(error.to_string()))
+        Pipe::new(proven, &self.keep_alive).map_err(|error| ConnectError::Socket(error.to_string()))
     }
 
     /// Returns the next connection that a peer made to us. It is `None` when the node is closed or [accepts no
@@ -96,7 +97,7 @@ impl Node {
     pub async fn accept(&self) -> Option<Pipe> {
         loop {
             let proven = self.handle.accept().await?;
-            match Pipe::new(proven) {
+            match Pipe::new(proven, &self.keep_alive) {
                 Ok(pipe) => return Some(pipe),
                 Err(error) => tracing::warn!(%error, "an accepted connection could not be used"),
             }

@@ -137,6 +137,78 @@ fn a_service_is_passed_on_to() {
     listener.finish(b"").says(0, &["connected from ", "8 bytes sent, 8 received"]);
 }
 
+/// What reads a service gets, from a caller or with a listener that is killed in the middle.
+fn killed_midway(is_caller: bool) {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = service.local_addr().unwrap().to_string();
+    let (listener, address) = listen(&desk, &rendezvous.broker, &["--to", &target]);
+    let mut caller = desk.start(&["connect", &address, "--interface", "lo"]);
+    caller.stdin.as_mut().unwrap().write_all(&[7; 100_000]).unwrap();
+    let (mut stream, _) = service.accept().unwrap();
+    stream.read_exact(&mut vec![0; 100_000]).unwrap();
+    if is_caller { &caller } else { &listener }.signal("-KILL");
+    let error = stream.read(&mut [0]).expect_err("half an upload is no whole one");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    if !is_caller {
+        caller.finish(b"").says(1, &["the connection"]);
+    }
+}
+
+#[test]
+fn a_service_is_told_that_an_upload_was_cut() {
+    killed_midway(true);
+    killed_midway(false);
+}
+
+#[test]
+fn a_listener_interrupted_in_the_middle_of_its_one_connection_says_so() {
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let mut listener = desk.start(&["listen", "--interface", "lo", "--broker", &rendezvous.broker]);
+    let address = listener.note();
+    let mut caller = desk.start(&["connect", &address, "--interface", "lo"]);
+    caller.stdin.as_mut().unwrap().write_all(b"the first half").unwrap();
+    listener.stdout.as_mut().unwrap().read_exact(&mut [0; 14]).unwrap();
+    listener.signal("-INT");
+    listener.finish(b"").says(130, &["interrupted in the middle of a connection"]);
+    caller.finish(b"the other half").says(1, &["the connection"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn standard_input_and_output_that_are_not_ready_are_waited_for() {
+    use std::os::unix::net::UnixStream;
+    let desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    let (_echo, address) = listen(&desk, &rendezvous.broker, &["--echo"]);
+    let ((stdin, mut input), (stdout, mut output)) =
+        (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+    for theirs in [&stdin, &stdout] {
+        theirs.set_nonblocking(true).unwrap();
+    }
+    let args = ["connect", &address, "--interface", "lo"];
+    let caller =
+        desk.start_with(&args, std::os::fd::OwnedFd::from(stdin), std::os::fd::OwnedFd::from(stdout));
+    // More than the sockets and the pipe have room for, and nobody reads before the half of it is written.
+    let data: Vec<u8> = (0..8_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let expected = data.clone();
+    let half = std::sync::Arc::new(std::sync::Barrier::new(2));
+    let begun = half.clone();
+    let writing = std::thread::spawn(move || {
+        input.write_all(b"x").unwrap();
+        begun.wait();
+        input.write_all(&data).unwrap();
+    });
+    half.wait();
+    let mut heard = Vec::new();
+    output.read_to_end(&mut heard).unwrap();
+    writing.join().unwrap();
+    caller.finish(b"").says(0, &[]);
+    assert!(heard[0] == b'x' && heard[1..] == expected);
+}
+
 #[test]
 fn both_can_agree_on_no_encryption() {
     let desk = Desk::new();
@@ -455,9 +527,24 @@ fn nobody_reading_is_no_panic() {
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
     drop(stdout);
+    // What was to be sent was not over: that is no good end.
     stdin.write_all(b"is anybody there?\n").unwrap();
-    caller.finish(b"").says(0, &[]);
+    caller.finish(b"").says(1, &["nobody reads the output any more", "may not have arrived"]);
     drop(stdin);
+    // It was, and has arrived: whoever reads has had enough.
+    let sink = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = sink.local_addr().unwrap().to_string();
+    let (_listener, address) = listen(&desk, &rendezvous.broker, &["--to", &target]);
+    let mut caller = desk.start(&["connect", &address, "--interface", "lo"]);
+    drop(caller.stdin.take());
+    let (mut stream, _) = sink.accept().unwrap();
+    stream.write_all(b"one line\n").unwrap();
+    let mut stdout = caller.stdout.take().unwrap();
+    stdout.read_line(&mut line).unwrap();
+    drop(stdout);
+    stream.write_all(b"another\n").unwrap();
+    drop(stream);
+    caller.finish(b"").says(0, &[]);
     let mut id = desk.start(&["id", "--identity", "key"]);
     drop(id.stdout.take());
     id.finish(b"").says(0, &[]);
@@ -528,4 +615,76 @@ fn what_a_rendezvous_prints_can_be_given_to_others() {
         let answered = format!("{} over UDP answered", &server["stun:".len()..]);
         assert!(String::from_utf8_lossy(&done.stdout).contains(&answered), "{answered}");
     }
+}
+
+/// A STUN server that refuses in words that act on a terminal, and begin a line of their own.
+fn hostile_stun() -> (std::net::UdpSocket, String) {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let here = socket.local_addr().unwrap().to_string();
+    let ours = socket.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let mut request = [0; 1_500];
+        while let Ok((20.., from)) = ours.recv_from(&mut request) {
+            let reason = b"\x1b[2Jgone\nERROR forged\x9b";
+            let mut answer = vec![1, 0x11, 0, 0];
+            answer.extend_from_slice(&request[4..20]);
+            answer.extend_from_slice(&[0, 9, 0, 4 + reason.len() as u8 - 1, 0, 0, 5, 0]);
+            answer.extend_from_slice(&reason[..reason.len() - 1]);
+            answer.resize(answer.len().next_multiple_of(4), 0);
+            answer[3] = (answer.len() - 20) as u8;
+            ours.send_to(&answer, from).unwrap();
+        }
+    });
+    (socket, here)
+}
+
+#[test]
+fn words_of_others_reach_neither_terminal_nor_log_raw() {
+    let mut desk = Desk::new();
+    desk.set("RUST_LOG", "trace");
+    let (_server, here) = hostile_stun();
+    let told = desk.run(&["nat", "--interface", "lo", "--stun", &here], b"");
+    let hostile = "p2p1\u{1b}[2J\u{202e}";
+    let mistyped = connect(&desk, hostile, &[], b"");
+    assert!(String::from_utf8_lossy(&told.stdout).contains("forged") || told.stderr.contains("forged"));
+    for done in [told, mistyped] {
+        for text in [String::from_utf8(done.stdout).unwrap(), done.stderr] {
+            let acts =
+                |character: char| character.is_control() && character != '\n' || character == '\u{202e}';
+            assert!(!text.contains(acts), "{text:?}");
+            assert!(!text.lines().any(|line| line.starts_with("ERROR forged")), "{text}");
+        }
+    }
+}
+
+/// What a process that may have few descriptors has open.
+#[cfg(target_os = "linux")]
+fn descriptors(process: &Process) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap().count()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn after_a_flood_of_idle_connections_all_is_as_before() {
+    let mut desk = Desk::new();
+    let rendezvous = rendezvous(&desk, &[]);
+    desk.run_within(&["prlimit", "--nofile=128:128"]);
+    let (listener, address) = listen(&desk, &rendezvous.broker, &["--echo"]);
+    desk.run_within(&[]);
+    let before = descriptors(&listener);
+    let target: p2p_node::PeerAddr = address.parse().unwrap();
+    let target = target.interfaces().iter().find_map(|interface| interface.local_target()).unwrap();
+    let idle: Vec<_> = (0..300).map(|_| std::net::TcpStream::connect(target).unwrap()).collect();
+    // Whoever has something to say still gets in, though there are more of the others than descriptors.
+    for _ in 0..2 {
+        let done = connect(&desk, &address, &["--strategy", "direct"], b"hello");
+        done.says(0, &[]);
+        assert_eq!(done.stdout, b"hello");
+        assert!(descriptors(&listener) <= before + 128 / 4, "{} are open", descriptors(&listener));
+    }
+    drop(idle);
+    connect(&desk, &address, &["--strategy", "direct"], b"hello").says(0, &[]);
+    listener.signal("-INT");
+    let told = listener.finish(b"").stderr;
+    assert!(!told.contains("WARN"), "{told}");
 }

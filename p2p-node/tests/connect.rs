@@ -233,3 +233,86 @@ fn every_kind_of_runtime_will_do() {
     tokio::task::LocalSet::new()
         .block_on(&current, async { tokio::task::spawn_local(meet()).await.unwrap() });
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_system_keeps_every_tcp_pipe_alive_as_configured() {
+    use p2p_node::{KeepAlive, RelayConnections};
+    use socket2::SockRef;
+    let broker = MemoryBroker::new();
+    let (idle, unacknowledged) = (Duration::from_secs(70), Duration::from_secs(90));
+    let given =
+        KeepAlive { idle, interval: Duration::from_secs(7), probes: 4, unacknowledged, ..KeepAlive::OFF };
+    for (keep_alive, expected) in [
+        (KeepAlive::default(), Some((25, 5, 3, Some(Duration::from_secs(30))))),
+        (given, Some((70, 7, 4, Some(unacknowledged)))),
+        (KeepAlive::OFF, None),
+    ] {
+        let node = || {
+            let mut config = config(&broker);
+            (config.plain, config.keep_alive) = (true, keep_alive);
+            config.relay_connections = RelayConnections::Always;
+            Node::bind(config)
+        };
+        let (anna, bert) = (node().await.unwrap(), node().await.unwrap());
+        let mut looked_at = 0;
+        for way in Way::ALL {
+            let options = ConnectOptions { plain: true, ..only(way) };
+            let addr = bert.addr().unwrap();
+            let (called, accepted) = tokio::join!(anna.connect_with(&addr, options), bert.accept());
+            for pipe in [called.unwrap(), accepted.unwrap()] {
+                // Of a relayed connection one end is TCP alone.
+                let Ok(stream) = pipe.into_tcp() else { continue };
+                let socket = SockRef::from(&stream);
+                assert_eq!(socket.keepalive().unwrap(), expected.is_some(), "{way}");
+                let times = || {
+                    let seconds = socket.tcp_keepalive_time().unwrap().as_secs();
+                    let interval = socket.tcp_keepalive_interval().unwrap().as_secs();
+                    (seconds, interval, socket.tcp_keepalive_retries().unwrap())
+                };
+                if let Some((idle, interval, probes, user_timeout)) = expected {
+                    assert_eq!(times(), (idle, interval, probes), "{way}");
+                    assert_eq!(socket.tcp_user_timeout().unwrap(), user_timeout, "{way}");
+                } else {
+                    assert_eq!(socket.tcp_user_timeout().unwrap(), None, "{way}");
+                }
+                looked_at += 1;
+            }
+        }
+        assert!(looked_at >= 7, "{looked_at} ends");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_has_so_many_pipes_and_more_are_refused_as_busy() {
+    let broker = MemoryBroker::new();
+    let mut few = config(&broker);
+    few.limits.pipes_per_peer = 2;
+    few.limits.pipes = 3;
+    let bert = Node::bind(few).await.unwrap();
+    let callers = [(); 3].map(|()| Node::bind(config(&broker)));
+    let [anna, carl, dora] = futures_util::future::join_all(callers).await.try_into().unwrap();
+    let (anna, carl, dora) = (anna.unwrap(), carl.unwrap(), dora.unwrap());
+    let addr = bert.addr().unwrap();
+    let call = async |caller: &Node, way| {
+        let called = caller.connect_with(&addr, only(way)).await?;
+        Ok::<_, ConnectError>((called, bert.accept().await.unwrap()))
+    };
+    let busy = async |caller: &Node| {
+        for way in [Way::Direct, Way::Reverse] {
+            let error = call(caller, way).await.unwrap_err();
+            assert!(error.to_string().contains("busy"), "{way}: {error}");
+        }
+    };
+    let first = call(&anna, Way::Direct).await.unwrap();
+    let second = call(&anna, Way::Reverse).await.unwrap();
+    busy(&anna).await;
+    // It counts at this end, whatever the other one does.
+    drop(first.0);
+    busy(&anna).await;
+    let _of_another = call(&carl, Way::Direct).await.unwrap();
+    busy(&dora).await;
+    drop((first.1, second));
+    drop(call(&dora, Way::Direct).await.unwrap());
+    drop(call(&anna, Way::Direct).await.unwrap());
+}

@@ -139,7 +139,11 @@ impl OwnLoop {
                         self.listeners.insert(local, (owner, listener));
                         Ok(local)
                     }
-                    Err(error) => Err(ListenError { kind: error.kind(), reason: error.to_string() }),
+                    Err(error) => Err(ListenError {
+                        kind: error.kind(),
+                        reason: error.to_string(),
+                        is_exhausted: false,
+                    }),
                 };
                 self.node.handle_socket(owner, SocketEvent::Listening { at, outcome }, Instant::now());
             }

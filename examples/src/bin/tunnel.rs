@@ -35,6 +35,8 @@ async fn main() -> Result<()> {
 
 async fn node(broker: &str) -> Result<Node> {
     let mut config = Config::new();
+    // Each connection of a client is a pipe of its own.
+    config.limits.pipes_per_peer = tunnel::MOST;
     config.brokers = vec![BrokerConfig::new(broker.parse().context("that is no broker URL")?)];
     if let Ok(name) = std::env::var("TUNNEL_INTERFACE") {
         config.interfaces = Interfaces::Only(vec![name]);

@@ -1,24 +1,71 @@
 //! The network interfaces of this machine, in the node's words.
 
+use std::io::{Error, ErrorKind, Result};
 use std::net::IpAddr;
 
 use p2p_core::Reach;
 use p2p_core::node::{Nic, NicAddress};
 
-/// The interfaces there are now, in the order of their indexes.
+#[cfg(target_os = "linux")]
+use crate::descriptors::is_exhausted;
+
+/// Returns the interfaces there are now, in the order of their indexes.
 ///
 /// It asks the system, blocking for up to a millisecond; Linux answers in a tenth of that.
-pub fn nics() -> Vec<Nic> {
-    #[cfg(target_os = "linux")]
-    match super::netlink::nics() {
-        Ok(nics) => return nics,
-        // A sandbox may forbid it. There is another way.
-        Err(error) => tracing::debug!(%error, "netlink"),
-    }
-    by_netdev()
+///
+/// # Errors
+/// If the system cannot be asked, such as without a free descriptor. That says nothing of the interfaces.
+pub fn nics() -> Result<Vec<Nic>> {
+    NicSource::default().nics()
 }
 
-/// The same by a crate that knows more systems than one.
+/// Whoever asks the system for its interfaces again and again.
+///
+/// On Linux it keeps the socket that it asks through, so that it can ask when there is no free descriptor.
+#[derive(Debug, Default)]
+pub(crate) struct NicSource {
+    #[cfg(target_os = "linux")]
+    kernel: Option<super::netlink::Kernel>,
+}
+
+impl NicSource {
+    /// Returns the interfaces there are now, as [`nics`] does.
+    ///
+    /// # Errors
+    /// As [`nics`].
+    pub(crate) fn nics(&mut self) -> Result<Vec<Nic>> {
+        #[cfg(target_os = "linux")]
+        match self.ask() {
+            // There is no other way either.
+            Err(error) if is_exhausted(&error) => return Err(error),
+            // A sandbox may forbid it. There is another way.
+            Err(error) => tracing::debug!(%error, "netlink"),
+            done => return done,
+        }
+        let nics = by_netdev();
+        if nics.is_empty() {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "the system tells of no interface, not even loopback",
+            ));
+        }
+        Ok(nics)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn ask(&mut self) -> Result<Vec<Nic>> {
+        let mut kernel = match self.kernel.take() {
+            Some(kernel) => kernel,
+            None => super::netlink::Kernel::open()?,
+        };
+        // After an error who knows what is still in it.
+        let nics = kernel.nics()?;
+        self.kernel = Some(kernel);
+        Ok(nics)
+    }
+}
+
+/// The same by a crate that knows more systems than one. It cannot tell an error from an empty list.
 pub(super) fn by_netdev() -> Vec<Nic> {
     let mut nics: Vec<Nic> = netdev::get_interfaces().into_iter().map(nic).collect();
     nics.sort_by_key(|nic| nic.index);
@@ -75,7 +122,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_a_loopback_interface() {
-        let nics = nics();
+        let nics = nics().unwrap();
         let loopback = nics.iter().find(|nic| nic.is_loopback).expect("a loopback interface");
         assert!(loopback.index != 0 && loopback.is_up, "{loopback:?}");
         let v4 = loopback.addresses.iter().find(|address| address.family() == Family::V4);

@@ -6,6 +6,7 @@ mod netlink;
 
 use actix::{Actor, Context, Handler};
 
+pub(crate) use enumerate::NicSource;
 pub use enumerate::nics;
 
 use crate::sockets::{self, OwnsSockets, Sockets, ToOwner};

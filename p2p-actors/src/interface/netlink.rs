@@ -43,32 +43,56 @@ const IF_LOOPBACK: u32 = 0x8;
 /// Not ours yet, or never: neither can be bound (RFC 4862, 5.4).
 const DUPLICATE_OR_TENTATIVE: u32 = 0x08 | 0x40;
 
-/// The interfaces there are now, in the order of their indexes.
-///
-/// # Errors
-/// When the kernel cannot be asked or says something unheard of.
-pub(super) fn nics() -> Result<Vec<Nic>> {
-    let mut failure = Error::from(ErrorKind::Interrupted);
-    for _ in 0..TRIES {
-        match ask() {
-            Err(error) if error.kind() == ErrorKind::Interrupted => failure = error,
-            done => return done,
-        }
-    }
-    Err(failure)
+/// A socket to the kernel, to ask as often as one likes.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    socket: Socket,
+    /// The number of the last request. What answers another one is passed over.
+    asked: u32,
 }
 
-fn ask() -> Result<Vec<Nic>> {
-    let mut socket = Socket::new(Domain::from(AF_NETLINK), Type::RAW, Some(Protocol::from(NETLINK_ROUTE)))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    let mut buffer = vec![0; BUFFER];
-    let mut found = Found::default();
-    for (what, fixed, number) in [(GET_LINK, LINK, 1), (GET_ADDRESS, ADDRESS, 2), (GET_ROUTE, ROUTE, 3)] {
-        socket.send(&request(what, fixed, number))?;
-        // It belongs to the kernel alone: nobody without its rights can send to such a socket.
-        while !found.take_datagram(socket.read(&mut buffer).map(|length| &buffer[..length])?, number)? {}
+impl Kernel {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn open() -> Result<Self> {
+        let socket = Socket::new(Domain::from(AF_NETLINK), Type::RAW, Some(Protocol::from(NETLINK_ROUTE)))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { socket, asked: 0 })
     }
-    Ok(found.into_nics())
+
+    /// Returns the interfaces there are now, in the order of their indexes.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked or says something unheard of.
+    pub(super) fn nics(&mut self) -> Result<Vec<Nic>> {
+        let mut failure = Error::from(ErrorKind::Interrupted);
+        for _ in 0..TRIES {
+            match self.ask() {
+                Err(error) if error.kind() == ErrorKind::Interrupted => failure = error,
+                done => return done,
+            }
+        }
+        Err(failure)
+    }
+
+    fn ask(&mut self) -> Result<Vec<Nic>> {
+        let mut buffer = vec![0; BUFFER];
+        let mut found = Found::default();
+        for (what, fixed) in [(GET_LINK, LINK), (GET_ADDRESS, ADDRESS), (GET_ROUTE, ROUTE)] {
+            self.asked = self.asked.wrapping_add(1);
+            self.socket.send(&request(what, fixed, self.asked))?;
+            // It belongs to the kernel alone: nobody without its rights can send to such a socket.
+            loop {
+                let length = self.socket.read(&mut buffer)?;
+                if found.take_datagram(&buffer[..length], self.asked)? {
+                    break;
+                }
+            }
+        }
+        Ok(found.into_nics())
+    }
 }
 
 /// Asks for all there is, of every family: a header and the fixed part of such a message, all zero.
@@ -226,12 +250,13 @@ mod tests {
 
     #[test]
     fn it_says_what_netdev_says() {
+        let mut kernel = Kernel::open().unwrap();
         for _ in 0..100 {
-            let ours = nics().unwrap();
+            let ours = kernel.nics().unwrap();
             let mut theirs = super::super::enumerate::by_netdev();
             theirs.iter_mut().for_each(|nic| nic.gateways.sort_unstable());
             // Others may be making and removing interfaces on this machine.
-            if ours == nics().unwrap() {
+            if ours == kernel.nics().unwrap() {
                 return assert_eq!(ours, theirs);
             }
         }

@@ -1,46 +1,70 @@
 //! What the node asks of this machine: its interfaces, the addresses behind names, the time.
 
+use std::io;
+
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use p2p_core::Clock;
-use p2p_core::node::{NicId, StunServer};
-use tracing::{error, warn};
+use p2p_core::node::{Nic, NicId, StunServer};
+use tracing::{error, info, warn};
 
 use super::NodeActor;
 use crate::drive::{now, turn};
-use crate::interface::nics;
+use crate::interface::NicSource;
 use crate::ntp::{Again, FromNtp, Measure, Ntp};
 use crate::resolve::resolve;
 use crate::turn;
 
 /// The look-ups that are under way, of those that are made one at a time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lookups {
-    /// Interfaces are being read.
-    is_reading: bool,
+    /// Whoever tells of the interfaces; elsewhere while it is asked.
+    nics: Option<NicSource>,
+    /// The last look at the interfaces failed, which was told.
+    is_blind: bool,
     /// They may have changed since that was begun.
     is_stale: bool,
     /// TURN servers are being looked up, for all who want to know.
     is_resolving_turn: bool,
 }
 
+impl Lookups {
+    pub(super) fn new(nics: NicSource) -> Self {
+        Self { nics: Some(nics), is_blind: false, is_stale: false, is_resolving_turn: false }
+    }
+}
+
 impl NodeActor {
     pub(super) fn read_nics(&mut self, ctx: &mut Context<Self>) {
-        if std::mem::replace(&mut self.lookups.is_reading, true) {
+        let Some(mut source) = self.lookups.nics.take() else {
             self.lookups.is_stale = true;
             return;
-        }
+        };
         // It may take a millisecond, and other actors have work to do.
-        let reading = tokio::task::spawn_blocking(nics).into_actor(self);
-        ctx.spawn(reading.map(|found, actor, ctx| {
-            actor.lookups.is_reading = false;
-            match found {
-                Ok(found) => actor.feed(|node, now| node.handle_nics(&found, now), ctx),
-                Err(error) => warn!(%error, "the network interfaces cannot be read"),
-            }
+        let reading = tokio::task::spawn_blocking(move || (source.nics(), source)).into_actor(self);
+        ctx.spawn(reading.map(|read, actor, ctx| {
+            let (found, source) = read.unwrap_or_else(|error| (Err(error.into()), NicSource::default()));
+            actor.lookups.nics = Some(source);
+            actor.on_nics(found, ctx);
             if std::mem::take(&mut actor.lookups.is_stale) {
                 actor.read_nics(ctx);
             }
         }));
+    }
+
+    /// That the system could not be asked says nothing of the interfaces: what was known still is.
+    fn on_nics(&mut self, found: io::Result<Vec<Nic>>, ctx: &mut Context<Self>) {
+        match found {
+            Ok(found) => {
+                if std::mem::take(&mut self.lookups.is_blind) {
+                    info!("the network interfaces can be read again");
+                }
+                self.feed(|node, now| node.handle_nics(&found, now), ctx);
+            }
+            Err(error) if !std::mem::replace(&mut self.lookups.is_blind, true) => {
+                warn!(%error, "the network interfaces cannot be read now");
+            }
+            Err(_) => {}
+        }
     }
 
     pub(super) fn resolve(&mut self, nic: NicId, server: StunServer, ctx: &mut Context<Self>) {

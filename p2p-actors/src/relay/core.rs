@@ -171,12 +171,13 @@ impl Core {
         all.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// Everything that was written is with the peer, and what the peer wrote was read: nothing is needed any more.
+    /// Waits until everything that was written is with the peer, and everything that the peer wrote has come, its end
+    /// too: that may come after the last bytes, by a datagram of its own, and who lets go before cuts the peer off.
     pub(super) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if let Some((Some(error), _)) = self.ended {
             return Poll::Ready(Err(error));
         }
-        if self.ended.is_none() && !self.circuit.is_delivered() {
+        if self.ended.is_none() && !self.circuit.is_done() {
             self.deliverer = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -262,7 +263,7 @@ impl Core {
                 Output::Act(act) => self.perform(act, cx),
                 Output::Event(event) => self.on_event(event),
                 Output::Wait(deadline) => {
-                    if self.circuit.is_delivered() || self.ended.is_some() {
+                    if self.circuit.is_done() || self.ended.is_some() {
                         self.deliverer.take().into_iter().for_each(Waker::wake);
                     }
                     return deadline.map(|deadline| deadline.at);

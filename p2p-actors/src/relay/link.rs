@@ -149,6 +149,15 @@ impl Link {
         }
     }
 
+    /// The TCP connection it is made of, if it is.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Udp(_) => None,
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(secured) => Some(secured.socket()),
+        }
+    }
+
     /// Our end's address.
     ///
     /// # Errors

@@ -128,7 +128,7 @@ fn broken(core: &Core, error: TransportError) -> io::Error {
     };
     let kind = match error {
         TransportError::Reset(_) => io::ErrorKind::ConnectionReset,
-        TransportError::Silent => io::ErrorKind::TimedOut,
+        TransportError::Silent | TransportError::Stuck => io::ErrorKind::TimedOut,
         TransportError::Contradiction => io::ErrorKind::InvalidData,
         TransportError::Finished | TransportError::Closed => io::ErrorKind::BrokenPipe,
         _ => io::ErrorKind::ConnectionAborted,
@@ -210,6 +210,11 @@ impl Through {
         self.held.rest();
         let (early, held) = (std::mem::take(&mut self.early), self.held.clone());
         Ok(RestedThrough { link, early, held, local: self.local, remote: self.remote })
+    }
+
+    /// The connection to our server.
+    pub(crate) fn socket(&self) -> Option<&TcpStream> {
+        self.link.as_ref().and_then(Link::tcp)
     }
 
     pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {

@@ -45,8 +45,8 @@ pub(crate) enum CodecError {
 impl From<CodecError> for LinkError {
     fn from(error: CodecError) -> Self {
         match error {
-            CodecError::Io(error) => Self::Lost(error.to_string()),
-            CodecError::Malformed(what) => Self::Malformed(what),
+            CodecError::Io(error) => Self::Lost(error.to_string().into()),
+            CodecError::Malformed(what) => Self::Malformed(what.into()),
             CodecError::Unsendable(what) => Self::Configuration(what),
         }
     }

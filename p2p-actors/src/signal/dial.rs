@@ -15,6 +15,7 @@ use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tracing::debug;
 
 use super::{Bind, Endpoint, tls};
+use crate::descriptors::is_exhausted;
 
 /// The next address is tried this long after the last one (RFC 8305, section 5: "Connection Attempt Delay").
 const STAGGER: Duration = Duration::from_millis(250);
@@ -99,8 +100,14 @@ async fn connect(mut addresses: VecDeque<SocketAddr>, bind: &Bind) -> Result<Tcp
 }
 
 async fn attempt(address: SocketAddr, bind: &Bind) -> Result<TcpStream, LinkError> {
-    let here = |error: io::Error| LinkError::Configuration(format!("binding to {bind:?}: {error}"));
-    let there = |error: io::Error| LinkError::Unreachable(format!("{address}: {error}"));
+    let here = |error: io::Error| match is_exhausted(&error) {
+        true => LinkError::Exhausted(error.to_string()),
+        false => LinkError::Configuration(format!("binding to {bind:?}: {error}")),
+    };
+    let there = |error: io::Error| match is_exhausted(&error) {
+        true => LinkError::Exhausted(error.to_string()),
+        false => LinkError::Unreachable(format!("{address}: {error}")),
+    };
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),

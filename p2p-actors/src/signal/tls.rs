@@ -24,6 +24,7 @@ impl From<TlsError> for LinkError {
     fn from(error: TlsError) -> Self {
         match error {
             TlsError::Configuration(why) => Self::Configuration(why),
+            TlsError::Exhausted(why) => Self::Exhausted(why),
             TlsError::Certificate(why) => Self::Certificate(why),
             TlsError::Failed(why) => Self::Tls(why),
         }

@@ -1,12 +1,13 @@
 //! The way of a connection out of the node: to the caller who waits for it, or to whoever accepts.
 
-use std::io;
 use std::time::Duration;
+use std::{fmt, io};
 
 use actix::{Message, WeakRecipient};
 use futures_util::future::poll_fn;
 use p2p_core::attempt::Way;
-use p2p_core::node::{ConnectError, ConnectionId, ConnectionInfo, Established};
+use p2p_core::node::{ConnectError, ConnectionId, ConnectionInfo, Established, KeepAlive};
+use p2p_core::peer::PeerId;
 use p2p_core::proof::{Claim, Session};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -24,6 +25,8 @@ pub struct ProvenConnection {
     pub session: Session,
     /// The story of the connection.
     pub info: ConnectionInfo,
+    /// Its place among the pipes of its peer, if that asked for it. To be kept for as long as the connection.
+    pub place: Option<PipePlace>,
 }
 
 /// Takes the outcome of a call. Dropping the other end cancels the call.
@@ -54,18 +57,49 @@ impl Drop for BacklogPlace {
     }
 }
 
+/// Tells the node that a connection is no more that this peer had asked for.
+pub(crate) struct PipeClosed(pub(crate) PeerId);
+
+impl Message for PipeClosed {
+    type Result = ();
+}
+
+/// The place of a pipe among those that its peer may have. Dropped, it is free again.
+pub struct PipePlace(WeakRecipient<PipeClosed>, PeerId);
+
+impl PipePlace {
+    pub(crate) fn new(node: WeakRecipient<PipeClosed>, peer: PeerId) -> Self {
+        Self(node, peer)
+    }
+}
+
+impl fmt::Debug for PipePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PipePlace").field(&self.1).finish()
+    }
+}
+
+impl Drop for PipePlace {
+    fn drop(&mut self) {
+        if let Some(node) = self.0.upgrade() {
+            node.do_send(PipeClosed(self.1));
+        }
+    }
+}
+
 /// Whoever a connection is for.
 pub(crate) enum Taker {
     /// The one who called.
     Caller(Reply),
     /// Whoever accepts next.
-    Accepting(mpsc::UnboundedSender<Incoming>, BacklogPlace),
+    Accepting(mpsc::UnboundedSender<Incoming>, BacklogPlace, PipePlace),
 }
 
 /// Asks for a connection to be given away.
 pub(crate) struct HandOver {
     pub(crate) established: Box<Established>,
     pub(crate) taker: Taker,
+    pub(crate) keep_alive: KeepAlive,
 }
 
 impl HandOver {
@@ -83,19 +117,25 @@ impl HandOver {
     /// Gives it away, or the news that it has died in the last moment.
     pub(super) fn give(self, stream: io::Result<CarrierStream>) {
         let Established { session, info, .. } = *self.established;
-        let rested = stream.and_then(|stream| match info.way {
-            Way::Relay => stream.dialled().into_carrier(),
-            _ => stream.into_carrier(),
+        let rested = stream.and_then(|stream| {
+            stream.keep_alive(&self.keep_alive);
+            match info.way {
+                Way::Relay => stream.dialled().into_carrier(),
+                _ => stream.into_carrier(),
+            }
         });
-        let connection = rested.map(|carrier| ProvenConnection { carrier, session, info });
+        let connection = rested.map(|carrier| ProvenConnection { carrier, session, info, place: None });
         match self.taker {
             Taker::Caller(reply) => {
                 // Nobody waits any more: then the connection is closed by being dropped.
                 let _ = reply.send(connection.map_err(|error| ConnectError::Socket(error.to_string())));
             }
-            Taker::Accepting(queue, place) => match connection {
+            Taker::Accepting(queue, backlog, place) => match connection {
                 // A node that is dropped has nobody who accepts.
-                Ok(connection) => drop(queue.send(Incoming { connection, _place: place })),
+                Ok(connection) => {
+                    let connection = ProvenConnection { place: Some(place), ..connection };
+                    drop(queue.send(Incoming { connection, _place: backlog }));
+                }
                 Err(error) => warn!(%error, "an accepted connection died in the last moment"),
             },
         }

@@ -18,6 +18,7 @@ use super::OwnsSockets;
 use super::connections::Open;
 use crate::bind;
 use crate::carrier::CarrierStream;
+use crate::descriptors::is_exhausted;
 
 /// Listens at `at`, where 0 is any free port. Nobody is told of a throw-away listener, nor of who comes to it.
 pub(super) fn open<A: OwnsSockets>(actor: &mut A, at: SocketAddr, is_throwaway: bool, ctx: &mut Context<A>) {
@@ -38,7 +39,11 @@ pub(super) fn open<A: OwnsSockets>(actor: &mut A, at: SocketAddr, is_throwaway: 
         // Who dials it will be refused by us and not by a NAT; but the port is also dialled from, which fails too.
         Err(error) if is_throwaway => debug!(%at, %error, "no throw-away port"),
         Err(error) => {
-            let outcome = Err(ListenError { kind: error.kind(), reason: error.to_string() });
+            let outcome = Err(ListenError {
+                kind: error.kind(),
+                reason: error.to_string(),
+                is_exhausted: is_exhausted(&error),
+            });
             actor.sockets().tell(SocketEvent::Listening { at, outcome });
         }
     }
@@ -89,6 +94,7 @@ struct Accepted {
 /// Returns the next connection. With no seat free it waits with one connection in hand; the others queue in the kernel,
 /// which is the one place where a flood costs us nothing. `None` when the seats are closed.
 async fn accept(listener: &TcpListener, seats: &Arc<Semaphore>) -> Option<Accepted> {
+    let mut is_told = false;
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {
@@ -98,7 +104,9 @@ async fn accept(listener: &TcpListener, seats: &Arc<Semaphore>) -> Option<Accept
             // It was gone before we took it: the next one may be there already.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                warn!(%error, "cannot accept a connection, pausing");
+                if !std::mem::replace(&mut is_told, true) {
+                    warn!(%error, "cannot accept a connection, trying again");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -31,8 +31,8 @@ use self::links::ServerLink;
 use self::work::{Work, Working};
 use crate::carrier::CarrierStream;
 
-pub use hand_over::ProvenConnection;
-pub(crate) use hand_over::{BacklogPlace, HandOver, Incoming, Reply, Taken, Taker};
+pub(crate) use hand_over::{BacklogPlace, HandOver, Incoming, PipeClosed, Reply, Taken, Taker};
+pub use hand_over::{PipePlace, ProvenConnection};
 
 /// Asks an owner of sockets for something.
 pub(crate) enum ToOwner {

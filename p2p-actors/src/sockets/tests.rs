@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::Handler;
 use bytes::Bytes;
 use p2p_core::attempt::{AttemptId, DialError, Path, Way};
-use p2p_core::node::{ConnectError, ConnectionInfo, Established, NicId};
+use p2p_core::node::{ConnectError, ConnectionInfo, Established, KeepAlive, NicId};
 use p2p_core::peer::Identity;
 use p2p_core::proof::{Cipher, Claim, Session};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -129,7 +129,11 @@ fn hand_over(
     connection: ConnectionId,
 ) -> oneshot::Receiver<Result<ProvenConnection, ConnectError>> {
     let (reply, outcome) = oneshot::channel();
-    let hand_over = HandOver { established: established(connection), taker: Taker::Caller(reply) };
+    let hand_over = HandOver {
+        established: established(connection),
+        taker: Taker::Caller(reply),
+        keep_alive: KeepAlive::default(),
+    };
     told.owner.do_send(ToOwner::HandOver(hand_over));
     outcome
 }

@@ -24,7 +24,7 @@ pub(crate) fn tell(story: impl Future<Output = ()>) {
 /// A node that knows neither brokers nor servers.
 pub(crate) fn alone(key: u8) -> NodeConfig {
     let mut config = NodeConfig::new(Identity::from_bytes([key; 32]));
-    let loopback = p2p_actors::interface::nics().into_iter().find(|nic| nic.is_loopback).unwrap();
+    let loopback = p2p_actors::interface::nics().unwrap().into_iter().find(|nic| nic.is_loopback).unwrap();
     config.interfaces = Interfaces::Only(vec![loopback.name]);
     config.machine_id = b"one machine".to_vec();
     config

@@ -46,7 +46,7 @@ pub struct Attempt {
 /// The part of an attempt that is different on each side.
 #[derive(Clone, Debug)]
 enum Part {
-    Caller(Caller),
+    Caller(Box<Caller>),
     Answerer(Answerer),
 }
 
@@ -59,7 +59,7 @@ impl Attempt {
             *span = (*span).min(MOST_SPAN);
         }
         let common = Common::caller(config.attempt, config.peer.clone(), &config.ways, now);
-        let mut attempt = Self { common, part: Part::Caller(Caller::new(config)) };
+        let mut attempt = Self { common, part: Part::Caller(Box::new(Caller::new(config))) };
         attempt.step(view, now);
         attempt
     }

@@ -126,7 +126,7 @@ impl NatReport {
     }
 
     /// Returns the newest mapping whose place on the wire is sure, and the number of our mappings after it.
-    /// [`predict`](super::predict::predict) starts from these.
+    /// [`predict`] starts from these.
     pub fn newest(&self, transport: Transport) -> Option<(Last, u16)> {
         let new = || self.evidence.over(transport).filter(|seen| seen.purpose.is_new_port());
         let last = new().filter(|seen| seen.sends == 1 && seen.seen.is_some()).last()?;

@@ -280,8 +280,8 @@ impl Entry {
                 self.lane(lane, LaneInput::Proven, parts, now);
             }
             (Purpose::Lane(_, lane, _), News::Kept(session)) => {
-                let owner = told.owner;
-                self.on_kept(connection, lane, owner, told.ends, *session, parts, now);
+                let from = (told.owner, told.ends);
+                self.on_kept(connection, lane, from, *session, parts, now);
             }
             (Purpose::Punch(_, pair, socket), News::Connected) => {
                 self.dials.remove(&(pair, socket));
@@ -678,8 +678,7 @@ impl Entry {
         &mut self,
         connection: ConnectionId,
         lane: Lane,
-        owner: Owner,
-        (local, remote): (SocketAddr, SocketAddr),
+        (owner, (local, remote)): (Owner, (SocketAddr, SocketAddr)),
         session: Session,
         parts: &mut Parts,
         now: Instant,
@@ -753,11 +752,20 @@ impl Entry {
 impl Parts {
     /// Hands a connection to whoever accepts.
     pub(super) fn accept(&mut self, owner: Owner, established: Established) {
-        let (peer, way) = (established.session.claim.peer.short(), established.info.way);
+        let (id, way) = (established.session.claim.peer, established.info.way);
+        let peer = id.short();
         match self.backlog {
+            // Several of one peer may have been welcomed at a time.
+            Some(1..) if !self.pipes.has_room(&id, &self.config.limits) => {
+                tracing::debug!(%peer, "a peer has as many pipes as it may: dropped one");
+                self.counters.refused += 1;
+                let connection = established.connection;
+                self.socket(owner, SocketAct::Close { connection });
+            }
             Some(places @ 1..) => {
                 tracing::info!(%peer, %way, "accepted");
                 self.backlog = Some(places - 1);
+                self.pipes.begin(id);
                 self.counters.accepted += 1;
                 self.tell(Event::Accepted { owner, established: Box::new(established) });
             }

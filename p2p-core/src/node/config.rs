@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::interface::StunServer;
+use super::keep_alive::KeepAlive;
 use super::nic::Nic;
 use crate::Family;
 use crate::attempt::Way;
@@ -54,6 +55,8 @@ pub struct NodeConfig {
     pub machine_id: Vec<u8>,
     /// The time a proof may take. Default 3 s.
     pub proof_within: Duration,
+    /// The settings that keep connections alive and find out dead ones. Whoever drives the node applies them.
+    pub keep_alive: KeepAlive,
     /// The bounds at the doors.
     pub limits: Limits,
     /// The limits of punches, of one and of all together. Peers that nothing speaks for have less: see
@@ -84,6 +87,7 @@ impl NodeConfig {
             allowed: None,
             machine_id: Vec::new(),
             proof_within: Duration::from_secs(3),
+            keep_alive: KeepAlive::default(),
             limits: Limits::default(),
             punch: punch::Limits::default(),
             cipher: Cipher::ChaCha20Poly1305,
@@ -283,15 +287,23 @@ pub struct Limits {
     /// Attempts of one peer that we answer at once. Default 4; more are refused as busy.
     pub answers_for_one: usize,
     /// Connections we make at once because peers asked for them, each a dial or a proof. Default 128: far below the
-    /// 1,024 descriptors a process usually has. More wait; attempts of our own never do.
+    /// 1,024 descriptors a process usually has, and never more than an eighth of them. More wait; attempts of our own never
+    /// do.
     pub dials_for_peers: usize,
     /// Peers that may have addresses lent at our TURN servers at once without our user knowing them or having accepted
     /// them. Default 4, at two addresses each; others have to bring a server of their own.
     pub relays: usize,
-    /// Connections that came to us and are not proven yet. Default 512; the oldest makes room for the newest.
+    /// Connections that came to us and are not proven yet. Default 512, and never more than an eighth of the descriptors
+    /// this process may have; the oldest makes room for the newest.
     pub unproven: usize,
     /// Accepted connections nobody has taken yet. Default 128; more are refused as busy.
     pub backlog: usize,
+    /// Pipes that one peer may have here at once because it asked for them. Default 8; more are refused as busy.
+    pub pipes_per_peer: usize,
+    /// Pipes that all peers together may have here at once because they asked for them. Default 1,024, and never more than
+    /// a quarter of the descriptors this process may have; more are refused as busy. A pipe that was taken apart into its
+    /// bare TCP connection is not counted.
+    pub pipes: usize,
 }
 
 impl Default for Limits {
@@ -304,6 +316,8 @@ impl Default for Limits {
             relays: 4,
             unproven: 512,
             backlog: 128,
+            pipes_per_peer: 8,
+            pipes: 1_024,
         }
     }
 }

@@ -252,4 +252,6 @@ pub struct ListenError {
     pub kind: io::ErrorKind,
     /// The error in the system's words.
     pub reason: String,
+    /// Tells that the system, or this process, has nothing left to listen with, which says nothing of the port.
+    pub is_exhausted: bool,
 }

@@ -30,9 +30,11 @@ mod error;
 mod facts;
 mod interface;
 mod io;
+mod keep_alive;
 mod nic;
 mod output;
 mod parts;
+mod pipes;
 mod question;
 mod router;
 mod signals;
@@ -51,6 +53,7 @@ use clock_guard::{ClockGuard, Look};
 use connections::{Connections, News, Purpose, Told};
 use facts::Facts;
 use parts::Parts;
+use pipes::Pipes;
 
 pub use config::{
     BrokerConfig, ConfigFault, ConnectOptions, Interfaces, Limits, NodeConfig, NtpServer, TurnServer,
@@ -61,6 +64,7 @@ pub use interface::{
     PortOutcome, PortView, Probed, REFRESH, StunServer,
 };
 pub use io::{ConnectionId, ListenError, Owner, SocketAct, SocketEvent, StunLink};
+pub use keep_alive::KeepAlive;
 pub use nic::{Nic, NicAddress, NicId};
 pub use output::{Act, CircuitAct, CircuitEvent, ConnectionInfo, Established, Event};
 pub use router::{BrokerState, ChannelId, Letter, Router, RouterAct, RouterConfig, RouterEvent};
@@ -69,7 +73,7 @@ pub use status::{Counters, NtpStatus, Status};
 use crate::attempt::{AttemptId, RefusalReason, Role, Way};
 use crate::clock::ntp::Report as NtpReport;
 use crate::connect::CallConfig;
-use crate::peer::PeerAddr;
+use crate::peer::{PeerAddr, PeerId};
 use crate::proof::{Claim, ProofError};
 use crate::signal::link::Event as ChannelEvent;
 use crate::turn::Server as TurnRelay;
@@ -80,6 +84,8 @@ use crate::{Clock, Deadline, Machine, Output, Seed};
 pub struct Node {
     parts: Parts,
     interfaces: BTreeMap<NicId, Interface>,
+    /// The port that each interface was listened on last, by its name.
+    ports: BTreeMap<String, u16>,
     attempts: BTreeMap<AttemptId, Entry>,
     /// Attempts that something has happened to.
     touched: BTreeSet<AttemptId>,
@@ -120,6 +126,7 @@ impl Node {
             circuits: Circuits::default(),
             counters: Counters::default(),
             backlog: Some(config.limits.backlog.max(1)),
+            pipes: Pipes::default(),
             is_closing: false,
             out: VecDeque::new(),
             config,
@@ -132,6 +139,7 @@ impl Node {
         let mut node = Self {
             parts,
             interfaces: BTreeMap::new(),
+            ports: BTreeMap::new(),
             attempts: BTreeMap::new(),
             touched: BTreeSet::new(),
             status,
@@ -173,6 +181,7 @@ impl Node {
     /// draw the same.
     pub fn stir(&mut self, entropy: [u8; 32]) {
         self.parts.seed.stir(entropy);
+        self.parts.router.stir(self.parts.seed.array());
     }
 
     /// Begins to connect to a peer. Told by [`Event::Connected`] or [`Event::Failed`].
@@ -279,6 +288,9 @@ impl Node {
         found: Result<Vec<SocketAddr>, String>,
         now: Instant,
     ) {
+        if self.is_over {
+            return;
+        }
         if let Some(interface) = self.interfaces.get_mut(&nic) {
             interface.handle_resolved(server, found, now);
             self.drain(now);
@@ -287,6 +299,9 @@ impl Node {
 
     /// Takes the addresses of the TURN servers of the configuration, best first, and why the others cannot be used.
     pub fn handle_turn_servers(&mut self, servers: &[TurnRelay], useless: &[String], now: Instant) {
+        if self.is_over {
+            return;
+        }
         for entry in self.attempts.values_mut() {
             entry.handle_turn_servers(servers, useless, &mut self.parts);
         }
@@ -296,6 +311,9 @@ impl Node {
 
     /// Takes the system's clock.
     pub fn handle_clock(&mut self, system: Clock, now: Instant) {
+        if self.is_over {
+            return;
+        }
         match self.parts.clock.look(system, now) {
             Look::Steady => return,
             Look::Stepped => self.measure_time(),
@@ -311,6 +329,9 @@ impl Node {
 
     /// Takes the word of the NTP servers.
     pub fn handle_ntp(&mut self, report: NtpReport, now: Instant) {
+        if self.is_over {
+            return;
+        }
         if let Some(measured) = &report.measured {
             tracing::debug!(offset = %measured.offset(now), "the true time, by NTP");
         }
@@ -324,6 +345,9 @@ impl Node {
 
     /// Takes up what happened to a socket.
     pub fn handle_socket(&mut self, owner: Owner, event: SocketEvent, now: Instant) {
+        if self.is_over {
+            return;
+        }
         match (event, owner) {
             (SocketEvent::Connected { connection, local, remote }, _) => {
                 self.parts.connections.handle_connected(connection, (local, remote), now);
@@ -375,18 +399,27 @@ impl Node {
 
     /// Takes up what happened on the channel to a broker.
     pub fn handle_channel(&mut self, channel: ChannelId, event: ChannelEvent, now: Instant) {
+        if self.is_over {
+            return;
+        }
         self.parts.router.handle_channel(channel, event, now);
         self.drain(now);
     }
 
     /// Takes up that a channel has said its farewell and is no more.
     pub fn handle_channel_closed(&mut self, channel: ChannelId, now: Instant) {
+        if self.is_over {
+            return;
+        }
         self.parts.router.handle_channel_closed(channel);
         self.drain(now);
     }
 
     /// Takes up what a circuit wants or has brought.
     pub fn handle_circuit(&mut self, attempt: AttemptId, event: CircuitEvent, now: Instant) {
+        if self.is_over {
+            return;
+        }
         self.on_circuit(attempt, event, now);
         self.drain(now);
     }
@@ -398,6 +431,11 @@ impl Node {
         if let Some(places) = &mut self.parts.backlog {
             *places = (*places + 1).min(self.parts.config.limits.backlog.max(1));
         }
+    }
+
+    /// Takes up that a connection is no more that was [accepted](Event::Accepted) from this peer: it may have another one.
+    pub fn handle_pipe_closed(&mut self, peer: &PeerId) {
+        self.parts.pipes.end(peer);
     }
 
     /// Takes nobody in any more: whoever calls is told that we are closing. All else goes on, and so do relayed
@@ -444,6 +482,7 @@ impl Node {
         let config = InterfaceConfig {
             families: config.families.clone(),
             listen_port: config.listen_port,
+            last_port: self.ports.get(&nic.name).copied().unwrap_or_default(),
             stun: config.stun.clone(),
             refresh: REFRESH,
             can_see_hops: config.can_see_hops,
@@ -576,7 +615,7 @@ impl Node {
             | self.drain_attempts(now)
         {}
         self.parts.counters.evicted += self.parts.connections.take_evicted();
-        if std::mem::take(&mut self.is_status_news) {
+        if std::mem::take(&mut self.is_status_news) && !self.is_over {
             self.refresh_status();
             self.parts.tell(Event::Status);
         }
@@ -612,9 +651,21 @@ impl Node {
             }
         }
         if has_changed {
+            self.remember_ports();
             self.publish(now);
         }
         is_busy
+    }
+
+    fn remember_ports(&mut self) {
+        for interface in self.interfaces.values() {
+            let (name, Some(view)) = (&interface.nic().name, interface.views().first()) else { continue };
+            // Interfaces may come and go for ever, each under another name.
+            if self.ports.len() == MOST_PORTS && !self.ports.contains_key(name) {
+                self.ports.pop_first();
+            }
+            self.ports.insert(name.clone(), view.listen);
+        }
     }
 
     fn drain_connections(&mut self, now: Instant) -> bool {
@@ -764,5 +815,7 @@ impl Machine for Node {
 
 /// The pause between two looks at the interfaces. Systems tell of changes, but not of all of them.
 const READ_NICS_EVERY: Duration = Duration::from_secs(15);
+/// Interfaces whose last port is remembered.
+const MOST_PORTS: usize = 64;
 /// The time farewells may take: cancelled attempts, signals on their way, disconnects.
 const FAREWELL: Duration = Duration::from_secs(1);

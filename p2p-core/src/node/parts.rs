@@ -12,6 +12,7 @@ use super::connections::Connections;
 use super::facts::Facts;
 use super::io::{Owner, SocketAct};
 use super::output::{Act, Event};
+use super::pipes::Pipes;
 use super::router::{ChannelId, Letter, Router};
 use crate::attempt::{AttemptId, RefusalReason, Role};
 use crate::peer::{PeerAddr, PeerId};
@@ -34,6 +35,7 @@ pub(super) struct Parts {
     pub(super) counters: Counters,
     /// Places for accepted connections that nobody has taken yet; `None` when nobody is taken in any more.
     pub(super) backlog: Option<usize>,
+    pub(super) pipes: Pipes,
     pub(super) is_closing: bool,
     pub(super) out: VecDeque<Output<Act, Event>>,
 }
@@ -106,7 +108,7 @@ impl Parts {
             Some(RefusalReason::NotAllowed)
         } else if !self.config.ways.contains(&way) {
             Some(RefusalReason::Unsupported)
-        } else if places <= self.connections.welcomed() {
+        } else if places <= self.connections.welcomed() || !self.pipes.has_room(peer, &self.config.limits) {
             // Each that was welcomed may yet need a place.
             Some(RefusalReason::Busy)
         } else {

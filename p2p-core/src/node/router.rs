@@ -144,8 +144,11 @@ struct ChannelState {
 #[derive(Debug)]
 struct Pending {
     tally: Tally,
-    attempt: AttemptId,
-    body: Box<Body>,
+    letter: Box<Letter>,
+    /// When it was sent first.
+    since: Instant,
+    /// When to send it again: nobody listened, and the peer may be waking up.
+    again_at: Option<Instant>,
     deadline: Option<Deadline>,
 }
 
@@ -196,6 +199,11 @@ impl Router {
         self.drain_inbox();
     }
 
+    /// Mixes entropy into all that is drawn for signals from now on.
+    pub fn stir(&mut self, entropy: [u8; 32]) {
+        self.outbox.stir(entropy);
+    }
+
     /// Puts this address into every signal from now on.
     pub fn set_address(&mut self, address: PeerAddr) {
         if let Err(error) = self.outbox.set_address(address) {
@@ -214,10 +222,10 @@ impl Router {
                 self.on_state(channel, BrokerState::Down(reason.to_string()), now);
             }
             ChannelEvent::Delivered { ticket, subscribers } => {
-                self.tally(ticket, |tally| tally.handle_delivered(channel.0, subscribers, now));
+                self.tally(ticket, now, |tally| tally.handle_delivered(channel.0, subscribers, now));
             }
             ChannelEvent::Failed { ticket, reason } => {
-                self.tally(ticket, |tally| tally.handle_failed(channel.0, reason.to_string(), now));
+                self.tally(ticket, now, |tally| tally.handle_failed(channel.0, reason.to_string(), now));
             }
             ChannelEvent::Received { payload } => {
                 self.inbox.handle_sealed(channel.0, &payload, now);
@@ -232,10 +240,18 @@ impl Router {
     }
 
     /// Writes a signal once and gives it to every channel at once.
+    ///
+    /// Where nobody listens it is sent again for a while: a peer that starts at the same time, whose broker restarts or
+    /// whose machine wakes up, is not offline.
     pub fn send(&mut self, letter: Letter, now: Instant) {
+        self.send_since(letter, now, now);
+    }
+
+    fn send_since(&mut self, letter: Letter, since: Instant, now: Instant) {
         if self.is_closed {
             return;
         }
+        let kept = Box::new(letter.clone());
         let Letter { to, attempt, body, back_on, wants_receipt } = letter;
         let channels = match back_on.filter(|channel| self.channels.contains_key(channel)) {
             Some(channel) => vec![channel],
@@ -277,8 +293,9 @@ impl Router {
             }
         }
         if wants_receipt {
-            self.pending.insert(ticket, Pending { tally, attempt, body, deadline: None });
-            self.settle(ticket);
+            let (again_at, deadline) = (None, None);
+            self.pending.insert(ticket, Pending { tally, letter: kept, since, again_at, deadline });
+            self.settle(ticket, now);
         }
     }
 
@@ -373,24 +390,30 @@ impl Router {
         if let BrokerState::Down(reason) = state {
             let tickets: Vec<u64> = self.pending.keys().copied().collect();
             for ticket in tickets {
-                self.tally(ticket, |tally| tally.handle_trouble(channel.0, reason.clone(), now));
+                self.tally(ticket, now, |tally| tally.handle_trouble(channel.0, reason.clone(), now));
             }
         }
     }
 
-    fn tally(&mut self, ticket: u64, feed: impl FnOnce(&mut Tally)) {
-        if let Some(pending) = self.pending.get_mut(&ticket) {
+    fn tally(&mut self, ticket: u64, now: Instant, feed: impl FnOnce(&mut Tally)) {
+        if let Some(pending) = self.pending.get_mut(&ticket).filter(|pending| pending.again_at.is_none()) {
             feed(&mut pending.tally);
-            self.settle(ticket);
+            self.settle(ticket, now);
         }
     }
 
     /// Tells of a signal's fate as soon as it is certain.
-    fn settle(&mut self, ticket: u64) {
+    fn settle(&mut self, ticket: u64, now: Instant) {
         let Some(pending) = self.pending.get_mut(&ticket) else { return };
         match pending.tally.poll_output() {
+            Output::Event(Delivery::Offline) if now < pending.since + AWAKE_WITHIN => {
+                pending.again_at = Some(now + SEND_AGAIN);
+                pending.deadline = Some(Deadline::new(now + SEND_AGAIN, "send a signal again"));
+            }
             Output::Event(delivery) => {
-                if let Some(Pending { attempt, body, .. }) = self.pending.remove(&ticket) {
+                if let Some(pending) = self.pending.remove(&ticket) {
+                    let Letter { attempt, body, .. } = *pending.letter;
+                    let body = Box::new(body);
                     self.out.push_back(Output::Event(RouterEvent::Delivered { attempt, body, delivery }));
                 }
             }
@@ -424,7 +447,12 @@ impl Machine for Router {
         let tickets: Vec<u64> =
             self.pending.iter().filter(|(_, pending)| due(pending)).map(|(ticket, _)| *ticket).collect();
         for ticket in tickets {
-            self.tally(ticket, |tally| tally.handle_timeout(now));
+            let is_again = self.pending.get(&ticket).is_some_and(|pending| pending.again_at.is_some());
+            if !is_again {
+                self.tally(ticket, now, |tally| tally.handle_timeout(now));
+            } else if let Some(pending) = self.pending.remove(&ticket) {
+                self.send_since(*pending.letter, pending.since, now);
+            }
         }
         let is_idle = |known: &ChannelState| known.guest.is_some_and(|used| used + GUEST_LEASE <= now);
         let idle: Vec<ChannelId> =
@@ -456,6 +484,10 @@ impl Machine for Router {
 
 /// How long a signal means something.
 const TTL: Duration = Duration::from_secs(30);
+/// How long a peer for which nobody listens may take to come up before it is called offline.
+const AWAKE_WITHIN: Duration = Duration::from_secs(4);
+/// The pause before a signal that nobody listened for is sent again.
+const SEND_AGAIN: Duration = Duration::from_millis(250);
 /// How long brokers may take to accept one.
 const SEND_WITHIN: Duration = Duration::from_secs(10);
 /// Brokers of peers that we hold a connection to for their sake.

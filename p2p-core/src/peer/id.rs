@@ -13,8 +13,9 @@ use super::text::{self, TextError};
 
 /// The name of a peer: its Ed25519 public key (RFC 8032).
 ///
-/// It only ever holds a canonical point that is not of small order. So signatures can be verified with every id, and
-/// messages sealed to it. No two ids are spellings of one point.
+/// It only ever holds a canonical point of the prime-order group, and not the neutral one. So signatures can be verified
+/// with every id, and messages sealed to it. No two ids are spellings of one point, and none is another one with a point
+/// of small order added, which no secret key makes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId([u8; 32]);
 
@@ -39,10 +40,11 @@ impl PeerId {
     /// Makes an id from the bytes of a public key.
     ///
     /// # Errors
-    /// [`IdError::Key`] when they are no point of the curve, not its canonical encoding, or of small order.
+    /// [`IdError::Key`] when they are no point of the curve, not its canonical encoding, or outside the prime-order group.
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, IdError> {
         let key = VerifyingKey::from_bytes(&bytes).map_err(|_| IdError::Key)?;
-        if key.is_weak() || key.to_edwards().compress().to_bytes() != bytes {
+        let point = key.to_edwards();
+        if key.is_weak() || point.compress().to_bytes() != bytes || !point.is_torsion_free() {
             return Err(IdError::Key);
         }
         Ok(Self(bytes))
@@ -149,12 +151,12 @@ mod tests {
 
     #[test]
     fn only_usable_keys_are_ids() {
-        let order_1 = {
+        let starting_with = |byte: u8| {
             let mut y = [0; 32];
-            y[0] = 1;
+            y[0] = byte;
             y
         };
-        let order_4 = [0; 32];
+        let (order_1, order_4, off_the_curve) = (starting_with(1), [0; 32], starting_with(2));
         // The bytes of p + 3 are another spelling of y = 3, which is on the curve.
         let not_canonical = {
             let mut y = [0xff; 32];
@@ -162,20 +164,37 @@ mod tests {
             y[31] = 0x7f;
             y
         };
-        let canonical = {
-            let mut y = [0; 32];
-            y[0] = 3;
-            y
-        };
-        let off_the_curve = {
-            let mut y = [0; 32];
-            y[0] = 2;
-            y
-        };
-        assert!(PeerId::from_bytes(canonical).is_ok());
         assert!(VerifyingKey::from_bytes(&not_canonical).is_ok(), "dalek takes it, we must not");
         for bad in [order_1, order_4, not_canonical, off_the_curve] {
             assert_eq!(PeerId::from_bytes(bad), Err(IdError::Key), "{bad:02x?}");
+        }
+    }
+
+    /// The point with (0, -1) added, which has order 2: (-x, -y).
+    fn with_torsion(id: PeerId) -> [u8; 32] {
+        let mut prime = [0xff_u8; 32];
+        (prime[0], prime[31]) = (0xed, 0x7f);
+        let (mut bytes, mut borrow) = (*id.as_bytes(), 0_i16);
+        let sign = bytes[31] & 0x80;
+        bytes[31] &= 0x7f;
+        for (byte, prime) in bytes.iter_mut().zip(prime) {
+            let difference = i16::from(prime) - i16::from(*byte) - borrow;
+            borrow = i16::from(difference < 0);
+            *byte = difference.rem_euclid(256) as u8;
+        }
+        bytes[31] |= sign ^ 0x80;
+        bytes
+    }
+
+    #[test]
+    fn no_id_is_another_one_in_disguise() {
+        for number in 0..20 {
+            let id = id(number);
+            let disguised = with_torsion(id);
+            let key = VerifyingKey::from_bytes(&disguised).expect("a point of the curve");
+            assert!(!key.is_weak());
+            assert_eq!(PeerId::from_bytes(disguised), Err(IdError::Key));
+            assert_eq!(PeerId::from_bytes(*id.as_bytes()), Ok(id));
         }
     }
 

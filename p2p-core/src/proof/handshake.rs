@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use snow::{HandshakeState, TransportState};
+use zeroize::Zeroizing;
 
 use super::session::{Claim, data_key};
 use super::wire::{self, Hello, Welcome, Wish, Word};
@@ -16,7 +17,13 @@ use crate::{Deadline, Machine, Output, Seed};
 
 /// The most time for a proof, whatever the configuration says.
 const MOST_WITHIN: Duration = Duration::from_secs(3_600);
-const PROLOGUE: &[u8] = b"p2p/1 proof";
+const LABEL: &[u8] = b"p2p/2 proof";
+
+/// Binds the handshake to the id of the one who was dialled: that and its negative have one X25519 key. The dialler's is in
+/// the first payload, which the handshake binds as well.
+fn prologue(dialled: &PeerId) -> Vec<u8> {
+    [LABEL, dialled.as_bytes()].concat()
+}
 
 /// The configuration of one end of a proof.
 #[derive(Clone, Debug)]
@@ -299,10 +306,11 @@ impl Proof {
         if peer == self.identity.id() {
             return Err(ProofError::Ourselves);
         }
-        let (secret, key) = (self.identity.noise_secret(), peer.noise_public());
+        let (secret, key) = (Zeroizing::new(self.identity.noise_secret()), peer.noise_public());
+        let prologue = prologue(&peer);
         let mut noise = builder(IK, Some(seed.fork("proof")))
-            .local_private_key(&secret)
-            .and_then(|builder| builder.remote_public_key(&key)?.prologue(PROLOGUE)?.build_initiator())
+            .local_private_key(&*secret)
+            .and_then(|builder| builder.remote_public_key(&key)?.prologue(&prologue)?.build_initiator())
             .map_err(|_| ProofError::Stranger)?;
         let hello = Hello { from: self.identity.id(), to: peer, attempt, role, wish: self.wish };
         let message = write(&mut noise, &hello)?;
@@ -361,14 +369,13 @@ impl Proof {
     fn on_hello(&mut self, mut seed: Seed, body: &[u8]) -> Result<(), ProofError> {
         let me = self.identity.id();
         let message = wire::open_door(&me, body)?;
-        let secret = self.identity.noise_secret();
+        let (secret, prologue) = (Zeroizing::new(self.identity.noise_secret()), prologue(&me));
         let mut noise = builder(IK, Some(seed.fork("proof")))
-            .local_private_key(&secret)
-            .and_then(|builder| builder.prologue(PROLOGUE)?.build_responder())
+            .local_private_key(&*secret)
+            .and_then(|builder| builder.prologue(&prologue)?.build_responder())
             .map_err(|_| ProofError::Garbled)?;
         let hello: Hello = read(&mut noise, message)?;
-        let static_key = noise.get_remote_static().unwrap_or_default();
-        if hello.to != me || hello.from.noise_public() != static_key {
+        if hello.to != me || noise.get_remote_static() != Some(&hello.from.noise_public()[..]) {
             return Err(ProofError::Stranger);
         }
         if hello.from == me {
@@ -403,8 +410,12 @@ impl Proof {
 
     /// Derives the keys after both handshake messages, and finds out whose turn it is.
     fn on_agreed(&mut self, mut noise: Box<HandshakeState>, claim: Claim, theirs: Wish) {
-        let binding = noise.get_handshake_hash().try_into().unwrap_or_default();
+        let Ok(binding) = noise.get_handshake_hash().try_into() else {
+            return self.fail(ProofError::Garbled);
+        };
         let (from_initiator, from_responder) = noise.dangerously_get_raw_split();
+        let (from_initiator, from_responder) =
+            (Zeroizing::new(from_initiator), Zeroizing::new(from_responder));
         let (send, receive) = if noise.is_initiator() {
             (from_initiator, from_responder)
         } else {

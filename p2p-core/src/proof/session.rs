@@ -5,6 +5,7 @@ use std::fmt;
 use blake2::Blake2sMac256;
 use blake2::digest::{FixedOutput, KeyInit, Update};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use crate::attempt::AttemptId;
 use crate::peer::PeerId;
@@ -64,6 +65,14 @@ pub struct Session {
     pub receive_key: [u8; 32],
     /// A value that is the same at both ends of this connection, and different for any other (RFC 5056).
     pub binding: [u8; 32],
+}
+
+/// Leaves no key in memory.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.send_key.zeroize();
+        self.receive_key.zeroize();
+    }
 }
 
 /// Shows the claim and never the keys.

@@ -13,8 +13,9 @@ use crate::peer::PeerId;
 
 /// The most bytes of a frame of a proof, its two-byte length not counted.
 pub const MOST_FRAME: usize = 512;
-/// The beginning of the first frame: a name and a version.
-const MAGIC: [u8; 4] = *b"p2p\x01";
+/// The beginning of the first frame: a name and a version. Since version 2 the records of a pipe may be about the
+/// connection, which an older end would take for broken data: the two do not meet.
+const MAGIC: [u8; 4] = *b"p2p\x02";
 const DOOR_CODE: usize = 16;
 
 /// The protection of the pipe that an end would like.

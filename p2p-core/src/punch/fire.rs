@@ -259,11 +259,8 @@ impl Fire {
         let Some(line) = self.lines.remove(&socket) else { return false };
         self.half_open.retain(|other| *other != socket);
         match (line, failure) {
-            (Line::Up { .. }, _) => {
-                if !self.is_proving() {
-                    self.hold = None;
-                }
-            }
+            (Line::Up { .. }, _) if !self.is_proving() => self.hold = None,
+            (Line::Up { .. }, _) => {}
             (_, DialError::Refused) => self.tally.refused += 1,
             (_, DialError::Unreachable(_)) => self.tally.unreachable += 1,
             (_, DialError::Local(_)) => self.tally.local += 1,

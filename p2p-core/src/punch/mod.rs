@@ -5,7 +5,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | [`side`] | what one side tells the other of itself, and how a port is told from it |
+//! | [`endpoint`](Endpoint) | what one side tells the other of itself, and how a port is told from it |
 //! | [`Plan`] | who dials which port from which, when (pure, the same on both sides) |
 //! | [`Agree`] | machine: offer, answer, update; what the time stamps on them say of the clocks |
 //! | [`Fire`] | machine: dials a plan, never more nor faster than it may, no 4-tuple twice |

@@ -72,6 +72,11 @@ impl Scribe {
         self.address.as_ref()
     }
 
+    /// Mixes entropy in: see [`Seed::stir`]. Each signal is a handshake of its own.
+    pub fn stir(&mut self, entropy: [u8; 32]) {
+        self.seed.stir(entropy);
+    }
+
     /// Sets the clock, after a suspend or when a better source was found.
     pub fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;

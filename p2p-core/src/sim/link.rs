@@ -32,6 +32,8 @@ pub struct LinkConfig {
     pub rate: Option<u64>,
     /// The most bytes that may wait for their turn; without effect when there is no rate.
     pub queue: usize,
+    /// Bytes of the largest packet, IP header included: larger ones are swallowed without a word. `None` for any.
+    pub mtu: Option<usize>,
 }
 
 impl Default for LinkConfig {
@@ -45,6 +47,7 @@ impl Default for LinkConfig {
             reorder_by: Duration::from_millis(10),
             rate: None,
             queue: 256 * 1024,
+            mtu: None,
         }
     }
 }
@@ -84,6 +87,9 @@ pub enum LinkDrop {
     /// The queue before the link is full.
     #[error("the link's queue is full")]
     QueueFull,
+    /// It is larger than [`LinkConfig::mtu`].
+    #[error("too big for the link")]
+    TooBig,
 }
 
 /// The fate of a packet that was sent.
@@ -150,6 +156,9 @@ impl Link {
     /// Sends `len` bytes (IP header included) at `now`, and returns their fate.
     pub fn send(&mut self, len: usize, now: Instant) -> Sent {
         let config = self.config;
+        if config.mtu.is_some_and(|mtu| len > mtu) {
+            return Sent::Never(LinkDrop::TooBig);
+        }
         let leaves = match config.rate {
             None => now,
             Some(rate) => {
@@ -239,7 +248,7 @@ mod tests {
                 Sent::Never(LinkDrop::Lost) => lost += 1,
                 Sent::Twice(..) => twice += 1,
                 Sent::Once(_) => (),
-                Sent::Never(LinkDrop::QueueFull) => panic!("there is no rate"),
+                Sent::Never(LinkDrop::QueueFull | LinkDrop::TooBig) => panic!("there is no bound"),
             }
         }
         // The bounds are five standard deviations on either side.

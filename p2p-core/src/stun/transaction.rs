@@ -9,6 +9,7 @@ use super::Transport;
 use super::message::{Class, Message, TransactionId};
 use super::wire::{Algorithm, Ending, Header, Key, Parsed, WireError};
 use crate::addr::is_same_address;
+use crate::text::ForeignText;
 use crate::{Deadline, Machine, Output};
 
 /// The most sendings of a request, whatever the configuration says.
@@ -58,12 +59,15 @@ pub struct Request {
     /// there was nothing to sign with. Any other unsigned error is remembered for one `rto`, while a signed answer
     /// may still come. Then it is the answer, and [`Fault::Refused`] says that nobody signed it.
     pub signature: Option<(Algorithm, Key)>,
+    /// Believes no success that is not signed, though the question has no signature either: the first question to a server
+    /// that has to ask who we are. Default no.
+    pub is_login: bool,
 }
 
 impl Request {
     /// Returns a question without credentials.
     pub fn new(server: SocketAddr, transport: Transport, message: Message) -> Self {
-        Self { server, transport, message, also_from: None, signature: None }
+        Self { server, transport, message, also_from: None, signature: None, is_login: false }
     }
 }
 
@@ -98,12 +102,17 @@ pub enum Fault {
         /// The error code, 300 … 699.
         code: u16,
         /// The reason in the server's words.
-        reason: String,
+        reason: ForeignText,
         /// The whole answer, with realm, nonce and alternate server.
         message: Box<Message>,
         /// True when the refusal was signed with our key. Otherwise anybody who sees our packets can have sent it.
         is_signed: bool,
     },
+    /// Somebody said yes, without a signature, where only a signed yes counts. Nobody said anything else in time.
+    #[error(
+        "the server said yes without asking who we are, which anybody on the way could have said in its name"
+    )]
+    Unsigned,
     /// The answer has attributes that must be understood, and are not.
     #[error("the server's answer needs attributes we do not know: {0:04x?}")]
     Unknown(Vec<u16>),
@@ -165,6 +174,8 @@ pub struct Transaction {
     request: Request,
     bytes: Vec<u8>,
     state: State,
+    /// A success came that does not count: see [`Request::is_login`].
+    has_unsigned: bool,
     counters: Counters,
     out: VecDeque<Output<Vec<u8>, Event>>,
 }
@@ -183,6 +194,7 @@ impl Transaction {
             request,
             bytes,
             state: State::Over,
+            has_unsigned: false,
             counters: Counters::default(),
             out: VecDeque::new(),
         };
@@ -226,8 +238,14 @@ impl Transaction {
         let is_signed = self.is_signed(&parsed);
         let is_doubtful = self.request.signature.is_some() && !is_signed;
         let Parsed { message, unknown, .. } = parsed;
-        let error = message.error_code().map(|(code, reason)| (code, reason.to_owned()));
+        let error = message.error_code().map(|(code, reason)| (code, ForeignText::from(reason)));
         let (class, is_unreadable) = (message.class, !unknown.is_empty());
+        if class == Class::Success && self.request.is_login && !is_signed {
+            tracing::debug!(%from, "a success that nobody signed, dropped");
+            self.counters.forged = self.counters.forged.saturating_add(1);
+            self.has_unsigned = true;
+            return;
+        }
         let event = match (class, error) {
             _ if is_unreadable => Event::Failed(Fault::Unknown(unknown)),
             (Class::Error, Some((code, reason))) => {
@@ -323,7 +341,10 @@ impl Machine for Transaction {
                 if again {
                     self.send(*first, now);
                 } else {
-                    self.finish(Event::Failed(Fault::Silent));
+                    self.finish(Event::Failed(match self.has_unsigned {
+                        true => Fault::Unsigned,
+                        false => Fault::Silent,
+                    }));
                 }
             }
             State::Doubted { until, refusal, .. } if *until <= now => {

@@ -227,3 +227,14 @@ impl Subject for Binding {
 }
 
 crate::machine_laws!(laws: Binding);
+
+#[test]
+fn a_reason_that_acts_on_a_terminal_is_told_harmless() {
+    let mut transaction = ask(Transport::Udp);
+    let hostile = Message::new(Class::Error, Method::BINDING, transaction.id())
+        .with(Attribute::ErrorCode { code: 500, reason: "\x1b[2J\nERROR forged".into() });
+    transaction.handle_message(server(), &bytes(&hostile), epoch());
+    let events = drain(&mut transaction).events;
+    let [Event::Failed(fault @ Fault::Refused { .. })] = &events[..] else { panic!("{events:?}") };
+    assert!(!fault.to_string().chars().any(char::is_control), "{fault}");
+}

@@ -29,7 +29,8 @@ pub struct TransportConfig {
     /// Whose datagrams are believed, and what ours carry.
     pub tokens: Tokens,
     /// The largest datagram, in bytes, 128 … 32,768. Default 1,200: with TURN's, UDP's and IPv6's headers that is
-    /// 1,288, which fits wherever IPv6 does without fragments but tunnels inside tunnels.
+    /// 1,288, which fits wherever IPv6 does without fragments but tunnels inside tunnels. Before one of that size has
+    /// arrived at most 1,024 are sent, and 512 where those do not arrive either.
     pub datagram: usize,
     /// The round trip until one was measured, 1 ms … 1 s. Default 200 ms. If signals have told more, say so: a lost
     /// first datagram is repeated after three of these.

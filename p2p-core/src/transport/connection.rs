@@ -59,6 +59,11 @@ pub enum TransportError {
     /// Nothing was acknowledged for [`TransportConfig::give_up_after`].
     #[error("nothing is heard of the peer through the relay")]
     Silent,
+    /// The peer is heard, and acknowledged nothing of what we wrote for twice [`TransportConfig::give_up_after`].
+    #[error(
+        "the peer is there, and nothing that we write gets through the relay: the path may carry small packets only"
+    )]
+    Stuck,
     /// The peer has said two things that cannot both be, or speaks of messages where a stream is, or the other way round.
     #[error("the peer contradicts itself")]
     Contradiction,
@@ -453,6 +458,7 @@ impl<B: Body> Connection<B> {
                 self.events.push_back(Event::PathDead);
             }
             Alarm::Over => return self.end(Some(TransportError::Silent)),
+            Alarm::Stuck => return self.end(Some(TransportError::Stuck)),
         }
         if self.packets.is_probing() && !was_probing {
             let (body, question) = (&mut self.body, &mut self.question);
@@ -478,7 +484,8 @@ impl<B: Body> Connection<B> {
         match self.life {
             Life::Over { .. } => self.life = Life::Over { is_reset_by_peer: false },
             Life::Open => self.start_reset(reason),
-            Life::Resetting { ref mut is_due, .. } => *is_due = true,
+            // Said again, unless it was said as often as it is.
+            Life::Resetting { ref mut is_due, left, .. } => *is_due = left > 0,
             // The peer may wait for nothing but our ack.
             Life::Lingering { .. } => self.packets.hurry_ack(),
         }
@@ -527,7 +534,7 @@ impl<B: Body> Connection<B> {
             Life::Resetting { reason, left, again_at, is_due } => {
                 writer.reset((*reason).into());
                 (*is_due, *again_at) = (false, now + timeout);
-                *left -= 1;
+                *left = left.saturating_sub(1);
                 is_eliciting = true;
             }
             Life::Over { .. } => {}
@@ -549,7 +556,8 @@ impl<B: Body> Connection<B> {
             }
         }
         let size = writer.written();
-        self.packets.end(size, is_eliciting.then_some(carried));
+        let has_content = carried.piece.is_some();
+        self.packets.end(size, is_eliciting.then_some(carried), has_content);
         Some(size)
     }
 

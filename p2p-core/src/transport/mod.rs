@@ -45,6 +45,7 @@ mod recv;
 mod ring;
 mod rtt;
 mod send;
+mod size;
 mod stream;
 
 pub use config::{Tokens, TransportConfig};

@@ -11,6 +11,7 @@ use super::counters::Counters;
 use super::frame::{Ack, MOST_RANGES, Packet, Writer};
 use super::ranges::Ranges;
 use super::rtt::{GRANULARITY, Rtt};
+use super::size::PathSize;
 use crate::{Deadline, Seed};
 
 /// Datagrams whose fate is waited for at most. With 1,200 bytes each that is 19 MB on the way.
@@ -64,6 +65,8 @@ struct Sent<R> {
     sent_at: Instant,
     snapshot: Snapshot,
     track: Track,
+    /// It carried something of its user's.
+    has_content: bool,
     carried: R,
 }
 
@@ -83,6 +86,8 @@ pub(super) enum Alarm {
     Dead,
     /// Nobody answers, and it has lasted long enough.
     Over,
+    /// The peer is there, and nothing with content arrives.
+    Stuck,
 }
 
 /// How much the path reorders.
@@ -116,6 +121,9 @@ pub(super) struct Packets<R> {
     timeouts: u32,
     timer_from: Instant,
     probes: u8,
+    size: PathSize,
+    /// Since when nothing with content was acknowledged, though some was sent.
+    stuck_since: Option<Instant>,
     // Receiving.
     received: Ranges,
     received_floor: u64,
@@ -153,6 +161,8 @@ impl<R: Copy> Packets<R> {
             timeouts: 0,
             timer_from: now,
             probes: 0,
+            size: PathSize::new(config.datagram, now),
+            stuck_since: None,
             received: Ranges::default(),
             received_floor: 0,
             largest_at: now,
@@ -294,6 +304,10 @@ impl<R: Copy> Packets<R> {
                     }
                     any = true;
                     sent.track = Track::Done;
+                    if sent.has_content {
+                        self.stuck_since = None;
+                        self.size.on_arrived(sent.number, now);
+                    }
                     if sent.number == ack.largest {
                         sample = Some(now.saturating_duration_since(sent.sent_at));
                     }
@@ -351,6 +365,9 @@ impl<R: Copy> Packets<R> {
             sent.track = Track::Lost(self.now);
             self.flying -= 1;
             self.in_flight -= usize::from(sent.size);
+            if sent.has_content {
+                self.size.on_lost(sent.number, self.now);
+            }
             lost += 1;
             tell(Fate::Lost, sent.carried);
         }
@@ -408,7 +425,7 @@ impl<R: Copy> Packets<R> {
         if self.sent.len() >= MOST_TRACKED {
             self.forget();
         }
-        let room = out.len().min(self.config.datagram);
+        let room = out.len().min(self.size.room(self.now));
         let floor = self.sent.front().map_or(self.next, |front| front.number);
         Writer::new(&mut out[..room], self.config.tokens.theirs, self.next, floor)
     }
@@ -434,17 +451,23 @@ impl<R: Copy> Packets<R> {
         ping
     }
 
-    /// A datagram of `size` bytes goes. `carried` is there when its sender wants to know its fate.
-    pub(super) fn end(&mut self, size: usize, carried: Option<R>) {
+    /// A datagram of `size` bytes goes. `carried` is there when its sender wants to know its fate; `has_content` says that
+    /// something of the user's is in it.
+    pub(super) fn end(&mut self, size: usize, carried: Option<R>, has_content: bool) {
         let (number, now) = (self.next, self.now);
         self.next += 1;
         self.counters.sent += 1;
         let Some(carried) = carried else { return };
         self.probes = self.probes.saturating_sub(1);
         let snapshot = self.congestion.on_sent(size, self.in_flight, now);
+        if has_content {
+            self.size.on_sent(number, size);
+            self.stuck_since.get_or_insert(now);
+        }
         // A datagram is at most 32 KiB.
         let size = size as u16;
-        self.sent.push_back(Sent { number, size, sent_at: now, snapshot, track: Track::Flying, carried });
+        let track = Track::Flying;
+        self.sent.push_back(Sent { number, size, sent_at: now, snapshot, track, has_content, carried });
         self.flying += 1;
         self.in_flight += usize::from(size);
         self.timer_from = now;
@@ -487,6 +510,11 @@ impl<R: Copy> Packets<R> {
         Some(self.silent_since?.max(self.heard_at) + self.config.give_up_after)
     }
 
+    /// What the peer says does not help if nothing that it is told arrives: twice the time of silence is enough.
+    fn stuck_at(&self) -> Option<Instant> {
+        Some(self.stuck_since? + 2 * self.config.give_up_after)
+    }
+
     fn keep_alive_at(&self) -> Option<Instant> {
         let pause = if self.is_fresh { FIRST_QUESTION } else { self.keep_alive };
         (self.flying == 0 && !self.wants_ping).then_some(self.heard_at.max(self.timer_from) + pause)
@@ -513,6 +541,7 @@ impl<R: Copy> Packets<R> {
             due(self.timeout_at(), "no ack has come"),
             due(self.dead_at(), "the path may be dead"),
             due(self.over_at(), "giving up"),
+            due(self.stuck_at(), "nothing arrives"),
             due(self.keep_alive_at(), "asking for a sign of life"),
         ])
     }
@@ -523,6 +552,9 @@ impl<R: Copy> Packets<R> {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if is_due(self.over_at()) {
             return Alarm::Over;
+        }
+        if is_due(self.stuck_at()) {
+            return Alarm::Stuck;
         }
         if matches!(self.ack, AckDue::Later(at) if at <= now) {
             self.ack = AckDue::Now;
@@ -538,6 +570,11 @@ impl<R: Copy> Packets<R> {
             self.counters.timeouts += 1;
             self.probes = if self.has_place() { PROBES } else { 0 };
             self.timer_from = now;
+            let from = self.sent.partition_point(|sent| sent.number < self.undecided);
+            let is_waiting = |sent: &&Sent<R>| sent.track == Track::Flying && sent.has_content;
+            if let Some(oldest) = self.sent.range(from..).find(is_waiting) {
+                self.size.on_lost(oldest.number, now);
+            }
             debug!(timeouts = self.timeouts, "no ack has come in time");
             if self.timeouts == STALE_TIMEOUTS {
                 self.congestion.reset(now);
@@ -558,6 +595,7 @@ impl<R: Copy> Packets<R> {
     /// Nothing that is on its way is of interest any more.
     pub(super) fn abandon(&mut self) {
         self.sent.clear();
+        self.stuck_since = None;
         (self.flying, self.in_flight, self.undecided) = (0, 0, self.next);
         self.loss_at = None;
         self.shrink();
@@ -576,6 +614,8 @@ impl<R: Copy> Packets<R> {
         self.timer_from = self.now;
         self.silent_since = None;
         self.is_dead = false;
+        self.size.reset(self.now);
+        self.stuck_since = None;
         // Even if there is nothing to send, the peer is told, and we learn whether it hears us.
         self.wants_ping = true;
         self.rtt = Rtt::new(self.config.initial_rtt);

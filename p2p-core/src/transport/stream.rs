@@ -132,6 +132,12 @@ impl Stream {
         if send.is_finished() { send.is_known() } else { send.is_empty() }
     }
 
+    /// Whether both ends have said everything, and have it: neither is needed any more, but for a last ack. An end that lets
+    /// go before that cuts the other one off, though nothing but the peer's end may be missing.
+    pub fn is_done(&self) -> bool {
+        self.connection.body.is_done()
+    }
+
     /// Reads into `out`.
     ///
     /// # Errors

@@ -520,3 +520,97 @@ fn a_peer_that_asks_for_room_and_acknowledges_nothing_costs_so_much_and_no_more(
     stream.write(&[1; 10_000], now).unwrap();
     assert!(stream.poll_transmit(&mut out).is_some_and(|length| length > 1_000));
 }
+
+#[test]
+fn three_closes_while_it_is_being_reset_say_no_more_than_is_said_at_all() {
+    let mut story = Story::open(calm(10), 1, [1_000, 0]);
+    story.until(ms(100));
+    let stream = &mut story.pair.ends[0];
+    let mut resets = 0;
+    for _ in 0..9 {
+        stream.close(epoch() + ms(100));
+        while stream.poll_transmit(&mut [0; 1_200]).is_some() {
+            resets += 1;
+        }
+    }
+    assert_eq!(resets, 3);
+}
+
+/// Whoever lets go when everything was delivered must have heard the peer's end, too: it may come after the last bytes.
+#[test]
+fn an_end_whose_peer_has_not_said_its_own_end_is_not_done() {
+    let mut story = Story::open(calm(10), 1, [1_000, 0]);
+    story.pair.ends[0].finish(epoch()).unwrap();
+    story.pair.drain(0);
+    story.pair.ends[1].write(b"the last bytes", epoch()).unwrap();
+    story.pair.drain(1);
+    story.pair.run_until(epoch() + ms(500));
+    let [end, peer] = &mut story.pair.ends;
+    assert!(end.is_delivered() && !end.is_done());
+    peer.finish(epoch() + ms(500)).unwrap();
+    story.pair.drain(1);
+    story.pair.run_until(epoch() + ms(600));
+    assert!(story.pair.ends.iter().all(Stream::is_done));
+    story.pair.ends[0].close(epoch() + ms(600));
+    story.pair.drain(0);
+    story.pair.run_until(epoch() + ms(60_000));
+    let is_cut = |event: &Event| matches!(event, Event::Ended(Some(_)));
+    assert!(!story.pair.events.iter().flatten().any(is_cut), "{:?}", story.pair.events);
+}
+
+#[test]
+fn a_path_that_carries_small_packets_only_carries_all_of_it() {
+    // The stream's largest datagram is 1,228 bytes long with its headers here.
+    for (seed, mtu) in [1_200, 1_124, 800, 576].into_iter().enumerate() {
+        let link = LinkConfig { mtu: Some(mtu), ..calm(40) };
+        for wanted in [[1_000, 0], [1_150, 3_000], [2_000_000, 500_000]] {
+            let mut story = Story::new(link, seed as u64, wanted);
+            story.finish();
+            assert!(
+                story.pair.passed() < Duration::from_secs(30),
+                "{mtu}, {wanted:?}: {:?}",
+                story.pair.passed()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_path_that_becomes_narrow_goes_on_and_a_wide_one_is_used() {
+    let mut story = Story::open(calm(20), 1, [u64::MAX, 0]);
+    story.until(ms(2_000));
+    let most = |story: &mut Story| {
+        let (mut most, mut out) = (0, [0; 2_048]);
+        while let Some(length) = story.pair.ends[0].poll_transmit(&mut out) {
+            most = most.max(length);
+        }
+        most
+    };
+    let now = story.pair.now();
+    story.pair.ends[0].write(&[0; 60_000], now).unwrap_or_default();
+    story.pair.step();
+    assert!(story.pair.ends[0].counters().sent > 100);
+    let _ = most(&mut story);
+    let before = story.read[1];
+    let narrow = LinkConfig { mtu: Some(1_124), ..calm(20) };
+    story.pair.set_link(narrow, &mut Seed::from_u64(3)).unwrap();
+    story.until(Duration::from_secs(12));
+    assert!(story.read[1] > before + 1_000_000, "{} bytes after {before}", story.read[1]);
+    assert!(story.pair.events[0].iter().all(|event| !matches!(event, Event::Ended(_))));
+}
+
+#[test]
+fn data_that_nobody_acknowledges_ends_it_though_the_peer_is_heard() {
+    let link = LinkConfig { mtu: Some(200), ..calm(20) };
+    let mut story = Story::open(link, 1, [100_000, 0]);
+    story.until(Duration::from_secs(25));
+    assert!(!story.pair.events[0].contains(&Event::Ended(Some(TransportError::Stuck))));
+    // The peer asks for signs of life all the time, and gets them.
+    story.until(Duration::from_secs(60));
+    assert_eq!(
+        story.pair.events[0].last(),
+        Some(&Event::Ended(Some(TransportError::Stuck))),
+        "{:?}",
+        story.pair.events
+    );
+}

@@ -175,7 +175,7 @@ impl Login {
         let realm = realm.or_else(|| old.map(|old| old.realm.clone())).ok_or(Failure::NoChallenge)?;
         let nonce = nonce.ok_or(Failure::NoChallenge)?;
         if let Some(old) = old.filter(|old| old.realm != realm) {
-            return Err(Failure::RealmChanged { from: old.realm.clone(), to: realm });
+            return Err(Failure::RealmChanged { from: old.realm.as_str().into(), to: realm.into() });
         }
         let features = features(&nonce);
         let offered = refusal.find(|attribute| match attribute {

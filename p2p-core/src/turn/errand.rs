@@ -58,6 +58,7 @@ impl Signed {
         let is_signed = self.signature.is_some();
         let mut request = Request::new(line.server, line.carrier.transport(), self.message);
         request.signature = self.signature;
+        request.is_login = !is_signed;
         let transaction = Transaction::new(line.transaction, request, now)?;
         Ok((self.draft, is_signed, transaction))
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::frame::FrameError;
 use crate::stun::transaction::Fault;
 use crate::stun::wire::WireError;
+use crate::text::ForeignText;
 
 /// A reason why there is no allocation, or no connection through one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,9 +26,9 @@ pub enum Failure {
     #[error("the TURN server's realm was {from:?} and is {to:?} now")]
     RealmChanged {
         /// The realm as it was.
-        from: String,
+        from: ForeignText,
         /// The realm as it is said to be.
-        to: String,
+        to: ForeignText,
     },
     /// The server's nonce promises password algorithms, but there are none, none we know, or fewer than before.
     /// Somebody may have struck them out (RFC 8489, section 9.2.1).
@@ -92,8 +93,8 @@ impl Failure {
         matches!(self, Self::Fault(Fault::Refused { is_signed: true, .. }))
     }
 
-    /// Tells whether the server was not heard at all.
+    /// Tells whether the server was not heard at all, provably.
     pub(super) fn is_silence(&self) -> bool {
-        matches!(self, Self::Fault(Fault::Silent | Fault::Unreachable(_)))
+        matches!(self, Self::Fault(Fault::Silent | Fault::Unsigned | Fault::Unreachable(_)))
     }
 }

@@ -51,13 +51,6 @@ fn nodes_in_one_home_meet_inside_of_it() {
 }
 
 #[test]
-fn a_caller_behind_a_random_symmetric_nat_punches() {
-    let (mut scene, [a, b]) = two_homes(6, [random(), home()]);
-    let call = scene.connect(a, b);
-    meet(&mut scene, call, b, Way::Punch);
-}
-
-#[test]
 fn a_caller_behind_a_counting_symmetric_nat_punches() {
     let counting =
         random().with_flow(|flow| flow.ports = PortChoice::Step { by: 1, scope: StepScope::Global });

@@ -53,7 +53,7 @@ async fn floors(broker: u16, stun: u16) {
     socket.connect(("127.0.0.1", stun)).await.expect("an address");
     for number in 0..BINDS {
         let start = Instant::now();
-        let found = p2p_actors::interface::nics();
+        let found = p2p_actors::interface::nics().unwrap();
         look.since(start);
         assert!(!found.is_empty());
         let start = Instant::now();

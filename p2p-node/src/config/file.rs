@@ -21,6 +21,13 @@
 //! ready_within = 3                    # seconds to wait for brokers and STUN servers, default 3
 //! machine_id = "blue box"             # default: what the operating system says; copies of a machine want one each
 //!
+//! [keep_alive]                        # seconds, see `KeepAlive`; 0 switches each one off
+//! idle = 25                           # silence after which the system asks for a sign of life
+//! interval = 5                        # between two such questions
+//! probes = 3                          # unanswered questions that end a connection
+//! unacknowledged = 30                 # how long data may stay unacknowledged
+//! ping = 15                           # silence after which an encrypted pipe asks its peer
+//!
 //! [limits]                            # see `Limits` for what they bound
 //! attempts = 256
 //! answers = 64
@@ -28,6 +35,8 @@
 //! relays = 4                          # strangers for whom our TURN servers are asked at once
 //! unproven = 512
 //! backlog = 128
+//! pipes_per_peer = 8                  # that a peer has asked for
+//! pipes = 1024                        # that all peers have asked for; a quarter of the descriptors at most
 //! half_open = 512                     # connections that punches may have half open, see `Config::punch`
 //! dials_per_second = 500              # of all punches
 //! ```
@@ -50,9 +59,10 @@ use std::io::Read;
 use std::path::Path;
 
 use p2p_core::clock::ntp::MOST_SERVERS;
-use p2p_core::node::Interfaces;
+use p2p_core::node::{Interfaces, KeepAlive};
 use p2p_core::peer::{IdError, PeerId};
 use toml::de::DeTable;
+use zeroize::Zeroizing;
 
 use super::{Config, Key, parse_family, parse_ntp, parse_relay_connections, parse_stun, parse_way};
 pub use error::{ConfigError, ConfigFault};
@@ -60,7 +70,7 @@ use reader::{Reader, Result, Value};
 
 /// The most bytes of a configuration file, which is a page or two.
 const MOST_BYTES: u64 = 256 * 1024;
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "identity",
     "listen_port",
     "interfaces",
@@ -74,11 +84,23 @@ const KEYS: [&str; 15] = [
     "ways",
     "allow",
     "ready_within",
+    "keep_alive",
     "limits",
     "machine_id",
 ];
-const LIMIT_KEYS: [&str; 8] =
-    ["attempts", "answers", "errands", "relays", "unproven", "backlog", "half_open", "dials_per_second"];
+const KEEP_ALIVE_KEYS: [&str; 5] = ["idle", "interval", "probes", "unacknowledged", "ping"];
+const LIMIT_KEYS: [&str; 10] = [
+    "attempts",
+    "answers",
+    "errands",
+    "relays",
+    "unproven",
+    "backlog",
+    "pipes_per_peer",
+    "pipes",
+    "half_open",
+    "dials_per_second",
+];
 
 impl Config {
     /// Reads a configuration from the text of a [`p2p.toml`](crate::config::file). A key that is not there has its
@@ -162,10 +184,28 @@ impl<'t> Reader<'t> {
                         self.string("machine_id", value, "any text that is different on other machines")?;
                     config.machine_id = Some(id.as_bytes().to_vec());
                 }
+                "keep_alive" => self.keep_alive(value, &mut config.keep_alive)?,
                 _ => self.limits(value, &mut config)?,
             }
         }
         Ok(config)
+    }
+
+    fn keep_alive(&self, value: &Value<'t>, keep_alive: &mut KeepAlive) -> Result<()> {
+        let Some(table) = value.get_ref().as_table() else {
+            return Err(self.wrong("keep_alive", value, "a table, [keep_alive]"));
+        };
+        for (key, value) in table {
+            let key = self.key(key, &KEEP_ALIVE_KEYS)?;
+            match key {
+                "idle" => keep_alive.idle = self.seconds(key, value)?,
+                "interval" => keep_alive.interval = self.seconds(key, value)?,
+                "probes" => keep_alive.probes = self.number(key, value, 0, 127)?.into(),
+                "unacknowledged" => keep_alive.unacknowledged = self.seconds(key, value)?,
+                _ => keep_alive.ping = self.seconds(key, value)?,
+            }
+        }
+        Ok(())
     }
 
     fn limits(&self, value: &Value<'t>, config: &mut Config) -> Result<()> {
@@ -183,6 +223,8 @@ impl<'t> Reader<'t> {
                 "relays" => limits.relays = bound,
                 "unproven" => limits.unproven = bound,
                 "backlog" => limits.backlog = bound,
+                "pipes_per_peer" => limits.pipes_per_peer = bound,
+                "pipes" => limits.pipes = bound,
                 "half_open" => config.punch.sockets = number,
                 _ => config.punch.per_second = number,
             }
@@ -210,8 +252,8 @@ pub fn password_file(path: &Path) -> Result<String> {
 }
 
 /// Reads a file that must be short, whatever its size is said to be, as it may be a device.
-fn read_short(path: &Path) -> Result<String, String> {
-    let mut text = String::new();
+fn read_short(path: &Path) -> Result<Zeroizing<String>, String> {
+    let mut text = Zeroizing::new(String::new());
     let read = File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text));
     match read {
         Ok(len) if len as u64 > MOST_BYTES => Err(format!("longer than {MOST_BYTES} bytes")),

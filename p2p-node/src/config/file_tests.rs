@@ -2,7 +2,7 @@ use std::fs;
 use std::time::Duration;
 
 use p2p_core::Family;
-use p2p_core::node::{Limits, NtpServer, StunServer, TurnServer};
+use p2p_core::node::{KeepAlive, Limits, NtpServer, StunServer, TurnServer};
 use p2p_core::turn::Carrier;
 use proptest::prelude::*;
 
@@ -62,6 +62,12 @@ fn everything_can_be_told() {
                 {{ url = "mqtts://b.example", user = "anna", password_file = "broker.pw", ca = "ca.pem", bind = "::1" }},
                 {{ url = "mqtt://c.example:1884", user = "bert", password = "x" }},
             ]
+            [keep_alive]
+            idle = 60
+            interval = 10
+            probes = 4
+            unacknowledged = 0
+            ping = 0
             [limits]
             attempts = 1
             answers = 2
@@ -69,6 +75,8 @@ fn everything_can_be_told() {
             relays = 6
             unproven = 3
             backlog = 4
+            pipes_per_peer = 7
+            pipes = 8
             half_open = 6
             dials_per_second = 7
         "#
@@ -77,6 +85,8 @@ fn everything_can_be_told() {
     let config = Config::from_file(&file).unwrap();
     assert!(matches!(config.key, Key::File(path) if path == folder.path().join("keys/p2p.key")));
     assert_eq!(config.listen_port, 7_777);
+    let (idle, interval) = (Duration::from_secs(60), Duration::from_secs(10));
+    assert_eq!(config.keep_alive, KeepAlive { idle, interval, probes: 4, ..KeepAlive::OFF });
     assert_eq!(config.interfaces, Interfaces::Only(vec!["lo".into(), "eth0".into()]));
     assert_eq!(config.families, [Family::V6].into());
     let stun = [("stun.example", 3478), ("2001:db8::1", 3479)];
@@ -104,6 +114,8 @@ fn everything_can_be_told() {
             relays: 6,
             unproven: 3,
             backlog: 4,
+            pipes_per_peer: 7,
+            pipes: 8,
             ..Limits::default()
         }
     );

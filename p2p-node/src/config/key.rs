@@ -6,6 +6,7 @@ use std::path::Path;
 
 use p2p_core::Seed;
 use p2p_core::peer::Identity;
+use zeroize::Zeroizing;
 
 use super::Key;
 use crate::error::BindError;
@@ -22,9 +23,9 @@ pub(super) fn load(key: Key) -> Result<Identity, BindError> {
 }
 
 fn fresh() -> Result<Identity, BindError> {
-    let mut entropy = [0; 32];
-    getrandom::fill(&mut entropy).map_err(|error| BindError::Entropy(error.to_string()))?;
-    Ok(Identity::generate(&mut Seed::new(entropy)))
+    let mut entropy = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *entropy).map_err(|error| BindError::Entropy(error.to_string()))?;
+    Ok(Identity::generate(&mut Seed::new(*entropy)))
 }
 
 /// Reads a key file, and makes it when there is none.
@@ -38,7 +39,7 @@ pub(crate) fn load_file(path: &Path) -> Result<Identity, BindError> {
 
 fn read(path: &Path, file: File) -> Result<Identity, BindError> {
     check_permissions(path, &file)?;
-    let mut text = String::new();
+    let mut text = Zeroizing::new(String::new());
     file.take(MOST_BYTES).read_to_string(&mut text).map_err(|error| wrong(path, error))?;
     text.trim().parse().map_err(|error| wrong(path, error))
 }
@@ -56,7 +57,7 @@ fn create(path: &Path) -> Result<Identity, BindError> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(draft).map_err(|error| wrong(path, error))?;
     let written = file
-        .write_all(format!("{}\n", identity.to_text()).as_bytes())
+        .write_all(Zeroizing::new(format!("{}\n", *Zeroizing::new(identity.to_text()))).as_bytes())
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::hard_link(draft, path));
     fs::remove_file(draft).map_err(|error| wrong(path, error))?;

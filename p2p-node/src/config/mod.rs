@@ -12,10 +12,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use p2p_actors::StartError;
 use p2p_actors::signal::MemoryBroker;
 use p2p_core::Family;
 use p2p_core::attempt::Way;
-use p2p_core::node::{BrokerConfig, Interfaces, Limits, NodeConfig, NtpServer, StunServer, TurnServer};
+use p2p_core::node::{
+    BrokerConfig, Interfaces, KeepAlive, Limits, NodeConfig, NtpServer, StunServer, TurnServer,
+};
 use p2p_core::peer::{Identity, PeerId};
 use p2p_core::punch;
 use p2p_core::relay::circuit::Connections as RelayConnections;
@@ -96,6 +99,8 @@ pub struct Config {
     pub machine_id: Option<Vec<u8>>,
     /// The time that [`Node::bind`](crate::Node::bind) waits for brokers and STUN servers. Default 3 s.
     pub ready_within: Duration,
+    /// The settings that keep pipes alive and find out dead ones.
+    pub keep_alive: KeepAlive,
     /// The bounds on what others can cause.
     pub limits: Limits,
     /// The bounds on punches, for one of them and for all at a time, which protect this machine and its router.
@@ -123,6 +128,7 @@ impl Default for Config {
             allowed: None,
             machine_id: None,
             ready_within: Duration::from_secs(3),
+            keep_alive: KeepAlive::default(),
             limits: Limits::default(),
             punch: punch::Limits::default(),
         }
@@ -169,7 +175,11 @@ impl Config {
         node.plain = self.plain;
         node.ways = self.ways;
         node.allowed = self.allowed;
-        node.machine_id = self.machine_id.unwrap_or_else(machine::id);
+        node.machine_id = match self.machine_id {
+            Some(id) => id,
+            None => machine::id().map_err(StartError::System)?,
+        };
+        node.keep_alive = self.keep_alive;
         node.limits = self.limits;
         node.punch = self.punch;
         Ok((node, self.memory))

@@ -1,8 +1,12 @@
 //! The connection itself.
 
+mod bare;
+mod error;
+mod liveness;
 mod record;
 mod sealed;
 mod stream;
+mod tended;
 #[cfg(test)]
 mod tests;
 
@@ -12,19 +16,19 @@ use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use p2p_actors::{CarrierStream, ProvenConnection};
-use p2p_core::node::ConnectionInfo;
+use p2p_actors::{CarrierStream, PipePlace, ProvenConnection};
+use p2p_core::node::{ConnectionInfo, KeepAlive};
 use p2p_core::peer::PeerId;
 use p2p_core::proof::{Cipher, Session};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use stream::Stream;
+use tended::Tended;
 
 /// A byte stream to a proven peer.
 ///
-/// It belongs to the runtime it was made on and outlives its [`Node`](crate::Node): no actor, thread or
-/// process stands between you and the socket. Bytes are encrypted unless both ends wished a plain pipe.
+/// It belongs to the runtime it was made on, which needs IO and time enabled, and outlives its [`Node`](crate::Node): no
+/// actor, thread or process stands between you and the socket. One task of its own looks after it every 15 s. Bytes are encrypted unless both ends wished a plain pipe.
 ///
 /// **Closing.** `shutdown` ends our direction and tells the peer, who then reads end-of-file; the other
 /// direction stays open. An encrypted pipe that ends without this reads as
@@ -35,20 +39,26 @@ use stream::Stream;
 /// a relay the process does it: for some seconds after a pipe was dropped, as long as its runtime lives. Who wants to
 /// be sure, or ends the process, calls [`close`](Self::close).
 ///
+/// **Dying.** A path that is dead is an error of kind [`TimedOut`](std::io::ErrorKind::TimedOut) within a minute, for
+/// who reads and for who writes: the system asks after an idle connection, and an encrypted pipe asks its peer. A peer that
+/// only reads slowly is waited for. See [`KeepAlive`], and `docs/keep-alive.md` for what it costs.
+///
 /// **Flushing.** A write may leave up to 64 KiB in the pipe when the kernel's buffer is full; `flush`, or
 /// the next write, sends it on.
 pub struct Pipe {
-    stream: Stream<CarrierStream>,
+    stream: Tended<CarrierStream>,
     session: Box<Session>,
     how: Box<ConnectionInfo>,
+    /// Counted against its peer for as long as it lives.
+    place: Option<PipePlace>,
 }
 
 impl Pipe {
     /// Takes a connection over to the current runtime.
-    pub(crate) fn new(proven: ProvenConnection) -> Result<Self> {
-        let ProvenConnection { carrier, session, info: how } = proven;
-        let stream = Stream::new(carrier.into_stream()?, &session)?;
-        Ok(Self { stream, session: Box::new(session), how: Box::new(how) })
+    pub(crate) fn new(proven: ProvenConnection, keep_alive: &KeepAlive) -> Result<Self> {
+        let ProvenConnection { carrier, session, info: how, place } = proven;
+        let stream = Tended::new(carrier.into_stream()?, &session, keep_alive)?;
+        Ok(Self { stream, session: Box::new(session), how: Box::new(how), place })
     }
 
     /// Who is at the other end. Proven.
@@ -90,11 +100,15 @@ impl Pipe {
     /// The bare TCP connection, when both ends wished a plain pipe and it is one. Nothing was read from it,
     /// and nothing but the user's bytes was written since the proof.
     ///
+    /// The system goes on keeping it alive as [`KeepAlive`] says. On Linux one thing changes: a peer that reads nothing for
+    /// longer than [`KeepAlive::unacknowledged`], while more is sent than it has room for, is cut, as nobody moves that
+    /// deadline (`TCP_USER_TIMEOUT`) any more. Who expects such peers sets it to zero.
+    ///
     /// # Errors
     /// The pipe itself, unharmed, when it is encrypted or not carried by TCP.
     pub fn into_tcp(self) -> std::result::Result<TcpStream, Self> {
-        let Self { stream, session, how } = self;
-        stream.into_bare(CarrierStream::into_tcp).map_err(|stream| Self { stream, session, how })
+        let Self { stream, session, how, place } = self;
+        stream.into_bare(CarrierStream::into_tcp).map_err(|stream| Self { stream, session, how, place })
     }
 
     /// Whether small writes are sent at once (on by default, as left by the proof). Nothing changes in a pipe
@@ -103,7 +117,7 @@ impl Pipe {
     /// # Errors
     /// What the operating system says.
     pub fn set_nodelay(&self, on: bool) -> Result<()> {
-        self.stream.transport().set_nodelay(on)
+        self.stream.with(|stream| stream.transport().set_nodelay(on))
     }
 }
 

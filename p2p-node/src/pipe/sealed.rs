@@ -1,14 +1,19 @@
 //! A connection whose bytes travel in encrypted records.
 
 use std::io::{Error, ErrorKind, Result};
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
+use std::time::Duration;
 
 use p2p_core::proof::Session;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
-use super::record::{MOST_PLAIN, OVERHEAD, PLAIN_AT, RecordKey, record_len};
+use super::error::FirstError;
+use super::liveness::{Between, Duty, Liveness, Openness};
+use super::record::{ControlRecord, MOST_PLAIN, OVERHEAD, PLAIN_AT, RecordKey, is_control, record_len};
 use super::stream::Transport;
 
 /// The least and the most room for what arrived and was not read yet. A quiet pipe keeps the least.
@@ -62,7 +67,7 @@ pub(super) struct Sealed<S> {
     receive: RecordKey,
     /// What arrived: opened plaintext in `plain`, then sealed bytes up to `filled`.
     input: Vec<u8>,
-    plain: std::ops::Range<usize>,
+    plain: Range<usize>,
     /// Where the next record begins.
     next: usize,
     filled: usize,
@@ -70,11 +75,17 @@ pub(super) struct Sealed<S> {
     ended: bool,
     /// We said that we have read that; see [`Transport::wants_farewell`].
     farewell: bool,
+    liveness: Liveness,
+    /// The peer's last question that was not answered yet.
+    question: Option<u32>,
+    /// Why the pipe is dead: both halves are told.
+    broken: Option<FirstError>,
 }
 
 impl<S: Transport> Sealed<S> {
-    pub(super) fn new(transport: S, session: &Session) -> Result<Self> {
+    pub(super) fn new(transport: S, session: &Session, ask_after: Option<Duration>) -> Result<Self> {
         let waiting = Arc::new(Waiting::default());
+        let liveness = Liveness::new(transport.between(), ask_after, Instant::now());
         Ok(Self {
             transport,
             send: RecordKey::new(session.cipher, &session.send_key)?,
@@ -90,6 +101,9 @@ impl<S: Transport> Sealed<S> {
             filled: 0,
             ended: false,
             farewell: false,
+            liveness,
+            question: None,
+            broken: None,
         })
     }
 
@@ -108,18 +122,42 @@ impl<S: Transport> Sealed<S> {
         if self.sent < self.out.len() {
             self.waiting.add(side, cx.waker());
         }
-        while self.sent < self.out.len() {
-            let mut both = Context::from_waker(&self.room);
-            let written =
-                ready!(Pin::new(&mut self.transport).poll_write(&mut both, &self.out[self.sent..]))?;
-            if written == 0 {
-                return Poll::Ready(Err(ErrorKind::WriteZero.into()));
-            }
-            self.sent += written;
-        }
-        self.out.clear();
-        self.sent = 0;
+        ready!(self.poll_send())?;
         self.poll_below(side, cx)
+    }
+
+    /// Writes out what is sealed, and then what the peer has asked for. Wakes both sides when there is room.
+    fn poll_send(&mut self) -> Poll<Result<()>> {
+        if let Some(broken) = &self.broken {
+            return Poll::Ready(Err(broken.told()));
+        }
+        loop {
+            while self.sent < self.out.len() {
+                let mut both = Context::from_waker(&self.room);
+                let out = &self.out[self.sent..];
+                match ready!(Pin::new(&mut self.transport).poll_write(&mut both, out)) {
+                    Ok(0) => return Poll::Ready(Err(self.fail(ErrorKind::WriteZero.into()))),
+                    Ok(written) => self.sent += written,
+                    Err(error) => return Poll::Ready(Err(self.fail(error))),
+                }
+            }
+            self.out.clear();
+            self.sent = 0;
+            match self.question.take() {
+                Some(number) if !self.closing => self.say(ControlRecord::Pong(number))?,
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    fn say(&mut self, control: ControlRecord) -> Result<()> {
+        self.liveness.on_said(Instant::now());
+        self.send.seal_control(control, &mut self.out)
+    }
+
+    /// Remembers the first error, for the other half. Returns that.
+    fn fail(&mut self, error: Error) -> Error {
+        self.broken.get_or_insert_with(|| FirstError::new(&error)).told()
     }
 
     /// A transport may hold back what it has taken, as TLS to a TURN server does.
@@ -160,15 +198,25 @@ impl<S: Transport> Sealed<S> {
         self.transport.poll_delivered(cx)
     }
 
-    /// Opens the next record, reading as much as it takes. Leaves `plain` empty only at the end.
+    /// Opens the next record with data in it, reading as much as it takes. Leaves `plain` empty only at the end.
     fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.poll_data(cx).map_err(|error| self.fail(error))
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         loop {
             let wanted = match record_len(&self.input[self.next..self.filled])? {
                 Some(length) if self.filled - self.next >= length => {
-                    let plain = self.receive.open(&mut self.input[self.next..self.next + length])?;
+                    let record = &mut self.input[self.next..self.next + length];
+                    let (is_control, plain) = (is_control(record), self.receive.open(record)?);
                     let start = self.next + PLAIN_AT;
-                    self.plain = start..start + plain;
                     self.next += length;
+                    self.liveness.on_heard(Instant::now());
+                    if is_control {
+                        self.on_control(start..start + plain);
+                        continue;
+                    }
+                    self.plain = start..start + plain;
                     self.ended = plain == 0;
                     return Poll::Ready(Ok(()));
                 }
@@ -185,6 +233,90 @@ impl<S: Transport> Sealed<S> {
             }
             self.filled += arrived;
         }
+    }
+
+    fn on_control(&mut self, plain: Range<usize>) {
+        match ControlRecord::parse(&self.input[plain]) {
+            // Whoever asks again before it was answered is answered once.
+            Some(ControlRecord::Ping(number)) => self.question = Some(number),
+            Some(ControlRecord::Pong(number)) => self.liveness.on_answer(number),
+            None => {}
+        }
+    }
+
+    /// Does what the arrival of a record asks for, and goes on with what is to be sent.
+    fn on_record(&mut self) -> Result<()> {
+        if self.ended {
+            self.transport.on_peer_ended();
+            self.say_farewell()?;
+        }
+        Ok(())
+    }
+
+    /// Reads what has arrived though nobody may want it yet, answers the peer, and asks it for a sign of life when it is
+    /// time. Returns when to come again at the latest; `None` when the pipe is dead.
+    pub(super) fn tend(&mut self) -> Option<Instant> {
+        let room = self.room.clone();
+        let mut cx = Context::from_waker(&room);
+        if self.plain.is_empty() && !self.ended {
+            match self.poll_record(&mut cx) {
+                Poll::Ready(arrived) => {
+                    // Somebody may be waiting for it, or for the reason why there is nothing more.
+                    if let Err(error) = arrived.and_then(|()| self.on_record()) {
+                        self.fail(error);
+                    }
+                    room.wake_by_ref();
+                }
+                Poll::Pending => {}
+            }
+        }
+        // What does not go now goes when there is room: both sides are woken then.
+        let _ = self.poll_send();
+        loop {
+            if self.broken.is_some() {
+                room.wake();
+                return None;
+            }
+            let openness = Openness {
+                is_closing: self.closing,
+                is_ended: self.ended,
+                has_unread: !self.plain.is_empty(),
+            };
+            match self.liveness.duty(openness, Instant::now()) {
+                Duty::Rest(until) => return Some(until),
+                Duty::Ask(number) => self.give(ControlRecord::Ping(number)),
+                Duty::Beat => self.give(ControlRecord::Pong(0)),
+                Duty::Dead(silence) => {
+                    let text = format!(
+                        "the connection is dead: the peer has given no sign of life for {} s",
+                        silence.as_secs()
+                    );
+                    self.fail(Error::new(ErrorKind::TimedOut, text));
+                }
+            }
+        }
+    }
+
+    fn give(&mut self, control: ControlRecord) {
+        if let Err(error) = self.say(control) {
+            self.fail(error);
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready(Ok(())) = self.poll_send() {
+            let _ = Pin::new(&mut self.transport).poll_flush(&mut cx);
+        }
+    }
+
+    /// Whether this pipe said its last word properly, and the peer has not: as long as the peer may still say something,
+    /// an end of the connection would be answered with a reset, and harm what is on its way.
+    pub(super) fn wants_to_linger(&self) -> bool {
+        let is_said = self.closing && self.out.is_empty();
+        is_said && !self.ended && self.broken.is_none() && self.transport.between() == Between::Network
+    }
+
+    /// Waits until the peer ends, or says something that nobody wants any more.
+    pub(super) fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_record(cx).map(drop)
     }
 
     /// Moves what is left to the front and makes room for a record of `wanted` bytes; more when the room at
@@ -210,13 +342,20 @@ impl<S: Transport> AsyncRead for Sealed<S> {
         // What is written while this task waits may need it to be sent on.
         self.waiting.add(Side::Read, cx.waker());
         if self.plain.is_empty() && !self.ended {
-            ready!(self.poll_record(cx))?;
-            if self.ended {
-                self.transport.on_peer_ended();
-                self.say_farewell()?;
-                // What does not go now goes with the next call, or when there is room.
-                let _ = self.poll_drain(Side::Read, cx);
+            match self.poll_record(cx) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => {
+                    // A question that was read on the way is answered.
+                    let _ = self.poll_drain(Side::Read, cx);
+                    return match &self.broken {
+                        Some(broken) => Poll::Ready(Err(broken.told())),
+                        None => Poll::Pending,
+                    };
+                }
             }
+            self.on_record()?;
+            // What does not go now goes with the next call, or when there is room.
+            let _ = self.poll_drain(Side::Read, cx);
         }
         let some = self.plain.len().min(buf.remaining());
         let start = self.plain.start;
@@ -236,11 +375,14 @@ impl<S: Transport> AsyncWrite for Sealed<S> {
         self.waiting.add(Side::Write, cx.waker());
         let this = &mut *self;
         let mut both = Context::from_waker(&this.room);
-        ready!(this.transport.poll_write_ready(&mut both))?;
+        if let Err(error) = ready!(this.transport.poll_write_ready(&mut both)) {
+            return Poll::Ready(Err(this.fail(error)));
+        }
         let some = buf.len().min(MOST_SEALED);
         for part in buf[..some].chunks(MOST_PLAIN) {
             this.send.seal(part, &mut this.out)?;
         }
+        this.liveness.on_data(Instant::now());
         // What is not taken now goes out with the next write, or with a flush.
         match this.poll_drain(Side::Write, cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -250,6 +392,7 @@ impl<S: Transport> AsyncWrite for Sealed<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         ready!(self.poll_drain(Side::Write, cx))?;
+        self.waiting.add(Side::Write, cx.waker());
         Pin::new(&mut self.transport).poll_flush(cx)
     }
 
@@ -258,9 +401,11 @@ impl<S: Transport> AsyncWrite for Sealed<S> {
         let this = &mut *self;
         if !std::mem::replace(&mut this.closing, true) {
             this.send.seal(b"", &mut this.out)?;
+            this.liveness.on_data(Instant::now());
             this.say_farewell()?;
         }
         ready!(this.poll_drain(Side::Write, cx))?;
+        this.waiting.add(Side::Write, cx.waker());
         this.transport.poll_finish(cx)
     }
 }

@@ -3,11 +3,15 @@
 use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use p2p_actors::CarrierStream;
+use p2p_actors::{CarrierStream, StallGuard};
 use p2p_core::proof::Session;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
+use super::bare::Bare;
+use super::liveness::{BEAT, Between};
 use super::sealed::Sealed;
 
 /// A byte stream that can tell when it has room. What it takes goes out without a flush, and it remembers the
@@ -30,6 +34,12 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
 
     /// Waits until this process is not needed any more for what was written to arrive.
     fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+
+    /// What lies between the two ends.
+    fn between(&self) -> Between;
+
+    /// Looks whether the peer's system still acknowledges.
+    fn look(&self, guard: &mut StallGuard);
 }
 
 impl Transport for CarrierStream {
@@ -56,34 +66,68 @@ impl Transport for CarrierStream {
     fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.poll_delivered(cx)
     }
+
+    fn between(&self) -> Between {
+        match (self.is_watched(), self.wants_farewell()) {
+            (true, _) => Between::Watched,
+            (false, true) => Between::Relay,
+            (false, false) => Between::Network,
+        }
+    }
+
+    fn look(&self, guard: &mut StallGuard) {
+        self.look(guard);
+    }
 }
 
 /// What a user's bytes go through.
 pub(super) enum Stream<S> {
-    Plain(S),
+    Plain(Bare<S>),
     Sealed(Box<Sealed<S>>),
 }
 
 impl<S: Transport> Stream<S> {
     /// The form that both ends agreed on.
-    pub(super) fn new(transport: S, session: &Session) -> Result<Self> {
+    pub(super) fn new(transport: S, session: &Session, ask_after: Option<Duration>) -> Result<Self> {
         Ok(match session.plain {
-            true => Self::Plain(transport),
-            false => Self::Sealed(Box::new(Sealed::new(transport, session)?)),
+            true => Self::Plain(Bare::new(transport)),
+            false => Self::Sealed(Box::new(Sealed::new(transport, session, ask_after)?)),
         })
     }
 
     pub(super) fn transport(&self) -> &S {
         match self {
-            Self::Plain(transport) => transport,
+            Self::Plain(bare) => bare.transport(),
             Self::Sealed(sealed) => sealed.transport(),
+        }
+    }
+
+    /// Does for the peer, and for the user, what is due. Returns when to come again at the latest; `None` when the stream
+    /// is dead.
+    pub(super) fn tend(&mut self) -> Option<Instant> {
+        match self {
+            Self::Plain(_) => Some(Instant::now() + BEAT),
+            Self::Sealed(sealed) => sealed.tend(),
+        }
+    }
+
+    /// Whether the connection should outlive this: see [`Sealed::wants_to_linger`].
+    pub(super) fn wants_to_linger(&self) -> bool {
+        matches!(self, Self::Sealed(sealed) if sealed.wants_to_linger())
+    }
+
+    /// Waits until the connection is not needed any more.
+    pub(super) fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Plain(_) => Poll::Ready(()),
+            Self::Sealed(sealed) => sealed.poll_linger(cx),
         }
     }
 
     /// Waits until the peer has what was written, after both directions have ended.
     pub(super) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         match self {
-            Self::Plain(transport) => transport.poll_delivered(cx),
+            Self::Plain(bare) => bare.poll_delivered(cx),
             Self::Sealed(sealed) => sealed.poll_delivered(cx),
         }
     }
@@ -95,7 +139,9 @@ impl<S: Transport> Stream<S> {
         bare: impl FnOnce(S) -> std::result::Result<T, S>,
     ) -> std::result::Result<T, Self> {
         match self {
-            Self::Plain(transport) => bare(transport).map_err(Self::Plain),
+            Self::Plain(plain) => {
+                bare(plain.into_transport()).map_err(|transport| Self::Plain(Bare::new(transport)))
+            }
             sealed @ Self::Sealed(_) => Err(sealed),
         }
     }
@@ -104,7 +150,7 @@ impl<S: Transport> Stream<S> {
 macro_rules! either {
     ($self:ident, $method:ident($($arg:expr),*)) => {
         match $self.get_mut() {
-            Stream::Plain(transport) => Pin::new(transport).$method($($arg),*),
+            Stream::Plain(bare) => Pin::new(bare).$method($($arg),*),
             Stream::Sealed(sealed) => Pin::new(sealed.as_mut()).$method($($arg),*),
         }
     };
@@ -131,7 +177,7 @@ impl<S: Transport> AsyncWrite for Stream<S> {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Plain(transport) => transport.is_write_vectored(),
+            Self::Plain(bare) => bare.is_write_vectored(),
             Self::Sealed(sealed) => sealed.is_write_vectored(),
         }
     }

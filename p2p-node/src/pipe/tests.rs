@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use p2p_actors::{Carrier, ProvenConnection};
+use p2p_actors::{Carrier, ProvenConnection, StallGuard};
 use p2p_core::Seed;
 use p2p_core::attempt::{AttemptId, Path, Way};
 use p2p_core::peer::Identity;
@@ -12,7 +12,8 @@ use p2p_core::proof::Claim;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
 
-use super::stream::Transport;
+use super::liveness::Between;
+use super::stream::{Stream, Transport};
 use super::*;
 
 async fn tcp() -> (TcpStream, TcpStream) {
@@ -49,7 +50,7 @@ fn pipe(stream: TcpStream, session: Session) -> Pipe {
         report: None,
     };
     let carrier = Carrier::Tcp(stream.into_std().unwrap());
-    Pipe::new(ProvenConnection { carrier, session, info }).unwrap()
+    Pipe::new(ProvenConnection { carrier, session, info, place: None }, &KeepAlive::default()).unwrap()
 }
 
 async fn pair(plain: bool, cipher: Cipher) -> (Pipe, Pipe) {
@@ -118,6 +119,26 @@ async fn a_question_needs_no_flush_even_when_the_kernel_is_full() {
 }
 
 #[tokio::test]
+async fn an_error_is_told_to_both_halves_and_never_reads_as_an_end() {
+    for plain in [true, false] {
+        let (a, b) = tcp().await;
+        let mut a = pipe(a, session(true, plain, Cipher::Aes256Gcm));
+        b.set_zero_linger().unwrap();
+        drop(b);
+        // Whoever writes is told of the reset by the system, once.
+        let error = loop {
+            if let Err(error) = a.write_all(b"hello?").await {
+                break error;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        let mut rest = Vec::new();
+        assert_eq!(a.read_to_end(&mut rest).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+}
+
+#[tokio::test]
 async fn closed_reads_as_end_and_cut_as_an_error() {
     let (mut a, mut b) = pair(false, Cipher::Aes256Gcm).await;
     a.write_all(b"bye").await.unwrap();
@@ -170,8 +191,12 @@ async fn a_quiet_pipe_is_small() {
     let (mut a, mut b) = pair(false, Cipher::Aes256Gcm).await;
     a.write_all(b"x").await.unwrap();
     b.read_exact(&mut [0]).await.unwrap();
-    let Stream::Sealed(sealed) = &b.stream else { panic!() };
-    assert!(sealed.held() <= 8 * 1024, "{} bytes", sealed.held());
+    let held = |stream: &mut Stream<CarrierStream>| match stream {
+        Stream::Sealed(sealed) => Ok(sealed.held()),
+        Stream::Plain(_) => panic!("it is encrypted"),
+    };
+    let held = b.stream.with(held).unwrap();
+    assert!(held <= 8 * 1024, "{held} bytes");
 }
 
 /// Says that it has room, always.
@@ -195,14 +220,20 @@ impl Transport for DuplexStream {
     fn poll_write_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
         Poll::Ready(Ok(()))
     }
+
+    fn between(&self) -> Between {
+        Between::Relay
+    }
+
+    fn look(&self, _: &mut StallGuard) {}
 }
 
 #[tokio::test]
 async fn a_pipe_runs_on_what_is_no_socket_and_stays_whole_when_asked_for_one() {
     for plain in [true, false] {
         let (a, b) = tokio::io::duplex(1_000);
-        let a = Stream::new(a, &session(true, plain, Cipher::ChaCha20Poly1305)).unwrap();
-        let mut b = Stream::new(b, &session(false, plain, Cipher::ChaCha20Poly1305)).unwrap();
+        let a = Stream::new(a, &session(true, plain, Cipher::ChaCha20Poly1305), None).unwrap();
+        let mut b = Stream::new(b, &session(false, plain, Cipher::ChaCha20Poly1305), None).unwrap();
         let mut a = a.into_bare(Err::<TcpStream, _>).err().unwrap();
         let mut data = vec![0; 300_000];
         Seed::from_u64(2).fill(&mut data);
@@ -268,8 +299,8 @@ async fn a_reader_in_another_task_sends_on_what_a_writer_left() {
 async fn where_no_end_is_told_below_both_say_farewell_when_they_have_read_everything() {
     for is_read in [true, false] {
         let (a, b) = tokio::io::duplex(1_000);
-        let mut a = Stream::new(a, &session(true, false, Cipher::ChaCha20Poly1305)).unwrap();
-        let mut b = Stream::new(b, &session(false, false, Cipher::ChaCha20Poly1305)).unwrap();
+        let mut a = Stream::new(a, &session(true, false, Cipher::ChaCha20Poly1305), None).unwrap();
+        let mut b = Stream::new(b, &session(false, false, Cipher::ChaCha20Poly1305), None).unwrap();
         let mut heard = Vec::new();
         a.write_all(b"question").await.unwrap();
         a.shutdown().await.unwrap();

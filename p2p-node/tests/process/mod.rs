@@ -68,6 +68,20 @@ impl Desk {
     }
 
     pub(crate) fn start(&self, args: &[&str]) -> Process {
+        Process::new(self.command(args), Stdio::piped(), Stdio::piped())
+    }
+
+    /// With standard input and output that were made before.
+    pub(crate) fn start_with(
+        &self,
+        args: &[&str],
+        stdin: impl Into<Stdio>,
+        stdout: impl Into<Stdio>,
+    ) -> Process {
+        Process::new(self.command(args), stdin.into(), stdout.into())
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         let p2p = env!("CARGO_BIN_EXE_p2p");
         let mut command = match self.within.split_first() {
             Some((program, words)) => {
@@ -79,7 +93,7 @@ impl Desk {
         };
         command.args(args).current_dir(self.folder.path());
         command.env_remove("P2P_CONFIG").env_remove("RUST_LOG").envs(self.environment.iter().cloned());
-        Process::new(command)
+        command
     }
 
     /// Runs it to its end with this input.
@@ -89,8 +103,8 @@ impl Desk {
 }
 
 impl Process {
-    fn new(mut command: Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    fn new(mut command: Command, stdin: Stdio, stdout: Stdio) -> Self {
+        command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         Self {
             stdin: child.stdin.take(),
@@ -113,6 +127,10 @@ impl Process {
     #[track_caller]
     pub(crate) fn note(&mut self) -> String {
         next_line(self.stderr.as_mut()).expect("a line on standard error")
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, name: &str) {

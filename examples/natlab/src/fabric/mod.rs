@@ -305,7 +305,7 @@ impl Fabric {
         let (first, second) = match sent {
             Sent::Never(why) => {
                 let why = match why {
-                    LinkDrop::Lost => Drop::Lost,
+                    LinkDrop::Lost | LinkDrop::TooBig => Drop::Lost,
                     LinkDrop::QueueFull => Drop::QueueFull,
                 };
                 let place = match by {

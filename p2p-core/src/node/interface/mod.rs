@@ -35,6 +35,9 @@ pub struct InterfaceConfig {
     pub families: BTreeSet<Family>,
     /// The TCP port to listen on; 0 takes a free one, the same on all addresses if there is one.
     pub listen_port: u16,
+    /// The port that was listened on before, taken again if it is free and [`listen_port`](Self::listen_port) is 0: whoever
+    /// knows our address finds us there. 0: none.
+    pub last_port: u16,
     /// The servers to ask.
     pub stun: Vec<StunServer>,
     /// The pause before the servers are asked again about the port listened on. Default of a node: [`REFRESH`].
@@ -74,6 +77,10 @@ pub struct Interface {
     listeners: BTreeMap<NicAddress, Listener>,
     /// Addresses that could not be listened on since the last change.
     refused: BTreeSet<NicAddress>,
+    /// Addresses that the system had nothing left to listen on with, and when to try again.
+    wanting: BTreeSet<NicAddress>,
+    listen_at: Option<Instant>,
+    is_exhaustion_told: bool,
     surveys: BTreeMap<Family, Survey>,
     /// The addresses that the servers' names stood for last.
     resolved: BTreeMap<StunServer, Vec<SocketAddr>>,
@@ -97,13 +104,16 @@ impl Interface {
     pub fn new(config: InterfaceConfig, nic: Nic, seed: Seed, now: Instant) -> Self {
         let backoff = Backoff::new(FIRST_PAUSE, config.refresh);
         let mut interface = Self {
-            port: config.listen_port,
+            port: if config.listen_port == 0 { config.last_port } else { config.listen_port },
             config,
             nic,
             seed,
             tries: 0,
             listeners: BTreeMap::new(),
             refused: BTreeSet::new(),
+            wanting: BTreeSet::new(),
+            listen_at: None,
+            is_exhaustion_told: false,
             surveys: BTreeMap::new(),
             resolved: BTreeMap::new(),
             unresolved: BTreeMap::new(),
@@ -143,6 +153,8 @@ impl Interface {
         }
         self.nic = nic;
         self.refused.clear();
+        self.wanting.clear();
+        self.listen_at = None;
         self.backoff.reset();
         for listener in self.listeners.values_mut() {
             let acts = listener.restart(now);
@@ -270,6 +282,7 @@ impl Interface {
             self.out.extend(survey.close(now).into_iter().map(socket));
         }
         self.refresh_at = None;
+        self.listen_at = None;
         self.deadline = None;
     }
 
@@ -294,7 +307,8 @@ impl Interface {
             }
         }
         for address in wanted {
-            if self.listeners.contains_key(&address) || self.refused.contains(&address) {
+            let is_left = self.refused.contains(&address) || self.wanting.contains(&address);
+            if is_left || self.listeners.contains_key(&address) {
                 continue;
             }
             // The first chooses the port for all.
@@ -329,6 +343,7 @@ impl Interface {
             Ok(local) => {
                 tracing::info!(%local, nic = self.nic.name, "listening");
                 listener.local = Some(local);
+                self.is_exhaustion_told = false;
                 if self.port == 0 {
                     self.port = local.port();
                 }
@@ -347,6 +362,15 @@ impl Interface {
                         self.leave(&mut listener, now);
                     }
                 }
+            }
+            // That is no word about the address. An interface that never listened is told at once all the same.
+            Err(error) if error.is_exhausted && self.is_ready => {
+                if !std::mem::replace(&mut self.is_exhaustion_told, true) {
+                    tracing::warn!(local = %at, %error, "cannot listen now, trying again");
+                }
+                self.listeners.remove(&address);
+                self.wanting.insert(address);
+                self.listen_at.get_or_insert(now + LISTEN_AGAIN);
             }
             Err(error) => {
                 tracing::warn!(local = %at, %error, "cannot listen");
@@ -477,7 +501,10 @@ impl Interface {
         if self.is_closed {
             return;
         }
-        let mut deadlines = vec![self.refresh_at.map(|at| Deadline::new(at, "ask the STUN servers again"))];
+        let mut deadlines = vec![
+            self.refresh_at.map(|at| Deadline::new(at, "ask the STUN servers again")),
+            self.listen_at.map(|at| Deadline::new(at, "listen again")),
+        ];
         for listener in self.listeners.values_mut() {
             let (acts, _, deadline) = listener.drain(now);
             self.out.extend(acts.into_iter().map(socket));
@@ -506,6 +533,11 @@ impl Machine for Interface {
         if self.is_closed {
             return;
         }
+        if self.listen_at.is_some_and(|at| at <= now) {
+            self.listen_at = None;
+            self.wanting.clear();
+            self.listen(now);
+        }
         if self.refresh_at.is_some_and(|at| at <= now) {
             if self.is_elsewhere() {
                 self.probe(now);
@@ -533,6 +565,9 @@ pub const REFRESH: Duration = Duration::from_secs(180);
 
 /// The first pause while no server has answered. Each that follows is longer, up to [`REFRESH`].
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The pause before an address is listened on again for which the system had nothing left.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// Ports tried until one is free on every address.
 const MOST_TRIES: usize = 16;

@@ -27,6 +27,7 @@ fn config(stun: &[&str]) -> InterfaceConfig {
     InterfaceConfig {
         families: [Family::V4, Family::V6].into(),
         listen_port: 0,
+        last_port: 0,
         stun: stun.iter().map(server).collect(),
         refresh: REFRESH,
         can_see_hops: false,
@@ -52,7 +53,7 @@ fn stand(interface: &mut Interface, at: SocketAddr, port: u16, now: Instant) {
 }
 
 fn refuse(interface: &mut Interface, at: SocketAddr, kind: ErrorKind, now: Instant) {
-    let outcome = Err(ListenError { kind, reason: "no".into() });
+    let outcome = Err(ListenError { kind, reason: "no".into(), is_exhausted: false });
     interface.handle_socket(SocketEvent::Listening { at, outcome }, now);
 }
 
@@ -121,6 +122,51 @@ fn a_name_that_resolves_late_is_asked_within_seconds() {
     let is_link = |act: &InterfaceAct| matches!(act, InterfaceAct::Socket(SocketAct::OpenLink { .. }));
     let acts = drain(&mut interface).acts;
     assert!(acts.iter().any(is_link), "{acts:?}");
+}
+
+#[test]
+fn an_interface_that_comes_back_takes_its_port_again_if_it_is_free() {
+    let back = || {
+        let config = InterfaceConfig { last_port: 4_711, ..config(&[]) };
+        Interface::new(config, nic(&["10.0.0.2", "10.0.0.3"]), Seed::from_u64(1), epoch())
+    };
+    let mut interface = back();
+    let asked = listens(&drain(&mut interface).acts);
+    assert_eq!(asked, ["10.0.0.2:4711".parse().unwrap(), "10.0.0.3:4711".parse().unwrap()]);
+    let mut interface = back();
+    let asked = listens(&drain(&mut interface).acts);
+    stand(&mut interface, asked[0], 4_711, epoch());
+    refuse(&mut interface, asked[1], ErrorKind::AddrInUse, epoch());
+    assert_eq!(listens(&drain(&mut interface).acts), ["10.0.0.2:0".parse().unwrap()], "another for all");
+}
+
+#[test]
+fn an_address_without_a_descriptor_is_listened_on_again_at_the_same_port() {
+    let mut interface = interface(&["10.0.0.2"], &[]);
+    let first = listens(&drain(&mut interface).acts);
+    stand(&mut interface, first[0], 4_711, epoch());
+    interface.handle_nic(nic(&["10.0.0.3"]), epoch());
+    let second = listens(&drain(&mut interface).acts);
+    let mut now = epoch();
+    for _ in 0..3 {
+        let error = ListenError { kind: ErrorKind::Other, reason: "none left".into(), is_exhausted: true };
+        interface.handle_socket(SocketEvent::Listening { at: second[0], outcome: Err(error) }, now);
+        let drained = drain(&mut interface);
+        assert!(drained.events.iter().all(|event| !matches!(event, InterfaceEvent::Refused(..))));
+        assert!(listens(&drained.acts).is_empty(), "not at once");
+        let failed = now;
+        let again = loop {
+            now = drain(&mut interface).wait.expect("it tries again").at;
+            interface.handle_timeout(now);
+            let again = listens(&drain(&mut interface).acts);
+            if !again.is_empty() {
+                break again;
+            }
+        };
+        assert_eq!((again, now - failed), (second.clone(), LISTEN_AGAIN));
+    }
+    stand(&mut interface, second[0], 4_711, now);
+    assert_eq!(interface.views().iter().map(|view| view.listen).collect::<Vec<_>>(), [4_711]);
 }
 
 struct AnyInterface;

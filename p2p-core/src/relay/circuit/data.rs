@@ -261,9 +261,9 @@ impl Circuit {
         self.with(now, |stream| stream.write(bytes, now))
     }
 
-    /// As [`Stream::is_delivered`].
-    pub fn is_delivered(&self) -> bool {
-        self.stream.as_ref().is_some_and(|stream| stream.is_delivered())
+    /// As [`Stream::is_done`].
+    pub fn is_done(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.is_done())
     }
 
     /// As [`Stream::has_room`].

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::MqttVersion;
+use crate::text::ForeignText;
 
 /// A reason why there is no session with a broker.
 ///
@@ -21,13 +22,16 @@ pub enum LinkError {
     DialTimeout,
     /// The TLS certificate of the broker is not good enough.
     #[error("the broker's certificate is refused ({0}): check the name, the date and the CA file")]
-    Certificate(String),
+    Certificate(ForeignText),
     /// TLS failed for another reason.
     #[error("TLS with the broker failed ({0}): is this a TLS port?")]
-    Tls(String),
+    Tls(ForeignText),
     /// A setting on this machine is wrong.
     #[error("the channel is misconfigured on this machine: {0}")]
     Configuration(String),
+    /// This machine, or this process, has nothing left to connect with: no descriptor, no memory.
+    #[error("this machine has nothing left to connect with ({0})")]
+    Exhausted(String),
     /// The broker accepted the connection and said nothing.
     #[error("the broker accepts and says nothing: is this an MQTT port?")]
     Silent,
@@ -54,10 +58,10 @@ pub enum LinkError {
     Mute,
     /// The broker sent bytes that are not MQTT.
     #[error("the broker does not speak MQTT ({0})")]
-    Malformed(String),
+    Malformed(ForeignText),
     /// The connection ended.
     #[error("the connection to the broker was lost ({0})")]
-    Lost(String),
+    Lost(ForeignText),
 }
 
 impl LinkError {

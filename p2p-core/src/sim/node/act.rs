@@ -160,6 +160,10 @@ impl NodeRunner {
         if let ConnectionLine::Tcp { socket, .. } = connection.line {
             self.sockets.close(socket, context);
         }
+        let pipe = self.pipes.iter().find(|pipe| pipe.connection == number);
+        if let Some(claim) = pipe.map(|pipe| pipe.session.claim).filter(|claim| !claim.caller) {
+            self.inputs.push_back(NodeInput::PipeClosed(claim.peer));
+        }
         // A circuit lives for as long as the connection that its user has.
         if let (None, Some(attempt)) = (connection.owner, self.attempt_of(number)) {
             self.with_circuit(attempt, context, |circuit, now| circuit.circuit().release(now));

@@ -195,7 +195,7 @@ impl BrokerChannel {
                 self.lose(LinkError::Lost("closed by the broker".into()), sockets, context);
             }
             TcpEvent::Failed(_, failure) => {
-                self.lose(LinkError::Lost(failure.to_string()), sockets, context);
+                self.lose(LinkError::Lost(failure.to_string().into()), sockets, context);
             }
             TcpEvent::Connected(_) | TcpEvent::Accepted { .. } => {}
         }

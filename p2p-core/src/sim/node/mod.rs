@@ -46,7 +46,7 @@ use crate::node::{
     ChannelId, CircuitEvent, ConfigFault, ConnectError, ConnectOptions, ConnectionId, Event, Nic, NicAddress,
     NicId, Node, NodeConfig, Owner, SocketEvent, StunServer,
 };
-use crate::peer::{BrokerUrl, PeerAddr};
+use crate::peer::{BrokerUrl, PeerAddr, PeerId};
 use crate::proof::Claim;
 use crate::signal::link::Event as ChannelEvent;
 use crate::turn::Server as TurnRelay;
@@ -106,6 +106,8 @@ enum NodeInput {
     Ntp(NtpReport),
     /// The user has taken an accepted connection.
     Taken(Claim),
+    /// The user has let go of an accepted connection.
+    PipeClosed(PeerId),
 }
 
 /// Something that takes its time.
@@ -305,6 +307,7 @@ impl NodeRunner {
             NodeInput::Nics(nics) => self.node.handle_nics(&nics, now),
             NodeInput::Clock(clock) => self.node.handle_clock(clock, now),
             NodeInput::Ntp(report) => self.node.handle_ntp(report, now),
+            NodeInput::PipeClosed(peer) => self.node.handle_pipe_closed(&peer),
             NodeInput::Taken(claim) => self.node.handle_taken(&claim),
         }
     }

@@ -245,7 +245,9 @@ impl HostSockets {
                 self.tcp.insert(socket, TcpUse::Listener { owner, asked, at, is_throwaway });
                 Ok(at)
             }
-            Err(error) => Err(ListenError { kind: kind(error), reason: error.to_string() }),
+            Err(error) => {
+                Err(ListenError { kind: kind(error), reason: error.to_string(), is_exhausted: false })
+            }
         };
         (!is_throwaway).then_some(SocketEvent::Listening { at: asked, outcome })
     }

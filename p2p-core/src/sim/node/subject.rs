@@ -205,7 +205,7 @@ fn socket_event(dice: &mut Seed, now: Instant) -> SocketEvent {
         .unwrap_or(&io::ErrorKind::Other);
     match dice.below(16) {
         0..3 => {
-            let error = ListenError { kind: why, reason: "in use".into() };
+            let error = ListenError { kind: why, is_exhausted: false, reason: "in use".into() };
             let outcome = if dice.chance(0.8) { Ok(local(dice)) } else { Err(error) };
             SocketEvent::Listening { at: local(dice), outcome }
         }

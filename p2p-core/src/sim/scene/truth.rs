@@ -11,7 +11,7 @@
 //!    other's SYN will come from: the mapping is endpoint-independent, or the port can be computed, or counted. Both gates
 //!    must not refuse a SYN that crosses their own: one of them may. An end that filters by address alone needs only
 //!    that its own port is known: it opens with one SYN to any port.
-//! 4. Where a port is **given out at random**, it takes guesses, [`GUESSES`] of each end at most. A guess at a set of open
+//! 4. Where a port is **given out at random**, it takes guesses, `GUESSES` of each end at most. A guess at a set of open
 //!    ports hits with 1 - exp(-guesses * open / pool). An end whose mappings are all open at once to one target hits
 //!    that target with min(1, dials / pool).
 //! 5. **Below one carrier** the ends meet inside of it, by their addresses there, or through it where it turns packets round.
@@ -338,7 +338,7 @@ fn slip_in(at: OuterView) -> f64 {
     }
 }
 
-/// Returns how probably one of [`GUESSES`] ports is one of as many that are open.
+/// Returns how probably one of `GUESSES` ports is one of as many that are open.
 fn guess(pool: u32) -> f64 {
     let tries = f64::from(GUESSES.min(pool));
     1.0 - (-tries * tries / f64::from(pool)).exp()

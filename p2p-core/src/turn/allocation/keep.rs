@@ -266,8 +266,13 @@ fn redirection(refusal: &Message) -> Failure {
         Attribute::AlternateServer(to) => Some(*to),
         _ => None,
     });
+    // The name goes into a certificate check and into reports: what is no name is none.
+    let is_name = |domain: &String| {
+        let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        !domain.is_empty() && domain.bytes().all(is_of_name)
+    };
     let domain = refusal.find(|attribute| match attribute {
-        Attribute::AlternateDomain(domain) => Some(domain.clone()),
+        Attribute::AlternateDomain(domain) => Some(domain.clone()).filter(is_name),
         _ => None,
     });
     to.map_or(Failure::Missing("alternate server"), |to| Failure::Redirected { to, domain })

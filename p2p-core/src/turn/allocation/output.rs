@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::stun::transaction;
+use crate::text::ForeignText;
 use crate::turn::data::ConnectionId;
 use crate::turn::{Failure, Packet};
 use crate::{Family, Mapped, Output, Relayed};
@@ -22,7 +23,7 @@ pub struct Lease {
     /// The family that was asked for as well and is not there, with the server's code: 440 or 508.
     pub missing: Option<(Family, u16)>,
     /// The name that the server gives itself (SOFTWARE; RFC 8489, section 14.14).
-    pub software: Option<String>,
+    pub software: Option<ForeignText>,
 }
 
 /// An event of an allocation.

@@ -162,7 +162,7 @@ impl Allocation {
         });
         let lifetime = lifetime(message).ok_or(Failure::Missing("lifetime"))?;
         let software = message.find(|attribute| match attribute {
-            Attribute::Software(name) => Some(name.clone()),
+            Attribute::Software(name) => Some(name.as_str().into()),
             _ => None,
         });
         Ok(Lease { relayed, mapped: mapped.map(Mapped), lifetime, missing, software })

@@ -305,7 +305,7 @@ fn a_realm_that_changes() {
     let [Event::Trouble(Failure::RealmChanged { to, .. }), Event::Moved(_), ..] = &events[..] else {
         panic!("{events:?}")
     };
-    assert_eq!(to, "elsewhere.org");
+    assert_eq!(to.as_str(), "elsewhere.org");
     pair.assert_flows(peer(1));
 }
 
@@ -412,4 +412,90 @@ fn icmp_ends_an_attempt_and_only_casts_doubt_on_what_stands() {
     pair.run(secs(1));
     // These are the allocation, the permission and the channel.
     assert_eq!((pair.told(), pair.desk.counters().requests), (vec![], before + 3));
+}
+
+/// The success that a server would send, as somebody says it who has read the request and has no key.
+fn forged_success(request: &[u8]) -> Bytes {
+    let header = crate::stun::wire::Header::decode(request).unwrap();
+    let success = Message::new(crate::stun::Class::Success, header.method, header.transaction)
+        .with(Attribute::XorRelayedAddress("198.51.100.66:50000".parse().unwrap()))
+        .with(Attribute::XorMappedAddress(client()))
+        .with(Attribute::Lifetime(600));
+    success.encode(Transport::Udp).unwrap().into()
+}
+
+#[test]
+fn a_success_that_nobody_signed_is_none_before_the_first_login() {
+    let mut pair = Pair::new();
+    pair.drain();
+    let forged = forged_success(&pair.up.front().unwrap().1);
+    pair.allocation.handle_data(forged, pair.now);
+    pair.run(secs(2));
+    let events = pair.told();
+    let [Event::Allocated(lease)] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(lease.relayed[0].0.ip(), server().ip(), "the server's word");
+    assert_eq!(pair.allocation.counters().requests.forged, 1);
+}
+
+#[test]
+fn a_success_that_nobody_signed_is_none_after_a_437_that_nobody_signed() {
+    let mut pair = Pair::standing(&[peer(1)]);
+    let old = pair.relayed();
+    pair.desk.config.refusals.insert(Method::REFRESH, (437, false));
+    pair.allocation.handle_doubt(pair.now);
+    // The doubted refusal is believed after a while, and another allocation asked for, from the beginning.
+    let asked = loop {
+        pair.run(DELAY);
+        let is_allocate = |request: &Bytes| {
+            crate::stun::wire::Header::decode(request).is_ok_and(|header| header.method == Method::ALLOCATE)
+        };
+        if let Some((_, request)) = pair.up.iter().find(|(_, request)| is_allocate(request)) {
+            break request.clone();
+        }
+    };
+    pair.allocation.handle_data(forged_success(&asked), pair.now);
+    pair.desk.config.refusals.clear();
+    pair.run(secs(40));
+    let events = pair.told();
+    assert!(!events.iter().any(|event| matches!(event, Event::Moved(_) | Event::Failed(_))), "{events:?}");
+    assert_eq!(pair.relayed(), old);
+    pair.assert_flows(peer(1));
+}
+
+#[test]
+fn a_server_that_never_asks_who_we_are_is_told_as_such() {
+    let mut pair = Pair::new();
+    pair.drain();
+    let forged = forged_success(&pair.up.front().unwrap().1);
+    pair.is_cut = true;
+    pair.up.clear();
+    pair.allocation.handle_data(forged, pair.now);
+    pair.run(secs(60));
+    assert_eq!(pair.told(), [Event::Failed(Failure::Fault(Fault::Unsigned))]);
+}
+
+#[test]
+fn names_that_act_on_a_terminal_are_harmless_or_none() {
+    let mut config = desk_config();
+    config.software = Some("\x1b[2J\nserver".into());
+    let mut pair = Pair::with(config, Carrier::Udp, |_| {});
+    pair.run(secs(2));
+    let software = pair.allocation.lease().unwrap().software.clone().unwrap();
+    assert_eq!(software.as_str(), "\u{fffd}[2J\u{fffd}server");
+
+    for (domain, expected) in [("\x1b[2J\n", None), ("turn.example", Some("turn.example"))] {
+        let mut pair = Pair::new();
+        pair.drain();
+        let request = pair.up.pop_front().unwrap().1;
+        let header = crate::stun::wire::Header::decode(&request).unwrap();
+        let refusal = Message::new(crate::stun::Class::Error, header.method, header.transaction)
+            .with(Attribute::ErrorCode { code: 300, reason: "elsewhere".into() })
+            .with(Attribute::AlternateServer("203.0.113.2:3478".parse().unwrap()))
+            .with(Attribute::AlternateDomain(domain.into()));
+        pair.allocation.handle_data(refusal.encode(Transport::Udp).unwrap().into(), pair.now);
+        pair.run(secs(2));
+        let events = pair.told();
+        let [Event::Failed(Failure::Redirected { domain, .. })] = &events[..] else { panic!("{events:?}") };
+        assert_eq!(domain.as_deref(), expected);
+    }
 }

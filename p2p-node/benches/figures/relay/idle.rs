@@ -114,6 +114,7 @@ pub(crate) fn be(words: &[String]) {
         for _ in 0..PAIRS {
             let mut config = config(&[broker], None);
             config.plain = plain;
+            (config.limits.pipes_per_peer, config.limits.pipes) = (usize::MAX, usize::MAX);
             config.turn = if is_caller { vec![server.clone()] } else { Vec::new() };
             nodes.push(Node::bind(config).await.expect("a node"));
         }

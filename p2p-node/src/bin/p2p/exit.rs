@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use clap::error::ContextValue;
+use p2p_core::text::shown;
 use p2p_node::config::ConfigError;
 use p2p_node::{BindError, ConnectError, StartError};
 use serde_json::json;
@@ -70,7 +71,9 @@ pub(crate) fn misused(mut error: clap::Error) -> ! {
     let echoed: Vec<_> = error
         .context()
         .filter_map(|(kind, value)| match value {
-            ContextValue::String(text) => Some((kind, ContextValue::String(short(text)))),
+            ContextValue::String(text) => {
+                Some((kind, ContextValue::String(shown(&short(text)).into_owned())))
+            }
             // Advice that repeats something long helps nobody.
             ContextValue::StyledStrs(tips) => {
                 let tips = tips.iter().filter(|tip| tip.to_string().chars().count() <= MOST_ECHO);
@@ -105,10 +108,11 @@ fn code(error: &anyhow::Error) -> u8 {
 fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(ended) = cause.downcast_ref() {
         return Some(match ended {
-            Ended::Interrupted => INTERRUPTED,
+            Ended::Interrupted | Ended::InterruptedMidway => INTERRUPTED,
             Ended::TimedOut => TIMEOUT,
             Ended::Offline => UNKNOWN,
             Ended::Unread => 0,
+            Ended::Unsent => OTHER,
             Ended::Told(error) => connect_code(error),
         });
     }

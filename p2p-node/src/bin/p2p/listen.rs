@@ -1,5 +1,6 @@
 //! The command `p2p listen`.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,11 +66,16 @@ fn parse_target(text: &str) -> Result<String, String> {
 impl Listen {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let node = bind(self.node.config()?).await?;
+        let serves_the_one = Cell::new(false);
         let outcome = tokio::select! {
             // A reader of our address may interrupt us at once, so signals are heard before it is printed.
             biased;
-            () = interrupted() => Ok(()),
-            outcome = self.serve(&node) => outcome,
+            // That is how a service ends. The one connection that it was for is another matter.
+            () = interrupted() => match serves_the_one.get() {
+                true => Err(Ended::InterruptedMidway.into()),
+                false => Ok(()),
+            },
+            outcome = self.serve(&node, &serves_the_one) => outcome,
         };
         node.close().await;
         outcome
@@ -100,7 +106,8 @@ impl Listen {
         self.say(address)
     }
 
-    async fn serve(&self, node: &Node) -> anyhow::Result<()> {
+    /// Serves whoever connects. Tells when it serves the one connection after which it ends.
+    async fn serve(&self, node: &Node, serves_the_one: &Cell<bool>) -> anyhow::Result<()> {
         let mut reports = Reports::create(self.report.as_ref())?;
         self.announce(node)?;
         let room = Arc::new(Semaphore::new(MOST_AT_ONCE));
@@ -119,6 +126,7 @@ impl Listen {
             reports.add(&serde_json::to_string(&report)?);
             if self.once || self.owns_stdout() {
                 // Nobody else will be served, so callers are refused instead of left waiting.
+                serves_the_one.set(true);
                 node.stop_accepting().await;
             }
             self.tell_start(&report)?;

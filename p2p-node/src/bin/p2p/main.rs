@@ -12,7 +12,7 @@
 //! # Exit codes
 //! | code | meaning |
 //! |---|---|
-//! | 0 | it worked, or ended as asked; also when the reader of our output went away |
+//! | 0 | it worked, or ended as asked; also when the reader of our output went away and nothing was left to send |
 //! | 1 | anything else, such as a connection that was cut |
 //! | 2 | command line, configuration, key file, interface or port |
 //! | 3 | the peer is offline: a broker says so |
@@ -20,7 +20,7 @@
 //! | 5 | the peer refused |
 //! | 6 | out of time |
 //! | 7 | `nat`: no STUN server answered |
-//! | 130 | interrupted before it was done |
+//! | 130 | interrupted before it was done, such as in the middle of the one connection to be served |
 
 mod carry;
 mod connect;
@@ -36,6 +36,7 @@ mod options;
 mod rendezvous;
 mod reports;
 mod screen;
+mod standard;
 #[cfg(feature = "rendezvous")]
 mod turn;
 
@@ -57,7 +58,7 @@ Exit codes:
   5    the peer refused
   6    out of time
   7    `nat`: no STUN server answered
-  130  interrupted before it was done
+  130  interrupted before it was done, such as in the middle of the one connection to be served
 
 Logs go to standard error as RUST_LOG says, such as RUST_LOG=p2p_actors=debug; the default is warn.";
 
@@ -102,8 +103,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env();
     let filter = filter.context("RUST_LOG").map_err(exit::Usage::from)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    log.with_ansi(std::io::stderr().is_terminal()).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).fmt_fields(screen::log_fields());
+    log.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         match command {

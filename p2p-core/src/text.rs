@@ -1,0 +1,120 @@
+//! Words of others, made fit to be shown.
+//!
+//! A server, a certificate or a peer may put anything into a text: an escape sequence that rewrites the terminal of whoever
+//! reads it, a newline that begins a forged line in a log, marks that turn the order of letters around. Such a text becomes a
+//! [`ForeignText`] where it comes in; [`shown`] is the filter where anything goes out.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+
+/// The most characters of a foreign text that are kept. RFC 8489, section 14.8, allows a reason 127.
+pub const MOST_CHARS: usize = 256;
+
+/// What stands in place of a character that is not shown.
+const HIDDEN: char = char::REPLACEMENT_CHARACTER;
+
+/// A text that somebody else wrote: without control characters, of [`MOST_CHARS`] characters at most.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct ForeignText(String);
+
+impl ForeignText {
+    /// The text as it can be shown.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for ForeignText {
+    fn from(text: &str) -> Self {
+        Self(text.chars().take(MOST_CHARS).map(showable).collect())
+    }
+}
+
+impl From<String> for ForeignText {
+    fn from(text: String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl Deref for ForeignText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Display for ForeignText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for ForeignText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// Returns `text` with what must not reach a terminal or a log replaced. It is one line then.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    match text.chars().all(|character| showable(character) == character) {
+        true => Cow::Borrowed(text),
+        false => Cow::Owned(text.chars().map(showable).collect()),
+    }
+}
+
+/// The character itself unless it does something instead of standing for something.
+fn showable(character: char) -> char {
+    match character {
+        // Directions (Unicode Standard Annex 9), separators of lines, and what has no width.
+        '\u{61c}'
+        | '\u{200b}'
+        | '\u{200e}'
+        | '\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}'
+        | '\u{fff9}'..='\u{fffb}'
+        | '\u{e0000}'..='\u{e007f}' => HIDDEN,
+        // C0, DEL and C1: escape sequences begin with ESC, or with one of C1.
+        character if character.is_control() => HIDDEN,
+        character => character,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_acts_on_a_terminal_is_hidden_and_letters_stay() {
+        for (raw, kept) in [
+            ("\x1b[31mred\x1b[0m", "\u{fffd}[31mred\u{fffd}[0m"),
+            ("a\nERROR forged\r", "a\u{fffd}ERROR forged\u{fffd}"),
+            ("\u{9b}2J", "\u{fffd}2J"),
+            ("\u{202e}txt.exe", "\u{fffd}txt.exe"),
+            ("Zürich, 東京 \u{1f469}\u{200d}\u{1f4bb}", "Zürich, 東京 \u{1f469}\u{200d}\u{1f4bb}"),
+        ] {
+            assert_eq!(ForeignText::from(raw).as_str(), kept);
+            assert_eq!(shown(raw), kept);
+        }
+        assert!(matches!(shown("all is well"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        assert_eq!(ForeignText::from("é".repeat(1_000)).chars().count(), MOST_CHARS);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_is_shown_acts(text: String) {
+            prop_assert!(!shown(&text).chars().any(char::is_control));
+            prop_assert!(!ForeignText::from(text).chars().any(char::is_control));
+        }
+    }
+}
