@@ -17,7 +17,7 @@ use crate::node::{
     Act, ChannelId, CircuitAct, CircuitEvent, ConnectionId, Established, Owner, RouterAct, SocketAct,
     SocketEvent, TurnServer,
 };
-use crate::relay::Circuit;
+use crate::relay::{Circuit, circuit};
 use crate::signal::link::{Config as LinkConfig, Link};
 use crate::sim::tcp::{TcpOptions, TcpSocket};
 use crate::sim::world::Context;
@@ -226,7 +226,8 @@ impl NodeRunner {
         let Some(circuit) = self.circuits.get_mut(&attempt) else { return ReadResult::End };
         let heard = circuit.read(at_most, context.now);
         let news = circuit.turn(&mut self.sockets, context);
-        let news = news.into_iter().filter(|news| !matches!(news, CircuitNews::Readable));
+        let is_new = |news: &CircuitNews| !matches!(news, CircuitNews::Told(circuit::Event::Readable));
+        let news = news.into_iter().filter(is_new);
         news.for_each(|news| self.on_circuit(attempt, news, context));
         heard
     }
@@ -312,35 +313,50 @@ impl NodeRunner {
 
     pub(super) fn on_circuit(&mut self, attempt: AttemptId, news: CircuitNews, context: &mut Context<'_>) {
         let event = match news {
-            CircuitNews::Up { local, remote } => {
+            CircuitNews::Dial(to) => Some(CircuitEvent::Dial(to)),
+            CircuitNews::Say(offer) => Some(CircuitEvent::Say(offer)),
+            CircuitNews::Told(event) => self.on_circuit_event(attempt, event, context),
+            CircuitNews::Gone => {
+                self.circuits.remove(&attempt);
+                Some(CircuitEvent::Gone)
+            }
+        };
+        self.inputs.extend(event.map(|event| NodeInput::Circuit(attempt, event)));
+    }
+
+    fn on_circuit_event(
+        &mut self,
+        attempt: AttemptId,
+        event: circuit::Event,
+        context: &mut Context<'_>,
+    ) -> Option<CircuitEvent> {
+        let owner = Owner::Attempt(attempt);
+        match event {
+            circuit::Event::Up => {
+                let (local, remote) = self.circuits.get(&attempt)?.ends(context)?;
                 let connection = self.number();
-                let owner = Owner::Attempt(attempt);
-                self.connections
-                    .insert(connection, DrivenConnection::new(owner, ConnectionLine::Stream(attempt), true));
-                CircuitEvent::Up { connection, local, remote }
+                let stream = DrivenConnection::new(owner, ConnectionLine::Stream(attempt), true);
+                self.connections.insert(connection, stream);
+                Some(CircuitEvent::Up { connection, local, remote })
             }
-            CircuitNews::Arrived { socket, early, local, remote } => {
-                let connection = self.take_in(Owner::Attempt(attempt), socket, early);
-                CircuitEvent::Arrived { connection, local, remote }
+            circuit::Event::Arrived { way, peer, early } => {
+                let (socket, local) = self.circuits.get_mut(&attempt)?.take(way, peer, context)?;
+                let connection = self.take_in(owner, socket, early);
+                Some(CircuitEvent::Arrived { connection, local, remote: peer })
             }
-            CircuitNews::Dial(to) => CircuitEvent::Dial(to),
-            CircuitNews::Say(offer) => CircuitEvent::Say(offer),
-            CircuitNews::Failed(failure) => CircuitEvent::Failed(failure),
-            CircuitNews::Readable => {
+            circuit::Event::Readable | circuit::Event::Ended(_) => {
                 let is_its =
                     |line: &ConnectionLine| matches!(line, ConnectionLine::Stream(of) if *of == attempt);
                 let its = self.connections.iter().find(|(_, connection)| is_its(&connection.line));
                 if let Some(number) = its.map(|(number, _)| *number) {
                     self.hear(number, context);
                 }
-                return;
+                None
             }
-            CircuitNews::Gone => {
-                self.circuits.remove(&attempt);
-                CircuitEvent::Gone
-            }
-        };
-        self.inputs.push_back(NodeInput::Circuit(attempt, event));
+            circuit::Event::Failed(failure) => Some(CircuitEvent::Failed(failure)),
+            // What is to be said is tried at every turn.
+            circuit::Event::Writable | circuit::Event::Closed => None,
+        }
     }
 
     fn measure(&mut self, clock: Clock, context: &mut Context<'_>) {

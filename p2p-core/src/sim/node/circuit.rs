@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::connection::ReadResult;
 use super::sockets::{HostSockets, TcpUse, UdpUse, kind, kind_of};
 use crate::attempt::AttemptId;
-use crate::relay::circuit::{Act, Circuit, CircuitFailure, Event, Via, Way};
+use crate::relay::circuit::{Act, Circuit, Event, Via, Way};
 use crate::relay::{End, RelayOffer};
 use crate::sim::packet::unspecified;
 use crate::sim::tcp::{SocketError, TcpEvent, TcpOptions, TcpSocket};
@@ -28,7 +28,7 @@ enum CircuitWire {
 
 /// A circuit, its ways to TURN servers, and its own sockets.
 #[derive(Debug)]
-pub(super) struct CircuitDriver {
+pub(crate) struct CircuitDriver {
     attempt: AttemptId,
     circuit: Circuit,
     wires: BTreeMap<Way, CircuitWire>,
@@ -39,49 +39,47 @@ pub(super) struct CircuitDriver {
     is_told: bool,
 }
 
-/// Tells what a circuit brought.
+/// Tells what a circuit wants of its owner, or has told.
 #[derive(Debug)]
-pub(super) enum CircuitNews {
-    Up {
-        local: SocketAddr,
-        remote: SocketAddr,
-    },
-    Arrived {
-        socket: TcpSocket,
-        early: Bytes,
-        local: SocketAddr,
-        remote: SocketAddr,
-    },
+pub(crate) enum CircuitNews {
+    /// Dial this, and tell what comes of it.
     Dial(SocketAddr),
+    /// Say this to the peer.
     Say(RelayOffer),
-    Failed(CircuitFailure),
-    /// There may be something to read, or the stream has ended.
-    Readable,
+    /// It has told this.
+    Told(Event),
+    /// It is over, and everything is closed.
     Gone,
 }
 
 impl CircuitDriver {
-    pub(super) fn new(attempt: AttemptId, circuit: Circuit) -> Self {
+    pub(crate) fn new(attempt: AttemptId, circuit: Circuit) -> Self {
         let (wires, bare) = (BTreeMap::new(), BTreeMap::new());
         Self { attempt, circuit, wires, bare, wait: None, unsaid: VecDeque::new(), is_told: false }
     }
 
+    /// Returns the machine.
+    #[cfg(test)]
+    pub(crate) fn machine(&self) -> &Circuit {
+        &self.circuit
+    }
+
     /// Returns the machine, for what needs no socket. Call [`turn`](Self::turn) after it.
-    pub(super) fn circuit(&mut self) -> &mut Circuit {
+    pub(crate) fn circuit(&mut self) -> &mut Circuit {
         &mut self.circuit
     }
 
-    pub(super) fn wait(&self) -> Option<Instant> {
+    pub(crate) fn wait(&self) -> Option<Instant> {
         self.wait
     }
 
     /// Says this on the stream as soon as there is room.
-    pub(super) fn say(&mut self, bytes: &[u8]) {
+    pub(crate) fn say(&mut self, bytes: &[u8]) {
         self.unsaid.extend(bytes);
     }
 
     /// Reads from the stream once.
-    pub(super) fn read(&mut self, at_most: usize, now: Instant) -> ReadResult {
+    pub(crate) fn read(&mut self, at_most: usize, now: Instant) -> ReadResult {
         let mut bytes = vec![0; at_most];
         match self.circuit.read(&mut bytes, now) {
             Ok(Read::Bytes(length)) => {
@@ -94,13 +92,13 @@ impl CircuitDriver {
     }
 
     /// Performs what the circuit wants until it rests, and returns what it tells.
-    pub(super) fn turn(&mut self, sockets: &mut HostSockets, context: &mut Context<'_>) -> Vec<CircuitNews> {
+    pub(crate) fn turn(&mut self, sockets: &mut HostSockets, context: &mut Context<'_>) -> Vec<CircuitNews> {
         let mut news = Vec::new();
         loop {
             self.speak(context.now);
             match self.circuit.poll_output() {
                 Output::Act(act) => news.extend(self.act(act, sockets, context)),
-                Output::Event(event) => news.extend(self.on_event(event, context)),
+                Output::Event(event) => news.push(CircuitNews::Told(event)),
                 Output::Wait(wait) => {
                     self.wait = wait.map(|deadline| deadline.at);
                     break;
@@ -115,7 +113,7 @@ impl CircuitDriver {
     }
 
     /// Closes whatever it has open.
-    pub(super) fn end(&mut self, sockets: &mut HostSockets, context: &mut Context<'_>) {
+    pub(crate) fn end(&mut self, sockets: &mut HostSockets, context: &mut Context<'_>) {
         for wire in std::mem::take(&mut self.wires).into_values() {
             Self::cut(wire, sockets, context);
         }
@@ -206,28 +204,20 @@ impl CircuitDriver {
         }
     }
 
-    fn on_event(&mut self, event: Event, context: &mut Context<'_>) -> Option<CircuitNews> {
-        match event {
-            Event::Up => {
-                let (local, remote) = self.ends(context)?;
-                Some(CircuitNews::Up { local, remote })
-            }
-            Event::Arrived { way, peer, early } => {
-                let Some(CircuitWire::Tcp(socket)) = self.wires.remove(&way) else { return None };
-                let lent = self.circuit.relayed(Relaying::Tcp, Family::of(peer.ip()));
-                let local = lent.or_else(|| context.host.tcp().local(socket)).unwrap_or(peer);
-                Some(CircuitNews::Arrived { socket, early, local, remote: peer })
-            }
-            Event::Readable | Event::Ended(_) => Some(CircuitNews::Readable),
-            // What is to be said is tried at every turn.
-            Event::Writable => None,
-            Event::Failed(failure) => Some(CircuitNews::Failed(failure)),
-            Event::Closed => None,
-        }
+    /// Gives away a connection that has arrived, with our end of it.
+    pub(crate) fn take(
+        &mut self,
+        way: Way,
+        peer: SocketAddr,
+        context: &Context<'_>,
+    ) -> Option<(TcpSocket, SocketAddr)> {
+        let Some(CircuitWire::Tcp(socket)) = self.wires.remove(&way) else { return None };
+        let relayed = self.circuit.relayed(Relaying::Tcp, Family::of(peer.ip()));
+        Some((socket, relayed.or_else(|| context.host.tcp().local(socket)).unwrap_or(peer)))
     }
 
     /// Returns our end of the stream, and the peer's.
-    fn ends(&self, context: &Context<'_>) -> Option<(SocketAddr, SocketAddr)> {
+    pub(crate) fn ends(&self, context: &Context<'_>) -> Option<(SocketAddr, SocketAddr)> {
         let route = self.circuit.route()?;
         let family = Family::of(route.to.ip());
         let local = match route.from {
@@ -245,7 +235,7 @@ impl CircuitDriver {
     }
 
     /// Something happened on one of its connections to a server.
-    pub(super) fn on_tcp(
+    pub(crate) fn on_tcp(
         &mut self,
         event: TcpEvent,
         sockets: &mut HostSockets,
@@ -282,7 +272,7 @@ impl CircuitDriver {
     }
 
     /// A datagram came to one of its sockets.
-    pub(super) fn on_datagram(
+    pub(crate) fn on_datagram(
         &mut self,
         socket: UdpSocket,
         from: SocketAddr,
@@ -304,7 +294,7 @@ impl CircuitDriver {
     }
 
     /// An ICMP error came about a datagram. What was sent from a bare socket is lost, and that is all.
-    pub(super) fn on_unreachable(
+    pub(crate) fn on_unreachable(
         &mut self,
         socket: UdpSocket,
         sockets: &mut HostSockets,

@@ -33,7 +33,7 @@ pub(super) struct DrivenConnection {
 
 /// What a read brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ReadResult {
+pub(crate) enum ReadResult {
     Bytes(Bytes),
     Nothing,
     /// Nothing follows any more.

@@ -24,16 +24,22 @@ mod sockets;
 mod subject;
 mod time;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use channel::BrokerChannel;
-use circuit::CircuitDriver;
+pub(crate) use circuit::CircuitDriver;
+#[cfg(test)]
+pub(crate) use circuit::CircuitNews;
 use connection::DrivenConnection;
 pub use connection::KeptPipe;
+#[cfg(test)]
+pub(crate) use connection::ReadResult;
 pub use names::Names;
-use sockets::HostSockets;
+pub(crate) use sockets::HostSockets;
+#[cfg(test)]
+pub(crate) use sockets::{Meaning, TcpUse, UdpUse};
 pub use subject::NodeSubject;
 use time::TimeClient;
 
@@ -224,8 +230,8 @@ impl NodeRunner {
         &mut self.surroundings.names
     }
 
-    /// Returns every target that a dial or a datagram of this node's was ever sent to.
-    pub fn reached(&self) -> &BTreeSet<SocketAddr> {
+    /// Returns every target that a dial or a datagram of this node's was ever sent to, and how many were.
+    pub fn reached(&self) -> &BTreeMap<SocketAddr, u64> {
         self.sockets.reached()
     }
 

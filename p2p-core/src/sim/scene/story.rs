@@ -158,7 +158,7 @@ impl Scene {
     /// server.
     pub fn third_parties(&self) -> Vec<(SceneNode, SocketAddr)> {
         let of = |node: SceneNode| {
-            let reached = self.runner(node).reached().iter();
+            let reached = self.runner(node).reached().keys();
             reached.filter(|to| !self.known.contains(&to.ip())).map(move |to| (node, *to))
         };
         self.nodes().flat_map(of).collect()
