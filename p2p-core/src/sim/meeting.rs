@@ -9,7 +9,7 @@ use super::dump::Fate;
 use super::link::LinkConfig;
 use super::nat::{NatConfig, Unsolicited};
 use super::packet::{Body, Protocol};
-use super::puncher::{Kept, Neighbours, Puncher};
+use super::puncher::{Kept, PunchNeighbours, Puncher};
 use super::router::RouterConfig;
 use super::stun::StunServer;
 use super::tcp::TcpOptions;
@@ -186,7 +186,7 @@ impl Meeting {
         }
         let hosts = scene.hosts;
         if hosts[0] == hosts[1] {
-            world.run(hosts[0], Neighbours(sides));
+            world.run(hosts[0], PunchNeighbours(sides));
         } else {
             for (host, side) in hosts.into_iter().zip(sides) {
                 world.run(host, side);
@@ -298,7 +298,7 @@ struct MeetingPlace {
 
 /// The two sides, wherever they run.
 fn sides(world: &World, hosts: [HostId; 2]) -> [Option<&Puncher>; 2] {
-    if let Some(Neighbours([one, two])) = world.program(hosts[0]) {
+    if let Some(PunchNeighbours([one, two])) = world.program(hosts[0]) {
         return [Some(one), Some(two)];
     }
     hosts.map(|host| world.program(host))

@@ -47,7 +47,7 @@ impl DrivenConnection {
 }
 
 /// Reads from a TCP connection once.
-pub(super) fn read_tcp(
+pub(crate) fn read_tcp(
     socket: TcpSocket,
     early: &mut Bytes,
     at_most: usize,

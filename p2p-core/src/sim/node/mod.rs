@@ -34,12 +34,12 @@ pub(crate) use circuit::CircuitDriver;
 pub(crate) use circuit::CircuitNews;
 use connection::DrivenConnection;
 pub use connection::KeptPipe;
-#[cfg(test)]
-pub(crate) use connection::ReadResult;
+pub(crate) use connection::{ReadResult, read_tcp};
 pub use names::Names;
 pub(crate) use sockets::HostSockets;
 #[cfg(test)]
-pub(crate) use sockets::{Meaning, TcpUse, UdpUse};
+pub(crate) use sockets::UdpUse;
+pub(crate) use sockets::{Meaning, TcpUse, dial_error, local_error};
 pub use subject::NodeSubject;
 use time::TimeClient;
 
