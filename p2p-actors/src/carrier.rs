@@ -174,7 +174,7 @@ impl CarrierStream {
         }
     }
 
-    /// Our end's address, in the sense of [`ConnectionInfo::local`](crate::ConnectionInfo::local).
+    /// Our end's address, in the sense of [`ConnectionInfo::local`](p2p_core::node::ConnectionInfo::local).
     ///
     /// # Errors
     /// What the operating system says: the connection may be gone.
@@ -187,7 +187,7 @@ impl CarrierStream {
         }
     }
 
-    /// The other end's address, in the sense of [`ConnectionInfo::remote`](crate::ConnectionInfo::remote).
+    /// The other end's address, in the sense of [`ConnectionInfo::remote`](p2p_core::node::ConnectionInfo::remote).
     ///
     /// # Errors
     /// What the operating system says: the connection may be gone.
