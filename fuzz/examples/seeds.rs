@@ -67,7 +67,33 @@ fn main() -> io::Result<()> {
     turn()?;
     relay_circuit()?;
     relay_stream()?;
+    node_world()?;
     mqtt_link()
+}
+
+/// A kind of world, then three bytes a step: what, who, with.
+fn node_world() -> io::Result<()> {
+    let [call, pass, pull, plug, broker, again, close, nat] = [0, 8, 10, 11, 12, 14, 15, 16];
+    let steps = |kind: u8, all: &[[u8; 3]]| [&[kind][..], &all.concat()].concat();
+    let settled = [pass, 0, 20];
+    write("node_world", "cold", &steps(0, &[[call, 0, 200], settled]))?;
+    write("node_world", "warm", &steps(0x1b, &[settled, [call, 1, 200], settled, [18, 1, 9], [19, 1, 0]]))?;
+    write("node_world", "both", &steps(0x40, &[[call, 1, 200], [call, 2, 201], settled]))?;
+    write(
+        "node_world",
+        "pulled",
+        &steps(0xc0, &[settled, [call, 0, 200], [4, 0, 9], [pull, 0, 0], [plug, 0, 1]]),
+    )?;
+    write(
+        "node_world",
+        "restarts",
+        &steps(2, &[[call, 0, 200], [broker, 0, 0], settled, [again, 1, 0], [call, 0, 9]]),
+    )?;
+    write(
+        "node_world",
+        "moved",
+        &steps(1, &[settled, [nat, 1, 1], [call, 0, 200], [nat, 1, 0], [close, 0, 0]]),
+    )
 }
 
 fn relay_offer() -> RelayOffer {

@@ -10,6 +10,7 @@
 //! seeds in `corpus/<target>/`.
 
 mod mqtt_link;
+mod node_world;
 mod ntp_wire;
 mod peer_addr;
 mod proof;
@@ -20,6 +21,7 @@ mod stun_wire;
 mod turn_wire;
 
 pub use mqtt_link::mqtt_link;
+pub use node_world::node_world;
 pub use ntp_wire::ntp_wire;
 pub use peer_addr::peer_addr;
 pub use proof::{hello, proof};
@@ -33,8 +35,9 @@ pub use turn_wire::turn_wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All fuzz targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("mqtt_link", mqtt_link),
+    ("node_world", node_world),
     ("ntp_wire", ntp_wire),
     ("peer_addr", peer_addr),
     ("proof", proof),

@@ -120,10 +120,9 @@ fn altered(role: Role, data: &[u8]) {
         assert!(here.is_some() && there.is_some(), "nobody was between them");
     }
     let identity = |secret| Identity::from_bytes(secret).id();
-    let caller = role == Role::Caller;
-    for (session, peer, caller) in [(&here, LISTENER, caller), (&there, DIALLER, !caller)] {
+    for (session, peer, role) in [(&here, LISTENER, role), (&there, DIALLER, role.other())] {
         if let Some(session) = session {
-            assert_eq!(session.claim, Claim { peer: identity(peer), attempt: ATTEMPT, caller });
+            assert_eq!(session.claim, Claim { peer: identity(peer), attempt: ATTEMPT, role });
         }
     }
     if let (Some(here), Some(there)) = (here, there) {

@@ -18,7 +18,7 @@ use p2p_core::sim::epoch;
 use p2p_core::sim::link::LinkConfig;
 use p2p_core::sim::nat::{Nat, NatConfig, Verdict};
 use p2p_core::sim::packet::{Body, Header, TTL};
-use p2p_core::sim::probing::Scene;
+use p2p_core::sim::probing::ProbeScene;
 use p2p_core::stun::Transport;
 use p2p_core::{Family, Seed};
 
@@ -113,7 +113,7 @@ fn classification(seeds: u64, filter: &str) -> Result<(), Error> {
                     let config = preset(nat, delta, rate);
                     let translates = config.is_translating();
                     let (report, _, _) =
-                        Scene::new(config, RTT, 0, number * 1_000 + u64::from(rate))?.probed()?;
+                        ProbeScene::new(config, RTT, 0, number * 1_000 + u64::from(rate))?.probed()?;
                     for (is_udp, verdicts) in [(false, &report.tcp), (true, &report.udp)] {
                         let truth = match nat {
                             NatType::Blocked => None,
@@ -191,7 +191,7 @@ fn bad_weather(seeds: u64) -> Result<(), Error> {
                     _ if config.is_translating() => Some(delta),
                     _ => Some(Delta { kind: DeltaKind::Equal, value: 0 }),
                 };
-                let mut scene = Scene::new(config, RTT, weather.dead, 31_000 + number)?;
+                let mut scene = ProbeScene::new(config, RTT, weather.dead, 31_000 + number)?;
                 scene.world.rewire(scene.host, 0, weather.wire)?;
                 let (report, _, _) = scene.probed()?;
                 for (index, verdicts) in [report.tcp, report.udp].iter().enumerate() {
@@ -315,7 +315,7 @@ fn measured_predictions(draws: u64) -> Result<(), Error> {
             for number in 0..draws {
                 let delta = Delta { kind, value: value(kind, number) };
                 let scene =
-                    Scene::new(preset(NatType::PortRestricted, delta, rate), RTT, 0, 77_000 + number)?;
+                    ProbeScene::new(preset(NatType::PortRestricted, delta, rate), RTT, 0, 77_000 + number)?;
                 let (host, router) = (scene.host, scene.router);
                 let (report, _, mut world) = scene.probed()?;
                 let local = SocketAddr::new(INSIDE, 39_000);
@@ -374,7 +374,7 @@ fn times(seeds: u64) -> Result<(), Error> {
             for kind in DeltaKind::ALL {
                 for number in 0..seeds {
                     let delta = Delta { kind, value: value(kind, number) };
-                    let mut scene = Scene::new(preset(nat, delta, 5), RTT, dead, number)?;
+                    let mut scene = ProbeScene::new(preset(nat, delta, 5), RTT, dead, number)?;
                     scene.world.set_recording(10_000);
                     let host = scene.host;
                     let (_, time, world) = scene.probed()?;

@@ -8,7 +8,7 @@
 //! story of the attempt are printed. The topologies are those of `sim::scene::topology`, the truth is that of
 //! `sim::scene::truth`. Both nodes start in the same second; a cold caller calls as it starts.
 //!
-//! Ends with an error when something is wrong in kind: a panic, ends that keep different connections, a third party that
+//! BothEnds with an error when something is wrong in kind: a panic, ends that keep different connections, a third party that
 //! was sent something, or no connection although a TURN server and a broker live that both ends reach.
 
 use std::collections::BTreeMap;

@@ -24,7 +24,7 @@
 //!
 //! - Of a way: `way`, `began_ms`, `ended_ms`, `outcome` (`won`, `overtaken`, `failed`), `failure`, `lanes`,
 //!   `punches`.
-//! - Of a punch: `mode`, `local`, `remote`, `tactic`, `waves`, `failure`, and `obstacle`, which is the system's
+//! - Of a punch: `mode`, `local`, `remote`, `tactic`, `rounds`, `failure`, and `obstacle`, which is the system's
 //!   reason when it refused a socket. The outcomes of its dials are `dialled`, `refused`, `unreachable`,
 //!   `not_possible`, `connected`, `strangers`, and `half_open` at most.
 //!
@@ -220,8 +220,8 @@ pub struct PunchStory {
     /// The tactic of the last wave, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tactic: Option<String>,
-    /// The number of waves.
-    pub waves: u8,
+    /// The number of rounds.
+    pub rounds: u8,
     /// The number of dials.
     pub dialled: u32,
     /// The dials that a RST ended.
@@ -254,7 +254,7 @@ impl From<&PunchReport> for PunchStory {
             local: report.local,
             remote: report.remote,
             tactic: report.tactic.map(|tactic| tactic.to_string()),
-            waves: report.rounds,
+            rounds: report.rounds,
             dialled: tally.dialled,
             refused: tally.refused,
             unreachable: tally.unreachable,
@@ -430,7 +430,7 @@ mod tests {
             local: "192.168.1.2".parse().unwrap(),
             remote: "203.0.113.7".parse().unwrap(),
             tactic: Some(Tactic::Ladder),
-            waves: 2,
+            rounds: 2,
             tally,
             failed: Some(Failed::Spent),
             obstacle: None,
@@ -444,7 +444,7 @@ mod tests {
                 "local": "192.168.1.2",
                 "remote": "203.0.113.7",
                 "tactic": "ladder",
-                "waves": 2,
+                "rounds": 2,
                 "dialled": 12,
                 "refused": 3,
                 "unreachable": 0,

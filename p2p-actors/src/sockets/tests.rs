@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::Handler;
 use bytes::Bytes;
-use p2p_core::attempt::{AttemptId, DialError, Path, Way};
+use p2p_core::attempt::{AttemptId, DialError, Path, Role, Way};
 use p2p_core::node::{ConnectError, ConnectionInfo, Established, KeepAlive, NicId};
 use p2p_core::peer::Identity;
 use p2p_core::proof::{Cipher, Claim, Session};
@@ -105,7 +105,8 @@ async fn arrived(told: &mut Watched) -> (TcpStream, ConnectionId) {
 }
 
 fn established(connection: ConnectionId) -> Box<Established> {
-    let claim = Claim { peer: Identity::from_bytes([1; 32]).id(), attempt: AttemptId([1; 16]), caller: true };
+    let claim =
+        Claim { peer: Identity::from_bytes([1; 32]).id(), attempt: AttemptId([1; 16]), role: Role::Caller };
     let session = Session {
         claim,
         plain: true,
@@ -117,7 +118,7 @@ fn established(connection: ConnectionId) -> Box<Established> {
     let info = ConnectionInfo {
         way: Way::Direct,
         path: Path::Machine,
-        caller: true,
+        role: Role::Caller,
         local: any(),
         remote: any(),
         took: Duration::ZERO,

@@ -7,7 +7,7 @@ use crate::nat::report::NatReport;
 use crate::nat::{Delta, DeltaKind, NatType, PortRange};
 use crate::sim::link::LinkConfig;
 use crate::sim::nat::NatConfig;
-use crate::sim::probing::Scene;
+use crate::sim::probing::ProbeScene;
 use crate::sim::stun::StunServer;
 use crate::stun::query::Server;
 use crate::stun::{Responder, Transport};
@@ -21,7 +21,7 @@ const PORTS: PortRange = PortRange { first: 1_024, last: u16::MAX };
 /// Probes a symmetric NAT of this kind by one server that dials back, which has `addresses` addresses.
 fn probed(delta: Delta, addresses: usize, loss: f64, number: u64) -> (NatReport, Duration) {
     let nat = NatConfig::of_type(NatType::Symmetric, delta, PORTS, "198.51.100.1".parse().unwrap());
-    let mut scene = Scene::new(nat, RTT, 4, number).unwrap();
+    let mut scene = ProbeScene::new(nat, RTT, 4, number).unwrap();
     let ends: [SocketAddr; 2] = ["192.0.2.60:3478", "192.0.2.61:3479"].map(|end| end.parse().unwrap());
     let host = scene.world.add_host("server");
     let internet = scene.world.internet();

@@ -8,7 +8,7 @@ use crate::nat::{Delta, DeltaKind, Filtering, Mapping, NatType, PortRange, SynAn
 use crate::sim::epoch;
 use crate::sim::nat::{FlowConfig, Hairpin as SimHairpin, NatConfig, PortChoice, StepScope, Unsolicited};
 use crate::sim::prober::Prober;
-use crate::sim::probing::Scene;
+use crate::sim::probing::ProbeScene;
 use crate::stun::query::Server;
 use crate::stun::{Attribute, Message};
 
@@ -33,8 +33,8 @@ fn probed(nat: NatConfig, number: u64) -> (NatReport, Duration, crate::sim::worl
     scene(nat, number).probed().unwrap()
 }
 
-fn scene(nat: NatConfig, number: u64) -> Scene {
-    Scene::new(nat, RTT, 0, number).unwrap()
+fn scene(nat: NatConfig, number: u64) -> ProbeScene {
+    ProbeScene::new(nat, RTT, 0, number).unwrap()
 }
 
 fn preset(nat: NatType, kind: DeltaKind, value: i16) -> NatConfig {
@@ -115,7 +115,7 @@ fn the_first_address_is_early() {
 
 #[test]
 fn half_of_the_servers_may_be_dead() {
-    let scene = Scene::new(preset(NatType::Symmetric, DeltaKind::Independent, 1), RTT, 2, 3).unwrap();
+    let scene = ProbeScene::new(preset(NatType::Symmetric, DeltaKind::Independent, 1), RTT, 2, 3).unwrap();
     let (report, took, _) = scene.probed().unwrap();
     assert!(took <= ms(1_200), "{took:?}");
     for verdicts in [report.udp, report.tcp] {
@@ -131,7 +131,7 @@ fn half_of_the_servers_may_be_dead() {
 fn one_server_of_four_is_enough_for_the_delta() {
     for kind in DeltaKind::ALL {
         let nat = preset(NatType::PortRestricted, kind, value(kind));
-        let (report, _, _) = Scene::new(nat, RTT, 3, 3).unwrap().probed().unwrap();
+        let (report, _, _) = ProbeScene::new(nat, RTT, 3, 3).unwrap().probed().unwrap();
         for verdicts in [report.udp, report.tcp] {
             assert_eq!(verdicts.delta.unwrap().value, Delta { kind, value: value(kind) });
             let mapping = verdicts.mapping.unwrap();
@@ -143,7 +143,8 @@ fn one_server_of_four_is_enough_for_the_delta() {
 #[test]
 fn no_server_gets_more_than_forty_packets() {
     for dead in [0, 2, 3] {
-        let mut scene = Scene::new(preset(NatType::Restricted, DeltaKind::Random, 0), RTT, dead, 3).unwrap();
+        let mut scene =
+            ProbeScene::new(preset(NatType::Restricted, DeltaKind::Random, 0), RTT, dead, 3).unwrap();
         scene.world.set_recording(100_000);
         let host = scene.host;
         let (report, _, world) = scene.probed().unwrap();
@@ -478,7 +479,8 @@ fn servers_that_spoil_their_tcp_are_named_and_cost_nothing_more() {
 
 /// Probes a home with servers whose names are resolved at the times in `told`, in order.
 fn resolved_late(dead: u8, told: &[(Duration, Result<usize, &str>)]) -> (NatReport, Duration) {
-    let mut scene = Scene::new(preset(NatType::PortRestricted, DeltaKind::Equal, 0), RTT, dead, 3).unwrap();
+    let mut scene =
+        ProbeScene::new(preset(NatType::PortRestricted, DeltaKind::Equal, 0), RTT, dead, 3).unwrap();
     let servers = std::mem::take(&mut scene.config.servers);
     scene.config.names = told.len();
     let (start, host) = (scene.world.now(), scene.host);

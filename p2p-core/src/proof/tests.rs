@@ -123,7 +123,10 @@ fn both_ends_agree_whoever_dialled_and_however_the_bytes_are_cut() {
             pair.run(chunk);
             let (caller, called) = pair.sessions();
             assert_eq!(caller.claim, Claim { peer: identity(2).id(), attempt: ATTEMPT, role: Role::Caller });
-            assert_eq!(called.claim, Claim { peer: identity(1).id(), attempt: ATTEMPT, role: Role::Answerer });
+            assert_eq!(
+                called.claim,
+                Claim { peer: identity(1).id(), attempt: ATTEMPT, role: Role::Answerer }
+            );
             assert_eq!(caller.send_key, called.receive_key);
             assert_eq!(caller.receive_key, called.send_key);
             assert_ne!(caller.send_key, caller.receive_key);

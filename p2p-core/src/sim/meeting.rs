@@ -9,7 +9,7 @@ use super::dump::Fate;
 use super::link::LinkConfig;
 use super::nat::{NatConfig, Unsolicited};
 use super::packet::{Body, Protocol};
-use super::puncher::{Kept, Neighbours, Puncher};
+use super::puncher::{Kept, PunchNeighbours, Puncher};
 use super::router::RouterConfig;
 use super::stun::StunServer;
 use super::tcp::TcpOptions;
@@ -186,7 +186,7 @@ impl Meeting {
         }
         let hosts = scene.hosts;
         if hosts[0] == hosts[1] {
-            world.run(hosts[0], Neighbours(sides));
+            world.run(hosts[0], PunchNeighbours(sides));
         } else {
             for (host, side) in hosts.into_iter().zip(sides) {
                 world.run(host, side);
@@ -199,7 +199,7 @@ impl Meeting {
         Ok(outcome(&world, hosts, start))
     }
 
-    fn homes(&self, world: &mut World, seed: &mut Seed) -> Result<Scene, WorldError> {
+    fn homes(&self, world: &mut World, seed: &mut Seed) -> Result<MeetingPlace, WorldError> {
         let internet = world.internet();
         // The way from home to home is half a round trip, and mostly not halved by the Internet.
         let share = seed.within(20..81) as f64 / 100.0;
@@ -229,10 +229,10 @@ impl Meeting {
             routers.push(router);
         }
         let facts = [self.homes[0].facts, self.homes[1].facts];
-        Ok(Scene { hosts: [hosts[0], hosts[1]], routers, locals, addresses: OUTSIDE, facts })
+        Ok(MeetingPlace { hosts: [hosts[0], hosts[1]], routers, locals, addresses: OUTSIDE, facts })
     }
 
-    fn neighbours(&self, mode: Mode, world: &mut World) -> Result<Scene, WorldError> {
+    fn neighbours(&self, mode: Mode, world: &mut World) -> Result<MeetingPlace, WorldError> {
         let internet = world.internet();
         let home = world.add_router(RouterConfig::new("switch"), internet, Duration::from_millis(5))?;
         let locals = match mode {
@@ -255,10 +255,10 @@ impl Meeting {
             }
         };
         let facts = [NatFacts::default(); 2];
-        Ok(Scene { hosts, routers: Vec::new(), locals, addresses: locals, facts })
+        Ok(MeetingPlace { hosts, routers: Vec::new(), locals, addresses: locals, facts })
     }
 
-    fn config(&self, index: usize, scene: &Scene, attempt: AttemptId, start: Instant) -> PunchConfig {
+    fn config(&self, index: usize, scene: &MeetingPlace, attempt: AttemptId, start: Instant) -> PunchConfig {
         let other = 1 - index;
         // The answerer's clock is seven seconds ahead.
         let clock = Clock::new(start, UnixTime(1_800_000_000_000_000 + index as u64 * 7_000_000));
@@ -288,7 +288,7 @@ impl Meeting {
 }
 
 /// Who stands where.
-struct Scene {
+struct MeetingPlace {
     hosts: [HostId; 2],
     routers: Vec<RouterId>,
     locals: [IpAddr; 2],
@@ -298,7 +298,7 @@ struct Scene {
 
 /// The two sides, wherever they run.
 fn sides(world: &World, hosts: [HostId; 2]) -> [Option<&Puncher>; 2] {
-    if let Some(Neighbours([one, two])) = world.program(hosts[0]) {
+    if let Some(PunchNeighbours([one, two])) = world.program(hosts[0]) {
         return [Some(one), Some(two)];
     }
     hosts.map(|host| world.program(host))

@@ -11,7 +11,7 @@
 //! | [`link`] | latency, jitter, loss, duplication, reordering, rate |
 //! | [`broker`], [`stun`], [`turn`] | the third parties: one for signals, one that says how we look, one that relays |
 //! | [`packet`], [`wire`] | packets as headers, and the same headers read from and written into raw bytes |
-//! | [`circuit`] | a relayed connection on a host, with all it asks for |
+//! | [`node`], [`scene`] | a whole node on a host; worlds of them, random topologies, and the truth about those |
 //! | [`pair`] | two ends of a relayed connection, and nothing but a link between them |
 //! | [`prober`], [`scene`] | a NAT probe on a host, the helpers it may ask, and a world to do it in |
 //! | [`dump`] | what happened, as text and as pcap |
@@ -70,7 +70,6 @@
 //! ```
 
 pub mod broker;
-pub mod circuit;
 pub mod dump;
 mod error;
 pub mod host;

@@ -1,21 +1,20 @@
 //! A [`Probe`] on a simulated host, and the helpers it may ask.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::host::HostEvent;
-use super::packet::IcmpKind;
+use super::node::HostSockets;
 use super::stun::StunServer;
-use super::tcp::{Failure, SocketError, TcpEvent, TcpOptions, TcpSocket};
-use super::udp::UdpSocket;
+use super::tcp::{TcpEvent, TcpOptions, TcpSocket};
 use super::world::{Context, Program};
 use crate::nat::SynAnswer;
 use crate::nat::probe::{Act, Event, Probe};
 use crate::nat::report::NatReport;
+use crate::node::{NicId, Owner, SocketAct, SocketEvent, StunLink};
 use crate::stun::dial_back::SynOutcome;
 use crate::stun::query::Server;
 use crate::{Local, Machine, Output};
@@ -26,13 +25,14 @@ use crate::{Local, Machine, Output};
 pub struct Prober {
     probe: Probe,
     wait: Option<Instant>,
-    udp: BTreeMap<Local, UdpSocket>,
-    connections: BTreeMap<(Local, SocketAddr), TcpSocket>,
-    listeners: BTreeMap<Local, TcpSocket>,
+    sockets: HostSockets,
     events: Vec<(Instant, Event)>,
     /// What comes of looking names up, and when, the last first.
     names: Vec<(Instant, LookUp)>,
 }
+
+/// The owner of all sockets of a probe.
+const OWNER: Owner = Owner::Nic(NicId(0));
 
 /// The servers a name stands for, or the name and why there are none.
 pub type LookUp = Result<Vec<Server>, (String, String)>;
@@ -40,15 +40,7 @@ pub type LookUp = Result<Vec<Server>, (String, String)>;
 impl Prober {
     /// Takes the machine over.
     pub fn new(probe: Probe) -> Self {
-        Self {
-            probe,
-            wait: None,
-            udp: BTreeMap::new(),
-            connections: BTreeMap::new(),
-            listeners: BTreeMap::new(),
-            events: Vec::new(),
-            names: Vec::new(),
-        }
+        Self { probe, wait: None, sockets: HostSockets::default(), events: Vec::new(), names: Vec::new() }
     }
 
     /// The same, with names that are looked up meanwhile.
@@ -96,129 +88,58 @@ impl Prober {
     }
 
     fn act(&mut self, act: Act, context: &mut Context<'_>) {
-        let now = context.now;
-        match act {
-            Act::SendUdp { from, to, bytes } => {
-                let bound = match self.udp.get(&from) {
-                    Some(socket) => Ok(*socket),
-                    None => context.host.udp_bind(from.0),
-                };
-                let sent = bound.and_then(|socket| {
-                    self.udp.insert(from, socket);
-                    context.host.udp_send(socket, to, Bytes::from(bytes))
-                });
-                if let Err(error) = sent {
-                    self.probe.handle_unreachable(from, to, kind(error), now);
-                }
-            }
-            Act::CloseUdp { from } => {
-                if let Some(socket) = self.udp.remove(&from) {
-                    context.host.udp_close(socket);
-                }
-            }
-            Act::Listen { at } => {
-                if let Ok(socket) = context.host.tcp_listen(at.0, TcpOptions::shared()) {
-                    self.listeners.insert(at, socket);
-                }
-            }
-            Act::Unlisten { at } => {
-                if let Some(socket) = self.listeners.remove(&at) {
-                    context.host.tcp_mut().close(socket, now);
-                }
-            }
-            Act::OpenTcp { from, to } => {
-                match context.host.tcp_dial(Some(from.0), TcpOptions::shared(), to, now) {
-                    Ok(socket) => {
-                        self.connections.insert((from, to), socket);
-                    }
-                    Err(error) => self.probe.handle_tcp_closed(from, to, Some(kind(error)), now),
-                }
-            }
-            Act::SendTcp { from, to, bytes } => {
-                if let Some(socket) = self.connections.get(&(from, to)) {
-                    // A connection that cannot take it breaks, which is told as an event.
-                    let _ = context.host.tcp_mut().send(*socket, &bytes, now);
-                }
-            }
-            Act::CloseTcp { from, to } => {
-                if let Some(socket) = self.connections.remove(&(from, to)) {
-                    context.host.tcp_mut().abort(socket);
-                }
-            }
+        let link = |from: Local, to| StunLink { from: from.0, to };
+        let act = match act {
+            Act::SendUdp { from, to, bytes } => SocketAct::SendDatagram { from: from.0, to, bytes },
+            Act::CloseUdp { from } => SocketAct::CloseDatagrams { from: from.0 },
+            Act::Listen { at } => SocketAct::Listen { at: at.0, is_throwaway: true },
+            Act::Unlisten { at } => SocketAct::Unlisten { at: at.0 },
+            Act::OpenTcp { from, to } => SocketAct::OpenLink { link: link(from, to) },
+            Act::SendTcp { from, to, bytes } => SocketAct::WriteLink { link: link(from, to), bytes },
+            Act::CloseTcp { from, to } => SocketAct::CloseLink { link: link(from, to) },
             Act::AskSynProbe { helper, target } => {
                 let text = format!("{target} {}", answer_topic(context));
-                if context.broker.publish(&helper_topic(helper), &Bytes::from(text), now) == 0 {
-                    self.probe.handle_syn_probe(helper, SynOutcome::Unavailable, now);
+                if context.broker.publish(&helper_topic(helper), &Bytes::from(text), context.now) == 0 {
+                    self.probe.handle_syn_probe(helper, SynOutcome::Unavailable, context.now);
                 }
+                return;
             }
+        };
+        if let Some(event) = self.sockets.perform(OWNER, act, context) {
+            self.on_socket(event, context.now);
         }
     }
 
-    fn on_tcp(&mut self, event: TcpEvent, context: &mut Context<'_>) {
-        let now = context.now;
-        let name = |connections: &BTreeMap<_, _>, socket| {
-            connections.iter().find(|(_, known)| **known == socket).map(|(name, _)| *name)
-        };
+    fn on_socket(&mut self, event: SocketEvent, now: Instant) {
+        let probe = &mut self.probe;
         match event {
-            TcpEvent::Connected(socket) => {
-                if let Some((from, to)) = name(&self.connections, socket) {
-                    self.probe.handle_tcp_open(from, to, now);
-                }
+            SocketEvent::LinkUp { link, .. } => probe.handle_tcp_open(Local(link.from), link.to, now),
+            SocketEvent::LinkBytes { link, bytes } => {
+                probe.handle_tcp_data(Local(link.from), link.to, &bytes, now);
             }
-            // Whoever came is not wanted: that the door was open is all that counts.
-            TcpEvent::Accepted { socket, .. } => context.host.tcp_mut().abort(socket),
-            TcpEvent::Readable(socket) => {
-                if let Some((from, to)) = name(&self.connections, socket)
-                    && let Ok(bytes) = context.host.tcp_mut().read(socket)
-                {
-                    self.probe.handle_tcp_data(from, to, &bytes, now);
-                }
+            SocketEvent::LinkDown { link, why } => {
+                probe.handle_tcp_closed(Local(link.from), link.to, why, now);
             }
-            TcpEvent::PeerClosed(socket) | TcpEvent::Failed(socket, _) => {
-                if let Some((from, to)) = name(&self.connections, socket) {
-                    self.connections.remove(&(from, to));
-                    context.host.tcp_mut().abort(socket);
-                    let why = match event {
-                        TcpEvent::Failed(_, Failure::Refused) => Some(io::ErrorKind::ConnectionRefused),
-                        TcpEvent::Failed(_, Failure::Reset) => Some(io::ErrorKind::ConnectionReset),
-                        TcpEvent::Failed(_, Failure::Unreachable(_)) => Some(io::ErrorKind::HostUnreachable),
-                        TcpEvent::Failed(_, Failure::TimedOut) => Some(io::ErrorKind::TimedOut),
-                        _ => None,
-                    };
-                    self.probe.handle_tcp_closed(from, to, why, now);
-                }
-            }
+            SocketEvent::Datagram { at, from, bytes } => probe.handle_datagram(Local(at), from, &bytes, now),
+            SocketEvent::Unreachable { at, to, why } => probe.handle_unreachable(Local(at), to, why, now),
+            event => tracing::trace!(?event, "of no interest to a probe"),
         }
     }
 }
 
 impl Program for Prober {
     fn handle_event(&mut self, event: HostEvent, context: &mut Context<'_>) {
-        let now = context.now;
-        let local = |udp: &BTreeMap<Local, UdpSocket>, socket| {
-            udp.iter().find(|(_, known)| **known == socket).map(|(local, _)| *local)
-        };
         match event {
-            HostEvent::Datagram { socket, from, payload, .. } => {
-                if let Some(at) = local(&self.udp, socket) {
-                    self.probe.handle_datagram(at, from, &payload, now);
-                }
-            }
-            HostEvent::Unreachable { socket, to, kind: IcmpKind::TooBig } => {
-                tracing::trace!(%socket, %to, "a datagram was too big, which none of a probe is");
-            }
-            HostEvent::Unreachable { socket, to, .. } => {
-                if let Some(at) = local(&self.udp, socket) {
-                    self.probe.handle_unreachable(at, to, io::ErrorKind::HostUnreachable, now);
-                }
-            }
-            HostEvent::Tcp(event) => self.on_tcp(event, context),
             HostEvent::Signal { payload, .. } => {
                 if let Some((helper, outcome)) = parse_answer(&payload) {
-                    self.probe.handle_syn_probe(helper, outcome, now);
+                    self.probe.handle_syn_probe(helper, outcome, context.now);
                 }
             }
-            HostEvent::EchoReply { .. } => {}
+            event => {
+                if let Some((_, event)) = self.sockets.on_event(event, context) {
+                    self.on_socket(event, context.now);
+                }
+            }
         }
         self.turn(context);
     }
@@ -238,14 +159,6 @@ impl Program for Prober {
     fn next_timeout(&self) -> Option<Instant> {
         let name = self.names.last().map(|(at, _)| *at);
         [self.wait, name].into_iter().flatten().min()
-    }
-}
-
-fn kind(error: SocketError) -> io::ErrorKind {
-    match error {
-        SocketError::AddressInUse | SocketError::AddressNotAvailable => io::ErrorKind::AddrInUse,
-        SocketError::NoRoute => io::ErrorKind::NetworkUnreachable,
-        _ => io::ErrorKind::Other,
     }
 }
 

@@ -28,7 +28,7 @@ const LONGEST: Duration = Duration::from_secs(20);
 
 /// The scene before the probe begins; everything can be changed until then.
 #[derive(Debug)]
-pub struct Scene {
+pub struct ProbeScene {
     /// The world.
     pub world: World,
     /// The host at home.
@@ -41,7 +41,7 @@ pub struct Scene {
     pub seed: Seed,
 }
 
-impl Scene {
+impl ProbeScene {
     /// A home behind `nat`, `rtt` away from the servers, of which the last `dead` do not exist. The first server
     /// and a stranger help with SYNs and take one and a half `rtt` without an answer for silence.
     ///

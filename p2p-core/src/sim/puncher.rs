@@ -1,4 +1,6 @@
-//! A [`Punch`] on a simulated host, with a proof in three words.
+//! A [`Punch`] alone on a simulated host: for stories and statistics of punches of which everything is known beforehand.
+//!
+//! It has nothing of a node but its sockets and its proof.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,9 +9,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::host::HostEvent;
-use super::tcp::{Failure, SocketError, TcpEvent, TcpOptions, TcpSocket};
+use super::node::{HostSockets, Meaning, ReadResult, TcpUse, dial_error, local_error, read_tcp};
+use super::tcp::{TcpEvent, TcpOptions, TcpSocket};
 use super::world::{Context, Program};
 use crate::attempt::{DialError, Role};
+use crate::node::{ConnectionId, NicId, Owner, SocketAct as HostAct, SocketEvent, StunLink};
+use crate::peer::Identity;
+use crate::proof::{self, Cipher, Counterpart, Proof, ProofConfig, Session, Stage};
 use crate::punch::{
     Act, Budget, Event, Failed, Input, Limits, Message, Punch, PunchConfig, Socket, SocketAct,
 };
@@ -17,13 +23,6 @@ use crate::stun::frame::Framer;
 use crate::stun::wire::Parsed;
 use crate::stun::{Message as StunMessage, Transport};
 use crate::{Local, Machine, Mapped, Output, Seed};
-
-/// A connection has so long to be proven.
-const PROOF_WITHIN: Duration = Duration::from_secs(3);
-/// The caller's first word, the answerer's, and the caller's last word.
-const HELLO: u8 = b'H';
-const WELCOME: u8 = b'W';
-const GO: u8 = b'G';
 
 /// The connection that one side keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,23 +37,24 @@ pub struct Kept {
     pub remote: SocketAddr,
     /// Whether both dialled, and the SYNs crossed.
     pub is_crossed: bool,
-    /// What the caller has said on this connection and on no other.
-    pub number: u32,
+    /// What only the two ends of one proof have.
+    pub binding: [u8; 32],
 }
 
 impl Kept {
     /// Whether these are the two ends of one connection.
     pub fn is_with(&self, other: &Self) -> bool {
-        self.number == other.number
+        self.binding == other.binding
     }
 }
 
-/// What is known of a socket of the host.
-#[derive(Clone, Copy, Debug)]
-enum Use {
-    Lane { socket: Socket, up: Option<Instant> },
-    Listener,
-    Stun(Local),
+/// A socket that was dialled, or came to a listener.
+#[derive(Debug)]
+struct PunchLane {
+    socket: Socket,
+    tcp: TcpSocket,
+    up: Option<(Instant, Box<Proof>)>,
+    wait: Option<Instant>,
 }
 
 /// Turns a [`Punch`] with the sockets of its host: the caller from the start, the answerer from the first offer.
@@ -67,8 +67,10 @@ pub struct Puncher {
     punch: Option<Punch>,
     budget: Budget,
     wait: Option<Instant>,
-    uses: BTreeMap<TcpSocket, Use>,
-    framers: BTreeMap<TcpSocket, Framer>,
+    sockets: HostSockets,
+    lanes: BTreeMap<ConnectionId, PunchLane>,
+    next: u64,
+    framers: BTreeMap<StunLink, Framer>,
     seed: Seed,
     /// Each socket that was ever kept: there must never be two.
     pub kept: Vec<Kept>,
@@ -91,7 +93,9 @@ impl Puncher {
             punch: None,
             budget: Budget::new(Limits::default()),
             wait: None,
-            uses: BTreeMap::new(),
+            sockets: HostSockets::default(),
+            lanes: BTreeMap::new(),
+            next: 0,
             framers: BTreeMap::new(),
             seed,
             kept: Vec::new(),
@@ -131,29 +135,8 @@ impl Puncher {
         }
     }
 
-    fn socket(&self, wanted: Socket) -> Option<TcpSocket> {
-        let is = |used: &Use| matches!(used, Use::Lane { socket, .. } if *socket == wanted);
-        self.uses.iter().find(|(_, used)| is(used)).map(|(tcp, _)| *tcp)
-    }
-
-    fn close(&mut self, tcp: TcpSocket, context: &mut Context<'_>) {
-        self.uses.remove(&tcp);
-        self.framers.remove(&tcp);
-        // What came and was not read would turn the farewell into a RST.
-        let _ = context.host.tcp_mut().read(tcp);
-        context.host.tcp_mut().close(tcp, context.now);
-    }
-
-    fn close_where(
-        &mut self,
-        context: &mut Context<'_>,
-        which: impl Fn(TcpSocket, &Use, &Context<'_>) -> bool,
-    ) {
-        let found: Vec<_> =
-            self.uses.iter().filter(|(tcp, used)| which(**tcp, used, context)).map(|(tcp, _)| *tcp).collect();
-        for tcp in found {
-            self.close(tcp, context);
-        }
+    fn feed(&mut self, input: Input, now: Instant) -> Option<Socket> {
+        self.punch.as_mut()?.handle(input, now)
     }
 
     fn act(&mut self, act: Act, context: &mut Context<'_>) {
@@ -170,193 +153,211 @@ impl Puncher {
 
     fn socket_act(&mut self, act: SocketAct, context: &mut Context<'_>) {
         let now = context.now;
-        let Some(punch) = &mut self.punch else { return };
         match act {
             SocketAct::Reserve(wanted) => {
                 let share = self.budget.take(wanted);
-                punch.handle(Input::Share(share), now);
+                self.feed(Input::Share(share), now);
             }
             SocketAct::GiveBack(share) => self.budget.give_back(share),
             SocketAct::Listen(at) => {
-                let bound = context.host.tcp_listen(at.0, TcpOptions::shared());
-                let outcome = match bound {
-                    Ok(tcp) => {
-                        self.uses.insert(tcp, Use::Listener);
-                        Ok(())
-                    }
-                    Err(error) => Err(local(error)),
-                };
-                punch.handle(Input::Listening(at, outcome), now);
+                self.host_act(HostAct::Listen { at: at.0, is_throwaway: false }, context)
             }
-            SocketAct::Unlisten(at) => self.close_where(context, |tcp, used, context| {
-                matches!(used, Use::Listener) && context.host.tcp().local(tcp) == Some(at.0)
-            }),
-            SocketAct::Observe(from) => {
-                let dialled = self.stun.and_then(|stun| {
-                    context.host.tcp_dial(Some(from.0), TcpOptions::shared(), stun, now).ok()
-                });
-                match dialled {
-                    Some(tcp) => {
-                        self.uses.insert(tcp, Use::Stun(from));
-                    }
-                    None => drop(punch.handle(Input::Observed(from, None), now)),
-                }
-            }
+            SocketAct::Unlisten(at) => self.host_act(HostAct::Unlisten { at: at.0 }, context),
+            SocketAct::Observe(from) => match self.stun {
+                Some(to) => self.host_act(HostAct::OpenLink { link: StunLink { from: from.0, to } }, context),
+                None => drop(self.feed(Input::Observed(from, None), now)),
+            },
             SocketAct::Forget(from) => {
-                self.close_where(context, |_, used, _| matches!(used, Use::Stun(local) if *local == from))
+                if let Some(to) = self.stun {
+                    self.host_act(HostAct::CloseLink { link: StunLink { from: from.0, to } }, context);
+                }
             }
             SocketAct::Dial { socket, from, to, ttl } => {
                 self.dialled.get_or_insert(now);
+                let number = self.number();
                 let usual = TcpOptions::shared();
                 let options = TcpOptions { ttl: ttl.unwrap_or(usual.ttl), ..usual };
-                match context.host.tcp_dial(Some(from.0), options, to, now) {
+                match self.sockets.dial(TcpUse::Connection(number), (Some(from.0), to), options, context) {
                     Ok(tcp) => {
-                        if ttl.is_some() {
-                            // It was made a line ago.
-                            let _ = context.host.tcp_mut().set_ttl(tcp, usual.ttl);
-                        }
-                        self.uses.insert(tcp, Use::Lane { socket, up: None });
+                        // It was made a line ago.
+                        let _ = context.host.tcp_mut().set_ttl(tcp, usual.ttl);
+                        self.lanes.insert(number, PunchLane { socket, tcp, up: None, wait: None });
                     }
-                    Err(error) => drop(punch.handle(Input::Failed(socket, local(error)), now)),
+                    Err(error) => drop(self.feed(Input::Failed(socket, local_error(error)), now)),
                 }
             }
             SocketAct::Drop(socket) => {
-                if let Some(tcp) = self.socket(socket) {
-                    self.close(tcp, context);
-                }
+                let is_its = |lane: &PunchLane| lane.socket == socket;
+                let number = self.lanes.iter().find(|(_, lane)| is_its(lane)).map(|(number, _)| *number);
+                number.into_iter().for_each(|number| self.close(number, context));
             }
         }
     }
 
-    fn on_up(&mut self, tcp: TcpSocket, socket: Socket, context: &mut Context<'_>) {
-        self.uses.insert(tcp, Use::Lane { socket, up: Some(context.now) });
-        if self.config.role == Role::Caller {
-            self.say(tcp, HELLO, socket.number(), context);
+    fn host_act(&mut self, act: HostAct, context: &mut Context<'_>) {
+        if let Some(event) = self.sockets.perform(OWNER, act, context) {
+            self.on_socket(event, context);
         }
     }
 
-    /// A word, and the number that the caller has given to the connection.
-    fn say(&self, tcp: TcpSocket, word: u8, number: u32, context: &mut Context<'_>) {
-        let [_, a, b, c] = number.to_be_bytes();
-        // A connection that cannot take it breaks, which is told as an event.
-        let _ = context.host.tcp_mut().send(tcp, &[word, a, b, c], context.now);
+    fn number(&mut self) -> ConnectionId {
+        self.next += 1;
+        ConnectionId(self.next)
     }
 
-    fn on_data(&mut self, tcp: TcpSocket, socket: Socket, context: &mut Context<'_>) {
-        let Ok(bytes) = context.host.tcp_mut().read(tcp) else { return };
-        // Words come whole: nothing between splits segments this short.
-        for word in bytes.chunks(4) {
-            let &[word, a, b, c] = word else {
-                return self.fail(tcp, socket, None, context);
-            };
-            let number = u32::from_be_bytes([0, a, b, c]);
-            match (word, self.config.role) {
-                (HELLO, Role::Answerer) => self.say(tcp, WELCOME, number, context),
-                (WELCOME, Role::Caller) if self.kept.is_empty() => {
-                    self.say(tcp, GO, number, context);
-                    return self.keep(tcp, socket, number, context);
-                }
-                (GO, Role::Answerer) => return self.keep(tcp, socket, number, context),
-                (WELCOME, Role::Caller) => return,
-                _ => return self.fail(tcp, socket, None, context),
+    fn close(&mut self, number: ConnectionId, context: &mut Context<'_>) {
+        if let Some(lane) = self.lanes.remove(&number) {
+            self.sockets.close(lane.tcp, context);
+        }
+    }
+
+    fn on_socket(&mut self, event: SocketEvent, context: &mut Context<'_>) {
+        let now = context.now;
+        match event {
+            SocketEvent::Listening { at, outcome } => {
+                let outcome = outcome.map(drop).map_err(|error| DialError::Local(error.reason));
+                self.feed(Input::Listening(Local(at), outcome), now);
             }
-        }
-    }
-
-    fn keep(&mut self, tcp: TcpSocket, socket: Socket, number: u32, context: &mut Context<'_>) {
-        let stack = context.host.tcp();
-        let used = self.uses.remove(&tcp);
-        if let (Some(local), Some(remote), Some(Use::Lane { up: Some(up), .. })) =
-            (stack.local(tcp), stack.remote(tcp), used)
-        {
-            let is_crossed = stack.is_crossed(tcp);
-            self.kept.push(Kept { up, at: context.now, local, remote, is_crossed, number });
-        }
-        if let Some(punch) = &mut self.punch {
-            punch.handle_kept(socket, context.now);
-        }
-    }
-
-    /// A socket failed in TCP, or else in its proof.
-    fn fail(&mut self, tcp: TcpSocket, socket: Socket, error: Option<DialError>, context: &mut Context<'_>) {
-        self.close(tcp, context);
-        if let Some(punch) = &mut self.punch {
-            match error {
-                Some(error) => drop(punch.handle(Input::Failed(socket, error), context.now)),
-                None => punch.handle_unproven(socket, context.now),
+            SocketEvent::LinkUp { link, .. } => {
+                self.framers.insert(link, Framer::default());
+                let request = StunMessage::binding(&mut self.seed).encode(Transport::Tcp);
+                let bytes = request.unwrap_or_default();
+                self.host_act(HostAct::WriteLink { link, bytes }, context);
             }
-        }
-    }
-
-    fn on_stun(&mut self, tcp: TcpSocket, from: Local, context: &mut Context<'_>) {
-        let Ok(bytes) = context.host.tcp_mut().read(tcp) else { return };
-        let framer = self.framers.entry(tcp).or_default();
-        let Ok(Some(message)) = framer.feed(&mut &bytes[..]) else { return };
-        let mapped = Parsed::decode(&message, Transport::Tcp).ok().and_then(|seen| seen.message.mapped());
-        if let Some(punch) = &mut self.punch {
-            punch.handle(Input::Observed(from, mapped.map(Mapped)), context.now);
+            SocketEvent::LinkBytes { link, bytes } => {
+                let Some(framer) = self.framers.get_mut(&link) else { return };
+                let Ok(Some(message)) = framer.feed(&mut &bytes[..]) else { return };
+                let seen = Parsed::decode(&message, Transport::Tcp).ok();
+                let mapped = seen.and_then(|seen| seen.message.mapped()).map(Mapped);
+                self.feed(Input::Observed(Local(link.from), mapped), now);
+            }
+            SocketEvent::LinkDown { link, .. } => {
+                self.feed(Input::Observed(Local(link.from), None), now);
+            }
+            event => tracing::trace!(?event, "of no interest to a punch"),
         }
     }
 
     fn on_tcp(&mut self, event: TcpEvent, context: &mut Context<'_>) {
         let now = context.now;
-        match event {
-            TcpEvent::Connected(tcp) => match self.uses.get(&tcp).copied() {
-                Some(Use::Lane { socket, .. }) => {
-                    let remote = context.host.tcp().remote(tcp);
-                    let input = remote.map(|remote| Input::Connected { socket, remote });
-                    let up = input.and_then(|input| self.punch.as_mut()?.handle(input, now));
-                    if up.is_some() {
-                        self.on_up(tcp, socket, context);
-                    } else {
-                        self.close(tcp, context);
+        match self.sockets.on_tcp(event, context) {
+            Meaning::Node(_, event) => self.on_socket(event, context),
+            Meaning::Arrived { at, socket: tcp, remote, .. } => {
+                match self.feed(Input::Accepted { at: Local(at), remote }, now) {
+                    Some(socket) => {
+                        let number = self.number();
+                        self.sockets.set_use(tcp, TcpUse::Connection(number));
+                        self.lanes.insert(number, PunchLane { socket, tcp, up: None, wait: None });
+                        self.on_up(number, context);
                     }
-                }
-                Some(Use::Stun(_)) => {
-                    let request = StunMessage::binding(&mut self.seed).encode(Transport::Tcp);
-                    let _ = context.host.tcp_mut().send(tcp, &request.unwrap_or_default(), now);
-                }
-                _ => {}
-            },
-            TcpEvent::Accepted { listener, socket: tcp } if self.uses.contains_key(&listener) => {
-                let stack = context.host.tcp();
-                let ends = stack.local(tcp).zip(stack.remote(tcp));
-                let socket = ends.and_then(|(at, remote)| {
-                    let input = Input::Accepted { at: Local(at), remote };
-                    self.punch.as_mut()?.handle(input, now)
-                });
-                match socket {
-                    Some(socket) => self.on_up(tcp, socket, context),
                     None => context.host.tcp_mut().close(tcp, now),
                 }
             }
+            Meaning::Connection(number, event) => self.on_lane(number, event, context),
+            Meaning::Channel(..) | Meaning::Circuit(..) | Meaning::Nothing => {}
+        }
+    }
+
+    fn on_lane(&mut self, number: ConnectionId, event: TcpEvent, context: &mut Context<'_>) {
+        let Some(lane) = self.lanes.get(&number) else { return };
+        let (socket, is_up) = (lane.socket, lane.up.is_some());
+        match event {
+            TcpEvent::Connected(tcp) => {
+                let remote = context.host.tcp().remote(tcp);
+                let input = remote.map(|remote| Input::Connected { socket, remote });
+                match input.and_then(|input| self.feed(input, context.now)) {
+                    Some(_) => self.on_up(number, context),
+                    None => self.close(number, context),
+                }
+            }
+            TcpEvent::Failed(_, failure) if !is_up => {
+                self.fail(number, Some(dial_error(failure)), context);
+            }
+            TcpEvent::Failed(..) => self.fail(number, None, context),
+            TcpEvent::Readable(_) | TcpEvent::PeerClosed(_) => self.prove(number, context),
             TcpEvent::Accepted { .. } => {}
-            TcpEvent::Readable(tcp) => match self.uses.get(&tcp).copied() {
-                Some(Use::Lane { socket, .. }) => self.on_data(tcp, socket, context),
-                Some(Use::Stun(from)) => self.on_stun(tcp, from, context),
-                _ => {}
-            },
-            TcpEvent::PeerClosed(tcp) | TcpEvent::Failed(tcp, _) => match self.uses.get(&tcp).copied() {
-                Some(Use::Lane { socket, up }) => {
-                    let error = match event {
-                        TcpEvent::Failed(_, Failure::Refused) => Some(DialError::Refused),
-                        TcpEvent::Failed(_, Failure::Unreachable(kind)) => {
-                            Some(DialError::Unreachable(kind.to_string()))
-                        }
-                        TcpEvent::Failed(_, Failure::TimedOut) => Some(DialError::TimedOut),
-                        _ if up.is_none() => Some(DialError::Refused),
-                        _ => None,
-                    };
-                    self.fail(tcp, socket, error, context);
+        }
+    }
+
+    fn on_up(&mut self, number: ConnectionId, context: &mut Context<'_>) {
+        let role = self.config.role;
+        let peer = identity(role.other()).id();
+        let counterpart = match role {
+            Role::Caller => Counterpart::Dialled { peer, attempt: self.config.attempt, role, plain: false },
+            Role::Answerer => Counterpart::Unknown,
+        };
+        let (cipher, within) = (Cipher::ChaCha20Poly1305, PROOF_WITHIN);
+        let config = ProofConfig { identity: identity(role), counterpart, cipher, within };
+        let proof = Proof::new(config, self.seed.fork("proof"), context.now);
+        if let Some(lane) = self.lanes.get_mut(&number) {
+            lane.up = Some((context.now, Box::new(proof)));
+        }
+        self.prove(number, context);
+    }
+
+    /// Goes on with a proof as far as it can.
+    fn prove(&mut self, number: ConnectionId, context: &mut Context<'_>) {
+        let now = context.now;
+        let may_keep = self.kept.is_empty();
+        let Some(lane) = self.lanes.get_mut(&number) else { return };
+        let Some((up, proof)) = &mut lane.up else { return };
+        loop {
+            match proof.poll_output() {
+                Output::Act(proof::Act::Send(bytes)) => {
+                    // A connection that cannot take it breaks, which is told as an event.
+                    let _ = context.host.tcp_mut().send(lane.tcp, &bytes, now);
+                    continue;
                 }
-                Some(Use::Stun(from)) => {
-                    self.close(tcp, context);
-                    if let Some(punch) = &mut self.punch {
-                        punch.handle(Input::Observed(from, None), now);
-                    }
+                Output::Event(proof::Event::Claimed(_)) => {
+                    // It can only be the caller. What is wrong with it ends the proof, which is told.
+                    let _ = proof.welcome(false, now);
+                    continue;
                 }
-                _ => {}
-            },
+                Output::Act(proof::Act::HangUp) | Output::Event(proof::Event::Failed(_)) => {
+                    return self.fail(number, None, context);
+                }
+                Output::Event(proof::Event::Proven | proof::Event::Kept) => continue,
+                Output::Wait(wait) => lane.wait = wait.map(|deadline| deadline.at),
+            }
+            match proof.stage() {
+                Stage::Hearing => match read_tcp(lane.tcp, &mut Bytes::new(), proof.wants(), context) {
+                    ReadResult::Bytes(bytes) => drop(proof.handle_bytes(&bytes, now)),
+                    ReadResult::Nothing => return,
+                    ReadResult::End => proof.handle_lost(now),
+                },
+                // The caller keeps the first that is proven.
+                Stage::Proven if may_keep => drop(proof.go(now)),
+                Stage::Kept => {
+                    let up = *up;
+                    let session = lane.up.take().and_then(|(_, proof)| proof.into_session());
+                    return session.into_iter().for_each(|session| self.keep(number, up, &session, context));
+                }
+                Stage::Proven | Stage::Deciding | Stage::Failed => return,
+            }
+        }
+    }
+
+    fn keep(&mut self, number: ConnectionId, up: Instant, session: &Session, context: &mut Context<'_>) {
+        let Some(lane) = self.lanes.remove(&number) else { return };
+        let stack = context.host.tcp();
+        if let (Some(local), Some(remote)) = (stack.local(lane.tcp), stack.remote(lane.tcp)) {
+            let (at, is_crossed) = (context.now, stack.is_crossed(lane.tcp));
+            self.kept.push(Kept { up, at, local, remote, is_crossed, binding: session.binding });
+        }
+        if let Some(punch) = &mut self.punch {
+            punch.handle_kept(lane.socket, context.now);
+        }
+    }
+
+    /// A socket failed in TCP, or else in its proof.
+    fn fail(&mut self, number: ConnectionId, error: Option<DialError>, context: &mut Context<'_>) {
+        let Some(socket) = self.lanes.get(&number).map(|lane| lane.socket) else { return };
+        self.close(number, context);
+        if let Some(punch) = &mut self.punch {
+            match error {
+                Some(error) => drop(punch.handle(Input::Failed(socket, error), context.now)),
+                None => punch.handle_unproven(socket, context.now),
+            }
         }
     }
 
@@ -367,10 +368,6 @@ impl Puncher {
             None => self.punch = Some(Punch::answer(self.config.clone(), &message, context.now)),
         }
     }
-}
-
-fn local(error: SocketError) -> DialError {
-    DialError::Local(error.to_string())
 }
 
 impl Program for Puncher {
@@ -387,13 +384,14 @@ impl Program for Puncher {
 
     fn handle_timeout(&mut self, context: &mut Context<'_>) {
         let now = context.now;
-        let late = |used: &Use| match used {
-            Use::Lane { socket, up: Some(up) } if *up + PROOF_WITHIN <= now => Some(*socket),
-            _ => None,
-        };
-        let late: Vec<_> = self.uses.iter().filter_map(|(tcp, used)| Some((*tcp, late(used)?))).collect();
-        for (tcp, socket) in late {
-            self.fail(tcp, socket, None, context);
+        let is_late = |lane: &PunchLane| lane.wait.is_some_and(|at| at <= now);
+        let late: Vec<_> =
+            self.lanes.iter().filter(|(_, lane)| is_late(lane)).map(|(number, _)| *number).collect();
+        for number in late {
+            if let Some((_, proof)) = self.lanes.get_mut(&number).and_then(|lane| lane.up.as_mut()) {
+                proof.handle_timeout(now);
+            }
+            self.prove(number, context);
         }
         if let Some(punch) = &mut self.punch {
             punch.handle_timeout(now);
@@ -402,19 +400,20 @@ impl Program for Puncher {
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        let proofs = self.uses.values().filter_map(|used| match used {
-            Use::Lane { up, .. } => up.map(|up| up + PROOF_WITHIN),
-            _ => None,
-        });
-        proofs.chain(self.wait).min()
+        self.lanes.values().filter_map(|lane| lane.wait).chain(self.wait).min()
     }
+}
+
+/// Returns the identity of whoever plays this part, in every world.
+fn identity(role: Role) -> Identity {
+    Identity::from_bytes([if role == Role::Caller { 1 } else { 2 }; 32])
 }
 
 /// Both sides on one host.
 #[derive(Debug)]
-pub struct Neighbours(pub [Puncher; 2]);
+pub struct PunchNeighbours(pub [Puncher; 2]);
 
-impl Program for Neighbours {
+impl Program for PunchNeighbours {
     fn handle_event(&mut self, event: HostEvent, context: &mut Context<'_>) {
         for side in &mut self.0 {
             side.handle_event(event.clone(), context);
@@ -431,3 +430,8 @@ impl Program for Neighbours {
         self.0.iter().filter_map(Puncher::next_timeout).min()
     }
 }
+
+/// The owner of all sockets of a punch.
+const OWNER: Owner = Owner::Nic(NicId(0));
+/// A connection has so long to be proven.
+const PROOF_WITHIN: Duration = Duration::from_secs(3);

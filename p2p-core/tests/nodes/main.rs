@@ -1,6 +1,7 @@
 //! Stories of whole nodes: everything that decides, on both ends, in virtual time.
 
 mod brokers;
+mod chance;
 mod changes;
 mod close;
 mod cold;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use p2p_core::attempt::Way;
 use p2p_core::sim::nat::NatConfig;
-use p2p_core::sim::scene::{Call, Ends, Scene, SceneNode};
+use p2p_core::sim::scene::{BothEnds, Scene, SceneCall, SceneNode};
 
 /// Makes two homes behind these NATs, with a node in each, started at once.
 fn two_homes(number: u64, nats: [NatConfig; 2]) -> (Scene, [SceneNode; 2]) {
@@ -32,7 +33,7 @@ fn random() -> NatConfig {
 
 /// Has one node call another and lets them meet, by this way; what they keep carries words both ways, and nobody else was
 /// sent anything.
-fn meet(scene: &mut Scene, call: Call, other: SceneNode, way: Way) -> Ends {
+fn meet(scene: &mut Scene, call: SceneCall, other: SceneNode, way: Way) -> BothEnds {
     let ends = match scene.meet(call, other) {
         Ok(ends) => ends,
         Err(why) => panic!("{why}"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use p2p_actors::{IdleConnection, ProvenConnection, StallGuard};
 use p2p_core::Seed;
-use p2p_core::attempt::{AttemptId, Path, Way};
+use p2p_core::attempt::{AttemptId, Path, Role, Way};
 use p2p_core::peer::Identity;
 use p2p_core::proof::Claim;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -29,7 +29,7 @@ pub(super) fn session(caller: bool, plain: bool, cipher: Cipher) -> Session {
         claim: Claim {
             peer: Identity::generate(&mut Seed::from_u64(caller.into())).id(),
             attempt: AttemptId([0; 16]),
-            caller,
+            role: if caller { Role::Caller } else { Role::Answerer },
         },
         plain,
         cipher,

@@ -31,7 +31,7 @@ pub struct BrokerFaults {
 
 /// A session with one client.
 #[derive(Debug, Default)]
-struct Session {
+struct BrokerSession {
     reader: PacketReader,
     next_id: u16,
 }
@@ -40,7 +40,7 @@ struct Session {
 #[derive(Debug)]
 pub struct BrokerServer {
     broker: Broker<TcpSocket>,
-    sessions: BTreeMap<TcpSocket, Session>,
+    sessions: BTreeMap<TcpSocket, BrokerSession>,
     faults: BrokerFaults,
 }
 
@@ -159,7 +159,7 @@ impl Program for BrokerServer {
         match event {
             HostEvent::Tcp(TcpEvent::Accepted { socket, .. }) => {
                 if self.sessions.len() < MOST_SESSIONS {
-                    self.sessions.insert(socket, Session::default());
+                    self.sessions.insert(socket, BrokerSession::default());
                 } else {
                     context.host.tcp_mut().abort(socket);
                 }

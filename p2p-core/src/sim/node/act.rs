@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::channel::{Channel, ChannelNews};
-use super::circuit::{CircuitNews, CircuitSockets};
-use super::connection::{Connection, Heard, Line, Pipe, read_tcp};
+use super::channel::{BrokerChannel, ChannelNews};
+use super::circuit::{CircuitDriver, CircuitNews};
+use super::connection::{ConnectionLine, DrivenConnection, KeptPipe, ReadResult, read_tcp};
 use super::sockets::{TcpUse, local_error};
 use super::time::{TimeClient, TimeNews};
-use super::{Input, Later, NodeRunner, clock, nics};
+use super::{DelayedInput, NodeInput, NodeRunner, clock, nics};
 use crate::attempt::{AttemptId, DialError, Role};
 use crate::clock::ntp::{Client, ClientConfig};
 use crate::node::{
     Act, ChannelId, CircuitAct, CircuitEvent, ConnectionId, Established, Owner, RouterAct, SocketAct,
     SocketEvent, TurnServer,
 };
-use crate::relay::Circuit;
+use crate::relay::{Circuit, circuit};
 use crate::signal::link::{Config as LinkConfig, Link};
 use crate::sim::tcp::{TcpOptions, TcpSocket};
 use crate::sim::world::Context;
@@ -38,30 +38,30 @@ impl NodeRunner {
             Act::Circuit(attempt, act) => self.act_circuit(attempt, act, context),
             Act::Resolve(nic, server) => {
                 let (takes, found) = self.surroundings.names.look_up(&server.host, server.port);
-                self.after(takes, Later::Input(Input::Resolved(nic, server, found)), context);
+                self.after(takes, DelayedInput::Input(NodeInput::Resolved(nic, server, found)), context);
             }
             Act::ResolveTurn => {
                 let configured = self.node.config().turn.clone();
                 let (takes, servers, useless) = self.turn_servers(&configured);
-                self.after(takes, Later::Input(Input::TurnServers(servers, useless)), context);
+                self.after(takes, DelayedInput::Input(NodeInput::TurnServers(servers, useless)), context);
             }
-            Act::ReadNics => self.inputs.push_back(Input::Nics(nics(context))),
-            Act::ReadClock => self.inputs.push_back(Input::Clock(clock(&self.surroundings, context.now))),
+            Act::ReadNics => self.inputs.push_back(NodeInput::Nics(nics(context))),
+            Act::ReadClock => self.inputs.push_back(NodeInput::Clock(clock(&self.surroundings, context.now))),
             Act::MeasureTime(clock) => self.measure(clock, context),
         }
     }
 
     /// What takes no time is there at the next turn.
-    pub(super) fn after(&mut self, takes: Duration, what: Later, context: &Context<'_>) {
+    pub(super) fn after(&mut self, takes: Duration, what: DelayedInput, context: &Context<'_>) {
         match what {
-            Later::Input(input) if takes.is_zero() => self.inputs.push_back(input),
+            DelayedInput::Input(input) if takes.is_zero() => self.inputs.push_back(input),
             what => self.later(context.now + takes, what),
         }
     }
 
     fn end(&mut self, owner: Owner, context: &mut Context<'_>) {
         self.sockets.end(owner, context);
-        let is_its = |connection: &Connection| connection.owner == Some(owner);
+        let is_its = |connection: &DrivenConnection| connection.owner == Some(owner);
         let its: Vec<ConnectionId> = self
             .connections
             .iter()
@@ -86,7 +86,7 @@ impl NodeRunner {
             SocketAct::Close { connection } => self.let_go(connection, context),
             act => {
                 let told = self.sockets.perform(owner, act, context);
-                self.inputs.extend(told.map(|event| Input::Socket(owner, event)));
+                self.inputs.extend(told.map(|event| NodeInput::Socket(owner, event)));
             }
         }
     }
@@ -115,12 +115,12 @@ impl NodeRunner {
                     let _ = context.host.tcp_mut().set_ttl(socket, usual.ttl);
                 }
                 self.sockets.set_use(socket, TcpUse::Connection(connection));
-                let line = Line::Tcp { socket, early: Bytes::new() };
-                self.connections.insert(connection, Connection::new(owner, line, false));
+                let line = ConnectionLine::Tcp { socket, early: Bytes::new() };
+                self.connections.insert(connection, DrivenConnection::new(owner, line, false));
             }
             Err(error) => {
                 let failed = SocketEvent::DialFailed { connection, error };
-                self.inputs.push_back(Input::Socket(owner, failed));
+                self.inputs.push_back(NodeInput::Socket(owner, failed));
             }
         }
     }
@@ -129,7 +129,8 @@ impl NodeRunner {
     pub(super) fn take_in(&mut self, owner: Owner, socket: TcpSocket, early: Bytes) -> ConnectionId {
         let number = self.number();
         self.sockets.set_use(socket, TcpUse::Connection(number));
-        self.connections.insert(number, Connection::new(owner, Line::Tcp { socket, early }, true));
+        self.connections
+            .insert(number, DrivenConnection::new(owner, ConnectionLine::Tcp { socket, early }, true));
         number
     }
 
@@ -142,11 +143,11 @@ impl NodeRunner {
 
     pub(super) fn write(&mut self, number: ConnectionId, bytes: &[u8], context: &mut Context<'_>) {
         match self.connections.get(&number).map(|connection| connection.line.clone()) {
-            Some(Line::Tcp { socket, .. }) => {
+            Some(ConnectionLine::Tcp { socket, .. }) => {
                 // A connection that cannot take it breaks, which is told as an event.
                 let _ = context.host.tcp_mut().send(socket, bytes, context.now);
             }
-            Some(Line::Stream(attempt)) => {
+            Some(ConnectionLine::Stream(attempt)) => {
                 self.with_circuit(attempt, context, |circuit, _| circuit.say(bytes));
             }
             None => {}
@@ -156,12 +157,13 @@ impl NodeRunner {
     /// Closes a connection, whoever has it.
     pub(super) fn let_go(&mut self, number: ConnectionId, context: &mut Context<'_>) {
         let Some(connection) = self.connections.remove(&number) else { return };
-        if let Line::Tcp { socket, .. } = connection.line {
+        if let ConnectionLine::Tcp { socket, .. } = connection.line {
             self.sockets.close(socket, context);
         }
         let pipe = self.pipes.iter().find(|pipe| pipe.connection == number);
-        if let Some(claim) = pipe.map(|pipe| pipe.session.claim).filter(|claim| claim.role == Role::Answerer) {
-            self.inputs.push_back(Input::PipeClosed(claim.peer));
+        if let Some(claim) = pipe.map(|pipe| pipe.session.claim).filter(|claim| claim.role == Role::Answerer)
+        {
+            self.inputs.push_back(NodeInput::PipeClosed(claim.peer));
         }
         // A circuit lives for as long as the connection that its user has.
         if let (None, Some(attempt)) = (connection.owner, self.attempt_of(number)) {
@@ -177,7 +179,7 @@ impl NodeRunner {
     /// Gives a connection that is kept to the user, who reads from now on.
     pub(super) fn hand_over(&mut self, established: Established, context: &mut Context<'_>) {
         let number = established.connection;
-        self.pipes.push(Pipe::new(established, context.now));
+        self.pipes.push(KeptPipe::new(established, context.now));
         if let Some(connection) = self.connections.get_mut(&number) {
             (connection.owner, connection.wanted) = (None, None);
         }
@@ -192,9 +194,9 @@ impl NodeRunner {
                 let heard = self.read(number, PIPE_READ, context);
                 let Some(pipe) = self.pipes.iter_mut().find(|pipe| pipe.connection == number) else { return };
                 match heard {
-                    Heard::Bytes(bytes) => pipe.heard.extend_from_slice(&bytes),
-                    Heard::Nothing => return,
-                    Heard::End => {
+                    ReadResult::Bytes(bytes) => pipe.heard.extend_from_slice(&bytes),
+                    ReadResult::Nothing => return,
+                    ReadResult::End => {
                         pipe.is_ended = true;
                         return;
                     }
@@ -202,30 +204,31 @@ impl NodeRunner {
             },
             (Some(owner), Some(at_most)) => {
                 let event = match self.read(number, at_most, context) {
-                    Heard::Bytes(bytes) => SocketEvent::Bytes { connection: number, bytes },
-                    Heard::Nothing => return,
-                    Heard::End => SocketEvent::Lost { connection: number },
+                    ReadResult::Bytes(bytes) => SocketEvent::Bytes { connection: number, bytes },
+                    ReadResult::Nothing => return,
+                    ReadResult::End => SocketEvent::Lost { connection: number },
                 };
                 if let Some(connection) = self.connections.get_mut(&number) {
                     connection.wanted = None;
                 }
-                self.inputs.push_back(Input::Socket(owner, event));
+                self.inputs.push_back(NodeInput::Socket(owner, event));
             }
             (Some(_), None) => {}
         }
     }
 
-    fn read(&mut self, number: ConnectionId, at_most: usize, context: &mut Context<'_>) -> Heard {
+    fn read(&mut self, number: ConnectionId, at_most: usize, context: &mut Context<'_>) -> ReadResult {
         let attempt = match self.connections.get_mut(&number).map(|connection| &mut connection.line) {
-            Some(Line::Tcp { socket, early }) => return read_tcp(*socket, early, at_most, context),
-            Some(Line::Stream(attempt)) => *attempt,
-            None => return Heard::End,
+            Some(ConnectionLine::Tcp { socket, early }) => return read_tcp(*socket, early, at_most, context),
+            Some(ConnectionLine::Stream(attempt)) => *attempt,
+            None => return ReadResult::End,
         };
         // What is told of reading must not lead to reading: it is taken up when this is over.
-        let Some(circuit) = self.circuits.get_mut(&attempt) else { return Heard::End };
+        let Some(circuit) = self.circuits.get_mut(&attempt) else { return ReadResult::End };
         let heard = circuit.read(at_most, context.now);
         let news = circuit.turn(&mut self.sockets, context);
-        let news = news.into_iter().filter(|news| !matches!(news, CircuitNews::Readable));
+        let is_new = |news: &CircuitNews| !matches!(news, CircuitNews::Told(circuit::Event::Readable));
+        let news = news.into_iter().filter(is_new);
         news.for_each(|news| self.on_circuit(attempt, news, context));
         heard
     }
@@ -236,7 +239,7 @@ impl NodeRunner {
                 let topic = self.node.config().identity.id().topic();
                 let config = LinkConfig { topic, login: None, protocol: url.version() };
                 let link = Link::new(config, self.seed.fork("link"), context.now);
-                self.channels.insert(channel, (Channel::new(channel, link), url));
+                self.channels.insert(channel, (BrokerChannel::new(channel, link), url));
                 self.with_channel(channel, context, |_, _| {});
             }
             RouterAct::Publish { channel, ticket, topic, payload, until } => {
@@ -244,12 +247,12 @@ impl NodeRunner {
                 self.with_channel(channel, context, |link, now| {
                     refused = link.publish(ticket, topic, payload, until, now);
                 });
-                self.inputs.extend(refused.map(|event| Input::Channel(channel, event)));
+                self.inputs.extend(refused.map(|event| NodeInput::Channel(channel, event)));
             }
             RouterAct::Close { channel } => {
                 self.with_channel(channel, context, |link, now| link.close(now));
                 self.channels.remove(&channel);
-                self.inputs.push_back(Input::ChannelClosed(channel));
+                self.inputs.push_back(NodeInput::ChannelClosed(channel));
             }
         }
     }
@@ -258,7 +261,7 @@ impl NodeRunner {
         &mut self,
         id: ChannelId,
         context: &mut Context<'_>,
-        act: impl FnOnce(&mut Channel, std::time::Instant),
+        act: impl FnOnce(&mut BrokerChannel, std::time::Instant),
     ) {
         let Some((channel, _)) = self.channels.get_mut(&id) else { return };
         act(channel, context.now);
@@ -269,12 +272,12 @@ impl NodeRunner {
     pub(super) fn on_channel(&mut self, id: ChannelId, news: Vec<ChannelNews>, context: &mut Context<'_>) {
         for news in news {
             match news {
-                ChannelNews::Event(event) => self.inputs.push_back(Input::Channel(id, event)),
+                ChannelNews::Event(event) => self.inputs.push_back(NodeInput::Channel(id, event)),
                 ChannelNews::LookUp => {
                     let Some((_, url)) = self.channels.get(&id) else { return };
                     let (host, port) = (url.host().to_string(), url.port().unwrap_or_default());
                     let (takes, found) = self.surroundings.names.look_up(&host, port);
-                    self.later(context.now + takes, Later::Channel(id, found));
+                    self.later(context.now + takes, DelayedInput::Channel(id, found));
                 }
             }
         }
@@ -284,7 +287,7 @@ impl NodeRunner {
         if let CircuitAct::Begin(begun) = act {
             let (config, seed) = *begun;
             let circuit = Circuit::new(config, seed, context.now);
-            self.circuits.insert(attempt, CircuitSockets::new(attempt, circuit));
+            self.circuits.insert(attempt, CircuitDriver::new(attempt, circuit));
             return self.with_circuit(attempt, context, |_, _| {});
         }
         self.with_circuit(attempt, context, |circuit, now| match act {
@@ -301,7 +304,7 @@ impl NodeRunner {
         &mut self,
         attempt: AttemptId,
         context: &mut Context<'_>,
-        act: impl FnOnce(&mut CircuitSockets, std::time::Instant),
+        act: impl FnOnce(&mut CircuitDriver, std::time::Instant),
     ) {
         let Some(circuit) = self.circuits.get_mut(&attempt) else { return };
         act(circuit, context.now);
@@ -311,33 +314,50 @@ impl NodeRunner {
 
     pub(super) fn on_circuit(&mut self, attempt: AttemptId, news: CircuitNews, context: &mut Context<'_>) {
         let event = match news {
-            CircuitNews::Up { local, remote } => {
+            CircuitNews::Dial(to) => Some(CircuitEvent::Dial(to)),
+            CircuitNews::Say(offer) => Some(CircuitEvent::Say(offer)),
+            CircuitNews::Told(event) => self.on_circuit_event(attempt, event, context),
+            CircuitNews::Gone => {
+                self.circuits.remove(&attempt);
+                Some(CircuitEvent::Gone)
+            }
+        };
+        self.inputs.extend(event.map(|event| NodeInput::Circuit(attempt, event)));
+    }
+
+    fn on_circuit_event(
+        &mut self,
+        attempt: AttemptId,
+        event: circuit::Event,
+        context: &mut Context<'_>,
+    ) -> Option<CircuitEvent> {
+        let owner = Owner::Attempt(attempt);
+        match event {
+            circuit::Event::Up => {
+                let (local, remote) = self.circuits.get(&attempt)?.ends(context)?;
                 let connection = self.number();
-                let owner = Owner::Attempt(attempt);
-                self.connections.insert(connection, Connection::new(owner, Line::Stream(attempt), true));
-                CircuitEvent::Up { connection, local, remote }
+                let stream = DrivenConnection::new(owner, ConnectionLine::Stream(attempt), true);
+                self.connections.insert(connection, stream);
+                Some(CircuitEvent::Up { connection, local, remote })
             }
-            CircuitNews::Arrived { socket, early, local, remote } => {
-                let connection = self.take_in(Owner::Attempt(attempt), socket, early);
-                CircuitEvent::Arrived { connection, local, remote }
+            circuit::Event::Arrived { way, peer, early } => {
+                let (socket, local) = self.circuits.get_mut(&attempt)?.take(way, peer, context)?;
+                let connection = self.take_in(owner, socket, early);
+                Some(CircuitEvent::Arrived { connection, local, remote: peer })
             }
-            CircuitNews::Dial(to) => CircuitEvent::Dial(to),
-            CircuitNews::Say(offer) => CircuitEvent::Say(offer),
-            CircuitNews::Failed(failure) => CircuitEvent::Failed(failure),
-            CircuitNews::Readable => {
-                let is_its = |line: &Line| matches!(line, Line::Stream(of) if *of == attempt);
+            circuit::Event::Readable | circuit::Event::Ended(_) => {
+                let is_its =
+                    |line: &ConnectionLine| matches!(line, ConnectionLine::Stream(of) if *of == attempt);
                 let its = self.connections.iter().find(|(_, connection)| is_its(&connection.line));
                 if let Some(number) = its.map(|(number, _)| *number) {
                     self.hear(number, context);
                 }
-                return;
+                None
             }
-            CircuitNews::Gone => {
-                self.circuits.remove(&attempt);
-                CircuitEvent::Gone
-            }
-        };
-        self.inputs.push_back(Input::Circuit(attempt, event));
+            circuit::Event::Failed(failure) => Some(CircuitEvent::Failed(failure)),
+            // What is to be said is tried at every turn.
+            circuit::Event::Writable | circuit::Event::Closed => None,
+        }
     }
 
     fn measure(&mut self, clock: Clock, context: &mut Context<'_>) {
@@ -358,7 +378,7 @@ impl NodeRunner {
         let Some(time) = &mut self.time else { return };
         for news in time.turn(&mut self.sockets, context) {
             match news {
-                TimeNews::Report(report) => self.inputs.push_back(Input::Ntp(report)),
+                TimeNews::Report(report) => self.inputs.push_back(NodeInput::Ntp(report)),
                 TimeNews::LookUp(server) => {
                     let Some(named) = self.node.config().ntp.get(server) else { continue };
                     let (takes, found) = self.surroundings.names.look_up(&named.host, named.port);
@@ -367,7 +387,7 @@ impl NodeRunner {
                         found.retain(|address| families.contains(&Family::of(address.ip())));
                         found
                     });
-                    self.later(context.now + takes, Later::Ntp(server, found));
+                    self.later(context.now + takes, DelayedInput::Ntp(server, found));
                 }
             }
         }

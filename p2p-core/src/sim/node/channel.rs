@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::sockets::{Sockets, TcpUse};
+use super::sockets::{HostSockets, TcpUse};
 use crate::node::ChannelId;
 use crate::signal::link::{Act, Event, FailReason, Link, LinkError};
 use crate::sim::broker::wire::{PacketReader, encode};
@@ -16,7 +16,7 @@ use crate::{Machine, Output};
 
 /// A [`Link`], and the connection it speaks over. TLS is played by TCP.
 #[derive(Debug)]
-pub(super) struct Channel {
+pub(super) struct BrokerChannel {
     id: ChannelId,
     link: Link,
     socket: Option<TcpSocket>,
@@ -34,11 +34,11 @@ pub(super) struct Channel {
 pub(super) enum ChannelNews {
     /// Tell the node.
     Event(Event),
-    /// Look the broker's name up, and call [`Channel::dial`].
+    /// Look the broker's name up, and call [`BrokerChannel::dial`].
     LookUp,
 }
 
-impl Channel {
+impl BrokerChannel {
     pub(super) fn new(id: ChannelId, link: Link) -> Self {
         Self {
             id,
@@ -73,7 +73,7 @@ impl Channel {
         self.link.close(now);
     }
 
-    pub(super) fn handle_timeout(&mut self, sockets: &mut Sockets, context: &mut Context<'_>) {
+    pub(super) fn handle_timeout(&mut self, sockets: &mut HostSockets, context: &mut Context<'_>) {
         if self.next_at.is_some_and(|at| at <= context.now) {
             self.dial_next("no address".into(), sockets, context);
         }
@@ -84,7 +84,7 @@ impl Channel {
     pub(super) fn dial(
         &mut self,
         found: Result<Vec<SocketAddr>, String>,
-        sockets: &mut Sockets,
+        sockets: &mut HostSockets,
         context: &mut Context<'_>,
     ) {
         match found {
@@ -96,7 +96,7 @@ impl Channel {
         }
     }
 
-    fn dial_next(&mut self, mut why: String, sockets: &mut Sockets, context: &mut Context<'_>) {
+    fn dial_next(&mut self, mut why: String, sockets: &mut HostSockets, context: &mut Context<'_>) {
         self.next_at = None;
         while let Some(to) = self.left.pop_front() {
             match sockets.dial(TcpUse::Channel(self.id), (None, to), TcpOptions::default(), context) {
@@ -114,7 +114,7 @@ impl Channel {
     }
 
     /// Performs what the session wants until it rests, and returns what it tells.
-    pub(super) fn turn(&mut self, sockets: &mut Sockets, context: &mut Context<'_>) -> Vec<ChannelNews> {
+    pub(super) fn turn(&mut self, sockets: &mut HostSockets, context: &mut Context<'_>) -> Vec<ChannelNews> {
         let mut news = Vec::new();
         loop {
             match self.link.poll_output() {
@@ -138,7 +138,7 @@ impl Channel {
         }
     }
 
-    fn hang_up(&mut self, sockets: &mut Sockets, context: &mut Context<'_>) {
+    fn hang_up(&mut self, sockets: &mut HostSockets, context: &mut Context<'_>) {
         self.left.clear();
         self.next_at = None;
         for socket in self.dials.drain(..) {
@@ -155,7 +155,7 @@ impl Channel {
     pub(super) fn on_tcp(
         &mut self,
         event: TcpEvent,
-        sockets: &mut Sockets,
+        sockets: &mut HostSockets,
         context: &mut Context<'_>,
     ) -> Vec<ChannelNews> {
         let (TcpEvent::Connected(socket)
@@ -203,7 +203,7 @@ impl Channel {
         news
     }
 
-    fn lose(&mut self, why: LinkError, sockets: &mut Sockets, context: &mut Context<'_>) {
+    fn lose(&mut self, why: LinkError, sockets: &mut HostSockets, context: &mut Context<'_>) {
         if let Some(socket) = self.socket.take() {
             sockets.close(socket, context);
             self.link.handle_lost(why, context.now);
@@ -213,7 +213,7 @@ impl Channel {
     fn on_bytes(
         &mut self,
         socket: TcpSocket,
-        sockets: &mut Sockets,
+        sockets: &mut HostSockets,
         context: &mut Context<'_>,
     ) -> Vec<ChannelNews> {
         let mut news = Vec::new();

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::connection::Heard;
-use super::sockets::{Sockets, TcpUse, UdpUse, kind, kind_of};
+use super::connection::ReadResult;
+use super::sockets::{HostSockets, TcpUse, UdpUse, kind, kind_of};
 use crate::attempt::AttemptId;
-use crate::relay::circuit::{Act, Circuit, CircuitFailure, Event, Via, Way};
+use crate::relay::circuit::{Act, Circuit, Event, Via, Way};
 use crate::relay::{End, RelayOffer};
 use crate::sim::packet::unspecified;
 use crate::sim::tcp::{SocketError, TcpEvent, TcpOptions, TcpSocket};
@@ -21,17 +21,17 @@ use crate::turn::{Carrier, Relaying};
 use crate::{Family, Machine, Output};
 
 #[derive(Clone, Copy, Debug)]
-enum Wire {
+enum CircuitWire {
     Udp(UdpSocket, SocketAddr),
     Tcp(TcpSocket),
 }
 
 /// A circuit, its ways to TURN servers, and its own sockets.
 #[derive(Debug)]
-pub(super) struct CircuitSockets {
+pub(crate) struct CircuitDriver {
     attempt: AttemptId,
     circuit: Circuit,
-    wires: BTreeMap<Way, Wire>,
+    wires: BTreeMap<Way, CircuitWire>,
     bare: BTreeMap<Family, UdpSocket>,
     wait: Option<Instant>,
     /// What is to be said on the stream and found no room yet.
@@ -39,68 +39,66 @@ pub(super) struct CircuitSockets {
     is_told: bool,
 }
 
-/// Tells what a circuit brought.
+/// Tells what a circuit wants of its owner, or has told.
 #[derive(Debug)]
-pub(super) enum CircuitNews {
-    Up {
-        local: SocketAddr,
-        remote: SocketAddr,
-    },
-    Arrived {
-        socket: TcpSocket,
-        early: Bytes,
-        local: SocketAddr,
-        remote: SocketAddr,
-    },
+pub(crate) enum CircuitNews {
+    /// Dial this, and tell what comes of it.
     Dial(SocketAddr),
+    /// Say this to the peer.
     Say(RelayOffer),
-    Failed(CircuitFailure),
-    /// There may be something to read, or the stream has ended.
-    Readable,
+    /// It has told this.
+    Told(Event),
+    /// It is over, and everything is closed.
     Gone,
 }
 
-impl CircuitSockets {
-    pub(super) fn new(attempt: AttemptId, circuit: Circuit) -> Self {
+impl CircuitDriver {
+    pub(crate) fn new(attempt: AttemptId, circuit: Circuit) -> Self {
         let (wires, bare) = (BTreeMap::new(), BTreeMap::new());
         Self { attempt, circuit, wires, bare, wait: None, unsaid: VecDeque::new(), is_told: false }
     }
 
+    /// Returns the machine.
+    #[cfg(test)]
+    pub(crate) fn machine(&self) -> &Circuit {
+        &self.circuit
+    }
+
     /// Returns the machine, for what needs no socket. Call [`turn`](Self::turn) after it.
-    pub(super) fn circuit(&mut self) -> &mut Circuit {
+    pub(crate) fn circuit(&mut self) -> &mut Circuit {
         &mut self.circuit
     }
 
-    pub(super) fn wait(&self) -> Option<Instant> {
+    pub(crate) fn wait(&self) -> Option<Instant> {
         self.wait
     }
 
     /// Says this on the stream as soon as there is room.
-    pub(super) fn say(&mut self, bytes: &[u8]) {
+    pub(crate) fn say(&mut self, bytes: &[u8]) {
         self.unsaid.extend(bytes);
     }
 
     /// Reads from the stream once.
-    pub(super) fn read(&mut self, at_most: usize, now: Instant) -> Heard {
+    pub(crate) fn read(&mut self, at_most: usize, now: Instant) -> ReadResult {
         let mut bytes = vec![0; at_most];
         match self.circuit.read(&mut bytes, now) {
             Ok(Read::Bytes(length)) => {
                 bytes.truncate(length);
-                Heard::Bytes(bytes.into())
+                ReadResult::Bytes(bytes.into())
             }
-            Ok(Read::Nothing) => Heard::Nothing,
-            Ok(Read::End) | Err(_) => Heard::End,
+            Ok(Read::Nothing) => ReadResult::Nothing,
+            Ok(Read::End) | Err(_) => ReadResult::End,
         }
     }
 
     /// Performs what the circuit wants until it rests, and returns what it tells.
-    pub(super) fn turn(&mut self, sockets: &mut Sockets, context: &mut Context<'_>) -> Vec<CircuitNews> {
+    pub(crate) fn turn(&mut self, sockets: &mut HostSockets, context: &mut Context<'_>) -> Vec<CircuitNews> {
         let mut news = Vec::new();
         loop {
             self.speak(context.now);
             match self.circuit.poll_output() {
                 Output::Act(act) => news.extend(self.act(act, sockets, context)),
-                Output::Event(event) => news.extend(self.on_event(event, context)),
+                Output::Event(event) => news.push(CircuitNews::Told(event)),
                 Output::Wait(wait) => {
                     self.wait = wait.map(|deadline| deadline.at);
                     break;
@@ -115,7 +113,7 @@ impl CircuitSockets {
     }
 
     /// Closes whatever it has open.
-    pub(super) fn end(&mut self, sockets: &mut Sockets, context: &mut Context<'_>) {
+    pub(crate) fn end(&mut self, sockets: &mut HostSockets, context: &mut Context<'_>) {
         for wire in std::mem::take(&mut self.wires).into_values() {
             Self::cut(wire, sockets, context);
         }
@@ -124,10 +122,10 @@ impl CircuitSockets {
         }
     }
 
-    fn cut(wire: Wire, sockets: &mut Sockets, context: &mut Context<'_>) {
+    fn cut(wire: CircuitWire, sockets: &mut HostSockets, context: &mut Context<'_>) {
         match wire {
-            Wire::Udp(socket, _) => sockets.close_udp(socket, context),
-            Wire::Tcp(socket) => sockets.close(socket, context),
+            CircuitWire::Udp(socket, _) => sockets.close_udp(socket, context),
+            CircuitWire::Tcp(socket) => sockets.close(socket, context),
         }
     }
 
@@ -143,7 +141,7 @@ impl CircuitSockets {
         }
     }
 
-    fn act(&mut self, act: Act, sockets: &mut Sockets, context: &mut Context<'_>) -> Option<CircuitNews> {
+    fn act(&mut self, act: Act, sockets: &mut HostSockets, context: &mut Context<'_>) -> Option<CircuitNews> {
         let now = context.now;
         match act {
             Act::Open { way, place } => {
@@ -181,53 +179,45 @@ impl CircuitSockets {
         way: Way,
         address: SocketAddr,
         carrier: Carrier,
-        sockets: &mut Sockets,
+        sockets: &mut HostSockets,
         context: &mut Context<'_>,
     ) -> Result<(), SocketError> {
         if carrier == Carrier::Udp {
             let any = SocketAddr::new(unspecified(address.ip()), 0);
             let socket = sockets.bind(UdpUse::Circuit(self.attempt), any, context)?;
-            self.wires.insert(way, Wire::Udp(socket, address));
+            self.wires.insert(way, CircuitWire::Udp(socket, address));
             self.circuit.handle_opened(way, context.now);
         } else {
             let used = TcpUse::Circuit(self.attempt);
             let socket = sockets.dial(used, (None, address), TcpOptions::default(), context)?;
-            self.wires.insert(way, Wire::Tcp(socket));
+            self.wires.insert(way, CircuitWire::Tcp(socket));
         }
         Ok(())
     }
 
     /// What cannot be sent is lost, or the connection breaks, which is told as an event.
-    fn send(&mut self, way: Way, bytes: Bytes, sockets: &mut Sockets, context: &mut Context<'_>) {
+    fn send(&mut self, way: Way, bytes: Bytes, sockets: &mut HostSockets, context: &mut Context<'_>) {
         match self.wires.get(&way) {
-            Some(Wire::Udp(socket, server)) => drop(sockets.send(*socket, *server, bytes, context)),
-            Some(Wire::Tcp(tcp)) => drop(context.host.tcp_mut().send_whole(*tcp, &bytes, context.now)),
+            Some(CircuitWire::Udp(socket, server)) => drop(sockets.send(*socket, *server, bytes, context)),
+            Some(CircuitWire::Tcp(tcp)) => drop(context.host.tcp_mut().send_whole(*tcp, &bytes, context.now)),
             None => {}
         }
     }
 
-    fn on_event(&mut self, event: Event, context: &mut Context<'_>) -> Option<CircuitNews> {
-        match event {
-            Event::Up => {
-                let (local, remote) = self.ends(context)?;
-                Some(CircuitNews::Up { local, remote })
-            }
-            Event::Arrived { way, peer, early } => {
-                let Some(Wire::Tcp(socket)) = self.wires.remove(&way) else { return None };
-                let lent = self.circuit.relayed(Relaying::Tcp, Family::of(peer.ip()));
-                let local = lent.or_else(|| context.host.tcp().local(socket)).unwrap_or(peer);
-                Some(CircuitNews::Arrived { socket, early, local, remote: peer })
-            }
-            Event::Readable | Event::Ended(_) => Some(CircuitNews::Readable),
-            // What is to be said is tried at every turn.
-            Event::Writable => None,
-            Event::Failed(failure) => Some(CircuitNews::Failed(failure)),
-            Event::Closed => None,
-        }
+    /// Gives away a connection that has arrived, with our end of it.
+    pub(crate) fn take(
+        &mut self,
+        way: Way,
+        peer: SocketAddr,
+        context: &Context<'_>,
+    ) -> Option<(TcpSocket, SocketAddr)> {
+        let Some(CircuitWire::Tcp(socket)) = self.wires.remove(&way) else { return None };
+        let relayed = self.circuit.relayed(Relaying::Tcp, Family::of(peer.ip()));
+        Some((socket, relayed.or_else(|| context.host.tcp().local(socket)).unwrap_or(peer)))
     }
 
     /// Returns our end of the stream, and the peer's.
-    fn ends(&self, context: &Context<'_>) -> Option<(SocketAddr, SocketAddr)> {
+    pub(crate) fn ends(&self, context: &Context<'_>) -> Option<(SocketAddr, SocketAddr)> {
         let route = self.circuit.route()?;
         let family = Family::of(route.to.ip());
         let local = match route.from {
@@ -240,15 +230,15 @@ impl CircuitSockets {
         Some((local, route.to))
     }
 
-    fn way(&self, is_it: impl Fn(&Wire) -> bool) -> Option<Way> {
+    fn way(&self, is_it: impl Fn(&CircuitWire) -> bool) -> Option<Way> {
         self.wires.iter().find(|(_, wire)| is_it(wire)).map(|(way, _)| *way)
     }
 
     /// Something happened on one of its connections to a server.
-    pub(super) fn on_tcp(
+    pub(crate) fn on_tcp(
         &mut self,
         event: TcpEvent,
-        sockets: &mut Sockets,
+        sockets: &mut HostSockets,
         context: &mut Context<'_>,
     ) -> Vec<CircuitNews> {
         let now = context.now;
@@ -259,7 +249,7 @@ impl CircuitSockets {
         else {
             return Vec::new();
         };
-        let way = self.way(|wire| matches!(wire, Wire::Tcp(known) if *known == socket));
+        let way = self.way(|wire| matches!(wire, CircuitWire::Tcp(known) if *known == socket));
         let Some(way) = way else { return Vec::new() };
         match event {
             TcpEvent::Connected(_) => self.circuit.handle_opened(way, now),
@@ -282,17 +272,16 @@ impl CircuitSockets {
     }
 
     /// A datagram came to one of its sockets.
-    pub(super) fn on_datagram(
+    pub(crate) fn on_datagram(
         &mut self,
         socket: UdpSocket,
         from: SocketAddr,
         payload: &Bytes,
-        sockets: &mut Sockets,
+        sockets: &mut HostSockets,
         context: &mut Context<'_>,
     ) -> Vec<CircuitNews> {
         let now = context.now;
-        let is_server =
-            |wire: &Wire| matches!(wire, Wire::Udp(known, server) if *known == socket && *server == from);
+        let is_server = |wire: &CircuitWire| matches!(wire, CircuitWire::Udp(known, server) if *known == socket && *server == from);
         match self.way(is_server) {
             Some(way) => self.circuit.handle_slice(way, payload, now),
             None if self.bare.values().any(|bare| *bare == socket) => {
@@ -305,13 +294,13 @@ impl CircuitSockets {
     }
 
     /// An ICMP error came about a datagram. What was sent from a bare socket is lost, and that is all.
-    pub(super) fn on_unreachable(
+    pub(crate) fn on_unreachable(
         &mut self,
         socket: UdpSocket,
-        sockets: &mut Sockets,
+        sockets: &mut HostSockets,
         context: &mut Context<'_>,
     ) -> Vec<CircuitNews> {
-        let way = self.way(|wire| matches!(wire, Wire::Udp(known, _) if *known == socket));
+        let way = self.way(|wire| matches!(wire, CircuitWire::Udp(known, _) if *known == socket));
         if let Some(way) = way {
             self.circuit.handle_closed(way, Some(io::ErrorKind::ConnectionRefused), context.now);
         }

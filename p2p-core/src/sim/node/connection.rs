@@ -12,7 +12,7 @@ use crate::sim::world::Context;
 
 /// What carries the bytes of a connection.
 #[derive(Clone, Debug)]
-pub(super) enum Line {
+pub(super) enum ConnectionLine {
     /// A TCP connection, or a dial that is to lead to one; and what came before it was anybody's to read.
     Tcp { socket: TcpSocket, early: Bytes },
     /// The stream of the circuit of this attempt.
@@ -21,10 +21,10 @@ pub(super) enum Line {
 
 /// A connection, until its user lets go of it.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct DrivenConnection {
     /// The owner at whose end it is closed; `None` once it is the user's.
     pub(super) owner: Option<Owner>,
-    pub(super) line: Line,
+    pub(super) line: ConnectionLine,
     /// A read that waits for bytes: so many at most.
     pub(super) wanted: Option<usize>,
     /// Tells that it stands: a dial has led to it.
@@ -33,40 +33,40 @@ pub(super) struct Connection {
 
 /// What a read brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(crate) enum ReadResult {
     Bytes(Bytes),
     Nothing,
     /// Nothing follows any more.
     End,
 }
 
-impl Connection {
-    pub(super) fn new(owner: Owner, line: Line, is_up: bool) -> Self {
+impl DrivenConnection {
+    pub(super) fn new(owner: Owner, line: ConnectionLine, is_up: bool) -> Self {
         Self { owner: Some(owner), line, wanted: None, is_up }
     }
 }
 
 /// Reads from a TCP connection once.
-pub(super) fn read_tcp(
+pub(crate) fn read_tcp(
     socket: TcpSocket,
     early: &mut Bytes,
     at_most: usize,
     context: &mut Context<'_>,
-) -> Heard {
+) -> ReadResult {
     if !early.is_empty() {
-        return Heard::Bytes(early.split_to(at_most.min(early.len())));
+        return ReadResult::Bytes(early.split_to(at_most.min(early.len())));
     }
     let tcp = context.host.tcp_mut();
     match tcp.read_at_most(socket, at_most) {
-        Ok(bytes) if !bytes.is_empty() => Heard::Bytes(bytes),
-        Ok(_) if !tcp.is_ended(socket) => Heard::Nothing,
-        Ok(_) | Err(_) => Heard::End,
+        Ok(bytes) if !bytes.is_empty() => ReadResult::Bytes(bytes),
+        Ok(_) if !tcp.is_ended(socket) => ReadResult::Nothing,
+        Ok(_) | Err(_) => ReadResult::End,
     }
 }
 
 /// A connection that both ends keep, as its user has it: readable and writable in clear.
 #[derive(Debug)]
-pub struct Pipe {
+pub struct KeptPipe {
     /// Its number.
     pub connection: ConnectionId,
     /// The other end, and the keys of the pipe.
@@ -81,7 +81,7 @@ pub struct Pipe {
     pub is_ended: bool,
 }
 
-impl Pipe {
+impl KeptPipe {
     pub(super) fn new(established: Established, at: Instant) -> Self {
         let Established { connection, session, info } = established;
         Self { connection, session, info, at, heard: Vec::new(), is_ended: false }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use super::sockets::{Meaning, UdpUse, dial_error};
-use super::{Input, Later, NodeRunner};
+use super::{DelayedInput, NodeInput, NodeRunner};
 use crate::Machine;
 use crate::node::{ChannelId, ConnectionId, SocketEvent};
 use crate::sim::packet::IcmpKind;
@@ -16,12 +16,12 @@ use crate::sim::world::Context;
 impl NodeRunner {
     pub(super) fn on_tcp(&mut self, event: TcpEvent, context: &mut Context<'_>) {
         match self.sockets.on_tcp(event, context) {
-            Meaning::Node(owner, event) => self.inputs.push_back(Input::Socket(owner, event)),
+            Meaning::Node(owner, event) => self.inputs.push_back(NodeInput::Socket(owner, event)),
             Meaning::Connection(number, event) => self.on_connection(number, event, context),
             Meaning::Arrived { owner, at, socket, remote } => {
                 let connection = self.take_in(owner, socket, Bytes::new());
                 let arrived = SocketEvent::Accepted { connection, at, remote };
-                self.inputs.push_back(Input::Socket(owner, arrived));
+                self.inputs.push_back(NodeInput::Socket(owner, arrived));
             }
             Meaning::Channel(id, event) => {
                 let Some((channel, _)) = self.channels.get_mut(&id) else { return };
@@ -45,7 +45,7 @@ impl NodeRunner {
                 let tcp = context.host.tcp();
                 if let (Some(local), Some(remote)) = (tcp.local(socket), tcp.remote(socket)) {
                     let event = SocketEvent::Connected { connection: number, local, remote };
-                    self.inputs.push_back(Input::Socket(owner, event));
+                    self.inputs.push_back(NodeInput::Socket(owner, event));
                 }
             }
             (TcpEvent::Readable(_) | TcpEvent::PeerClosed(_), _) => self.hear(number, context),
@@ -54,7 +54,7 @@ impl NodeRunner {
                     true => SocketEvent::Lost { connection: number },
                     false => SocketEvent::DialFailed { connection: number, error: dial_error(failure) },
                 };
-                self.inputs.push_back(Input::Socket(owner, event));
+                self.inputs.push_back(NodeInput::Socket(owner, event));
                 self.let_go(number, context);
             }
             (TcpEvent::Failed(..), None) => {
@@ -76,7 +76,7 @@ impl NodeRunner {
         match self.sockets.use_of(socket) {
             Some(UdpUse::Datagrams { owner, at }) => {
                 let event = SocketEvent::Datagram { at, from, bytes: payload };
-                self.inputs.push_back(Input::Socket(owner, event));
+                self.inputs.push_back(NodeInput::Socket(owner, event));
             }
             Some(UdpUse::Circuit(attempt)) => {
                 let Some(circuit) = self.circuits.get_mut(&attempt) else { return };
@@ -107,7 +107,7 @@ impl NodeRunner {
         match self.sockets.use_of(socket) {
             Some(UdpUse::Datagrams { owner, at }) => {
                 let why = std::io::ErrorKind::HostUnreachable;
-                self.inputs.push_back(Input::Socket(owner, SocketEvent::Unreachable { at, to, why }));
+                self.inputs.push_back(NodeInput::Socket(owner, SocketEvent::Unreachable { at, to, why }));
             }
             Some(UdpUse::Circuit(attempt)) => {
                 let Some(circuit) = self.circuits.get_mut(&attempt) else { return };
@@ -130,14 +130,14 @@ impl NodeRunner {
             && entry.key().0 <= now
         {
             match entry.remove() {
-                Later::Input(input) => self.inputs.push_back(input),
-                Later::Channel(id, found) => {
+                DelayedInput::Input(input) => self.inputs.push_back(input),
+                DelayedInput::Channel(id, found) => {
                     let Some((channel, _)) = self.channels.get_mut(&id) else { continue };
                     channel.dial(found, &mut self.sockets, context);
                     let news = channel.turn(&mut self.sockets, context);
                     self.on_channel(id, news, context);
                 }
-                Later::Ntp(server, found) => {
+                DelayedInput::Ntp(server, found) => {
                     if let Some(time) = &mut self.time {
                         time.handle_resolved(server, found, now);
                         self.turn_time(context);

@@ -8,7 +8,7 @@
 //! | part | what it is |
 //! |---|---|
 //! | `sockets` | the sockets of the host, and what each is for |
-//! | `connection` | connections by their numbers, and those of the user ([`Pipe`]) |
+//! | `connection` | connections by their numbers, and those of the user ([`KeptPipe`]) |
 //! | `channel` | the session with a broker, over a connection |
 //! | `circuit` | a relayed connection with its sockets |
 //! | `time` | the NTP client with its sockets |
@@ -24,16 +24,22 @@ mod sockets;
 mod subject;
 mod time;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use channel::Channel;
-use circuit::CircuitSockets;
-use connection::Connection;
-pub use connection::Pipe;
+use channel::BrokerChannel;
+pub(crate) use circuit::CircuitDriver;
+#[cfg(test)]
+pub(crate) use circuit::CircuitNews;
+use connection::DrivenConnection;
+pub use connection::KeptPipe;
+pub(crate) use connection::{ReadResult, read_tcp};
 pub use names::Names;
-use sockets::Sockets;
+pub(crate) use sockets::HostSockets;
+#[cfg(test)]
+pub(crate) use sockets::UdpUse;
+pub(crate) use sockets::{Meaning, TcpUse, dial_error, local_error};
 pub use subject::NodeSubject;
 use time::TimeClient;
 
@@ -63,7 +69,7 @@ pub struct Surroundings {
 
 /// A call of the user's, and what came of it.
 #[derive(Debug)]
-pub struct Call {
+pub struct CallRecord {
     /// When it began.
     pub began: Instant,
     /// When it ended, and the number of the pipe it led to, or the reason why it led to none.
@@ -76,25 +82,25 @@ pub struct NodeRunner {
     node: Node,
     surroundings: Surroundings,
     seed: Seed,
-    sockets: Sockets,
-    connections: BTreeMap<ConnectionId, Connection>,
+    sockets: HostSockets,
+    connections: BTreeMap<ConnectionId, DrivenConnection>,
     next_connection: u64,
-    channels: BTreeMap<ChannelId, (Channel, BrokerUrl)>,
-    circuits: BTreeMap<AttemptId, CircuitSockets>,
+    channels: BTreeMap<ChannelId, (BrokerChannel, BrokerUrl)>,
+    circuits: BTreeMap<AttemptId, CircuitDriver>,
     time: Option<TimeClient>,
-    inputs: VecDeque<Input>,
+    inputs: VecDeque<NodeInput>,
     /// What takes its time, by when it is there.
-    later: BTreeMap<(Instant, u64), Later>,
+    later: BTreeMap<(Instant, u64), DelayedInput>,
     next_later: u64,
     wait: Option<Instant>,
-    calls: BTreeMap<AttemptId, Call>,
-    pipes: Vec<Pipe>,
+    calls: BTreeMap<AttemptId, CallRecord>,
+    pipes: Vec<KeptPipe>,
     is_closed: bool,
 }
 
 /// Something to be told to the node.
 #[derive(Debug)]
-enum Input {
+enum NodeInput {
     Socket(Owner, SocketEvent),
     Channel(ChannelId, ChannelEvent),
     ChannelClosed(ChannelId),
@@ -112,8 +118,8 @@ enum Input {
 
 /// Something that takes its time.
 #[derive(Debug)]
-enum Later {
-    Input(Input),
+enum DelayedInput {
+    Input(NodeInput),
     Channel(ChannelId, Result<Vec<SocketAddr>, String>),
     Ntp(usize, Result<Vec<SocketAddr>, String>),
 }
@@ -136,7 +142,7 @@ impl NodeRunner {
             node,
             surroundings,
             seed,
-            sockets: Sockets::default(),
+            sockets: HostSockets::default(),
             connections: BTreeMap::new(),
             next_connection: 1,
             channels: BTreeMap::new(),
@@ -177,18 +183,18 @@ impl NodeRunner {
         context: &mut Context<'_>,
     ) -> Result<AttemptId, ConnectError> {
         let attempt = self.node.connect(peer, options, context.now)?;
-        self.calls.insert(attempt, Call { began: context.now, outcome: None });
+        self.calls.insert(attempt, CallRecord { began: context.now, outcome: None });
         self.turn(context);
         Ok(attempt)
     }
 
     /// Returns what came of a call.
-    pub fn call(&self, attempt: AttemptId) -> Option<&Call> {
+    pub fn call(&self, attempt: AttemptId) -> Option<&CallRecord> {
         self.calls.get(&attempt)
     }
 
     /// Returns the connections of the user, those it has let go of included.
-    pub fn pipes(&self) -> &[Pipe] {
+    pub fn pipes(&self) -> &[KeptPipe] {
         &self.pipes
     }
 
@@ -210,7 +216,7 @@ impl NodeRunner {
 
     /// Tells the node of the interfaces as they are now, as systems do when one changes.
     pub fn tell_nics(&mut self, context: &mut Context<'_>) {
-        self.inputs.push_back(Input::Nics(nics(context)));
+        self.inputs.push_back(NodeInput::Nics(nics(context)));
         self.turn(context);
     }
 
@@ -224,8 +230,8 @@ impl NodeRunner {
         &mut self.surroundings.names
     }
 
-    /// Returns every target that a dial or a datagram of this node's was ever sent to.
-    pub fn reached(&self) -> &BTreeSet<SocketAddr> {
+    /// Returns every target that a dial or a datagram of this node's was ever sent to, and how many were.
+    pub fn reached(&self) -> &BTreeMap<SocketAddr, u64> {
         self.sockets.reached()
     }
 
@@ -277,7 +283,7 @@ impl NodeRunner {
             Event::Accepted { established, .. } => {
                 let claim = established.session.claim;
                 self.hand_over(*established, context);
-                self.inputs.push_back(Input::Taken(claim));
+                self.inputs.push_back(NodeInput::Taken(claim));
             }
             Event::Failed { attempt, error } => {
                 if let Some(call) = self.calls.get_mut(&attempt) {
@@ -294,23 +300,25 @@ impl NodeRunner {
         }
     }
 
-    fn feed(&mut self, input: Input, now: Instant) {
+    fn feed(&mut self, input: NodeInput, now: Instant) {
         match input {
-            Input::Socket(owner, event) => self.node.handle_socket(owner, event, now),
-            Input::Channel(channel, event) => self.node.handle_channel(channel, event, now),
-            Input::ChannelClosed(channel) => self.node.handle_channel_closed(channel, now),
-            Input::Circuit(attempt, event) => self.node.handle_circuit(attempt, event, now),
-            Input::Resolved(nic, server, found) => self.node.handle_resolved(nic, server, found, now),
-            Input::TurnServers(servers, useless) => self.node.handle_turn_servers(&servers, &useless, now),
-            Input::Nics(nics) => self.node.handle_nics(&nics, now),
-            Input::Clock(clock) => self.node.handle_clock(clock, now),
-            Input::Ntp(report) => self.node.handle_ntp(report, now),
-            Input::PipeClosed(peer) => self.node.handle_pipe_closed(&peer),
-            Input::Taken(claim) => self.node.handle_taken(&claim),
+            NodeInput::Socket(owner, event) => self.node.handle_socket(owner, event, now),
+            NodeInput::Channel(channel, event) => self.node.handle_channel(channel, event, now),
+            NodeInput::ChannelClosed(channel) => self.node.handle_channel_closed(channel, now),
+            NodeInput::Circuit(attempt, event) => self.node.handle_circuit(attempt, event, now),
+            NodeInput::Resolved(nic, server, found) => self.node.handle_resolved(nic, server, found, now),
+            NodeInput::TurnServers(servers, useless) => {
+                self.node.handle_turn_servers(&servers, &useless, now)
+            }
+            NodeInput::Nics(nics) => self.node.handle_nics(&nics, now),
+            NodeInput::Clock(clock) => self.node.handle_clock(clock, now),
+            NodeInput::Ntp(report) => self.node.handle_ntp(report, now),
+            NodeInput::PipeClosed(peer) => self.node.handle_pipe_closed(&peer),
+            NodeInput::Taken(claim) => self.node.handle_taken(&claim),
         }
     }
 
-    fn later(&mut self, at: Instant, what: Later) {
+    fn later(&mut self, at: Instant, what: DelayedInput) {
         self.next_later += 1;
         self.later.insert((at, self.next_later), what);
     }
@@ -337,7 +345,7 @@ impl Program for NodeRunner {
     fn next_timeout(&self) -> Option<Instant> {
         let later = self.later.first_key_value().map(|((at, _), _)| *at);
         let channels = self.channels.values().filter_map(|(channel, _)| channel.wait());
-        let circuits = self.circuits.values().filter_map(CircuitSockets::wait);
+        let circuits = self.circuits.values().filter_map(CircuitDriver::wait);
         let time = self.time.as_ref().and_then(TimeClient::wait);
         channels.chain(circuits).chain(time).chain(later).chain(self.wait).min()
     }
@@ -345,9 +353,9 @@ impl Program for NodeRunner {
 
 /// Several nodes on one host.
 #[derive(Debug)]
-pub struct Neighbours(pub Vec<NodeRunner>);
+pub struct HostNodes(pub Vec<NodeRunner>);
 
-impl Program for Neighbours {
+impl Program for HostNodes {
     fn handle_event(&mut self, event: HostEvent, context: &mut Context<'_>) {
         for runner in &mut self.0 {
             runner.handle_event(event.clone(), context);

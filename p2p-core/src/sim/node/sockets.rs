@@ -1,6 +1,6 @@
 //! The sockets of a simulated host, and what each of them is for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::attempt::{AttemptId, DialError};
 use crate::node::{ChannelId, ConnectionId, ListenError, Owner, SocketAct, SocketEvent, StunLink};
+use crate::sim::host::HostEvent;
 use crate::sim::packet::IcmpKind;
 use crate::sim::tcp::{Failure, SocketError, TcpEvent, TcpOptions, TcpSocket};
 use crate::sim::udp::UdpSocket;
@@ -16,7 +17,7 @@ use crate::sim::world::Context;
 
 /// The use of a TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TcpUse {
+pub(crate) enum TcpUse {
     Listener { owner: Owner, asked: SocketAddr, at: SocketAddr, is_throwaway: bool },
     Connection(ConnectionId),
     Link { owner: Owner, link: StunLink, since: Instant },
@@ -27,7 +28,7 @@ pub(super) enum TcpUse {
 
 /// The use of a UDP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum UdpUse {
+pub(crate) enum UdpUse {
     Datagrams { owner: Owner, at: SocketAddr },
     Circuit(AttemptId),
     Ntp(usize),
@@ -35,15 +36,15 @@ pub(super) enum UdpUse {
 
 /// All sockets of a node, by their uses, and all targets that anything was ever sent to.
 #[derive(Debug, Default)]
-pub(super) struct Sockets {
+pub(crate) struct HostSockets {
     tcp: BTreeMap<TcpSocket, TcpUse>,
     udp: BTreeMap<UdpSocket, UdpUse>,
-    reached: BTreeSet<SocketAddr>,
+    reached: BTreeMap<SocketAddr, u64>,
 }
 
 /// What an event of the host means to the node, or to one of the machines beside it.
 #[derive(Debug)]
-pub(super) enum Meaning {
+pub(crate) enum Meaning {
     Node(Owner, SocketEvent),
     /// A connection that a proof runs on, or the user's.
     Connection(ConnectionId, TcpEvent),
@@ -59,41 +60,41 @@ pub(super) enum Meaning {
     Nothing,
 }
 
-impl Sockets {
-    /// Returns every target of a dial or a datagram.
-    pub(super) fn reached(&self) -> &BTreeSet<SocketAddr> {
+impl HostSockets {
+    /// Returns every target of dials and datagrams, and how many there were.
+    pub(crate) fn reached(&self) -> &BTreeMap<SocketAddr, u64> {
         &self.reached
     }
 
     /// Returns how many there are.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.tcp.len() + self.udp.len()
     }
 
-    pub(super) fn use_of(&self, socket: UdpSocket) -> Option<UdpUse> {
+    pub(crate) fn use_of(&self, socket: UdpSocket) -> Option<UdpUse> {
         self.udp.get(&socket).copied()
     }
 
-    pub(super) fn set_use(&mut self, socket: TcpSocket, used: TcpUse) {
+    pub(crate) fn set_use(&mut self, socket: TcpSocket, used: TcpUse) {
         self.tcp.insert(socket, used);
     }
 
     /// Dials for a use.
-    pub(super) fn dial(
+    pub(crate) fn dial(
         &mut self,
         used: TcpUse,
         (from, to): (Option<SocketAddr>, SocketAddr),
         options: TcpOptions,
         context: &mut Context<'_>,
     ) -> Result<TcpSocket, SocketError> {
-        self.reached.insert(to);
+        *self.reached.entry(to).or_default() += 1;
         let socket = context.host.tcp_dial(from, options, to, context.now)?;
         self.tcp.insert(socket, used);
         Ok(socket)
     }
 
     /// Binds a port for datagrams; port 0 stands for any.
-    pub(super) fn bind(
+    pub(crate) fn bind(
         &mut self,
         used: UdpUse,
         at: SocketAddr,
@@ -104,30 +105,30 @@ impl Sockets {
         Ok(socket)
     }
 
-    pub(super) fn send(
+    pub(crate) fn send(
         &mut self,
         socket: UdpSocket,
         to: SocketAddr,
         bytes: Bytes,
         context: &mut Context<'_>,
     ) -> Result<(), SocketError> {
-        self.reached.insert(to);
+        *self.reached.entry(to).or_default() += 1;
         context.host.udp_send(socket, to, bytes)
     }
 
     /// Lets go of a TCP socket.
-    pub(super) fn close(&mut self, socket: TcpSocket, context: &mut Context<'_>) {
+    pub(crate) fn close(&mut self, socket: TcpSocket, context: &mut Context<'_>) {
         self.tcp.remove(&socket);
         context.host.tcp_mut().close(socket, context.now);
     }
 
-    pub(super) fn close_udp(&mut self, socket: UdpSocket, context: &mut Context<'_>) {
+    pub(crate) fn close_udp(&mut self, socket: UdpSocket, context: &mut Context<'_>) {
         self.udp.remove(&socket);
         context.host.udp_close(socket);
     }
 
     /// Ends everything of an owner that is no connection.
-    pub(super) fn end(&mut self, owner: Owner, context: &mut Context<'_>) {
+    pub(crate) fn end(&mut self, owner: Owner, context: &mut Context<'_>) {
         let is_its = |used: &TcpUse| match used {
             TcpUse::Listener { owner: known, .. }
             | TcpUse::Link { owner: known, .. }
@@ -148,7 +149,7 @@ impl Sockets {
     }
 
     /// Performs an act that is not about a connection. Returns what is to be told at once.
-    pub(super) fn perform(
+    pub(crate) fn perform(
         &mut self,
         owner: Owner,
         act: SocketAct,
@@ -262,8 +263,36 @@ impl Sockets {
         })
     }
 
+    /// Returns what an event of the host means to an owner, where no machine beside the node has sockets.
+    pub(crate) fn on_event(
+        &mut self,
+        event: HostEvent,
+        context: &mut Context<'_>,
+    ) -> Option<(Owner, SocketEvent)> {
+        match event {
+            HostEvent::Tcp(event) => match self.on_tcp(event, context) {
+                Meaning::Node(owner, event) => Some((owner, event)),
+                _ => None,
+            },
+            HostEvent::Datagram { socket, from, payload, .. } => match self.use_of(socket)? {
+                UdpUse::Datagrams { owner, at } => {
+                    Some((owner, SocketEvent::Datagram { at, from, bytes: payload }))
+                }
+                UdpUse::Circuit(_) | UdpUse::Ntp(_) => None,
+            },
+            HostEvent::Unreachable { socket, to, kind } => match self.use_of(socket)? {
+                UdpUse::Datagrams { owner, at } if kind != IcmpKind::TooBig => {
+                    let why = io::ErrorKind::HostUnreachable;
+                    Some((owner, SocketEvent::Unreachable { at, to, why }))
+                }
+                _ => None,
+            },
+            HostEvent::Signal { .. } | HostEvent::EchoReply { .. } => None,
+        }
+    }
+
     /// Returns what an event means.
-    pub(super) fn on_tcp(&mut self, event: TcpEvent, context: &mut Context<'_>) -> Meaning {
+    pub(crate) fn on_tcp(&mut self, event: TcpEvent, context: &mut Context<'_>) -> Meaning {
         let socket = match event {
             TcpEvent::Accepted { listener, socket } => return self.on_accepted(listener, socket, context),
             TcpEvent::Connected(socket)
@@ -339,7 +368,7 @@ impl Sockets {
 }
 
 /// Returns the kind of error that a system has for this.
-pub(super) fn kind(error: SocketError) -> io::ErrorKind {
+pub(crate) fn kind(error: SocketError) -> io::ErrorKind {
     match error {
         SocketError::AddressInUse => io::ErrorKind::AddrInUse,
         SocketError::AddressNotAvailable => io::ErrorKind::AddrNotAvailable,
@@ -357,7 +386,7 @@ fn cause(error: SocketError) -> io::ErrorKind {
 }
 
 /// Returns the kind of error by which a system tells of this.
-pub(super) fn kind_of(failure: Failure) -> io::ErrorKind {
+pub(crate) fn kind_of(failure: Failure) -> io::ErrorKind {
     match failure {
         Failure::Refused => io::ErrorKind::ConnectionRefused,
         Failure::Reset => io::ErrorKind::ConnectionReset,
@@ -367,7 +396,7 @@ pub(super) fn kind_of(failure: Failure) -> io::ErrorKind {
 }
 
 /// Returns the reason for which a dial that got out came to nothing.
-pub(super) fn dial_error(failure: Failure) -> DialError {
+pub(crate) fn dial_error(failure: Failure) -> DialError {
     match failure {
         Failure::Refused | Failure::Reset => DialError::Refused,
         Failure::Unreachable(kind) => DialError::Unreachable(kind.to_string()),
@@ -376,7 +405,7 @@ pub(super) fn dial_error(failure: Failure) -> DialError {
 }
 
 /// Returns the reason for which a dial did not even get out.
-pub(super) fn local_error(error: SocketError) -> DialError {
+pub(crate) fn local_error(error: SocketError) -> DialError {
     match error {
         SocketError::NoRoute => DialError::Unreachable(error.to_string()),
         _ => DialError::Local(error.to_string()),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::sockets::{Sockets, UdpUse, kind};
+use super::sockets::{HostSockets, UdpUse, kind};
 use crate::clock::ntp::{Act, Client, Report};
 use crate::sim::packet::unspecified;
 use crate::sim::udp::UdpSocket;
@@ -76,7 +76,7 @@ impl TimeClient {
     }
 
     /// Performs what the client wants until it rests, and returns what it tells.
-    pub(super) fn turn(&mut self, sockets: &mut Sockets, context: &mut Context<'_>) -> Vec<TimeNews> {
+    pub(super) fn turn(&mut self, sockets: &mut HostSockets, context: &mut Context<'_>) -> Vec<TimeNews> {
         let mut news = Vec::new();
         loop {
             match self.client.poll_output() {
@@ -99,7 +99,7 @@ impl TimeClient {
         server: usize,
         to: SocketAddr,
         bytes: &[u8],
-        sockets: &mut Sockets,
+        sockets: &mut HostSockets,
         context: &mut Context<'_>,
     ) {
         if self.lines.get(&server).is_none_or(|(_, known)| *known != to) {
@@ -116,14 +116,14 @@ impl TimeClient {
         }
     }
 
-    fn release(&mut self, server: usize, sockets: &mut Sockets, context: &mut Context<'_>) {
+    fn release(&mut self, server: usize, sockets: &mut HostSockets, context: &mut Context<'_>) {
         if let Some((socket, _)) = self.lines.remove(&server) {
             sockets.close_udp(socket, context);
         }
     }
 
     /// Ends it.
-    pub(super) fn close(&mut self, sockets: &mut Sockets, context: &mut Context<'_>) {
+    pub(super) fn close(&mut self, sockets: &mut HostSockets, context: &mut Context<'_>) {
         self.client.close(context.now);
         self.turn(sockets, context);
         for (socket, _) in std::mem::take(&mut self.lines).into_values() {

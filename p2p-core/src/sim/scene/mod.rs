@@ -13,8 +13,9 @@
 //! assert_eq!(scene.echo(ends, b"hello"), b"hello");
 //! ```
 
-mod place;
 mod servers;
+mod site;
+mod small;
 mod story;
 pub mod topology;
 mod trial;
@@ -24,10 +25,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-pub use place::{Gate, Place};
 pub use servers::ServerKind;
 use servers::Servers;
-pub use story::{Call, Ends};
+pub use site::{Site, SiteGate};
+pub use small::SmallWorld;
+pub use story::{BothEnds, SceneCall};
 pub use trial::{Met, Trial};
 
 use super::node::{NodeRunner, Surroundings};
@@ -48,7 +50,7 @@ pub struct Scene {
     seed: Seed,
     /// The delay from a home to the middle of the Internet, and from there to a server.
     leg: Duration,
-    places: Vec<place::Room>,
+    sites: Vec<site::SiteState>,
     servers: Servers,
     members: Vec<Member>,
     /// Addresses that belong to a node, to a NAT before one, or to a server, now or once.
@@ -70,12 +72,12 @@ impl Scene {
     pub fn new(number: u64) -> Self {
         let mut seed = Seed::from_u64(number);
         let world = World::new(seed.fork("world"));
-        let internet = place::Room::internet(world.internet());
+        let internet = site::SiteState::internet(world.internet());
         Self {
             world,
             seed,
             leg: Duration::from_millis(10),
-            places: vec![internet],
+            sites: vec![internet],
             servers: Servers::default(),
             members: Vec::new(),
             known: BTreeSet::new(),
@@ -105,14 +107,14 @@ impl Scene {
         self.world.add_host(name)
     }
 
-    /// Adds a host with an IPv4 address in a place, and starts a node on it. `adjust` may change its configuration, which
+    /// Adds a host with an IPv4 address in a site, and starts a node on it. `adjust` may change its configuration, which
     /// names all servers of the scene.
     ///
     /// # Panics
     /// When the configuration cannot be.
-    pub fn node(&mut self, name: &str, place: Place, adjust: impl FnOnce(&mut NodeConfig)) -> SceneNode {
+    pub fn node(&mut self, name: &str, site: Site, adjust: impl FnOnce(&mut NodeConfig)) -> SceneNode {
         let host = self.host(name);
-        self.plug(host, place, &[Family::V4]);
+        self.plug(host, site, &[Family::V4]);
         self.start(host, Surroundings::default(), adjust).expect("a configuration that can be")
     }
 

@@ -7,11 +7,11 @@ use super::{Scene, SceneNode};
 use crate::attempt::AttemptId;
 use crate::node::{ConnectError, ConnectOptions};
 use crate::peer::PeerAddr;
-use crate::sim::node::Pipe;
+use crate::sim::node::KeptPipe;
 
 /// Names a call of a node's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Call {
+pub struct SceneCall {
     /// The caller.
     pub node: SceneNode,
     /// The attempt.
@@ -20,7 +20,7 @@ pub struct Call {
 
 /// Names the two ends of a connection that both nodes keep: the number of a pipe at each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends {
+pub struct BothEnds {
     /// The caller's end.
     pub caller: (SceneNode, usize),
     /// The other one.
@@ -68,7 +68,7 @@ impl Scene {
     ///
     /// # Panics
     /// When the call is refused at once.
-    pub fn connect(&mut self, from: SceneNode, to: SceneNode) -> Call {
+    pub fn connect(&mut self, from: SceneNode, to: SceneNode) -> SceneCall {
         let address = self.address(to);
         self.connect_with(from, address, ConnectOptions::default()).expect("a call that may begin")
     }
@@ -82,13 +82,13 @@ impl Scene {
         from: SceneNode,
         peer: PeerAddr,
         options: ConnectOptions,
-    ) -> Result<Call, ConnectError> {
+    ) -> Result<SceneCall, ConnectError> {
         let attempt = self.with(from, |runner, context| runner.connect(peer, options, context))?;
-        Ok(Call { node: from, attempt })
+        Ok(SceneCall { node: from, attempt })
     }
 
     /// Returns what came of a call, and after how long: the number of a pipe, or the reason why there is none.
-    pub fn outcome(&self, call: Call) -> Option<(Duration, Result<usize, &ConnectError>)> {
+    pub fn outcome(&self, call: SceneCall) -> Option<(Duration, Result<usize, &ConnectError>)> {
         let known = self.runner(call.node).call(call.attempt)?;
         let (at, outcome) = known.outcome.as_ref()?;
         Some((*at - known.began, outcome.as_ref().copied()))
@@ -101,7 +101,7 @@ impl Scene {
     ///
     /// # Panics
     /// When the call has no end within two minutes, or its ends keep different connections.
-    pub fn meet(&mut self, call: Call, other: SceneNode) -> Result<Ends, String> {
+    pub fn meet(&mut self, call: SceneCall, other: SceneNode) -> Result<BothEnds, String> {
         let is_over = self.run_until(LONGEST, |scene| scene.outcome(call).is_some());
         assert!(is_over, "a call that never ends");
         let pipe = match self.outcome(call) {
@@ -115,14 +115,14 @@ impl Scene {
         let Some(answerer) = self.pipe_of(call.attempt, other).map(|pipe| (other, pipe)) else {
             return Err("the other end keeps nothing".into());
         };
-        let ends = Ends { caller, answerer };
+        let ends = BothEnds { caller, answerer };
         assert!(self.pipe(caller).is_other_end_of(self.pipe(answerer)), "two connections are kept");
         Ok(ends)
     }
 
     /// Returns the number of the last pipe that a node has of an attempt.
     pub fn pipe_of(&self, attempt: AttemptId, node: SceneNode) -> Option<usize> {
-        let is_its = |pipe: &Pipe| pipe.session.claim.attempt == attempt;
+        let is_its = |pipe: &KeptPipe| pipe.session.claim.attempt == attempt;
         self.runner(node).pipes().iter().rposition(is_its)
     }
 
@@ -130,12 +130,12 @@ impl Scene {
     ///
     /// # Panics
     /// When there is no such pipe.
-    pub fn pipe(&self, (node, pipe): (SceneNode, usize)) -> &Pipe {
+    pub fn pipe(&self, (node, pipe): (SceneNode, usize)) -> &KeptPipe {
         &self.runner(node).pipes()[pipe]
     }
 
     /// Sends bytes from the caller's end to the other and back again, and returns what came back within ten seconds.
-    pub fn echo(&mut self, ends: Ends, bytes: &[u8]) -> Vec<u8> {
+    pub fn echo(&mut self, ends: BothEnds, bytes: &[u8]) -> Vec<u8> {
         let there = self.tell(ends.caller, ends.answerer, bytes);
         self.tell(ends.answerer, ends.caller, &there)
     }
@@ -158,7 +158,7 @@ impl Scene {
     /// server.
     pub fn third_parties(&self) -> Vec<(SceneNode, SocketAddr)> {
         let of = |node: SceneNode| {
-            let reached = self.runner(node).reached().iter();
+            let reached = self.runner(node).reached().keys();
             reached.filter(|to| !self.known.contains(&to.ip())).map(move |to| (node, *to))
         };
         self.nodes().flat_map(of).collect()

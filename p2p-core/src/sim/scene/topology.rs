@@ -16,9 +16,9 @@ pub struct Topology {
     /// The number it was drawn from.
     pub number: u64,
     /// The caller's side and the other one.
-    pub sides: [Side; 2],
+    pub sides: [SidePlan; 2],
     /// What the first interfaces of both sides share.
-    pub shared: Shared,
+    pub shared: SharedPlan,
     /// The loss of each access link, in each direction, 0.0 to 1.0.
     pub loss: f64,
     /// The jitter of each access link, in each direction.
@@ -33,7 +33,7 @@ pub struct Topology {
 
 /// One side: a machine and a node on it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Side {
+pub struct SidePlan {
     /// Its interfaces, the one with the default route first.
     pub nics: Vec<NicPlan>,
     /// The microseconds by which its clock is ahead of the true time.
@@ -66,7 +66,7 @@ pub struct GatePlan {
 
 /// What the first interfaces of both sides share.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Shared {
+pub enum SharedPlan {
     /// Nothing: the Internet is between them.
     Nothing,
     /// One home network, behind this gate.
@@ -108,9 +108,9 @@ impl Topology {
         let share = dice.within(20..81) as f64 / 100.0;
         let legs = [share, 1.0 - share].map(|share| (rtt / 2).mul_f64(share));
         let shared = match dice.below(100) {
-            0..8 => Shared::Home(gate(dice)),
-            8..20 => Shared::Carrier(carrier(dice)),
-            _ => Shared::Nothing,
+            0..8 => SharedPlan::Home(gate(dice)),
+            8..20 => SharedPlan::Carrier(carrier(dice)),
+            _ => SharedPlan::Nothing,
         };
         let families = families(dice);
         let mut sides = [0, 1].map(|index| side(families[index].clone(), legs[index], &shared, dice));
@@ -155,11 +155,11 @@ fn families(dice: &mut Seed) -> [Vec<Family>; 2] {
     [draw(dice), draw(dice)]
 }
 
-fn side(families: Vec<Family>, leg: Duration, shared: &Shared, dice: &mut Seed) -> Side {
+fn side(families: Vec<Family>, leg: Duration, shared: &SharedPlan, dice: &mut Seed) -> SidePlan {
     let first = match shared {
-        Shared::Home(_) => Vec::new(),
-        Shared::Carrier(_) => vec![gate(dice)],
-        Shared::Nothing => gates(dice),
+        SharedPlan::Home(_) => Vec::new(),
+        SharedPlan::Carrier(_) => vec![gate(dice)],
+        SharedPlan::Nothing => gates(dice),
     };
     let mut nics = vec![NicPlan { families: families.clone(), gates: first, leg }];
     if dice.chance(0.15) {
@@ -168,7 +168,7 @@ fn side(families: Vec<Family>, leg: Duration, shared: &Shared, dice: &mut Seed) 
     let seconds =
         |dice: &mut Seed, most: u64| dice.within(0..2 * most * 1_000_000) as i64 - (most * 1_000_000) as i64;
     let ahead = if dice.chance(0.5) { 0 } else { seconds(dice, 10) };
-    Side { nics, ahead, starts: Duration::ZERO }
+    SidePlan { nics, ahead, starts: Duration::ZERO }
 }
 
 /// None for a public address, one mostly, two where a home is below a carrier or another home.
@@ -373,9 +373,9 @@ impl fmt::Display for Topology {
             writeln!(f, "  {name}: {} (clock {ahead:+.1} s, from {:.0?})", nics.join("; "), side.starts)?;
         }
         match &self.shared {
-            Shared::Nothing => {}
-            Shared::Home(gate) => writeln!(f, "  both in one home: {gate}")?,
-            Shared::Carrier(gate) => writeln!(f, "  both below one carrier: {gate}")?,
+            SharedPlan::Nothing => {}
+            SharedPlan::Home(gate) => writeln!(f, "  both in one home: {gate}")?,
+            SharedPlan::Carrier(gate) => writeln!(f, "  both below one carrier: {gate}")?,
         }
         writeln!(f, "  rtt {:.0?}, loss {:.1} %, jitter {:.0?}", self.rtt(), self.loss * 100.0, self.jitter)?;
         let ServerPlan { leg, brokers, stun, turn, ntp } = &self.servers;

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::topology::{Death, GatePlan, NicPlan, Shared, Topology};
+use super::topology::{Death, GatePlan, NicPlan, SharedPlan, Topology};
 use super::truth::Truth;
-use super::{Call, Gate, Place, Scene, SceneNode};
+use super::{Scene, SceneCall, SceneNode, Site, SiteGate};
 use crate::Family;
 use crate::attempt::{Path, Way};
 use crate::node::ConnectOptions;
@@ -50,9 +50,9 @@ impl Topology {
         self.add_servers(&mut scene);
         let internet = scene.internet();
         let shared = match &self.shared {
-            Shared::Nothing => None,
-            Shared::Home(plan) => Some(scene.place(internet, gate(plan, false), CARRIER_LEG)),
-            Shared::Carrier(plan) => Some(scene.place(internet, gate(plan, true), CARRIER_LEG)),
+            SharedPlan::Nothing => None,
+            SharedPlan::Home(plan) => Some(scene.site(internet, gate(plan, false), CARRIER_LEG)),
+            SharedPlan::Carrier(plan) => Some(scene.site(internet, gate(plan, true), CARRIER_LEG)),
         };
         let nodes = [0, 1].map(|index| {
             let host = self.add_host(&mut scene, index, shared);
@@ -132,7 +132,7 @@ impl Topology {
         add(scene, plan.ntp, &|scene, _| scene.add_ntp());
     }
 
-    fn add_host(&self, scene: &mut Scene, index: usize, shared: Option<Place>) -> HostId {
+    fn add_host(&self, scene: &mut Scene, index: usize, shared: Option<Site>) -> HostId {
         let host = scene.host(["caller", "called"][index]);
         for (number, nic) in self.sides[index].nics.iter().enumerate() {
             let above = shared.filter(|_| number == 0).unwrap_or(scene.internet());
@@ -141,15 +141,15 @@ impl Topology {
         host
     }
 
-    fn plug(&self, scene: &mut Scene, host: HostId, nic: &NicPlan, above: Place) {
-        let (mut place, mut wire) = (above, Wire::from(self.wire(nic.leg)));
+    fn plug(&self, scene: &mut Scene, host: HostId, nic: &NicPlan, above: Site) {
+        let (mut site, mut wire) = (above, Wire::from(self.wire(nic.leg)));
         let last = nic.gates.len();
         for (number, plan) in nic.gates.iter().enumerate() {
             let is_carrier = number + 1 < last;
-            place = scene.place(place, gate(plan, is_carrier), wire);
+            site = scene.site(site, gate(plan, is_carrier), wire);
             wire = Wire::from(INNER_LEG);
         }
-        scene.plug_over(host, place, &nic.families, wire);
+        scene.plug_over(host, site, &nic.families, wire);
     }
 
     fn launch(&self, scene: &mut Scene, index: usize, nodes: [SceneNode; 2]) {
@@ -161,7 +161,7 @@ impl Topology {
 }
 
 /// Returns what is wrong with a connection that the caller keeps.
-fn check(scene: &mut Scene, call: Call, nodes: [SceneNode; 2], pipe: usize) -> Option<String> {
+fn check(scene: &mut Scene, call: SceneCall, nodes: [SceneNode; 2], pipe: usize) -> Option<String> {
     let has_met = |scene: &Scene| scene.pipe_of(call.attempt, nodes[1]).is_some();
     if !scene.run_until(GO_WITHIN, has_met) {
         return Some("the called end keeps nothing".into());
@@ -177,10 +177,10 @@ fn check(scene: &mut Scene, call: Call, nodes: [SceneNode; 2], pipe: usize) -> O
     (back != words).then(|| format!("an echo came back as {} bytes", back.len()))
 }
 
-fn gate(plan: &GatePlan, is_carrier: bool) -> Gate {
+fn gate(plan: &GatePlan, is_carrier: bool) -> SiteGate {
     let gate = match is_carrier {
-        true => Gate::carrier(plan.v4.clone()),
-        false => Gate::home(plan.v4.clone()),
+        true => SiteGate::carrier(plan.v4.clone()),
+        false => SiteGate::home(plan.v4.clone()),
     };
     gate.with_v6(plan.v6.clone())
 }

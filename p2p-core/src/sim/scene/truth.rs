@@ -20,7 +20,7 @@
 
 use std::fmt;
 
-use super::topology::{GatePlan, NicPlan, ServerPlan, Shared, Topology};
+use super::topology::{GatePlan, NicPlan, ServerPlan, SharedPlan, Topology};
 use crate::Family;
 use crate::attempt::Way;
 use crate::nat::{Filtering, Mapping};
@@ -66,13 +66,13 @@ pub enum PunchKind {
 
 /// What the gates in front of an interface come to, for one family.
 #[derive(Clone, Copy, Debug)]
-struct Outside {
+struct OuterView {
     passes: bool,
     /// Strangers are let in at the port listened on.
     is_open: bool,
     translates: bool,
     filtering: Filtering,
-    port: Port,
+    port: PortTruth,
     /// One port here is seen as one port, whatever the destination.
     is_one_for_all: bool,
     answers: bool,
@@ -81,7 +81,7 @@ struct Outside {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Port {
+enum PortTruth {
     /// It is known before the first SYN.
     Known,
     /// A counter gives it, that others move, too.
@@ -127,17 +127,17 @@ impl Truth {
     }
 
     fn add(&mut self, topology: &Topology, nics: (&NicPlan, &NicPlan), is_first: bool, family: Family) {
-        if let (Shared::Home(_), true) = (&topology.shared, is_first) {
+        if let (SharedPlan::Home(_), true) = (&topology.shared, is_first) {
             (self.direct, self.reverse) = (true, true);
             return self.consider(1.0, PunchKind::Quiet);
         }
         let is_told = alive(&topology.servers.stun) > 0;
         let gate = match &topology.shared {
-            Shared::Nothing => None,
-            Shared::Home(gate) | Shared::Carrier(gate) => Some(gate),
+            SharedPlan::Nothing => None,
+            SharedPlan::Home(gate) | SharedPlan::Carrier(gate) => Some(gate),
         };
         if let (Some(gate), true) = (gate, is_first) {
-            let inside = [nics.0, nics.1].map(|nic| Outside::of(nic, None, family));
+            let inside = [nics.0, nics.1].map(|nic| OuterView::of(nic, None, family));
             if !nat(gate, family).is_translating() {
                 // Inside of the carrier both have the addresses that they have everywhere.
                 return self.add_pair(inside, is_told, None);
@@ -145,7 +145,7 @@ impl Truth {
             // Nobody tells an address inside of the carrier, so nobody dials there.
             self.consider(meet(inside[0], inside[1]).0, PunchKind::InsideCarrier);
             if nat(gate, family).hairpin == Hairpin::ExternalSource {
-                let outside = [nics.0, nics.1].map(|nic| Outside::of(nic, Some(gate), family));
+                let outside = [nics.0, nics.1].map(|nic| OuterView::of(nic, Some(gate), family));
                 self.add_pair(outside, is_told, Some(PunchKind::Hairpin));
             }
             return;
@@ -153,12 +153,12 @@ impl Truth {
         let ends = [0, 1].map(|index| {
             let nic = if index == 0 { nics.0 } else { nics.1 };
             let is_shared = std::ptr::eq(nic, &topology.sides[index].nics[0]);
-            Outside::of(nic, gate.filter(|_| is_shared), family)
+            OuterView::of(nic, gate.filter(|_| is_shared), family)
         });
         self.add_pair(ends, is_told, None);
     }
 
-    fn add_pair(&mut self, [ours, theirs]: [Outside; 2], is_told: bool, kind: Option<PunchKind>) {
+    fn add_pair(&mut self, [ours, theirs]: [OuterView; 2], is_told: bool, kind: Option<PunchKind>) {
         self.direct |= ours.passes && theirs.can_be_dialled(is_told);
         self.reverse |= theirs.passes && ours.can_be_dialled(is_told);
         let (punch, found) = meet(ours, theirs);
@@ -211,8 +211,8 @@ impl Topology {
     fn reaches(&self, side: usize, is_udp: bool) -> Vec<Family> {
         let nic = &self.sides[side].nics[0];
         let shared = match &self.shared {
-            Shared::Nothing => None,
-            Shared::Home(gate) | Shared::Carrier(gate) => Some(gate),
+            SharedPlan::Nothing => None,
+            SharedPlan::Home(gate) | SharedPlan::Carrier(gate) => Some(gate),
         };
         let passes = |family: &Family| {
             nic.gates.iter().chain(shared).all(|gate| {
@@ -225,14 +225,14 @@ impl Topology {
     }
 }
 
-impl Outside {
+impl OuterView {
     fn of(nic: &NicPlan, above: Option<&GatePlan>, family: Family) -> Self {
         let nothing = Self {
             passes: true,
             is_open: true,
             translates: false,
             filtering: Filtering::EndpointIndependent,
-            port: Port::Known,
+            port: PortTruth::Known,
             is_one_for_all: true,
             answers: false,
             refuses_crossing: false,
@@ -265,7 +265,7 @@ impl Outside {
     }
 }
 
-impl Port {
+impl PortTruth {
     fn behind(self, nat: &NatConfig, flow: &FlowConfig) -> Self {
         let own = if !nat.is_translating() || flow.mapping == Mapping::EndpointIndependent {
             Self::Known
@@ -290,7 +290,7 @@ impl Port {
 }
 
 /// Returns how probably two informed ends meet by a punch, and what it takes.
-fn meet(a: Outside, b: Outside) -> (f64, PunchKind) {
+fn meet(a: OuterView, b: OuterView) -> (f64, PunchKind) {
     if !a.passes || !b.passes {
         return (0.0, PunchKind::Impossible);
     }
@@ -311,30 +311,30 @@ fn meet(a: Outside, b: Outside) -> (f64, PunchKind) {
 }
 
 /// Returns how probably both SYNs come to the very port that the other left from, and what that takes.
-fn cross(a: Outside, b: Outside, answers: PunchKind) -> (f64, PunchKind) {
+fn cross(a: OuterView, b: OuterView, answers: PunchKind) -> (f64, PunchKind) {
     match (a.port, b.port) {
-        (Port::Known, Port::Known) => (1.0, answers),
-        (Port::Random(pool), Port::Known) | (Port::Known, Port::Random(pool)) => {
-            let known = if a.port == Port::Known { a } else { b };
+        (PortTruth::Known, PortTruth::Known) => (1.0, answers),
+        (PortTruth::Random(pool), PortTruth::Known) | (PortTruth::Known, PortTruth::Random(pool)) => {
+            let known = if a.port == PortTruth::Known { a } else { b };
             // One port that is the same for all destinations guesses as often as it likes. Else each guess comes from
             // another port, and all that is open must lead to that one.
             let p = if known.is_one_for_all { guess(pool) } else { sweep(pool) };
             (p, PunchKind::Birthday)
         }
-        (Port::Random(one), Port::Random(two)) => (sweep(one) * sweep(two), PunchKind::Birthday),
-        (Port::Random(pool), Port::Counted) | (Port::Counted, Port::Random(pool)) => {
+        (PortTruth::Random(one), PortTruth::Random(two)) => (sweep(one) * sweep(two), PunchKind::Birthday),
+        (PortTruth::Random(pool), PortTruth::Counted) | (PortTruth::Counted, PortTruth::Random(pool)) => {
             (sweep(pool), PunchKind::Birthday)
         }
-        (Port::Counted, _) | (_, Port::Counted) => (1.0, PunchKind::Counted),
+        (PortTruth::Counted, _) | (_, PortTruth::Counted) => (1.0, PunchKind::Counted),
     }
 }
 
 /// Returns how probably a peer gets in, from whatever port, at a side that has sent something to its address.
-fn slip_in(at: Outside) -> f64 {
+fn slip_in(at: OuterView) -> f64 {
     match (at.filtering, at.port) {
         (Filtering::AddressAndPortDependent, _) => 0.0,
-        (_, Port::Known | Port::Counted) => 1.0,
-        (_, Port::Random(pool)) => guess(pool),
+        (_, PortTruth::Known | PortTruth::Counted) => 1.0,
+        (_, PortTruth::Random(pool)) => guess(pool),
     }
 }
 

@@ -1,16 +1,18 @@
 //! Stories of two circuits, their servers and a broker.
 
 mod laws;
+mod runner;
 mod strangers;
 
 use std::net::IpAddr;
+
+use runner::CircuitRunner;
 
 use super::*;
 use crate::attempt::Trust;
 use crate::machine_laws;
 use crate::relay::End;
 use crate::relay::route::PathChallenge;
-use crate::sim::circuit::CircuitRunner;
 use crate::sim::epoch;
 use crate::sim::laws::Subject;
 use crate::sim::link::LinkConfig;

@@ -67,7 +67,7 @@ fn a_stranger_that_names_ever_new_addresses_is_not_followed_for_long() {
 }
 
 /// How many datagrams somebody gets whose address a caller forges while the called one has much to say.
-fn sent_to_a_victim(trust: Trust) -> u32 {
+fn sent_to_a_victim(trust: Trust) -> u64 {
     let adjust = move |which: u8, config: &mut CircuitConfig| {
         config.connections = Connections::Never;
         if which == CALLED {
@@ -92,7 +92,7 @@ fn sent_to_a_victim(trust: Trust) -> u32 {
     }
     scene.world.run_for(secs(10));
     assert_eq!(scene.end(CALLER).heard.len(), 300_000, "{}", scene.story());
-    scene.end(CALLED).bare_sent.get(&victim).copied().unwrap_or_default()
+    scene.end(CALLED).sent_to(victim)
 }
 
 #[test]
