@@ -10,7 +10,7 @@ use super::schedule::{Mode, NO_NAT};
 use crate::attempt::{AttemptId, Role};
 use crate::nat::forecast::{self, PortForecast, PortRule, others};
 use crate::nat::meets;
-use crate::nat::{Filtering, Mapping, NatFacts, NatType, PortRange};
+use crate::nat::{Filtering, Mapping, NatFacts, NatType, PortRange, SynAnswer};
 use crate::{Mapped, Seed};
 
 /// Ports of one side where their outside is computed, where it is asked for, and where there is no NAT.
@@ -47,6 +47,27 @@ enum Outside {
     Moved(i16),
     /// By asking.
     Asked,
+}
+
+/// What decides over a round: if it is another one by now, the round should be, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Basis {
+    ports: std::mem::Discriminant<Kind>,
+    /// Tells that the NAT ends dials that it does not let in.
+    answers: bool,
+    filtering: Option<Filtering>,
+}
+
+impl Basis {
+    /// Returns the basis of a round with this configuration.
+    pub(super) fn new(config: &GatherConfig) -> Self {
+        let is_local = config.mode.is_local();
+        Self {
+            ports: std::mem::discriminant(&kind(config)),
+            answers: !is_local && !matches!(config.facts.syn, None | Some(SynAnswer::Silence)),
+            filtering: config.facts.filtering_or_guess().filter(|_| !is_local),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +144,8 @@ fn kind(config: &GatherConfig) -> Kind {
             // A guess, and the best one: most routers keep ports.
             _ => Kind::Fixed(Outside::Moved(0)),
         },
+        // One for each address is one for all ports of the peer.
+        (Some(Mapping::AddressDependent), PortRule::Moved { by }) => Kind::Fixed(Outside::Moved(by)),
         (Some(_), PortRule::Moved { by }) => Kind::Run { by },
         (Some(_), PortRule::Counter { step, is_dependent }) if config.can_observe => {
             Kind::Counter { step, is_dependent }
@@ -301,6 +324,12 @@ impl Gather {
             ports,
             filtering: match facts.filtering_or_guess() {
                 _ if is_local => NO_NAT,
+                // A mapping for one port of the peer lets no other of its ports in.
+                Some(Filtering::AddressDependent)
+                    if facts.mapping_or_guess() == Some(Mapping::AddressAndPortDependent) =>
+                {
+                    Filtering::AddressAndPortDependent
+                }
                 Some(filtering) => filtering,
                 None => Filtering::AddressAndPortDependent,
             },
@@ -312,6 +341,8 @@ impl Gather {
     }
 }
 
+/// How long slower servers are waited for at least, once one port is known.
+pub(super) const OTHERS_WITHIN: Duration = Duration::from_millis(30);
 /// How long all of it may take.
 pub(super) const WITHIN: Duration = Duration::from_millis(1_500);
 
