@@ -93,6 +93,8 @@ pub(super) struct GatherConfig {
     pub(super) other_counts: bool,
     /// Sockets there may be.
     pub(super) sockets: u16,
+    /// How often ports were chosen for this round before: those are bound.
+    pub(super) begun_anew: u8,
 }
 
 /// One local port on its way to be used.
@@ -159,10 +161,14 @@ fn kind(config: &GatherConfig) -> Kind {
 impl Gather {
     pub(super) fn new(config: GatherConfig) -> Self {
         let label = if config.role == Role::Caller { "caller ports" } else { "answerer ports" };
+        let mut seed = lot(config.attempt, config.pair, config.round, label);
+        if config.begun_anew > 0 {
+            seed = seed.fork(&format!("anew {}", config.begun_anew));
+        }
         let mut gather = Self {
             config,
             kind: kind(&config),
-            seed: lot(config.attempt, config.pair, config.round, label),
+            seed,
             ports: BTreeMap::new(),
             locals: Vec::new(),
             replaced: 0,
@@ -272,14 +278,17 @@ impl Gather {
         }
     }
 
-    pub(super) fn handle_observed(&mut self, local: u16, mapped: Option<Mapped>, now: Instant) {
-        let Some(port) = self.ports.get_mut(&local).filter(|port| **port == Port::Asking) else { return };
+    /// Takes what a server saw. Returns whether a port is ready by it.
+    pub(super) fn handle_observed(&mut self, local: u16, mapped: Option<Mapped>, now: Instant) -> bool {
+        let asked = self.ports.get_mut(&local).filter(|port| **port == Port::Asking);
+        let Some(port) = asked else { return false };
         // From another address of ours than the peer is told, it is of no use.
         let mapped = mapped.filter(|mapped| mapped.0.ip().to_canonical() == self.config.address);
         *port = mapped.map_or(Port::Failed, |mapped| Port::Ready(mapped.0.port()));
         if let Some(mapped) = mapped {
             self.measured = Some((mapped.0.port(), now));
         }
+        mapped.is_some()
     }
 
     /// Whether nothing more is expected.

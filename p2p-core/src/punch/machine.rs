@@ -34,6 +34,8 @@ const PROVING: Duration = Duration::from_secs(3);
 /// long besides: a SYN, its answer and a proof take four of them.
 const ROUND_LEADS: u32 = 8;
 const ROUND_LEAST: Duration = Duration::from_millis(150);
+/// Ports are chosen anew so often in one punch, because news came before the peer was told of them.
+const MOST_ANEW: u8 = 4;
 /// All rounds together.
 const MOST_TIME: Duration = Duration::from_secs(30);
 
@@ -79,6 +81,7 @@ pub struct Punch {
     sender: Option<SynSender>,
     share: Share,
     round: u8,
+    begun_anew: u8,
     /// What the ports of this round were chosen by.
     basis: Option<Basis>,
     /// This end as it was told for the round, and its local ports.
@@ -129,6 +132,7 @@ impl Punch {
             sender: None,
             share: Share::default(),
             round: 0,
+            begun_anew: 0,
             basis: None,
             settled: None,
             heard: None,
@@ -160,8 +164,11 @@ impl Punch {
         }
         match (&mut self.state, self.config.role) {
             (State::Gathering { theirs, .. }, _) => {
-                let theirs = theirs.take();
-                self.begin_again(theirs, now);
+                if self.begun_anew < MOST_ANEW {
+                    let theirs = theirs.take();
+                    self.begun_anew += 1;
+                    self.begin_again(theirs, now);
+                }
             }
             (State::Asking { .. } | State::Firing | State::Proving { .. }, Role::Caller) => {
                 self.next_round(now);
@@ -223,8 +230,7 @@ impl Punch {
 
     fn on_observed(&mut self, from: Local, mapped: Option<Mapped>, now: Instant) {
         if let State::Gathering { gather, since, until, .. } = &mut self.state {
-            gather.handle_observed(from.0.port(), mapped, now);
-            if mapped.is_some() {
+            if gather.handle_observed(from.0.port(), mapped, now) {
                 // A server that is slower than another one by half is not waited for: one port is enough.
                 let others = now.saturating_duration_since(*since) / 2;
                 *until = (*until).min(now + others.max(gather::OTHERS_WITHIN));
@@ -420,6 +426,7 @@ impl Punch {
                 None => counting(&config.theirs),
             },
             sockets: self.share.sockets,
+            begun_anew: self.begun_anew,
         }
     }
 
@@ -512,6 +519,7 @@ impl Punch {
             facts: self.config.theirs,
             other_counts: false,
             sockets: FEW_SOCKETS,
+            begun_anew: 0,
             ..self.gather_config(None)
         };
         let Some(to) = foreseen(config).filter(|to| *to > 0) else { return };

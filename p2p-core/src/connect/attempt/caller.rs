@@ -12,11 +12,11 @@ use crate::attempt::{AttemptId, Path, RefusalReason, Way};
 use crate::candidate::{Candidate, Filter, MOST_CANDIDATES, path_to};
 use crate::nat::NatFacts;
 use crate::nat::meets::{self, meets};
-use crate::peer::PeerAddr;
+use crate::peer::{InterfaceAddr, PeerAddr};
 use crate::proof::ProofError;
 use crate::punch::{self, Failed, Mode, Punch, PunchConfig, View};
 use crate::signal::{Body, Delivery, DialMe, Signal};
-use crate::{Deadline, Machine, Output};
+use crate::{Deadline, Machine, Output, Reach};
 
 /// The time that the direct way runs alone before the peer is asked to dial us. On the path where it works it
 /// mostly wins within this, and no third party is troubled.
@@ -183,10 +183,18 @@ impl Caller {
         now: Instant,
     ) {
         self.is_offline = false;
+        self.has_moved |= has_moved;
         if has_moved {
-            self.has_moved = true;
             self.dial_more(common, view, now);
         }
+        self.on_body(common, signal, view, now);
+        if has_moved {
+            // What it declined where it was before makes room.
+            self.punch_more(common, view, now);
+        }
+    }
+
+    fn on_body(&mut self, common: &mut Common, signal: &Signal, view: &View<'_>, now: Instant) {
         match &signal.body {
             Body::Refuse(refusal) => {
                 self.question = AddrQuestion::Closed;
@@ -198,10 +206,11 @@ impl Caller {
                 }
             }
             Body::Punch(message) => {
-                self.follow(common, view, now);
                 common.punches.handle_message(message, now);
                 common.drain(now).into_iter().for_each(|lane| self.lost_while_keeping(common, lane));
-                self.follow(common, view, now);
+                if self.has_moved {
+                    self.punch_more(common, view, now);
+                }
             }
             Body::Relay(offer) => match offer.refusal {
                 Some(reason) => self.end_relay(common, WayFailure::Refused(reason), now),
@@ -211,10 +220,7 @@ impl Caller {
                 }
                 None => {}
             },
-            Body::TellAddr => {
-                self.question = AddrQuestion::Closed;
-                self.follow(common, view, now);
-            }
+            Body::TellAddr => self.question = AddrQuestion::Closed,
             _ => {}
         }
     }
@@ -278,7 +284,7 @@ impl Caller {
             waiting.then(|| Deadline::new(began + self.config.head_start, "start the other ways")),
             relay.then(|| Deadline::new(self.relay_due(common), "ask for a relay")),
             waits_for.map(|at| Deadline::new(at, "nothing better than a relay")),
-            asks.then(|| Deadline::new(began + ASK_ADDR_AFTER, "ask for the peer's current address")),
+            asks.then(|| Deadline::new(self.ask_address_at(common), "ask for the peer's current address")),
             answered.map(|at| Deadline::new(at, "the peer should have told its address by now")),
             self.ask.as_ref().and_then(AskPeer::deadline),
         ])
@@ -357,7 +363,7 @@ impl Caller {
     /// Asks for the peer's address, if dialling does not work at once: what it published may be old.
     fn ask_address(&mut self, common: &mut Common, now: Instant) {
         let Some(dials) = &common.dials else { return };
-        let is_wanted = dials.is_exhausted() || now >= common.began + ASK_ADDR_AFTER;
+        let is_wanted = dials.is_exhausted() || now >= self.ask_address_at(common);
         if matches!(self.question, AddrQuestion::Asked { until } if now >= until) {
             self.question = AddrQuestion::Closed;
         }
@@ -365,6 +371,15 @@ impl Caller {
             self.question = AddrQuestion::Asked { until: now + ADDR_WITHIN };
             common.signal(Body::AskAddr);
         }
+    }
+
+    /// Returns when the peer is asked where it is by now. If it has not published where it is seen from outside, that is
+    /// what it will know soon, and everything hangs on it.
+    fn ask_address_at(&self, common: &Common) -> Instant {
+        let is_placed =
+            |address: &InterfaceAddr| address.external.is_some() || Reach::of(address.local) == Reach::Global;
+        let is_known = common.peer.interfaces().iter().any(is_placed);
+        common.began + if is_known { ASK_ADDR_AFTER } else { self.config.head_start }
     }
 
     /// Ends the direct way when nothing is left to dial and no news of the peer's address is expected.
@@ -450,13 +465,6 @@ impl Caller {
             let is_placed = punch::are_placed(view, &common.peer);
             let failure = if is_placed { WayFailure::NothingToPunch } else { WayFailure::NoExternalAddress };
             common.records.end(Way::Punch, failure, now);
-        }
-    }
-
-    /// Punches where the peer is by now. What was declined makes room.
-    fn follow(&mut self, common: &mut Common, view: &View<'_>, now: Instant) {
-        if self.has_moved {
-            self.punch_more(common, view, now);
         }
     }
 
