@@ -10,7 +10,6 @@ use super::{architecture, read};
 const CIRCLES: [(&str, &str, &[&str]); 4] = [
     ("p2p-actors", "sockets", &["connections", "hand_over", "links", "work"]),
     ("p2p-core", "sim", &["broker", "world"]),
-    ("p2p-node", "pipe", &["bare", "sealed", "stream"]),
     ("p2p-node", "rendezvous/turn", &["relay", "serve", "stream"]),
 ];
 

@@ -1,6 +1,7 @@
 //! The connection itself.
 
 mod bare;
+mod control;
 mod error;
 mod liveness;
 mod record;
@@ -9,6 +10,7 @@ mod stream;
 mod tended;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::fmt;
 use std::future::poll_fn;

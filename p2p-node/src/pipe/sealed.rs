@@ -11,10 +11,11 @@ use p2p_core::proof::Session;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::control::{ControlRecord, is_control};
 use super::error::FirstError;
 use super::liveness::{Between, Duty, Liveness, Openness};
-use super::record::{ControlRecord, MOST_PLAIN, OVERHEAD, PLAIN_AT, RecordKey, is_control, record_len};
-use super::stream::Transport;
+use super::record::{MOST_PLAIN, OVERHEAD, PLAIN_AT, RecordKey, record_len};
+use super::transport::Transport;
 
 /// The least and the most room for what arrived and was not read yet. A quiet pipe keeps the least.
 const LEAST_ROOM: usize = 4 * 1024;
@@ -152,7 +153,7 @@ impl<S: Transport> Sealed<S> {
 
     fn say(&mut self, control: ControlRecord) -> Result<()> {
         self.liveness.on_said(Instant::now());
-        self.send.seal_control(control, &mut self.out)
+        control.seal(&mut self.send, &mut self.out)
     }
 
     /// Remembers the first error, for the other half. Returns that.

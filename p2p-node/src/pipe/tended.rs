@@ -15,7 +15,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::liveness::BEAT;
-use super::stream::{Stream, Transport};
+use super::stream::Stream;
+use super::transport::Transport;
 
 /// The time a connection outlives a pipe that has said its last word and not heard the peer's: a question of the peer's
 /// that is on its way would be answered by the system with a reset, which destroys what is still being sent.

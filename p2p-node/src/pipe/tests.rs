@@ -13,7 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
 
 use super::liveness::Between;
-use super::stream::{Stream, Transport};
+use super::stream::Stream;
+use super::transport::Transport;
 use super::*;
 
 async fn tcp() -> (TcpStream, TcpStream) {
