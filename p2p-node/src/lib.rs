@@ -10,11 +10,12 @@
 //!
 //! # Features
 //!
-//! | feature | default | purpose |
-//! |---|---|---|
-//! | `rendezvous` | yes | the module `rendezvous`: an MQTT broker, a STUN server and a TURN server in this process |
-//! | `cli` | yes | the `p2p` command; a library does without |
-//! | `config-file` | with `cli` | `Config::from_file`, `Config::from_toml` |
+//! None is on by default. The command `p2p` is a package of its own, `p2p-command`.
+//!
+//! | feature | purpose |
+//! |---|---|
+//! | `config-file` | `Config::from_file`, `Config::from_toml`, and the parsers of single values |
+//! | `rendezvous` | the module `rendezvous`: an MQTT broker, a STUN server and a TURN server in this process |
 
 pub mod config;
 mod error;

@@ -2,7 +2,7 @@
 //!
 //! Without root and `ip netns` the tests say so and pass; with `P2P_LAB=require` they fail.
 
-#![cfg(all(target_os = "linux", feature = "rendezvous"))]
+#![cfg(target_os = "linux")]
 
 #[path = "../../p2p-actors/tests/lab/mod.rs"]
 mod lab;

@@ -31,7 +31,7 @@
 //! [limits]                            # see `Limits` for what they bound
 //! attempts = 256
 //! answers = 64
-//! errands = 128
+//! dials_for_peers = 128
 //! relays = 4                          # strangers for whom our TURN servers are asked at once
 //! unproven = 512
 //! backlog = 128
@@ -92,7 +92,7 @@ const KEEP_ALIVE_KEYS: [&str; 5] = ["idle", "interval", "probes", "unacknowledge
 const LIMIT_KEYS: [&str; 10] = [
     "attempts",
     "answers",
-    "errands",
+    "dials_for_peers",
     "relays",
     "unproven",
     "backlog",
@@ -219,7 +219,7 @@ impl<'t> Reader<'t> {
             match key {
                 "attempts" => limits.attempts = bound,
                 "answers" => limits.answers = bound,
-                "errands" => limits.dials_for_peers = bound,
+                "dials_for_peers" => limits.dials_for_peers = bound,
                 "relays" => limits.relays = bound,
                 "unproven" => limits.unproven = bound,
                 "backlog" => limits.backlog = bound,

@@ -71,7 +71,7 @@ fn everything_can_be_told() {
             [limits]
             attempts = 1
             answers = 2
-            errands = 5
+            dials_for_peers = 5
             relays = 6
             unproven = 3
             backlog = 4

@@ -1,6 +1,7 @@
 //! The TURN server as `p2p rendezvous` runs it.
 
 mod process;
+#[path = "../../tests/turn/mod.rs"]
 mod turn;
 
 use std::fs;

@@ -122,7 +122,6 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref() {
         return Some(bind_code(error));
     }
-    #[cfg(feature = "rendezvous")]
     if cause.is::<p2p_node::rendezvous::RendezvousError>()
         || cause.is::<p2p_node::rendezvous::turn::TurnServerError>()
     {

@@ -1,6 +1,6 @@
 //! The `p2p` command as a user meets it: separate processes on loopback.
 
-#[path = "../../p2p-actors/tests/lab/mod.rs"]
+#[path = "../../../p2p-actors/tests/lab/mod.rs"]
 mod lab;
 mod process;
 
