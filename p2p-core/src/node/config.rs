@@ -351,3 +351,52 @@ impl Default for ConnectOptions {
         }
     }
 }
+
+impl ConnectOptions {
+    /// Returns the defaults: every way and path, encrypted, for 30 s.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Goes these ways only, in the order they start.
+    #[must_use]
+    pub fn with_ways(mut self, ways: impl IntoIterator<Item = Way>) -> Self {
+        self.ways = ways.into_iter().collect();
+        self
+    }
+
+    /// Uses the families and paths of this filter only.
+    #[must_use]
+    pub fn with_filter(mut self, filter: Filter) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// Asks for the bare TCP connection, or for an encrypted one. The peer has to wish the bare one too.
+    #[must_use]
+    pub fn with_plain(mut self, plain: bool) -> Self {
+        self.plain = plain;
+        self
+    }
+
+    /// Gives up after this time, a day at most.
+    #[must_use]
+    pub fn with_within(mut self, within: Duration) -> Self {
+        self.within = within;
+        self
+    }
+
+    /// Lets the first way start this long before the others.
+    #[must_use]
+    pub fn with_head_start(mut self, head_start: Duration) -> Self {
+        self.head_start = head_start;
+        self
+    }
+
+    /// Pauses for this long between two dials of one way.
+    #[must_use]
+    pub fn with_dial_delay(mut self, dial_delay: Duration) -> Self {
+        self.dial_delay = dial_delay;
+        self
+    }
+}
