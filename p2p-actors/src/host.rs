@@ -87,7 +87,7 @@ fn start(
 /// One draw from the operating system; everything else is forked from it.
 fn entropy() -> Result<Seed, StartError> {
     let mut entropy = [0; 32];
-    getrandom::fill(&mut entropy).map_err(std::io::Error::other)?;
+    getrandom::fill(&mut entropy).map_err(|error| StartError::Entropy(std::io::Error::other(error)))?;
     Ok(Seed::new(entropy))
 }
 

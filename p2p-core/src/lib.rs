@@ -48,6 +48,8 @@
 
 #[macro_use]
 mod codes;
+#[macro_use]
+mod setters;
 
 pub mod addr;
 pub mod attempt;

@@ -2,7 +2,7 @@
 
 mod nodes;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 
 use nodes::{in_memory, in_time, meet, only};
 use p2p_node::rendezvous::stun::{StunServer, StunServerConfig};
@@ -18,7 +18,7 @@ async fn a_node_without_a_good_server_starts_and_meets_by_local_paths() {
     };
     // Nobody listens there any more.
     let dead = TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap();
-    let dead = p2p_node::StunServer { host: dead.ip().to_string(), port: dead.port() };
+    let dead = p2p_node::StunServer::from(dead);
     let (anna, bert) = (node(Vec::new()).await.unwrap(), node(vec![dead]).await.unwrap());
     assert_eq!(in_time(anna.survey()).await.state, NetworkState::NoServer);
     assert_eq!(in_time(bert.survey()).await.state, NetworkState::Offline);
@@ -33,8 +33,7 @@ async fn what_is_learned_is_published_and_learned_anew_when_told() {
     let listen = ["127.0.0.1:0", "127.0.0.4:0"].map(|addr| addr.parse().unwrap());
     let server = StunServer::start(StunServerConfig::new(listen)).await.unwrap();
     let mut config = Config::loopback();
-    let named = |at: SocketAddr| p2p_node::StunServer { host: at.ip().to_string(), port: at.port() };
-    config.stun = server.local_addrs().into_iter().map(named).collect();
+    config.stun = server.local_addrs().into_iter().map(p2p_node::StunServer::from).collect();
     let node = Node::bind(config).await.unwrap();
     let network = in_time(node.survey()).await;
     assert_eq!(network.state, NetworkState::Known);

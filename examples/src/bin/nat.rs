@@ -17,8 +17,7 @@ async fn main() -> Result<()> {
     };
     let addresses = own.iter().flat_map(Server::local_addrs).map(|address| address.to_string());
     for server in named.into_iter().chain(addresses) {
-        let (host, port) = server.rsplit_once(':').context("a server is host:port")?;
-        config.stun.push(StunServer { host: host.to_owned(), port: port.parse()? });
+        config.stun.push(server.parse()?);
     }
 
     let node = Node::bind(config).await?;

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::error::ConnectError;
-use super::interface::StunServer;
 use super::io::{ConnectionId, Owner, SocketAct};
 use super::nic::NicId;
 use super::router::RouterAct;
+use super::server::StunServer;
 use crate::attempt::{AttemptId, Path, Role, Way};
 use crate::connect::AttemptReport;
 use crate::proof::Session;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::config::NtpServer;
 use super::interface::NetworkView;
 use super::router::BrokerState;
+use super::server::NtpServer;
 use crate::clock::ntp::{Measured, ServerReport};
 use crate::peer::PeerAddr;
 use crate::proof::ProofError;

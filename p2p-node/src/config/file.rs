@@ -64,7 +64,7 @@ use p2p_core::peer::{IdError, PeerId};
 use toml::de::DeTable;
 use zeroize::Zeroizing;
 
-use super::{Config, Key, parse_family, parse_ntp, parse_relay_connections, parse_stun, parse_way};
+use super::{Config, Key};
 pub use error::{ConfigError, ConfigFault};
 use reader::{Reader, Result, Value};
 
@@ -149,7 +149,7 @@ impl<'t> Reader<'t> {
                     config.interfaces = Interfaces::Only(self.some("interfaces", value, names)?);
                 }
                 "families" => {
-                    let families = self.parsed("families", value, parse_family)?;
+                    let families = self.parsed("families", value, str::parse)?;
                     config.families = BTreeSet::from_iter(self.some("families", value, families)?);
                 }
                 "brokers" => {
@@ -157,14 +157,13 @@ impl<'t> Reader<'t> {
                     config.brokers =
                         brokers.iter().map(|broker| self.broker(broker)).collect::<Result<_>>()?;
                 }
-                "stun" => config.stun = self.parsed("stun", value, parse_stun)?,
+                "stun" => config.stun = self.parsed("stun", value, str::parse)?,
                 "turn" => config.turn = self.turn_servers(value)?,
                 "relay_connections" => {
-                    config.relay_connections =
-                        self.one("relay_connections", value, parse_relay_connections)?;
+                    config.relay_connections = self.one("relay_connections", value, str::parse)?;
                 }
                 "ntp" => {
-                    let servers = self.parsed("ntp", value, parse_ntp)?;
+                    let servers = self.parsed("ntp", value, str::parse)?;
                     if servers.len() > MOST_SERVERS {
                         return Err(self.wrong("ntp", value, &format!("{MOST_SERVERS} servers at most")));
                     }
@@ -172,7 +171,7 @@ impl<'t> Reader<'t> {
                 }
                 "plain" => config.plain = self.truth("plain", value)?,
                 "ways" => {
-                    let ways = self.parsed("ways", value, parse_way)?;
+                    let ways = self.parsed("ways", value, str::parse)?;
                     config.ways = self.some("ways", value, ways)?;
                 }
                 "allow" => {
