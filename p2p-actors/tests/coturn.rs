@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nodes::{alone, status, tell};
 use p2p_actors::spawn_local;
-use p2p_core::node::{NodeConfig, StunServer};
+use p2p_core::node::StunServer;
 use p2p_core::{Family, Mapped};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};

@@ -410,16 +410,11 @@ mod tests {
     fn a_punch_is_told_with_what_became_of_its_dials() {
         let tally = Tally { dialled: 12, refused: 3, up: 1, strange: 1, half_open: 9, ..Tally::default() };
         let mut race = race(WayFailure::Punch(Failed::Spent), LaneFailure::Dial(DialError::Refused));
-        race.ways[0].punches.push(PunchReport {
-            mode: Mode::Remote,
-            local: "192.168.1.2".parse().unwrap(),
-            remote: "203.0.113.7".parse().unwrap(),
-            tactic: Some(Tactic::Ladder),
-            rounds: 2,
-            tally,
-            failed: Some(Failed::Spent),
-            obstacle: None,
-        });
+        let (local, remote) = ("192.168.1.2".parse().unwrap(), "203.0.113.7".parse().unwrap());
+        let mut punch = PunchReport::new(Mode::Remote, local, remote);
+        (punch.tactic, punch.rounds, punch.tally) = (Some(Tactic::Ladder), 2, tally);
+        punch.failed = Some(Failed::Spent);
+        race.ways[0].punches.push(punch);
         let told = serde_json::to_value(Race::from(&*race)).unwrap();
         assert_eq!(told["ways"][0]["failure"]["code"], "punch_spent");
         assert_eq!(

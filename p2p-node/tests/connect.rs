@@ -101,13 +101,13 @@ async fn a_missing_ca_file_is_told_at_once() {
 async fn families_and_paths_are_kept() {
     let (anna, bert) = pair().await;
     for family in [Family::V4, Family::V6] {
-        let filter = Filter { families: [family].into(), ..Filter::default() };
+        let filter = Filter::new().with_families([family]);
         let addr = bert.addr().unwrap();
         let options = only(Way::Direct).with_filter(filter);
         let (called, _accepted) = tokio::join!(anna.connect_with(&addr, options), bert.accept());
         assert_eq!(Family::of(called.unwrap().how().remote.ip()), family);
     }
-    let filter = Filter { paths: [Path::External].into(), ..Filter::default() };
+    let filter = Filter::new().with_paths([Path::External]);
     let error = anna.connect_with(&bert.addr().unwrap(), only(Way::Direct).with_filter(filter)).await;
     assert!(matches!(error, Err(ConnectError::Failed(_))));
 }

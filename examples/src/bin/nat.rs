@@ -3,9 +3,9 @@
 //! `cargo run -p examples --bin nat -- stun.example:3478 …` asks the servers you name. Without any it plays on
 //! loopback, with a STUN server of its own.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use p2p_node::rendezvous::stun::{StunServer as Server, StunServerConfig};
-use p2p_node::{Config, Node, StunServer};
+use p2p_node::{Config, Node};
 
 #[tokio::main]
 async fn main() -> Result<()> {

@@ -47,10 +47,9 @@ impl OwnLoop {
     fn new() -> Result<Self> {
         // A program that is called again and again keeps its identity; one that is run once needs none.
         let mut seed = Seed::new(entropy()?);
-        let mut config = NodeConfig::new(Identity::generate(&mut seed));
-        config.plain = true;
         // Loopback is dialled only for a peer that proves to be on this machine.
-        config.machine_id = b"this machine".to_vec();
+        let config = NodeConfig::new(Identity::generate(&mut seed)).with_machine_id(*b"this machine");
+        let config = config.with_plain(true);
         let node = Node::new(config, &[Nic::loopback()], clock(), seed, Instant::now())?;
         Ok(Self { node, listeners: BTreeMap::new(), streams: BTreeMap::new(), next: 1 })
     }

@@ -14,7 +14,7 @@ pub enum ConnectError {
     #[error("no connection to {}: {}", .0.peer.short(), cause(.0))]
     Failed(Box<AttemptReport>),
     /// The brokers say nobody is subscribed for this peer, and nothing else worked.
-    #[error("the peer {} is offline: start it, or wait until it is back", .0.peer.short())]
+    #[error("the peer is offline: start it, or wait until it is back")]
     Offline(Box<AttemptReport>),
     /// The address is this node's own.
     #[error("that is this node's own address: give it to the other side")]

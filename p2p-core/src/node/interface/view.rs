@@ -12,6 +12,7 @@ use crate::{Local, Mapped};
 
 /// One server's view of one TCP port of ours, and the times it goes for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PortView {
     /// The server.
     pub server: SocketAddr,
@@ -27,6 +28,7 @@ pub struct PortView {
 
 /// One server's word on the TCP port listened on.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PortEvidence {
     /// The server as it was configured.
     pub server: StunServer,
@@ -49,6 +51,7 @@ pub enum PortOutcome {
 
 /// The result of a probe of the network, and its time.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Probed {
     /// When it ended.
     pub at: Instant,
@@ -58,6 +61,7 @@ pub struct Probed {
 
 /// Everything that is known of one address of an interface and the network in front of it.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct NetworkView {
     /// The address.
     pub local: IpAddr,

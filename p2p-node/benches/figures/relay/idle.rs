@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use p2p_node::{Node, PeerAddr, Pipe, TurnCarrier, TurnServer};
+use p2p_node::{Node, PeerAddr, Pipe, TurnServer};
 use tokio::time::sleep;
 
 use super::{PASSWORD, USER, call, coturn};
