@@ -23,7 +23,7 @@ use zeroize::Zeroize;
 /// The most plaintext in one record, in bytes. Larger ones save headers and tags; smaller ones reach the
 /// reader sooner. At 32 KiB the cost of a record's frame is under 0.1 %.
 pub(super) const MOST_PLAIN: usize = 32 * 1024;
-/// Length and tag.
+/// The bytes of a record beside its plaintext: length and tag.
 pub(super) const OVERHEAD: usize = HEADER + TAG;
 const HEADER: usize = 2;
 const TAG: usize = 16;
@@ -32,18 +32,18 @@ pub(super) const CONTROL: u16 = 0xc000;
 /// The most plaintext in a record about the connection, in bytes.
 const MOST_CONTROL: usize = 64;
 
-/// How many records one key protects: 2²³ of 32 KiB are 256 GiB, below the 2^24.5 records after which RFC 8446,
-/// section 5.5, wants another key for AES-GCM. Both ends count alike, so no word is needed.
+/// The number of records that one key protects. 2²³ of 32 KiB are 256 GiB, below the 2^24.5 records after which RFC
+/// 8446, section 5.5, wants another key for AES-GCM. Both ends count alike, so no word is needed.
 const RECORDS_PER_KEY: u64 = 1 << 23;
 
-/// Leaves no key in memory but what ring keeps in its own.
+/// Leaves no key in memory but the one that ring keeps in its own.
 impl Drop for RecordKey {
     fn drop(&mut self) {
         self.secret.zeroize();
     }
 }
 
-/// One direction of a pipe.
+/// The key of one direction of a pipe, and the number of its next record.
 pub(super) struct RecordKey {
     cipher: Cipher,
     secret: [u8; 32],
@@ -91,8 +91,8 @@ impl RecordKey {
         Ok(())
     }
 
-    /// Opens the whole record in `record` where it lies. The plaintext then begins at [`HEADER`]; its length
-    /// is the answer.
+    /// Opens the whole record in `record` where it lies. Returns the length of the plaintext, which begins at
+    /// [`PLAIN_AT`].
     pub(super) fn open(&mut self, record: &mut [u8]) -> Result<usize> {
         let nonce = self.nonce()?;
         let (header, sealed) = record.split_at_mut(HEADER);
@@ -104,10 +104,11 @@ impl RecordKey {
     }
 }
 
-/// Where the plaintext of an opened record begins.
+/// The place in an opened record at which the plaintext begins.
 pub(super) const PLAIN_AT: usize = HEADER;
 
-/// How long the record that begins with these bytes is, header and all; `None` while that cannot be known.
+/// Returns the length of the record that begins with these bytes, with its header. It is `None` while that cannot be
+/// known.
 pub(super) fn record_len(begin: &[u8]) -> Result<Option<usize>> {
     let Some(length) = begin.first_chunk::<HEADER>() else { return Ok(None) };
     let length = u16::from_be_bytes(*length);

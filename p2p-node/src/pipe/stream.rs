@@ -14,14 +14,14 @@ use super::liveness::BEAT;
 use super::sealed::Sealed;
 use super::transport::Transport;
 
-/// What a user's bytes go through.
+/// The form of a pipe that a user's bytes go through.
 pub(super) enum Stream<S> {
     Plain(Bare<S>),
     Sealed(Box<Sealed<S>>),
 }
 
 impl<S: Transport> Stream<S> {
-    /// The form that both ends agreed on.
+    /// Makes the form that both ends agreed on.
     pub(super) fn new(transport: S, session: &Session, ask_after: Option<Duration>) -> Result<Self> {
         Ok(match session.plain {
             true => Self::Plain(Bare::new(transport)),
@@ -36,7 +36,7 @@ impl<S: Transport> Stream<S> {
         }
     }
 
-    /// Does for the peer, and for the user, what is due. Returns when to come again at the latest; `None` when the stream
+    /// Does for the peer, and for the user, what is due. Returns the latest time to come again, or `None` when the stream
     /// is dead.
     pub(super) fn tend(&mut self) -> Option<Instant> {
         match self {
@@ -45,7 +45,7 @@ impl<S: Transport> Stream<S> {
         }
     }
 
-    /// Whether the connection should outlive this: see [`Sealed::wants_to_linger`].
+    /// Tells whether the connection should outlive this: see [`Sealed::wants_to_linger`].
     pub(super) fn wants_to_linger(&self) -> bool {
         matches!(self, Self::Sealed(sealed) if sealed.wants_to_linger())
     }
@@ -66,7 +66,7 @@ impl<S: Transport> Stream<S> {
         }
     }
 
-    /// What `bare` makes of a plain stream's transport. If the stream is sealed, or `bare` gives the transport
+    /// Returns what `bare` makes of a plain stream's transport. If the stream is sealed, or `bare` gives the transport
     /// back, the stream is as it was.
     pub(super) fn into_bare<T>(
         self,

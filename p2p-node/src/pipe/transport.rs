@@ -8,8 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::liveness::Between;
 
-/// A byte stream that can tell when it has room. What it takes goes out without a flush, and it remembers the
-/// last waker of each direction at least.
+/// A byte stream that can tell when it has room. What it takes goes out without a flush. It remembers the last waker of
+/// each direction at least.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// Waits until a write would be taken, in part at least.
     fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
@@ -17,22 +17,22 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// Ends what we say; the other end knows of it already.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
 
-    /// Whether the end of what we say is never told below, so that we must be told when all is read.
+    /// Tells whether the end of what we say is never told below, so that the peer must tell us when all is read.
     fn wants_farewell(&self) -> bool;
 
-    /// The peer's last word was read.
+    /// Takes note that the peer's last word was read.
     fn on_peer_ended(&mut self);
 
-    /// The peer has read our last word.
+    /// Takes note that the peer has read our last word.
     fn on_farewell(&mut self);
 
     /// Waits until this process is not needed any more for what was written to arrive.
     fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
 
-    /// What lies between the two ends.
+    /// Returns what lies between the two ends.
     fn between(&self) -> Between;
 
-    /// Looks whether the peer's system still acknowledges.
+    /// Looks for acknowledgements of the peer's system, and moves the deadline of the system on while they come.
     fn look(&self, guard: &mut StallGuard);
 }
 
