@@ -16,12 +16,11 @@ pub(crate) fn within(limits: Limits) -> Limits {
 }
 
 fn shares(limit: usize, limits: Limits) -> Limits {
-    Limits {
-        unproven: limits.unproven.min((limit / 8).max(1)),
-        dials_for_peers: limits.dials_for_peers.min((limit / 8).max(1)),
-        pipes: limits.pipes.min((limit / 4).max(1)),
-        ..limits
-    }
+    let (eighth, quarter) = ((limit / 8).max(1), (limit / 4).max(1));
+    limits
+        .with_unproven(limits.unproven.min(eighth))
+        .with_dials_for_peers(limits.dials_for_peers.min(eighth))
+        .with_pipes(limits.pipes.min(quarter))
 }
 
 /// Returns the number of connections whose end is decided and not yet done that may be beside so many unproven ones.
@@ -76,7 +75,7 @@ mod tests {
             let taken = shares.unproven + leaving(shares.unproven) + shares.dials_for_peers + shares.pipes;
             assert!(limit < 16 || taken <= limit / 8 * 5, "{limit}: {shares:?}");
         }
-        let few = Limits { unproven: 2, dials_for_peers: 4, pipes: 3, ..Limits::default() };
+        let few = Limits::new().with_unproven(2).with_dials_for_peers(4).with_pipes(3);
         assert_eq!(shares(1_024, few), few);
     }
 

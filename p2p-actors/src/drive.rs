@@ -6,7 +6,7 @@
 use std::time::{Instant, SystemTime};
 
 use actix::{Actor, AsyncContext, Context, SpawnHandle};
-use p2p_core::{Clock, Machine, Output, UnixTime};
+use p2p_core::{Clock, Machine, Output};
 use tracing::trace;
 
 /// What time it is, by the clock of the runtime: it stands still where a test pauses it.
@@ -16,8 +16,7 @@ pub(crate) fn now() -> Instant {
 
 /// What time it is, by the system's clock.
 pub(crate) fn system_clock() -> Clock {
-    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Clock::new(now(), UnixTime::default().after(unix))
+    Clock::new(now(), SystemTime::now().into())
 }
 
 /// A machine and the timer of its actor.

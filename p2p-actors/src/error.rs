@@ -19,8 +19,11 @@ pub enum StartError {
     /// The configuration cannot be, or does not fit this machine.
     #[error(transparent)]
     Config(#[from] ConfigFault),
-    /// The operating system gave no thread, no random bytes or no event loop.
-    #[error("the operating system refused: {0}")]
+    /// The operating system gave no random bytes, and without them nothing a node says is secret.
+    #[error("the operating system gives no random bytes")]
+    Entropy(#[source] std::io::Error),
+    /// The operating system gave no thread or no event loop.
+    #[error("the operating system refused")]
     System(#[from] std::io::Error),
     /// The node was closed while it started.
     #[error("the node was closed while it started")]

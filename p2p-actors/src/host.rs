@@ -1,5 +1,6 @@
 //! The place where the actors live: a thread of their own, or the event loop of somebody who has one.
 
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use actix::Actor;
@@ -70,7 +71,7 @@ fn start(
     config.can_see_hops = cfg!(target_os = "linux");
     config.limits = within(config.limits);
     let mut nics = NicSource::default();
-    let mut seed = entropy()?;
+    let mut seed = entropy(|bytes| getrandom::fill(bytes).map_err(io::Error::other))?;
     let node = Node::new(config, &nics.nics()?, system_clock(), seed.fork("node"), now())?;
     let (commands, receiver) = mpsc::channel(COMMANDS);
     // The node bounds it: see `Limits::backlog`.
@@ -84,10 +85,11 @@ fn start(
     Ok((Handle::new(commands, incoming, watcher, counters), end))
 }
 
-/// One draw from the operating system; everything else is forked from it.
-fn entropy() -> Result<Seed, StartError> {
+/// Draws once from a source; everything else is forked from that. A node without it does not start, as it could keep no
+/// secret.
+fn entropy(source: impl FnOnce(&mut [u8]) -> io::Result<()>) -> Result<Seed, StartError> {
     let mut entropy = [0; 32];
-    getrandom::fill(&mut entropy).map_err(std::io::Error::other)?;
+    source(&mut entropy).map_err(StartError::Entropy)?;
     Ok(Seed::new(entropy))
 }
 
@@ -104,3 +106,17 @@ fn fast_cipher() -> Cipher {
 
 /// Commands waiting for the node. Callers wait when there are more.
 const COMMANDS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_whose_system_has_no_randomness_does_not_start() {
+        let dry = |_: &mut [u8]| Err(io::Error::other("the pool is empty"));
+        let error = entropy(dry).map(drop).unwrap_err();
+        assert!(matches!(error, StartError::Entropy(_)), "{error:?}");
+        assert_eq!(error.to_string(), "the operating system gives no random bytes");
+        assert_eq!(std::error::Error::source(&error).expect("a cause").to_string(), "the pool is empty");
+    }
+}

@@ -193,7 +193,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_pauses_is_cut_by_the_system_only_while_nobody_looks() {
-        let keep_alive = KeepAlive { unacknowledged: LEAST_UNACKNOWLEDGED, ..KeepAlive::default() };
+        let keep_alive = KeepAlive::new().with_unacknowledged(LEAST_UNACKNOWLEDGED);
         let (mut guarded, mut its_reader) = pair().await;
         let (mut alone, _reader_of_the_other) = pair().await;
         for stream in [&guarded, &alone] {

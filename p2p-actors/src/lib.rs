@@ -16,6 +16,50 @@
 //! to them through a [`Handle`], and gets connections as [`ProvenConnection`]s: plain state, which
 //! [`IdleConnection::into_stream`] puts to work on whatever runtime will use it.
 
+//!
+//! Two nodes in one thread, signalling in memory:
+//!
+//! ```
+//! use p2p_actors::p2p_core::Seed;
+//! use p2p_actors::p2p_core::node::{BrokerConfig, ConnectOptions, Interfaces, NodeConfig};
+//! use p2p_actors::p2p_core::peer::Identity;
+//! use p2p_actors::signal::MemoryBroker;
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! tokio::task::LocalSet::new().block_on(&runtime, async {
+//!     let loopback = p2p_actors::interface::nics()?.into_iter().find(|nic| nic.is_loopback);
+//!     let loopback = Interfaces::Only(vec![loopback.ok_or("no loopback interface")?.name]);
+//!     let broker = MemoryBroker::new();
+//!     let start = |number| {
+//!         // A fixed seed makes a fixed key, which is right for an example and wrong for anything else.
+//!         let config = NodeConfig::new(Identity::generate(&mut Seed::from_u64(number)))
+//!             .with_interfaces(loopback.clone())
+//!             .with_brokers([BrokerConfig::new("memory://here".parse()?)])
+//!             .with_machine_id(*b"this machine")
+//!             .with_plain(true);
+//!         Ok::<_, Box<dyn std::error::Error>>(p2p_actors::spawn_local(config, Some(broker.clone()))?)
+//!     };
+//!     let (anna, bert) = (start(1)?, start(2)?);
+//!
+//!     let address = bert.status().wait_for(|status| status.is_ready()).await?.address.clone();
+//!     let call = anna.connect(address.expect("it is ready"), ConnectOptions::new().with_plain(true));
+//!     let (called, accepted) = tokio::join!(call, bert.accept());
+//!     let mut here = called?.connection.into_stream()?;
+//!     let mut there = accepted.ok_or("the node is closed")?.connection.into_stream()?;
+//!
+//!     here.write_all(b"hello").await?;
+//!     let mut heard = [0; 5];
+//!     there.read_exact(&mut heard).await?;
+//!     assert_eq!(&heard, b"hello");
+//!     Ok(())
+//! })
+//! # }
+//! ```
+//!
+//! Types of the core stand in many signatures here; the whole crate is re-exported as [`p2p_core`].
+
 mod attempt;
 mod bind;
 mod connection;
@@ -40,4 +84,5 @@ pub use error::StartError;
 pub use handle::Handle;
 pub use host::{spawn, spawn_local};
 pub use keep_alive::StallGuard;
+pub use p2p_core;
 pub use sockets::{PipePlace, ProvenConnection};

@@ -61,8 +61,7 @@ mod tests {
     use super::*;
 
     fn server(host: &str, carrier: Carrier) -> TurnServer {
-        let (user, password) = ("anna".to_owned(), "sesame".to_owned());
-        TurnServer { host: host.into(), port: 3478, carrier, user, password, ca_file: None }
+        TurnServer::new(host, 3478).with_carrier(carrier).with_login("anna", "sesame")
     }
 
     #[test]
@@ -86,7 +85,7 @@ mod tests {
             server("localhost", Carrier::Udp),
             server("localhost", Carrier::Tls),
             server("[::1]", Carrier::Tls),
-            TurnServer { user: String::new(), ..server("127.0.0.2", Carrier::Tcp) },
+            server("127.0.0.2", Carrier::Tcp).with_login("", "sesame"),
             server(&"x".repeat(300), Carrier::Udp),
         ];
         let (servers, useless) = servers(&configured).await;

@@ -10,7 +10,7 @@ use p2p_core::attempt::Way;
 use p2p_core::node::{Limits, NodeConfig};
 
 fn with(key: u8, limits: Limits) -> NodeConfig {
-    NodeConfig { limits, ..findable(key) }
+    findable(key).with_limits(limits)
 }
 
 #[test]
@@ -18,7 +18,7 @@ fn dials_for_peers_wait_for_each_other_and_never_for_ours() {
     tell(async {
         let broker = MemoryBroker::new();
         let anna = start(findable(1), &broker).await;
-        let none = Limits { dials_for_peers: 0, ..Limits::default() };
+        let none = Limits::new().with_dials_for_peers(0);
         let bert = start(with(2, none), &broker).await;
         let mut waiting = Box::pin(anna.connect(address(&bert), only(Way::Reverse)));
         let asked = async {
@@ -33,7 +33,7 @@ fn dials_for_peers_wait_for_each_other_and_never_for_ours() {
         assert!((&mut waiting).now_or_never().is_none());
         assert_eq!((anna.counters().arrived, bert.counters().accepted), (1, 0));
         drop(waiting);
-        let one = Limits { dials_for_peers: 1, ..Limits::default() };
+        let one = Limits::new().with_dials_for_peers(1);
         let carl = start(with(3, one), &broker).await;
         let calls = (0..one.answers_for_one).map(|_| anna.connect(address(&carl), only(Way::Reverse)));
         assert!(join_all(calls).await.into_iter().all(|met| met.is_ok()), "one after the other");
@@ -47,7 +47,7 @@ fn one_caller_cannot_have_all_answers() {
         let anna = start(findable(1), &broker).await;
         let carl = start(findable(3), &broker).await;
         // Answers that never end, as there is no dial for them.
-        let limits = Limits { dials_for_peers: 0, ..Limits::default() };
+        let limits = Limits::new().with_dials_for_peers(0);
         let bert = start(with(2, limits), &broker).await;
         let (there, most) = (address(&bert), limits.answers_for_one);
         let more = 3;
@@ -76,7 +76,7 @@ fn a_full_backlog_is_busy_until_somebody_is_taken() {
     tell(async {
         let broker = MemoryBroker::new();
         let anna = start(findable(1), &broker).await;
-        let bert = start(with(2, Limits { backlog: 1, ..Limits::default() }), &broker).await;
+        let bert = start(with(2, Limits::new().with_backlog(1)), &broker).await;
         let call = || anna.connect(address(&bert), only(Way::Direct));
         let _first = call().await.unwrap();
         let error = call().await.unwrap_err();
@@ -114,7 +114,7 @@ fn a_peer_has_so_many_pipes_and_another_one_when_one_has_ended() {
     tell(async {
         let broker = MemoryBroker::new();
         let anna = start(findable(1), &broker).await;
-        let bert = start(with(2, Limits { pipes_per_peer: 2, ..Limits::default() }), &broker).await;
+        let bert = start(with(2, Limits::new().with_pipes_per_peer(2)), &broker).await;
         let mut held = Vec::new();
         for _ in 0..2 {
             let (called, accepted) =

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nodes::{alone, status, tell};
 use p2p_actors::spawn_local;
-use p2p_core::node::{NodeConfig, StunServer};
+use p2p_core::node::StunServer;
 use p2p_core::{Family, Mapped};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -53,8 +53,8 @@ fn coturn_tells_us_our_addresses() {
         let Some(mut server) = turnserver(address, &directory).await else {
             return;
         };
-        let stun = vec![StunServer { host: address.ip().to_string(), port: address.port() }];
-        let node = spawn_local(NodeConfig { families: [Family::V4].into(), stun, ..alone(1) }, None).unwrap();
+        let stun = vec![StunServer::from(address)];
+        let node = spawn_local(alone(1).with_families([Family::V4]).with_stun(stun), None).unwrap();
         let mut found = None;
         status(&node, |status| {
             let mut views = status.networks.iter().flat_map(|(_, views)| views);

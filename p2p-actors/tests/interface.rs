@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::spawn_local as spawn_task;
 
 fn named(address: SocketAddr) -> StunServer {
-    StunServer { host: address.ip().to_string(), port: address.port() }
+    StunServer::from(address)
 }
 
 /// Who asked a server over TCP, and over which connection of it.
@@ -92,7 +92,7 @@ fn nobody() -> SocketAddr {
 }
 
 fn config(stun: Vec<StunServer>) -> NodeConfig {
-    NodeConfig { stun, ..alone(1) }
+    alone(1).with_stun(stun)
 }
 
 fn begin(config: NodeConfig) -> Handle {
@@ -153,9 +153,9 @@ fn it_listens_first_and_then_learns_its_external_addresses() {
 fn a_dead_name_delays_nothing_and_is_named() {
     tell(async {
         let (server, _) = serve("127.0.0.1").await;
-        let dead = StunServer { host: "x".repeat(300), port: 3478 };
+        let dead = StunServer::new("x".repeat(300), 3478);
         let stun = vec![dead.clone(), named(server)];
-        let node = begin(NodeConfig { families: [Family::V4].into(), ..config(stun) });
+        let node = begin(config(stun).with_families([Family::V4]));
         let unresolved = |views: &[NetworkView]| {
             let mut evidence = views.iter().flat_map(|view| &view.evidence);
             evidence.any(|evidence| {
@@ -205,11 +205,11 @@ fn bad_servers_are_named_with_the_reason_and_the_good_one_is_heard() {
     tell(async {
         let (good, _) = serve("127.0.0.1").await;
         let (garbage, dialled) = serve_garbage().await;
-        let dead = StunServer { host: "x".repeat(300), port: 3478 };
+        let dead = StunServer::new("x".repeat(300), 3478);
         // Each has its own address, as each has one vote.
         let refusing = SocketAddr::new("127.0.0.3".parse().unwrap(), nobody().port());
         let stun = vec![dead.clone(), named(refusing), named(garbage), named(good)];
-        let node = begin(NodeConfig { families: [Family::V4].into(), ..config(stun) });
+        let node = begin(config(stun).with_families([Family::V4]));
         let all = views(&node, |views| all_surveyed(views) && all_mapped(views)).await;
         let report = &all[0].probed.as_ref().unwrap().report;
         assert_eq!(report.external.unwrap().value, all[0].local);
@@ -245,7 +245,7 @@ fn without_servers_nothing_is_probed_and_nothing_waited_for() {
 fn asked_again_it_goes_out_from_the_same_port_over_the_same_connection() {
     tell(async {
         let (server, seen) = serve("127.0.0.1").await;
-        let node = begin(NodeConfig { families: [Family::V4].into(), ..config(vec![named(server)]) });
+        let node = begin(config(vec![named(server)]).with_families([Family::V4]));
         let here = here(&views(&node, all_mapped).await[0]);
         // The probe asks the same server from other ports.
         let asked = || {
@@ -265,8 +265,8 @@ fn asked_again_it_goes_out_from_the_same_port_over_the_same_connection() {
 #[test]
 fn connections_wait_for_seats() {
     tell(async {
-        let limits = Limits { unproven: 1, ..Limits::default() };
-        let node = begin(NodeConfig { limits, ..config(Vec::new()) });
+        let limits = Limits::new().with_unproven(1);
+        let node = begin(config(Vec::new()).with_limits(limits));
         // More than the node has room for: each newer one pushes the one before out.
         let all = views(&node, |_| true).await;
         let mut dialled = Vec::new();
@@ -286,7 +286,7 @@ fn a_port_in_use_is_told_and_the_other_address_stands() {
     tell(async {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let at = taken.local_addr().unwrap();
-        let node = begin(NodeConfig { listen_port: at.port(), ..config(Vec::new()) });
+        let node = begin(config(Vec::new()).with_listen_port(at.port()));
         let all = views(&node, |_| true).await;
         assert_eq!(node.status().borrow().refused.as_ref().map(|(at, _)| *at), Some(at));
         assert_eq!(all.len(), 1);

@@ -54,7 +54,7 @@ impl Server {
     }
 
     fn name(&self) -> NtpServer {
-        NtpServer { host: self.address.ip().to_string(), port: self.address.port() }
+        NtpServer::from(self.address)
     }
 }
 
@@ -67,7 +67,7 @@ impl Drop for Server {
 }
 
 fn config(ntp: Vec<NtpServer>) -> NodeConfig {
-    NodeConfig { ntp, ..alone(7) }
+    alone(7).with_ntp(ntp)
 }
 
 async fn told(node: &Handle, wanted: impl Fn(&NtpStatus) -> bool) -> NtpStatus {
@@ -82,9 +82,9 @@ async fn most_servers_tell_the_time_and_the_others_are_named() {
     let servers = [90_000_000, 3_600_000_000, 90_000_200].map(|ahead| Server::start(Answers::ahead(ahead)));
     let dead = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut names: Vec<NtpServer> = servers.iter().map(Server::name).collect();
-    names.push(NtpServer { host: "127.0.0.1".into(), port: dead });
+    names.push(NtpServer::new("127.0.0.1", dead));
     // Longer than any label may be: refused without asking anybody.
-    names.push(NtpServer { host: "x".repeat(300), port: 123 });
+    names.push(NtpServer::new("x".repeat(300), 123));
     let node = spawn(config(names.clone()), None).await.unwrap();
     let ntp = told(&node, |ntp| ntp.measured.is_some()).await;
 
@@ -123,7 +123,7 @@ async fn nobody_is_asked_unless_configured_and_not_too_many() {
     let node = spawn(config(Vec::new()), None).await.unwrap();
     assert_eq!(node.status().borrow().ntp, NtpStatus::default());
     node.close().await;
-    let many = vec![NtpServer { host: "127.0.0.1".into(), port: 123 }; MOST_SERVERS + 1];
+    let many = vec![NtpServer::new("127.0.0.1", 123); MOST_SERVERS + 1];
     let refused = spawn(config(many), None).await;
     assert!(matches!(refused, Err(StartError::Config(ConfigFault::NtpServers(_)))), "{refused:?}");
 }

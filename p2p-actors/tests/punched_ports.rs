@@ -16,7 +16,7 @@ use p2p_core::punch::{Failed, Limits};
 use tokio::time::timeout;
 
 fn config(key: u8) -> NodeConfig {
-    NodeConfig { families: [Family::V4].into(), ..findable(key) }
+    findable(key).with_families([Family::V4])
 }
 
 async fn meet(caller: &Handle, called: &Handle) -> (ProvenConnection, ProvenConnection) {
@@ -38,7 +38,7 @@ fn many_at_once_share_the_budget_and_all_meet() {
         let broker = MemoryBroker::new();
         let mut few = config(1);
         // Room for two of them at a time.
-        few.punch = Limits { sockets: 48, per_second: 128, ..Limits::default() };
+        few.punch = Limits::new().with_sockets(48).with_per_second(128);
         let (anna, bert) = (start(few, &broker).await, start(config(2), &broker).await);
         let calls = (0..8).map(|_| anna.connect(address(&bert), only(Way::Punch)));
         let accepts = async {
@@ -64,11 +64,11 @@ fn with_no_budget_a_punch_says_so_and_other_ways_go_on() {
     tell(async {
         let broker = MemoryBroker::new();
         let mut none = config(1);
-        none.punch = Limits { sockets: 0, ..Limits::default() };
+        none.punch = Limits::new().with_sockets(0);
         let (anna, bert) = (start(none, &broker).await, start(config(2), &broker).await);
         let error = anna.connect(address(&bert), only(Way::Punch)).await.unwrap_err();
         assert_eq!(failure(&error), WayFailure::Punch(Failed::NoBudget), "{error}");
-        let both = ConnectOptions { ways: vec![Way::Punch, Way::Direct], ..ConnectOptions::default() };
+        let both = ConnectOptions::new().with_ways([Way::Punch, Way::Direct]);
         let (called, _accepted) = tokio::join!(anna.connect(address(&bert), both), bert.accept());
         assert_eq!(called.unwrap().info.way, Way::Direct);
         // Who has none cannot answer either, and says that.

@@ -5,8 +5,11 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::text::UnknownName;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -18,6 +21,9 @@ pub enum Family {
 }
 
 impl Family {
+    /// Both of them, the older first.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
     /// Returns the family of an address. An IPv4-mapped IPv6 address counts as IPv4.
     pub fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
@@ -29,10 +35,20 @@ impl Family {
 
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::V4 => "IPv4",
             Self::V6 => "IPv6",
         })
+    }
+}
+
+/// Reads `IPv4` and `IPv6`, and in short `v4` and `v6`.
+impl FromStr for Family {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        let short = text.strip_prefix("IP").unwrap_or(text);
+        UnknownName::among(short, &[("v4", Self::V4), ("v6", Self::V6)], "a family is")
     }
 }
 

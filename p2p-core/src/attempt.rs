@@ -3,10 +3,12 @@
 //! Nothing here knows of any machine: this file is below all of them.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Seed;
+use crate::text::UnknownName;
 
 /// One attempt to connect, as both ends of it name it. Drawn by the caller.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -101,6 +103,14 @@ impl fmt::Display for Way {
     }
 }
 
+impl FromStr for Way {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        UnknownName::find(text, &Self::ALL, "a way is")
+    }
+}
+
 /// The distance between two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -121,11 +131,19 @@ impl Path {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Machine => "machine",
             Self::Local => "local",
             Self::External => "external",
         })
+    }
+}
+
+impl FromStr for Path {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        UnknownName::find(text, &Self::ALL, "a path is")
     }
 }
 

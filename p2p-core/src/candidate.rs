@@ -54,6 +54,7 @@ pub struct HostView {
 
 /// The address families and the paths that a caller allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Filter {
     /// The address families.
     pub families: BTreeSet<Family>,
@@ -67,6 +68,18 @@ impl Default for Filter {
         Self { families: [Family::V4, Family::V6].into(), paths: Path::ALL.into() }
     }
 }
+
+impl Filter {
+    /// Returns the default, which allows everything.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+crate::setters!(Filter {
+    with_families(families: each Family);
+    with_paths(paths: each Path);
+});
 
 /// Returns the addresses to dial for `peer`, best first: this machine, this network, the Internet. Within each, the
 /// families take turns, IPv6 first (RFC 8305, section 4). They are [`MOST_CANDIDATES`] at most.

@@ -39,15 +39,51 @@
 //! the network is traced, counted and dropped; misuse by the caller is an `Err`; an outcome is an event. The
 //! laws behind this are tests for every machine: [`machine_laws!`].
 //!
+//! # Driving one by hand
+//!
+//! A driver owns the sockets and the clock. It does what the machine wants, tells it what came of that, and comes back at
+//! the deadline. The example `own_loop` of the repository does all of it, with two processes and real sockets.
+//!
+//! ```
+//! use std::time::{Instant, SystemTime};
+//!
+//! use p2p_core::node::{Act, Nic, Node, NodeConfig, SocketAct, SocketEvent};
+//! use p2p_core::peer::Identity;
+//! use p2p_core::{Clock, Machine, Output, Seed};
+//!
+//! let (now, mut seed) = (Instant::now(), Seed::from_u64(7)); // a real one has 32 bytes of the system's entropy
+//! let config = NodeConfig::new(Identity::generate(&mut seed));
+//! let clock = Clock::new(now, SystemTime::now().into());
+//! let mut node = Node::new(config, &[Nic::loopback()], clock, seed, now)?;
+//! let deadline = loop {
+//!     match node.poll_output() {
+//!         Output::Act(Act::Socket(owner, SocketAct::Listen { at, .. })) => {
+//!             // Here a driver binds a socket to `at`, whose port is 0, and tells which one it got.
+//!             let outcome = Ok("127.0.0.1:4711".parse()?);
+//!             node.handle_socket(owner, SocketEvent::Listening { at, outcome }, now);
+//!         }
+//!         Output::Act(_) | Output::Event(_) => {}
+//!         Output::Wait(deadline) => break deadline,
+//!     }
+//! };
+//! let address = node.status().address.as_ref().expect("it listens"); // to be given to peers
+//! assert_eq!(address.interfaces()[0].listen, 4711);
+//! # let _ = deadline;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Features
 //!
 //! - `sim`: the simulated world and the laws, for tests, statistics and fuzzing. Off by default.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(feature = "sim"), doc = "")]
 #![cfg_attr(not(feature = "sim"), doc = "[`sim`]: https://docs.rs/p2p-core")]
 #![cfg_attr(not(feature = "sim"), doc = "[`machine_laws!`]: https://docs.rs/p2p-core")]
 
 #[macro_use]
 mod codes;
+#[macro_use]
+mod setters;
 
 pub mod addr;
 pub mod attempt;

@@ -65,6 +65,43 @@ pub fn shown(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// A text is none of the names that are known. The error says which are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{said} {}", one_of(.names))]
+pub struct UnknownName {
+    /// What is said of the names, such as `a way is`.
+    said: &'static str,
+    names: Vec<String>,
+}
+
+impl UnknownName {
+    /// Finds the one of `all` that is written like `text`.
+    pub(crate) fn find<T: Copy + fmt::Display>(text: &str, all: &[T], said: &'static str) -> Result<T, Self> {
+        Self::among(text, &all.iter().map(|one| (one.to_string(), *one)).collect::<Vec<_>>(), said)
+    }
+
+    /// Finds what stands beside this name.
+    pub(crate) fn among<N: AsRef<str>, T: Copy>(
+        text: &str,
+        all: &[(N, T)],
+        said: &'static str,
+    ) -> Result<T, Self> {
+        let found = all.iter().find(|(name, _)| name.as_ref() == text);
+        let names = || all.iter().map(|(name, _)| name.as_ref().to_owned()).collect();
+        found.map(|(_, one)| *one).ok_or_else(|| Self { said, names: names() })
+    }
+}
+
+/// Returns the names between backticks, with `or` before the last.
+fn one_of(names: &[String]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
 /// The character itself unless it does something instead of standing for something.
 fn showable(character: char) -> char {
     match character {
@@ -89,6 +126,42 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Family;
+    use crate::attempt::{Path, Way};
+    use crate::relay::circuit::Connections as RelayConnections;
+
+    #[test]
+    fn who_writes_no_name_is_told_all_of_them() {
+        let told = |error: UnknownName| error.to_string();
+        assert_eq!(
+            "walk".parse::<Way>().map_err(told),
+            Err("a way is `direct`, `reverse`, `punch` or `relay`".into())
+        );
+        assert_eq!("v5".parse::<Family>().map_err(told), Err("a family is `v4` or `v6`".into()));
+        assert_eq!(
+            "far".parse::<Path>().map_err(told),
+            Err("a path is `machine`, `local` or `external`".into())
+        );
+        let wanted = "connections are relayed `never`, `careful` or `always`";
+        assert_eq!("maybe".parse::<RelayConnections>().map_err(told), Err(wanted.into()));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_by_its_name_is_read_by_it(
+            way in proptest::sample::select(&Way::ALL[..]),
+            path in proptest::sample::select(&Path::ALL[..]),
+            family in proptest::sample::select(&Family::ALL[..]),
+            relayed in proptest::sample::select(&RelayConnections::ALL[..]),
+            other in "[a-zA-Z0-9 ]{0,12}",
+        ) {
+            prop_assert_eq!(way.to_string().parse(), Ok(way));
+            prop_assert_eq!(path.to_string().parse(), Ok(path));
+            prop_assert_eq!(family.to_string().parse(), Ok(family));
+            prop_assert_eq!(relayed.to_string().parse(), Ok(relayed));
+            prop_assert_eq!(other.parse::<Way>().is_ok(), Way::ALL.iter().any(|way: &Way| way.to_string() == other));
+        }
+    }
 
     #[test]
     fn what_acts_on_a_terminal_is_hidden_and_letters_stay() {

@@ -18,12 +18,12 @@ pub enum BindError {
         reason: String,
     },
     /// A file with certificates to trust cannot be read.
-    #[error("CA file {path}: {reason}")]
+    #[error("CA file {path}")]
     CaFile {
         /// The path of the CA file.
         path: PathBuf,
         /// The error of the operating system.
-        reason: String,
+        source: std::io::Error,
     },
     /// A TURN server has a login that nobody can have.
     #[error("TURN server {server}: {reason}")]
@@ -39,7 +39,4 @@ pub enum BindError {
     /// The actors could not start.
     #[error(transparent)]
     Start(#[from] p2p_actors::StartError),
-    /// The operating system gave no random bytes.
-    #[error("the operating system gives no random bytes: {0}")]
-    Entropy(String),
 }

@@ -54,6 +54,19 @@ impl From<Framing> for MessageOptions {
 }
 
 impl MessageOptions {
+    /// Returns the options with this framing and the default bounds.
+    pub fn new(framing: Framing) -> Self {
+        framing.into()
+    }
+}
+
+p2p_core::setters!(MessageOptions {
+    with_framing(framing: Framing);
+    with_most_bytes(most_bytes: usize);
+    with_most_pipes(most_pipes: usize);
+});
+
+impl MessageOptions {
     fn check(self, message: &[u8]) -> Result<()> {
         if message.len() > self.most_bytes {
             let why = format!("a message of {} bytes: {} at most", message.len(), self.most_bytes);

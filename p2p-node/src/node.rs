@@ -89,7 +89,7 @@ impl Node {
     /// As [`Node::connect`].
     pub async fn connect_with(&self, peer: &PeerAddr, options: ConnectOptions) -> Result<Pipe, ConnectError> {
         let proven = self.handle.connect(peer.clone(), options).await?;
-        Pipe::new(proven, &self.keep_alive).map_err(|error| ConnectError::Socket(error.to_string()))
+        Pipe::new(proven, &self.keep_alive).map_err(|error| ConnectError::Socket(Arc::new(error)))
     }
 
     /// Returns the next connection that a peer made to us. It is `None` when the node is closed or [accepts no

@@ -189,16 +189,15 @@ pub struct WayStory {
 
 impl From<&WayReport> for WayStory {
     fn from(report: &WayReport) -> Self {
-        let (outcome, failure) = match &report.outcome {
-            WayOutcome::Won => ("won", None),
-            WayOutcome::Overtaken => ("overtaken", None),
-            WayOutcome::Failed(failure) => ("failed", Some(Failure::from(failure))),
+        let failure = match &report.outcome {
+            WayOutcome::Failed(failure) => Some(Failure::from(failure)),
+            _ => None,
         };
         Self {
             way: report.way,
             began_ms: report.began.map(ms),
             ended_ms: ms(report.ended),
-            outcome,
+            outcome: report.outcome.code(),
             failure,
             punches: report.punches.iter().map(PunchStory::from).collect(),
             lanes: report.lanes.iter().map(LaneStory::from).collect(),
@@ -362,29 +361,15 @@ mod tests {
     use super::*;
 
     fn race(failure: WayFailure, lane: LaneFailure) -> Box<AttemptReport> {
-        let lane = LaneReport {
-            path: Path::Local,
-            remote: "192.0.2.1:80".parse().unwrap(),
-            began: Duration::from_micros(1_500),
-            connected: None,
-            proven: None,
-            failure: Some(lane),
-        };
-        let way = WayReport {
-            way: Way::Direct,
-            began: Some(Duration::ZERO),
-            ended: Duration::from_millis(20),
-            outcome: WayOutcome::Failed(failure),
-            lanes: vec![lane],
-            punches: Vec::new(),
-        };
+        let mut told = LaneReport::new(Path::Local, "192.0.2.1:80".parse().unwrap());
+        (told.began, told.failure) = (Duration::from_micros(1_500), Some(lane));
+        let mut way = WayReport::new(Way::Direct, WayOutcome::Failed(failure));
+        (way.began, way.ended) = (Some(Duration::ZERO), Duration::from_millis(20));
+        way.lanes.push(told);
         let peer = Identity::generate(&mut Seed::new([7; 32])).id();
-        Box::new(AttemptReport {
-            peer,
-            attempt: AttemptId([1; 16]),
-            took: Duration::from_secs(1),
-            ways: vec![way],
-        })
+        let mut report = AttemptReport::new(peer, AttemptId([1; 16]));
+        (report.took, report.ways) = (Duration::from_secs(1), vec![way]);
+        Box::new(report)
     }
 
     #[test]
@@ -425,16 +410,11 @@ mod tests {
     fn a_punch_is_told_with_what_became_of_its_dials() {
         let tally = Tally { dialled: 12, refused: 3, up: 1, strange: 1, half_open: 9, ..Tally::default() };
         let mut race = race(WayFailure::Punch(Failed::Spent), LaneFailure::Dial(DialError::Refused));
-        race.ways[0].punches.push(PunchReport {
-            mode: Mode::Remote,
-            local: "192.168.1.2".parse().unwrap(),
-            remote: "203.0.113.7".parse().unwrap(),
-            tactic: Some(Tactic::Ladder),
-            rounds: 2,
-            tally,
-            failed: Some(Failed::Spent),
-            obstacle: None,
-        });
+        let (local, remote) = ("192.168.1.2".parse().unwrap(), "203.0.113.7".parse().unwrap());
+        let mut punch = PunchReport::new(Mode::Remote, local, remote);
+        (punch.tactic, punch.rounds, punch.tally) = (Some(Tactic::Ladder), 2, tally);
+        punch.failed = Some(Failed::Spent);
+        race.ways[0].punches.push(punch);
         let told = serde_json::to_value(Race::from(&*race)).unwrap();
         assert_eq!(told["ways"][0]["failure"]["code"], "punch_spent");
         assert_eq!(

@@ -1,5 +1,4 @@
 //! When a node is ready.
-#![cfg(feature = "rendezvous")]
 
 use std::net::{SocketAddr, TcpListener};
 

@@ -1,5 +1,4 @@
 //! Channels over the embedded broker: the stories every broker is told, and what this one refuses.
-#![cfg(feature = "rendezvous")]
 
 #[path = "../../p2p-actors/tests/stories/mod.rs"]
 mod stories;

@@ -38,7 +38,7 @@ async fn each_way_leads_to_a_proven_pipe() {
 #[tokio::test]
 async fn raced_ways_leave_one_pipe_at_both_ends() {
     let (anna, bert) = pair().await;
-    let options = ConnectOptions { head_start: Duration::ZERO, ..ConnectOptions::default() };
+    let options = ConnectOptions::new().with_head_start(Duration::ZERO);
     for _ in 0..20 {
         let addr = bert.addr().unwrap();
         let (called, accepted) = tokio::join!(anna.connect_with(&addr, options.clone()), bert.accept());
@@ -57,7 +57,7 @@ async fn a_plain_pipe_takes_two() {
     let (anna, bert) = (Node::bind(config(&broker)).await.unwrap(), Node::bind(plain).await.unwrap());
     for way in Way::ALL {
         for wish in [false, true] {
-            let options = ConnectOptions { plain: wish, ..only(way) };
+            let options = only(way).with_plain(wish);
             let addr = bert.addr().unwrap();
             let (called, accepted) = tokio::join!(anna.connect_with(&addr, options), bert.accept());
             let (mut called, mut accepted) = (called.unwrap(), accepted.unwrap());
@@ -83,7 +83,7 @@ async fn a_node_does_not_call_itself_and_does_not_try_nothing() {
     let (anna, bert) = pair().await;
     let error = anna.connect(&anna.addr().unwrap()).await.unwrap_err();
     assert!(matches!(error, ConnectError::Ourselves));
-    let nothing = ConnectOptions { ways: Vec::new(), ..ConnectOptions::default() };
+    let nothing = ConnectOptions::new().with_ways([]);
     let error = anna.connect_with(&bert.addr().unwrap(), nothing).await.unwrap_err();
     assert!(matches!(error, ConnectError::NothingAllowed));
 }
@@ -92,7 +92,7 @@ async fn a_node_does_not_call_itself_and_does_not_try_nothing() {
 async fn a_missing_ca_file_is_told_at_once() {
     let mut config = Config::loopback();
     let url = "mqtts://localhost".parse().unwrap();
-    config.brokers = vec![BrokerConfig { ca_file: Some("missing.pem".into()), ..BrokerConfig::new(url) }];
+    config.brokers = vec![BrokerConfig::new(url).with_ca_file("missing.pem")];
     let error = Node::bind(config).await.unwrap_err().to_string();
     assert!(error.contains("CA file missing.pem"), "{error}");
 }
@@ -101,15 +101,14 @@ async fn a_missing_ca_file_is_told_at_once() {
 async fn families_and_paths_are_kept() {
     let (anna, bert) = pair().await;
     for family in [Family::V4, Family::V6] {
-        let filter = Filter { families: [family].into(), ..Filter::default() };
+        let filter = Filter::new().with_families([family]);
         let addr = bert.addr().unwrap();
-        let options = ConnectOptions { filter, ..only(Way::Direct) };
+        let options = only(Way::Direct).with_filter(filter);
         let (called, _accepted) = tokio::join!(anna.connect_with(&addr, options), bert.accept());
         assert_eq!(Family::of(called.unwrap().how().remote.ip()), family);
     }
-    let filter = Filter { paths: [Path::External].into(), ..Filter::default() };
-    let error =
-        anna.connect_with(&bert.addr().unwrap(), ConnectOptions { filter, ..only(Way::Direct) }).await;
+    let filter = Filter::new().with_paths([Path::External]);
+    let error = anna.connect_with(&bert.addr().unwrap(), only(Way::Direct).with_filter(filter)).await;
     assert!(matches!(error, Err(ConnectError::Failed(_))));
 }
 
@@ -123,7 +122,7 @@ async fn who_is_not_allowed_is_told_so_and_learns_nothing_else() {
     let error = anna.connect_with(&addr, only(Way::Direct)).await.unwrap_err();
     assert!(error.to_string().contains("does not allow"), "{error}");
     // By signal there is no answer: every signal tells where its sender is.
-    let soon = ConnectOptions { within: Duration::from_millis(300), ..only(Way::Reverse) };
+    let soon = only(Way::Reverse).with_within(Duration::from_millis(300));
     let error = anna.connect_with(&addr, soon).await.unwrap_err();
     assert!(error.to_string().contains("out of time"), "{error}");
     assert_eq!(bert.counters().answers, 0);
@@ -241,8 +240,11 @@ async fn the_system_keeps_every_tcp_pipe_alive_as_configured() {
     use socket2::SockRef;
     let broker = MemoryBroker::new();
     let (idle, unacknowledged) = (Duration::from_secs(70), Duration::from_secs(90));
-    let given =
-        KeepAlive { idle, interval: Duration::from_secs(7), probes: 4, unacknowledged, ..KeepAlive::OFF };
+    let given = KeepAlive::OFF
+        .with_idle(idle)
+        .with_interval(Duration::from_secs(7))
+        .with_probes(4)
+        .with_unacknowledged(unacknowledged);
     for (keep_alive, expected) in [
         (KeepAlive::default(), Some((25, 5, 3, Some(Duration::from_secs(30))))),
         (given, Some((70, 7, 4, Some(unacknowledged)))),
@@ -257,7 +259,7 @@ async fn the_system_keeps_every_tcp_pipe_alive_as_configured() {
         let (anna, bert) = (node().await.unwrap(), node().await.unwrap());
         let mut looked_at = 0;
         for way in Way::ALL {
-            let options = ConnectOptions { plain: true, ..only(way) };
+            let options = only(way).with_plain(true);
             let addr = bert.addr().unwrap();
             let (called, accepted) = tokio::join!(anna.connect_with(&addr, options), bert.accept());
             for pipe in [called.unwrap(), accepted.unwrap()] {

@@ -2,7 +2,7 @@
 //!
 //! Without root and `ip netns` the tests say so and pass; with `P2P_LAB=require` they fail.
 
-#![cfg(all(target_os = "linux", feature = "rendezvous"))]
+#![cfg(target_os = "linux")]
 
 #[path = "../../p2p-actors/tests/lab/mod.rs"]
 mod lab;
@@ -180,7 +180,7 @@ fn behind_a_firewall_direct_fails_and_reverse_connects() {
     });
     let ways = [vec![Way::Reverse], vec![Way::Punch], Way::ALL.to_vec()];
     for ways in ways {
-        let options = ConnectOptions { ways: ways.clone(), ..ConnectOptions::default() };
+        let options = ConnectOptions::new().with_ways(ways.clone());
         call(&net, "anna", config("anna", &key(1)), &bert, options, move |told| {
             let how = told.unwrap();
             assert!(ways.contains(&how.way) && how.way != Way::Direct, "{how:?}");
@@ -236,7 +236,7 @@ fn a_black_hole_costs_no_more_than_was_allowed() {
     net.inside("bert", "nft add table inet hole");
     net.inside("bert", "nft add chain inet hole in { type filter hook input priority 0 ; policy drop ; }");
     let within = Duration::from_secs(2);
-    let options = ConnectOptions { within, ..only(Way::Direct) };
+    let options = only(Way::Direct).with_within(within);
     call(&net, "anna", config("anna", &key(1)), &bert, options, move |told| {
         let error = told.unwrap_err();
         let report = story(&error);

@@ -247,7 +247,6 @@ async fn signals_that_mean_harm(url: &str, port: u16, large: bool) {
     assert_eq!(in_time(was_down).await.unwrap(), None, "the session with the broker was lost");
 }
 
-#[cfg(feature = "rendezvous")]
 #[tokio::test]
 async fn signals_that_mean_harm_through_the_embedded_broker() {
     use p2p_node::rendezvous::broker::{Broker, Options};

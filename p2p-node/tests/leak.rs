@@ -50,8 +50,7 @@ async fn comes_back_to(before: &[String], tasks: usize) {
 
 async fn calls(anna: &Node, bert: &Node, addr: &PeerAddr, ways: &[Way], times: usize) {
     for _ in 0..times {
-        let options =
-            ConnectOptions { ways: ways.to_vec(), head_start: Duration::ZERO, ..ConnectOptions::default() };
+        let options = ConnectOptions::new().with_ways(ways.iter().copied()).with_head_start(Duration::ZERO);
         let (called, accepted) = tokio::join!(anna.connect_with(addr, options), bert.accept());
         let (mut called, mut accepted) = (called.unwrap(), accepted.unwrap());
         called.write_all(b"ping").await.unwrap();
@@ -80,7 +79,7 @@ async fn calls_nodes_and_failures_leave_no_descriptor_behind() {
     comes_back_to(&before, tasks).await;
     // Callers who change their minds.
     for _ in 0..20 {
-        let options = ConnectOptions { ways: vec![Way::Direct], ..ConnectOptions::default() };
+        let options = ConnectOptions::new().with_ways([Way::Direct]);
         tokio::select! {
             biased;
             called = anna.connect_with(&addr, options) => drop(called),

@@ -20,12 +20,12 @@ fn at(port: u16, version: &str) -> BrokerConfig {
 
 fn secure_at(mosquitto: &Mosquitto, authority: &str) -> BrokerConfig {
     let url = format!("mqtts://127.0.0.1:{}", mosquitto.port).parse().unwrap();
-    let ca_file = Some(mosquitto.folder.path().join(authority));
-    BrokerConfig { ca_file, ..BrokerConfig::new(url) }
+    let ca_file = mosquitto.folder.path().join(authority);
+    BrokerConfig::new(url).with_ca_file(ca_file)
 }
 
 fn with_login(broker: BrokerConfig, password: &str) -> BrokerConfig {
-    BrokerConfig { login: Some(("alice".to_owned(), password.to_owned())), ..broker }
+    broker.with_login("alice", password)
 }
 
 /// A port nobody listens on.
@@ -155,13 +155,12 @@ impl Useless {
         // The kernel accepts for it, and nobody ever speaks.
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let no_pem = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-        let unusable = BrokerConfig { ca_file: Some(no_pem), ..secure_at(&secure, "") };
         let localhost = format!("mqtts://localhost:{}", secure.port).parse().unwrap();
         let brokers = vec![
             (with_login(at(locked.port, "?v=3"), "wrong"), "authorise"),
             (with_login(at(locked.port, "?v=5"), "wrong"), "authorise"),
             (secure_at(&secure, "wrong.pem"), "certificate is refused"),
-            (BrokerConfig { url: localhost, ..unusable }, "misconfigured"),
+            (BrokerConfig::new(localhost).with_ca_file(no_pem), "misconfigured"),
             (at(secure.port, ""), "lost"),
             (at(dead_port(), ""), "cannot be reached"),
         ];

@@ -302,7 +302,7 @@ async fn what_a_plain_pipe_was_told_arrives_although_its_address_was_given_back(
     });
     let [anna, bert] = configs.map(Node::bind);
     let (anna, bert) = (anna.await.unwrap(), bert.await.unwrap());
-    let (mut a, mut b) = meet(&anna, &bert, ConnectOptions { plain: true, ..only(Way::Relay) }).await;
+    let (mut a, mut b) = meet(&anna, &bert, only(Way::Relay).with_plain(true)).await;
     assert!(a.cipher().is_none());
 
     let mut heard = Vec::new();

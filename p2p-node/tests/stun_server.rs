@@ -1,5 +1,4 @@
 //! The STUN server over real sockets of the loopback interface, and asked by coturn's clients.
-#![cfg(feature = "rendezvous")]
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

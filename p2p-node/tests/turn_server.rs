@@ -1,5 +1,4 @@
 //! The TURN server of a rendezvous: over real sockets, with a client of our own and with coturn's.
-#![cfg(feature = "rendezvous")]
 
 mod turn;
 

@@ -139,8 +139,7 @@ fn attempts(
         }
         let url = format!("mqtt://{}", servers.broker).parse().expect("an address and a port");
         config.brokers = vec![BrokerConfig::new(url)];
-        let stun = |at: &SocketAddr| StunServer { host: at.ip().to_string(), port: at.port() };
-        config.stun = servers.stun.iter().map(stun).collect();
+        config.stun = servers.stun.iter().copied().map(StunServer::from).collect();
         config.turn = turn.to_vec();
         config
     };
@@ -257,7 +256,7 @@ fn call(config: Config, address: &PeerAddr, trials: u32, way: Way) -> Result<Vec
 }
 
 async fn attempt(node: &Node, address: &PeerAddr, way: Way) -> Trial {
-    let options = ConnectOptions { ways: vec![way], within: WITHIN, ..ConnectOptions::default() };
+    let options = ConnectOptions::new().with_ways([way]).with_within(WITHIN);
     let began = Instant::now();
     let mut pipe = match node.connect_with(address, options).await {
         Ok(pipe) => pipe,

@@ -335,8 +335,7 @@ async fn learn(servers: &[SocketAddr]) -> Result<Surveyed, SurveyError> {
     let mut config = Config::default();
     config.families = [Family::V4].into();
     config.ready_within = Duration::ZERO;
-    let named = |at: &SocketAddr| p2p_node::StunServer { host: at.ip().to_string(), port: at.port() };
-    config.stun = servers.iter().map(named).collect();
+    config.stun = servers.iter().copied().map(p2p_node::StunServer::from).collect();
     let began = Instant::now();
     let node = Node::bind(config).await?;
     let (mut udp_after, mut tcp_after) = (None, None);

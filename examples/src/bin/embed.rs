@@ -31,7 +31,7 @@ impl Handler<Greet> for Greeter {
         let network = self.network.clone();
         Box::pin(async move {
             // Both ends wish a plain connection, so it is the pipe.
-            let options = ConnectOptions { plain: true, ..ConnectOptions::default() };
+            let options = ConnectOptions::new().with_plain(true);
             let ProvenConnection { connection, info, .. } = network.connect(peer, options).await?;
             say(connection, "hello").await?;
             Ok(format!("greeted {} by the {} way", info.remote, info.way))

@@ -3,9 +3,9 @@
 //! `cargo run -p examples --bin nat -- stun.example:3478 …` asks the servers you name. Without any it plays on
 //! loopback, with a STUN server of its own.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use p2p_node::rendezvous::stun::{StunServer as Server, StunServerConfig};
-use p2p_node::{Config, Node, StunServer};
+use p2p_node::{Config, Node};
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -17,8 +17,7 @@ async fn main() -> Result<()> {
     };
     let addresses = own.iter().flat_map(Server::local_addrs).map(|address| address.to_string());
     for server in named.into_iter().chain(addresses) {
-        let (host, port) = server.rsplit_once(':').context("a server is host:port")?;
-        config.stun.push(StunServer { host: host.to_owned(), port: port.parse()? });
+        config.stun.push(server.parse()?);
     }
 
     let node = Node::bind(config).await?;

@@ -11,7 +11,6 @@
 //! addresses of its ports as seen from outside. Set `PUNCH_INTERFACE` to use one network interface only.
 
 use anyhow::{Context, Result, bail};
-use p2p_node::config::parse_stun;
 use p2p_node::{
     BrokerConfig, Config, ConnectOptions, Interfaces, MemoryBroker, Node, PeerAddr, Pipe, StunServer, Way,
 };
@@ -50,7 +49,7 @@ async fn both() -> Result<()> {
 fn config(broker: &str, stun: &str) -> Result<Config> {
     let mut config = Config::new();
     config.brokers = vec![BrokerConfig::new(broker.parse()?)];
-    let stun: StunServer = parse_stun(stun).map_err(anyhow::Error::msg)?;
+    let stun: StunServer = stun.parse()?;
     config.stun = vec![stun];
     if let Ok(name) = std::env::var("PUNCH_INTERFACE") {
         config.interfaces = Interfaces::Only(vec![name]);
@@ -63,7 +62,7 @@ fn address(node: &Node) -> Result<String> {
 }
 
 async fn call(node: &Node, address: &str) -> Result<()> {
-    let options = ConnectOptions { ways: vec![Way::Punch], ..ConnectOptions::default() };
+    let options = ConnectOptions::new().with_ways([Way::Punch]);
     let mut pipe = node.connect_with(&address.parse::<PeerAddr>()?, options).await?;
     tell("caller", &pipe);
     // The report tells the addresses between which a punch was tried, and the outcomes of the dials.

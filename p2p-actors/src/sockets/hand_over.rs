@@ -1,5 +1,6 @@
 //! The way of a connection out of the node: to the caller who waits for it, or to whoever accepts.
 
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -132,11 +133,10 @@ impl HandOver {
             }
         });
         let proven = rested.map(|connection| ProvenConnection { connection, session, info, place: None });
-        let proven = proven.map_err(|error| error.to_string());
         match self.taker {
             Taker::Caller(reply) => {
                 // Nobody waits any more: then the connection is closed by being dropped.
-                let _ = reply.send(proven.map_err(ConnectError::Socket));
+                let _ = reply.send(proven.map_err(|error| ConnectError::Socket(Arc::new(error))));
             }
             Taker::Accepting(queue, backlog, place) => match proven {
                 // A node that is dropped has nobody who accepts.
@@ -144,7 +144,7 @@ impl HandOver {
                     let connection = ProvenConnection { place: Some(place), ..proven };
                     drop(queue.send(Incoming { connection, _place: backlog }));
                 }
-                Err(error) => warn!(error, "an accepted connection died in the last moment"),
+                Err(error) => warn!(%error, "an accepted connection died in the last moment"),
             },
         }
     }

@@ -115,15 +115,7 @@ fn established(connection: ConnectionId) -> Box<Established> {
         receive_key: [2; 32],
         binding: [3; 32],
     };
-    let info = ConnectionInfo {
-        way: Way::Direct,
-        path: Path::Machine,
-        role: Role::Caller,
-        local: any(),
-        remote: any(),
-        took: Duration::ZERO,
-        report: None,
-    };
+    let info = ConnectionInfo::new(Way::Direct, Path::Machine, Role::Caller, any(), any());
     Box::new(Established { connection, session, info })
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn alone(key: u8) -> NodeConfig {
 /// A node to be found through an in-process broker.
 pub(crate) fn findable(key: u8) -> NodeConfig {
     let brokers = vec![BrokerConfig::new("memory://here".parse().unwrap())];
-    NodeConfig { brokers, ..alone(key) }
+    alone(key).with_brokers(brokers)
 }
 
 /// Starts a node, and waits until it is ready.
@@ -53,7 +53,7 @@ pub(crate) fn address(handle: &Handle) -> PeerAddr {
 }
 
 pub(crate) fn only(way: Way) -> ConnectOptions {
-    ConnectOptions { ways: vec![way], ..ConnectOptions::default() }
+    ConnectOptions::new().with_ways([way])
 }
 
 pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {

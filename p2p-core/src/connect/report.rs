@@ -22,10 +22,10 @@ pub enum LaneFailure {
     #[error("stopped")]
     Dropped,
     /// TCP did not connect.
-    #[error("{0}")]
+    #[error(transparent)]
     Dial(#[from] DialError),
     /// TCP connected, the proof did not.
-    #[error("{0}")]
+    #[error(transparent)]
     Proof(#[from] ProofError),
 }
 
@@ -71,7 +71,7 @@ pub enum WayFailure {
     #[error("cancelled")]
     Cancelled,
     /// No punch between any address of ours and any of the peer's led to a connection.
-    #[error("{0}")]
+    #[error(transparent)]
     Punch(#[from] Failed),
     /// Nobody has told where this node is seen from outside, or where the peer is, and they are not near each other.
     #[error("it is not known where this node, or the peer, is seen from outside")]
@@ -81,7 +81,7 @@ pub enum WayFailure {
     #[error("by what is known of the two networks no punch between them can work")]
     NothingToPunch,
     /// Nothing came through a relay.
-    #[error("{0}")]
+    #[error(transparent)]
     Relay(#[from] CircuitFailure),
     /// The call was not to go outside, and a relay is there.
     #[error("the call allows no path through the Internet, and a relay is one")]
@@ -113,6 +113,7 @@ codes!(WayFailure {
 
 /// The end of a way.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WayOutcome {
     /// This way led to the connection that was kept.
     Won,
@@ -122,8 +123,15 @@ pub enum WayOutcome {
     Overtaken,
 }
 
+codes!(WayOutcome {
+    Self::Won => "won",
+    Self::Failed(_) => "failed",
+    Self::Overtaken => "overtaken",
+});
+
 /// One connection of a way.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LaneReport {
     /// The distance to the peer.
     pub path: Path,
@@ -139,8 +147,16 @@ pub struct LaneReport {
     pub failure: Option<LaneFailure>,
 }
 
+impl LaneReport {
+    /// Returns the report of a connection to `remote` that began with the attempt and is under way.
+    pub fn new(path: Path, remote: SocketAddr) -> Self {
+        Self { path, remote, began: Duration::ZERO, connected: None, proven: None, failure: None }
+    }
+}
+
 /// One way of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WayReport {
     /// The way that is told of.
     pub way: Way,
@@ -156,8 +172,16 @@ pub struct WayReport {
     pub punches: Vec<PunchReport>,
 }
 
+impl WayReport {
+    /// Returns the report of a way that came to this end, without connections and punches.
+    pub fn new(way: Way, outcome: WayOutcome) -> Self {
+        Self { way, began: None, ended: Duration::ZERO, outcome, lanes: Vec::new(), punches: Vec::new() }
+    }
+}
+
 /// An attempt, told.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AttemptReport {
     /// The other end.
     pub peer: PeerId,
@@ -170,6 +194,11 @@ pub struct AttemptReport {
 }
 
 impl AttemptReport {
+    /// Returns the report of an attempt that tried nothing yet.
+    pub fn new(peer: PeerId, attempt: AttemptId) -> Self {
+        Self { peer, attempt, took: Duration::ZERO, ways: Vec::new() }
+    }
+
     /// Returns the way that led to the peer.
     pub fn won(&self) -> Option<Way> {
         self.ways.iter().find(|way| way.outcome == WayOutcome::Won).map(|way| way.way)
@@ -192,6 +221,39 @@ impl AttemptReport {
     /// Returns whether the time was up while some way still had hope.
     pub fn is_timed_out(&self) -> bool {
         self.any_failed(|failure| *failure == WayFailure::TimedOut)
+    }
+
+    /// Returns the likeliest cause of the failure and what to do about it, in one line. It is `None` where no way
+    /// failed.
+    ///
+    /// Of several causes it is the one that a user can mend soonest: a refusal comes before a missing server, and a
+    /// missing server before addresses that did not answer.
+    pub fn cause(&self) -> Option<String> {
+        let lanes = self.ways.iter().flat_map(|way| &way.lanes).filter_map(|lane| lane.failure.as_ref());
+        let of_lanes = lanes.filter_map(|failure| match failure {
+            LaneFailure::Proof(ProofError::Refused(reason)) => {
+                Some((0, format!("the peer refused: {reason}"), to_do_when_refused(*reason)))
+            }
+            LaneFailure::Proof(ProofError::Stranger) => {
+                Some((1, ProofError::Stranger.to_string(), "ask the peer for its address of now"))
+            }
+            _ => None,
+        });
+        let of_ways = self.ways.iter().filter_map(|way| match &way.outcome {
+            WayOutcome::Failed(failure) => {
+                let (rank, to_do) = to_do(failure);
+                let broker = match failure {
+                    WayFailure::NoBroker(troubles) => troubles.first(),
+                    _ => None,
+                };
+                let broker =
+                    broker.map_or(String::new(), |first| format!(" ({}: {})", first.broker, first.reason));
+                Some((rank, format!("{failure}{broker}"), to_do))
+            }
+            _ => None,
+        });
+        let (_, cause, to_do) = of_lanes.chain(of_ways).min_by_key(|(rank, _, _)| *rank)?;
+        Some(if to_do.is_empty() { cause } else { format!("{cause}; {to_do}") })
     }
 
     fn any_failed(&self, so: impl Fn(&WayFailure) -> bool) -> bool {
@@ -225,6 +287,37 @@ impl fmt::Display for AttemptReport {
             }
         }
         Ok(())
+    }
+}
+
+/// Returns how soon a user can mend this, from 0 on, and how.
+fn to_do(failure: &WayFailure) -> (u8, &'static str) {
+    match failure {
+        WayFailure::Refused(RefusalReason::NoRoute) => (9, "name a TURN server at one end"),
+        WayFailure::Refused(reason) => (0, to_do_when_refused(*reason)),
+        WayFailure::Offline => (2, "start the peer, or wait until it is back"),
+        WayFailure::NoBroker(_) => (3, "check the brokers, and the login there"),
+        // Its text says what to do.
+        WayFailure::NoSignalling => (4, ""),
+        WayFailure::TimedOut => (5, "give it more time"),
+        WayFailure::NoExternalAddress => (6, "name a STUN server at both ends"),
+        WayFailure::Relay(CircuitFailure::NoServer) => (7, "name a TURN server at one end"),
+        WayFailure::Relay(_) => (7, "check the TURN servers, and the login there"),
+        WayFailure::Punch(_) | WayFailure::NothingToPunch => (8, "name a TURN server at one end"),
+        WayFailure::Silent => (9, "name a TURN server at one end"),
+        WayFailure::NotListening => (10, "check the interfaces and the port of this node"),
+        WayFailure::AllFailed => (11, "check that the peer runs, and the firewalls between"),
+        WayFailure::NoCandidates => (12, "ask the peer for its address of now"),
+        WayFailure::NotAllowed => (13, "allow more paths"),
+        WayFailure::Cancelled => (14, ""),
+    }
+}
+
+fn to_do_when_refused(reason: RefusalReason) -> &'static str {
+    match reason {
+        RefusalReason::NotAllowed => "ask whoever runs it to allow this node",
+        RefusalReason::Unsupported => "allow other ways",
+        _ => "try again later",
     }
 }
 

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::interface::StunServer;
 use super::keep_alive::KeepAlive;
 use super::nic::Nic;
+use super::server::{NtpServer, StunServer, TurnServer};
 use crate::Family;
 use crate::attempt::Way;
 use crate::candidate::Filter;
@@ -18,11 +18,11 @@ use crate::peer::{BrokerUrl, Identity, PeerId};
 use crate::proof::Cipher;
 use crate::punch;
 use crate::relay::circuit::Connections as RelayConnections;
-use crate::turn::Carrier;
 use crate::turn::client::MOST_SERVERS as MOST_TURN_SERVERS;
 
 /// Everything a node needs to know. The default is a node that listens on every interface and knows no server.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct NodeConfig {
     /// The identity peers know this node by.
     pub identity: Identity,
@@ -148,6 +148,28 @@ impl NodeConfig {
     }
 }
 
+crate::setters!(NodeConfig {
+    with_interfaces(interfaces: Interfaces);
+    with_families(families: each Family);
+    with_listen_port(listen_port: u16);
+    with_brokers(brokers: each BrokerConfig);
+    with_memory_broker(has_memory_broker: bool);
+    with_stun(stun: each StunServer);
+    with_turn(turn: each TurnServer);
+    with_relay_connections(relay_connections: RelayConnections);
+    with_ntp(ntp: each NtpServer);
+    with_plain(plain: bool);
+    with_ways(ways: each Way);
+    with_allowed(allowed: some each PeerId);
+    with_machine_id(machine_id: each u8);
+    with_proof_within(proof_within: Duration);
+    with_keep_alive(keep_alive: KeepAlive);
+    with_limits(limits: Limits);
+    with_punch(punch: punch::Limits);
+    with_cipher(cipher: Cipher);
+    with_seen_hops(can_see_hops: bool);
+});
+
 /// Says what is wrong with a configuration, and how to mend it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -186,6 +208,7 @@ pub enum Interfaces {
 
 /// A message broker, and the login there.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BrokerConfig {
     /// The broker's URL. Published in our address.
     pub url: BrokerUrl,
@@ -202,7 +225,19 @@ impl BrokerConfig {
     pub fn new(url: BrokerUrl) -> Self {
         Self { url, login: None, ca_file: None, bind: None }
     }
+
+    /// Sets the user and the password of [`login`](field@Self::login).
+    #[must_use]
+    pub fn with_login(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
+        self.login = Some((user.into(), password.into()));
+        self
+    }
 }
+
+crate::setters!(BrokerConfig {
+    with_ca_file(ca_file: some PathBuf);
+    with_bind(bind: some IpAddr);
+});
 
 /// Never shows the password.
 impl fmt::Debug for BrokerConfig {
@@ -216,69 +251,9 @@ impl fmt::Debug for BrokerConfig {
     }
 }
 
-/// An NTP server by its name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NtpServer {
-    /// A name or an IP address.
-    pub host: String,
-    /// The UDP port; 123 is usual.
-    pub port: u16,
-}
-
-impl fmt::Display for NtpServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        StunServer { host: self.host.clone(), port: self.port }.fmt(f)
-    }
-}
-
-/// A TURN server (RFC 8656) over one transport, and our login there.
-#[derive(Clone, PartialEq, Eq)]
-pub struct TurnServer {
-    /// A name or an IP address. Over TLS it must stand in the server's certificate.
-    pub host: String,
-    /// The port: 3478 is usual over UDP and TCP, 5349 over TLS.
-    pub port: u16,
-    /// The transport that carries our messages to it. UDP relays best; TCP and TLS get through where UDP does not. A
-    /// server that is configured for several is asked over UDP first, then over TCP, then over TLS.
-    pub carrier: Carrier,
-    /// The user name, 1 to 508 bytes (RFC 8489, section 14.3). That of a time-limited credential begins with the
-    /// second since 1970 at which it ends (draft-uberti-behave-turn-rest-00).
-    pub user: String,
-    /// The password, 1,024 bytes at most. Never sent: it signs (RFC 8489, section 9.2).
-    pub password: String,
-    /// A PEM file with the certificates to trust for this host, instead of the system's. Only TLS needs it.
-    pub ca_file: Option<PathBuf>,
-}
-
-/// Writes its URI (RFC 7065), which has neither user nor password.
-impl fmt::Display for TurnServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, transport) = match self.carrier {
-            Carrier::Udp => ("turn", "udp"),
-            Carrier::Tcp => ("turn", "tcp"),
-            Carrier::Tls => ("turns", "tcp"),
-        };
-        let (open, close) = match self.host.contains(':') && !self.host.starts_with('[') {
-            true => ("[", "]"),
-            false => ("", ""),
-        };
-        write!(f, "{scheme}:{open}{}{close}:{}?transport={transport}", self.host, self.port)
-    }
-}
-
-/// Never shows the password.
-impl fmt::Debug for TurnServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TurnServer")
-            .field("uri", &self.to_string())
-            .field("user", &self.user)
-            .field("ca_file", &self.ca_file)
-            .finish_non_exhaustive()
-    }
-}
-
 /// The bounds at the doors of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Attempts of our own under way at once. Default 256.
     pub attempts: usize,
@@ -322,8 +297,28 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Returns the defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+crate::setters!(Limits {
+    with_attempts(attempts: usize);
+    with_answers(answers: usize);
+    with_answers_for_one(answers_for_one: usize);
+    with_dials_for_peers(dials_for_peers: usize);
+    with_relays(relays: usize);
+    with_unproven(unproven: usize);
+    with_backlog(backlog: usize);
+    with_pipes_per_peer(pipes_per_peer: usize);
+    with_pipes(pipes: usize);
+});
+
 /// The wishes of a caller for one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConnectOptions {
     /// The ways to go, in the order they start. Default: all.
     pub ways: Vec<Way>,
@@ -351,3 +346,19 @@ impl Default for ConnectOptions {
         }
     }
 }
+
+impl ConnectOptions {
+    /// Returns the default: every way and path, encrypted, for 30 s.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+crate::setters!(ConnectOptions {
+    with_ways(ways: each Way);
+    with_filter(filter: Filter);
+    with_plain(plain: bool);
+    with_within(within: Duration);
+    with_head_start(head_start: Duration);
+    with_dial_delay(dial_delay: Duration);
+});

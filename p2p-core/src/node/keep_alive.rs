@@ -4,6 +4,7 @@ use std::time::Duration;
 
 /// The settings that keep idle connections alive and find out dead ones. Zero switches each one off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeepAlive {
     /// The silence after which the system asks for a sign of life. Default 25 s: a dead path is then noticed 40 s after the
     /// last word, and routers keep a connection in mind for longer (RFC 5382, REQ-5). Zero: it never asks.
@@ -33,6 +34,11 @@ impl Default for KeepAlive {
 }
 
 impl KeepAlive {
+    /// Returns the defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
     /// Asks nobody and ends nothing: connections live and die as the system's own settings say.
     pub const OFF: Self = Self {
         idle: Duration::ZERO,
@@ -47,6 +53,14 @@ impl KeepAlive {
         (!self.ping.is_zero()).then(|| self.ping.clamp(LEAST_PING, MOST_PING))
     }
 }
+
+crate::setters!(KeepAlive {
+    with_idle(idle: Duration);
+    with_interval(interval: Duration);
+    with_probes(probes: u32);
+    with_unacknowledged(unacknowledged: Duration);
+    with_ping(ping: Duration);
+});
 
 const LEAST_PING: Duration = Duration::from_secs(5);
 const MOST_PING: Duration = Duration::from_secs(3_600);

@@ -38,6 +38,7 @@ mod parts;
 mod pipes;
 mod question;
 mod router;
+mod server;
 mod signals;
 mod status;
 #[cfg(test)]
@@ -57,19 +58,18 @@ use facts::Facts;
 use parts::Parts;
 use pipes::Pipes;
 
-pub use config::{
-    BrokerConfig, ConfigFault, ConnectOptions, Interfaces, Limits, NodeConfig, NtpServer, TurnServer,
-};
+pub use config::{BrokerConfig, ConfigFault, ConnectOptions, Interfaces, Limits, NodeConfig};
 pub use error::ConnectError;
 pub use interface::{
     Interface, InterfaceAct, InterfaceConfig, InterfaceEvent, MOST_PACKETS, NetworkView, PortEvidence,
-    PortOutcome, PortView, Probed, REFRESH, StunServer,
+    PortOutcome, PortView, Probed, REFRESH,
 };
 pub use io::{ConnectionId, ListenError, Owner, SocketAct, SocketEvent, StunLink};
 pub use keep_alive::KeepAlive;
 pub use nic::{Nic, NicAddress, NicId};
 pub use output::{Act, CircuitAct, CircuitEvent, ConnectionInfo, Established, Event};
 pub use router::{BrokerState, ChannelId, Letter, Router, RouterAct, RouterConfig, RouterEvent};
+pub use server::{NtpServer, ServerError, StunServer, TurnServer};
 pub use status::{Counters, NtpStatus, Status};
 
 use crate::attempt::{AttemptId, RefusalReason, Role, Way};

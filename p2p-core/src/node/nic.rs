@@ -1,7 +1,7 @@
 //! Network interfaces, as a node is told of them.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 
 use crate::{Family, Reach};
 
@@ -38,6 +38,18 @@ pub struct Nic {
 }
 
 impl Nic {
+    /// Returns a loopback interface that has 127.0.0.1 and nothing else, for nodes that stay on their machine.
+    pub fn loopback() -> Self {
+        Self {
+            name: "loopback".to_owned(),
+            index: 1,
+            addresses: vec![NicAddress { ip: Ipv4Addr::LOCALHOST.into(), prefix: 8, scope: 0 }],
+            is_loopback: true,
+            is_up: true,
+            gateways: Vec::new(),
+        }
+    }
+
     /// Tells whether it is up and has an address of one of these families to listen on.
     pub fn is_usable(&self, families: &BTreeSet<Family>) -> bool {
         self.is_up && self.addresses.iter().any(|address| families.contains(&address.family()))

@@ -1,13 +1,16 @@
 //! The effects a node wants, and what it has to tell.
+//!
+//! What is only read, such as [`ConnectionInfo`], is `#[non_exhaustive]`, so that it can grow. Acts never are: a new one
+//! has to be done, and the compiler then names every driver that does not do it yet.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::error::ConnectError;
-use super::interface::StunServer;
 use super::io::{ConnectionId, Owner, SocketAct};
 use super::nic::NicId;
 use super::router::RouterAct;
+use super::server::StunServer;
 use crate::attempt::{AttemptId, Path, Role, Way};
 use crate::connect::AttemptReport;
 use crate::proof::Session;
@@ -140,6 +143,7 @@ pub struct Established {
 
 /// Tells how a connection came to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConnectionInfo {
     /// The way.
     pub way: Way,
@@ -156,4 +160,11 @@ pub struct ConnectionInfo {
     pub took: Duration,
     /// The whole story; only the caller has one.
     pub report: Option<AttemptReport>,
+}
+
+impl ConnectionInfo {
+    /// Returns what is told of a connection between these addresses that took no time and has no story.
+    pub fn new(way: Way, path: Path, role: Role, local: SocketAddr, remote: SocketAddr) -> Self {
+        Self { way, path, role, local, remote, took: Duration::ZERO, report: None }
+    }
 }

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::config::NtpServer;
 use super::interface::NetworkView;
 use super::router::BrokerState;
+use super::server::NtpServer;
 use crate::clock::ntp::{Measured, ServerReport};
 use crate::peer::PeerAddr;
 use crate::proof::ProofError;
 
 /// The state of a node.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Status {
     /// The address published now.
     pub address: Option<PeerAddr>,
@@ -45,6 +46,7 @@ impl Status {
 
 /// The word of NTP servers, all together and each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NtpStatus {
     /// The time by which the true time is ahead of the clock this node dates its signals by, as most servers say. `None`
     /// while they are being asked, after that clock was set, and when no majority agrees.

@@ -164,6 +164,7 @@ codes!(Failed {
 
 /// What happened in a punch, for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PunchReport {
     /// What lay between.
     pub mode: Mode,
@@ -182,6 +183,14 @@ pub struct PunchReport {
     /// What the system said when it last refused a socket or a port: out of descriptors, for example. Where a port was
     /// in use another one was taken, so without [`failed`](Self::failed) it does not matter.
     pub obstacle: Option<String>,
+}
+
+impl PunchReport {
+    /// Returns the report of a punch between these addresses that has not begun.
+    pub fn new(mode: Mode, local: IpAddr, remote: IpAddr) -> Self {
+        let (tactic, rounds, tally, failed, obstacle) = (None, 0, Tally::default(), None, None);
+        Self { mode, local, remote, tactic, rounds, tally, failed, obstacle }
+    }
 }
 
 impl fmt::Display for PunchReport {

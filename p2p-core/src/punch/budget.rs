@@ -4,6 +4,7 @@ use std::fmt;
 
 /// What all punches of a machine, or one of them, may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Connections half open at a time. Default 512: small routers hold a few thousand in all.
     pub sockets: u16,
@@ -21,7 +22,19 @@ impl Default for Limits {
     }
 }
 
+crate::setters!(Limits {
+    with_sockets(sockets: u16);
+    with_per_second(per_second: u16);
+    with_syns(syns: u16);
+    with_rounds(rounds: u8);
+});
+
 impl Limits {
+    /// Returns the defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
     /// The smaller of these and `other`, each for itself.
     #[must_use]
     pub fn at_most(self, other: Self) -> Self {

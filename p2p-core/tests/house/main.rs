@@ -1,6 +1,6 @@
 //! Rules of the house that a compiler does not check: which room may use which, and that a name is one thing.
 //!
-//! The sources of the three crates are read as text, code for tests apart: tests may use the simulated world and
+//! The sources of the crates are read as text, code for tests apart: tests may use the simulated world and
 //! whatever else they need.
 
 mod layers;
@@ -13,8 +13,12 @@ use std::path::{Path, PathBuf};
 use source::Crate;
 
 /// The crates and the root files of each.
-const CRATES: [(&str, &[&str]); 3] =
-    [("p2p-core", &["lib.rs"]), ("p2p-actors", &["lib.rs"]), ("p2p-node", &["lib.rs", "bin/p2p/main.rs"])];
+const CRATES: [(&str, &[&str]); 4] = [
+    ("p2p-core", &["lib.rs"]),
+    ("p2p-actors", &["lib.rs"]),
+    ("p2p-node", &["lib.rs"]),
+    ("p2p-node/command", &["main.rs"]),
+];
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_path_buf()

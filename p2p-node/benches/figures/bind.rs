@@ -81,7 +81,7 @@ async fn measure(name: &str, brokers: &[u16], stun: u16, peer: &Node) {
         let bind = start.elapsed();
         // The node can be found and can answer at once: the peer is asked through the broker, and dials.
         assert_eq!(node.brokers_up().len(), 1, "{:?}", node.status().borrow().brokers);
-        let options = ConnectOptions { ways: vec![Way::Reverse], ..ConnectOptions::default() };
+        let options = ConnectOptions::new().with_ways([Way::Reverse]);
         let pipe = node.connect_with(&addr, options).await.expect("connected");
         let call = start.elapsed();
         let start = Instant::now();

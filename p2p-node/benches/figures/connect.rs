@@ -117,7 +117,7 @@ async fn bare(echo: SocketAddr) -> f64 {
 }
 
 async fn connect(node: &Node, addr: &PeerAddr, way: Way) -> f64 {
-    let options = ConnectOptions { ways: vec![way], ..ConnectOptions::default() };
+    let options = ConnectOptions::new().with_ways([way]);
     let start = Instant::now();
     let pipe = node.connect_with(addr, options).await.expect("connected");
     let took = start.elapsed().as_secs_f64() * 1e3;

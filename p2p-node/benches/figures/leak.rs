@@ -90,7 +90,7 @@ async fn measure() {
 async fn calls(anna: &Node, bert: &Node, addr: &PeerAddr, calls: usize) {
     for call in 0..calls {
         let way = if call % REVERSE_EVERY == 0 { Way::Reverse } else { Way::Direct };
-        let options = ConnectOptions { ways: vec![way], ..ConnectOptions::default() };
+        let options = ConnectOptions::new().with_ways([way]);
         let (called, accepted) = tokio::join!(anna.connect_with(addr, options), bert.accept());
         let (mut called, mut accepted) = (called.expect("connected"), accepted.expect("accepted"));
         called.write_all(b"ping").await.expect("sent");

@@ -218,7 +218,7 @@ async fn connect_all(broker: MemoryBroker, met: mpsc::Receiver<Meeting>) -> Stre
         .with_no_client_auth();
     let node = Node::bind(in_memory(&broker)).await.expect("a node");
     let bare = dial(listener).await;
-    let call = |plain| ConnectOptions { ways: vec![Way::Direct], plain, ..ConnectOptions::default() };
+    let call = |plain| ConnectOptions::new().with_ways([Way::Direct]).with_plain(plain);
     let plain = node.connect_with(&addr, call(true)).await.expect("connected");
     let name = ServerName::try_from("localhost").expect("a name");
     let tls = TlsConnector::from(Arc::new(config)).connect(name, dial(listener).await).await.expect("TLS");

@@ -57,7 +57,7 @@ pub(crate) fn config(brokers: &[u16], stun: Option<u16>) -> Config {
     let broker = |port: &u16| BrokerConfig::new(format!("mqtt://127.0.0.1:{port}").parse().expect("a URL"));
     let mut config = Config::loopback();
     config.brokers = brokers.iter().map(broker).collect();
-    config.stun = stun.into_iter().map(|port| StunServer { host: "127.0.0.1".to_owned(), port }).collect();
+    config.stun = stun.into_iter().map(|port| StunServer::new("127.0.0.1", port)).collect();
     config
 }
 

@@ -31,7 +31,7 @@
 //! [limits]                            # see `Limits` for what they bound
 //! attempts = 256
 //! answers = 64
-//! errands = 128
+//! dials_for_peers = 128
 //! relays = 4                          # strangers for whom our TURN servers are asked at once
 //! unproven = 512
 //! backlog = 128
@@ -64,7 +64,7 @@ use p2p_core::peer::{IdError, PeerId};
 use toml::de::DeTable;
 use zeroize::Zeroizing;
 
-use super::{Config, Key, parse_family, parse_ntp, parse_relay_connections, parse_stun, parse_way};
+use super::{Config, Key};
 pub use error::{ConfigError, ConfigFault};
 use reader::{Reader, Result, Value};
 
@@ -92,7 +92,7 @@ const KEEP_ALIVE_KEYS: [&str; 5] = ["idle", "interval", "probes", "unacknowledge
 const LIMIT_KEYS: [&str; 10] = [
     "attempts",
     "answers",
-    "errands",
+    "dials_for_peers",
     "relays",
     "unproven",
     "backlog",
@@ -149,7 +149,7 @@ impl<'t> Reader<'t> {
                     config.interfaces = Interfaces::Only(self.some("interfaces", value, names)?);
                 }
                 "families" => {
-                    let families = self.parsed("families", value, parse_family)?;
+                    let families = self.parsed("families", value, str::parse)?;
                     config.families = BTreeSet::from_iter(self.some("families", value, families)?);
                 }
                 "brokers" => {
@@ -157,14 +157,13 @@ impl<'t> Reader<'t> {
                     config.brokers =
                         brokers.iter().map(|broker| self.broker(broker)).collect::<Result<_>>()?;
                 }
-                "stun" => config.stun = self.parsed("stun", value, parse_stun)?,
+                "stun" => config.stun = self.parsed("stun", value, str::parse)?,
                 "turn" => config.turn = self.turn_servers(value)?,
                 "relay_connections" => {
-                    config.relay_connections =
-                        self.one("relay_connections", value, parse_relay_connections)?;
+                    config.relay_connections = self.one("relay_connections", value, str::parse)?;
                 }
                 "ntp" => {
-                    let servers = self.parsed("ntp", value, parse_ntp)?;
+                    let servers = self.parsed("ntp", value, str::parse)?;
                     if servers.len() > MOST_SERVERS {
                         return Err(self.wrong("ntp", value, &format!("{MOST_SERVERS} servers at most")));
                     }
@@ -172,7 +171,7 @@ impl<'t> Reader<'t> {
                 }
                 "plain" => config.plain = self.truth("plain", value)?,
                 "ways" => {
-                    let ways = self.parsed("ways", value, parse_way)?;
+                    let ways = self.parsed("ways", value, str::parse)?;
                     config.ways = self.some("ways", value, ways)?;
                 }
                 "allow" => {
@@ -219,7 +218,7 @@ impl<'t> Reader<'t> {
             match key {
                 "attempts" => limits.attempts = bound,
                 "answers" => limits.answers = bound,
-                "errands" => limits.dials_for_peers = bound,
+                "dials_for_peers" => limits.dials_for_peers = bound,
                 "relays" => limits.relays = bound,
                 "unproven" => limits.unproven = bound,
                 "backlog" => limits.backlog = bound,

@@ -71,7 +71,7 @@ fn everything_can_be_told() {
             [limits]
             attempts = 1
             answers = 2
-            errands = 5
+            dials_for_peers = 5
             relays = 6
             unproven = 3
             backlog = 4
@@ -86,38 +86,35 @@ fn everything_can_be_told() {
     assert!(matches!(config.key, Key::File(path) if path == folder.path().join("keys/p2p.key")));
     assert_eq!(config.listen_port, 7_777);
     let (idle, interval) = (Duration::from_secs(60), Duration::from_secs(10));
-    assert_eq!(config.keep_alive, KeepAlive { idle, interval, probes: 4, ..KeepAlive::OFF });
+    assert_eq!(config.keep_alive, KeepAlive::OFF.with_idle(idle).with_interval(interval).with_probes(4));
     assert_eq!(config.interfaces, Interfaces::Only(vec!["lo".into(), "eth0".into()]));
     assert_eq!(config.families, [Family::V6].into());
     let stun = [("stun.example", 3478), ("2001:db8::1", 3479)];
-    assert_eq!(config.stun, stun.map(|(host, port)| StunServer { host: host.into(), port }));
+    assert_eq!(config.stun, stun.map(|(host, port)| StunServer::new(host, port)));
     let [first, second, third] = &config.turn[..] else { panic!("{:?}", config.turn) };
     assert_eq!(first.to_string(), "turn:turn.example:3478?transport=udp");
     assert_eq!((first.user.as_str(), first.password.as_str()), ("1700000000:anna", "dGhlIHBhc3N3b3Jk"));
     assert_eq!(first.ca_file, Some(folder.path().join("turn.pem")));
-    assert_eq!(*second, TurnServer { carrier: Carrier::Tcp, ..first.clone() });
-    let (host, user, password) = ("2001:db8::1".to_owned(), "bert".to_owned(), "x".to_owned());
-    let expected = TurnServer { host, port: 443, carrier: Carrier::Tls, user, password, ca_file: None };
+    assert_eq!(*second, first.clone().with_carrier(Carrier::Tcp));
+    let expected = TurnServer::new("2001:db8::1", 443).with_carrier(Carrier::Tls).with_login("bert", "x");
     assert_eq!(*third, expected);
     let ntp = [("ntp.example", 123), ("192.0.2.1", 1123)];
-    assert_eq!(config.ntp, ntp.map(|(host, port)| NtpServer { host: host.into(), port }));
+    assert_eq!(config.ntp, ntp.map(|(host, port)| NtpServer::new(host, port)));
     assert!(config.plain);
     assert_eq!(config.allowed, Some([peer].into()));
     assert_eq!(config.ready_within, Duration::from_millis(500));
     assert_eq!(config.machine_id.as_deref(), Some(&b"here"[..]));
     assert_eq!(
         config.limits,
-        Limits {
-            attempts: 1,
-            answers: 2,
-            dials_for_peers: 5,
-            relays: 6,
-            unproven: 3,
-            backlog: 4,
-            pipes_per_peer: 7,
-            pipes: 8,
-            ..Limits::default()
-        }
+        Limits::new()
+            .with_attempts(1)
+            .with_answers(2)
+            .with_dials_for_peers(5)
+            .with_relays(6)
+            .with_unproven(3)
+            .with_backlog(4)
+            .with_pipes_per_peer(7)
+            .with_pipes(8)
     );
     assert_eq!((config.punch.sockets, config.punch.per_second), (6, 7));
     let [first, second, third] = &config.brokers[..] else { panic!("{:?}", config.brokers) };

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
+use p2p_actors::StartError;
 use p2p_core::Seed;
 use p2p_core::peer::Identity;
 use zeroize::Zeroizing;
@@ -24,7 +25,7 @@ pub(super) fn load(key: Key) -> Result<Identity, BindError> {
 
 fn fresh() -> Result<Identity, BindError> {
     let mut entropy = Zeroizing::new([0; 32]);
-    getrandom::fill(&mut *entropy).map_err(|error| BindError::Entropy(error.to_string()))?;
+    getrandom::fill(&mut *entropy).map_err(|error| StartError::Entropy(std::io::Error::other(error)))?;
     Ok(Identity::generate(&mut Seed::new(*entropy)))
 }
 

@@ -28,9 +28,7 @@ use p2p_core::turn::client::MOST_SERVERS;
 #[cfg(feature = "config-file")]
 pub use file::{ConfigError, ConfigFault, password_file};
 #[cfg(feature = "config-file")]
-pub use parse::{
-    parse_broker, parse_family, parse_ntp, parse_relay_connections, parse_stun, parse_turn, parse_way,
-};
+pub use parse::parse_broker;
 pub use turn::{TurnUri, TurnUriError};
 
 use crate::error::BindError;
@@ -51,7 +49,7 @@ impl Key {
     /// Returns the key itself. It makes one, or reads its file, and makes the file when there is none.
     ///
     /// # Errors
-    /// [`BindError::KeyFile`] when the file cannot be used, [`BindError::Entropy`] when no key can be made.
+    /// [`BindError::KeyFile`] when the file cannot be used, [`StartError::Entropy`] when no key can be made.
     pub fn into_identity(self) -> Result<Identity, BindError> {
         key::load(self)
     }
@@ -135,6 +133,27 @@ impl Default for Config {
     }
 }
 
+p2p_core::setters!(Config {
+    with_key(key: Key);
+    with_interfaces(interfaces: Interfaces);
+    with_families(families: each Family);
+    with_listen_port(listen_port: u16);
+    with_brokers(brokers: each BrokerConfig);
+    with_memory(memory: some MemoryBroker);
+    with_stun(stun: each StunServer);
+    with_turn(turn: each TurnServer);
+    with_relay_connections(relay_connections: RelayConnections);
+    with_ntp(ntp: each NtpServer);
+    with_plain(plain: bool);
+    with_ways(ways: each Way);
+    with_allowed(allowed: some each PeerId);
+    with_machine_id(machine_id: some Vec<u8>);
+    with_ready_within(ready_within: Duration);
+    with_keep_alive(keep_alive: KeepAlive);
+    with_limits(limits: Limits);
+    with_punch(punch: punch::Limits);
+});
+
 impl Config {
     /// Returns the default, to be changed field by field.
     pub fn new() -> Self {
@@ -151,8 +170,8 @@ impl Config {
         let of_brokers = self.brokers.iter().filter_map(|broker| broker.ca_file.as_ref());
         let of_turn = self.turn.iter().filter_map(|server| server.ca_file.as_ref());
         for path in of_brokers.chain(of_turn) {
-            if let Err(error) = std::fs::File::open(path) {
-                return Err(BindError::CaFile { path: path.clone(), reason: error.to_string() });
+            if let Err(source) = std::fs::File::open(path) {
+                return Err(BindError::CaFile { path: path.clone(), source });
             }
         }
         if self.turn.len() > MOST_SERVERS {

@@ -73,13 +73,8 @@ impl TurnUri {
     /// Returns the server over each transport that is meant, with this login. The certificates to trust are the
     /// system's.
     pub fn servers(&self, user: &str, password: &str) -> Vec<TurnServer> {
-        let server = |carrier: &Carrier| TurnServer {
-            host: self.host.clone(),
-            port: self.port,
-            carrier: *carrier,
-            user: user.to_owned(),
-            password: password.to_owned(),
-            ca_file: None,
+        let server = |carrier: &Carrier| {
+            TurnServer::new(&self.host, self.port).with_carrier(*carrier).with_login(user, password)
         };
         self.carriers.iter().map(server).collect()
     }

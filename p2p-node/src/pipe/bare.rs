@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::error::FirstError;
-use super::stream::Transport;
+use super::transport::Transport;
 
 /// The plain form of a pipe. What it adds to the connection is that an error is told to both halves.
 pub(super) struct Bare<S> {

@@ -22,7 +22,7 @@ impl FirstError {
         Self { kind, text }
     }
 
-    /// The same error again.
+    /// Returns the same error again.
     pub(super) fn told(&self) -> Error {
         Error::new(self.kind, self.text.clone())
     }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 /// The longest silence of an end behind a relay's connection, and the longest time until a question is answered.
 pub(super) const BEAT: Duration = Duration::from_secs(15);
 
-/// What lies between the two ends of a pipe.
+/// The kind of path between the two ends of a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Between {
     /// The network: the peer's system acknowledges.
@@ -31,7 +31,7 @@ pub(super) enum Between {
     Watched,
 }
 
-/// How far a pipe is from its end.
+/// The distance of a pipe from its end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Openness {
     /// Our last word is said.
@@ -42,16 +42,16 @@ pub(super) struct Openness {
     pub(super) has_unread: bool,
 }
 
-/// What is to be done.
+/// The next thing to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Duty {
     /// Nothing before this time, unless something happens.
     Rest(Instant),
-    /// Ask, with this number.
+    /// Ask the peer, with this number.
     Ask(u32),
     /// Give a sign of life.
     Beat,
-    /// The peer is gone: nothing was heard for so long.
+    /// The peer is gone: nothing was heard for this long.
     Dead(Duration),
 }
 
@@ -59,7 +59,7 @@ pub(super) enum Duty {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Liveness {
     between: Between,
-    /// `None`: nothing is asked, and nothing concluded.
+    /// The silence after which the peer is asked. `None`: nothing is asked, and nothing concluded.
     ask_after: Option<Duration>,
     heard: Instant,
     said: Instant,
@@ -67,7 +67,7 @@ pub(super) struct Liveness {
     /// The number of the last question, and of the last that was answered.
     asked: u32,
     answered: u32,
-    /// Questions since the peer was last heard.
+    /// The number of questions since the peer was last heard.
     unanswered: u8,
     /// The last question before our last data: whatever answers a later one, has read that data. As the peer may not have
     /// taken the connection yet, there is something to be read at the start.

@@ -1,6 +1,7 @@
-//! The connection itself.
+//! Pipes: the byte streams between two nodes.
 
 mod bare;
+mod control;
 mod error;
 mod liveness;
 mod record;
@@ -9,6 +10,7 @@ mod stream;
 mod tended;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -27,11 +29,12 @@ use tended::Tended;
 
 /// A byte stream to a proven peer.
 ///
-/// It belongs to the runtime it was made on, which needs IO and time enabled, and outlives its [`Node`](crate::Node): no
-/// actor, thread or process stands between you and the socket. One task of its own looks after it every 15 s. Bytes are encrypted unless both ends wished a plain pipe.
+/// It belongs to the runtime it was made on, which needs IO and time enabled, and outlives its [`Node`](crate::Node). No
+/// actor, thread or process stands between you and the socket. One task of its own looks after it every 15 s. Bytes are
+/// encrypted unless both ends wished a plain pipe.
 ///
-/// **Closing.** `shutdown` ends our direction and tells the peer, who then reads end-of-file; the other
-/// direction stays open. An encrypted pipe that ends without this reads as
+/// **Closing.** `shutdown` ends our direction and tells the peer, which then reads end-of-file. The other direction stays
+/// open. An encrypted pipe that ends without this reads as
 /// [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof): somebody cut it. Dropping a pipe cuts it. A plain pipe through
 /// a relay may lose the other direction with `shutdown`: some TURN servers, coturn among them, end both.
 ///
@@ -49,7 +52,7 @@ pub struct Pipe {
     stream: Tended<ActiveConnection>,
     session: Box<Session>,
     how: Box<ConnectionInfo>,
-    /// Counted against its peer for as long as it lives.
+    /// The place that is counted against its peer for as long as it lives.
     place: Option<PipePlace>,
 }
 
@@ -61,22 +64,22 @@ impl Pipe {
         Ok(Self { stream, session: Box::new(session), how: Box::new(how), place })
     }
 
-    /// Who is at the other end. Proven.
+    /// Returns the peer at the other end, which has proven its identity.
     pub fn peer(&self) -> PeerId {
         self.session.claim.peer
     }
 
-    /// How the connection came to be.
+    /// Returns how the connection came to be.
     pub fn how(&self) -> &ConnectionInfo {
         &self.how
     }
 
-    /// The cipher, or `None` when both ends wished a plain pipe.
+    /// Returns the cipher, or `None` when both ends wished a plain pipe.
     pub fn cipher(&self) -> Option<Cipher> {
         (!self.session.plain).then_some(self.session.cipher)
     }
 
-    /// 32 bytes that are the same at both ends of this pipe and of no other (RFC 5056): to bind a login or
+    /// Returns 32 bytes that are the same at both ends of this pipe and of no other (RFC 5056). They bind a login or
     /// another protocol to it.
     pub fn binding(&self) -> [u8; 32] {
         self.session.binding
@@ -90,14 +93,14 @@ impl Pipe {
     /// encrypted, that the peer's user has read it. Of a plain relayed connection nothing can be known.
     ///
     /// # Errors
-    /// What keeps it from arriving.
+    /// The error that keeps it from arriving.
     pub async fn close(mut self) -> Result<()> {
         self.shutdown().await?;
         tokio::io::copy(&mut self, &mut tokio::io::sink()).await?;
         poll_fn(|cx| self.stream.poll_delivered(cx)).await
     }
 
-    /// The bare TCP connection, when both ends wished a plain pipe and it is one. Nothing was read from it,
+    /// Returns the bare TCP connection, when both ends wished a plain pipe and it is one. Nothing was read from it,
     /// and nothing but the user's bytes was written since the proof.
     ///
     /// The system goes on keeping it alive as [`KeepAlive`] says. On Linux one thing changes: a peer that reads nothing for
@@ -111,11 +114,11 @@ impl Pipe {
         stream.into_bare(ActiveConnection::into_tcp).map_err(|stream| Self { stream, session, how, place })
     }
 
-    /// Whether small writes are sent at once (on by default, as left by the proof). Nothing changes in a pipe
-    /// that TCP does not carry: it never holds them back.
+    /// Sets whether small writes are sent at once. The default is that they are. Nothing changes in a pipe that TCP does
+    /// not carry, as it never holds them back.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The error of the operating system.
     pub fn set_nodelay(&self, on: bool) -> Result<()> {
         self.stream.with(|stream| stream.transport().set_nodelay(on))
     }

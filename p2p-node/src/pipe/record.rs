@@ -10,8 +10,8 @@
 //! is left out, repeated or moved does not open. A record without ciphertext says that nothing follows: a
 //! connection that ends without one was cut, not closed.
 //!
-//! A length whose two highest bits are set belongs to a record about the connection: a [`ControlRecord`]. No other record
-//! is that long. Those that are not known are passed over.
+//! A length with the two highest bits set, [`CONTROL`], belongs to a record about the connection. No other record is that
+//! long.
 
 use std::io::{Error, ErrorKind, Result};
 
@@ -23,65 +23,27 @@ use zeroize::Zeroize;
 /// The most plaintext in one record, in bytes. Larger ones save headers and tags; smaller ones reach the
 /// reader sooner. At 32 KiB the cost of a record's frame is under 0.1 %.
 pub(super) const MOST_PLAIN: usize = 32 * 1024;
-/// Length and tag.
+/// The bytes of a record beside its plaintext: length and tag.
 pub(super) const OVERHEAD: usize = HEADER + TAG;
 const HEADER: usize = 2;
 const TAG: usize = 16;
-/// What marks the length of a record about the connection, and the most plaintext in one.
-const CONTROL: u16 = 0xc000;
+/// The bits in its length that mark a record about the connection.
+pub(super) const CONTROL: u16 = 0xc000;
+/// The most plaintext in a record about the connection, in bytes.
 const MOST_CONTROL: usize = 64;
-const PING: u8 = 0;
-const PONG: u8 = 1;
 
-/// How many records one key protects: 2²³ of 32 KiB are 256 GiB, below the 2^24.5 records after which RFC 8446,
-/// section 5.5, wants another key for AES-GCM. Both ends count alike, so no word is needed.
+/// The number of records that one key protects. 2²³ of 32 KiB are 256 GiB, below the 2^24.5 records after which RFC
+/// 8446, section 5.5, wants another key for AES-GCM. Both ends count alike, so no word is needed.
 const RECORDS_PER_KEY: u64 = 1 << 23;
 
-/// Leaves no key in memory but what ring keeps in its own.
+/// Leaves no key in memory but the one that ring keeps in its own.
 impl Drop for RecordKey {
     fn drop(&mut self) {
         self.secret.zeroize();
     }
 }
 
-/// What a record about the connection says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ControlRecord {
-    /// A question of this number: whoever reads it gives a sign of life.
-    Ping(u32),
-    /// The answer: everything before that question was read. Zero answers none, and is a sign of life by itself.
-    Pong(u32),
-}
-
-impl ControlRecord {
-    /// Reads the plaintext of one. `None`: a later version says something that we do not know.
-    pub(super) fn parse(plain: &[u8]) -> Option<Self> {
-        let (kind, number) = plain.split_first()?;
-        let number = u32::from_be_bytes(number.try_into().ok()?);
-        match *kind {
-            PING => Some(Self::Ping(number)),
-            PONG => Some(Self::Pong(number)),
-            _ => None,
-        }
-    }
-
-    fn plain(self) -> [u8; 5] {
-        let (kind, number) = match self {
-            Self::Ping(number) => (PING, number),
-            Self::Pong(number) => (PONG, number),
-        };
-        let mut plain = [kind, 0, 0, 0, 0];
-        plain[1..].copy_from_slice(&number.to_be_bytes());
-        plain
-    }
-}
-
-/// Whether the record that begins with these bytes is about the connection.
-pub(super) fn is_control(record: &[u8]) -> bool {
-    record.first_chunk().is_some_and(|length| u16::from_be_bytes(*length) & CONTROL == CONTROL)
-}
-
-/// One direction of a pipe.
+/// The key of one direction of a pipe, and the number of its next record.
 pub(super) struct RecordKey {
     cipher: Cipher,
     secret: [u8; 32],
@@ -113,12 +75,8 @@ impl RecordKey {
         self.seal_marked(0, plain, out)
     }
 
-    /// Appends one record about the connection.
-    pub(super) fn seal_control(&mut self, control: ControlRecord, out: &mut Vec<u8>) -> Result<()> {
-        self.seal_marked(CONTROL, &control.plain(), out)
-    }
-
-    fn seal_marked(&mut self, mark: u16, plain: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    /// Appends one record whose length has these bits set, beside that of `plain`.
+    pub(super) fn seal_marked(&mut self, mark: u16, plain: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let length = u16::try_from(plain.len() + TAG).map_err(|_| broken("a record is too long"))? | mark;
         let header = length.to_be_bytes();
         let nonce = self.nonce()?;
@@ -133,8 +91,8 @@ impl RecordKey {
         Ok(())
     }
 
-    /// Opens the whole record in `record` where it lies. The plaintext then begins at [`HEADER`]; its length
-    /// is the answer.
+    /// Opens the whole record in `record` where it lies. Returns the length of the plaintext, which begins at
+    /// [`PLAIN_AT`].
     pub(super) fn open(&mut self, record: &mut [u8]) -> Result<usize> {
         let nonce = self.nonce()?;
         let (header, sealed) = record.split_at_mut(HEADER);
@@ -146,10 +104,11 @@ impl RecordKey {
     }
 }
 
-/// Where the plaintext of an opened record begins.
+/// The place in an opened record at which the plaintext begins.
 pub(super) const PLAIN_AT: usize = HEADER;
 
-/// How long the record that begins with these bytes is, header and all; `None` while that cannot be known.
+/// Returns the length of the record that begins with these bytes, with its header. It is `None` while that cannot be
+/// known.
 pub(super) fn record_len(begin: &[u8]) -> Result<Option<usize>> {
     let Some(length) = begin.first_chunk::<HEADER>() else { return Ok(None) };
     let length = u16::from_be_bytes(*length);
@@ -244,28 +203,5 @@ mod tests {
         for begin in [[0, 0], [0, 15], [0x80, 0x11], [0xc0, 16], [0xc0, 81], [0xff, 0xff]] {
             assert!(record_len(&begin).is_err(), "{begin:?}");
         }
-    }
-
-    #[test]
-    fn records_about_the_connection_are_told_from_data_and_cannot_be_made_into_it() {
-        let (mut seal, mut open) = pair(Cipher::Aes256Gcm);
-        for control in [ControlRecord::Ping(1), ControlRecord::Pong(u32::MAX)] {
-            let mut record = Vec::new();
-            seal.seal_control(control, &mut record).unwrap();
-            assert!(is_control(&record));
-            assert_eq!(record_len(&record).unwrap(), Some(record.len()));
-            let length = open.open(&mut record).unwrap();
-            assert_eq!(ControlRecord::parse(&record[PLAIN_AT..PLAIN_AT + length]), Some(control));
-        }
-        let mut record = Vec::new();
-        seal.seal_control(ControlRecord::Ping(2), &mut record).unwrap();
-        record[0] &= 0x3f;
-        assert_eq!(record_len(&record).unwrap(), Some(record.len()));
-        assert!(open.open(&mut record).is_err());
-        let mut longest = Vec::new();
-        seal.seal(&[1; MOST_PLAIN], &mut longest).unwrap();
-        assert!(!is_control(&longest));
-        assert_eq!(ControlRecord::parse(&[2, 0, 0, 0, 1]), None);
-        assert_eq!(ControlRecord::parse(b""), None);
     }
 }

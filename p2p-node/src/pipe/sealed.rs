@@ -11,18 +11,19 @@ use p2p_core::proof::Session;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::control::{ControlRecord, is_control};
 use super::error::FirstError;
 use super::liveness::{Between, Duty, Liveness, Openness};
-use super::record::{ControlRecord, MOST_PLAIN, OVERHEAD, PLAIN_AT, RecordKey, is_control, record_len};
-use super::stream::Transport;
+use super::record::{MOST_PLAIN, OVERHEAD, PLAIN_AT, RecordKey, record_len};
+use super::transport::Transport;
 
 /// The least and the most room for what arrived and was not read yet. A quiet pipe keeps the least.
 const LEAST_ROOM: usize = 4 * 1024;
 const MOST_ROOM: usize = 2 * (MOST_PLAIN + OVERHEAD);
-/// How much one write may seal at once: enough to keep the kernel busy, little enough to be bounded.
+/// The most bytes that one write seals: enough to keep the kernel busy, and few enough to be bounded.
 const MOST_SEALED: usize = 2 * MOST_PLAIN;
 
-/// Which half of a pipe a task uses.
+/// The half of a pipe that a task uses.
 #[derive(Clone, Copy)]
 enum Side {
     Read,
@@ -54,31 +55,31 @@ impl Wake for Waiting {
 pub(super) struct Sealed<S> {
     transport: S,
     send: RecordKey,
-    /// Records on their way out, from `sent`.
+    /// The records on their way out, from `sent`.
     out: Vec<u8>,
     sent: usize,
-    /// Who wants to know when `out` can go on. A user who writes a question and then waits for the answer must not
+    /// The tasks that want to know when `out` can go on. A user who writes a question and then waits for the answer must not
     /// have to flush, so whoever reads drains it too, in whatever task.
     waiting: Arc<Waiting>,
     /// Wakes all of them.
     room: Waker,
-    /// The last record is in `out` or gone.
+    /// True when the last record is in `out` or gone.
     closing: bool,
     receive: RecordKey,
-    /// What arrived: opened plaintext in `plain`, then sealed bytes up to `filled`.
+    /// The bytes that arrived: opened plaintext in `plain`, then sealed bytes up to `filled`.
     input: Vec<u8>,
     plain: Range<usize>,
-    /// Where the next record begins.
+    /// The place at which the next record begins.
     next: usize,
     filled: usize,
-    /// The peer said that nothing follows.
+    /// True when the peer said that nothing follows.
     ended: bool,
-    /// We said that we have read that; see [`Transport::wants_farewell`].
+    /// True when we said that we have read that; see [`Transport::wants_farewell`].
     farewell: bool,
     liveness: Liveness,
     /// The peer's last question that was not answered yet.
     question: Option<u32>,
-    /// Why the pipe is dead: both halves are told.
+    /// The error the pipe died of, which both halves are told.
     broken: Option<FirstError>,
 }
 
@@ -111,7 +112,7 @@ impl<S: Transport> Sealed<S> {
         &self.transport
     }
 
-    /// How much memory the buffers hold, in bytes.
+    /// Returns the size of the buffers, in bytes.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.input.capacity() + self.out.capacity()
@@ -152,15 +153,15 @@ impl<S: Transport> Sealed<S> {
 
     fn say(&mut self, control: ControlRecord) -> Result<()> {
         self.liveness.on_said(Instant::now());
-        self.send.seal_control(control, &mut self.out)
+        control.seal(&mut self.send, &mut self.out)
     }
 
-    /// Remembers the first error, for the other half. Returns that.
+    /// Remembers the first error for the other half, and returns it.
     fn fail(&mut self, error: Error) -> Error {
         self.broken.get_or_insert_with(|| FirstError::new(&error)).told()
     }
 
-    /// A transport may hold back what it has taken, as TLS to a TURN server does.
+    /// Flushes a transport that may hold back what it has taken, as TLS to a TURN server does.
     fn poll_below(&mut self, side: Side, cx: &Context<'_>) -> Poll<Result<()>> {
         let flush = |this: &mut Self| {
             let mut both = Context::from_waker(&this.room);
@@ -254,7 +255,7 @@ impl<S: Transport> Sealed<S> {
     }
 
     /// Reads what has arrived though nobody may want it yet, answers the peer, and asks it for a sign of life when it is
-    /// time. Returns when to come again at the latest; `None` when the pipe is dead.
+    /// time. Returns the latest time to come again, or `None` when the pipe is dead.
     pub(super) fn tend(&mut self) -> Option<Instant> {
         let room = self.room.clone();
         let mut cx = Context::from_waker(&room);
@@ -308,8 +309,8 @@ impl<S: Transport> Sealed<S> {
         }
     }
 
-    /// Whether this pipe said its last word properly, and the peer has not: as long as the peer may still say something,
-    /// an end of the connection would be answered with a reset, and harm what is on its way.
+    /// Tells whether this pipe said its last word properly, and the peer has not. As long as the peer may still say
+    /// something, an end of the connection would be answered with a reset, and harm what is on its way.
     pub(super) fn wants_to_linger(&self) -> bool {
         let is_said = self.closing && self.out.is_empty();
         is_said && !self.ended && self.broken.is_none() && self.transport.between() == Between::Network
@@ -320,8 +321,8 @@ impl<S: Transport> Sealed<S> {
         self.poll_record(cx).map(drop)
     }
 
-    /// Moves what is left to the front and makes room for a record of `wanted` bytes; more when the room at
-    /// hand was filled to the brim, which means that more is coming.
+    /// Moves what is left to the front and makes room for a record of `wanted` bytes. It makes more when the room at hand
+    /// was filled to the brim, as more is coming then.
     fn make_room(&mut self, wanted: usize) {
         let brim = self.filled == self.input.len();
         self.input.copy_within(self.next..self.filled, 0);

@@ -5,89 +5,23 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use p2p_actors::{ActiveConnection, StallGuard};
 use p2p_core::proof::Session;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::bare::Bare;
-use super::liveness::{BEAT, Between};
+use super::liveness::BEAT;
 use super::sealed::Sealed;
+use super::transport::Transport;
 
-/// A byte stream that can tell when it has room. What it takes goes out without a flush, and it remembers the
-/// last waker of each direction at least.
-pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
-    /// Waits until a write would be taken, in part at least.
-    fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
-
-    /// Ends what we say; the other end knows of it already.
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
-
-    /// Whether the end of what we say is never told below, so that we must be told when all is read.
-    fn wants_farewell(&self) -> bool;
-
-    /// The peer's last word was read.
-    fn on_peer_ended(&mut self);
-
-    /// The peer has read our last word.
-    fn on_farewell(&mut self);
-
-    /// Waits until this process is not needed any more for what was written to arrive.
-    fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
-
-    /// What lies between the two ends.
-    fn between(&self) -> Between;
-
-    /// Looks whether the peer's system still acknowledges.
-    fn look(&self, guard: &mut StallGuard);
-}
-
-impl Transport for ActiveConnection {
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        self.poll_finish(cx)
-    }
-
-    fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        self.poll_write_ready(cx)
-    }
-
-    fn wants_farewell(&self) -> bool {
-        self.wants_farewell()
-    }
-
-    fn on_peer_ended(&mut self) {
-        self.on_peer_ended();
-    }
-
-    fn on_farewell(&mut self) {
-        self.on_farewell();
-    }
-
-    fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        self.poll_delivered(cx)
-    }
-
-    fn between(&self) -> Between {
-        match (self.is_watched(), self.wants_farewell()) {
-            (true, _) => Between::Watched,
-            (false, true) => Between::Relay,
-            (false, false) => Between::Network,
-        }
-    }
-
-    fn look(&self, guard: &mut StallGuard) {
-        self.look(guard);
-    }
-}
-
-/// What a user's bytes go through.
+/// The form of a pipe that a user's bytes go through.
 pub(super) enum Stream<S> {
     Plain(Bare<S>),
     Sealed(Box<Sealed<S>>),
 }
 
 impl<S: Transport> Stream<S> {
-    /// The form that both ends agreed on.
+    /// Makes the form that both ends agreed on.
     pub(super) fn new(transport: S, session: &Session, ask_after: Option<Duration>) -> Result<Self> {
         Ok(match session.plain {
             true => Self::Plain(Bare::new(transport)),
@@ -102,7 +36,7 @@ impl<S: Transport> Stream<S> {
         }
     }
 
-    /// Does for the peer, and for the user, what is due. Returns when to come again at the latest; `None` when the stream
+    /// Does for the peer, and for the user, what is due. Returns the latest time to come again, or `None` when the stream
     /// is dead.
     pub(super) fn tend(&mut self) -> Option<Instant> {
         match self {
@@ -111,7 +45,7 @@ impl<S: Transport> Stream<S> {
         }
     }
 
-    /// Whether the connection should outlive this: see [`Sealed::wants_to_linger`].
+    /// Tells whether the connection should outlive this: see [`Sealed::wants_to_linger`].
     pub(super) fn wants_to_linger(&self) -> bool {
         matches!(self, Self::Sealed(sealed) if sealed.wants_to_linger())
     }
@@ -132,7 +66,7 @@ impl<S: Transport> Stream<S> {
         }
     }
 
-    /// What `bare` makes of a plain stream's transport. If the stream is sealed, or `bare` gives the transport
+    /// Returns what `bare` makes of a plain stream's transport. If the stream is sealed, or `bare` gives the transport
     /// back, the stream is as it was.
     pub(super) fn into_bare<T>(
         self,

@@ -15,7 +15,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::liveness::BEAT;
-use super::stream::{Stream, Transport};
+use super::stream::Stream;
+use super::transport::Transport;
 
 /// The time a connection outlives a pipe that has said its last word and not heard the peer's: a question of the peer's
 /// that is on its way would be answered by the system with a reset, which destroys what is still being sent.
@@ -29,10 +30,10 @@ pub(super) struct Tended<S: Transport + Send + 'static> {
 }
 
 impl<S: Transport + Send + 'static> Tended<S> {
-    /// A stream in the form that both ends agreed on, on the current runtime.
+    /// Makes a stream in the form that both ends agreed on, on the current runtime.
     ///
     /// # Errors
-    /// If the keys of the session are of no use.
+    /// An error of a session whose keys are of no use.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -51,7 +52,7 @@ impl<S: Transport + Send + 'static> Tended<S> {
     /// Does something with the stream.
     ///
     /// # Errors
-    /// What `act` says. The stream is there until its owner gives it away.
+    /// The error of `act`. The stream is there until its owner gives it away.
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut Stream<S>) -> Result<T>) -> Result<T> {
         self.stream().as_mut().map_or_else(|| Err(gone()), act)
     }
@@ -65,7 +66,7 @@ impl<S: Transport + Send + 'static> Tended<S> {
         self.poll(|mut stream| stream.poll_delivered(cx))
     }
 
-    /// What `bare` makes of a plain stream's transport. If the stream is sealed, or `bare` gives the transport
+    /// Returns what `bare` makes of a plain stream's transport. If the stream is sealed, or `bare` gives the transport
     /// back, all is as it was.
     pub(super) fn into_bare<T>(
         self,

@@ -13,7 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
 
 use super::liveness::Between;
-use super::stream::{Stream, Transport};
+use super::stream::Stream;
+use super::transport::Transport;
 use super::*;
 
 async fn tcp() -> (TcpStream, TcpStream) {
@@ -40,15 +41,8 @@ pub(super) fn session(caller: bool, plain: bool, cipher: Cipher) -> Session {
 }
 
 fn pipe(stream: TcpStream, session: Session) -> Pipe {
-    let info = ConnectionInfo {
-        way: Way::Direct,
-        path: Path::Machine,
-        role: session.claim.role,
-        local: stream.local_addr().unwrap(),
-        remote: stream.peer_addr().unwrap(),
-        took: Duration::ZERO,
-        report: None,
-    };
+    let (local, remote) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+    let info = ConnectionInfo::new(Way::Direct, Path::Machine, session.claim.role, local, remote);
     let connection = IdleConnection::Tcp(stream.into_std().unwrap());
     Pipe::new(ProvenConnection { connection, session, info, place: None }, &KeepAlive::default()).unwrap()
 }

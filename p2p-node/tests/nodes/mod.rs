@@ -56,19 +56,12 @@ pub(crate) fn turn_server(
     user: &str,
     password: &str,
 ) -> TurnServer {
-    TurnServer {
-        host: address.ip().to_string(),
-        port: address.port(),
-        carrier,
-        user: user.to_owned(),
-        password: password.to_owned(),
-        ca_file: None,
-    }
+    TurnServer::from(address).with_carrier(carrier).with_login(user, password)
 }
 
 /// This way and no other.
 pub(crate) fn only(way: Way) -> ConnectOptions {
-    ConnectOptions { ways: vec![way], ..ConnectOptions::default() }
+    ConnectOptions::new().with_ways([way])
 }
 
 /// Sends something each way.

@@ -65,13 +65,8 @@ impl Relay {
             let lab = Lab::new(&scenario)?;
             let address = lab.host("s")?.address();
             let _coturn = start(&lab, address)?;
-            let server = |carrier: &TurnCarrier| TurnServer {
-                host: address.to_string(),
-                port: PORT,
-                carrier: *carrier,
-                user: USER.to_owned(),
-                password: PASSWORD.to_owned(),
-                ca_file: None,
+            let server = |carrier: &TurnCarrier| {
+                TurnServer::new(address.to_string(), PORT).with_carrier(*carrier).with_login(USER, PASSWORD)
             };
             let servers: Vec<TurnServer> = carriers.iter().map(server).collect();
             let all = relay(&lab, [Place::host("a"), Place::host("b")], trials, &servers)?;

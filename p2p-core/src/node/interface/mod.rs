@@ -21,10 +21,11 @@ use listener::Listener;
 pub use survey::MOST_PACKETS;
 use survey::Survey;
 use view::agreed;
-pub use view::{NetworkView, PortEvidence, PortOutcome, PortView, Probed, StunServer};
+pub use view::{NetworkView, PortEvidence, PortOutcome, PortView, Probed};
 
 use super::io::{ListenError, SocketAct, SocketEvent};
 use super::nic::{Nic, NicAddress};
+use super::server::StunServer;
 use crate::backoff::Backoff;
 use crate::{Deadline, Family, Machine, Output, Reach, Seed};
 
@@ -466,10 +467,7 @@ impl Interface {
     /// Returns the name a server was configured with; its address once the name stands for another.
     fn name(&self, address: SocketAddr) -> StunServer {
         let named = self.resolved.iter().find(|(_, resolved)| resolved.contains(&address));
-        named.map_or_else(
-            || StunServer { host: address.ip().to_string(), port: address.port() },
-            |(server, _)| server.clone(),
-        )
+        named.map_or_else(|| address.into(), |(server, _)| server.clone())
     }
 
     fn view(&self, listener: &Listener) -> Option<NetworkView> {

@@ -23,7 +23,7 @@ fn nic(addresses: &[&str]) -> Nic {
 }
 
 fn config(stun: &[&str]) -> InterfaceConfig {
-    let server = |host: &&str| StunServer { host: (*host).to_owned(), port: 3478 };
+    let server = |host: &&str| StunServer::new(*host, 3478);
     InterfaceConfig {
         families: [Family::V4, Family::V6].into(),
         listen_port: 0,
@@ -102,7 +102,7 @@ fn a_name_that_resolves_late_is_asked_within_seconds() {
     let mut interface = interface(&["10.0.0.2"], &["stun.example"]);
     let first = listens(&drain(&mut interface).acts);
     stand(&mut interface, first[0], 4_711, epoch());
-    let server = StunServer { host: "stun.example".into(), port: 3478 };
+    let server = StunServer::new("stun.example", 3478);
     let resolve = InterfaceAct::Resolve(server.clone());
     assert!(drain(&mut interface).acts.contains(&resolve));
     let (start, mut now) = (epoch(), epoch());
@@ -192,7 +192,7 @@ impl Subject for AnyInterface {
         let to = SERVER.parse().unwrap();
         let link = StunLink { from: at, to };
         let names = ["a.example", "b.example", "c.example"];
-        let name = StunServer { host: (*dice.pick(&names).unwrap()).into(), port: 3478 };
+        let name = StunServer::new(*dice.pick(&names).unwrap(), 3478);
         match dice.below(12) {
             0..3 => stand(interface, at, 4_711, now),
             3 => refuse(interface, at, ErrorKind::AddrInUse, now),

@@ -1,36 +1,18 @@
 //! What is known of the network in front of one address, and who said so.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::super::server::StunServer;
 use crate::nat::NatFacts;
 use crate::nat::report::NatReport;
 use crate::stun::Failure;
 use crate::{Local, Mapped};
 
-/// A STUN server by its name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StunServer {
-    /// A name or an IP address.
-    pub host: String,
-    /// The UDP and TCP port; 3478 is usual.
-    pub port: u16,
-}
-
-impl fmt::Display for StunServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') && !self.host.starts_with('[') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
 /// One server's view of one TCP port of ours, and the times it goes for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PortView {
     /// The server.
     pub server: SocketAddr,
@@ -46,6 +28,7 @@ pub struct PortView {
 
 /// One server's word on the TCP port listened on.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PortEvidence {
     /// The server as it was configured.
     pub server: StunServer,
@@ -68,6 +51,7 @@ pub enum PortOutcome {
 
 /// The result of a probe of the network, and its time.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Probed {
     /// When it ended.
     pub at: Instant,
@@ -77,6 +61,7 @@ pub struct Probed {
 
 /// Everything that is known of one address of an interface and the network in front of it.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct NetworkView {
     /// The address.
     pub local: IpAddr,
@@ -162,7 +147,7 @@ mod tests {
             Some(mapped) => PortOutcome::Mapped(seen(mapped)),
             None => PortOutcome::Failed(Failure::Closed),
         };
-        let server = StunServer { host: server.ip().to_string(), port: 3478 };
+        let server = StunServer::new(server.ip().to_string(), 3478);
         PortEvidence { server, asked: Some(SocketAddr::from(([192, 0, 2, last], 3478))), outcome }
     }
 
@@ -177,13 +162,5 @@ mod tests {
         let first = |server| Some(server) == evidence[0].asked;
         assert_eq!(agreed(&evidence[..2], first), mapped(truth), "others have shown that it lies");
         assert_eq!(agreed(&evidence[2..3], nobody), None);
-    }
-
-    #[test]
-    fn a_server_is_written_as_it_is_read() {
-        let text = |host: &str| StunServer { host: host.into(), port: 1 }.to_string();
-        assert_eq!(text("stun.example"), "stun.example:1");
-        assert_eq!(text("::1"), "[::1]:1");
-        assert_eq!(text("[::1]"), "[::1]:1");
     }
 }

@@ -1,14 +1,17 @@
 //! What a circuit is told at birth.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::attempt::{Role, Trust};
 use crate::candidate::{HostView, is_on_link};
+use crate::text::UnknownName;
 use crate::turn::Server;
 use crate::{Family, Reach};
 
-/// Whether connections may be relayed as such (RFC 6062), in preference to datagrams.
+/// The rule by which connections are relayed as such (RFC 6062), in preference to datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Connections {
@@ -23,6 +26,9 @@ pub enum Connections {
 }
 
 impl Connections {
+    /// All of them, the least first.
+    pub const ALL: [Self; 3] = [Self::Never, Self::Careful, Self::Always];
+
     /// Whether a server of this name may be asked to.
     pub(super) fn trusts(self, software: Option<&str>) -> bool {
         let is_coturn = software.is_some_and(|name| name.to_ascii_lowercase().starts_with("coturn"));
@@ -31,6 +37,24 @@ impl Connections {
             Self::Careful => !is_coturn,
             Self::Always => true,
         }
+    }
+}
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Never => "never",
+            Self::Careful => "careful",
+            Self::Always => "always",
+        })
+    }
+}
+
+impl FromStr for Connections {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        UnknownName::find(text, &Self::ALL, "connections are relayed")
     }
 }
 
@@ -51,7 +75,7 @@ pub struct CircuitConfig {
     pub same_machine: bool,
     /// Where the peer's packets may come from, relays aside: they are let through. 16 at most.
     pub peer: Vec<IpAddr>,
-    /// Whether connections may be relayed as such (RFC 6062), in preference to datagrams.
+    /// The rule by which connections are relayed as such (RFC 6062), in preference to datagrams.
     pub connections: Connections,
     /// When to give up, if nothing has come through. Default 15 s.
     pub within: Duration,

@@ -51,16 +51,9 @@ impl Subject for NodeSubject {
         let broker = |number: u64| format!("mqtt://192.0.2.{}", 10 + number).parse().expect("a URL");
         config.brokers = (0..seed.below(3)).map(|number| BrokerConfig::new(broker(number))).collect();
         config.stun = (0..seed.below(3)).map(stun_server).collect();
-        config.ntp = (0..seed.below(2)).map(|_| NtpServer { host: "ntp.test".into(), port: 123 }).collect();
+        config.ntp = (0..seed.below(2)).map(|_| NtpServer::new("ntp.test", 123)).collect();
         if seed.chance(0.5) {
-            config.turn.push(TurnServer {
-                host: "turn.test".into(),
-                port: 3_478,
-                carrier: Carrier::Udp,
-                user: "anna".into(),
-                password: "sesame".into(),
-                ca_file: None,
-            });
+            config.turn.push(TurnServer::new("turn.test", 3_478).with_login("anna", "sesame"));
         }
         if seed.chance(0.3) {
             config.allowed = Some((0..2).map(|number| identity(number).id()).collect());
@@ -135,7 +128,7 @@ fn clock(ahead: i64, now: Instant) -> Clock {
 }
 
 fn stun_server(number: u64) -> StunServer {
-    StunServer { host: format!("stun{number}.test"), port: 3_478 }
+    StunServer::new(format!("stun{number}.test"), 3_478)
 }
 
 fn server(dice: &mut Seed) -> SocketAddr {

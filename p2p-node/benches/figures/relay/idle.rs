@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use p2p_node::{Node, PeerAddr, Pipe, TurnCarrier, TurnServer};
+use p2p_node::{Node, PeerAddr, Pipe, TurnServer};
 use tokio::time::sleep;
 
 use super::{PASSWORD, USER, call, coturn};
@@ -100,14 +100,7 @@ pub(crate) fn be(words: &[String]) {
     let [role, broker, turn, kind] = words else { panic!("{words:?}") };
     let (broker, turn): (u16, u16) = (broker.parse().expect("a port"), turn.parse().expect("a port"));
     let (is_caller, plain) = (role == "caller", kind == "plain");
-    let server = TurnServer {
-        host: "127.0.0.1".to_owned(),
-        port: turn,
-        carrier: TurnCarrier::Udp,
-        user: USER.to_owned(),
-        password: PASSWORD.to_owned(),
-        ca_file: None,
-    };
+    let server = TurnServer::new("127.0.0.1", turn).with_login(USER, PASSWORD);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let mut nodes = Vec::new();

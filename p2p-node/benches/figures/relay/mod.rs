@@ -43,14 +43,8 @@ impl Relay {
 
     /// Returns the server for a node's configuration.
     fn server(&self, carrier: TurnCarrier) -> TurnServer {
-        TurnServer {
-            host: self.address.ip().to_string(),
-            port: self.address.port(),
-            carrier,
-            user: self.credential.username.clone(),
-            password: self.credential.password.clone(),
-            ca_file: None,
-        }
+        let server = TurnServer::from(self.address).with_carrier(carrier);
+        server.with_login(&self.credential.username, &self.credential.password)
     }
 }
 
@@ -100,6 +94,6 @@ fn config(broker: &MemoryBroker, server: Option<TurnServer>) -> Config {
 
 /// Calls the peer through a relay and no other way.
 async fn call(node: &Node, peer: &PeerAddr, plain: bool) -> Pipe {
-    let options = ConnectOptions { ways: vec![Way::Relay], plain, ..ConnectOptions::default() };
+    let options = ConnectOptions::new().with_ways([Way::Relay]).with_plain(plain);
     node.connect_with(peer, options).await.unwrap_or_else(|error| panic!("{error}"))
 }

@@ -39,6 +39,8 @@ impl<'t> Reader<'t> {
             (None, None) => None,
             (None, Some(_)) => return Err(fault("a broker's password needs its `user`")),
         };
-        Ok(BrokerConfig { login, ca_file, bind, ..BrokerConfig::new(at) })
+        let mut broker = BrokerConfig::new(at);
+        (broker.login, broker.ca_file, broker.bind) = (login, ca_file, bind);
+        Ok(broker)
     }
 }

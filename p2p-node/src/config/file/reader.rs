@@ -1,6 +1,7 @@
 //! The values of a file, with their places in it.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -125,36 +126,36 @@ impl<'t> Reader<'t> {
         Ok(list)
     }
 
-    pub(super) fn one<T>(
+    pub(super) fn one<T, E: fmt::Display>(
         &self,
         key: &'static str,
         value: &Value<'t>,
-        parse: impl Fn(&str) -> Result<T, String>,
+        parse: impl Fn(&str) -> Result<T, E>,
     ) -> Result<T> {
         let text = self.string(key, value, "a text in quotes")?;
-        parse(text).map_err(|wanted| self.wrong(key, value, &wanted))
+        parse(text).map_err(|wanted| self.wrong(key, value, &wanted.to_string()))
     }
 
     /// Reads a URL. Its fault is told without repeating a URL that may hold a password.
-    pub(super) fn url<T>(
+    pub(super) fn url<T, E: fmt::Display>(
         &self,
         key: &'static str,
         value: &Value<'t>,
         wanted: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
+        parse: impl Fn(&str) -> Result<T, E>,
     ) -> Result<T> {
         let text = self.string(key, value, wanted)?;
         parse(text).map_err(|wanted| {
             let found = if text.contains('@') { "…".to_owned() } else { format!("{text:?}") };
-            self.at(value, ConfigFault::Value { key, found, wanted })
+            self.at(value, ConfigFault::Value { key, found, wanted: wanted.to_string() })
         })
     }
 
-    pub(super) fn parsed<T>(
+    pub(super) fn parsed<T, E: fmt::Display>(
         &self,
         key: &'static str,
         value: &Value<'t>,
-        parse: impl Fn(&str) -> Result<T, String>,
+        parse: impl Fn(&str) -> Result<T, E>,
     ) -> Result<Vec<T>> {
         let values = self.list(key, value, "a list of texts")?;
         values.iter().map(|value| self.one(key, value, &parse)).collect()

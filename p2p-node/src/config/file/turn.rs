@@ -7,7 +7,7 @@ use toml::de::DeValue;
 use super::error::ConfigFault;
 use super::login::Login;
 use super::reader::{Reader, Result, Value};
-use crate::config::parse_turn;
+use crate::config::TurnUri;
 
 const KEYS: [&str; 5] = ["url", "user", "password", "password_file", "ca"];
 
@@ -34,7 +34,9 @@ impl<'t> Reader<'t> {
         let (mut uri, mut login) = (None, Login::default());
         for (key, value) in table {
             match self.key(key, &KEYS)? {
-                "url" => uri = Some(self.url("url", value, "the URI of a TURN server", parse_turn)?),
+                "url" => {
+                    uri = Some(self.url("url", value, "the URI of a TURN server", str::parse::<TurnUri>)?)
+                }
                 key => self.login(key, value, &mut login)?,
             }
         }

@@ -1,16 +1,11 @@
-//! `p2p nat` and `Node::network`: what is told of a network, above all of one with bad servers or none.
-#![cfg(all(feature = "cli", feature = "rendezvous"))]
+//! `p2p nat`: what it tells of a network, above all of one with bad servers or none.
 
-mod nodes;
 mod process;
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::thread;
 
-use nodes::{in_memory, in_time, meet, only};
-use p2p_node::rendezvous::stun::{StunServer, StunServerConfig};
-use p2p_node::{Config, MemoryBroker, NetworkState, Node, Way};
 use process::{Desk, Process};
 use serde_json::Value;
 
@@ -131,55 +126,4 @@ fn with_dead_servers_only_it_is_offline_and_says_why() {
     );
     let done = nat(&desk, &["--stun", "127.0.0.1"]);
     done.says(2, &["invalid value '127.0.0.1'"]);
-}
-
-#[tokio::test]
-async fn a_node_without_a_good_server_starts_and_meets_by_local_paths() {
-    let broker = MemoryBroker::new();
-    let node = |servers: Vec<p2p_node::StunServer>| {
-        let mut config: Config = in_memory(&broker);
-        config.stun = servers;
-        Node::bind(config)
-    };
-    let dead: SocketAddr = nobody().parse().unwrap();
-    let dead = p2p_node::StunServer { host: dead.ip().to_string(), port: dead.port() };
-    let (anna, bert) = (node(Vec::new()).await.unwrap(), node(vec![dead]).await.unwrap());
-    assert_eq!(in_time(anna.survey()).await.state, NetworkState::NoServer);
-    assert_eq!(in_time(bert.survey()).await.state, NetworkState::Offline);
-    meet(&anna, &bert, only(Way::Direct)).await;
-    meet(&bert, &anna, only(Way::Reverse)).await;
-    anna.close().await;
-    bert.close().await;
-}
-
-#[tokio::test]
-async fn what_is_learned_is_published_and_learned_anew_when_told() {
-    let listen = ["127.0.0.1:0", "127.0.0.4:0"].map(|addr| addr.parse().unwrap());
-    let server = StunServer::start(StunServerConfig::new(listen)).await.unwrap();
-    let mut config = Config::loopback();
-    let named = |at: SocketAddr| p2p_node::StunServer { host: at.ip().to_string(), port: at.port() };
-    config.stun = server.local_addrs().into_iter().map(named).collect();
-    let node = Node::bind(config).await.unwrap();
-    let network = in_time(node.survey()).await;
-    assert_eq!(network.state, NetworkState::Known);
-    let report = network.networks.iter().find_map(|network| network.report.clone()).unwrap();
-    let published = node.addr().unwrap();
-    let ours = published.interfaces().iter().find(|interface| interface.local == report.local).unwrap();
-    assert_eq!(ours.nat, report.facts());
-    assert!(ours.nat.tcp.delta.is_some() && ours.nat.udp.mapping.is_some(), "{ours:?}");
-    assert_eq!(ours.external, Some(report.local));
-    let asked = server.counters().answered;
-    node.refresh().await;
-    let mut status = node.status();
-    let anew = |status: &p2p_node::Status| {
-        let mut facts = status.networks.iter().flat_map(|(_, facts)| facts);
-        facts.any(|facts| {
-            let anew = facts.probed.as_ref().is_some_and(|probed| probed.report != report);
-            facts.local == report.local && anew
-        })
-    };
-    in_time(status.wait_for(anew)).await.unwrap();
-    assert!(server.counters().answered > asked);
-    node.close().await;
-    server.shutdown().await;
 }

@@ -1,8 +1,8 @@
 //! Separate processes of `p2p` against a real broker, and across a real firewall.
 
-#[path = "../../p2p-actors/tests/lab/mod.rs"]
+#[path = "../../../p2p-actors/tests/lab/mod.rs"]
 mod lab;
-#[path = "nodes/netns.rs"]
+#[path = "../../tests/nodes/netns.rs"]
 mod netns;
 mod process;
 

@@ -129,6 +129,18 @@ impl Process {
         next_line(self.stderr.as_mut()).expect("a line on standard error")
     }
 
+    /// The address of a listener whose standard output is the user's. A slow machine has it warn first that a broker has
+    /// not answered yet.
+    #[track_caller]
+    pub(crate) fn address(&mut self) -> String {
+        loop {
+            let note = self.note();
+            if note.starts_with("p2p1") {
+                return note;
+            }
+        }
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }

@@ -1,6 +1,7 @@
 //! The TURN server as `p2p rendezvous` runs it.
 
 mod process;
+#[path = "../../tests/turn/mod.rs"]
 mod turn;
 
 use std::fs;
@@ -227,10 +228,10 @@ fn a_file_arrives_whole_from_a_process_that_ends() {
             [&common[..], lent, if plain { &["--plain"] } else { &[] }].concat()
         };
         let mut listener = desk.start(&[&["listen", "--stdio"][..], &with(!is_caller)].concat());
-        let peer = listener.note();
+        let peer = listener.address();
         // It has said everything before it hears anything.
         let listening = std::thread::spawn(move || listener.finish(b""));
-        let call = [&["connect", peer.trim(), "--strategy", "relay"][..], &with(is_caller)].concat();
+        let call = [&["connect", &peer, "--strategy", "relay"][..], &with(is_caller)].concat();
         desk.run(&call, &file).says(0, &[]);
         let heard = listening.join().unwrap();
         heard.says(0, &[]);

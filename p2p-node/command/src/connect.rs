@@ -44,8 +44,8 @@ pub(crate) struct Connect {
 
 impl Connect {
     fn options(&self, families: &std::collections::BTreeSet<p2p_node::Family>) -> ConnectOptions {
-        let mut options = ConnectOptions { plain: self.node.plain(), ..ConnectOptions::default() };
-        let mut filter = Filter { families: families.clone(), ..Filter::default() };
+        let mut options = ConnectOptions::new().with_plain(self.node.plain());
+        let mut filter = Filter::new().with_families(families.iter().copied());
         if !self.node.ways.is_empty() {
             options.ways = self.node.ways.clone();
         }

@@ -24,7 +24,6 @@
 
 mod carry;
 mod connect;
-#[cfg(feature = "rendezvous")]
 mod demo;
 mod ended;
 mod exit;
@@ -32,12 +31,10 @@ mod id;
 mod listen;
 mod nat;
 mod options;
-#[cfg(feature = "rendezvous")]
 mod rendezvous;
 mod reports;
 mod screen;
 mod standard;
-#[cfg(feature = "rendezvous")]
 mod turn;
 
 use std::io::IsTerminal;
@@ -72,26 +69,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    #[cfg(feature = "rendezvous")]
     Demo(demo::Demo),
     Listen(listen::Listen),
     Connect(connect::Connect),
     Nat(nat::Nat),
     Id(id::Id),
-    #[cfg(feature = "rendezvous")]
     Rendezvous(Box<rendezvous::Run>),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| exit::misused(error));
     let json = match &cli.command {
-        #[cfg(feature = "rendezvous")]
         Command::Demo(demo) => demo.json,
         Command::Listen(listen) => listen.node.json,
         Command::Connect(connect) => connect.node.json,
         Command::Nat(nat) => nat.node.json,
         Command::Id(id) => id.json,
-        #[cfg(feature = "rendezvous")]
         Command::Rendezvous(run) => run.json(),
     };
     match run(cli.command) {
@@ -108,13 +101,11 @@ fn run(command: Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         match command {
-            #[cfg(feature = "rendezvous")]
             Command::Demo(demo) => demo.run().await,
             Command::Listen(listen) => listen.run().await,
             Command::Connect(connect) => connect.run().await,
             Command::Nat(nat) => nat.run().await,
             Command::Id(id) => id.run(),
-            #[cfg(feature = "rendezvous")]
             Command::Rendezvous(rendezvous) => rendezvous.run().await,
         }
     });

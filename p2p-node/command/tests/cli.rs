@@ -1,6 +1,6 @@
 //! The `p2p` command as a user meets it: separate processes on loopback.
 
-#[path = "../../p2p-actors/tests/lab/mod.rs"]
+#[path = "../../../p2p-actors/tests/lab/mod.rs"]
 mod lab;
 mod process;
 
@@ -104,7 +104,7 @@ fn both_ends_can_be_standard_input_and_output() {
     let desk = Desk::new();
     let rendezvous = rendezvous(&desk, &[]);
     let mut listener = desk.start(&["listen", "--interface", "lo", "--broker", &rendezvous.broker]);
-    let address = listener.note();
+    let address = listener.address();
     let mut caller = desk.start(&["connect", &address, "--interface", "lo"]);
     // The listener ends its direction first; the other one still works.
     listener.stdin.take().unwrap().write_all(b"from the listener").unwrap();
@@ -167,7 +167,7 @@ fn a_listener_interrupted_in_the_middle_of_its_one_connection_says_so() {
     let desk = Desk::new();
     let rendezvous = rendezvous(&desk, &[]);
     let mut listener = desk.start(&["listen", "--interface", "lo", "--broker", &rendezvous.broker]);
-    let address = listener.note();
+    let address = listener.address();
     let mut caller = desk.start(&["connect", &address, "--interface", "lo"]);
     caller.stdin.as_mut().unwrap().write_all(b"the first half").unwrap();
     listener.stdout.as_mut().unwrap().read_exact(&mut [0; 14]).unwrap();

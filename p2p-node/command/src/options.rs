@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use p2p_node::config::{
-    TurnUri, parse_broker, parse_family, parse_ntp, parse_stun, parse_turn, password_file,
-};
+use p2p_node::config::{TurnUri, parse_broker, password_file};
 use p2p_node::{
     BrokerConfig, BrokerState, BrokerUrl, Config, Family, Interfaces, Key, Node, NtpServer, PeerId,
     StunServer, Way,
@@ -41,11 +39,11 @@ pub(crate) struct NodeOptions {
     #[arg(long, value_name = "FILE")]
     broker_ca: Option<PathBuf>,
     /// STUN server to learn external addresses from, such as stun.example:3478 or stun:stun.example; repeatable
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_stun)]
+    #[arg(long, value_name = "HOST:PORT")]
     stun: Vec<StunServer>,
     /// TURN server that may relay for us, such as turn:turn.example or, with TLS, turns:turn.example:443;
     /// ?transport=udp or ?transport=tcp behind it means that one alone; repeatable
-    #[arg(long, value_name = "URI", value_parser = parse_turn)]
+    #[arg(long, value_name = "URI")]
     turn: Vec<TurnUri>,
     /// User name for the TURN servers
     #[arg(long, value_name = "NAME", requires = "turn_password_file")]
@@ -57,7 +55,7 @@ pub(crate) struct NodeOptions {
     #[arg(long, value_name = "FILE")]
     turn_ca: Option<PathBuf>,
     /// NTP server to learn the offset of this machine's clock from; repeatable, name three. No clock is set
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_ntp)]
+    #[arg(long, value_name = "HOST:PORT")]
     ntp: Vec<NtpServer>,
     /// Network interface to use; repeatable [default: all that are up]
     #[arg(long = "interface", value_name = "NAME")]
@@ -66,7 +64,7 @@ pub(crate) struct NodeOptions {
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
     /// Address family to use; repeatable [default: both] [possible values: v4, v6]
-    #[arg(long = "family", value_name = "FAMILY", value_parser = parse_family)]
+    #[arg(long = "family", value_name = "FAMILY")]
     families: Vec<Family>,
     /// Key file, made when there is none [default: a new key, forgotten at the end]
     #[arg(long, value_name = "FILE")]

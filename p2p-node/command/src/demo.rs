@@ -100,18 +100,14 @@ async fn node(rendezvous: &Rendezvous) -> anyhow::Result<Node> {
         config.brokers.push(BrokerConfig::new(format!("mqtt://{addr}").parse()?));
     }
     let servers = rendezvous.stun_addrs().into_iter();
-    config.stun = servers.map(|at| StunServer { host: at.ip().to_string(), port: at.port() }).collect();
+    config.stun = servers.map(StunServer::from).collect();
     let credential = rendezvous.turn_credential("demo", Duration::from_secs(3_600));
     if let (Some(credential), Some(at)) = (credential, rendezvous.turn_addrs().first()) {
         // This is a usual configuration: datagrams first, and a stream, which can have connections relayed.
         config.turn = [TurnCarrier::Udp, TurnCarrier::Tcp]
-            .map(|carrier| TurnServer {
-                host: at.ip().to_string(),
-                port: at.port(),
-                carrier,
-                user: credential.username.clone(),
-                password: credential.password.clone(),
-                ca_file: None,
+            .map(|carrier| {
+                let server = TurnServer::from(*at).with_carrier(carrier);
+                server.with_login(&credential.username, &credential.password)
             })
             .to_vec();
     }
@@ -122,7 +118,7 @@ async fn node(rendezvous: &Rendezvous) -> anyhow::Result<Node> {
 /// Connects, and sends [`BYTES`] each way.
 async fn connect(anna: &Node, bert: &Node, ways: &[Way], plain: bool) -> anyhow::Result<Shown> {
     let address = bert.addr().context("the node has no address")?;
-    let options = ConnectOptions { ways: ways.to_vec(), plain, within: WITHIN, ..ConnectOptions::default() };
+    let options = ConnectOptions::new().with_ways(ways.iter().copied()).with_plain(plain).with_within(WITHIN);
     let accept = async {
         let accepted = tokio::time::timeout(WITHIN, bert.accept()).await.context("nobody connected")?;
         accepted.context("the node is closed")

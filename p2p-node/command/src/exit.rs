@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::error::ContextValue;
 use p2p_core::text::shown;
 use p2p_node::config::ConfigError;
-use p2p_node::{BindError, ConnectError, StartError};
+use p2p_node::{AttemptReport, BindError, ConnectError, StartError};
 use serde_json::json;
 
 use crate::ended::Ended;
@@ -97,8 +97,16 @@ pub(crate) fn tell(error: &anyhow::Error, json: bool) -> ExitCode {
         screen::note(json!({ "error": { "exit_code": code, "text": text } }));
     } else if !silent {
         screen::note(format_args!("p2p: {text}"));
+        if let Some(story) = error.chain().find_map(story_of) {
+            screen::note(format_args!("{story}"));
+        }
     }
     ExitCode::from(code)
+}
+
+/// Returns what was tried, where the cause is a connection that did not come to be.
+fn story_of<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a AttemptReport> {
+    cause.downcast_ref::<ConnectError>()?.report()
 }
 
 fn code(error: &anyhow::Error) -> u8 {
@@ -122,7 +130,6 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref() {
         return Some(bind_code(error));
     }
-    #[cfg(feature = "rendezvous")]
     if cause.is::<p2p_node::rendezvous::RendezvousError>()
         || cause.is::<p2p_node::rendezvous::turn::TurnServerError>()
     {
