@@ -9,7 +9,7 @@ use crate::peer::PeerAddr;
 
 /// A peer that wants to be told where this node is seen from outside.
 #[derive(Clone, Debug)]
-pub(super) struct Asker {
+pub(super) struct AddrAsker {
     pub(super) peer: PeerAddr,
     pub(super) attempt: AttemptId,
     /// The channel that the question came by.
@@ -19,12 +19,12 @@ pub(super) struct Asker {
 /// The peers that wait for an address, the last ones: a caller and a called node may have started in the same second.
 #[derive(Debug, Default)]
 pub(super) struct Curious {
-    waiting: VecDeque<(Instant, Asker)>,
+    waiting: VecDeque<(Instant, AddrAsker)>,
 }
 
 impl Curious {
     /// Remembers a peer for a while. One that asks again, for the same attempt, is remembered once.
-    pub(super) fn remember(&mut self, asker: Asker, now: Instant) {
+    pub(super) fn remember(&mut self, asker: AddrAsker, now: Instant) {
         self.waiting.retain(|(_, known)| known.attempt != asker.attempt);
         if self.waiting.len() == MOST_ASKERS {
             self.waiting.pop_front();
@@ -33,7 +33,7 @@ impl Curious {
     }
 
     /// Takes everybody who still waits.
-    pub(super) fn take(&mut self, now: Instant) -> impl Iterator<Item = Asker> + use<> {
+    pub(super) fn take(&mut self, now: Instant) -> impl Iterator<Item = AddrAsker> + use<> {
         let all = std::mem::take(&mut self.waiting);
         all.into_iter().filter(move |(until, _)| now < *until).map(|(_, asker)| asker)
     }
@@ -51,7 +51,7 @@ mod tests {
     use crate::peer::{Contents, Identity};
     use crate::sim::epoch;
 
-    fn asker(number: u8) -> Asker {
+    fn asker(number: u8) -> AddrAsker {
         let contents = Contents {
             brokers: Vec::new(),
             machine: None,
@@ -59,7 +59,7 @@ mod tests {
             issued: Default::default(),
         };
         let peer = PeerAddr::sign(&Identity::from_bytes([1; 32]), contents).unwrap();
-        Asker { peer, attempt: AttemptId([number; 16]), channel: ChannelId(0) }
+        AddrAsker { peer, attempt: AttemptId([number; 16]), channel: ChannelId(0) }
     }
 
     #[test]

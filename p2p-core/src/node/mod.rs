@@ -53,7 +53,7 @@ use budget::SharedBudget;
 use circuits::Circuits;
 use clock_guard::{ClockGuard, Look};
 use connections::{Connections, News, Purpose, Told};
-use curious::{Asker, Curious};
+use curious::{AddrAsker, Curious};
 use facts::Facts;
 use parts::Parts;
 use pipes::Pipes;
@@ -553,7 +553,7 @@ impl Node {
         }
         self.is_status_news = true;
         if self.parts.facts.is_placed() {
-            for Asker { peer, attempt, channel } in self.curious.take(now) {
+            for AddrAsker { peer, attempt, channel } in self.curious.take(now) {
                 self.parts.send(&peer, attempt, Body::TellAddr, Some(channel), now);
             }
         }

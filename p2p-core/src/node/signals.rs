@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::attempts::Entry;
-use super::curious::Asker;
+use super::curious::AddrAsker;
 use super::output::{Act, CircuitAct, CircuitEvent};
 use super::router::{ChannelId, RouterEvent};
 use super::{Node, Owner};
@@ -82,7 +82,7 @@ impl Node {
                 self.reply(signal, channel, Body::TellAddr, now);
                 if !self.parts.facts.is_placed() {
                     let (peer, attempt) = (signal.sender.clone(), signal.attempt);
-                    self.curious.remember(Asker { peer, attempt, channel }, now);
+                    self.curious.remember(AddrAsker { peer, attempt, channel }, now);
                 }
             }
             (Body::Bye, Some((_, Role::Answerer))) => self.stop(signal.attempt, now),
