@@ -110,7 +110,7 @@ pub enum BadMessage {
     /// Its step does not belong to this round, or no punch has so many.
     #[error("round {0}: an offer is for round 0, an update for a later one, and {MOST_ROUNDS} are allowed")]
     Round(u8),
-    /// A span of its timing is longer than [`MOST_SPAN`], or a step of a ladder has no length.
+    /// A span of its timing is longer than `MOST_SPAN`, or a step of a ladder has no length.
     #[error("spans of time of up to {MOST_SPAN} ms are allowed, and a step of 1 at least")]
     Timing,
     /// The end that it describes cannot be.
