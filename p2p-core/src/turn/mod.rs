@@ -34,6 +34,7 @@ pub mod data;
 mod errand;
 mod failure;
 pub mod frame;
+pub mod server;
 
 #[cfg(test)]
 mod oracle_tests;

@@ -7,27 +7,12 @@
 //! DTLS; pairs of ports (EVEN-PORT that reserves is answered with 508), DONT-FRAGMENT (420); mobility (RFC 8016);
 //! ICMP in Data indications; USERHASH, because a time-limited name cannot be found from its hash.
 
-mod allocation;
-mod auth;
 mod bind;
-mod connect;
-mod core;
 mod credential;
 mod frame;
-mod ledger;
-mod nonce;
-mod peers;
 mod relay;
-mod request;
 mod serve;
 mod stream;
-
-#[cfg(test)]
-mod connect_tests;
-#[cfg(test)]
-mod core_tests;
-#[cfg(test)]
-mod story;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -39,7 +24,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use credential::{Credential, Secret, WeakSecret};
 use p2p_core::rate::Rate;
 pub use p2p_core::signal::link::Login;
-pub use peers::{Net, NoNet};
+use p2p_core::turn::credentials::CredentialsError;
+pub use p2p_core::turn::server::Counters;
+pub use p2p_core::turn::server::peers::{Net, NoNet};
 use tokio_util::sync::DropGuard;
 
 use super::tally::counters;
@@ -182,6 +169,9 @@ pub enum TurnServerError {
         /// Why not.
         reason: String,
     },
+    /// A user whose name is empty or too long, or whose password is too long.
+    #[error("a user of the TURN server: {0}")]
+    User(CredentialsError),
     /// The realm is empty or too long.
     #[error("the realm of a TURN server is 1 to 127 characters")]
     Realm,
@@ -194,28 +184,8 @@ pub enum TurnServerError {
 }
 
 counters! {
-    /// What the server has done so far.
-    TurnServerCounters, Tally;
-    /// Allocations made.
-    allocations,
-    /// Requests granted, allocations among them.
-    granted,
-    /// Requests refused that were signed as they should be, or were broken.
-    refused,
-    /// Requests answered with a realm and a nonce: unsigned, badly signed, with an old nonce.
-    challenged,
-    /// Allocations refused because the credential had expired.
-    expired,
-    /// Requests refused because of the peer they named.
-    forbidden,
-    /// Datagrams and connections relayed to or from peers without permission, dropped.
-    unpermitted,
-    /// Datagrams relayed, in both directions.
-    relayed,
-    /// Datagrams dropped because the user or the server had used up its rate.
-    throttled,
-    /// Connections with peers handed to clients (RFC 6062).
-    joined,
+    /// What the sockets of the server have done so far.
+    TurnSocketCounters, Tally;
     /// Datagrams the system would not send, or a client's connection had no room for.
     unsent,
     /// Binding requests answered.
@@ -230,6 +200,16 @@ counters! {
     crowded,
     /// TCP connections closed for idling or stalling.
     stalled,
+}
+
+/// What the server has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TurnServerCounters {
+    /// What was decided.
+    pub decided: Counters,
+    /// What the sockets did.
+    pub sockets: TurnSocketCounters,
 }
 
 /// A running TURN server. Dropping it stops it in the background.
@@ -291,7 +271,7 @@ impl TurnServer {
 
     /// What it has done so far.
     pub fn counters(&self) -> TurnServerCounters {
-        self.shared.tally.read()
+        TurnServerCounters { decided: self.shared.lock().counters, sockets: self.shared.tally.read() }
     }
 
     /// Stops, and waits until every socket is closed.

@@ -13,12 +13,12 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{trace, warn};
 
-use super::allocation::{CONNECTION, Kind};
-use super::core::{Client, NoPort, Ports};
 use super::frame::CHANNEL_HEADER;
 use super::serve::{Outlet, Shared};
 use crate::rendezvous::pair;
 use crate::rendezvous::tally::count;
+use p2p_core::turn::server::allocation::{CONNECTION, Kind};
+use p2p_core::turn::server::core::{Client, NoPort, Ports};
 
 /// Datagrams taken from a socket before others get their turn.
 pub(super) const BATCH: usize = 64;

@@ -10,6 +10,7 @@ use p2p_core::Seed;
 use p2p_core::rate::Rate;
 use p2p_core::stun::wire::{Header, Parsed, WireError};
 use p2p_core::stun::{Class, Method, Responder, Transport};
+use p2p_core::turn::Credentials;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -17,19 +18,20 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::trace;
 
-use super::auth::{Gate, Question, Refusal};
-use super::core::{At, Client, Core, Reaction, Terms};
-use super::credential::Users;
+use super::credential::Secret;
 use super::frame::{CHANNEL_HEADER, Frame};
-use super::ledger::{Ledger, Quota};
-use super::nonce::Nonces;
-use super::peers::Policy;
 use super::relay::{BATCH, Binder, PAUSE, Relay};
 use super::stream::Queue;
 use super::{Tally, TurnServerConfig, TurnServerError, unix_time};
 use crate::rendezvous::limit::{Limit, Source};
 use crate::rendezvous::seats::Seats;
 use crate::rendezvous::tally::count;
+use p2p_core::turn::server::auth::{Gate, Question, Refusal};
+use p2p_core::turn::server::core::{At, Client, Core, Reaction, Terms};
+use p2p_core::turn::server::credential::Users;
+use p2p_core::turn::server::ledger::{Ledger, Quota};
+use p2p_core::turn::server::nonce::Nonces;
+use p2p_core::turn::server::peers::Policy;
 
 /// Ports looked at before there are said to be none.
 const TRIES: usize = 1_024;
@@ -100,7 +102,9 @@ impl Shared {
         let signed = Rate { per_second: per_second.saturating_mul(10), burst: burst.saturating_mul(10) };
         let tally = Arc::new(Tally::default());
         let nonces = Nonces::new(dice.array(), config.nonce_lifetime);
-        let users = Users::new(config.secret, config.users);
+        let fixed = config.users.iter().map(|login| Credentials::new(&login.user, &login.password));
+        let fixed = fixed.collect::<Result<_, _>>().map_err(TurnServerError::User)?;
+        let users = Users::new(config.secret.map(|Secret(secret)| secret), fixed);
         let policy = Policy { allow: config.allow_peers, deny: config.deny_peers, relays: relays.clone() };
         let terms = Terms { lifetime: config.lifetime, most_lifetime: config.most_lifetime };
         let tables = Core {
@@ -109,7 +113,7 @@ impl Shared {
             ledger: Ledger::new(quota, now),
             terms,
             dice,
-            tally: Arc::clone(&tally),
+            counters: Default::default(),
             sessions: Default::default(),
             relayed: Default::default(),
             owners: Default::default(),

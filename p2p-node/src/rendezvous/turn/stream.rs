@@ -16,11 +16,11 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{trace, warn};
 
-use super::core::Client;
 use super::frame::{CHANNEL_HEADER, Frame};
 use super::relay::PAUSE;
 use super::serve::{Join, Outlet, Shared};
 use crate::rendezvous::tally::count;
+use p2p_core::turn::server::core::Client;
 
 /// Bytes that wait for a client that reads slowly; more are lost.
 const QUEUED: usize = 256 * 1024;

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use p2p_core::stun::wire::{Algorithm, Ending, Key, Parsed};
-use p2p_core::stun::{Attribute, Class, Message, Method, PasswordAlgorithm, TransactionId, Transport};
+use crate::stun::wire::{Algorithm, Ending, Key, Parsed};
+use crate::stun::{Attribute, Class, Message, Method, PasswordAlgorithm, TransactionId, Transport};
 use tracing::debug;
 
 use super::credential::Users;
@@ -16,76 +16,76 @@ const SHA256: u16 = 2;
 
 /// Somebody whose question was signed as it should be, and how answers to it are signed.
 #[derive(Clone, Debug)]
-pub(super) struct Signer {
+pub struct Signer {
     /// The user name as given.
-    pub(super) username: Arc<str>,
+    pub username: Arc<str>,
     /// Under which his use is counted.
-    pub(super) account: Arc<str>,
+    pub account: Arc<str>,
     algorithm: Algorithm,
     key: Key,
     fingerprint: bool,
     /// A time-limited credential whose time is over. What was allocated in time may be kept.
-    pub(super) is_expired: bool,
+    pub is_expired: bool,
 }
 
 /// What an answer needs to know of its question.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Question {
-    pub(super) method: Method,
-    pub(super) transaction: TransactionId,
-    pub(super) fingerprint: bool,
+pub struct Question {
+    pub method: Method,
+    pub transaction: TransactionId,
+    pub fingerprint: bool,
 }
 
 impl Question {
-    pub(super) fn of(parsed: &Parsed<'_>) -> Self {
+    pub fn of(parsed: &Parsed<'_>) -> Self {
         let Message { method, transaction, .. } = parsed.message;
         Self { method, transaction, fingerprint: parsed.is_fingerprinted }
     }
 
     /// A success, that says nothing yet.
-    pub(super) fn success(self) -> Message {
+    pub fn success(self) -> Message {
         Message::new(Class::Success, self.method, self.transaction)
     }
 }
 
 /// No, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) code: u16,
-    pub(super) reason: &'static str,
+pub struct Refusal {
+    pub code: u16,
+    pub reason: &'static str,
 }
 
 impl Refusal {
-    pub(super) const BAD_REQUEST: Self = Self { code: 400, reason: "Bad Request" };
-    pub(super) const UNAUTHORIZED: Self = Self { code: 401, reason: "Unauthorized" };
-    pub(super) const EXPIRED: Self = Self { code: 401, reason: "Credential Expired" };
-    pub(super) const FORBIDDEN: Self = Self { code: 403, reason: "Forbidden" };
-    pub(super) const UNKNOWN_ATTRIBUTE: Self = Self { code: 420, reason: "Unknown Attribute" };
-    pub(super) const MISMATCH: Self = Self { code: 437, reason: "Allocation Mismatch" };
-    pub(super) const STALE_NONCE: Self = Self { code: 438, reason: "Stale Nonce" };
-    pub(super) const NO_FAMILY: Self = Self { code: 440, reason: "Address Family not Supported" };
-    pub(super) const WRONG_CREDENTIALS: Self = Self { code: 441, reason: "Wrong Credentials" };
-    pub(super) const NO_TRANSPORT: Self = Self { code: 442, reason: "Unsupported Transport Protocol" };
-    pub(super) const PEER_FAMILY: Self = Self { code: 443, reason: "Peer Address Family Mismatch" };
-    pub(super) const EXISTS: Self = Self { code: 446, reason: "Connection Already Exists" };
-    pub(super) const NO_CONNECTION: Self = Self { code: 447, reason: "Connection Timeout or Failure" };
-    pub(super) const QUOTA: Self = Self { code: 486, reason: "Allocation Quota Reached" };
-    pub(super) const CAPACITY: Self = Self { code: 508, reason: "Insufficient Capacity" };
+    pub const BAD_REQUEST: Self = Self { code: 400, reason: "Bad Request" };
+    pub const UNAUTHORIZED: Self = Self { code: 401, reason: "Unauthorized" };
+    pub const EXPIRED: Self = Self { code: 401, reason: "Credential Expired" };
+    pub const FORBIDDEN: Self = Self { code: 403, reason: "Forbidden" };
+    pub const UNKNOWN_ATTRIBUTE: Self = Self { code: 420, reason: "Unknown Attribute" };
+    pub const MISMATCH: Self = Self { code: 437, reason: "Allocation Mismatch" };
+    pub const STALE_NONCE: Self = Self { code: 438, reason: "Stale Nonce" };
+    pub const NO_FAMILY: Self = Self { code: 440, reason: "Address Family not Supported" };
+    pub const WRONG_CREDENTIALS: Self = Self { code: 441, reason: "Wrong Credentials" };
+    pub const NO_TRANSPORT: Self = Self { code: 442, reason: "Unsupported Transport Protocol" };
+    pub const PEER_FAMILY: Self = Self { code: 443, reason: "Peer Address Family Mismatch" };
+    pub const EXISTS: Self = Self { code: 446, reason: "Connection Already Exists" };
+    pub const NO_CONNECTION: Self = Self { code: 447, reason: "Connection Timeout or Failure" };
+    pub const QUOTA: Self = Self { code: 486, reason: "Allocation Quota Reached" };
+    pub const CAPACITY: Self = Self { code: 508, reason: "Insufficient Capacity" };
 
-    pub(super) fn answer(self, question: Question) -> Message {
+    pub fn answer(self, question: Question) -> Message {
         Message::new(Class::Error, question.method, question.transaction)
             .with(Attribute::ErrorCode { code: self.code, reason: self.reason.into() })
     }
 
     /// Whether the client is told how to sign.
-    pub(super) fn is_challenge(self) -> bool {
+    pub fn is_challenge(self) -> bool {
         matches!(self.code, 401 | 438)
     }
 }
 
 impl Signer {
     /// The bytes of an answer to him.
-    pub(super) fn sign(&self, message: &Message, transport: Transport) -> Option<Vec<u8>> {
+    pub fn sign(&self, message: &Message, transport: Transport) -> Option<Vec<u8>> {
         let ending = Ending { signature: Some((self.algorithm, &self.key)), fingerprint: self.fingerprint };
         message.encode_with(transport, ending).ok()
     }
@@ -93,20 +93,20 @@ impl Signer {
 
 /// Who may come in.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub struct Gate {
     realm: String,
     users: Users,
     nonces: Nonces,
 }
 
 impl Gate {
-    pub(super) fn new(realm: String, users: Users, nonces: Nonces) -> Self {
+    pub fn new(realm: String, users: Users, nonces: Nonces) -> Self {
         Self { realm, users, nonces }
     }
 
     /// Who signed `parsed`, a request that came from `client`. Its nonce may also be one that `other` was given.
     /// `unix` is the time in seconds since the UNIX epoch.
-    pub(super) fn admit(
+    pub fn admit(
         &self,
         parsed: &Parsed<'_>,
         (client, other): (SocketAddr, Option<SocketAddr>),
@@ -153,7 +153,7 @@ impl Gate {
     }
 
     /// The bytes of a refusal to somebody who is not known to have signed.
-    pub(super) fn refuse(
+    pub fn refuse(
         &self,
         refusal: Refusal,
         question: Question,

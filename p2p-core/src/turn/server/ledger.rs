@@ -1,6 +1,6 @@
 //! Who uses how much: relayed addresses and bytes, by user and in all.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,20 +9,20 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 /// How much there is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Quota {
+pub struct Quota {
     /// Relayed addresses one user may have.
-    pub(super) per_user: usize,
+    pub per_user: usize,
     /// Relayed addresses in all.
-    pub(super) most: usize,
+    pub most: usize,
     /// Bytes a second one user may have relayed, both directions together.
-    pub(super) user_rate: Option<u64>,
+    pub user_rate: Option<u64>,
     /// Bytes a second that are relayed in all.
-    pub(super) total_rate: Option<u64>,
+    pub total_rate: Option<u64>,
 }
 
 /// Why there is none for him.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Denied {
+pub enum Denied {
     /// The user has what he may have: 486.
     User,
     /// The server has no more: 508.
@@ -66,20 +66,20 @@ struct Account {
 
 /// The books. Bounded by the relayed addresses there may be, and by the users of the last second.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub struct Ledger {
     quota: Quota,
     held: usize,
     flow: Flow,
-    accounts: HashMap<Arc<str>, Account>,
+    accounts: BTreeMap<Arc<str>, Account>,
 }
 
 impl Ledger {
-    pub(super) fn new(quota: Quota, now: Instant) -> Self {
-        Self { quota, held: 0, flow: Flow::new(now), accounts: HashMap::new() }
+    pub fn new(quota: Quota, now: Instant) -> Self {
+        Self { quota, held: 0, flow: Flow::new(now), accounts: BTreeMap::new() }
     }
 
     /// Whether `account` may have `wanted` relayed addresses more.
-    pub(super) fn may_have(&self, account: &str, wanted: usize) -> Result<(), Denied> {
+    pub fn may_have(&self, account: &str, wanted: usize) -> Result<(), Denied> {
         let held = self.accounts.get(account).map_or(0, |account| account.held);
         if held + wanted > self.quota.per_user {
             Err(Denied::User)
@@ -91,14 +91,14 @@ impl Ledger {
     }
 
     /// One relayed address more.
-    pub(super) fn enter(&mut self, account: &Arc<str>, now: Instant) {
+    pub fn enter(&mut self, account: &Arc<str>, now: Instant) {
         self.held += 1;
         let fresh = || Account { held: 0, flow: Flow::new(now) };
         self.accounts.entry(Arc::clone(account)).or_insert_with(fresh).held += 1;
     }
 
     /// One less.
-    pub(super) fn leave(&mut self, account: &str, now: Instant) {
+    pub fn leave(&mut self, account: &str, now: Instant) {
         self.held = self.held.saturating_sub(1);
         if let Some(entry) = self.accounts.get_mut(account) {
             entry.held = entry.held.saturating_sub(1);
@@ -108,7 +108,7 @@ impl Ledger {
     }
 
     /// As [`spend`](Self::spend), for a connection, which may outlive the last address of its account.
-    pub(super) fn spend_late(&mut self, account: &str, bytes: usize, now: Instant) -> Result<(), Duration> {
+    pub fn spend_late(&mut self, account: &str, bytes: usize, now: Instant) -> Result<(), Duration> {
         if !self.accounts.contains_key(account) {
             self.accounts.insert(account.into(), Account { held: 0, flow: Flow::new(now) });
         }
@@ -117,7 +117,7 @@ impl Ledger {
 
     /// Whether `bytes` may be relayed for `account` now; if not, how long that would have to wait. Nothing is paid for
     /// what may not go.
-    pub(super) fn spend(&mut self, account: &str, bytes: usize, now: Instant) -> Result<(), Duration> {
+    pub fn spend(&mut self, account: &str, bytes: usize, now: Instant) -> Result<(), Duration> {
         let total = self.quota.total_rate.map(|rate| self.flow.after(bytes, rate, now)).transpose()?;
         if let Some(rate) = self.quota.user_rate
             && let Some(account) = self.accounts.get_mut(account)
@@ -129,7 +129,7 @@ impl Ledger {
     }
 
     /// Relayed addresses in all.
-    pub(super) fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.held
     }
 }
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_user_and_the_server_have_so_much() {
-        let now = Instant::now();
+        let now = crate::sim::epoch();
         let mut ledger = Ledger::new(quota(), now);
         let [anna, bert]: [Arc<str>; 2] = ["anna".into(), "bert".into()];
         assert_eq!(ledger.may_have("anna", 2), Ok(()));
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn bytes_flow_at_the_rate_whatever_is_offered() {
-        let start = Instant::now();
+        let start = crate::sim::epoch();
         let mut ledger =
             Ledger::new(Quota { user_rate: Some(300_000), total_rate: Some(450_000), ..quota() }, start);
         let users: [Arc<str>; 2] = ["anna".into(), "bert".into()];
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn what_may_not_go_costs_nobody_anything() {
-        let now = Instant::now();
+        let now = crate::sim::epoch();
         let mut ledger =
             Ledger::new(Quota { user_rate: Some(1_000), total_rate: Some(1_000), ..quota() }, now);
         let users: [Arc<str>; 2] = ["anna".into(), "bert".into()];
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn nobody_gets_a_new_purse_by_coming_back() {
-        let now = Instant::now();
+        let now = crate::sim::epoch();
         let mut ledger = Ledger::new(Quota { user_rate: Some(1_000), ..quota() }, now);
         let anna: Arc<str> = "anna".into();
         ledger.enter(&anna, now);

@@ -1,22 +1,22 @@
 //! One relayed address and what belongs to it: permissions, channels, connections (RFC 8656, RFC 6062).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use p2p_core::Family;
+use crate::Family;
 
 use super::auth::{Question, Signer};
 
 /// How long a permission lasts (RFC 8656, section 9).
-pub(super) const PERMISSION: Duration = Duration::from_secs(300);
+pub const PERMISSION: Duration = Duration::from_secs(300);
 /// How long a channel lasts (RFC 8656, section 12).
-pub(super) const CHANNEL: Duration = Duration::from_secs(600);
+pub const CHANNEL: Duration = Duration::from_secs(600);
 /// How long a peer is dialled, and how long its connection waits for the client (RFC 6062, section 5.4).
-pub(super) const CONNECTION: Duration = Duration::from_secs(30);
+pub const CONNECTION: Duration = Duration::from_secs(30);
 /// RFC 8656 takes 0x4000 … 0x4fff; clients after RFC 5766, coturn's among them, draw from all of these.
-pub(super) const CHANNELS: RangeInclusive<u16> = 0x4000..=0x7fff;
+pub const CHANNELS: RangeInclusive<u16> = 0x4000..=0x7fff;
 
 /// Peers one allocation may be open to at once: those of a full mesh with both families, and room.
 const MOST_PERMISSIONS: usize = 128;
@@ -26,8 +26,8 @@ const MOST_CHANNELS: usize = 128;
 const MOST_CONNECTIONS: usize = 32;
 
 /// What is relayed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
     /// Datagrams (RFC 8656).
     Udp,
     /// Connections (RFC 6062).
@@ -36,11 +36,11 @@ pub(super) enum Kind {
 
 /// There are as many as there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Full;
+pub struct Full;
 
 /// Why a channel is not bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoChannel {
+pub enum NoChannel {
     /// The number is another peer's, or the peer has another number.
     Taken,
     /// As many as there may be.
@@ -49,14 +49,14 @@ pub(super) enum NoChannel {
 
 /// A connection with a peer.
 #[derive(Debug)]
-pub(super) struct Connection<S> {
-    pub(super) peer: SocketAddr,
-    pub(super) state: Stage<S>,
+pub struct Connection<S> {
+    pub peer: SocketAddr,
+    pub state: Stage<S>,
 }
 
 /// How far it is.
 #[derive(Debug)]
-pub(super) enum Stage<S> {
+pub enum Stage<S> {
     /// We dial; this question waits for the outcome.
     Dialling { question: Question, signer: Signer },
     /// It is up, unread, and waits for the client until then.
@@ -67,19 +67,19 @@ pub(super) enum Stage<S> {
 
 /// A relayed address. `R` is its socket, `S` a connection with a peer.
 #[derive(Debug)]
-pub(super) struct Allocation<R, S> {
-    pub(super) kind: Kind,
-    pub(super) relayed: SocketAddr,
-    pub(super) relay: R,
-    pub(super) expires: Instant,
+pub struct Allocation<R, S> {
+    pub kind: Kind,
+    pub relayed: SocketAddr,
+    pub relay: R,
+    pub expires: Instant,
     permissions: BTreeMap<IpAddr, Instant>,
     channels: BTreeMap<u16, (SocketAddr, Instant)>,
     numbers: BTreeMap<SocketAddr, u16>,
-    pub(super) connections: BTreeMap<u32, Connection<S>>,
+    pub connections: BTreeMap<u32, Connection<S>>,
 }
 
 impl<R, S> Allocation<R, S> {
-    pub(super) fn new(kind: Kind, relayed: SocketAddr, relay: R, expires: Instant) -> Self {
+    pub fn new(kind: Kind, relayed: SocketAddr, relay: R, expires: Instant) -> Self {
         Self {
             kind,
             relayed,
@@ -93,16 +93,16 @@ impl<R, S> Allocation<R, S> {
     }
 
     /// Whether `peer` is of its family.
-    pub(super) fn fits(&self, peer: SocketAddr) -> bool {
+    pub fn fits(&self, peer: SocketAddr) -> bool {
         self.relayed.is_ipv4() == peer.is_ipv4()
     }
 
-    pub(super) fn family(&self) -> Family {
+    pub fn family(&self) -> Family {
         Family::of(self.relayed.ip())
     }
 
     /// Opens it to `peers`, all or none, for [`PERMISSION`] from now.
-    pub(super) fn permit(&mut self, peers: &[IpAddr], now: Instant) -> Result<(), Full> {
+    pub fn permit(&mut self, peers: &[IpAddr], now: Instant) -> Result<(), Full> {
         self.permissions.retain(|_, until| *until > now);
         let fresh = peers.iter().filter(|peer| !self.permissions.contains_key(peer)).count();
         if self.permissions.len() + fresh > MOST_PERMISSIONS {
@@ -112,17 +112,12 @@ impl<R, S> Allocation<R, S> {
         Ok(())
     }
 
-    pub(super) fn is_permitted(&self, peer: IpAddr, now: Instant) -> bool {
+    pub fn is_permitted(&self, peer: IpAddr, now: Instant) -> bool {
         self.permissions.get(&peer).is_some_and(|until| *until > now)
     }
 
     /// Calls `peer` by `number` for [`CHANNEL`] from now, and opens the allocation to it.
-    pub(super) fn bind_channel(
-        &mut self,
-        number: u16,
-        peer: SocketAddr,
-        now: Instant,
-    ) -> Result<(), NoChannel> {
+    pub fn bind_channel(&mut self, number: u16, peer: SocketAddr, now: Instant) -> Result<(), NoChannel> {
         self.channels.retain(|_, (_, until)| *until > now);
         let channels = &self.channels;
         self.numbers.retain(|_, number| channels.contains_key(number));
@@ -141,18 +136,18 @@ impl<R, S> Allocation<R, S> {
     }
 
     /// The peer that is called by `number`.
-    pub(super) fn peer_of(&self, number: u16, now: Instant) -> Option<SocketAddr> {
+    pub fn peer_of(&self, number: u16, now: Instant) -> Option<SocketAddr> {
         self.channels.get(&number).filter(|(_, until)| *until > now).map(|(peer, _)| *peer)
     }
 
     /// What `peer` is called by.
-    pub(super) fn channel_to(&self, peer: SocketAddr, now: Instant) -> Option<u16> {
+    pub fn channel_to(&self, peer: SocketAddr, now: Instant) -> Option<u16> {
         let number = *self.numbers.get(&peer)?;
         self.peer_of(number, now).map(|_| number)
     }
 
     /// Notes a connection.
-    pub(super) fn connect(&mut self, id: u32, connection: Connection<S>) -> Result<(), Full> {
+    pub fn connect(&mut self, id: u32, connection: Connection<S>) -> Result<(), Full> {
         if self.connections.len() >= MOST_CONNECTIONS {
             return Err(Full);
         }
@@ -161,7 +156,7 @@ impl<R, S> Allocation<R, S> {
     }
 
     /// Forgets connections the client did not come for, here and among `owners`; returns when the next is due.
-    pub(super) fn sweep<C>(&mut self, now: Instant, owners: &mut HashMap<u32, C>) -> Option<Instant> {
+    pub fn sweep<C>(&mut self, now: Instant, owners: &mut BTreeMap<u32, C>) -> Option<Instant> {
         let due = |connection: &Connection<S>| match connection.state {
             Stage::Waiting { until, .. } => Some(until),
             Stage::Dialling { .. } | Stage::Bound => None,
@@ -191,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_permission_lasts_five_minutes_and_is_for_an_address() {
-        let now = Instant::now();
+        let now = crate::sim::epoch();
         let mut allocation = allocation(now);
         let [anna, bert] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
         assert!(!allocation.is_permitted(anna, now));
@@ -206,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_channel_lasts_ten_minutes_and_is_one_peers() {
-        let now = Instant::now();
+        let now = crate::sim::epoch();
         let mut allocation = allocation(now);
         let (anna, bert) = (at("192.0.2.1:7"), at("192.0.2.2:7"));
         allocation.bind_channel(0x4000, anna, now).unwrap();
@@ -228,7 +223,7 @@ mod tests {
 
     #[test]
     fn there_is_an_end_to_everything() {
-        let now = Instant::now();
+        let now = crate::sim::epoch();
         let mut allocation = allocation(now);
         let peers: Vec<IpAddr> = (0..MOST_PERMISSIONS as u8).map(|last| [192, 0, 2, last].into()).collect();
         allocation.permit(&peers, now).unwrap();
@@ -249,7 +244,7 @@ mod tests {
         }
         let late = Connection { peer: peer(1), state: Stage::Bound };
         assert_eq!(allocation.connect(99, late), Err(Full));
-        let mut owners: HashMap<u32, ()> = (0..100).map(|id| (id, ())).collect();
+        let mut owners: BTreeMap<u32, ()> = (0..100).map(|id| (id, ())).collect();
         assert_eq!(allocation.sweep(now, &mut owners), Some(now + CONNECTION));
         assert_eq!(allocation.sweep(now + CONNECTION, &mut owners), None);
         assert_eq!(owners.len(), 100 - MOST_CONNECTIONS);

@@ -4,33 +4,34 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
-use ring::hmac;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
 
 /// The nonce cookie with the bit "password algorithms" set (RFC 8489, section 9.2).
 const COOKIE: &str = "obMatJos2gAAA";
 
 /// Makes nonces and knows its own again.
 #[derive(Debug)]
-pub(super) struct Nonces {
-    key: hmac::Key,
+pub struct Nonces {
+    key: [u8; 32],
     lifetime: Duration,
 }
 
 impl Nonces {
     /// Good for `lifetime`. `seed` is random and secret.
-    pub(super) fn new(seed: [u8; 32], lifetime: Duration) -> Self {
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &seed), lifetime }
+    pub fn new(seed: [u8; 32], lifetime: Duration) -> Self {
+        Self { key: seed, lifetime }
     }
 
     /// A nonce for whoever asks from `client`. `unix` is the time in seconds since the UNIX epoch.
-    pub(super) fn make(&self, client: SocketAddr, unix: u64) -> String {
+    pub fn make(&self, client: SocketAddr, unix: u64) -> String {
         let mut bytes = unix.to_be_bytes().to_vec();
-        bytes.extend_from_slice(hmac::sign(&self.key, &told(client, unix)).as_ref());
+        bytes.extend_from_slice(&self.mac(client, unix).finalize().into_bytes());
         format!("{COOKIE}{}", BASE64URL_NOPAD.encode(&bytes))
     }
 
     /// Whether `nonce` was made here for `client`, and not too long ago.
-    pub(super) fn is_fresh(&self, nonce: &str, client: SocketAddr, unix: u64) -> bool {
+    pub fn is_fresh(&self, nonce: &str, client: SocketAddr, unix: u64) -> bool {
         let decode = |text: &str| BASE64URL_NOPAD.decode(text.as_bytes()).ok();
         let Some(bytes) = nonce.strip_prefix(COOKIE).and_then(decode) else {
             return false;
@@ -41,19 +42,20 @@ impl Nonces {
         let made = u64::from_be_bytes(*made);
         // A clock that was set back a little does not make everybody ask again.
         let age = unix.saturating_sub(made);
-        hmac::verify(&self.key, &told(client, made), mac).is_ok() && age <= self.lifetime.as_secs()
+        self.mac(client, made).verify_slice(mac).is_ok() && age <= self.lifetime.as_secs()
     }
-}
 
-/// What a nonce vouches for.
-fn told(client: SocketAddr, unix: u64) -> Vec<u8> {
-    let mut bytes = unix.to_be_bytes().to_vec();
-    bytes.extend_from_slice(&client.port().to_be_bytes());
-    match client.ip() {
-        IpAddr::V4(ip) => bytes.extend_from_slice(&ip.octets()),
-        IpAddr::V6(ip) => bytes.extend_from_slice(&ip.octets()),
+    /// The code over what a nonce vouches for.
+    fn mac(&self, client: SocketAddr, unix: u64) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        mac.update(&unix.to_be_bytes());
+        mac.update(&client.port().to_be_bytes());
+        match client.ip() {
+            IpAddr::V4(ip) => mac.update(&ip.octets()),
+            IpAddr::V6(ip) => mac.update(&ip.octets()),
+        }
+        mac
     }
-    bytes
 }
 
 #[cfg(test)]

@@ -2,42 +2,41 @@
 //!
 //! Requests are decided in [`super::request`] and [`super::connect`]; here is what every packet needs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::stun::wire::Parsed;
+use crate::stun::{Attribute, TransactionId, Transport};
+use crate::{Family, Seed};
 use bytes::Bytes;
-use p2p_core::stun::wire::Parsed;
-use p2p_core::stun::{Attribute, TransactionId, Transport};
-use p2p_core::{Family, Seed};
 use tracing::debug;
 
-use super::Tally;
+use super::Counters;
 use super::allocation::{Allocation, Kind};
 use super::auth::Gate;
 use super::ledger::Ledger;
 use super::peers::Policy;
-use crate::rendezvous::tally::count;
 
 /// The 5-tuple of RFC 8656: who talks to us, where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Client {
-    pub(super) transport: Transport,
-    pub(super) server: SocketAddr,
-    pub(super) remote: SocketAddr,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Client {
+    pub transport: Transport,
+    pub server: SocketAddr,
+    pub remote: SocketAddr,
 }
 
 /// The time, as clocks and as calendars tell it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct At {
-    pub(super) now: Instant,
+pub struct At {
+    pub now: Instant,
     /// Seconds since the UNIX epoch.
-    pub(super) unix: u64,
+    pub unix: u64,
 }
 
 /// What the tables need of the system.
-pub(super) trait Ports<R> {
+pub trait Ports<R> {
     /// A relayed address, if wanted with an even port.
     fn bind(&mut self, family: Family, kind: Kind, even: bool) -> Result<(SocketAddr, R), NoPort>;
     /// Whether an address is one of this machine's.
@@ -46,7 +45,7 @@ pub(super) trait Ports<R> {
 
 /// Why there is no relayed address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoPort {
+pub enum NoPort {
     /// We do not relay from this family.
     Family,
     /// No port is free, or the system refuses one.
@@ -55,7 +54,7 @@ pub(super) enum NoPort {
 
 /// What is to be done about a message.
 #[derive(Debug)]
-pub(super) enum Reaction<R, S> {
+pub enum Reaction<R, S> {
     /// Nothing.
     Silence,
     /// Say this to the client.
@@ -68,41 +67,41 @@ pub(super) enum Reaction<R, S> {
 
 /// How long allocations last.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
-    pub(super) lifetime: Duration,
-    pub(super) most_lifetime: Duration,
+pub struct Terms {
+    pub lifetime: Duration,
+    pub most_lifetime: Duration,
 }
 
 /// What a client has.
 #[derive(Debug)]
-pub(super) struct Session<R, S> {
-    pub(super) username: Arc<str>,
-    pub(super) account: Arc<str>,
+pub struct Session<R, S> {
+    pub username: Arc<str>,
+    pub account: Arc<str>,
     /// One, or one of each family.
-    pub(super) allocations: Vec<Allocation<R, S>>,
+    pub allocations: Vec<Allocation<R, S>>,
     /// The answer to its Allocate, in case that was lost and it asks again (RFC 8656, section 7.2).
-    pub(super) answered: (TransactionId, Vec<u8>),
+    pub answered: (TransactionId, Vec<u8>),
 }
 
 /// The tables. `R` is a relay's socket, `S` a connection with a peer; dropping one closes it.
 #[derive(Debug)]
-pub(super) struct Core<R, S> {
-    pub(super) gate: Gate,
-    pub(super) policy: Policy,
-    pub(super) ledger: Ledger,
-    pub(super) terms: Terms,
-    pub(super) dice: Seed,
-    pub(super) tally: Arc<Tally>,
-    pub(super) sessions: HashMap<Client, Session<R, S>>,
+pub struct Core<R, S> {
+    pub gate: Gate,
+    pub policy: Policy,
+    pub ledger: Ledger,
+    pub terms: Terms,
+    pub dice: Seed,
+    pub counters: Counters,
+    pub sessions: BTreeMap<Client, Session<R, S>>,
     /// Our relayed addresses: what may be reached where we relay from.
-    pub(super) relayed: HashSet<(Kind, SocketAddr)>,
+    pub relayed: BTreeSet<(Kind, SocketAddr)>,
     /// Whose connections with peers wait, or are dialled.
-    pub(super) owners: HashMap<u32, Client>,
+    pub owners: BTreeMap<u32, Client>,
 }
 
 impl<R: Clone, S> Core<R, S> {
     /// A client sends `length` bytes on a channel: from where and to whom they go.
-    pub(super) fn handle_channel(
+    pub fn handle_channel(
         &mut self,
         client: Client,
         number: u16,
@@ -115,15 +114,15 @@ impl<R: Clone, S> Core<R, S> {
             .iter()
             .find_map(|allocation| Some((allocation, allocation.peer_of(number, now)?)))?;
         if !self.is_open(allocation, peer, now) {
-            count(&self.tally.unpermitted);
+            self.counters.unpermitted += 1;
             return None;
         }
         let relay = allocation.relay.clone();
-        spend(&mut self.ledger, &self.tally, &session.account, length, now).then_some((relay, peer))
+        spend(&mut self.ledger, &mut self.counters, &session.account, length, now).then_some((relay, peer))
     }
 
     /// A client sends a Send indication (RFC 8656, section 11.2): from where and to whom the data go, and the data.
-    pub(super) fn handle_send(
+    pub fn handle_send(
         &mut self,
         client: Client,
         parsed: &Parsed<'_>,
@@ -140,17 +139,17 @@ impl<R: Clone, S> Core<R, S> {
         let session = self.sessions.get(&client)?;
         let allocation = session.allocations.iter().find(|allocation| allocation.fits(peer))?;
         if !self.is_open(allocation, peer, now) {
-            count(&self.tally.unpermitted);
+            self.counters.unpermitted += 1;
             return None;
         }
         let relay = allocation.relay.clone();
-        let is_paid = spend(&mut self.ledger, &self.tally, &session.account, data.len(), now);
+        let is_paid = spend(&mut self.ledger, &mut self.counters, &session.account, data.len(), now);
         is_paid.then_some((relay, peer, data))
     }
 
     /// A datagram of `length` bytes came from `peer` to a relayed address of `client`. `None` when it is not wanted,
     /// else the channel it goes on, if it has one.
-    pub(super) fn handle_peer(
+    pub fn handle_peer(
         &mut self,
         client: Client,
         peer: SocketAddr,
@@ -160,11 +159,11 @@ impl<R: Clone, S> Core<R, S> {
         let session = self.sessions.get(&client)?;
         let allocation = session.allocations.iter().find(|allocation| allocation.fits(peer))?;
         if !self.is_open(allocation, peer, now) {
-            count(&self.tally.unpermitted);
+            self.counters.unpermitted += 1;
             return None;
         }
         let channel = allocation.channel_to(peer, now);
-        spend(&mut self.ledger, &self.tally, &session.account, length, now).then_some(channel)
+        spend(&mut self.ledger, &mut self.counters, &session.account, length, now).then_some(channel)
     }
 
     /// Whether datagrams may go between `allocation` and `peer`.
@@ -177,34 +176,29 @@ impl<R: Clone, S> Core<R, S> {
 
     /// At the IP addresses we relay from there are our relayed addresses, and services that are none of the client's
     /// business.
-    pub(super) fn may_reach(&self, kind: Kind, peer: SocketAddr) -> bool {
+    pub fn may_reach(&self, kind: Kind, peer: SocketAddr) -> bool {
         !self.policy.relays.contains(&peer.ip())
             || self.relayed.contains(&(kind, peer))
             || self.policy.is_allowed(peer.ip())
     }
 
     /// `bytes` came on a connection of `account`: how long to wait before more are read.
-    pub(super) fn handle_stream(
-        &mut self,
-        account: &str,
-        bytes: usize,
-        now: Instant,
-    ) -> Result<(), Duration> {
+    pub fn handle_stream(&mut self, account: &str, bytes: usize, now: Instant) -> Result<(), Duration> {
         self.ledger.spend_late(account, bytes, now)
     }
 
     /// Whether `client` has an allocation.
-    pub(super) fn has(&self, client: Client) -> bool {
+    pub fn has(&self, client: Client) -> bool {
         self.sessions.contains_key(&client)
     }
 
     /// Relayed addresses in all.
-    pub(super) fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.ledger.held()
     }
 
     /// Ends those allocations of `client` that have had their time, whether or not somebody swept.
-    pub(super) fn expire(&mut self, client: Client, now: Instant) {
+    pub fn expire(&mut self, client: Client, now: Instant) {
         let Some(session) = self.sessions.get_mut(&client) else {
             return;
         };
@@ -219,7 +213,7 @@ impl<R: Clone, S> Core<R, S> {
     }
 
     /// The connection of `client` is over, and with it all it had.
-    pub(super) fn handle_gone(&mut self, client: Client, now: Instant) {
+    pub fn handle_gone(&mut self, client: Client, now: Instant) {
         if let Some(session) = self.sessions.remove(&client) {
             for allocation in session.allocations {
                 self.close(&session.account, allocation, now);
@@ -228,7 +222,7 @@ impl<R: Clone, S> Core<R, S> {
     }
 
     /// Gives one relayed address back.
-    pub(super) fn close(&mut self, account: &str, allocation: Allocation<R, S>, now: Instant) {
+    pub fn close(&mut self, account: &str, allocation: Allocation<R, S>, now: Instant) {
         debug!(relayed = %allocation.relayed, account, "TURN allocation over");
         self.relayed.remove(&(allocation.kind, allocation.relayed));
         for id in allocation.connections.keys() {
@@ -238,7 +232,7 @@ impl<R: Clone, S> Core<R, S> {
     }
 
     /// Ends what has had its time; returns when the next will have.
-    pub(super) fn sweep(&mut self, now: Instant) -> Option<Instant> {
+    pub fn sweep(&mut self, now: Instant) -> Option<Instant> {
         let clients: Vec<Client> = self.sessions.keys().copied().collect();
         clients.into_iter().for_each(|client| self.expire(client, now));
         let Self { sessions, owners, .. } = self;
@@ -250,8 +244,8 @@ impl<R: Clone, S> Core<R, S> {
 }
 
 /// Whether `bytes` may be relayed for `account` now.
-fn spend(ledger: &mut Ledger, tally: &Tally, account: &str, bytes: usize, now: Instant) -> bool {
+fn spend(ledger: &mut Ledger, counters: &mut Counters, account: &str, bytes: usize, now: Instant) -> bool {
     let is_paid = ledger.spend(account, bytes, now).is_ok();
-    count(if is_paid { &tally.relayed } else { &tally.throttled });
+    *(if is_paid { &mut counters.relayed } else { &mut counters.throttled }) += 1;
     is_paid
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use p2p_core::Reach;
+use crate::Reach;
 
 /// A network: an IP address and how many of its first bits count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl fmt::Display for Net {
 
 /// What may be done about a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     Allowed,
     /// It is where our own relayed addresses are: those may be reached, nothing else there.
     Relayed,
@@ -85,16 +85,16 @@ pub(super) enum Verdict {
 /// Whom the relay may reach. What is denied is denied; of the rest, what is allowed is allowed; of the rest, the
 /// Internet is, this server's own addresses are not.
 #[derive(Clone, Debug)]
-pub(super) struct Policy {
-    pub(super) allow: Vec<Net>,
-    pub(super) deny: Vec<Net>,
+pub struct Policy {
+    pub allow: Vec<Net>,
+    pub deny: Vec<Net>,
     /// Where we relay from.
-    pub(super) relays: Vec<IpAddr>,
+    pub relays: Vec<IpAddr>,
 }
 
 impl Policy {
     /// `is_ours` says whether an address is one of this machine's.
-    pub(super) fn judge(&self, ip: IpAddr, is_ours: impl FnOnce(IpAddr) -> bool) -> Verdict {
+    pub fn judge(&self, ip: IpAddr, is_ours: impl FnOnce(IpAddr) -> bool) -> Verdict {
         let reach = Reach::of(ip);
         if is_within(&self.deny, ip) || reach == Reach::Nowhere {
             Verdict::Forbidden
@@ -110,7 +110,7 @@ impl Policy {
     }
 
     /// Whether it is allowed by name, if it is not denied.
-    pub(super) fn is_allowed(&self, ip: IpAddr) -> bool {
+    pub fn is_allowed(&self, ip: IpAddr) -> bool {
         is_within(&self.allow, ip)
     }
 }

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use p2p_core::stun::wire::Parsed;
-use p2p_core::stun::{Attribute, Class, Method, Transport};
+use crate::stun::wire::Parsed;
+use crate::stun::{Attribute, Class, Method, Transport};
 
 use super::allocation::CONNECTION;
 use super::core::Reaction;

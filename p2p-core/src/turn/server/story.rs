@@ -4,30 +4,30 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use p2p_core::stun::wire::{Algorithm, Ending, Key, Parsed};
-use p2p_core::stun::{Attribute, Class, Message, Method, PasswordAlgorithm, TransactionId, Transport};
-use p2p_core::{Family, Seed};
+use crate::stun::wire::{Algorithm, Ending, Key, Parsed};
+use crate::stun::{Attribute, Class, Message, Method, PasswordAlgorithm, TransactionId, Transport};
+use crate::{Family, Seed};
 
-use super::Tally;
+use super::Counters;
 use super::allocation::Kind;
 use super::auth::Gate;
 use super::core::{At, Client, Core, NoPort, Ports, Reaction, Terms};
-use super::credential::{Credential, Secret, Users};
+use super::credential::{SharedSecret, Users};
 use super::ledger::{Ledger, Quota};
 use super::nonce::Nonces;
 use super::peers::Policy;
 
 const SECRET: &str = "a secret that is long enough";
 /// When the stories begin, in seconds since the UNIX epoch.
-pub(super) const BEGIN: u64 = 1_800_000_000;
+pub const BEGIN: u64 = 1_800_000_000;
 const RELAY: &str = "203.0.113.1";
 
-pub(super) fn at(text: &str) -> SocketAddr {
+pub fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
 /// Ports of 203.0.113.1, one after the other, and no IPv6.
-pub(super) struct Counter(pub(super) u16);
+pub struct Counter(pub u16);
 
 impl Ports<u16> for Counter {
     fn bind(&mut self, family: Family, _: Kind, even: bool) -> Result<(SocketAddr, u16), NoPort> {
@@ -46,17 +46,17 @@ impl Ports<u16> for Counter {
     }
 }
 
-pub(super) struct Server {
-    pub(super) core: Core<u16, &'static str>,
-    pub(super) ports: Counter,
+pub struct Server {
+    pub core: Core<u16, &'static str>,
+    pub ports: Counter,
     start: Instant,
-    pub(super) now: Instant,
+    pub now: Instant,
 }
 
 impl Server {
-    pub(super) fn new() -> Self {
-        let (start, tally) = (Instant::now(), Arc::new(Tally::default()));
-        let users = Users::new(Some(Secret::new(SECRET).unwrap()), Vec::new());
+    pub fn new() -> Self {
+        let start = crate::sim::epoch();
+        let users = Users::new(Some(SharedSecret::new(SECRET).unwrap()), Vec::new());
         let nonces = Nonces::new([1; 32], Duration::from_secs(3_600));
         let quota = Quota { per_user: 3, most: 5, user_rate: Some(10_000), total_rate: None };
         let core = Core {
@@ -65,7 +65,7 @@ impl Server {
             ledger: Ledger::new(quota, start),
             terms: Terms { lifetime: Duration::from_secs(600), most_lifetime: Duration::from_secs(3_600) },
             dice: Seed::from_u64(7),
-            tally,
+            counters: Counters::default(),
             sessions: Default::default(),
             relayed: Default::default(),
             owners: Default::default(),
@@ -73,11 +73,11 @@ impl Server {
         Self { core, ports: Counter(50_000), start, now: start }
     }
 
-    pub(super) fn pass(&mut self, seconds: u64) {
+    pub fn pass(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
     }
 
-    pub(super) fn ask(&mut self, client: Client, bytes: &[u8]) -> Reaction<u16, &'static str> {
+    pub fn ask(&mut self, client: Client, bytes: &[u8]) -> Reaction<u16, &'static str> {
         let parsed = Parsed::decode(bytes, client.transport).unwrap();
         let unix = BEGIN + self.now.duration_since(self.start).as_secs();
         self.core.handle_request(client, &parsed, At { now: self.now, unix }, &mut self.ports)
@@ -85,18 +85,18 @@ impl Server {
 }
 
 /// Somebody with a credential, as he asks.
-pub(super) struct Asker {
-    pub(super) client: Client,
-    pub(super) username: String,
-    pub(super) password: String,
-    pub(super) nonce: String,
-    pub(super) dice: Seed,
-    pub(super) sha256: bool,
+pub struct Asker {
+    pub client: Client,
+    pub username: String,
+    pub password: String,
+    pub nonce: String,
+    pub dice: Seed,
+    pub sha256: bool,
 }
 
 impl Asker {
     /// From this address, with a credential that outlasts the story.
-    pub(super) fn new(name: &str, from: &str, transport: Transport) -> Self {
+    pub fn new(name: &str, from: &str, transport: Transport) -> Self {
         let asker = Self {
             client: Client { transport, server: at("203.0.113.1:3478"), remote: at(from) },
             username: String::new(),
@@ -109,17 +109,17 @@ impl Asker {
     }
 
     /// With a credential that is good for this many seconds from the beginning.
-    pub(super) fn until(self, name: &str, seconds: u64) -> Self {
+    pub fn until(self, name: &str, seconds: u64) -> Self {
         let expires = Duration::from_secs(BEGIN + seconds);
-        let Credential { username, password, .. } = Secret::new(SECRET).unwrap().credential(name, expires);
-        Self { username, password, ..self }
+        let (username, password) = SharedSecret::new(SECRET).unwrap().credential(name, expires);
+        Self { username, password: password.to_string(), ..self }
     }
 
-    pub(super) fn anna() -> Self {
+    pub fn anna() -> Self {
         Self::new("anna", "192.0.2.1:4000", Transport::Udp)
     }
 
-    pub(super) fn key(&self) -> Key {
+    pub fn key(&self) -> Key {
         match self.sha256 {
             true => Key::long_term_sha256(&self.username, "realm", &self.password),
             false => Key::long_term(&self.username, "realm", &self.password),
@@ -127,7 +127,7 @@ impl Asker {
     }
 
     /// The same words, signed.
-    pub(super) fn sign(&self, mut message: Message) -> Vec<u8> {
+    pub fn sign(&self, mut message: Message) -> Vec<u8> {
         let said = [
             Attribute::Username(self.username.clone()),
             Attribute::Realm("realm".into()),
@@ -144,14 +144,14 @@ impl Asker {
         message.encode_with(self.client.transport, ending).unwrap()
     }
 
-    pub(super) fn request(&mut self, method: Method, attributes: &[Attribute]) -> Message {
+    pub fn request(&mut self, method: Method, attributes: &[Attribute]) -> Message {
         let mut message = Message::new(Class::Request, method, TransactionId::new(&mut self.dice));
         message.attributes = attributes.to_vec();
         message
     }
 
     /// Asks; learns a new nonce when told to, and asks again.
-    pub(super) fn react(
+    pub fn react(
         &mut self,
         server: &mut Server,
         method: Method,
@@ -177,7 +177,7 @@ impl Asker {
         panic!("a new nonce is as stale as the old one");
     }
 
-    pub(super) fn learn(&mut self, message: &Message) {
+    pub fn learn(&mut self, message: &Message) {
         let nonce = message.find(|attribute| match attribute {
             Attribute::Nonce(nonce) => Some(nonce.clone()),
             _ => None,
@@ -185,39 +185,39 @@ impl Asker {
         self.nonce = nonce.expect("a nonce");
     }
 
-    pub(super) fn says(&mut self, server: &mut Server, method: Method, attributes: &[Attribute]) -> Message {
+    pub fn says(&mut self, server: &mut Server, method: Method, attributes: &[Attribute]) -> Message {
         let reaction = self.react(server, method, attributes);
         let Reaction::Reply(bytes) = reaction else { panic!("{reaction:?}") };
         Parsed::decode(&bytes, self.client.transport).unwrap().message
     }
 
     /// The error code, or 0 for a success.
-    pub(super) fn code(&mut self, server: &mut Server, method: Method, attributes: &[Attribute]) -> u16 {
+    pub fn code(&mut self, server: &mut Server, method: Method, attributes: &[Attribute]) -> u16 {
         self.says(server, method, attributes).error_code().map_or(0, |(code, _)| code)
     }
 
     /// Allocates, and returns the relayed address.
-    pub(super) fn allocate(&mut self, server: &mut Server) -> SocketAddr {
+    pub fn allocate(&mut self, server: &mut Server) -> SocketAddr {
         relayed(&self.says(server, Method::ALLOCATE, &[UDP])).expect("a relayed address")
     }
 }
 
-pub(super) const UDP: Attribute = Attribute::RequestedTransport(17);
-pub(super) const TCP: Attribute = Attribute::RequestedTransport(6);
-pub(super) const END: Attribute = Attribute::Lifetime(0);
+pub const UDP: Attribute = Attribute::RequestedTransport(17);
+pub const TCP: Attribute = Attribute::RequestedTransport(6);
+pub const END: Attribute = Attribute::Lifetime(0);
 
-pub(super) fn peer(text: &str) -> Attribute {
+pub fn peer(text: &str) -> Attribute {
     Attribute::XorPeerAddress(at(text))
 }
 
-pub(super) fn relayed(message: &Message) -> Option<SocketAddr> {
+pub fn relayed(message: &Message) -> Option<SocketAddr> {
     message.find(|attribute| match attribute {
         Attribute::XorRelayedAddress(address) => Some(*address),
         _ => None,
     })
 }
 
-pub(super) fn lifetime(message: &Message) -> Option<u32> {
+pub fn lifetime(message: &Message) -> Option<u32> {
     message.find(|attribute| match attribute {
         Attribute::Lifetime(seconds) => Some(*seconds),
         _ => None,
@@ -230,7 +230,7 @@ fn send(to: &str) -> Vec<u8> {
 }
 
 /// Whether a Send indication of three bytes gets through.
-pub(super) fn goes_out(server: &mut Server, client: Client, to: &str) -> bool {
+pub fn goes_out(server: &mut Server, client: Client, to: &str) -> bool {
     let bytes = send(to);
     let parsed = Parsed::decode(&bytes, Transport::Udp).unwrap();
     server.core.handle_send(client, &parsed, server.now).is_some()

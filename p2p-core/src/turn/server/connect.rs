@@ -4,18 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use p2p_core::stun::wire::Parsed;
-use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
+use crate::stun::wire::Parsed;
+use crate::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
 
 use super::allocation::{Allocation, CONNECTION, Connection, Full, Kind, Stage};
 use super::auth::{Question, Refusal, Signer};
 use super::core::{At, Client, Core, Ports, Reaction};
 use super::request::Wish;
-use crate::rendezvous::tally::count;
 
 impl<R: Clone, S> Core<R, S> {
     /// "Dial this peer" (RFC 6062, section 5.2).
-    pub(super) fn connect(
+    pub fn connect(
         &mut self,
         client: Client,
         question: Question,
@@ -38,7 +37,6 @@ impl<R: Clone, S> Core<R, S> {
         }
         self.check_ip(client, peer.ip(), ports)?;
         if !self.may_reach(Kind::Tcp, peer) {
-            count(&self.tally.forbidden);
             return Err(Refusal::FORBIDDEN);
         }
         let id = self.free_id();
@@ -52,7 +50,7 @@ impl<R: Clone, S> Core<R, S> {
     }
 
     /// What became of dialling a peer; returns what to say to the client.
-    pub(super) fn handle_dialled(&mut self, id: u32, stream: Option<S>, now: Instant) -> Option<Vec<u8>> {
+    pub fn handle_dialled(&mut self, id: u32, stream: Option<S>, now: Instant) -> Option<Vec<u8>> {
         let client = *self.owners.get(&id)?;
         let allocation = self.allocation_of(id)?;
         let peer = allocation.connections.get(&id)?.peer;
@@ -77,7 +75,7 @@ impl<R: Clone, S> Core<R, S> {
 
     /// A peer has dialled a relayed address of `client`; returns the indication for it (RFC 6062, section 5.3), or
     /// `None` when the peer is not wanted: then the connection is closed.
-    pub(super) fn handle_accepted(
+    pub fn handle_accepted(
         &mut self,
         client: Client,
         peer: SocketAddr,
@@ -89,7 +87,7 @@ impl<R: Clone, S> Core<R, S> {
         let session = self.sessions.get_mut(&client)?;
         let allocation = session.allocations.iter_mut().find(|allocation| allocation.fits(peer))?;
         if allocation.expires <= now || !allocation.is_permitted(peer.ip(), now) {
-            count(&self.tally.unpermitted);
+            self.counters.unpermitted += 1;
             return None;
         }
         let state = Stage::Waiting { stream, until: now + CONNECTION };
@@ -103,7 +101,7 @@ impl<R: Clone, S> Core<R, S> {
 
     /// From where the connection was asked for that a ConnectionBind names. Clients, coturn's among them, sign with the
     /// nonce they were given there.
-    pub(super) fn control_of(&self, parsed: &Parsed<'_>) -> Option<SocketAddr> {
+    pub fn control_of(&self, parsed: &Parsed<'_>) -> Option<SocketAddr> {
         if parsed.message.method != Method::CONNECTION_BIND {
             return None;
         }
@@ -112,7 +110,7 @@ impl<R: Clone, S> Core<R, S> {
     }
 
     /// "This is the connection for that peer" (RFC 6062, section 5.4).
-    pub(super) fn connection_bind(
+    pub fn connection_bind(
         &mut self,
         client: Client,
         question: Question,
@@ -140,12 +138,12 @@ impl<R: Clone, S> Core<R, S> {
             return Err(Refusal::BAD_REQUEST);
         };
         let reply = signer.sign(&question.success(), client.transport).ok_or(Refusal::CAPACITY)?;
-        count(&self.tally.joined);
+        self.counters.joined += 1;
         Ok(Reaction::Join { reply, relay, stream, id })
     }
 
     /// A connection that was bound is over.
-    pub(super) fn handle_parted(&mut self, id: u32) {
+    pub fn handle_parted(&mut self, id: u32) {
         if let Some(allocation) = self.allocation_of(id) {
             allocation.connections.remove(&id);
         }
@@ -153,7 +151,7 @@ impl<R: Clone, S> Core<R, S> {
     }
 
     /// Under whose account connection `id` is.
-    pub(super) fn account_of(&self, id: u32) -> Option<Arc<str>> {
+    pub fn account_of(&self, id: u32) -> Option<Arc<str>> {
         let session = self.sessions.get(self.owners.get(&id)?)?;
         Some(Arc::clone(&session.account))
     }

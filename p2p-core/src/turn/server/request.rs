@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2p_core::Family;
-use p2p_core::stun::wire::Parsed;
-use p2p_core::stun::{Attribute, Message, Method, Transport};
+use crate::Family;
+use crate::stun::wire::Parsed;
+use crate::stun::{Attribute, Message, Method, Transport};
 use tracing::{debug, info};
 
 use super::allocation::{Allocation, CHANNELS, Full, Kind, NoChannel};
@@ -14,7 +14,6 @@ use super::auth::{Question, Refusal, Signer};
 use super::core::{At, Client, Core, NoPort, Ports, Reaction, Session};
 use super::ledger::Denied;
 use super::peers::Verdict;
-use crate::rendezvous::tally::count;
 
 /// IP protocol numbers, as in REQUESTED-TRANSPORT.
 const UDP: u8 = 17;
@@ -22,20 +21,20 @@ const TCP: u8 = 6;
 
 /// What a request wants. The first of each kind counts.
 #[derive(Debug, Default)]
-pub(super) struct Wish {
+pub struct Wish {
     transport: Option<u8>,
     lifetime: Option<u32>,
     family: Option<Family>,
     additional: Option<Family>,
     /// An even port, and whether the next one as well.
     even: Option<bool>,
-    pub(super) peers: Vec<SocketAddr>,
+    pub peers: Vec<SocketAddr>,
     channel: Option<u16>,
-    pub(super) connection: Option<u32>,
+    pub connection: Option<u32>,
 }
 
 impl Wish {
-    pub(super) fn of(message: &Message) -> Self {
+    pub fn of(message: &Message) -> Self {
         let mut wish = Self::default();
         for attribute in &message.attributes {
             match attribute {
@@ -60,7 +59,7 @@ impl Wish {
 
 impl<R: Clone, S> Core<R, S> {
     /// Decides a request that is not Binding.
-    pub(super) fn handle_request(
+    pub fn handle_request(
         &mut self,
         client: Client,
         parsed: &Parsed<'_>,
@@ -75,11 +74,14 @@ impl<R: Clone, S> Core<R, S> {
         };
         match self.decide(client, parsed, question, &signer, at, ports) {
             Ok(reaction) => {
-                count(&self.tally.granted);
+                self.counters.granted += 1;
                 reaction
             }
             Err(refusal) => {
-                count(&self.tally.refused);
+                self.counters.refused += 1;
+                if refusal == Refusal::FORBIDDEN {
+                    self.counters.forbidden += 1;
+                }
                 debug!(client = %client.remote, account = %signer.account, code = refusal.code, "TURN: {}", refusal.reason);
                 self.reply(client, &signer, refusal.answer(question))
             }
@@ -87,19 +89,21 @@ impl<R: Clone, S> Core<R, S> {
     }
 
     /// Says no to somebody who has not signed, or not as he should.
-    pub(super) fn refuse_unsigned(
-        &self,
+    pub fn refuse_unsigned(
+        &mut self,
         refusal: Refusal,
         question: Question,
         client: Client,
         unix: u64,
     ) -> Reaction<R, S> {
-        count(if refusal.is_challenge() { &self.tally.challenged } else { &self.tally.refused });
+        let told =
+            if refusal.is_challenge() { &mut self.counters.challenged } else { &mut self.counters.refused };
+        *told += 1;
         let bytes = self.gate.refuse(refusal, question, (client.remote, client.transport), unix);
         bytes.map_or(Reaction::Silence, Reaction::Reply)
     }
 
-    pub(super) fn reply(&self, client: Client, signer: &Signer, message: Message) -> Reaction<R, S> {
+    pub fn reply(&self, client: Client, signer: &Signer, message: Message) -> Reaction<R, S> {
         signer.sign(&message, client.transport).map_or(Reaction::Silence, Reaction::Reply)
     }
 
@@ -119,7 +123,7 @@ impl<R: Clone, S> Core<R, S> {
             return Err(Refusal::WRONG_CREDENTIALS);
         }
         if !parsed.unknown.is_empty() {
-            count(&self.tally.refused);
+            self.counters.refused += 1;
             let message = Refusal::UNKNOWN_ATTRIBUTE
                 .answer(question)
                 .with(Attribute::UnknownAttributes(parsed.unknown.clone()));
@@ -162,7 +166,7 @@ impl<R: Clone, S> Core<R, S> {
         }
         if signer.is_expired {
             info!(client = %client.remote, username = %signer.username, "TURN: this credential has expired");
-            count(&self.tally.expired);
+            self.counters.expired += 1;
             // With a challenge, as if it had never been good.
             return Ok(self.refuse_unsigned(Refusal::EXPIRED, question, client, at.unix));
         }
@@ -218,7 +222,7 @@ impl<R: Clone, S> Core<R, S> {
             self.ledger.enter(&signer.account, at.now);
             self.relayed.insert((kind, allocation.relayed));
         }
-        count(&self.tally.allocations);
+        self.counters.allocations += 1;
         self.sessions.insert(
             client,
             Session {
@@ -322,7 +326,6 @@ impl<R: Clone, S> Core<R, S> {
         }
         self.check_ip(client, peer.ip(), ports)?;
         if !self.may_reach(Kind::Udp, peer) {
-            count(&self.tally.forbidden);
             return Err(Refusal::FORBIDDEN);
         }
         let session = self.sessions.get_mut(&client).ok_or(Refusal::MISMATCH)?;
@@ -333,9 +336,8 @@ impl<R: Clone, S> Core<R, S> {
     }
 
     /// Whether a peer at `ip` may be spoken to at all.
-    pub(super) fn check_ip(&self, client: Client, ip: IpAddr, ports: &dyn Ports<R>) -> Result<(), Refusal> {
+    pub fn check_ip(&self, client: Client, ip: IpAddr, ports: &dyn Ports<R>) -> Result<(), Refusal> {
         if self.policy.judge(ip, |ip| ports.is_ours(ip)) == Verdict::Forbidden {
-            count(&self.tally.forbidden);
             debug!(client = %client.remote, peer = %ip, "TURN: this peer may not be relayed to");
             return Err(Refusal::FORBIDDEN);
         }
