@@ -22,11 +22,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use credential::{Credential, Secret, WeakSecret};
+pub use p2p_core::addr::{IpPrefix, NoPrefix};
 use p2p_core::rate::Rate;
 pub use p2p_core::signal::link::Login;
 use p2p_core::turn::credentials::CredentialsError;
 pub use p2p_core::turn::server::Counters;
-pub use p2p_core::turn::server::peers::{Net, NoNet};
 use tokio_util::sync::DropGuard;
 
 use super::tally::counters;
@@ -46,18 +46,19 @@ pub struct TurnServerConfig {
     pub relay: Vec<IpAddr>,
     /// Ports to relay from. Default 49152 … 65535 (RFC 8656, section 7.2).
     pub ports: RangeInclusive<u16>,
-    /// What the server calls itself when it asks for a user name: 1 … 127 characters. Default `p2p`.
+    /// The name of the server when it asks for a user name: 1 … 127 characters. A client whose first request over UDP
+    /// has only 28 bytes is not told one of more than 12. Default `p2p`.
     pub realm: String,
     /// Makes and recognizes time-limited credentials. What was allocated in time can be refreshed when the credential
     /// has ended. Default: none, only `users` may come.
     pub secret: Option<Secret>,
     /// Users whose credentials do not end. Default: none.
     pub users: Vec<Login>,
-    /// Networks that may be relayed into although they are not the Internet: loopback, private, this machine's own.
-    /// Default: none. Multicast and the like are never relayed to.
-    pub allow_peers: Vec<Net>,
+    /// Networks that may be relayed into although they are not the Internet by IANA's registries: loopback, private,
+    /// documentation, this machine's own and so on. Default: none. Multicast is never relayed to.
+    pub allow_peers: Vec<IpPrefix>,
     /// Networks that are never relayed into. Default: none.
-    pub deny_peers: Vec<Net>,
+    pub deny_peers: Vec<IpPrefix>,
     /// Relayed addresses one user may have at once; a user of a time-limited credential is the name in it.
     /// Default 16.
     pub most_per_user: usize,
@@ -74,8 +75,8 @@ pub struct TurnServerConfig {
     pub most_lifetime: Duration,
     /// How long a nonce is good: how long somebody who recorded a request may send it again. Default 1 h.
     pub nonce_lifetime: Duration,
-    /// Unsigned requests answered to one source: one IPv4 address, or the /64 of an IPv6 address. Of signed ones ten
-    /// times as many are. Default 20 a second and 60 at once.
+    /// Requests heard from one address and port that has not shown a nonce of this server. From one that has, and on a
+    /// TCP connection, ten times as many. Default 20 a second and 60 at once.
     pub rate: Rate,
     /// TCP connections of clients at once, over all addresses. Default 1,024.
     pub most_connections: usize,
@@ -118,7 +119,7 @@ impl TurnServerConfig {
     /// For tests and demonstrations: listens on a free port of 127.0.0.1, relays from there to there, as fast as it
     /// goes, for whoever has a credential made with `secret`.
     pub fn loopback(secret: Secret) -> Self {
-        let loopback = Net::new(Ipv4Addr::new(127, 0, 0, 0).into(), 8).expect("a network");
+        let loopback = IpPrefix::new(Ipv4Addr::new(127, 0, 0, 0).into(), 8).expect("a network");
         Self {
             secret: Some(secret),
             allow_peers: vec![loopback],
@@ -188,12 +189,8 @@ counters! {
     TurnSocketCounters, Tally;
     /// Datagrams the system would not send, or a client's connection had no room for.
     unsent,
-    /// Binding requests answered.
-    bindings,
-    /// What was neither STUN nor ChannelData of an allocation, dropped.
+    /// TCP connections that were neither STUN nor ChannelData, closed.
     garbage,
-    /// Requests dropped because their source asked too often.
-    limited,
     /// TCP connections accepted.
     connections,
     /// TCP connections closed at once: too many, from one source or from all.
@@ -266,12 +263,15 @@ impl TurnServer {
 
     /// Relayed addresses there are now.
     pub fn held(&self) -> usize {
-        self.shared.lock().held()
+        self.shared.lock().relayer.held()
     }
 
     /// What it has done so far.
     pub fn counters(&self) -> TurnServerCounters {
-        TurnServerCounters { decided: self.shared.lock().counters, sockets: self.shared.tally.read() }
+        TurnServerCounters {
+            decided: self.shared.lock().relayer.counters(),
+            sockets: self.shared.tally.read(),
+        }
     }
 
     /// Stops, and waits until every socket is closed.

@@ -2,363 +2,512 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::Family;
-use crate::stun::wire::Parsed;
-use crate::stun::{Attribute, Message, Method, Transport};
 use tracing::{debug, info};
 
-use super::allocation::{Allocation, CHANNELS, Full, Kind, NoChannel};
-use super::auth::{Question, Refusal, Signer};
-use super::core::{At, Client, Core, NoPort, Ports, Reaction, Session};
-use super::ledger::Denied;
-use super::peers::Verdict;
+use super::Relayer;
+use super::allocation::{AllocationRecord, CHANNELS, ChannelDenied, NoRoom, RelayedAddress, WaitingRequest};
+use super::attributes::RequestAttributes;
+use super::auth::{AuthAttributes, AuthError, RequestHead, Signer};
+use super::error::ErrorResponse;
+use super::nonce::{Features, NonceProof};
+use super::output::{Act, Event, FiveTuple, NoRelayedAddress};
+use super::policy::PeerVerdict;
+use crate::Family;
+use crate::rate::Bucket;
+use crate::stun::responder::most_unproven_answer;
+use crate::stun::wire::{Ending, Header, Parsed, WireError};
+use crate::stun::{Attribute, Message, Method, Transport};
+use crate::turn::Relaying;
 
-/// IP protocol numbers, as in REQUESTED-TRANSPORT.
-const UDP: u8 = 17;
-const TCP: u8 = 6;
+/// Time the driver has to open a relayed address.
+const BINDING: Duration = Duration::from_secs(10);
 
-/// What a request wants. The first of each kind counts.
-#[derive(Debug, Default)]
-pub struct Wish {
-    transport: Option<u8>,
-    lifetime: Option<u32>,
-    family: Option<Family>,
-    additional: Option<Family>,
-    /// An even port, and whether the next one as well.
-    even: Option<bool>,
-    pub peers: Vec<SocketAddr>,
-    channel: Option<u16>,
-    pub connection: Option<u32>,
+/// What becomes of a request.
+pub(super) enum Answer {
+    /// Say this now.
+    Now(Message),
+    /// The driver must do something first.
+    Later,
 }
 
-impl Wish {
-    pub fn of(message: &Message) -> Self {
-        let mut wish = Self::default();
-        for attribute in &message.attributes {
-            match attribute {
-                Attribute::RequestedTransport(protocol) => {
-                    wish.transport = wish.transport.or(Some(*protocol));
-                }
-                Attribute::Lifetime(seconds) => wish.lifetime = wish.lifetime.or(Some(*seconds)),
-                Attribute::RequestedAddressFamily(family) => wish.family = wish.family.or(Some(*family)),
-                Attribute::AdditionalAddressFamily(family) => {
-                    wish.additional = wish.additional.or(Some(*family));
-                }
-                Attribute::EvenPort { reserve } => wish.even = wish.even.or(Some(*reserve)),
-                Attribute::XorPeerAddress(peer) => wish.peers.push(*peer),
-                Attribute::ChannelNumber(number) => wish.channel = wish.channel.or(Some(*number)),
-                Attribute::ConnectionId(id) => wish.connection = wish.connection.or(Some(*id)),
-                _ => {}
-            }
-        }
-        wish
-    }
+/// A request of somebody known.
+pub(super) struct Request<'a> {
+    pub(super) client: FiveTuple,
+    pub(super) head: RequestHead,
+    pub(super) signer: &'a Signer,
+    pub(super) attributes: &'a RequestAttributes,
+    /// Which of the peers named are this machine's own addresses, once that was looked up.
+    pub(super) own: Option<&'a [IpAddr]>,
+    pub(super) now: Instant,
 }
 
-impl<R: Clone, S> Core<R, S> {
-    /// Decides a request that is not Binding.
-    pub fn handle_request(
+impl Relayer {
+    /// A request that is not Binding.
+    ///
+    /// # Errors
+    /// When it is no STUN message.
+    pub(super) fn on_request(
         &mut self,
-        client: Client,
-        parsed: &Parsed<'_>,
-        at: At,
-        ports: &mut dyn Ports<R>,
-    ) -> Reaction<R, S> {
-        let question = Question::of(parsed);
-        let remotes = (client.remote, self.control_of(parsed));
-        let signer = match self.gate.admit(parsed, remotes, at.unix) {
-            Ok(signer) => signer,
-            Err(refusal) => return self.refuse_unsigned(refusal, question, client, at.unix),
+        client: FiveTuple,
+        header: &Header,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), WireError> {
+        let parsed = match Parsed::decode(bytes, client.transport) {
+            Ok(parsed) => Some(parsed),
+            Err(WireError::Malformed { .. }) => None,
+            Err(error) => return Err(error),
         };
-        match self.decide(client, parsed, question, &signer, at, ports) {
-            Ok(reaction) => {
+        let proof = parsed.as_ref().map_or(NonceProof::Foreign, |parsed| self.prove(&client, parsed, now));
+        let is_proven = client.transport == Transport::Tcp || proof != NonceProof::Foreign;
+        if !self.admit(&client, is_proven, now) {
+            return Ok(());
+        }
+        let room = match is_proven {
+            true => usize::MAX,
+            false => most_unproven_answer(client.client, bytes.len()),
+        };
+        let Some(parsed) = parsed else {
+            let head =
+                RequestHead { method: header.method, transaction: header.transaction, fingerprint: false };
+            self.refuse(client, head, ErrorResponse::BAD_REQUEST, room, now);
+            return Ok(());
+        };
+        let head = RequestHead::of(&parsed);
+        match self.authenticate(&client, &parsed, proof, now) {
+            Ok(signer) => self.on_authentic(client, head, &parsed, &signer, now),
+            Err(AuthError::Refused(refusal)) => self.refuse(client, head, refusal, room, now),
+            Err(AuthError::TooManyGuesses) => self.counters.limited += 1,
+        }
+        Ok(())
+    }
+
+    /// What the nonce of a request proves. Clients, coturn's among them, sign a ConnectionBind with the nonce they were
+    /// given where they asked for the connection.
+    fn prove(&self, client: &FiveTuple, parsed: &Parsed<'_>, now: Instant) -> NonceProof {
+        let Some(nonce) = AuthAttributes::of(&parsed.message).nonce else { return NonceProof::Foreign };
+        let judge = |tuple: FiveTuple| self.nonces.judge(nonce, &tuple, self.config.nonce_lifetime, now);
+        match judge(*client) {
+            NonceProof::Foreign => self.control_of(&parsed.message).map_or(NonceProof::Foreign, judge),
+            proof => proof,
+        }
+    }
+
+    fn authenticate(
+        &mut self,
+        client: &FiveTuple,
+        parsed: &Parsed<'_>,
+        proof: NonceProof,
+        now: Instant,
+    ) -> Result<Signer, AuthError> {
+        if parsed.algorithm().is_none() {
+            return Err(ErrorResponse::UNAUTHORIZED.into());
+        }
+        let has_realm = parsed.message.attributes.iter().any(|one| matches!(one, Attribute::Realm(_)));
+        if !has_realm || AuthAttributes::of(&parsed.message).nonce.is_none() {
+            return Err(ErrorResponse::BAD_REQUEST.into());
+        }
+        if proof != NonceProof::Fresh {
+            return Err(ErrorResponse::STALE_NONCE.into());
+        }
+        let unix = self.unix(now);
+        self.config.authenticate(parsed, client, &mut self.guesses, unix, now)
+    }
+
+    /// Says no to somebody who has not signed, or not as he should, in at most `room` bytes.
+    fn refuse(
+        &mut self,
+        client: FiveTuple,
+        head: RequestHead,
+        refusal: ErrorResponse,
+        room: usize,
+        now: Instant,
+    ) {
+        let told = match refusal.is_challenge() {
+            true => &mut self.counters.challenged,
+            false => &mut self.counters.refused,
+        };
+        *told += 1;
+        let encode = |message: Message| {
+            let ending = Ending { signature: None, fingerprint: head.fingerprint };
+            message.encode_with(client.transport, ending).ok().filter(|bytes| bytes.len() <= room)
+        };
+        let challenge = |refusal: ErrorResponse, features: Features| {
+            let nonce = self.nonces.make(&client, features, self.config.nonce_lifetime, now);
+            let message = refusal
+                .answer(head)
+                .with(Attribute::Realm(self.config.realm.clone()))
+                .with(Attribute::Nonce(nonce));
+            encode(match features.password_algorithms {
+                true => message.with(Attribute::PasswordAlgorithms(self.config.offered())),
+                false => message,
+            })
+        };
+        let plain = || encode(refusal.answer(head)).or_else(|| encode(refusal.brief().answer(head)));
+        // A request that is too small for a whole challenge gets the better part of it: one as of RFC 5389.
+        let bytes = match refusal.is_challenge() {
+            true => challenge(refusal, self.config.features())
+                .or_else(|| challenge(refusal.brief(), self.config.features()))
+                .or_else(|| challenge(refusal.brief(), Features::default()))
+                .or_else(plain),
+            false => plain(),
+        };
+        self.send(client, bytes);
+    }
+
+    fn on_authentic(
+        &mut self,
+        client: FiveTuple,
+        head: RequestHead,
+        parsed: &Parsed<'_>,
+        signer: &Signer,
+        now: Instant,
+    ) {
+        let attributes = RequestAttributes::of(&parsed.message);
+        let request = Request { client, head, signer, attributes: &attributes, own: None, now };
+        self.expire(&client, now);
+        if !parsed.unknown.is_empty() {
+            self.counters.refused += 1;
+            let message = ErrorResponse::UNKNOWN_ATTRIBUTE
+                .answer(head)
+                .with(Attribute::UnknownAttributes(parsed.unknown.clone()));
+            return self.send(client, signer.sign(&message, client.transport));
+        }
+        let is_waiting = self.allocations.get(&client).is_some_and(|record| record.waiting.is_some());
+        if is_waiting {
+            debug!(client = %client.client, "TURN: a request comes while another waits");
+            return;
+        }
+        let decided = self.decide(&request);
+        self.tell(&request, decided);
+    }
+
+    /// Says what was decided of a request.
+    pub(super) fn tell(&mut self, request: &Request<'_>, decided: Result<Answer, ErrorResponse>) {
+        let Request { client, head, signer, .. } = request;
+        match decided {
+            Ok(Answer::Later) => {}
+            Ok(Answer::Now(message)) => {
                 self.counters.granted += 1;
-                reaction
+                self.send(*client, signer.sign(&message, client.transport));
             }
             Err(refusal) => {
                 self.counters.refused += 1;
-                if refusal == Refusal::FORBIDDEN {
-                    self.counters.forbidden += 1;
-                }
-                debug!(client = %client.remote, account = %signer.account, code = refusal.code, "TURN: {}", refusal.reason);
-                self.reply(client, &signer, refusal.answer(question))
+                self.counters.forbidden += u64::from(refusal == ErrorResponse::FORBIDDEN);
+                debug!(client = %client.client, account = %signer.account, code = refusal.code, "TURN: {}", refusal.reason);
+                self.send(*client, signer.sign(&refusal.answer(*head), client.transport));
             }
         }
     }
 
-    /// Says no to somebody who has not signed, or not as he should.
-    pub fn refuse_unsigned(
-        &mut self,
-        refusal: Refusal,
-        question: Question,
-        client: Client,
-        unix: u64,
-    ) -> Reaction<R, S> {
-        let told =
-            if refusal.is_challenge() { &mut self.counters.challenged } else { &mut self.counters.refused };
-        *told += 1;
-        let bytes = self.gate.refuse(refusal, question, (client.remote, client.transport), unix);
-        bytes.map_or(Reaction::Silence, Reaction::Reply)
-    }
-
-    pub fn reply(&self, client: Client, signer: &Signer, message: Message) -> Reaction<R, S> {
-        signer.sign(&message, client.transport).map_or(Reaction::Silence, Reaction::Reply)
-    }
-
-    fn decide(
-        &mut self,
-        client: Client,
-        parsed: &Parsed<'_>,
-        question: Question,
-        signer: &Signer,
-        at: At,
-        ports: &mut dyn Ports<R>,
-    ) -> Result<Reaction<R, S>, Refusal> {
-        self.expire(client, at.now);
+    fn decide(&mut self, request: &Request<'_>) -> Result<Answer, ErrorResponse> {
+        let Request { client, head, signer, .. } = request;
         // Whoever comes after the allocation was made must be who made it (RFC 8656, section 5).
-        let is_another = |session: &Session<R, S>| session.username != signer.username;
-        if question.method != Method::ALLOCATE && self.sessions.get(&client).is_some_and(is_another) {
-            return Err(Refusal::WRONG_CREDENTIALS);
+        let is_another = |record: &AllocationRecord| record.username != signer.username;
+        if head.method != Method::ALLOCATE && self.allocations.get(client).is_some_and(is_another) {
+            return Err(ErrorResponse::WRONG_CREDENTIALS);
         }
-        if !parsed.unknown.is_empty() {
-            self.counters.refused += 1;
-            let message = Refusal::UNKNOWN_ATTRIBUTE
-                .answer(question)
-                .with(Attribute::UnknownAttributes(parsed.unknown.clone()));
-            return Ok(self.reply(client, signer, message));
+        match head.method {
+            Method::ALLOCATE => self.allocate(request),
+            Method::REFRESH => self.refresh(request),
+            Method::CREATE_PERMISSION => self.create_permission(request),
+            Method::CHANNEL_BIND => self.channel_bind(request),
+            Method::CONNECT => self.connect(request),
+            Method::CONNECTION_BIND => self.connection_bind(request),
+            _ => Err(ErrorResponse::BAD_REQUEST),
         }
-        let wish = Wish::of(&parsed.message);
-        let answer = match question.method {
-            Method::ALLOCATE => return self.allocate(client, question, signer, &wish, at, ports),
-            Method::CONNECT => return self.connect(client, question, signer, &wish, ports),
-            Method::CONNECTION_BIND => return self.connection_bind(client, question, signer, &wish, at),
-            Method::REFRESH => self.refresh(client, question, &wish, at)?,
-            Method::CREATE_PERMISSION => {
-                self.create_permission(client, &wish, at, ports)?;
-                question.success()
-            }
-            Method::CHANNEL_BIND => {
-                self.channel_bind(client, &wish, at, ports)?;
-                question.success()
-            }
-            _ => return Err(Refusal::BAD_REQUEST),
-        };
-        Ok(self.reply(client, signer, answer))
     }
 
-    fn allocate(
-        &mut self,
-        client: Client,
-        question: Question,
-        signer: &Signer,
-        wish: &Wish,
-        at: At,
-        ports: &mut dyn Ports<R>,
-    ) -> Result<Reaction<R, S>, Refusal> {
-        if let Some(session) = self.sessions.get(&client) {
-            let (transaction, bytes) = &session.answered;
-            return match *transaction == question.transaction {
-                true => Ok(Reaction::Reply(bytes.clone())),
-                false => Err(Refusal::MISMATCH),
-            };
+    fn allocate(&mut self, request: &Request<'_>) -> Result<Answer, ErrorResponse> {
+        let Request { client, head, signer, attributes, now, .. } = request;
+        if let Some(record) = self.allocations.get(client) {
+            let (transaction, bytes) = record.made_by.clone();
+            if transaction != head.transaction {
+                return Err(ErrorResponse::MISMATCH);
+            }
+            self.counters.granted += 1;
+            self.send(*client, Some(bytes));
+            return Ok(Answer::Later);
         }
         if signer.is_expired {
-            info!(client = %client.remote, username = %signer.username, "TURN: this credential has expired");
+            info!(client = %client.client, username = %signer.username, "TURN: this credential has expired");
             self.counters.expired += 1;
             // With a challenge, as if it had never been good.
-            return Ok(self.refuse_unsigned(Refusal::EXPIRED, question, client, at.unix));
+            self.refuse(*client, *head, ErrorResponse::EXPIRED, usize::MAX, *now);
+            return Ok(Answer::Later);
         }
-        let kind = match wish.transport {
-            None => return Err(Refusal::BAD_REQUEST),
-            Some(UDP) => Kind::Udp,
+        let relaying = match attributes.transport {
+            None => return Err(ErrorResponse::BAD_REQUEST),
+            Some(protocol) if protocol == Relaying::Udp.protocol() => Relaying::Udp,
             // RFC 6062, section 5.1.
-            Some(TCP) if client.transport == Transport::Tcp => Kind::Tcp,
-            Some(TCP) => return Err(Refusal::BAD_REQUEST),
-            Some(_) => return Err(Refusal::NO_TRANSPORT),
+            Some(protocol) if protocol == Relaying::Tcp.protocol() => match client.transport {
+                Transport::Tcp => Relaying::Tcp,
+                Transport::Udp => return Err(ErrorResponse::BAD_REQUEST),
+            },
+            Some(_) => return Err(ErrorResponse::NO_TRANSPORT),
         };
-        let families = match (wish.family, wish.additional) {
+        let families = match (attributes.family, attributes.additional) {
             (None, None) => vec![Family::V4],
             (Some(family), None) => vec![family],
-            (None, Some(Family::V6)) if kind == Kind::Udp => vec![Family::V4, Family::V6],
-            _ => return Err(Refusal::BAD_REQUEST),
+            (None, Some(Family::V6)) if relaying == Relaying::Udp => vec![Family::V4, Family::V6],
+            _ => return Err(ErrorResponse::BAD_REQUEST),
         };
-        let even = match wish.even {
-            Some(_) if kind == Kind::Tcp || wish.additional.is_some() => return Err(Refusal::BAD_REQUEST),
+        let is_even = match attributes.even {
+            Some(_) if relaying == Relaying::Tcp || attributes.additional.is_some() => {
+                return Err(ErrorResponse::BAD_REQUEST);
+            }
             // A port is not kept for later: pairs of ports went out of use with RFC 5761.
-            Some(true) => return Err(Refusal::CAPACITY),
+            Some(true) => return Err(ErrorResponse::CAPACITY),
             even => even.is_some(),
         };
-        self.ledger.may_have(&signer.account, families.len())?;
-        let lifetime = self.lifetime(wish.lifetime);
-        let mut answer = question.success();
-        let (mut allocations, mut refused) = (Vec::new(), Vec::new());
-        for family in families {
-            match ports.bind(family, kind, even) {
-                Ok((relayed, relay)) => {
-                    answer = answer.with(Attribute::XorRelayedAddress(relayed));
-                    allocations.push(Allocation::new(kind, relayed, relay, at.now + lifetime));
-                }
-                Err(no) => refused.push((family, Refusal::from(no))),
+        self.quotas.may_have(&signer.account, families.len())?;
+        for family in &families {
+            self.quotas.enter(&signer.account, *now);
+            self.act(Act::Bind { client: *client, family: *family, relaying, is_even });
+        }
+        let until = *now + BINDING;
+        self.note_end(until);
+        let waiting = WaitingRequest::Binding {
+            head: *head,
+            signer: (*signer).clone(),
+            relaying,
+            lifetime: self.config.granted(attributes.lifetime),
+            missing: families,
+            refused: Vec::new(),
+            until,
+        };
+        let record = AllocationRecord {
+            username: Arc::clone(&signer.username),
+            account: Arc::clone(&signer.account),
+            addresses: Vec::new(),
+            made_by: (head.transaction, Vec::new()),
+            waiting: Some(waiting),
+            bucket: Bucket::new(*now),
+        };
+        self.allocations.insert(*client, record);
+        Ok(Answer::Later)
+    }
+
+    /// What became of an [`Act::Bind`].
+    pub fn handle_bound(
+        &mut self,
+        client: FiveTuple,
+        family: Family,
+        relaying: Relaying,
+        bound: Result<SocketAddr, NoRelayedAddress>,
+        now: Instant,
+    ) {
+        if self.is_closed {
+            return;
+        }
+        let is_taken = bound.is_ok_and(|address| self.relayed.contains_key(&(relaying, address)));
+        let waiting = self.allocations.get_mut(&client).and_then(|record| record.waiting.as_mut());
+        let place = match waiting {
+            Some(WaitingRequest::Binding { missing, relaying: wanted, .. }) if *wanted == relaying => {
+                missing.iter().position(|missing| *missing == family).map(|at| missing.remove(at))
+            }
+            _ => None,
+        };
+        let (Some(_), Some(record)) = (place, self.allocations.get_mut(&client)) else {
+            // Nobody waits for it any more.
+            if let (Ok(relayed), false) = (bound, is_taken) {
+                self.act(Act::Release { relaying, relayed });
+            }
+            return;
+        };
+        let Some(WaitingRequest::Binding { lifetime, missing, refused, .. }) = &mut record.waiting else {
+            return;
+        };
+        match bound {
+            Ok(address) if !is_taken => {
+                record.addresses.push(RelayedAddress::new(relaying, address, now + *lifetime));
+                self.relayed.insert((relaying, address), client);
+            }
+            refusal => {
+                refused.push((family, refusal.err().unwrap_or(NoRelayedAddress::Exhausted)));
+                self.quotas.leave(&record.account, now);
             }
         }
-        if allocations.is_empty() {
-            // RFC 8656, section 7.2: of two families none is 508, whatever each lacks.
-            return Err(if refused.len() == 1 { refused[0].1 } else { Refusal::CAPACITY });
+        if missing.is_empty() {
+            self.on_all_bound(client, now);
         }
-        for (family, Refusal { code, reason }) in refused {
+    }
+
+    /// Answers an Allocate: every address is there, or is not to be had.
+    fn on_all_bound(&mut self, client: FiveTuple, now: Instant) {
+        let Some(mut record) = self.allocations.remove(&client) else { return };
+        let Some(WaitingRequest::Binding { head, signer, relaying, lifetime, refused, .. }) =
+            record.waiting.take()
+        else {
+            return;
+        };
+        let attributes = RequestAttributes::default();
+        let request = Request { client, head, signer: &signer, attributes: &attributes, own: None, now };
+        if record.addresses.is_empty() {
+            // RFC 8656, section 7.2: of two families none is 508, whatever each lacks.
+            let refusal = match &refused[..] {
+                [(_, only)] => ErrorResponse::from(*only),
+                _ => ErrorResponse::CAPACITY,
+            };
+            return self.tell(&request, Err(refusal));
+        }
+        let mut answer = head.success();
+        record.addresses.sort_by_key(|address| !address.address.is_ipv4());
+        for RelayedAddress { address, .. } in &record.addresses {
+            debug!(client = %client.client, relayed = %address, account = %signer.account, "TURN allocation");
+            answer = answer.with(Attribute::XorRelayedAddress(*address));
+        }
+        for (family, no) in refused {
+            let ErrorResponse { code, reason } = no.into();
             answer = answer.with(Attribute::AddressErrorCode { family, code, reason: reason.into() });
         }
-        let remote = SocketAddr::new(client.remote.ip().to_canonical(), client.remote.port());
-        answer = answer
-            .with(Attribute::Lifetime(lifetime.as_secs() as u32))
-            .with(Attribute::XorMappedAddress(remote));
+        let mapped = SocketAddr::new(client.client.ip().to_canonical(), client.client.port());
+        answer =
+            answer.with(Attribute::Lifetime(seconds(lifetime))).with(Attribute::XorMappedAddress(mapped));
         let Some(bytes) = signer.sign(&answer, client.transport) else {
-            return Err(Refusal::CAPACITY);
+            self.end(record, now);
+            return self.tell(&request, Err(ErrorResponse::CAPACITY));
         };
-        for allocation in &allocations {
-            debug!(client = %client.remote, relayed = %allocation.relayed, account = %signer.account, "TURN allocation");
-            self.ledger.enter(&signer.account, at.now);
-            self.relayed.insert((kind, allocation.relayed));
-        }
         self.counters.allocations += 1;
-        self.sessions.insert(
-            client,
-            Session {
-                username: Arc::clone(&signer.username),
-                account: Arc::clone(&signer.account),
-                allocations,
-                answered: (question.transaction, bytes.clone()),
-            },
-        );
-        Ok(Reaction::Reply(bytes))
+        self.counters.granted += 1;
+        let relayed = record.addresses.iter().map(|address| address.address).collect();
+        self.out.push_back(crate::Output::Event(Event::Allocated { client, relaying, relayed }));
+        record.made_by.1.clone_from(&bytes);
+        self.allocations.insert(client, record);
+        self.note_end(now + lifetime);
+        self.send(client, Some(bytes));
     }
 
-    /// What is granted of a wish (RFC 8656, section 7.2).
-    fn lifetime(&self, wished: Option<u32>) -> Duration {
-        let wished = wished.map_or(self.terms.lifetime, |seconds| Duration::from_secs(seconds.into()));
-        wished.min(self.terms.most_lifetime).max(self.terms.lifetime)
-    }
-
-    fn refresh(
-        &mut self,
-        client: Client,
-        question: Question,
-        wish: &Wish,
-        at: At,
-    ) -> Result<Message, Refusal> {
-        let granted = match wish.lifetime {
+    fn refresh(&mut self, request: &Request<'_>) -> Result<Answer, ErrorResponse> {
+        let Request { client, head, attributes, now, .. } = request;
+        let granted = match attributes.lifetime {
             Some(0) => Duration::ZERO,
-            wished => self.lifetime(wished),
+            wished => self.config.granted(wished),
         };
-        let session = self.sessions.get_mut(&client).ok_or(Refusal::MISMATCH)?;
+        let record = self.allocations.get_mut(client).ok_or(ErrorResponse::MISMATCH)?;
         let is_meant =
-            |allocation: &Allocation<R, S>| wish.family.is_none_or(|family| allocation.family() == family);
-        if !session.allocations.iter().any(is_meant) {
-            return Err(Refusal::PEER_FAMILY);
+            |address: &RelayedAddress| attributes.family.is_none_or(|family| address.family() == family);
+        if !record.addresses.iter().any(is_meant) {
+            return Err(ErrorResponse::PEER_FAMILY);
         }
-        if granted.is_zero() {
-            let account = Arc::clone(&session.account);
-            let (over, kept): (Vec<_>, Vec<_>) = session.allocations.drain(..).partition(is_meant);
-            session.allocations = kept;
-            if session.allocations.is_empty() {
-                self.sessions.remove(&client);
-            }
-            over.into_iter().for_each(|allocation| self.close(&account, allocation, at.now));
-        } else {
-            let meant = session.allocations.iter_mut().filter(|allocation| is_meant(allocation));
-            meant.for_each(|allocation| allocation.expires = at.now + granted);
+        let until = if granted.is_zero() { *now } else { *now + granted };
+        record.addresses.iter_mut().filter(|address| is_meant(address)).for_each(|address| {
+            address.expires = until;
+        });
+        match granted.is_zero() {
+            true => self.expire(client, *now),
+            false => self.note_end(until),
         }
-        Ok(question.success().with(Attribute::Lifetime(granted.as_secs() as u32)))
+        Ok(Answer::Now(head.success().with(Attribute::Lifetime(seconds(granted)))))
     }
 
-    fn create_permission(
-        &mut self,
-        client: Client,
-        wish: &Wish,
-        at: At,
-        ports: &dyn Ports<R>,
-    ) -> Result<(), Refusal> {
-        let session = self.sessions.get(&client).ok_or(Refusal::MISMATCH)?;
-        if wish.peers.is_empty() {
-            return Err(Refusal::BAD_REQUEST);
+    fn create_permission(&mut self, request: &Request<'_>) -> Result<Answer, ErrorResponse> {
+        let Request { client, head, attributes, now, .. } = request;
+        let record = self.allocations.get(client).ok_or(ErrorResponse::MISMATCH)?;
+        if attributes.peers.is_empty() {
+            return Err(ErrorResponse::BAD_REQUEST);
         }
-        for peer in &wish.peers {
-            if !session.allocations.iter().any(|allocation| allocation.fits(*peer)) {
-                return Err(Refusal::PEER_FAMILY);
-            }
-            self.check_ip(client, peer.ip(), ports)?;
+        if attributes.peers.iter().any(|peer| record.address_for(*peer).is_none()) {
+            return Err(ErrorResponse::PEER_FAMILY);
         }
-        let session = self.sessions.get_mut(&client).ok_or(Refusal::MISMATCH)?;
-        for allocation in &mut session.allocations {
-            let ips: Vec<IpAddr> =
-                wish.peers.iter().filter(|peer| allocation.fits(**peer)).map(SocketAddr::ip).collect();
-            allocation.permit(&ips, at.now).map_err(|Full| Refusal::CAPACITY)?;
+        if self.check_peers(request)? {
+            return Ok(Answer::Later);
         }
-        Ok(())
+        let lifetime = self.config.permission_lifetime;
+        let record = self.allocations.get_mut(client).ok_or(ErrorResponse::MISMATCH)?;
+        for address in &mut record.addresses {
+            let peers = attributes.peers.iter().filter(|peer| address.fits(**peer));
+            let ips: Vec<IpAddr> = peers.map(SocketAddr::ip).collect();
+            address.permit(&ips, lifetime, *now).map_err(|NoRoom| ErrorResponse::CAPACITY)?;
+        }
+        Ok(Answer::Now(head.success()))
     }
 
-    fn channel_bind(
-        &mut self,
-        client: Client,
-        wish: &Wish,
-        at: At,
-        ports: &dyn Ports<R>,
-    ) -> Result<(), Refusal> {
-        let session = self.sessions.get(&client).ok_or(Refusal::MISMATCH)?;
-        let (Some(number), Some(&peer)) = (wish.channel, wish.peers.first()) else {
-            return Err(Refusal::BAD_REQUEST);
+    fn channel_bind(&mut self, request: &Request<'_>) -> Result<Answer, ErrorResponse> {
+        let Request { client, head, attributes, now, .. } = request;
+        let record = self.allocations.get(client).ok_or(ErrorResponse::MISMATCH)?;
+        let (Some(number), Some(&peer)) = (attributes.channel, attributes.peers.first()) else {
+            return Err(ErrorResponse::BAD_REQUEST);
         };
         if !CHANNELS.contains(&number) || peer.port() == 0 {
-            return Err(Refusal::BAD_REQUEST);
+            return Err(ErrorResponse::BAD_REQUEST);
         }
-        let Some(index) = session.allocations.iter().position(|allocation| allocation.fits(peer)) else {
-            return Err(Refusal::PEER_FAMILY);
+        let Some(index) = record.addresses.iter().position(|address| address.fits(peer)) else {
+            return Err(ErrorResponse::PEER_FAMILY);
         };
         // A number is one peer's, whichever family he has.
-        let elsewhere = session.allocations.iter().enumerate();
-        let is_taken = elsewhere
-            .filter(|(other, _)| *other != index)
-            .any(|(_, allocation)| allocation.peer_of(number, at.now).is_some());
-        if is_taken || session.allocations[index].kind == Kind::Tcp {
-            return Err(Refusal::BAD_REQUEST);
+        let others = record.addresses.iter().enumerate().filter(|(other, _)| *other != index);
+        let is_taken = others.into_iter().any(|(_, address)| address.peer_of(number, *now).is_some());
+        if is_taken || record.addresses[index].relaying == Relaying::Tcp {
+            return Err(ErrorResponse::BAD_REQUEST);
         }
-        self.check_ip(client, peer.ip(), ports)?;
-        if !self.may_reach(Kind::Udp, peer) {
-            return Err(Refusal::FORBIDDEN);
+        if self.check_peers(request)? {
+            return Ok(Answer::Later);
         }
-        let session = self.sessions.get_mut(&client).ok_or(Refusal::MISMATCH)?;
-        session.allocations[index].bind_channel(number, peer, at.now).map_err(|no| match no {
-            NoChannel::Taken => Refusal::BAD_REQUEST,
-            NoChannel::Full => Refusal::CAPACITY,
-        })
+        if !self.may_reach(Relaying::Udp, peer) {
+            return Err(ErrorResponse::FORBIDDEN);
+        }
+        let lifetimes = (self.config.channel_lifetime, self.config.permission_lifetime);
+        let record = self.allocations.get_mut(client).ok_or(ErrorResponse::MISMATCH)?;
+        let bound = record.addresses[index].bind_channel(number, peer, lifetimes, *now);
+        bound.map_err(|no| match no {
+            ChannelDenied::Taken => ErrorResponse::BAD_REQUEST,
+            ChannelDenied::NoRoom => ErrorResponse::CAPACITY,
+        })?;
+        Ok(Answer::Now(head.success()))
     }
 
-    /// Whether a peer at `ip` may be spoken to at all.
-    pub fn check_ip(&self, client: Client, ip: IpAddr, ports: &dyn Ports<R>) -> Result<(), Refusal> {
-        if self.policy.judge(ip, |ip| ports.is_ours(ip)) == Verdict::Forbidden {
-            debug!(client = %client.remote, peer = %ip, "TURN: this peer may not be relayed to");
-            return Err(Refusal::FORBIDDEN);
+    /// Whether the request must wait until the driver has said which of the peers it names are this machine's own.
+    ///
+    /// # Errors
+    /// When a peer may not be spoken to.
+    pub(super) fn check_peers(&mut self, request: &Request<'_>) -> Result<bool, ErrorResponse> {
+        let Request { client, head, signer, attributes, own, .. } = request;
+        let mut unknown = Vec::new();
+        for ip in attributes.peers.iter().map(SocketAddr::ip) {
+            match (self.config.judge(ip), own) {
+                (PeerVerdict::Public, Some(own)) if own.contains(&ip) => {
+                    return Err(ErrorResponse::FORBIDDEN);
+                }
+                (PeerVerdict::Public, None) => unknown.push(ip),
+                (PeerVerdict::Forbidden, _) => {
+                    debug!(client = %client.client, peer = %ip, "TURN: this peer may not be relayed to");
+                    return Err(ErrorResponse::FORBIDDEN);
+                }
+                (PeerVerdict::Allowed | PeerVerdict::Relayed | PeerVerdict::Public, _) => {}
+            }
         }
-        Ok(())
+        let must_wait = !unknown.is_empty();
+        if let Some(record) = self.allocations.get_mut(client).filter(|_| must_wait) {
+            record.waiting = Some(WaitingRequest::Checking {
+                head: *head,
+                signer: (*signer).clone(),
+                attributes: (*attributes).clone(),
+            });
+            self.act(Act::Check { client: *client, ips: unknown });
+        }
+        Ok(must_wait)
+    }
+
+    /// What became of an [`Act::Check`]: those of the addresses that are this machine's own.
+    pub fn handle_checked(&mut self, client: FiveTuple, own: &[IpAddr], now: Instant) {
+        self.expire(&client, now);
+        let Some(record) = self.allocations.get_mut(&client) else { return };
+        match record.waiting.take() {
+            Some(WaitingRequest::Checking { head, signer, attributes }) => {
+                let attributes = &attributes;
+                let request = Request { client, head, signer: &signer, attributes, own: Some(own), now };
+                let decided = self.decide(&request);
+                self.tell(&request, decided);
+            }
+            other => record.waiting = other,
+        }
     }
 }
 
-impl From<Denied> for Refusal {
-    fn from(denied: Denied) -> Self {
-        match denied {
-            Denied::User => Self::QUOTA,
-            Denied::Server => Self::CAPACITY,
-        }
-    }
-}
-
-impl From<NoPort> for Refusal {
-    fn from(no: NoPort) -> Self {
-        match no {
-            NoPort::Family => Self::NO_FAMILY,
-            NoPort::Exhausted => Self::CAPACITY,
-        }
-    }
+/// Whole seconds, as LIFETIME has them.
+fn seconds(span: Duration) -> u32 {
+    u32::try_from(span.as_secs()).unwrap_or(u32::MAX)
 }
