@@ -9,6 +9,7 @@
 //! A new target is a function here, a line in [`TARGETS`], a file in `fuzz_targets/`, a `[[bin]]` and a few
 //! seeds in `corpus/<target>/`.
 
+mod machines;
 mod mqtt_link;
 mod ntp_wire;
 mod peer_addr;
@@ -17,8 +18,10 @@ mod relay_circuit;
 mod relay_stream;
 mod signal;
 mod stun_wire;
+mod turn_server;
 mod turn_wire;
 
+pub use machines::machines;
 pub use mqtt_link::mqtt_link;
 pub use ntp_wire::ntp_wire;
 pub use peer_addr::peer_addr;
@@ -27,13 +30,15 @@ pub use relay_circuit::relay_circuit;
 pub use relay_stream::relay_stream;
 pub use signal::{RECEIVER, SENDERS, signal};
 pub use stun_wire::stun_wire;
+pub use turn_server::turn_server;
 pub use turn_wire::turn_wire;
 
 /// A fuzz target: a name, and what it does with any bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
+    ("machines", machines),
     ("mqtt_link", mqtt_link),
     ("ntp_wire", ntp_wire),
     ("peer_addr", peer_addr),
@@ -42,5 +47,6 @@ pub const TARGETS: [Target; 9] = [
     ("relay_stream", relay_stream),
     ("signal", signal),
     ("stun_wire", stun_wire),
+    ("turn_server", turn_server),
     ("turn_wire", turn_wire),
 ];

@@ -176,8 +176,8 @@ mod tests {
     /// The first and the last address of each row and the nearest ones outside it.
     #[test]
     fn every_row_ends_where_the_registry_says() {
-        type Row = (&'static str, [&'static str; 2], [&'static str; 2]);
-        let rows: [Row; 36] = [
+        type SpecialRow = (&'static str, [&'static str; 2], [&'static str; 2]);
+        let rows: [SpecialRow; 36] = [
             ("0.0.0.0/8", ["0.0.0.0", "0.255.255.255"], ["1.0.0.0", "255.255.255.255"]),
             ("10.0.0.0/8", ["10.0.0.0", "10.255.255.255"], ["9.255.255.255", "11.0.0.0"]),
             ("100.64.0.0/10", ["100.64.0.0", "100.127.255.255"], ["100.63.255.255", "100.128.0.0"]),

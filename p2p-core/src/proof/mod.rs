@@ -24,6 +24,8 @@
 
 mod handshake;
 mod session;
+#[cfg(feature = "sim")]
+pub mod subject;
 #[cfg(test)]
 mod tests;
 mod wire;

@@ -396,6 +396,10 @@ impl Machine for Fire {
     }
 }
 
+#[cfg(feature = "sim")]
+#[path = "fire_subject.rs"]
+pub(super) mod subject;
+
 #[cfg(test)]
 #[path = "fire_tests.rs"]
 mod tests;

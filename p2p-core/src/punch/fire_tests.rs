@@ -1,10 +1,9 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::Seed;
 use crate::proof::ProofError;
 use crate::sim::epoch;
-use crate::sim::laws::{Subject, drain};
+use crate::sim::laws::drain;
 
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 1, 2));
 const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1));
@@ -147,47 +146,3 @@ fn the_winner_stays_and_what_is_half_open_goes_first() {
     assert_eq!(acts, [all[1].0, all[3].0, all[0].0].map(FireAct::Drop));
     assert!(fire.handle_accepted(5_000, SocketAddr::new(THERE, 7), at(13)).is_none());
 }
-
-struct AnyFire;
-
-impl Subject for AnyFire {
-    type Machine = Fire;
-
-    fn new(mut seed: Seed, now: Instant) -> Fire {
-        let mut fire = Fire::new(config(1 + seed.below(40) as u16, 1 + seed.below(900) as u16), now);
-        let shots =
-            (0..seed.below(60)).map(|index| shot(seed.below(500), index as u16 % 7, seed.below(90) as u16));
-        let mut shots: Vec<_> = shots.collect();
-        shots.sort_by_key(|shot| shot.after);
-        let lives = seed.chance(0.5).then(|| ms(100));
-        fire.handle_wave(wave(shots, lives, now), now);
-        fire
-    }
-
-    fn disturb(fire: &mut Fire, dice: &mut Seed, now: Instant) {
-        let socket = Socket(dice.below(40) as u32);
-        match dice.below(8) {
-            0 => {
-                fire.handle_connected(socket, now);
-            }
-            1 => {
-                let ip = if dice.chance(0.5) { THERE } else { HERE };
-                fire.handle_accepted(5_000, SocketAddr::new(ip, dice.below(9) as u16), now);
-            }
-            2 => {
-                let shots =
-                    (0..dice.below(9)).map(|index| shot(index * 10, 1, dice.below(99) as u16)).collect();
-                fire.handle_wave(wave(shots, None, now), now);
-            }
-            _ => {
-                fire.handle_failed(socket, &LaneFailure::Refused, now);
-            }
-        }
-    }
-
-    fn close(fire: &mut Fire, _: Instant) {
-        fire.close(None);
-    }
-}
-
-crate::machine_laws!(fire_laws: AnyFire);

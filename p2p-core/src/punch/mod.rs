@@ -69,10 +69,16 @@ mod story_tests;
 mod terms;
 mod words;
 
+#[cfg(feature = "sim")]
+pub use agree::subject::AgreeSubject;
 pub use agree::{Agree, AgreeAct, AgreeEvent};
 pub use budget::{Budget, Limits, Share};
+#[cfg(feature = "sim")]
+pub use fire::subject::FireSubject;
 pub use fire::{Fire, FireAct, FireConfig, FireEvent, Socket, Tally, Wave};
 pub use machine::Punch;
+#[cfg(feature = "sim")]
+pub use machine::subject::PunchSubject;
 pub use message::{Answer, MOST_PAIRS, MOST_WAVES, Message, Offer, Step, Timing, Update};
 pub use pairs::{Setup, View, answerable, are_placed, worthwhile};
 pub use plan::{Mode, NoPlan, Orders, Part, Plan, Shot, Tactic};

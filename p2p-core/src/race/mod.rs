@@ -27,6 +27,8 @@ mod relaying;
 mod relaying_tests;
 mod report;
 mod reverse;
+#[cfg(feature = "sim")]
+pub mod subject;
 #[cfg(test)]
 mod tests;
 

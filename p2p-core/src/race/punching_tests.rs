@@ -2,17 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use super::tests::{at, config, from_peer, interface, ms, ours, peer_at, setup};
+use super::tests::{at, config, from_peer, interface, ours, peer_at, setup};
 use super::*;
 use crate::nat::{Delta, DeltaKind, Filtering, Mapping, NatFacts, NatType};
 use crate::peer::{Contents, Identity, InterfaceAddr, PeerAddr};
 use crate::punch::{Failed, MOST_PAIRS, Message, Mode, Offer, Ports, Setup, Share, Side, Stamps, Step, View};
 use crate::signal::{Delivery, Reason, Signal};
 use crate::sim::epoch;
-use crate::sim::laws::{Subject, drain};
+use crate::sim::laws::drain;
 use crate::{Local, Machine, Mapped, Output, Seed, UnixTime};
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const OURS: &str = "192.168.1.5";
 const OUR_OUTSIDE: &str = "198.51.100.1";
@@ -393,116 +393,3 @@ fn an_answer_punches_and_dials_in_one_attempt() {
     answerer.turn(at(12));
     assert!(answerer.has_nothing());
 }
-
-/// Feeds a machine what its punches may hear.
-macro_rules! disturb_punch {
-    ($machine:expr, $dice:expr, $now:expr) => {{
-        let (machine, dice, now) = ($machine, $dice, $now);
-        let pair = dice.below(4) as u8;
-        let port = 10_000 + dice.below(3) as u16;
-        let here = Local(SocketAddr::new(ip(OURS), port));
-        let there = SocketAddr::from(([203, 0, 113, 7], 4_000 + dice.below(3) as u16));
-        let lane = Lane::punched(pair, punch::Socket::numbered(dice.below(6) as u32));
-        let (_, socket) = lane.punched_by().unwrap();
-        match dice.below(8) {
-            0 => {
-                let _ = machine.handle_punch_share(pair, Share { sockets: 96, per_second: 100 }, now);
-            }
-            1 => machine.handle_punch_listening(pair, here, Ok(()), now),
-            2 => machine.handle_punch_observed(pair, here, dice.chance(0.5).then_some(Mapped(there)), now),
-            3 => {
-                let _ = machine.handle_punch_connected(pair, socket, there, now);
-            }
-            4 => {
-                let _ = machine.handle_punch_accepted(pair, here, there, now);
-            }
-            5 => machine.handle_punch_failed(pair, socket, &LaneFailure::Refused, now),
-            6 => machine.handle_failed(lane, LaneFailure::TimedOut, now),
-            _ => machine.handle_kept(lane, now),
-        }
-    }};
-}
-
-struct PunchingRace;
-
-impl Subject for PunchingRace {
-    type Machine = Race;
-
-    fn new(mut seed: Seed, now: Instant) -> Race {
-        let facts = if seed.chance(0.5) { port_restricted() } else { NatFacts::default() };
-        let mut config = remote(facts);
-        if seed.chance(0.3) {
-            config.peer = them(THEIRS, None);
-        }
-        config.ways = if seed.chance(0.5) { vec![Way::Punch] } else { Way::ALL.to_vec() };
-        config.within = Duration::from_secs(60);
-        Race::new(config, now)
-    }
-
-    fn disturb(race: &mut Race, dice: &mut Seed, now: Instant) {
-        match dice.below(12) {
-            0 => {
-                let side = match offer(Mode::Remote, OURS, THEIR_OUTSIDE).step {
-                    Step::Offer(offer) => offer.side,
-                    _ => return,
-                };
-                let start = UnixTime::from_secs(1_000_000).after(now.saturating_duration_since(epoch()));
-                let timing = punch::Timing { start, lead: 10, spread: 10, step: 10 };
-                let step = Step::Answer(punch::Answer { side, timing });
-                let message = Message { pair: dice.below(2) as u8, wave: 0, stamps: Stamps::default(), step };
-                race.handle_signal(
-                    &from_peer(them("10.1.1.1", Some(THEIR_OUTSIDE)), Body::Punch(message)),
-                    now,
-                );
-            }
-            1 if dice.chance(0.2) => {
-                let body = Body::Punch(offer(Mode::Remote, OURS, THEIR_OUTSIDE));
-                race.handle_delivery(&body, Delivery::Offline, now);
-            }
-            2 if dice.chance(0.2) => {
-                let lane = Lane::punched(dice.below(2) as u8, punch::Socket::numbered(dice.below(6) as u32));
-                race.handle_proven(lane, now);
-            }
-            _ => disturb_punch!(&mut *race, dice, now),
-        }
-    }
-
-    fn close(race: &mut Race, now: Instant) {
-        race.close(now);
-    }
-}
-
-crate::machine_laws!(punching_race_laws: PunchingRace);
-
-struct PunchingAnswer;
-
-impl Subject for PunchingAnswer {
-    type Machine = Answer;
-
-    fn new(mut seed: Seed, now: Instant) -> Answer {
-        let mode = if seed.chance(0.5) { Mode::Lan } else { Mode::Remote };
-        let address = if mode == Mode::Lan { OURS } else { OUR_OUTSIDE };
-        let signal = from_peer(us(), Body::Punch(offer(mode, THEIRS, address)));
-        offered(&their_setup(), &signal, now)
-    }
-
-    fn disturb(answer: &mut Answer, dice: &mut Seed, now: Instant) {
-        match dice.below(12) {
-            0 => {
-                let message = Message { pair: dice.below(5) as u8, ..offer(Mode::Lan, THEIRS, OURS) };
-                answer.handle_punch(&their_setup(), &from_peer(us(), Body::Punch(message)), now);
-            }
-            1 => {
-                let found = candidates(&their_setup().ours, &us(), &Filter::default(), Motive::TheirWish);
-                answer.handle_dial_me(found, ms(100), now);
-            }
-            _ => disturb_punch!(&mut *answer, dice, now),
-        }
-    }
-
-    fn close(answer: &mut Answer, now: Instant) {
-        answer.close(now);
-    }
-}
-
-crate::machine_laws!(punching_answer_laws: PunchingAnswer);

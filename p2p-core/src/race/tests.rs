@@ -8,7 +8,6 @@ use crate::nat::Nat;
 use crate::peer::{Contents, Identity, InterfaceAddr, MachineTag, PeerAddr};
 use crate::proof::ProofError;
 use crate::punch::{Limits, Setup, Terms};
-use crate::relay::circuit::{CircuitFailure, Kept};
 use crate::signal::{AttemptId, Body, Delivery, Reason, Refusal, Signal};
 use crate::sim::epoch;
 use crate::sim::laws::drain;
@@ -509,6 +508,3 @@ fn an_answer_drops_what_the_caller_did_not_choose() {
 
 #[path = "punch_tests.rs"]
 mod punching;
-
-#[path = "laws_tests.rs"]
-mod laws;

@@ -57,7 +57,11 @@ pub use config::{RelayConfig, Tokens};
 pub use connection::{Act, Event, RelayError, ResetReason};
 pub use counters::Counters;
 pub use frame::{FrameError, Token};
+#[cfg(feature = "sim")]
+pub use messages::subject::MessagesSubject;
 pub use messages::{MOST_MESSAGE, Messages, SendError};
 pub use notice::{MOST_LENT, Notice};
 pub use route::{End, Route};
+#[cfg(feature = "sim")]
+pub use stream::subject::StreamSubject;
 pub use stream::{Read, Stream};

@@ -343,6 +343,10 @@ pub(crate) fn is_same(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
 }
 
+#[cfg(feature = "sim")]
+#[path = "transaction_subject.rs"]
+pub mod subject;
+
 #[cfg(test)]
 #[path = "transaction_tests.rs"]
 mod tests;

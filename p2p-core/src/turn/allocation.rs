@@ -17,7 +17,7 @@ pub use config::AllocationConfig;
 pub use output::{AllocationOutput, ConnectionId, Counters, Event, Lease, Misuse};
 
 use super::channel::{self, CHANNEL_HEADER};
-use super::credentials::{Credentials, Login};
+use super::credentials::{Credentials, LongTermAuth};
 use super::data::{DataConfig, DataConnection};
 use super::errand::{Draft, Errand};
 use super::failure::Failure;
@@ -75,7 +75,7 @@ struct Standing {
 enum State {
     Asking {
         /// One that an unsigned refusal spoke against, and how we were signed in to it.
-        old: Option<Box<(Standing, Login)>>,
+        old: Option<Box<(Standing, LongTermAuth)>>,
         is_first: bool,
     },
     Standing(Box<Standing>),
@@ -114,7 +114,7 @@ struct Pulse {
 #[derive(Debug)]
 pub struct Allocation {
     config: AllocationConfig,
-    login: Login,
+    login: LongTermAuth,
     seed: Seed,
     framer: Framer,
     state: State,
@@ -135,7 +135,7 @@ impl Allocation {
             return Err(Misuse::Transport);
         }
         let mut allocation = Self {
-            login: Login::new(config.credentials.clone()),
+            login: LongTermAuth::new(config.credentials.clone()),
             config,
             seed,
             framer: Framer::default(),
@@ -481,6 +481,9 @@ impl Machine for Allocation {
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+#[cfg(feature = "sim")]
+pub mod subject;
 
 #[cfg(test)]
 #[path = "allocation_tests/mod.rs"]

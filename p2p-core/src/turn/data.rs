@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::Packet;
 use super::allocation::ConnectionId;
-use super::credentials::Login;
+use super::credentials::LongTermAuth;
 use super::errand::{Draft, Errand, Line};
 use super::failure::Failure;
 use super::frame::{Frame, Framer};
@@ -21,7 +21,7 @@ use crate::{Deadline, Machine, Output, Seed};
 pub(super) struct DataConfig {
     pub(super) line: Line,
     pub(super) connection: ConnectionId,
-    pub(super) login: Login,
+    pub(super) login: LongTermAuth,
 }
 
 /// What came of it. There is one, and it is the last word.
@@ -54,7 +54,7 @@ enum State {
 /// Acts are pieces of the stream to send.
 #[derive(Debug)]
 pub struct DataConnection {
-    login: Login,
+    login: LongTermAuth,
     seed: Seed,
     framer: Framer,
     state: State,
@@ -153,6 +153,10 @@ impl Machine for DataConnection {
         self.out.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
     }
 }
+
+#[cfg(feature = "sim")]
+#[path = "data_subject.rs"]
+pub mod subject;
 
 #[cfg(test)]
 #[path = "data_tests.rs"]

@@ -1,4 +1,4 @@
-//! TURN (RFC 8656): an address on a server that stands for us, and what must be done to keep it.
+//! TURN (RFC 8656): an address on a server that stands for us, what must be done to keep it, and the server.
 //!
 //! | part | what it is |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | [`allocation`] | machine: one relayed address on one server, over one transport |
 //! | [`data`] | machine: one TCP connection of a peer, through the server (RFC 6062) |
 //! | [`client`] | machine: several servers and transports raced, the first that works kept |
+//! | [`server`] | machine: the other side, which answers and relays |
 //!
 //! # Whom to believe
 //!

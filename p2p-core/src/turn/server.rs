@@ -45,6 +45,8 @@ mod policy;
 mod quota;
 mod relaying;
 mod request;
+#[cfg(feature = "sim")]
+pub mod subject;
 
 #[cfg(test)]
 mod tests;
@@ -57,16 +59,16 @@ use bytes::Bytes;
 use tracing::{debug, trace};
 
 pub use allocation::{CONNECTION_LIFETIME, MOST_CHANNELS, MOST_CONNECTIONS, MOST_PERMISSIONS};
-pub use config::RelayerConfig;
+pub use config::{MOST_REALM, RelayerConfig};
 pub use credential::{LEAST_SECRET, SharedSecret, WeakSecret};
-pub use output::{Act, Counters, Event, FiveTuple, NoRelayedAddress};
+pub use output::{Act, Event, FiveTuple, NoRelayedAddress, RelayerCounters};
 pub use quota::Quota;
 
 use allocation::{AllocationRecord, RelayedAddress};
 use nonce::Nonces;
 use quota::QuotaTable;
 
-use crate::rate::{Bucket, Rate, RateTable};
+use crate::rate::{Bucket, Rate, SourceLimit};
 use crate::stun::wire::{Header, Parsed, WireError};
 use crate::stun::{Class, Method, Responder, Transport};
 use crate::turn::Relaying;
@@ -104,11 +106,11 @@ pub struct Relayer {
     clock: Clock,
     nonces: Nonces,
     /// By 5-tuple: without a nonce, and with one.
-    unproven: RateTable,
-    proven: RateTable,
+    unproven: SourceLimit,
+    proven: SourceLimit,
     all_unproven: Bucket,
     /// Wrong passwords, by source and user name.
-    guesses: RateTable,
+    guesses: SourceLimit,
     quotas: QuotaTable,
     allocations: BTreeMap<FiveTuple, AllocationRecord>,
     /// The relayed addresses there are, and whose.
@@ -118,7 +120,7 @@ pub struct Relayer {
     /// Nothing ends before this.
     next_end: Option<Instant>,
     is_closed: bool,
-    counters: Counters,
+    counters: RelayerCounters,
     out: VecDeque<Output<Act, Event>>,
 }
 
@@ -134,17 +136,17 @@ impl Relayer {
         Self {
             clock,
             nonces: Nonces::new(seed.array(), now),
-            unproven: RateTable::new(config.rate, &mut seed, now),
-            proven: RateTable::new(proven, &mut seed, now),
+            unproven: SourceLimit::new(config.rate, &mut seed, now),
+            proven: SourceLimit::new(proven, &mut seed, now),
             all_unproven: Bucket::new(now),
-            guesses: RateTable::new(config.rate, &mut seed, now),
+            guesses: SourceLimit::new(config.rate, &mut seed, now),
             quotas: QuotaTable::new(config.quota, now),
             allocations: BTreeMap::new(),
             relayed: BTreeMap::new(),
             connections: BTreeMap::new(),
             next_end: None,
             is_closed: false,
-            counters: Counters::default(),
+            counters: RelayerCounters::default(),
             out: VecDeque::new(),
             config,
             seed,
@@ -162,7 +164,7 @@ impl Relayer {
     }
 
     /// What it has done so far.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> RelayerCounters {
         self.counters
     }
 

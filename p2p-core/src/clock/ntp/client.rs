@@ -284,13 +284,13 @@ impl Client {
     }
 
     /// What a server has been asked and not answered.
-    #[cfg(test)]
+    #[cfg(feature = "sim")]
     pub(super) fn question(&self, server: usize) -> Option<u64> {
         self.servers.get(server)?.question()
     }
 
     /// Where a server is asked.
-    #[cfg(test)]
+    #[cfg(feature = "sim")]
     pub(super) fn address(&self, server: usize) -> Option<SocketAddr> {
         self.servers.get(server)?.address()
     }
@@ -453,3 +453,7 @@ impl Machine for Client {
         })
     }
 }
+
+#[cfg(feature = "sim")]
+#[path = "client_subject.rs"]
+pub mod subject;

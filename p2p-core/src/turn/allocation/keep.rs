@@ -8,7 +8,7 @@ use super::{
 };
 use crate::stun::transaction::Fault;
 use crate::stun::{Attribute, Message, Method};
-use crate::turn::credentials::Login;
+use crate::turn::credentials::LongTermAuth;
 use crate::turn::errand::Draft;
 use crate::turn::{Carrier, Failure, Packet};
 use crate::{Backoff, Output};
@@ -160,7 +160,7 @@ impl Allocation {
         self.peers.ask_again(now);
         let old = if may_stand {
             // Whoever refused may have lied about the realm as well: from the beginning.
-            let fresh = Login::new(self.config.credentials.clone());
+            let fresh = LongTermAuth::new(self.config.credentials.clone());
             Some(Box::new((*standing, std::mem::replace(&mut self.login, fresh))))
         } else {
             self.peers.reset(now);

@@ -138,7 +138,7 @@ pub enum Event {
 /// What a server has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Counters {
+pub struct RelayerCounters {
     /// Allocations made.
     pub allocations: u64,
     /// Requests granted, allocations among them.

@@ -1,48 +1,66 @@
-//! The laws of every machine.
+//! A [`Circuit`] for the laws and the fuzzer.
 
 use super::*;
+use crate::relay::End;
+use crate::relay::route::Knock;
+use crate::sim::laws::{Dice, Subject};
+use crate::turn::{Carrier, Credentials, Server};
 
-struct Anything;
+/// A [`Circuit`] and all that servers, peers and strangers can do to it.
+#[derive(Debug)]
+pub struct CircuitSubject(Circuit);
 
-impl Subject for Anything {
+fn turn_at(last: u8, port: u16) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, last], port))
+}
+
+impl Subject for CircuitSubject {
     type Machine = Circuit;
 
     const KEEPS_ALIVE: Option<Duration> = Some(Duration::from_millis(1));
 
-    fn new(mut seed: Seed, now: Instant) -> Circuit {
-        let side = if seed.chance(0.5) { Side::Caller } else { Side::Called { trusted: seed.chance(0.5) } };
+    fn new(mut seed: Seed, now: Instant) -> Self {
+        let side = match seed.chance(0.5) {
+            true => Side::Caller,
+            false => Side::Called { trusted: seed.chance(0.5) },
+        };
         let mut servers = Vec::new();
         for carrier in [Carrier::Udp, Carrier::Tcp] {
             if seed.chance(0.6) {
-                servers.push(server(1, carrier));
+                let credentials = Credentials::new("user", "secret").expect("short words");
+                servers.push(Server::new(turn_at(1, 3_478), carrier, credentials));
             }
         }
-        Circuit::new(CircuitConfig::new(side, servers), seed, now)
+        Self(Circuit::new(CircuitConfig::new(side, servers), seed, now))
     }
 
-    fn disturb(circuit: &mut Circuit, dice: &mut Seed, now: Instant) {
+    fn machine(&mut self) -> &mut Circuit {
+        &mut self.0
+    }
+
+    fn feed(&mut self, dice: &mut Dice<'_>, now: Instant) {
+        let circuit = &mut self.0;
         let relaying = if dice.chance(0.5) { Relaying::Udp } else { Relaying::Tcp };
         let way = Way { relaying, conn: crate::turn::client::Conn(dice.below(4) as u32) };
-        let lent = SocketAddr::new(turn_ip(dice.below(4) as u8), dice.below(3) as u16 * 20_000);
+        let lent = turn_at(dice.below(4) as u8, dice.below(3) as u16 * 20_000);
         match dice.below(12) {
             0 => circuit.handle_opened(way, now),
             1 => circuit.handle_closed(way, None, now),
             2 => circuit.handle_data(way, dice.array::<40>().to_vec().into(), now),
             3 => circuit.handle_slice(way, &dice.array::<40>(), now),
             4 | 5 => {
-                let connections = if dice.chance(0.3) { vec![lent] } else { Vec::new() };
                 let notice = Notice {
                     serial: dice.below(50) as u32,
                     token: Token([1; 8]),
                     datagrams: vec![lent],
-                    connections,
+                    connections: if dice.chance(0.3) { vec![lent] } else { Vec::new() },
                     has_more: dice.chance(0.5),
                     refusal: None,
                 };
                 circuit.handle_notice(&notice, &[lent.ip()], now);
             }
             6 | 7 => {
-                let knock = [Knock::Knock, Knock::Answer][dice.below(2) as usize];
+                let knock = if dice.chance(0.5) { Knock::Knock } else { Knock::Answer };
                 let token = if dice.chance(0.8) { circuit.token } else { Token([9; 8]) };
                 let nonce = circuit.routes.nonce(Route { from: End::Bare, to: lent });
                 let nonce = if dice.chance(0.5) { nonce } else { dice.array() };
@@ -59,9 +77,7 @@ impl Subject for Anything {
         }
     }
 
-    fn close(circuit: &mut Circuit, now: Instant) {
-        circuit.close(now);
+    fn close(&mut self, now: Instant) {
+        self.0.close(now);
     }
 }
-
-machine_laws!(laws: Anything);
