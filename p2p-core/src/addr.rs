@@ -102,20 +102,6 @@ impl Reach {
     }
 }
 
-/// The network that one subscriber has to himself: an IPv4 address, or the first 64 bits of an IPv6 address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SourceNetwork(u64);
-
-impl SourceNetwork {
-    /// Returns the network of `ip`, after unwrapping an IPv4-mapped IPv6 address.
-    pub fn of(ip: IpAddr) -> Self {
-        Self(match ip.to_canonical() {
-            IpAddr::V4(ip) => u64::from(ip.to_bits()),
-            IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,15 +140,6 @@ mod tests {
         ] {
             assert_eq!(Reach::of(ip.parse().unwrap()), reach, "{ip}");
         }
-    }
-
-    #[test]
-    fn a_subscriber_is_one_source() {
-        let of = |text: &str| SourceNetwork::of(text.parse().unwrap());
-        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 
     #[test]

@@ -20,7 +20,7 @@ impl IpPrefix {
     /// Takes every address whose first `bits` bits are those of `address`. An IPv4-mapped address is an IPv4 address.
     ///
     /// # Errors
-    /// When the address has fewer bits, or some are set behind them: then it is not clear what is meant.
+    /// [`NoPrefix`] when the address has fewer bits, or some are set behind them: then it is not clear what is meant.
     pub fn new(address: IpAddr, bits: u8) -> Result<Self, NoPrefix> {
         let prefix = match address {
             IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() && bits >= 96 => {
@@ -39,7 +39,7 @@ impl IpPrefix {
         Self { address, bits }
     }
 
-    /// Whether `ip` is in the block. An IPv4-mapped address counts as the IPv4 address.
+    /// Tells whether `ip` is in the block. An IPv4-mapped address counts as the IPv4 address.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ((ours, width), (theirs, other)) = (number(self.address), number(ip.to_canonical()));
         width == other && (ours ^ theirs).checked_shr(u32::from(width - self.bits)).unwrap_or(0) == 0

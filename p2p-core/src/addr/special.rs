@@ -19,7 +19,7 @@ pub struct SpecialBlock {
     pub source: &'static str,
     /// The reach of its addresses, at most.
     pub reach: Reach,
-    /// Whether the Internet carries packets to its addresses ("Globally Reachable" in the registries).
+    /// Tells whether the Internet carries packets to its addresses ("Globally Reachable" in the registries).
     pub is_global: bool,
     /// The place of an IPv4 address in its addresses.
     embeds: Embeds,
@@ -39,7 +39,7 @@ enum Embeds {
 }
 
 impl SpecialBlock {
-    /// The row of `ip`, after unwrapping an IPv4-mapped IPv6 address.
+    /// Returns the row of `ip`, after unwrapping an IPv4-mapped IPv6 address.
     pub fn of(ip: IpAddr) -> &'static Self {
         let ip = ip.to_canonical();
         let table = if ip.is_ipv4() { V4 } else { V6 };
@@ -47,7 +47,7 @@ impl SpecialBlock {
     }
 }
 
-/// Whether the Internet carries packets to `ip`: its own block and that of every IPv4 address inside it are globally
+/// Tells whether the Internet carries packets to `ip`: its own block and that of every IPv4 address inside it are globally
 /// reachable by IANA's registries. Documentation addresses are not, although [`Reach`] takes them for the Internet.
 pub fn is_globally_reachable(ip: IpAddr) -> bool {
     let row = SpecialBlock::of(ip);
@@ -176,8 +176,8 @@ mod tests {
     /// The first and the last address of each row and the nearest ones outside it.
     #[test]
     fn every_row_ends_where_the_registry_says() {
-        type Row = (&'static str, [&'static str; 2], [&'static str; 2]);
-        let rows: [Row; 36] = [
+        type SpecialRow = (&'static str, [&'static str; 2], [&'static str; 2]);
+        let rows: [SpecialRow; 36] = [
             ("0.0.0.0/8", ["0.0.0.0", "0.255.255.255"], ["1.0.0.0", "255.255.255.255"]),
             ("10.0.0.0/8", ["10.0.0.0", "10.255.255.255"], ["9.255.255.255", "11.0.0.0"]),
             ("100.64.0.0/10", ["100.64.0.0", "100.127.255.255"], ["100.63.255.255", "100.128.0.0"]),

@@ -121,12 +121,12 @@ struct Challenge {
 
 /// Credentials and the server's last challenge.
 #[derive(Clone, Debug)]
-pub(super) struct Login {
+pub(super) struct LongTermAuth {
     credentials: Credentials,
     challenge: Option<Challenge>,
 }
 
-impl Login {
+impl LongTermAuth {
     pub(super) fn new(credentials: Credentials) -> Self {
         Self { credentials, challenge: None }
     }

@@ -45,6 +45,8 @@ mod policy;
 mod quota;
 mod relaying;
 mod request;
+#[cfg(feature = "sim")]
+pub mod subject;
 
 #[cfg(test)]
 mod tests;
@@ -57,16 +59,16 @@ use bytes::Bytes;
 use tracing::{debug, trace};
 
 pub use allocation::{CONNECTION_LIFETIME, MOST_CHANNELS, MOST_CONNECTIONS, MOST_PERMISSIONS};
-pub use config::RelayerConfig;
+pub use config::{MOST_REALM, RelayerConfig};
 pub use credential::{LEAST_SECRET, SharedSecret, WeakSecret};
-pub use output::{Act, Counters, Event, FiveTuple, NoRelayedAddress};
+pub use output::{Act, Event, FiveTuple, NoRelayedAddress, RelayerCounters};
 pub use quota::Quota;
 
 use allocation::{AllocationRecord, RelayedAddress};
 use nonce::Nonces;
 use quota::QuotaTable;
 
-use crate::rate::{Bucket, Rate, RateTable};
+use crate::rate::{Bucket, Rate, SourceLimit};
 use crate::stun::wire::{Header, Parsed, WireError};
 use crate::stun::{Class, Method, Responder, Transport};
 use crate::turn::Relaying;
@@ -104,11 +106,11 @@ pub struct Relayer {
     clock: Clock,
     nonces: Nonces,
     /// By 5-tuple: without a nonce, and with one.
-    unproven: RateTable,
-    proven: RateTable,
+    unproven: SourceLimit,
+    proven: SourceLimit,
     all_unproven: Bucket,
     /// Wrong passwords, by source and user name.
-    guesses: RateTable,
+    guesses: SourceLimit,
     quotas: QuotaTable,
     allocations: BTreeMap<FiveTuple, AllocationRecord>,
     /// The relayed addresses there are, and whose.
@@ -118,7 +120,7 @@ pub struct Relayer {
     /// Nothing ends before this.
     next_end: Option<Instant>,
     is_closed: bool,
-    counters: Counters,
+    counters: RelayerCounters,
     out: VecDeque<Output<Act, Event>>,
 }
 
@@ -134,62 +136,62 @@ impl Relayer {
         Self {
             clock,
             nonces: Nonces::new(seed.array(), now),
-            unproven: RateTable::new(config.rate, &mut seed, now),
-            proven: RateTable::new(proven, &mut seed, now),
+            unproven: SourceLimit::new(config.rate, &mut seed, now),
+            proven: SourceLimit::new(proven, &mut seed, now),
             all_unproven: Bucket::new(now),
-            guesses: RateTable::new(config.rate, &mut seed, now),
+            guesses: SourceLimit::new(config.rate, &mut seed, now),
             quotas: QuotaTable::new(config.quota, now),
             allocations: BTreeMap::new(),
             relayed: BTreeMap::new(),
             connections: BTreeMap::new(),
             next_end: None,
             is_closed: false,
-            counters: Counters::default(),
+            counters: RelayerCounters::default(),
             out: VecDeque::new(),
             config,
             seed,
         }
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &RelayerConfig {
         &self.config
     }
 
-    /// The configuration, to be changed. Rates and quotas stay as they were; all else holds for what comes next.
+    /// Returns the configuration, to be changed. Rates and quotas stay as they were; all else holds for what comes next.
     pub fn config_mut(&mut self) -> &mut RelayerConfig {
         &mut self.config
     }
 
-    /// What it has done so far.
-    pub fn counters(&self) -> Counters {
+    /// Returns what it has done so far.
+    pub fn counters(&self) -> RelayerCounters {
         self.counters
     }
 
-    /// Relayed addresses in all, those that are being opened included.
+    /// Returns the number of relayed addresses, those that are being opened included.
     pub fn held(&self) -> usize {
         self.quotas.held()
     }
 
-    /// Clients that have an allocation, or are getting one.
+    /// Returns the number of clients that have an allocation or are getting one.
     pub fn allocations(&self) -> usize {
         self.allocations.len()
     }
 
-    /// Whether `client` has an allocation.
+    /// Tells whether `client` has an allocation.
     pub fn has_allocation(&self, client: &FiveTuple) -> bool {
         self.allocations.contains_key(client)
     }
 
-    /// The system's clock shows this now. Credentials end by it.
+    /// Notes what the system's clock shows. Credentials end by it.
     pub fn handle_clock(&mut self, clock: Clock) {
         self.clock = clock;
     }
 
-    /// One datagram came from a client, or one STUN message or ChannelData out of its stream.
+    /// Takes one datagram of a client, or one STUN message or ChannelData out of its stream.
     ///
     /// # Errors
-    /// When it is neither: on a stream nothing sensible can follow.
+    /// [`WireError`] when it is neither: on a stream nothing sensible can follow.
     pub fn handle_data(&mut self, client: FiveTuple, bytes: &[u8], now: Instant) -> Result<(), WireError> {
         if self.is_closed {
             return Ok(());
@@ -250,7 +252,7 @@ impl Relayer {
         }
     }
 
-    /// Whether one more request of `client` is heard. Who has an allocation has a bucket of its own, if only it can have
+    /// Tells whether one more request of `client` is heard. Who has an allocation has a bucket of its own, if only it can have
     /// sent this.
     fn admit(&mut self, client: &FiveTuple, is_proven: bool, now: Instant) -> bool {
         let rate = self.config.rate;
@@ -269,7 +271,7 @@ impl Relayer {
         is_in
     }
 
-    /// A client's connection has ended, and with it all the client had.
+    /// Ends all that a client had, whose connection has ended.
     pub fn handle_gone(&mut self, client: FiveTuple, now: Instant) {
         if let Some(record) = self.allocations.remove(&client) {
             self.end(record, now);
@@ -294,19 +296,19 @@ impl Relayer {
         self.out.push_back(Output::Act(act));
     }
 
-    /// Says something to a client, if it can be said.
+    /// Sends these bytes to a client, if there are any.
     fn send(&mut self, client: FiveTuple, bytes: Option<Vec<u8>>) {
         if let Some(bytes) = bytes {
             self.act(Act::Send { client, bytes: bytes.into() });
         }
     }
 
-    /// Something ends at `at`.
+    /// Notes that something ends at `at`.
     fn note_end(&mut self, at: Instant) {
         self.next_end = Some(self.next_end.map_or(at, |next| next.min(at)));
     }
 
-    /// Seconds since the UNIX epoch.
+    /// Returns the time in seconds since the UNIX epoch.
     fn unix(&self, now: Instant) -> u64 {
         self.clock.unix(now).since(UnixTime(0)).as_secs()
     }

@@ -26,7 +26,7 @@ pub use p2p_core::addr::{IpPrefix, NoPrefix};
 use p2p_core::rate::Rate;
 pub use p2p_core::signal::link::Login;
 use p2p_core::turn::credentials::CredentialsError;
-pub use p2p_core::turn::server::Counters;
+pub use p2p_core::turn::server::RelayerCounters;
 use tokio_util::sync::DropGuard;
 
 use super::tally::counters;
@@ -46,8 +46,7 @@ pub struct TurnServerConfig {
     pub relay: Vec<IpAddr>,
     /// Ports to relay from. Default 49152 … 65535 (RFC 8656, section 7.2).
     pub ports: RangeInclusive<u16>,
-    /// The name of the server when it asks for a user name: 1 … 127 characters. A client whose first request over UDP
-    /// has only 28 bytes is not told one of more than 12. Default `p2p`.
+    /// The name of the server when it asks for a user name: 1 … 12 bytes. Default `p2p`.
     pub realm: String,
     /// Makes and recognizes time-limited credentials. What was allocated in time can be refreshed when the credential
     /// has ended. Default: none, only `users` may come.
@@ -174,7 +173,9 @@ pub enum TurnServerError {
     #[error("a user of the TURN server: {0}")]
     User(CredentialsError),
     /// The realm is empty or too long.
-    #[error("the realm of a TURN server is 1 to 127 characters")]
+    #[error(
+        "the realm of a TURN server is 1 to {MOST_REALM} bytes: a longer one does not fit into the answer to a small request"
+    )]
     Realm,
     /// The certificate or its key cannot be used.
     #[error("TLS of the TURN server: {0}")]
@@ -204,7 +205,7 @@ counters! {
 #[non_exhaustive]
 pub struct TurnServerCounters {
     /// What was decided.
-    pub decided: Counters,
+    pub decided: RelayerCounters,
     /// What the sockets did.
     pub sockets: TurnSocketCounters,
 }

@@ -134,7 +134,7 @@ impl RelayedAddress {
         }
     }
 
-    /// Whether `peer` is of its family. A mapped IPv4 address is of none: it would be a second name of a peer.
+    /// Tells whether `peer` is of its family. A mapped IPv4 address is of none: it would be a second name of a peer.
     pub(super) fn fits(&self, peer: SocketAddr) -> bool {
         self.address.is_ipv4() == peer.is_ipv4() && peer.ip() == peer.ip().to_canonical()
     }

@@ -9,8 +9,7 @@ use super::config::{MD5, RelayerConfig, SHA256};
 use super::error::ErrorResponse;
 use super::nonce::Features;
 use super::output::FiveTuple;
-use crate::addr::SourceNetwork;
-use crate::rate::RateTable;
+use crate::rate::{Source, SourceLimit};
 use crate::stun::wire::{Algorithm, Ending, Key, Parsed};
 use crate::stun::{Attribute, Class, Message, Method, PasswordAlgorithm, TransactionId, Transport};
 
@@ -97,7 +96,7 @@ impl RelayerConfig {
         self.algorithms.iter().map(offer).collect()
     }
 
-    /// Whether the key was made with SHA-256. Who says so must repeat what we offered, or somebody in between could
+    /// Tells whether the key was made with SHA-256. Who says so must repeat what we offered, or somebody in between could
     /// have struck the better one out.
     fn is_sha256(&self, asked: &AuthAttributes<'_>) -> Result<bool, ErrorResponse> {
         match (asked.algorithm, asked.algorithms) {
@@ -124,6 +123,24 @@ impl RelayerConfig {
         names.find(|name| hashed(name) == *hash).ok_or(ErrorResponse::UNAUTHORIZED)
     }
 
+    /// How a request is signed, if it is signed as it should be, whatever its nonce; and whether the credential has
+    /// ended. For those who answer in a server's name.
+    #[cfg(feature = "sim")]
+    pub(crate) fn signature_of(&self, parsed: &Parsed<'_>, unix: u64) -> Option<((Algorithm, Key), bool)> {
+        let asked = AuthAttributes::of(&parsed.message);
+        let username = self.username(&asked).ok()?;
+        let user = self.find_user(username, unix)?;
+        let key = self.key(&asked, username, &user.password).ok()?;
+        Some(((parsed.verify(&key).ok()?, key), user.is_expired))
+    }
+
+    fn key(&self, asked: &AuthAttributes<'_>, username: &str, password: &str) -> Result<Key, ErrorResponse> {
+        Ok(match self.is_sha256(asked)? {
+            true => Key::long_term_sha256(username, &self.realm, password),
+            false => Key::long_term(username, &self.realm, password),
+        })
+    }
+
     /// Who signed `parsed`, a request whose nonce is good. `unix` is the time in seconds since the UNIX epoch.
     ///
     /// Wrong passwords are counted in `guesses`, by source and user name: who has used them up is not listened to.
@@ -131,24 +148,21 @@ impl RelayerConfig {
         &self,
         parsed: &Parsed<'_>,
         client: &FiveTuple,
-        guesses: &mut RateTable,
+        guesses: &mut SourceLimit,
         unix: u64,
         now: std::time::Instant,
     ) -> Result<Signer, AuthError> {
         let asked = AuthAttributes::of(&parsed.message);
-        let is_sha256 = self.is_sha256(&asked)?;
+        self.is_sha256(&asked)?;
         let username = self.username(&asked)?;
-        let guess = (SourceNetwork::of(client.client.ip()), username);
+        let guess = (Source::of(client.client.ip()), username);
         if !guesses.has_token(guess, now) {
             return Err(AuthError::TooManyGuesses);
         }
         let known = self.find_user(username, unix);
         // Somebody unknown costs as much time as a wrong password.
         let password = known.as_ref().map_or("", |known| &known.password);
-        let key = match is_sha256 {
-            true => Key::long_term_sha256(username, &self.realm, password),
-            false => Key::long_term(username, &self.realm, password),
-        };
+        let key = self.key(&asked, username, password)?;
         let verified = parsed.verify(&key);
         let (Ok(algorithm), Some(known)) = (verified, known) else {
             guesses.take(guess, now);

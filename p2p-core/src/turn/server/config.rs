@@ -13,11 +13,14 @@ use crate::turn::Credentials;
 pub(super) const MD5: u16 = 1;
 pub(super) const SHA256: u16 = 2;
 
+/// The longest realm, in bytes. One that is longer does not fit into the challenge of the smallest request that clients
+/// send, 28 bytes over UDP and IPv4, which must not be more than one and a half times as large.
+pub const MOST_REALM: usize = 12;
+
 /// For whom a server relays, to whom, how much and how long.
 #[derive(Clone, Debug)]
 pub struct RelayerConfig {
-    /// The name of the realm: 1 … 127 characters. Up to 12 fit into the challenge of the smallest request that clients
-    /// send over UDP and IPv4 (28 bytes), which must not be more than one and a half times as large.
+    /// The name of the realm: 1 … [`MOST_REALM`] bytes.
     pub realm: String,
     /// Makes and recognizes time-limited credentials. Default: none, only `users` may come.
     pub secret: Option<SharedSecret>,
@@ -25,7 +28,7 @@ pub struct RelayerConfig {
     pub users: Vec<Credentials>,
     /// Password algorithms offered, best first. Default SHA-256 and MD5. None: MD5, as RFC 5389 has it.
     pub algorithms: Vec<u16>,
-    /// Whether those of `users` may hide their name behind its hash (USERHASH). Default no: a time-limited name cannot
+    /// Tells whether those of `users` may hide their name behind its hash (USERHASH). Default no: a time-limited name cannot
     /// be found from its hash.
     pub takes_user_hash: bool,
     /// IP addresses relayed from, one of each family at most.
@@ -52,7 +55,7 @@ pub struct RelayerConfig {
 }
 
 impl RelayerConfig {
-    /// The defaults, for nobody yet.
+    /// Returns the defaults, with no user yet.
     pub fn new(realm: impl Into<String>) -> Self {
         Self {
             realm: realm.into(),

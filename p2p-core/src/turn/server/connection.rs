@@ -9,15 +9,15 @@ use super::allocation::{CONNECTION_LIFETIME, NoRoom, PeerConnection, PeerConnect
 use super::attributes::RequestAttributes;
 use super::error::ErrorResponse;
 use super::output::{Act, FiveTuple};
-use super::request::{Answer, Request};
+use super::request::{Decision, SignedRequest};
 use crate::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
 use crate::turn::Relaying;
 use crate::turn::allocation::ConnectionId;
 
 impl Relayer {
     /// "Dial this peer" (RFC 6062, section 5.2).
-    pub(super) fn connect(&mut self, request: &Request<'_>) -> Result<Answer, ErrorResponse> {
-        let Request { client, head, signer, attributes, now, .. } = request;
+    pub(super) fn connect(&mut self, request: &SignedRequest<'_>) -> Result<Decision, ErrorResponse> {
+        let SignedRequest { client, head, signer, attributes, now, .. } = request;
         let &peer = attributes.peers.first().ok_or(ErrorResponse::BAD_REQUEST)?;
         let record = self.allocations.get(client).ok_or(ErrorResponse::MISMATCH)?;
         let is_for_tcp = |address: &&RelayedAddress| address.relaying == Relaying::Tcp;
@@ -30,7 +30,7 @@ impl Relayer {
             return Err(ErrorResponse::EXISTS);
         }
         if self.check_peers(request)? {
-            return Ok(Answer::Later);
+            return Ok(Decision::Later);
         }
         if !self.may_reach(Relaying::Tcp, peer) {
             return Err(ErrorResponse::FORBIDDEN);
@@ -46,10 +46,10 @@ impl Relayer {
         self.note_end(until);
         self.counters.granted += 1;
         self.act(Act::Dial { relayed, peer, connection });
-        Ok(Answer::Later)
+        Ok(Decision::Later)
     }
 
-    /// What became of an [`Act::Dial`].
+    /// Takes up what became of an [`Act::Dial`].
     pub fn handle_dialled(&mut self, connection: ConnectionId, is_connected: bool, now: Instant) {
         let until = now + CONNECTION_LIFETIME;
         let client = self.connections.get(&connection).copied();
@@ -114,8 +114,8 @@ impl Relayer {
     }
 
     /// "This is the connection for that peer" (RFC 6062, section 5.4).
-    pub(super) fn connection_bind(&mut self, request: &Request<'_>) -> Result<Answer, ErrorResponse> {
-        let Request { client, head, signer, attributes, now, .. } = request;
+    pub(super) fn connection_bind(&mut self, request: &SignedRequest<'_>) -> Result<Decision, ErrorResponse> {
+        let SignedRequest { client, head, signer, attributes, now, .. } = request;
         if client.transport != Transport::Tcp || self.allocations.contains_key(client) {
             return Err(ErrorResponse::BAD_REQUEST);
         }
@@ -135,15 +135,15 @@ impl Relayer {
         self.counters.granted += 1;
         self.send(*client, signer.sign(&head.success(), client.transport));
         self.act(Act::Join { client: *client, connection });
-        Ok(Answer::Later)
+        Ok(Decision::Later)
     }
 
-    /// A connection with a peer is over, joined or waiting.
+    /// Forgets a connection with a peer that is over, joined or waiting.
     pub fn handle_parted(&mut self, connection: ConnectionId) {
         self.forget(connection);
     }
 
-    /// Under whose account a connection is.
+    /// Returns the account that a connection is counted under.
     pub fn account_of(&self, connection: ConnectionId) -> Option<Arc<str>> {
         let record = self.allocations.get(self.connections.get(&connection)?)?;
         Some(Arc::clone(&record.account))

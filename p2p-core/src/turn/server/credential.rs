@@ -31,14 +31,14 @@ impl SharedSecret {
     /// Takes a given secret, such as one shared with a web service.
     ///
     /// # Errors
-    /// When it is shorter than [`LEAST_SECRET`] bytes or has more than one line.
+    /// [`WeakSecret`] when it is shorter than [`LEAST_SECRET`] bytes or has more than one line.
     pub fn new(text: impl Into<String>) -> Result<Self, WeakSecret> {
         let text = Zeroizing::new(text.into());
         let is_good = text.len() >= LEAST_SECRET && !text.contains(['\r', '\n', '\0']);
         if is_good { Ok(Self(text)) } else { Err(WeakSecret) }
     }
 
-    /// The secret itself. Belongs into no log.
+    /// Returns the secret itself, which belongs into no log.
     pub fn text(&self) -> &str {
         &self.0
     }

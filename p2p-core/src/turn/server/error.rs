@@ -39,7 +39,7 @@ impl ErrorResponse {
         Self { reason: "", ..self }
     }
 
-    /// Whether the client is told how to sign.
+    /// Tells whether the client is told how to sign.
     pub(super) fn is_challenge(self) -> bool {
         matches!(self.code, 401 | 438)
     }

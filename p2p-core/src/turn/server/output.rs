@@ -56,7 +56,7 @@ pub enum Act {
         family: Family,
         /// For datagrams, or for connections.
         relaying: Relaying,
-        /// Whether its port must be even.
+        /// Tells whether its port must be even.
         is_even: bool,
     },
     /// Close a relayed address.
@@ -138,7 +138,7 @@ pub enum Event {
 /// What a server has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Counters {
+pub struct RelayerCounters {
     /// Allocations made.
     pub allocations: u64,
     /// Requests granted, allocations among them.

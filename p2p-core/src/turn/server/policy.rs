@@ -38,13 +38,13 @@ impl RelayerConfig {
         }
     }
 
-    /// Whether `ip` is allowed by name, if it is not denied.
+    /// Tells whether `ip` is allowed by name, if it is not denied.
     pub(super) fn is_allowed(&self, ip: IpAddr) -> bool {
         is_within(&self.allow_peers, ip)
     }
 }
 
-/// Whether a single host can be at `ip`. Nothing is relayed to groups, whatever the configuration says.
+/// Tells whether a single host can be at `ip`. Nothing is relayed to groups, whatever the configuration says.
 fn is_one_host(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
     !ip.is_multicast() && !ip.is_unspecified() && ip != Ipv4Addr::BROADCAST

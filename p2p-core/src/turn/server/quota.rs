@@ -85,7 +85,7 @@ impl QuotaTable {
         Self { quota, held: 0, flow: ByteBucket::new(now), accounts: BTreeMap::new() }
     }
 
-    /// Whether `account` may have `wanted` relayed addresses more.
+    /// Tells whether `account` may have `wanted` relayed addresses more.
     pub(super) fn may_have(&self, account: &str, wanted: usize) -> Result<(), QuotaReached> {
         let held = self.accounts.get(account).map_or(0, |account| account.held);
         if held + wanted > self.quota.per_user {
@@ -122,7 +122,7 @@ impl QuotaTable {
         self.spend(account, bytes, now)
     }
 
-    /// Whether `bytes` may be relayed for `account` now; if not, how long that would have to wait. Nothing is paid for
+    /// Tells whether `bytes` may be relayed for `account` now; if not, how long that would have to wait. Nothing is paid for
     /// what may not go.
     pub(super) fn spend(&mut self, account: &str, bytes: usize, now: Instant) -> Result<(), Duration> {
         let total = self.quota.total_rate.map(|rate| self.flow.after(bytes, rate, now)).transpose()?;

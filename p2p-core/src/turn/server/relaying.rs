@@ -48,7 +48,7 @@ impl Relayer {
         Some((client, channel))
     }
 
-    /// A datagram came from `peer` to a relayed address.
+    /// Takes a datagram that came from `peer` to a relayed address.
     pub fn handle_peer_data(&mut self, relayed: SocketAddr, peer: SocketAddr, data: Bytes, now: Instant) {
         let Some((client, channel)) = self.route_back(relayed, peer, data.len(), now) else { return };
         let bytes = match channel {
@@ -61,7 +61,7 @@ impl Relayer {
         self.send(client, bytes);
     }
 
-    /// The bytes of a Data indication; `None` when `data` is larger than one can be.
+    /// Returns the bytes of a Data indication; `None` when `data` is larger than one can be.
     pub fn data_indication(
         &mut self,
         peer: SocketAddr,
@@ -99,12 +99,12 @@ impl Relayer {
     /// `bytes` came on a connection of `account`, from either end: how long to wait before more are read.
     ///
     /// # Errors
-    /// The time to wait.
+    /// Returns the time to wait.
     pub fn handle_stream(&mut self, account: &str, bytes: usize, now: Instant) -> Result<(), Duration> {
         self.quotas.spend_late(account, bytes, now)
     }
 
-    /// Whether datagrams may go between a relayed address and `peer`.
+    /// Tells whether datagrams may go between a relayed address and `peer`.
     fn is_open(&self, address: &RelayedAddress, peer: SocketAddr, now: Instant) -> bool {
         address.relaying == Relaying::Udp
             && address.expires > now
@@ -112,7 +112,7 @@ impl Relayer {
             && self.may_reach(Relaying::Udp, peer)
     }
 
-    /// Whether `peer` is no service of the machine we relay from. At those addresses are our relayed addresses, and what
+    /// Tells whether `peer` is no service of the machine we relay from. At those addresses are our relayed addresses, and what
     /// is none of the client's business.
     pub(super) fn may_reach(&self, relaying: Relaying, peer: SocketAddr) -> bool {
         !self.config.relays.contains(&peer.ip())

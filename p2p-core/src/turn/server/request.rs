@@ -25,7 +25,7 @@ use crate::turn::Relaying;
 const BINDING: Duration = Duration::from_secs(10);
 
 /// What becomes of a request.
-pub(super) enum Answer {
+pub(super) enum Decision {
     /// Say this now.
     Now(Message),
     /// The driver must do something first.
@@ -33,7 +33,7 @@ pub(super) enum Answer {
 }
 
 /// A request of somebody known.
-pub(super) struct Request<'a> {
+pub(super) struct SignedRequest<'a> {
     pub(super) client: FiveTuple,
     pub(super) head: RequestHead,
     pub(super) signer: &'a Signer,
@@ -166,7 +166,7 @@ impl Relayer {
         now: Instant,
     ) {
         let attributes = RequestAttributes::of(&parsed.message);
-        let request = Request { client, head, signer, attributes: &attributes, own: None, now };
+        let request = SignedRequest { client, head, signer, attributes: &attributes, own: None, now };
         self.expire(&client, now);
         if !parsed.unknown.is_empty() {
             self.counters.refused += 1;
@@ -185,11 +185,11 @@ impl Relayer {
     }
 
     /// Says what was decided of a request.
-    pub(super) fn tell(&mut self, request: &Request<'_>, decided: Result<Answer, ErrorResponse>) {
-        let Request { client, head, signer, .. } = request;
+    pub(super) fn tell(&mut self, request: &SignedRequest<'_>, decided: Result<Decision, ErrorResponse>) {
+        let SignedRequest { client, head, signer, .. } = request;
         match decided {
-            Ok(Answer::Later) => {}
-            Ok(Answer::Now(message)) => {
+            Ok(Decision::Later) => {}
+            Ok(Decision::Now(message)) => {
                 self.counters.granted += 1;
                 self.send(*client, signer.sign(&message, client.transport));
             }
@@ -202,8 +202,8 @@ impl Relayer {
         }
     }
 
-    fn decide(&mut self, request: &Request<'_>) -> Result<Answer, ErrorResponse> {
-        let Request { client, head, signer, .. } = request;
+    fn decide(&mut self, request: &SignedRequest<'_>) -> Result<Decision, ErrorResponse> {
+        let SignedRequest { client, head, signer, .. } = request;
         // Whoever comes after the allocation was made must be who made it (RFC 8656, section 5).
         let is_another = |record: &AllocationRecord| record.username != signer.username;
         if head.method != Method::ALLOCATE && self.allocations.get(client).is_some_and(is_another) {
@@ -220,8 +220,8 @@ impl Relayer {
         }
     }
 
-    fn allocate(&mut self, request: &Request<'_>) -> Result<Answer, ErrorResponse> {
-        let Request { client, head, signer, attributes, now, .. } = request;
+    fn allocate(&mut self, request: &SignedRequest<'_>) -> Result<Decision, ErrorResponse> {
+        let SignedRequest { client, head, signer, attributes, now, .. } = request;
         if let Some(record) = self.allocations.get(client) {
             let (transaction, bytes) = record.made_by.clone();
             if transaction != head.transaction {
@@ -229,14 +229,14 @@ impl Relayer {
             }
             self.counters.granted += 1;
             self.send(*client, Some(bytes));
-            return Ok(Answer::Later);
+            return Ok(Decision::Later);
         }
         if signer.is_expired {
             info!(client = %client.client, username = %signer.username, "TURN: this credential has expired");
             self.counters.expired += 1;
             // With a challenge, as if it had never been good.
             self.refuse(*client, *head, ErrorResponse::EXPIRED, usize::MAX, *now);
-            return Ok(Answer::Later);
+            return Ok(Decision::Later);
         }
         let relaying = match attributes.transport {
             None => return Err(ErrorResponse::BAD_REQUEST),
@@ -287,10 +287,10 @@ impl Relayer {
             bucket: Bucket::new(*now),
         };
         self.allocations.insert(*client, record);
-        Ok(Answer::Later)
+        Ok(Decision::Later)
     }
 
-    /// What became of an [`Act::Bind`].
+    /// Takes up what became of an [`Act::Bind`].
     pub fn handle_bound(
         &mut self,
         client: FiveTuple,
@@ -344,7 +344,8 @@ impl Relayer {
             return;
         };
         let attributes = RequestAttributes::default();
-        let request = Request { client, head, signer: &signer, attributes: &attributes, own: None, now };
+        let request =
+            SignedRequest { client, head, signer: &signer, attributes: &attributes, own: None, now };
         if record.addresses.is_empty() {
             // RFC 8656, section 7.2: of two families none is 508, whatever each lacks.
             let refusal = match &refused[..] {
@@ -380,8 +381,8 @@ impl Relayer {
         self.send(client, Some(bytes));
     }
 
-    fn refresh(&mut self, request: &Request<'_>) -> Result<Answer, ErrorResponse> {
-        let Request { client, head, attributes, now, .. } = request;
+    fn refresh(&mut self, request: &SignedRequest<'_>) -> Result<Decision, ErrorResponse> {
+        let SignedRequest { client, head, attributes, now, .. } = request;
         let granted = match attributes.lifetime {
             Some(0) => Duration::ZERO,
             wished => self.config.granted(wished),
@@ -400,11 +401,11 @@ impl Relayer {
             true => self.expire(client, *now),
             false => self.note_end(until),
         }
-        Ok(Answer::Now(head.success().with(Attribute::Lifetime(seconds(granted)))))
+        Ok(Decision::Now(head.success().with(Attribute::Lifetime(seconds(granted)))))
     }
 
-    fn create_permission(&mut self, request: &Request<'_>) -> Result<Answer, ErrorResponse> {
-        let Request { client, head, attributes, now, .. } = request;
+    fn create_permission(&mut self, request: &SignedRequest<'_>) -> Result<Decision, ErrorResponse> {
+        let SignedRequest { client, head, attributes, now, .. } = request;
         let record = self.allocations.get(client).ok_or(ErrorResponse::MISMATCH)?;
         if attributes.peers.is_empty() {
             return Err(ErrorResponse::BAD_REQUEST);
@@ -413,7 +414,7 @@ impl Relayer {
             return Err(ErrorResponse::PEER_FAMILY);
         }
         if self.check_peers(request)? {
-            return Ok(Answer::Later);
+            return Ok(Decision::Later);
         }
         let lifetime = self.config.permission_lifetime;
         let record = self.allocations.get_mut(client).ok_or(ErrorResponse::MISMATCH)?;
@@ -422,11 +423,11 @@ impl Relayer {
             let ips: Vec<IpAddr> = peers.map(SocketAddr::ip).collect();
             address.permit(&ips, lifetime, *now).map_err(|NoRoom| ErrorResponse::CAPACITY)?;
         }
-        Ok(Answer::Now(head.success()))
+        Ok(Decision::Now(head.success()))
     }
 
-    fn channel_bind(&mut self, request: &Request<'_>) -> Result<Answer, ErrorResponse> {
-        let Request { client, head, attributes, now, .. } = request;
+    fn channel_bind(&mut self, request: &SignedRequest<'_>) -> Result<Decision, ErrorResponse> {
+        let SignedRequest { client, head, attributes, now, .. } = request;
         let record = self.allocations.get(client).ok_or(ErrorResponse::MISMATCH)?;
         let (Some(number), Some(&peer)) = (attributes.channel, attributes.peers.first()) else {
             return Err(ErrorResponse::BAD_REQUEST);
@@ -444,7 +445,7 @@ impl Relayer {
             return Err(ErrorResponse::BAD_REQUEST);
         }
         if self.check_peers(request)? {
-            return Ok(Answer::Later);
+            return Ok(Decision::Later);
         }
         if !self.may_reach(Relaying::Udp, peer) {
             return Err(ErrorResponse::FORBIDDEN);
@@ -456,15 +457,15 @@ impl Relayer {
             ChannelDenied::Taken => ErrorResponse::BAD_REQUEST,
             ChannelDenied::NoRoom => ErrorResponse::CAPACITY,
         })?;
-        Ok(Answer::Now(head.success()))
+        Ok(Decision::Now(head.success()))
     }
 
-    /// Whether the request must wait until the driver has said which of the peers it names are this machine's own.
+    /// Tells whether the request must wait until the driver has said which of the peers it names are this machine's own.
     ///
     /// # Errors
     /// When a peer may not be spoken to.
-    pub(super) fn check_peers(&mut self, request: &Request<'_>) -> Result<bool, ErrorResponse> {
-        let Request { client, head, signer, attributes, own, .. } = request;
+    pub(super) fn check_peers(&mut self, request: &SignedRequest<'_>) -> Result<bool, ErrorResponse> {
+        let SignedRequest { client, head, signer, attributes, own, .. } = request;
         let mut unknown = Vec::new();
         for ip in attributes.peers.iter().map(SocketAddr::ip) {
             match (self.config.judge(ip), own) {
@@ -491,14 +492,15 @@ impl Relayer {
         Ok(must_wait)
     }
 
-    /// What became of an [`Act::Check`]: those of the addresses that are this machine's own.
+    /// Takes up what became of an [`Act::Check`]: those of the addresses that are this machine's own.
     pub fn handle_checked(&mut self, client: FiveTuple, own: &[IpAddr], now: Instant) {
         self.expire(&client, now);
         let Some(record) = self.allocations.get_mut(&client) else { return };
         match record.waiting.take() {
             Some(WaitingRequest::Checking { head, signer, attributes }) => {
                 let attributes = &attributes;
-                let request = Request { client, head, signer: &signer, attributes, own: Some(own), now };
+                let request =
+                    SignedRequest { client, head, signer: &signer, attributes, own: Some(own), now };
                 let decided = self.decide(&request);
                 self.tell(&request, decided);
             }

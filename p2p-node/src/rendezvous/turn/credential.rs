@@ -6,8 +6,8 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use p2p_core::turn::server::credential::SharedSecret;
-pub use p2p_core::turn::server::credential::WeakSecret;
+use p2p_core::turn::server::SharedSecret;
+pub use p2p_core::turn::server::WeakSecret;
 
 use super::TurnServerError;
 

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, trace};
 
 use super::credential::Secret;
-use super::frame::{CHANNEL_HEADER, Frame};
+use super::frame::{CHANNEL_HEADER, TurnFrame};
 use super::relay::{BATCH, PAUSE, RelaySocket, is_own};
 use super::stream::Queue;
 use super::{Tally, TurnServerConfig, TurnServerError, unix_time};
@@ -105,7 +105,7 @@ impl Outlet {
 }
 
 /// Whose input is handled, and how to answer him.
-pub(super) type Asking<'a> = Option<(FiveTuple, &'a Outlet)>;
+pub(super) type RequestOrigin<'a> = Option<(FiveTuple, &'a Outlet)>;
 
 impl Shared {
     pub(super) fn new(config: TurnServerConfig, relays: Vec<IpAddr>) -> Result<Arc<Self>, TurnServerError> {
@@ -201,7 +201,7 @@ impl Shared {
     /// asked, if that changes.
     pub(super) fn turn<T>(
         self: &Arc<Self>,
-        asking: Asking<'_>,
+        asking: RequestOrigin<'_>,
         handle: impl FnOnce(&mut Tables, Instant) -> T,
     ) -> (T, Option<Join>) {
         let now = Instant::now();
@@ -227,7 +227,7 @@ impl Shared {
         self: &Arc<Self>,
         tables: &mut Tables,
         act: Act,
-        asking: Asking<'_>,
+        asking: RequestOrigin<'_>,
         (effects, join): (&mut Vec<Effect>, &mut Option<Join>),
         now: Instant,
     ) {
@@ -392,7 +392,7 @@ pub(super) async fn datagrams(shared: Arc<Shared>, socket: Arc<UdpSocket>, serve
 }
 
 fn datagram(shared: &Arc<Shared>, client: FiveTuple, bytes: &[u8], outlet: &Outlet) {
-    if let Ok(Frame::Channel { number, length }) = Frame::first(bytes) {
+    if let Ok(TurnFrame::Channel { number, length }) = TurnFrame::first(bytes) {
         shared.channel(client, number, &bytes[CHANNEL_HEADER..CHANNEL_HEADER + length]);
     } else if let Err(error) = shared.message(client, bytes, outlet) {
         trace!(client = %client.client, %error, "neither STUN nor ChannelData");

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{trace, warn};
 
-use super::frame::{CHANNEL_HEADER, Frame};
+use super::frame::{CHANNEL_HEADER, TurnFrame};
 use super::relay::PAUSE;
 use super::serve::{Join, Outlet, Shared};
 use crate::rendezvous::tally::count;
@@ -158,14 +158,14 @@ async fn read<T: AsyncRead>(
     let mut begun = Instant::now();
     loop {
         loop {
-            let frame = Frame::first(buffer).map_err(broken)?;
+            let frame = TurnFrame::first(buffer).map_err(broken)?;
             let whole = frame.on_stream();
             if buffer.len() < whole {
                 break;
             }
             let bytes = buffer.split_to(whole);
             begun = Instant::now();
-            if let Frame::Channel { number, length } = frame {
+            if let TurnFrame::Channel { number, length } = frame {
                 shared.channel(client, number, &bytes[CHANNEL_HEADER..CHANNEL_HEADER + length]);
             } else if let Some(join) = shared.message(client, &bytes, &outlet).map_err(broken)? {
                 return Ok(Some(join));

@@ -104,7 +104,7 @@ impl Served {
         self.perform()
     }
 
-    /// Whether a Send indication of three bytes gets through.
+    /// Tells whether a Send indication of three bytes gets through.
     pub(super) fn goes_out(&mut self, client: FiveTuple, to: &str) -> bool {
         let message = Message::new(Class::Indication, Method::SEND, TransactionId::with_cookie([1; 12]));
         let message = message.with(peer(to)).with(Attribute::Data(vec![1, 2, 3].into()));
@@ -131,7 +131,7 @@ pub(super) fn dialled(acts: &[Act]) -> ConnectionId {
 }
 
 /// Somebody with a credential, as he asks.
-pub(super) struct Asker {
+pub(super) struct TestClient {
     pub(super) client: FiveTuple,
     pub(super) username: String,
     pub(super) password: String,
@@ -140,7 +140,7 @@ pub(super) struct Asker {
     pub(super) sha256: bool,
 }
 
-impl Asker {
+impl TestClient {
     /// From this address, with a credential that outlasts the story.
     pub(super) fn new(name: &str, from: &str, transport: Transport) -> Self {
         let asker = Self {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::asker::{Asker, Served, TCP, at, dialled, peer, reply};
+use super::asker::{Served, TCP, TestClient, at, dialled, peer, reply};
 use crate::Machine;
 use crate::sim::laws::drain;
 use crate::stun::wire::Parsed;
@@ -11,15 +11,15 @@ use crate::turn::allocation::ConnectionId;
 use crate::turn::server::{Act, CONNECTION_LIFETIME};
 
 /// A TCP allocation of anna's, and its relayed address.
-fn tcp_allocation(server: &mut Served) -> (Asker, SocketAddr) {
-    let mut anna = Asker::new("anna", "192.0.2.1:1", Transport::Tcp);
+fn tcp_allocation(server: &mut Served) -> (TestClient, SocketAddr) {
+    let mut anna = TestClient::new("anna", "192.0.2.1:1", Transport::Tcp);
     let answer = anna.says(server, Method::ALLOCATE, &[TCP]);
     (anna, super::relayed(&answer).unwrap())
 }
 
 /// A second connection of the same user, and what became of its ConnectionBind.
 fn bind_connection(server: &mut Served, name: &str, id: ConnectionId) -> Vec<Act> {
-    let mut data = Asker::new(name, "192.0.2.1:2", Transport::Tcp);
+    let mut data = TestClient::new(name, "192.0.2.1:2", Transport::Tcp);
     data.react(server, Method::CONNECTION_BIND, &[Attribute::ConnectionId(id.0)])
 }
 
@@ -49,7 +49,7 @@ fn a_peer_is_dialled_and_handed_over_once() {
     assert_eq!(refused(&bind_connection(&mut server, "bert", id)), 400, "it is hers");
     assert_eq!(refused(&bind_connection(&mut server, "anna", ConnectionId(id.0 ^ 1))), 400);
     // The nonce of her first connection is good for the second, not for anything else there.
-    let mut data = Asker::new("anna", "192.0.2.1:2", Transport::Tcp);
+    let mut data = TestClient::new("anna", "192.0.2.1:2", Transport::Tcp);
     data.nonce = anna.nonce.clone();
     let refresh = data.request(Method::REFRESH, &[]);
     assert_eq!(refused(&server.ask(data.client, &data.sign(refresh))), 438);
@@ -119,10 +119,10 @@ fn a_peer_that_dials_is_announced_if_it_is_permitted() {
     let channel = [Attribute::ChannelNumber(0x4000), Attribute::XorPeerAddress(near)];
     assert_eq!(anna.code(&mut server, Method::CHANNEL_BIND, &channel), 400);
     assert!(!server.goes_out(anna.client, "8.8.8.1:9"));
-    let mut bert = Asker::new("bert", "192.0.2.2:1", Transport::Udp);
+    let mut bert = TestClient::new("bert", "192.0.2.2:1", Transport::Udp);
     bert.allocate(&mut server);
     assert_eq!(bert.code(&mut server, Method::CONNECT, &[Attribute::XorPeerAddress(near)]), 437);
-    let mut carl = Asker::new("anna", "192.0.2.3:1", Transport::Udp);
+    let mut carl = TestClient::new("anna", "192.0.2.3:1", Transport::Udp);
     assert_eq!(carl.code(&mut server, Method::CONNECTION_BIND, &[Attribute::ConnectionId(1)]), 400);
     // There is an end to what may wait.
     let waiting = (0..100).filter(|port| {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::asker::{Asker, Served, UDP, at, config, peer, reply};
+use super::asker::{Served, TestClient, UDP, at, config, peer, reply};
 use crate::rate::Rate;
 use crate::stun::responder::most_unproven_answer;
 use crate::stun::wire::Parsed;
@@ -36,7 +36,7 @@ impl Flood {
                 _ => {
                     // Signed by somebody, with a nonce that was never given out.
                     let nonce = data_encoding::HEXLOWER.encode(&self.dice.array::<8>());
-                    let mut eve = Asker { client, nonce, ..Asker::anna() };
+                    let mut eve = TestClient { client, nonce, ..TestClient::anna() };
                     eve.password.push('?');
                     eve.dice = self.dice.fork("eve");
                     let message = eve.request(Method::REFRESH, &[]);
@@ -52,7 +52,7 @@ impl Flood {
 fn datagrams_in_a_victims_name_stop_none_of_its_requests() {
     let mut server = Served::new();
     let mut flood = Flood { dice: Seed::from_u64(4) };
-    let mut anna = Asker::anna();
+    let mut anna = TestClient::anna();
     anna.allocate(&mut server);
     for _ in 0..3 {
         flood.second(&mut server, anna.client, 3_000);
@@ -66,7 +66,7 @@ fn datagrams_in_a_victims_name_stop_none_of_its_requests() {
         assert_eq!(anna.code(&mut server, Method::CREATE_PERMISSION, &[peer("8.8.8.1:9")]), 0);
         // And a new one, of a neighbour behind the same address.
         let port = flood.dice.within(10_000..20_000);
-        let mut bert = Asker::new("bert", &format!("192.0.2.1:{port}"), Transport::Udp);
+        let mut bert = TestClient::new("bert", &format!("192.0.2.1:{port}"), Transport::Udp);
         bert.allocate(&mut server);
         server.relayer.handle_gone(bert.client, server.now);
     }
@@ -75,7 +75,7 @@ fn datagrams_in_a_victims_name_stop_none_of_its_requests() {
 #[test]
 fn a_nonce_of_ours_is_a_bucket_of_ones_own_even_when_it_is_stale() {
     let mut server = Served::new();
-    let mut anna = Asker::anna();
+    let mut anna = TestClient::anna();
     anna.allocate(&mut server);
     server.pass(590);
     anna.code(&mut server, Method::REFRESH, &[Attribute::Lifetime(3_600)]);
@@ -90,7 +90,7 @@ fn a_nonce_of_ours_is_a_bucket_of_ones_own_even_when_it_is_stale() {
     assert_eq!(anna.code(&mut server, Method::REFRESH, &[]), 0);
     assert_ne!(anna.nonce, nonce, "it was stale");
     // Whoever proves its address and floods takes from itself alone.
-    let mut eve = Asker::new("eve", "192.0.2.1:4001", Transport::Udp);
+    let mut eve = TestClient::new("eve", "192.0.2.1:4001", Transport::Udp);
     eve.allocate(&mut server);
     for _ in 0..5_000 {
         let message = eve.request(Method::REFRESH, &[]);
@@ -104,7 +104,7 @@ fn a_nonce_of_ours_is_a_bucket_of_ones_own_even_when_it_is_stale() {
 #[test]
 fn signed_is_who_can_be_verified_and_not_who_says_so() {
     let mut server = Served::with(RelayerConfig { rate: Rate { per_second: 1, burst: 3 }, ..config() });
-    let mut eve = Asker { nonce: "obMatJos2gAAAabcdefgh".into(), ..Asker::anna() };
+    let mut eve = TestClient { nonce: "obMatJos2gAAAabcdefgh".into(), ..TestClient::anna() };
     eve.password.push('?');
     let answered = (0..20).filter(|_| {
         let message = eve.request(Method::REFRESH, &[]);
@@ -118,18 +118,18 @@ fn signed_is_who_can_be_verified_and_not_who_says_so() {
 fn passwords_are_guessed_at_the_rate_for_one_user_and_source_only() {
     let mut server = Served::with(RelayerConfig { rate: Rate { per_second: 1, burst: 5 }, ..config() });
     let guess = |server: &mut Served, port: u16| {
-        let mut eve = Asker::new("anna", &format!("192.0.2.1:{port}"), Transport::Tcp);
+        let mut eve = TestClient::new("anna", &format!("192.0.2.1:{port}"), Transport::Tcp);
         eve.password.push('?');
         eve.react(server, Method::ALLOCATE, &[UDP]).len()
     };
     let answered: usize = (1..40).map(|port| guess(&mut server, port)).sum();
     assert_eq!(answered, 5, "from whichever port");
     // The right one is not listened to from there for a while, from elsewhere it is; and others are.
-    let mut anna = Asker::new("anna", "192.0.2.1:77", Transport::Tcp);
+    let mut anna = TestClient::new("anna", "192.0.2.1:77", Transport::Tcp);
     assert_eq!(anna.react(&mut server, Method::ALLOCATE, &[UDP]), []);
-    let mut elsewhere = Asker::new("anna", "192.0.2.2:77", Transport::Tcp);
+    let mut elsewhere = TestClient::new("anna", "192.0.2.2:77", Transport::Tcp);
     elsewhere.allocate(&mut server);
-    let mut bert = Asker::new("bert", "192.0.2.1:78", Transport::Tcp);
+    let mut bert = TestClient::new("bert", "192.0.2.1:78", Transport::Tcp);
     bert.allocate(&mut server);
     server.pass(1);
     anna.allocate(&mut server);
@@ -144,7 +144,7 @@ fn no_answer_to_an_unproven_source_is_more_than_half_as_large_again() {
             let mut server = Served::with(RelayerConfig { realm: realm.into(), ..config() });
             for round in 0..4_000u16 {
                 server.pass(1);
-                let mut client = Asker::anna().client;
+                let mut client = TestClient::anna().client;
                 client.client = at(from);
                 if client.client.is_ipv6() {
                     client.server = at("[2001:db8::9]:3478");
@@ -190,7 +190,7 @@ fn the_smallest_request_is_challenged_and_a_larger_one_in_full() {
         let mut server = Served::with(RelayerConfig { realm: realm.into(), ..config() });
         let small = unsigned(Method::ALLOCATE, &[UDP], &mut Seed::from_u64(1));
         assert_eq!(small.len(), 28);
-        let acts = server.ask(Asker::anna().client, &small);
+        let acts = server.ask(TestClient::anna().client, &small);
         let told = Parsed::decode(reply(&acts), Transport::Udp).unwrap().message;
         assert_eq!(told.error_code().map(|(code, _)| code), Some(401));
         let has_realm = told.attributes.contains(&Attribute::Realm(realm.into()));
@@ -198,7 +198,7 @@ fn the_smallest_request_is_challenged_and_a_larger_one_in_full() {
         let more =
             [UDP, Attribute::Lifetime(600), Attribute::Software("some client of TURN, or other".into())];
         let large = unsigned(Method::ALLOCATE, &more, &mut Seed::from_u64(2));
-        let acts = server.ask(Asker::anna().client, &large);
+        let acts = server.ask(TestClient::anna().client, &large);
         let told = Parsed::decode(reply(&acts), Transport::Udp).unwrap().message;
         assert!(
             told.attributes.iter().any(|one| matches!(one, Attribute::PasswordAlgorithms(_))),

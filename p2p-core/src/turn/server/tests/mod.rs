@@ -19,7 +19,7 @@ use crate::stun::wire::{Algorithm, Ending, Parsed};
 use crate::stun::{Attribute, Method, PasswordAlgorithm, Transport};
 use crate::turn::Relaying;
 use crate::{Family, Seed};
-use asker::{Asker, END, RELAY, Served, TCP, UDP, at, lifetime, peer, relayed, reply};
+use asker::{END, RELAY, Served, TCP, TestClient, UDP, at, lifetime, peer, relayed, reply};
 
 const PERMISSION: Duration = Duration::from_secs(300);
 const CHANNEL: Duration = Duration::from_secs(600);
@@ -27,7 +27,7 @@ const CHANNEL: Duration = Duration::from_secs(600);
 #[test]
 fn whoever_asks_unsigned_is_told_how_to_sign() {
     let mut server = Served::new();
-    let mut anna = Asker::anna();
+    let mut anna = TestClient::anna();
     let unsigned = anna.request(Method::ALLOCATE, &[UDP]).encode(Transport::Udp).unwrap();
     let acts = server.ask(anna.client, &unsigned);
     let told = Parsed::decode(reply(&acts), Transport::Udp).unwrap();
@@ -38,20 +38,20 @@ fn whoever_asks_unsigned_is_told_how_to_sign() {
     let answer = anna.says(&mut server, Method::ALLOCATE, &[UDP]);
     assert_eq!((relayed(&answer), answer.mapped()), (Some(at("8.8.4.1:50001")), Some(anna.client.client)));
     assert_eq!(lifetime(&answer), Some(600));
-    let mut bert = Asker { sha256: true, ..Asker::new("bert", "192.0.2.2:1", Transport::Udp) };
+    let mut bert = TestClient { sha256: true, ..TestClient::new("bert", "192.0.2.2:1", Transport::Udp) };
     assert_eq!(bert.allocate(&mut server), at("8.8.4.1:50002"));
 }
 
 #[test]
 fn whoever_signs_badly_gets_nothing() {
     let mut server = Served::new();
-    let mut anna = Asker::anna();
+    let mut anna = TestClient::anna();
     anna.password.push('x');
     assert_eq!(anna.code(&mut server, Method::ALLOCATE, &[UDP]), 401);
-    anna = Asker { username: "nobody".into(), ..Asker::anna() };
+    anna = TestClient { username: "nobody".into(), ..TestClient::anna() };
     assert_eq!(anna.code(&mut server, Method::ALLOCATE, &[UDP]), 401);
     // A nonce is good at the address it was given to.
-    let mut bert = Asker::new("anna", "192.0.2.1:4001", Transport::Udp);
+    let mut bert = TestClient::new("anna", "192.0.2.1:4001", Transport::Udp);
     bert.nonce = anna.nonce.clone();
     let message = bert.request(Method::ALLOCATE, &[UDP]);
     let acts = server.ask(bert.client, &bert.sign(message));
@@ -68,14 +68,14 @@ fn whoever_signs_badly_gets_nothing() {
     let weak = [1].map(|number| PasswordAlgorithm { number, parameters: vec![] });
     let struck =
         [Attribute::PasswordAlgorithms(weak.to_vec()), Attribute::PasswordAlgorithm(weak[0].clone())];
-    assert_eq!(Asker::anna().code(&mut server, Method::ALLOCATE, &struck), 400);
+    assert_eq!(TestClient::anna().code(&mut server, Method::ALLOCATE, &struck), 400);
     assert_eq!((server.relayer.held(), server.relayer.allocations()), (0, 0));
 }
 
 #[test]
 fn an_old_nonce_is_replaced_whatever_is_asked() {
     let mut server = Served::new();
-    let mut anna = Asker::anna();
+    let mut anna = TestClient::anna();
     anna.allocate(&mut server);
     let methods: [(Method, &[Attribute]); 3] = [
         (Method::REFRESH, &[Attribute::Lifetime(3_600)]),
@@ -84,7 +84,7 @@ fn an_old_nonce_is_replaced_whatever_is_asked() {
     ];
     for (method, attributes) in methods {
         let before = anna.nonce.clone();
-        let mut now = Asker { nonce: "old".into(), dice: Seed::from_u64(9), ..Asker::anna() };
+        let mut now = TestClient { nonce: "old".into(), dice: Seed::from_u64(9), ..TestClient::anna() };
         let message = now.request(method, attributes);
         let acts = server.ask(now.client, &now.sign(message));
         let told = Parsed::decode(reply(&acts), Transport::Udp).unwrap().message;
@@ -104,10 +104,10 @@ fn an_old_nonce_is_replaced_whatever_is_asked() {
 fn a_credential_ends_but_what_was_allocated_in_time_goes_on() {
     let mut server = Served::new();
     server.pass(3_599);
-    let mut late = Asker::anna().until("anna", 3_600);
+    let mut late = TestClient::anna().until("anna", 3_600);
     late.allocate(&mut server);
     server.pass(1);
-    let mut later = Asker::new("anna", "192.0.2.1:4002", Transport::Udp).until("anna", 3_600);
+    let mut later = TestClient::new("anna", "192.0.2.1:4002", Transport::Udp).until("anna", 3_600);
     let refusal = later.says(&mut server, Method::ALLOCATE, &[UDP]);
     assert_eq!(refusal.error_code(), Some((401, ErrorResponse::EXPIRED.reason)));
     assert!(refusal.attributes.contains(&Attribute::Realm("realm".into())));
@@ -119,7 +119,7 @@ fn a_credential_ends_but_what_was_allocated_in_time_goes_on() {
 #[test]
 fn an_allocation_lasts_as_long_as_it_is_refreshed() {
     let mut server = Served::new();
-    let mut anna = Asker::anna();
+    let mut anna = TestClient::anna();
     let long = anna.says(&mut server, Method::ALLOCATE, &[UDP, Attribute::Lifetime(1)]);
     assert_eq!(lifetime(&long), Some(600), "not less than the usual");
     assert_eq!(anna.code(&mut server, Method::ALLOCATE, &[UDP]), 437, "one is enough");
@@ -138,7 +138,7 @@ fn an_allocation_lasts_as_long_as_it_is_refreshed() {
     ] {
         assert_eq!(anna.code(&mut server, method, &attributes), 437);
     }
-    let mut bert = Asker::new("bert", "192.0.2.2:1", Transport::Udp);
+    let mut bert = TestClient::new("bert", "192.0.2.2:1", Transport::Udp);
     bert.allocate(&mut server);
     assert_eq!(lifetime(&bert.says(&mut server, Method::REFRESH, &[END])), Some(0));
     assert_eq!(bert.code(&mut server, Method::REFRESH, &[END]), 437);
@@ -151,7 +151,7 @@ fn an_allocation_lasts_as_long_as_it_is_refreshed() {
 #[test]
 fn a_lost_answer_is_given_again() {
     let mut server = Served::new();
-    let mut anna = Asker::anna();
+    let mut anna = TestClient::anna();
     anna.code(&mut server, Method::REFRESH, &[]);
     let message = anna.request(Method::ALLOCATE, &[UDP]);
     let bytes = anna.sign(message);
@@ -164,9 +164,9 @@ fn a_lost_answer_is_given_again() {
 #[test]
 fn an_allocation_is_his_who_made_it() {
     let mut server = Served::new();
-    let mut anna = Asker::anna();
+    let mut anna = TestClient::anna();
     anna.allocate(&mut server);
-    let mut thief = Asker::new("bert", "192.0.2.1:4000", Transport::Udp);
+    let mut thief = TestClient::new("bert", "192.0.2.1:4000", Transport::Udp);
     assert_eq!(thief.code(&mut server, Method::REFRESH, &[END]), 441);
     assert_eq!(thief.code(&mut server, Method::CREATE_PERMISSION, &[peer("8.8.8.1:9")]), 441);
     assert_eq!(thief.code(&mut server, Method::ALLOCATE, &[UDP]), 437);
@@ -189,10 +189,14 @@ fn what_cannot_be_allocated() {
         (vec![UDP, even(true)], 508),
         (vec![UDP, even(false), also_v6.clone()], 400),
     ] {
-        assert_eq!(Asker::anna().code(&mut server, Method::ALLOCATE, &attributes), code, "{attributes:?}");
+        assert_eq!(
+            TestClient::anna().code(&mut server, Method::ALLOCATE, &attributes),
+            code,
+            "{attributes:?}"
+        );
     }
-    assert_eq!(Asker::anna().code(&mut server, Method::new(0x0ff).unwrap(), &[]), 400);
-    let mut anna = Asker::anna();
+    assert_eq!(TestClient::anna().code(&mut server, Method::new(0x0ff).unwrap(), &[]), 400);
+    let mut anna = TestClient::anna();
     let both = anna.says(&mut server, Method::ALLOCATE, &[UDP, also_v6.clone()]);
     assert_eq!(relayed(&both), Some(at("8.8.4.1:50001")));
     let lacks = |attribute: &Attribute| {
@@ -200,11 +204,11 @@ fn what_cannot_be_allocated() {
     };
     assert!(both.attributes.iter().any(lacks));
     assert_eq!(server.relayer.held(), 1);
-    let mut bert = Asker::new("bert", "192.0.2.2:1", Transport::Udp);
+    let mut bert = TestClient::new("bert", "192.0.2.2:1", Transport::Udp);
     let answer = bert.says(&mut server, Method::ALLOCATE, &[UDP, even(false)]);
     assert_eq!(relayed(&answer), Some(at("8.8.4.1:50002")));
     server.port = u16::MAX;
-    let mut carl = Asker::new("carl", "192.0.2.3:1", Transport::Udp);
+    let mut carl = TestClient::new("carl", "192.0.2.3:1", Transport::Udp);
     assert_eq!(carl.code(&mut server, Method::ALLOCATE, &[UDP]), 508);
     assert_eq!(carl.code(&mut server, Method::ALLOCATE, &[UDP, also_v6]), 508);
 }
@@ -213,7 +217,7 @@ fn what_cannot_be_allocated() {
 fn nobody_gets_more_than_his_share() {
     let mut server = Served::new();
     let mut clients: Vec<_> =
-        (1..7).map(|port| Asker::new("anna", &format!("192.0.2.1:{port}"), Transport::Udp)).collect();
+        (1..7).map(|port| TestClient::new("anna", &format!("192.0.2.1:{port}"), Transport::Udp)).collect();
     clients[..3].iter_mut().for_each(|anna| {
         anna.allocate(&mut server);
     });
@@ -224,7 +228,7 @@ fn nobody_gets_more_than_his_share() {
     assert_eq!(clients[0].code(&mut server, Method::REFRESH, &[END]), 0);
     clients[3].allocate(&mut server);
     let mut others: Vec<_> =
-        (1..4).map(|port| Asker::new("bert", &format!("192.0.2.2:{port}"), Transport::Udp)).collect();
+        (1..4).map(|port| TestClient::new("bert", &format!("192.0.2.2:{port}"), Transport::Udp)).collect();
     others[..2].iter_mut().for_each(|bert| {
         bert.allocate(&mut server);
     });
@@ -237,9 +241,9 @@ fn nobody_gets_more_than_his_share() {
 #[test]
 fn only_the_internet_is_relayed_to() {
     let mut server = Served::new();
-    let mut anna = Asker::new("anna", "192.0.2.1:1", Transport::Tcp);
+    let mut anna = TestClient::new("anna", "192.0.2.1:1", Transport::Tcp);
     assert_eq!(anna.code(&mut server, Method::ALLOCATE, &[TCP]), 0);
-    let mut bert = Asker::new("bert", "192.0.2.2:1", Transport::Udp);
+    let mut bert = TestClient::new("bert", "192.0.2.2:1", Transport::Udp);
     bert.allocate(&mut server);
     let forbidden = [
         "127.0.0.1:22",
@@ -266,7 +270,7 @@ fn only_the_internet_is_relayed_to() {
 #[test]
 fn where_we_relay_from_only_relayed_addresses_are_reached() {
     let mut server = Served::new();
-    let (mut anna, mut bert) = (Asker::anna(), Asker::new("bert", "192.0.2.2:1", Transport::Udp));
+    let (mut anna, mut bert) = (TestClient::anna(), TestClient::new("bert", "192.0.2.2:1", Transport::Udp));
     let (one, other) = (anna.allocate(&mut server), bert.allocate(&mut server));
     let number = Attribute::ChannelNumber(0x4000);
     assert_eq!(anna.code(&mut server, Method::CREATE_PERMISSION, &[Attribute::XorPeerAddress(other)]), 0);
@@ -286,7 +290,7 @@ fn where_we_relay_from_only_relayed_addresses_are_reached() {
 #[test]
 fn datagrams_go_where_and_while_they_are_permitted() {
     let mut server = Served::new();
-    let mut anna = Asker::anna();
+    let mut anna = TestClient::anna();
     let mine = anna.allocate(&mut server);
     let (near, far) = (at("8.8.8.1:9"), at("8.8.8.2:9"));
     assert_eq!(server.comes_in(mine, "8.8.8.1:9"), None);
@@ -326,7 +330,7 @@ fn datagrams_go_where_and_while_they_are_permitted() {
 #[test]
 fn whoever_sends_too_much_loses_what_is_too_much() {
     let mut server = Served::new();
-    let mut anna = Asker::anna();
+    let mut anna = TestClient::anna();
     let mine = anna.allocate(&mut server);
     anna.code(&mut server, Method::CREATE_PERMISSION, &[peer("8.8.8.1:9")]);
     let near = at("8.8.8.1:9");
@@ -344,7 +348,7 @@ fn whoever_sends_too_much_loses_what_is_too_much() {
 #[test]
 fn an_attribute_that_is_not_understood_is_named() {
     let mut server = Served::new();
-    let mut anna = Asker { sha256: true, ..Asker::anna() };
+    let mut anna = TestClient { sha256: true, ..TestClient::anna() };
     anna.code(&mut server, Method::REFRESH, &[]);
     let message = anna.request(Method::ALLOCATE, &[Attribute::Padding(0), UDP]);
     let mut bytes = anna.sign(message);
@@ -399,7 +403,7 @@ proptest! {
         for (number, attributes, from, pause, damage) in requests {
             server.pass(pause);
             let transport = if from % 2 == 0 { Transport::Udp } else { Transport::Tcp };
-            let mut asker = Asker::new(["anna", "bert"][usize::from(from / 3)], &format!("192.0.2.1:{}", 1 + from), transport);
+            let mut asker = TestClient::new(["anna", "bert"][usize::from(from / 3)], &format!("192.0.2.1:{}", 1 + from), transport);
             let lifetime = server.relayer.config.nonce_lifetime;
             asker.nonce = server.relayer.nonces.make(&asker.client, Features::default(), lifetime, server.now);
             let message = asker.request(Method::new(number).unwrap(), &attributes);
@@ -439,11 +443,11 @@ fn a_name_can_be_hidden_by_those_who_are_known_by_name() {
     config.takes_user_hash = true;
     config.users.push(crate::turn::Credentials::new("carl", "a word").unwrap());
     let mut server = Served::with(config);
-    let mut carl = Asker { username: "carl".into(), password: "a word".into(), ..Asker::anna() };
+    let mut carl = TestClient { username: "carl".into(), password: "a word".into(), ..TestClient::anna() };
     carl.code(&mut server, Method::REFRESH, &[]);
     assert!(carl.nonce.starts_with("obMatJos2wAAA"), "both features");
     let hash = |name: &str| Attribute::UserHash(Sha256::digest(format!("{name}:realm")).into());
-    let hidden = |carl: &mut Asker, hash| {
+    let hidden = |carl: &mut TestClient, hash| {
         let message = carl.request(Method::ALLOCATE, &[UDP, hash]);
         let message =
             message.with(Attribute::Realm("realm".into())).with(Attribute::Nonce(carl.nonce.clone()));
@@ -464,7 +468,7 @@ fn a_name_can_be_hidden_by_those_who_are_known_by_name() {
 #[test]
 fn requests_wait_for_a_slow_driver_and_what_comes_too_late_is_closed() {
     let mut server = Served::new();
-    let mut anna = Asker::anna();
+    let mut anna = TestClient::anna();
     anna.code(&mut server, Method::REFRESH, &[]);
     let message = anna.request(Method::ALLOCATE, &[UDP]);
     let bytes = anna.sign(message);
@@ -499,7 +503,7 @@ fn requests_wait_for_a_slow_driver_and_what_comes_too_late_is_closed() {
 #[test]
 fn closed_it_gives_everything_back_and_hears_nothing() {
     let mut server = Served::new();
-    let (mut anna, mut bert) = (Asker::anna(), Asker::new("bert", "192.0.2.2:1", Transport::Udp));
+    let (mut anna, mut bert) = (TestClient::anna(), TestClient::new("bert", "192.0.2.2:1", Transport::Udp));
     let (one, other) = (anna.allocate(&mut server), bert.allocate(&mut server));
     server.relayer.close(server.now);
     let drained = drain(&mut server.relayer);
@@ -513,7 +517,7 @@ fn closed_it_gives_everything_back_and_hears_nothing() {
 #[test]
 fn an_allocation_is_told_of() {
     let mut server = Served::new();
-    let mut anna = Asker::anna();
+    let mut anna = TestClient::anna();
     anna.code(&mut server, Method::REFRESH, &[]);
     let message = anna.request(Method::ALLOCATE, &[UDP]);
     server.relayer.handle_data(anna.client, &anna.sign(message), server.now).unwrap();

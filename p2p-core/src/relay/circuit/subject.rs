@@ -1,31 +1,47 @@
-//! The laws of every machine.
+//! A [`Circuit`] for the laws and the fuzzer.
 
 use super::*;
 use crate::attempt::Trust;
+use crate::relay::End;
+use crate::relay::route::PathChallenge;
+use crate::sim::laws::{Dice, Subject};
+use crate::turn::{Carrier, Credentials, Server};
 
-struct Anything;
+/// A [`Circuit`] and all that servers, peers and strangers can do to it.
+#[derive(Debug)]
+pub struct CircuitSubject(Circuit);
 
-impl Subject for Anything {
+fn turn_at(last: u8, port: u16) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, last], port))
+}
+
+impl Subject for CircuitSubject {
     type Machine = Circuit;
 
     const KEEPS_ALIVE: Option<Duration> = Some(Duration::from_millis(1));
 
-    fn new(mut seed: Seed, now: Instant) -> Circuit {
+    fn new(mut seed: Seed, now: Instant) -> Self {
         let role = if seed.chance(0.5) { Role::Caller } else { Role::Answerer };
         let trust = if seed.chance(0.5) { Trust::Known } else { Trust::Stranger };
         let mut servers = Vec::new();
         for carrier in [Carrier::Udp, Carrier::Tcp] {
             if seed.chance(0.6) {
-                servers.push(server(1, carrier));
+                let credentials = Credentials::new("user", "secret").expect("short words");
+                servers.push(Server::new(turn_at(1, 3_478), carrier, credentials));
             }
         }
-        Circuit::new(CircuitConfig::new(role, trust, servers), seed, now)
+        Self(Circuit::new(CircuitConfig::new(role, trust, servers), seed, now))
     }
 
-    fn disturb(circuit: &mut Circuit, dice: &mut Seed, now: Instant) {
+    fn machine(&mut self) -> &mut Circuit {
+        &mut self.0
+    }
+
+    fn feed(&mut self, dice: &mut Dice<'_>, now: Instant) {
+        let circuit = &mut self.0;
         let relaying = if dice.chance(0.5) { Relaying::Udp } else { Relaying::Tcp };
         let way = Way { relaying, conn: crate::turn::client::Conn(dice.below(4) as u32) };
-        let lent = SocketAddr::new(turn_ip(dice.below(4) as u8), dice.below(3) as u16 * 20_000);
+        let lent = turn_at(dice.below(4) as u8, dice.below(3) as u16 * 20_000);
         match dice.below(12) {
             0 => circuit.handle_opened(way, now),
             1 => circuit.handle_closed(way, None, now),
@@ -62,9 +78,7 @@ impl Subject for Anything {
         }
     }
 
-    fn close(circuit: &mut Circuit, now: Instant) {
-        circuit.close(now);
+    fn close(&mut self, now: Instant) {
+        self.0.close(now);
     }
 }
-
-machine_laws!(laws: Anything);
