@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Scene, SceneCall, SceneNode, ServerKind, Site};
+use super::{Scene, SceneCall, SceneNode, SceneSite, ServerKind};
 use crate::Family;
 use crate::attempt::{AttemptId, Role};
 use crate::node::ConnectOptions;
@@ -22,7 +22,7 @@ use crate::sim::world::{HostId, Wire};
 #[derive(Debug)]
 pub struct SmallWorld {
     scene: Scene,
-    homes: [Site; NODES],
+    homes: [SceneSite; NODES],
     nodes: Vec<SceneNode>,
     /// How often each node was started: what an earlier process knew is gone.
     starts: [u32; NODES],
