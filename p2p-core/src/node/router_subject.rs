@@ -80,7 +80,7 @@ fn clock(ahead: i64, now: Instant) -> Clock {
 }
 
 fn broker(number: u64) -> BrokerUrl {
-    let url = if number == 3 { "memory:here".into() } else { format!("mqtt://192.0.2.{number}") };
+    let url = if number == 3 { "memory://here".into() } else { format!("mqtt://192.0.2.{number}") };
     url.parse().expect("a URL")
 }
 
