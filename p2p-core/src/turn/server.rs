@@ -39,6 +39,7 @@ mod config;
 mod connection;
 mod credential;
 mod error;
+mod head;
 mod nonce;
 mod output;
 mod policy;
@@ -47,6 +48,7 @@ mod relaying;
 mod request;
 #[cfg(feature = "sim")]
 pub mod subject;
+mod users;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::attributes::RequestAttributes;
-use super::auth::{RequestHead, Signer};
+use super::auth::Signer;
+use super::head::RequestHead;
 use super::output::NoRelayedAddress;
 use crate::Family;
 use crate::rate::Bucket;

@@ -11,7 +11,7 @@ use super::nonce::Features;
 use super::output::FiveTuple;
 use crate::rate::{Source, SourceLimit};
 use crate::stun::wire::{Algorithm, Ending, Key, Parsed};
-use crate::stun::{Attribute, Class, Message, Method, PasswordAlgorithm, TransactionId, Transport};
+use crate::stun::{Attribute, Message, PasswordAlgorithm, Transport};
 
 /// Somebody whose request was signed as it should be, and how answers to it are signed.
 #[derive(Clone, Debug)]
@@ -32,26 +32,6 @@ impl Signer {
     pub(super) fn sign(&self, message: &Message, transport: Transport) -> Option<Vec<u8>> {
         let ending = Ending { signature: Some((self.algorithm, &self.key)), fingerprint: self.fingerprint };
         message.encode_with(transport, ending).ok()
-    }
-}
-
-/// What an answer needs to know of its request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RequestHead {
-    pub(super) method: Method,
-    pub(super) transaction: TransactionId,
-    pub(super) fingerprint: bool,
-}
-
-impl RequestHead {
-    pub(super) fn of(parsed: &Parsed<'_>) -> Self {
-        let Message { method, transaction, .. } = parsed.message;
-        Self { method, transaction, fingerprint: parsed.is_fingerprinted }
-    }
-
-    /// A success that says nothing yet.
-    pub(super) fn success(self) -> Message {
-        Message::new(Class::Success, self.method, self.transaction)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Error responses.
 
-use super::auth::RequestHead;
+use super::head::RequestHead;
 use super::output::NoRelayedAddress;
 use super::quota::QuotaReached;
 use crate::stun::{Attribute, Class, Message};

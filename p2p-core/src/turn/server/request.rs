@@ -9,8 +9,9 @@ use tracing::{debug, info};
 use super::Relayer;
 use super::allocation::{AllocationRecord, CHANNELS, ChannelDenied, NoRoom, RelayedAddress, WaitingRequest};
 use super::attributes::RequestAttributes;
-use super::auth::{AuthAttributes, AuthError, RequestHead, Signer};
+use super::auth::{AuthAttributes, AuthError, Signer};
 use super::error::ErrorResponse;
+use super::head::RequestHead;
 use super::nonce::{Features, NonceProof};
 use super::output::{Act, Event, FiveTuple, NoRelayedAddress};
 use super::policy::PeerVerdict;
@@ -25,7 +26,7 @@ use crate::turn::Relaying;
 const BINDING: Duration = Duration::from_secs(10);
 
 /// What becomes of a request.
-pub(super) enum Decision {
+pub(super) enum RequestOutcome {
     /// Say this now.
     Now(Message),
     /// The driver must do something first.
@@ -185,11 +186,15 @@ impl Relayer {
     }
 
     /// Says what was decided of a request.
-    pub(super) fn tell(&mut self, request: &SignedRequest<'_>, decided: Result<Decision, ErrorResponse>) {
+    pub(super) fn tell(
+        &mut self,
+        request: &SignedRequest<'_>,
+        decided: Result<RequestOutcome, ErrorResponse>,
+    ) {
         let SignedRequest { client, head, signer, .. } = request;
         match decided {
-            Ok(Decision::Later) => {}
-            Ok(Decision::Now(message)) => {
+            Ok(RequestOutcome::Later) => {}
+            Ok(RequestOutcome::Now(message)) => {
                 self.counters.granted += 1;
                 self.send(*client, signer.sign(&message, client.transport));
             }
@@ -202,7 +207,7 @@ impl Relayer {
         }
     }
 
-    fn decide(&mut self, request: &SignedRequest<'_>) -> Result<Decision, ErrorResponse> {
+    fn decide(&mut self, request: &SignedRequest<'_>) -> Result<RequestOutcome, ErrorResponse> {
         let SignedRequest { client, head, signer, .. } = request;
         // Whoever comes after the allocation was made must be who made it (RFC 8656, section 5).
         let is_another = |record: &AllocationRecord| record.username != signer.username;
@@ -220,7 +225,7 @@ impl Relayer {
         }
     }
 
-    fn allocate(&mut self, request: &SignedRequest<'_>) -> Result<Decision, ErrorResponse> {
+    fn allocate(&mut self, request: &SignedRequest<'_>) -> Result<RequestOutcome, ErrorResponse> {
         let SignedRequest { client, head, signer, attributes, now, .. } = request;
         if let Some(record) = self.allocations.get(client) {
             let (transaction, bytes) = record.made_by.clone();
@@ -229,14 +234,14 @@ impl Relayer {
             }
             self.counters.granted += 1;
             self.send(*client, Some(bytes));
-            return Ok(Decision::Later);
+            return Ok(RequestOutcome::Later);
         }
         if signer.is_expired {
             info!(client = %client.client, username = %signer.username, "TURN: this credential has expired");
             self.counters.expired += 1;
             // With a challenge, as if it had never been good.
             self.refuse(*client, *head, ErrorResponse::EXPIRED, usize::MAX, *now);
-            return Ok(Decision::Later);
+            return Ok(RequestOutcome::Later);
         }
         let relaying = match attributes.transport {
             None => return Err(ErrorResponse::BAD_REQUEST),
@@ -287,7 +292,7 @@ impl Relayer {
             bucket: Bucket::new(*now),
         };
         self.allocations.insert(*client, record);
-        Ok(Decision::Later)
+        Ok(RequestOutcome::Later)
     }
 
     /// Takes up what became of an [`Act::Bind`].
@@ -381,7 +386,7 @@ impl Relayer {
         self.send(client, Some(bytes));
     }
 
-    fn refresh(&mut self, request: &SignedRequest<'_>) -> Result<Decision, ErrorResponse> {
+    fn refresh(&mut self, request: &SignedRequest<'_>) -> Result<RequestOutcome, ErrorResponse> {
         let SignedRequest { client, head, attributes, now, .. } = request;
         let granted = match attributes.lifetime {
             Some(0) => Duration::ZERO,
@@ -401,10 +406,10 @@ impl Relayer {
             true => self.expire(client, *now),
             false => self.note_end(until),
         }
-        Ok(Decision::Now(head.success().with(Attribute::Lifetime(seconds(granted)))))
+        Ok(RequestOutcome::Now(head.success().with(Attribute::Lifetime(seconds(granted)))))
     }
 
-    fn create_permission(&mut self, request: &SignedRequest<'_>) -> Result<Decision, ErrorResponse> {
+    fn create_permission(&mut self, request: &SignedRequest<'_>) -> Result<RequestOutcome, ErrorResponse> {
         let SignedRequest { client, head, attributes, now, .. } = request;
         let record = self.allocations.get(client).ok_or(ErrorResponse::MISMATCH)?;
         if attributes.peers.is_empty() {
@@ -414,7 +419,7 @@ impl Relayer {
             return Err(ErrorResponse::PEER_FAMILY);
         }
         if self.check_peers(request)? {
-            return Ok(Decision::Later);
+            return Ok(RequestOutcome::Later);
         }
         let lifetime = self.config.permission_lifetime;
         let record = self.allocations.get_mut(client).ok_or(ErrorResponse::MISMATCH)?;
@@ -423,10 +428,10 @@ impl Relayer {
             let ips: Vec<IpAddr> = peers.map(SocketAddr::ip).collect();
             address.permit(&ips, lifetime, *now).map_err(|NoRoom| ErrorResponse::CAPACITY)?;
         }
-        Ok(Decision::Now(head.success()))
+        Ok(RequestOutcome::Now(head.success()))
     }
 
-    fn channel_bind(&mut self, request: &SignedRequest<'_>) -> Result<Decision, ErrorResponse> {
+    fn channel_bind(&mut self, request: &SignedRequest<'_>) -> Result<RequestOutcome, ErrorResponse> {
         let SignedRequest { client, head, attributes, now, .. } = request;
         let record = self.allocations.get(client).ok_or(ErrorResponse::MISMATCH)?;
         let (Some(number), Some(&peer)) = (attributes.channel, attributes.peers.first()) else {
@@ -445,7 +450,7 @@ impl Relayer {
             return Err(ErrorResponse::BAD_REQUEST);
         }
         if self.check_peers(request)? {
-            return Ok(Decision::Later);
+            return Ok(RequestOutcome::Later);
         }
         if !self.may_reach(Relaying::Udp, peer) {
             return Err(ErrorResponse::FORBIDDEN);
@@ -457,7 +462,7 @@ impl Relayer {
             ChannelDenied::Taken => ErrorResponse::BAD_REQUEST,
             ChannelDenied::NoRoom => ErrorResponse::CAPACITY,
         })?;
-        Ok(Decision::Now(head.success()))
+        Ok(RequestOutcome::Now(head.success()))
     }
 
     /// Tells whether the request must wait until the driver has said which of the peers it names are this machine's own.
