@@ -26,6 +26,9 @@ impl NodeActor {
                     self.node().handle_channel(channel, failed, now());
                 }
             }
+            RouterAct::Check { channel } => {
+                self.channels.get(&channel).into_iter().for_each(signal::Channel::check);
+            }
             RouterAct::Close { channel } => match self.channels.remove(&channel) {
                 Some(known) => {
                     let farewell = known.farewell().into_actor(self);

@@ -107,18 +107,18 @@ pub fn open(config: ChannelConfig, owner: Recipient<FromChannel>) -> Channel {
     let door = Door::default();
     let (alive, ended) = oneshot::channel();
     let owned = Owned { id, owner, door: door.clone(), _alive: alive };
-    let (publish, close) = match broker {
+    let (publish, check, close) = match broker {
         Broker::Mqtt(endpoint) => {
             let link = Config { topic, login: endpoint.login.clone(), protocol: endpoint.protocol };
             let actor = mqtt::Mqtt::new(owned, endpoint, link, seed.fork("link")).start();
-            (actor.clone().recipient(), actor.recipient())
+            (actor.clone().recipient(), Some(actor.clone().recipient()), actor.recipient())
         }
         Broker::Memory(broker) => {
             let actor = memory::Memory::new(owned, broker, topic).start();
-            (actor.clone().recipient(), actor.recipient())
+            (actor.clone().recipient(), None, actor.recipient())
         }
     };
-    Channel { id, door, publish, close, closed: AtomicBool::new(false), ended }
+    Channel { id, door, publish, check, close, closed: AtomicBool::new(false), ended }
 }
 
 /// The part that the actors of all channels have.
@@ -142,6 +142,8 @@ pub struct Channel {
     id: u32,
     door: Door,
     publish: Recipient<Publish>,
+    /// `None` where there is no connection that could be gone.
+    check: Option<Recipient<Check>>,
     close: Recipient<Close>,
     closed: AtomicBool,
     ended: oneshot::Receiver<()>,
@@ -173,6 +175,13 @@ impl Channel {
         }
         self.publish.do_send(Publish { ticket, topic, payload, until });
         Ok(())
+    }
+
+    /// Has the connection to the broker prove that it lives, or dials again at once: the network may be another.
+    pub fn check(&self) {
+        if let Some(check) = &self.check {
+            check.do_send(Check);
+        }
     }
 
     /// Whether there is still an actor behind it: after [`Channel::close`], until the farewell is said.
@@ -228,6 +237,14 @@ struct Publish {
 }
 
 impl Message for Publish {
+    type Result = ();
+}
+
+/// Tells a channel that the network may be another.
+#[derive(Debug)]
+struct Check;
+
+impl Message for Check {
     type Result = ();
 }
 

@@ -17,7 +17,7 @@ use tracing::{debug, info, trace};
 
 use super::codec::Codec;
 use super::dial::{Stream, dial};
-use super::{Close, Endpoint, Owned, Publish};
+use super::{Check, Close, Endpoint, Owned, Publish};
 use crate::drive::{Driven, Drives, now, turn};
 
 /// Packets read at a turn; then other actors have theirs.
@@ -156,6 +156,15 @@ impl Handler<Publish> for Mqtt {
         if let Err(error) = link.publish(ticket, topic, payload, until, now()) {
             self.owned.tell(Event::Failed { ticket, reason: FailReason::NotTaken(error) });
         }
+        turn(self, ctx);
+    }
+}
+
+impl Handler<Check> for Mqtt {
+    type Result = ();
+
+    fn handle(&mut self, _: Check, ctx: &mut Self::Context) {
+        self.driven.machine().handle_network_changed(now());
         turn(self, ctx);
     }
 }

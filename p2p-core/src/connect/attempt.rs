@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 pub use self::answerer::{ANSWER_WITHIN, AnswerConfig};
-pub use self::caller::{CallConfig, HEAD_START, RELAY_AFTER, RELAY_PATIENCE};
+pub use self::caller::{CallConfig, HEAD_START, MOST_RELAY_PATIENCE, RELAY_AFTER, RELAY_PATIENCE};
 
 use self::answerer::Answerer;
 use self::caller::Caller;
@@ -81,7 +81,7 @@ impl Attempt {
         if has_moved {
             self.common.peer = signal.sender.clone();
         }
-        self.common.refresh(view);
+        self.common.refresh(view, now);
         match &mut self.part {
             Part::Caller(caller) => caller.on_signal(&mut self.common, signal, has_moved, view, now),
             Part::Answerer(answerer) => answerer.on_signal(&mut self.common, signal, has_moved, view, now),
@@ -91,7 +91,7 @@ impl Attempt {
 
     /// Takes in what became of a signal that was sent.
     pub fn handle_delivery(&mut self, body: &Body, delivery: Delivery, view: &View<'_>, now: Instant) {
-        self.common.refresh(view);
+        self.common.refresh(view, now);
         if let Part::Caller(caller) = &mut self.part {
             caller.on_delivery(&mut self.common, body, delivery, now);
         }
@@ -109,7 +109,7 @@ impl Attempt {
 
     /// Takes in what happened to a lane.
     pub fn handle_lane(&mut self, lane: Lane, input: LaneInput, view: &View<'_>, now: Instant) {
-        self.common.refresh(view);
+        self.common.refresh(view, now);
         match input {
             LaneInput::Connected => self.common.records.connect(lane, now),
             LaneInput::Proven => {
@@ -150,7 +150,7 @@ impl Attempt {
         view: &View<'_>,
         now: Instant,
     ) -> Option<Lane> {
-        self.common.refresh(view);
+        self.common.refresh(view, now);
         let up = self.common.punches.handle(pair, input, now).filter(|_| !self.common.is_over);
         let lane = up.map(|(lane, candidate)| self.common.open(lane, candidate, now));
         self.step(view, now);
@@ -163,7 +163,7 @@ impl Attempt {
         if self.common.is_over {
             return None;
         }
-        self.common.refresh(view);
+        self.common.refresh(view, now);
         let lane = match input {
             RelayInput::Up(kind, remote) => {
                 let (lane, candidate) = self.common.relay.open(kind, remote)?;
@@ -186,7 +186,7 @@ impl Attempt {
         if self.common.is_over {
             return;
         }
-        self.common.refresh(view);
+        self.common.refresh(view, now);
         match &mut self.part {
             Part::Caller(caller) => caller.on_moved(&mut self.common, view, now),
             Part::Answerer(answerer) => answerer.on_moved(&mut self.common, view, now),
@@ -199,7 +199,7 @@ impl Attempt {
         if self.common.is_over {
             return;
         }
-        self.common.refresh(view);
+        self.common.refresh(view, now);
         let is_out_of_time = match &mut self.part {
             Part::Caller(caller) => caller.on_timeout(&mut self.common, now),
             Part::Answerer(answerer) => answerer.on_timeout(&mut self.common, now),

@@ -34,7 +34,8 @@ use std::net::IpAddr;
 
 pub use ask_peer::{AskPeer, AskPeerAct};
 pub use attempt::{
-    ANSWER_WITHIN, AnswerConfig, Attempt, CallConfig, HEAD_START, RELAY_AFTER, RELAY_PATIENCE,
+    ANSWER_WITHIN, AnswerConfig, Attempt, CallConfig, HEAD_START, MOST_RELAY_PATIENCE, RELAY_AFTER,
+    RELAY_PATIENCE,
 };
 pub use happy_eyeballs::{DIAL_DELAY, DialAct, DialEvent, HappyEyeballs};
 pub use lane::{Lane, LaneInput};

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{Lane, LaneFailure};
-use crate::attempt::{Path, Trust};
+use crate::attempt::{Path, RefusalReason, Trust};
 use crate::candidate::Candidate;
 use crate::peer::PeerAddr;
 use crate::punch::{
@@ -64,9 +64,31 @@ impl Punches {
         }
     }
 
-    /// Returns whether there is one between these addresses.
-    pub(super) fn are_between(&self, wanted: &PunchConfig) -> bool {
-        self.all.iter().any(|punch| is_same(punch.config(), wanted))
+    /// Returns whether there is one between these addresses. One that came to nothing because of what was known then
+    /// makes room for another, once more is known.
+    pub(super) fn are_between(&mut self, wanted: &PunchConfig) -> bool {
+        let has_room = self.have_room();
+        let is_void = |punch: &Punch| {
+            let for_want = matches!(
+                punch.report().failed,
+                Some(Failed::NoPlan | Failed::NoPorts | Failed::Declined(RefusalReason::NoRoute))
+            );
+            let known = |config: &PunchConfig| (config.facts, config.theirs, config.address);
+            for_want && known(punch.config()) != known(wanted)
+        };
+        let Some(index) = self.all.iter().position(|punch| is_same(punch.config(), wanted)) else {
+            return false;
+        };
+        if has_room && is_void(&self.all[index]) {
+            self.gone.push(self.all.remove(index).report());
+            return false;
+        }
+        true
+    }
+
+    /// Returns until when a round is under way that will probably lead to the peer.
+    pub(super) fn hopeful_until(&self) -> Option<Instant> {
+        self.all.iter().filter_map(Punch::hopeful_until).max()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -128,8 +150,8 @@ impl Punches {
     }
 
     /// Takes the facts of this moment.
-    pub(super) fn refresh(&mut self, view: &View<'_>, peer: &PeerAddr, trust: Trust) {
-        self.all.iter_mut().for_each(|punch| punch.refresh(view, peer, trust));
+    pub(super) fn refresh(&mut self, view: &View<'_>, peer: &PeerAddr, trust: Trust, now: Instant) {
+        self.all.iter_mut().for_each(|punch| punch.refresh(view, peer, trust, now));
     }
 
     pub(super) fn handle_message(&mut self, message: &Message, now: Instant) {

@@ -118,6 +118,11 @@ impl Records {
         lanes.min_by_key(|lane| lane.is_relayed())
     }
 
+    /// Returns when a lane was proven.
+    pub(super) fn proven_at(&self, lane: Lane) -> Option<Instant> {
+        self.lanes.iter().find(|record| record.lane == lane)?.proven
+    }
+
     /// The next way to start: the first one waiting when none runs, else one that is due.
     pub(super) fn start_next(&mut self, is_due: impl Fn(Way) -> bool, now: Instant) -> Option<Way> {
         let nobody_runs =

@@ -24,6 +24,10 @@ pub(crate) const LOST: u32 = 2;
 pub const LADDER: u32 = 12;
 /// From the measurement to the punch, in seconds: what others may do to a counter in between.
 const AGE: f64 = 0.3;
+/// As many mappings of others as a ladder slides past at most: each costs a step of time.
+pub(crate) const MOST_SLIDE: u32 = 12;
+/// How surely a sliding ladder meets: others that come while it runs make it skip a step.
+const SLIDES: f64 = 0.75;
 /// What is not more probable than this is not tried.
 const WORTH_IT: f64 = 0.1;
 
@@ -131,12 +135,16 @@ pub(crate) enum NextPort {
 
 impl Seat {
     pub(crate) fn new(facts: &NatFacts) -> Self {
-        let is_known = facts.mapping_or_guess() == Some(Mapping::EndpointIndependent);
+        let mapping = facts.mapping_or_guess();
+        let is_known = mapping == Some(Mapping::EndpointIndependent)
+            || (mapping == Some(Mapping::AddressDependent)
+                && matches!(PortRule::of(facts), PortRule::Moved { .. }));
         let filtering = facts.filtering_or_guess();
+        let serves_all_ports = mapping != Some(Mapping::AddressAndPortDependent);
         Self {
             is_blocked: facts.nat == Some(NatType::Blocked),
             is_reachable: filtering == Some(Filtering::EndpointIndependent),
-            is_lax: is_known && filtering == Some(Filtering::AddressDependent),
+            is_lax: mapping.is_some() && serves_all_ports && filtering == Some(Filtering::AddressDependent),
             answers: !matches!(facts.syn, None | Some(SynAnswer::Silence)),
             port: if is_known { NextPort::Fixed } else { NextPort::new(facts) },
         }
@@ -150,7 +158,7 @@ impl Seat {
         Self {
             is_blocked: false,
             is_reachable,
-            is_lax: is_known && filtering == Filtering::AddressDependent,
+            is_lax: filtering == Filtering::AddressDependent,
             answers: !matches!(syn, None | Some(SynAnswer::Silence)) && !is_reachable,
             port,
         }
@@ -276,17 +284,17 @@ fn punch(a: &Seat, b: &Seat) -> Option<Punch> {
     use NextPort::{Counted, Exact, Fixed, Random};
     let both_answer = a.is_harsh() && b.is_harsh();
     match (a.port, b.port) {
+        (Counted { .. } | Random { .. }, Counted { .. } | Random { .. } | Exact) if a.is_lax => {
+            Some(lax(a, b))
+        }
+        (Counted { .. } | Random { .. } | Exact, Counted { .. } | Random { .. }) if b.is_lax => {
+            Some(lax(b, a))
+        }
         (Fixed, Fixed) => Some(pairs(1.0, a, b)),
         (Fixed, _) => Some(half_known(a, b, Side::A)),
         (_, Fixed) => Some(half_known(b, a, Side::B)),
         (Exact, Exact) => Some(pairs(1.0, a, b)),
-        _ if both_answer => {
-            let probability = |seat: &Seat| match seat.port {
-                Counted { probability, .. } => probability,
-                _ => 1.0,
-            };
-            (a.is_sure() && b.is_sure()).then(|| pairs(probability(a) * probability(b), a, b))
-        }
+        _ if both_answer => both_answering(a, b),
         // Each dial has its own two ports, and both must be right at once: then it is best if all dials of a side
         // go to one port of the other's.
         (Random { .. }, _) | (_, Random { .. }) => {
@@ -303,6 +311,52 @@ fn punch(a: &Seat, b: &Seat) -> Option<Punch> {
             Some(Punch { plan: Plan::Window, syns: first + second, probability: p * q })
         }
     }
+}
+
+/// One NAT lets the peer in from any port of its address, but at which port is not known: its side opens several, and
+/// the other one guesses them.
+fn lax(opener: &Seat, other: &Seat) -> Punch {
+    let doubt = if other.answers { 0.9 } else { 1.0 };
+    match opener.port {
+        NextPort::Random { pool } => {
+            let (opened, guessed) = birthday_sizes(pool);
+            let probability = birthday(opened, guessed, pool) * doubt;
+            Punch { plan: Plan::Birthday, syns: opened + guessed, probability }
+        }
+        NextPort::Counted { others, probability } => {
+            let syns = others + 2 * COUNTED + LOST;
+            Punch { plan: Plan::Window, syns, probability: probability * doubt }
+        }
+        NextPort::Fixed | NextPort::Exact => {
+            Punch { plan: Plan::Window, syns: 2 * COUNTED, probability: doubt }
+        }
+    }
+}
+
+/// Both NATs end what they do not let in, and neither port is the same for all destinations.
+fn both_answering(a: &Seat, b: &Seat) -> Option<Punch> {
+    let probability = |seat: &Seat| match seat.port {
+        NextPort::Counted { probability, .. } => probability,
+        _ => 1.0,
+    };
+    let probability = probability(a) * probability(b);
+    if a.is_sure() && b.is_sure() {
+        return Some(pairs(probability, a, b));
+    }
+    match (a.port, b.port) {
+        (NextPort::Counted { others, .. }, NextPort::Exact)
+        | (NextPort::Exact, NextPort::Counted { others, .. })
+            if others <= MOST_SLIDE =>
+        {
+            Some(sliding(probability, others))
+        }
+        _ => None,
+    }
+}
+
+/// A ladder towards one port of a NAT that answers, from a counter that others move too: see `punch::layout`.
+fn sliding(probability: f64, others: u32) -> Punch {
+    Punch { plan: Plan::Ladder, syns: 2 * (LADDER + others), probability: probability * SLIDES }
 }
 
 /// Both dial one port that is all but certain.
@@ -331,6 +385,9 @@ fn half_known(known: &Seat, other: &Seat, side: Side) -> Punch {
         NextPort::Fixed | NextPort::Exact => half_known_pair(1.0, known, other, side),
         NextPort::Counted { others: 0, probability } if both_answer => {
             half_known_pair(probability, known, other, side)
+        }
+        NextPort::Counted { others, probability } if both_answer && others <= MOST_SLIDE => {
+            sliding(probability, others)
         }
         NextPort::Counted { others, probability } => {
             // With answers on both sides most of the dials end before the right one is sent.

@@ -81,6 +81,7 @@ pub struct Probe {
     udp_ports: BTreeSet<Local>,
     listening: BTreeSet<Local>,
     counters: Counters,
+    is_told_early: bool,
     is_over: bool,
     out: VecDeque<Output<Act, Event>>,
 }
@@ -119,6 +120,7 @@ impl Probe {
             udp_ports: BTreeSet::new(),
             listening: BTreeSet::new(),
             counters: Counters::default(),
+            is_told_early: false,
             is_over: false,
             out: VecDeque::new(),
         };
@@ -426,6 +428,7 @@ impl Probe {
         for lane in 0..self.lanes.len() {
             self.settle_lane(lane, now);
         }
+        self.tell_early();
         if self.bait.is_some_and(|bait| bait.until <= now) {
             for helper in std::mem::take(&mut self.awaited) {
                 tracing::debug!(%helper, "a helper did not say what became of its SYN");
@@ -442,6 +445,28 @@ impl Probe {
             report.unresolved = std::mem::take(&mut self.unresolved);
             self.out.push_back(Output::Event(Event::Done(Box::new(report))));
         }
+    }
+
+    /// Tells what is known once every question over TCP is answered but those that come later on purpose.
+    fn tell_early(&mut self) {
+        let lane = &self.lanes[1];
+        let is_late = |purpose: Purpose| matches!(purpose, Purpose::Late | Purpose::Again);
+        let is_out = lane.queue.iter().any(|(_, step)| match step {
+            Step::Ask { purpose, .. } => !is_late(*purpose),
+            Step::Bait { .. } => true,
+            Step::Filter { .. } | Step::Hairpin { .. } => false,
+        });
+        if self.is_told_early || lane.phase != Phase::Rest || is_out {
+            return;
+        }
+        let mut asks = self.asks.iter().filter(|ask| ask.transport == Transport::Tcp);
+        if !asks.all(|ask| ask.is_over() || ask.purpose == Use::Dial) {
+            return;
+        }
+        self.is_told_early = true;
+        let evidence = self.evidence.clone();
+        let report = NatReport::new(self.config.local, evidence, &self.failures, &self.packets);
+        self.out.push_back(Output::Event(Event::Early(Box::new(report))));
     }
 
     fn settle_lane(&mut self, lane: usize, now: Instant) {

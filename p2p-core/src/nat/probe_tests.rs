@@ -103,7 +103,7 @@ fn the_first_address_is_early() {
         .iter()
         .filter_map(|(at, event)| match event {
             Event::External { transport, mapped, .. } => Some((*transport, *at - epoch(), mapped.0.ip())),
-            Event::Done(_) => None,
+            Event::Early(_) | Event::Done(_) => None,
         })
         .collect();
     assert_eq!(
@@ -311,7 +311,7 @@ fn by_hand(answer: impl Fn(&mut Probe, Local, SocketAddr, &[u8], Instant)) -> (N
     for _ in 0..10_000 {
         match probe.poll_output() {
             Output::Act(Act::SendUdp { from, to, bytes }) => answer(&mut probe, from, to, &bytes, now),
-            Output::Act(_) | Output::Event(Event::External { .. }) => {}
+            Output::Act(_) | Output::Event(Event::External { .. } | Event::Early(_)) => {}
             Output::Event(Event::Done(report)) => return (*report, probe.counters()),
             Output::Wait(wait) => {
                 now = wait.unwrap().at;
@@ -455,7 +455,7 @@ fn servers_that_spoil_their_tcp_are_named_and_cost_nothing_more() {
                     Closes => probe.handle_tcp_closed(from, to, None, now),
                 }
             }
-            Output::Act(_) | Output::Event(Event::External { .. }) => {}
+            Output::Act(_) | Output::Event(Event::External { .. } | Event::Early(_)) => {}
             Output::Event(Event::Done(report)) => break report,
             Output::Wait(wait) => {
                 now = wait.unwrap().at;
@@ -566,4 +566,28 @@ fn too_many_servers_are_the_callers_fault() {
     let server = Server { address: at("192.0.2.1:3478"), transport: Transport::Udp };
     config.servers = vec![server; MOST_SERVERS + 1];
     assert!(Probe::new(config, Seed::from_u64(1), epoch()).is_err());
+}
+
+#[test]
+fn what_decides_a_punch_is_told_before_the_whole_is_known() {
+    let mut scene = scene(preset(NatType::Symmetric, DeltaKind::Random, 0), 1);
+    let probe = Probe::new(scene.config, Seed::from_u64(1), scene.world.now()).unwrap();
+    let mut prober = Prober::new(probe);
+    scene.world.with(scene.host, |context| prober.start(context));
+    scene.world.run(scene.host, prober);
+    scene.world.run_for(RTT * 12);
+    let prober = scene.world.program::<Prober>(scene.host).unwrap();
+    let early = prober.events().iter().find_map(|(at, event)| match event {
+        Event::Early(report) => Some((*at, report.facts().tcp)),
+        _ => None,
+    });
+    let (at, facts) = early.unwrap();
+    let (done, whole) = prober.report().unwrap();
+    assert_eq!((facts.nat, facts.delta), (Some(NatType::Symmetric), whole.facts().tcp.delta));
+    assert!(
+        at + RTT <= done,
+        "a round trip before the end at least: {:?} and {:?}",
+        at - epoch(),
+        done - epoch()
+    );
 }

@@ -609,7 +609,7 @@ impl Entry {
         // Whoever dials says Hello; where both may have dialled, and through a relay, the caller does.
         let proof = match (self.role, lane.way(self.role)) {
             (Role::Caller, _) => parts.proof_dialled(ids, Role::Caller, self.plain, now),
-            (Role::Answerer, Way::Punch | Way::Relay) => parts.proof_arrived(now),
+            (Role::Answerer, Way::Punch | Way::Relay) => parts.proof_awaited(now),
             (Role::Answerer, _) => parts.proof_dialled(ids, Role::Answerer, self.plain, now),
         };
         parts.connections.prove(connection, Purpose::Lane(self.id, lane, self.role), proof);

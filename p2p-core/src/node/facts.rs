@@ -1,7 +1,7 @@
 //! The facts that attempts read whenever they need them, and the address that is published.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -63,6 +63,17 @@ impl Facts {
     /// Returns where this host is.
     pub(super) fn host(&self) -> &HostView {
         &self.host
+    }
+
+    /// Tells whether it is known where this host is seen from outside, at any of its addresses.
+    pub(super) fn is_placed(&self) -> bool {
+        let is_placed = |ours: &OurAddress| ours.external.is_some() || Reach::of(ours.ip) == Reach::Global;
+        self.host.addresses.iter().any(is_placed)
+    }
+
+    /// Returns where this host is seen from outside.
+    pub(super) fn externals(&self) -> BTreeSet<IpAddr> {
+        self.host.addresses.iter().filter_map(|ours| ours.external).collect()
     }
 
     /// Returns the STUN servers to ask from an address, those first that have answered.

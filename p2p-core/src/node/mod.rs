@@ -26,6 +26,7 @@ mod circuits;
 mod clock_guard;
 mod config;
 mod connections;
+mod curious;
 mod error;
 mod facts;
 mod interface;
@@ -43,7 +44,7 @@ mod status;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use attempts::{Entry, Outcome};
@@ -51,6 +52,7 @@ use budget::SharedBudget;
 use circuits::Circuits;
 use clock_guard::{ClockGuard, Look};
 use connections::{Connections, News, Purpose, Told};
+use curious::{Asker, Curious};
 use facts::Facts;
 use parts::Parts;
 use pipes::Pipes;
@@ -79,6 +81,7 @@ use crate::clock::ntp::Report as NtpReport;
 use crate::connect::CallConfig;
 use crate::peer::{PeerAddr, PeerId};
 use crate::proof::{Claim, ProofError};
+use crate::signal::Body;
 use crate::signal::link::Event as ChannelEvent;
 use crate::turn::Server as TurnRelay;
 use crate::{Clock, Deadline, Machine, Output, Seed};
@@ -93,6 +96,9 @@ pub struct Node {
     attempts: BTreeMap<AttemptId, Entry>,
     /// Attempts that something has happened to.
     touched: BTreeSet<AttemptId>,
+    curious: Curious,
+    /// The addresses that lead out of this machine, as they were last read.
+    addresses: BTreeSet<IpAddr>,
     status: Status,
     is_status_news: bool,
     read_nics_at: Instant,
@@ -146,6 +152,8 @@ impl Node {
             ports: BTreeMap::new(),
             attempts: BTreeMap::new(),
             touched: BTreeSet::new(),
+            curious: Curious::default(),
+            addresses: BTreeSet::new(),
             status,
             is_status_news: true,
             read_nics_at: now + READ_NICS_EVERY,
@@ -268,7 +276,21 @@ impl Node {
         if !gone.is_empty() {
             self.publish(now);
         }
+        self.check_channels(nics);
         self.drain(now);
+    }
+
+    /// Has the connections to brokers checked, if one of them may have gone with an address. One more address is no
+    /// reason, but where there was none: temporary addresses come every day.
+    fn check_channels(&mut self, nics: &[Nic]) {
+        let outward = nics.iter().filter(|nic| nic.is_up && !nic.is_loopback);
+        let addresses: BTreeSet<IpAddr> =
+            outward.flat_map(|nic| nic.addresses.iter().map(|address| address.ip)).collect();
+        let before = std::mem::replace(&mut self.addresses, addresses);
+        let is_first = before.is_empty() && !self.addresses.is_empty();
+        if is_first || !before.is_subset(&self.addresses) {
+            self.parts.router.handle_network_changed();
+        }
     }
 
     /// Takes up that the network may be another: reads the interfaces, asks and probes again.
@@ -522,12 +544,23 @@ impl Node {
             .iter()
             .flat_map(|(nic, interface)| interface.views().iter().map(move |view| (*nic, view)));
         let clock = self.parts.clock.clock();
-        if let Some(address) = self.parts.facts.publish(views, &self.parts.config, clock, now) {
+        let before = self.parts.facts.externals();
+        let address = self.parts.facts.publish(views, &self.parts.config, clock, now);
+        if !before.is_subset(&self.parts.facts.externals()) {
+            // The router may have dialled in anew, and forgotten every connection.
+            self.parts.router.handle_network_changed();
+        }
+        if let Some(address) = address {
             tracing::debug!(interfaces = address.interfaces().len(), "own address");
             self.parts.router.set_address(address.clone());
             self.status.address = Some(address);
         }
         self.is_status_news = true;
+        if self.parts.facts.is_placed() {
+            for Asker { peer, attempt, channel } in self.curious.take(now) {
+                self.parts.send(&peer, attempt, Body::TellAddr, Some(channel), now);
+            }
+        }
         self.tell_facts(now);
     }
 

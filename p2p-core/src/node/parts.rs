@@ -1,7 +1,7 @@
 //! The services that all attempts of a node and its doors share.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Counters;
 use super::budget::SharedBudget;
@@ -15,6 +15,7 @@ use super::output::{Act, Event};
 use super::pipes::Pipes;
 use super::router::{ChannelId, Letter, Router};
 use crate::attempt::{AttemptId, RefusalReason, Role};
+use crate::connect::MOST_RELAY_PATIENCE;
 use crate::peer::{PeerAddr, PeerId};
 use crate::proof::{Counterpart, Proof, ProofConfig};
 use crate::punch::View;
@@ -66,20 +67,34 @@ impl Parts {
         plain: bool,
         now: Instant,
     ) -> Proof {
-        self.proof(Counterpart::Dialled { peer, attempt, role, plain }, now)
+        let within = match role {
+            Role::Caller => self.config.proof_within,
+            Role::Answerer => self.choice_within(),
+        };
+        self.proof(Counterpart::Dialled { peer, attempt, role, plain }, within, now)
+    }
+
+    /// Returns a proof for a connection of an attempt that we answer, on which the caller speaks first.
+    pub(super) fn proof_awaited(&mut self, now: Instant) -> Proof {
+        self.proof(Counterpart::Unknown, self.choice_within(), now)
+    }
+
+    /// Returns the time in which a caller proves itself and chooses: a relayed connection may wait for a better one.
+    fn choice_within(&self) -> Duration {
+        self.config.proof_within.saturating_add(MOST_RELAY_PATIENCE)
     }
 
     /// Returns a proof for a connection on which the other end speaks first.
     pub(super) fn proof_arrived(&mut self, now: Instant) -> Proof {
-        self.proof(Counterpart::Unknown, now)
+        self.proof(Counterpart::Unknown, self.config.proof_within, now)
     }
 
-    fn proof(&mut self, counterpart: Counterpart, now: Instant) -> Proof {
+    fn proof(&mut self, counterpart: Counterpart, within: Duration, now: Instant) -> Proof {
         let config = ProofConfig {
             identity: self.config.identity.clone(),
             counterpart,
             cipher: self.config.cipher,
-            within: self.config.proof_within,
+            within,
         };
         Proof::new(config, self.seed.fork("proof"), now)
     }

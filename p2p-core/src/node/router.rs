@@ -68,6 +68,11 @@ pub enum RouterAct {
         /// The time by which it must be answered.
         until: Instant,
     },
+    /// Have the connection to the broker prove that it lives, or dial again at once: the network may be another.
+    Check {
+        /// The channel.
+        channel: ChannelId,
+    },
     /// Say farewell to the broker, for a second at most. Told by [`Router::handle_channel_closed`].
     Close {
         /// The channel.
@@ -299,6 +304,12 @@ impl Router {
         }
     }
 
+    /// Takes up that the network may be another.
+    pub fn handle_network_changed(&mut self) {
+        let check = |channel: &ChannelId| Output::Act(RouterAct::Check { channel: *channel });
+        self.out.extend(self.channels.keys().map(check));
+    }
+
     /// Closes every channel; over when each has said its farewell.
     pub fn close(&mut self, now: Instant) {
         if std::mem::replace(&mut self.is_closed, true) {
@@ -407,8 +418,10 @@ impl Router {
         let Some(pending) = self.pending.get_mut(&ticket) else { return };
         match pending.tally.poll_output() {
             Output::Event(Delivery::Offline) if now < pending.since + AWAKE_WITHIN => {
-                pending.again_at = Some(now + SEND_AGAIN);
-                pending.deadline = Some(Deadline::new(now + SEND_AGAIN, "send a signal again"));
+                // A peer that has just started listens after a few round trips.
+                let pause = now.saturating_duration_since(pending.since).clamp(SEND_AGAIN.0, SEND_AGAIN.1);
+                pending.again_at = Some(now + pause);
+                pending.deadline = Some(Deadline::new(now + pause, "send a signal again"));
             }
             Output::Event(delivery) => {
                 if let Some(pending) = self.pending.remove(&ticket) {
@@ -486,8 +499,8 @@ impl Machine for Router {
 const TTL: Duration = Duration::from_secs(30);
 /// How long a peer for which nobody listens may take to come up before it is called offline.
 const AWAKE_WITHIN: Duration = Duration::from_secs(4);
-/// The pause before a signal that nobody listened for is sent again.
-const SEND_AGAIN: Duration = Duration::from_millis(250);
+/// The pause before a signal that nobody listened for is sent again, at first and at most: it doubles.
+const SEND_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
 /// How long brokers may take to accept one.
 const SEND_WITHIN: Duration = Duration::from_secs(10);
 /// Brokers of peers that we hold a connection to for their sake.

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::attempts::Entry;
+use super::curious::Asker;
 use super::output::{Act, CircuitAct, CircuitEvent};
 use super::router::{ChannelId, RouterEvent};
 use super::{Node, Owner};
@@ -77,7 +78,13 @@ impl Node {
         let known = self.attempts.get(&signal.attempt).map(|entry| (entry.peer.id(), entry.role));
         match (&signal.body, known) {
             (_, Some((peer, _))) if peer != signal.from => tracing::debug!("an attempt of somebody else"),
-            (Body::AskAddr, _) => self.reply(signal, channel, Body::TellAddr, now),
+            (Body::AskAddr, _) => {
+                self.reply(signal, channel, Body::TellAddr, now);
+                if !self.parts.facts.is_placed() {
+                    let (peer, attempt) = (signal.sender.clone(), signal.attempt);
+                    self.curious.remember(Asker { peer, attempt, channel }, now);
+                }
+            }
             (Body::Bye, Some((_, Role::Answerer))) => self.stop(signal.attempt, now),
             (Body::DialMe(_), _) => self.answer(signal, channel, Way::Reverse, now),
             (_, Some((_, Role::Caller))) => self.feed(signal, now),

@@ -57,6 +57,8 @@ pub enum AgreeEvent {
         /// When; the start is by our clock.
         timing: Timing,
     },
+    /// The answerer has learned something since it agreed to this round.
+    Renewed,
     /// The other side will not, or sees no way.
     Declined(RefusalReason),
     /// Nothing was heard.
@@ -162,6 +164,16 @@ impl Agree {
         }
     }
 
+    /// The answerer asks for another round: it has learned something since it answered. Once a round.
+    pub fn renew(&mut self, now: Instant) {
+        if let State::Answered { step, .. } = &self.state
+            && *step != Step::Renew
+        {
+            self.say(Step::Renew, now);
+            self.state = State::Answered { step: Step::Renew, repeats: 0 };
+        }
+    }
+
     /// A message of the peer for this pair.
     pub fn handle_message(&mut self, message: &Message, now: Instant) {
         if message.validate().is_err() || message.pair != self.pair || self.state == State::Over {
@@ -187,7 +199,7 @@ impl Agree {
                 let (side, error) = match &message.step {
                     Step::Offer(offer) => (offer.side.clone(), offer.error),
                     Step::Update(update) => (update.side.clone(), update.error),
-                    Step::Answer(_) | Step::Decline(_) => return,
+                    Step::Answer(_) | Step::Decline(_) | Step::Renew => return,
                 };
                 self.round = Some(message.round);
                 self.state = State::Asked { error, delay: self.delay_of(message.stamps, arrival, now) };
@@ -205,6 +217,11 @@ impl Agree {
                 let (round, side) = (message.round, answer.side.clone());
                 self.state = State::Idle;
                 self.output.push_back(Output::Event(AgreeEvent::Agreed { round, side, timing }));
+            }
+            (Step::Renew, Role::Caller, State::Idle | State::Proposed { .. })
+                if self.round == Some(message.round) =>
+            {
+                self.output.push_back(Output::Event(AgreeEvent::Renewed));
             }
             (Step::Decline(reason), ..) if self.round == Some(message.round) => {
                 self.state = State::Over;

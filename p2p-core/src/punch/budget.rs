@@ -34,9 +34,9 @@ impl Limits {
     }
 
     /// For a peer that nothing speaks for: it signs its address itself, and so could name a victim's. 64 half
-    /// open, 128 dials in all, two rounds. Enough for all tactics but birthdays over a whole range of ports.
+    /// open, 128 dials in all, three rounds. Enough for all tactics but birthdays over a whole range of ports.
     pub fn stranger() -> Self {
-        Self { sockets: 64, per_second: 100, syns: 128, rounds: 2 }
+        Self { sockets: 64, per_second: 100, syns: 128, rounds: 3 }
     }
 }
 

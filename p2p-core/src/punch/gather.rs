@@ -10,7 +10,7 @@ use super::schedule::{Mode, NO_NAT};
 use crate::attempt::{AttemptId, Role};
 use crate::nat::forecast::{self, PortForecast, PortRule, others};
 use crate::nat::meets;
-use crate::nat::{Filtering, Mapping, NatFacts, NatType, PortRange};
+use crate::nat::{Filtering, Mapping, NatFacts, NatType, PortRange, SynAnswer};
 use crate::{Mapped, Seed};
 
 /// Ports of one side where their outside is computed, where it is asked for, and where there is no NAT.
@@ -49,6 +49,27 @@ enum Outside {
     Asked,
 }
 
+/// What decides over a round: if it is another one by now, the round should be, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Basis {
+    ports: std::mem::Discriminant<Kind>,
+    /// Tells that the NAT ends dials that it does not let in.
+    answers: bool,
+    filtering: Option<Filtering>,
+}
+
+impl Basis {
+    /// Returns the basis of a round with this configuration.
+    pub(super) fn new(config: &GatherConfig) -> Self {
+        let is_local = config.mode.is_local();
+        Self {
+            ports: std::mem::discriminant(&kind(config)),
+            answers: !is_local && !matches!(config.facts.syn, None | Some(SynAnswer::Silence)),
+            filtering: config.facts.filtering_or_guess().filter(|_| !is_local),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Fixed(Outside),
@@ -72,6 +93,8 @@ pub(super) struct GatherConfig {
     pub(super) other_counts: bool,
     /// Sockets there may be.
     pub(super) sockets: u16,
+    /// How often ports were chosen for this round before: those are bound.
+    pub(super) begun_anew: u8,
 }
 
 /// One local port on its way to be used.
@@ -123,6 +146,8 @@ fn kind(config: &GatherConfig) -> Kind {
             // A guess, and the best one: most routers keep ports.
             _ => Kind::Fixed(Outside::Moved(0)),
         },
+        // One for each address is one for all ports of the peer.
+        (Some(Mapping::AddressDependent), PortRule::Moved { by }) => Kind::Fixed(Outside::Moved(by)),
         (Some(_), PortRule::Moved { by }) => Kind::Run { by },
         (Some(_), PortRule::Counter { step, is_dependent }) if config.can_observe => {
             Kind::Counter { step, is_dependent }
@@ -136,10 +161,14 @@ fn kind(config: &GatherConfig) -> Kind {
 impl Gather {
     pub(super) fn new(config: GatherConfig) -> Self {
         let label = if config.role == Role::Caller { "caller ports" } else { "answerer ports" };
+        let mut seed = lot(config.attempt, config.pair, config.round, label);
+        if config.begun_anew > 0 {
+            seed = seed.fork(&format!("anew {}", config.begun_anew));
+        }
         let mut gather = Self {
             config,
             kind: kind(&config),
-            seed: lot(config.attempt, config.pair, config.round, label),
+            seed,
             ports: BTreeMap::new(),
             locals: Vec::new(),
             replaced: 0,
@@ -249,14 +278,17 @@ impl Gather {
         }
     }
 
-    pub(super) fn handle_observed(&mut self, local: u16, mapped: Option<Mapped>, now: Instant) {
-        let Some(port) = self.ports.get_mut(&local).filter(|port| **port == Port::Asking) else { return };
+    /// Takes what a server saw. Returns whether a port is ready by it.
+    pub(super) fn handle_observed(&mut self, local: u16, mapped: Option<Mapped>, now: Instant) -> bool {
+        let asked = self.ports.get_mut(&local).filter(|port| **port == Port::Asking);
+        let Some(port) = asked else { return false };
         // From another address of ours than the peer is told, it is of no use.
         let mapped = mapped.filter(|mapped| mapped.0.ip().to_canonical() == self.config.address);
         *port = mapped.map_or(Port::Failed, |mapped| Port::Ready(mapped.0.port()));
         if let Some(mapped) = mapped {
             self.measured = Some((mapped.0.port(), now));
         }
+        mapped.is_some()
     }
 
     /// Whether nothing more is expected.
@@ -301,6 +333,12 @@ impl Gather {
             ports,
             filtering: match facts.filtering_or_guess() {
                 _ if is_local => NO_NAT,
+                // A mapping for one port of the peer lets no other of its ports in.
+                Some(Filtering::AddressDependent)
+                    if facts.mapping_or_guess() == Some(Mapping::AddressAndPortDependent) =>
+                {
+                    Filtering::AddressAndPortDependent
+                }
                 Some(filtering) => filtering,
                 None => Filtering::AddressAndPortDependent,
             },
@@ -312,6 +350,8 @@ impl Gather {
     }
 }
 
+/// How long slower servers are waited for at least, once one port is known.
+pub(super) const OTHERS_WITHIN: Duration = Duration::from_millis(30);
 /// How long all of it may take.
 pub(super) const WITHIN: Duration = Duration::from_millis(1_500);
 

@@ -8,9 +8,9 @@ use super::message::Timing;
 use super::schedule::{Dial, Plan, Schedule, Tactic};
 use crate::Seed;
 use crate::attempt::Role;
-use crate::nat::PortRange;
 use crate::nat::forecast::PortForecast;
 use crate::nat::meets::{self, COUNTED, LOST, NextPort};
+use crate::nat::{Filtering, PortRange};
 
 /// Pairs of ports in one plan at most.
 pub(super) const MOST_RUNGS: usize = 36;
@@ -139,7 +139,19 @@ impl Layout<'_> {
         lead.mul_f64(1.4_f64.powi(index.min(10) as i32)).min(ms(2_500))
     }
 
+    /// The side whose NAT counts, if others move its counter too and the other side's ports are known.
+    pub(super) fn sliding(&self) -> Option<Role> {
+        let is_known =
+            |side: &Endpoint| matches!(side.ports, PortForecast::Fixed(_) | PortForecast::Run { .. });
+        [Role::Caller, Role::Answerer]
+            .into_iter()
+            .find(|role| self.side(*role).ports.others() > 0 && is_known(self.side(role.other())))
+    }
+
     pub(super) fn pairs(&mut self, tactic: Tactic) {
+        if let (Tactic::Ladder, Some(counter)) = (tactic, self.sliding()) {
+            return self.sliding_ladder(counter);
+        }
         let rungs = self.rungs();
         let Some((eager, others)) = rungs.split_first() else { return };
         let lead = ms(u64::from(self.timing.lead));
@@ -208,6 +220,27 @@ impl Layout<'_> {
         }
     }
 
+    /// A ladder for a counter that others move too. Its dials follow each other fast, all towards one port; that one
+    /// dials the counter's ports more slowly, one step of time apart. So each next pair has another difference between
+    /// the two sides' times, and one that came between shifts all of them by one step.
+    fn sliding_ladder(&mut self, counter: Role) {
+        let known = counter.other();
+        let others = u64::from(self.side(counter).ports.others());
+        let (step, spread) = (u64::from(self.timing.step.max(1)), u64::from(self.timing.spread));
+        let slow = step + RUNG;
+        let lead = u64::from(self.timing.lead);
+        let early = spread + others * slow;
+        let dials = ((early + spread).div_ceil(step) + 1).min(MOST_RUNGS as u64);
+        let to = self.side(known).ports.port(0);
+        for index in 0..dials {
+            self.dial(counter, ms(lead + early + index * RUNG), index as u16, to);
+        }
+        for index in 0..dials + others {
+            let to = self.side(counter).ports.port(index as i32);
+            self.dial(known, ms(lead + index * slow), 0, to);
+        }
+    }
+
     /// The number of the port that a side uses for each rung. A counting NAT numbers dials in the order they are
     /// made.
     fn numbers(&self, role: Role, rungs: &[[u16; 2]], times: &[[Duration; 2]]) -> Vec<u16> {
@@ -250,7 +283,40 @@ impl Layout<'_> {
         }
     }
 
+    /// The side whose NAT lets the other in from any port of its address, where neither port is known for sure.
+    pub(super) fn lax_opener(&self) -> Option<Role> {
+        [Role::Caller, Role::Answerer].into_iter().find(|role| {
+            let (side, other) = (self.side(*role), self.side(role.other()));
+            side.filtering == Filtering::AddressDependent
+                && matches!(side.ports, PortForecast::Counter { .. } | PortForecast::Random { .. })
+                && !matches!(other.ports, PortForecast::Fixed(_))
+        })
+    }
+
+    /// Makes `count` mappings at the NAT of one side that let the other in: with SYNs to any of its ports.
+    fn open_many(&mut self, opener: Role, count: u32) {
+        let pool = self.side(opener.other()).ports.pool();
+        for from in 0..count as u16 {
+            let to = pool.first + self.seed.below(u64::from(pool.size())) as u16;
+            self.dial(opener, Duration::ZERO, from, Some(to));
+        }
+    }
+
+    /// The opener counts: the other one dials all the ports that its next mappings may get.
+    fn guess_opened(&mut self, opener: Role) {
+        self.open_many(opener, COUNTED);
+        let guesses = u32::from(self.side(opener).ports.others()) + COUNTED + LOST;
+        let wait = if opener == Role::Caller { self.lag(1) } else { Duration::ZERO };
+        for guess in 0..guesses as i32 {
+            let to = self.side(opener).ports.port(guess - LOST as i32);
+            self.dial(opener.other(), wait, 0, to);
+        }
+    }
+
     pub(super) fn window(&mut self) {
+        if let Some(opener) = self.lax_opener() {
+            return self.guess_opened(opener);
+        }
         match (&self.caller.ports, &self.answerer.ports) {
             (PortForecast::Fixed(_), _) => self.guess_counter(Role::Caller),
             (_, PortForecast::Fixed(_)) => self.guess_counter(Role::Answerer),
@@ -314,6 +380,16 @@ impl Layout<'_> {
 
     /// How long dials live on each side.
     pub(super) fn birthday(&mut self) -> [Option<Duration>; 2] {
+        if let Some(opener) = self.lax_opener() {
+            // A guess that comes before its mapping is repeated by the kernel, so it must live.
+            let pool = self.side(opener).ports.pool();
+            let (opened, guessed) = meets::birthday_sizes(pool.size());
+            self.open_many(opener, opened);
+            for to in sample(pool, guessed, self.seed) {
+                self.dial(opener.other(), Duration::ZERO, 0, Some(to));
+            }
+            return [None; 2];
+        }
         match (&self.caller.ports, &self.answerer.ports) {
             (PortForecast::Fixed(_), PortForecast::Random { pool }) => {
                 self.birthday_one_known(Role::Caller, *pool)

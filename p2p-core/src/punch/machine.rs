@@ -8,7 +8,7 @@ use super::agree::{Agree, AgreeAct, AgreeEvent};
 use super::api::{Act, Event, Failed, Input, PunchConfig, PunchReport, SocketAct};
 use super::budget::Share;
 use super::endpoint::Endpoint;
-use super::gather::{self, Gather, GatherConfig, Want, foreseen, lot};
+use super::gather::{self, Basis, Gather, GatherConfig, Want, foreseen, lot};
 use super::message::{MOST_ROUNDS, Message, Offer, Step, Timing, Update};
 use super::schedule::{Dial, Mode, Plan, Schedule, Tactic};
 use super::syn_sender::{Round, Socket, SynAct, SynEvent, SynSender, SynSenderConfig, with_port};
@@ -30,6 +30,12 @@ const NEAR: Share = Share { sockets: 24, per_second: 64 };
 const REST: Duration = Duration::from_secs(6);
 /// A connection that came up has so long to be proven once there is nothing left to dial.
 const PROVING: Duration = Duration::from_secs(3);
+/// A round of few dials that another one follows is waited for in vain for so many one-way delays of a signal, and so
+/// long besides: a SYN, its answer and a proof take four of them.
+const ROUND_LEADS: u32 = 8;
+const ROUND_LEAST: Duration = Duration::from_millis(150);
+/// Ports are chosen anew so often in one punch, because news came before the peer was told of them.
+const MOST_ANEW: u8 = 4;
 /// All rounds together.
 const MOST_TIME: Duration = Duration::from_secs(30);
 
@@ -43,6 +49,7 @@ enum State {
     Gathering {
         gather: Box<Gather>,
         theirs: Option<Endpoint>,
+        since: Instant,
         until: Instant,
     },
     /// The caller has made its offer.
@@ -74,13 +81,24 @@ pub struct Punch {
     sender: Option<SynSender>,
     share: Share,
     round: u8,
-    /// PortForecast that are listened on, and those a server was asked about.
+    begun_anew: u8,
+    /// What the ports of this round were chosen by.
+    basis: Option<Basis>,
+    /// This end as it was told for the round, and its local ports.
+    settled: Option<(Endpoint, Vec<u16>)>,
+    /// What the peer last said of itself.
+    heard: Option<Endpoint>,
+    /// Ports that are listened on, and those a server was asked about.
     listening: BTreeSet<u16>,
     observed: BTreeSet<u16>,
     /// The local ports by number, in this round.
     locals: Vec<u16>,
     low_ttl: bool,
     tactic: Option<Tactic>,
+    /// When the round has had its time.
+    due: Option<Instant>,
+    /// The end of the round, where it is promising.
+    hopeful: Option<Instant>,
     began: Instant,
     failed: Option<Failed>,
     obstacle: Option<String>,
@@ -114,11 +132,17 @@ impl Punch {
             sender: None,
             share: Share::default(),
             round: 0,
+            begun_anew: 0,
+            basis: None,
+            settled: None,
+            heard: None,
             listening: BTreeSet::new(),
             observed: BTreeSet::new(),
             locals: Vec::new(),
             low_ttl: false,
             tactic: None,
+            due: None,
+            hopeful: None,
             began: now,
             failed: None,
             obstacle: None,
@@ -126,10 +150,37 @@ impl Punch {
         }
     }
 
-    /// Takes the facts of this moment: the next offer and the next round are made of them.
-    pub fn refresh(&mut self, view: &View<'_>, peer: &PeerAddr, trust: Trust) {
+    /// Takes the facts of this moment: the next offer and the next round are made of them. A round that they speak
+    /// against goes on in the background while the next one begins.
+    pub fn refresh(&mut self, view: &View<'_>, peer: &PeerAddr, trust: Trust, now: Instant) {
+        if self.is_over() {
+            return;
+        }
         self.config.read(view, peer, trust);
         self.agree.update(self.config.clock, self.config.path_timing);
+        let has_basis = |basis: Basis| basis == Basis::new(&self.gather_config(None));
+        if self.basis.is_none_or(has_basis) || self.sender.as_ref().is_some_and(SynSender::is_proving) {
+            return;
+        }
+        match (&mut self.state, self.config.role) {
+            (State::Gathering { theirs, .. }, _) => {
+                if self.begun_anew < MOST_ANEW {
+                    let theirs = theirs.take();
+                    self.begun_anew += 1;
+                    self.begin_again(theirs, now);
+                }
+            }
+            (State::Asking { .. } | State::Firing | State::Proving { .. }, Role::Caller) => {
+                self.next_round(now);
+            }
+            (State::Firing | State::Proving { .. } | State::Resting { .. }, Role::Answerer) => {
+                self.basis = Some(Basis::new(&self.gather_config(None)));
+                self.settled = None;
+                self.agree.renew(now);
+                self.step(now);
+            }
+            _ => {}
+        }
     }
 
     /// Takes in the answer to a [`SocketAct`]. Returns the socket of a connection that is up and has to be proven; any
@@ -158,7 +209,10 @@ impl Punch {
         }
         let (local, remote) = (self.config.local, self.config.remote);
         let syns = u32::from(self.config.limits.syns);
-        self.sender = Some(SynSender::new(SynSenderConfig { local, remote, share, syns }, now));
+        match &mut self.sender {
+            Some(sender) => sender.handle_share(share),
+            None => self.sender = Some(SynSender::new(SynSenderConfig { local, remote, share, syns }, now)),
+        }
         self.gather(theirs, now);
     }
 
@@ -175,8 +229,12 @@ impl Punch {
     }
 
     fn on_observed(&mut self, from: Local, mapped: Option<Mapped>, now: Instant) {
-        if let State::Gathering { gather, .. } = &mut self.state {
-            gather.handle_observed(from.0.port(), mapped, now);
+        if let State::Gathering { gather, since, until, .. } = &mut self.state {
+            if gather.handle_observed(from.0.port(), mapped, now) {
+                // A server that is slower than another one by half is not waited for: one port is enough.
+                let others = now.saturating_duration_since(*since) / 2;
+                *until = (*until).min(now + others.max(gather::OTHERS_WITHIN));
+            }
             self.gathered(now);
         }
     }
@@ -240,6 +298,12 @@ impl Punch {
         matches!(self.state, State::Over)
     }
 
+    /// Returns the end of a round that is under way, if its plan is more likely to lead to the peer than not.
+    pub fn hopeful_until(&self) -> Option<Instant> {
+        let is_under_way = matches!(self.state, State::Firing | State::Proving { .. });
+        self.hopeful.filter(|_| is_under_way)
+    }
+
     /// Whether the peer was told anything yet.
     pub fn has_spoken(&self) -> bool {
         matches!(
@@ -289,29 +353,56 @@ impl Punch {
         Deadline::earliest([own, Some(end), self.agree.deadline(), sender])
     }
 
-    fn reserve(&mut self, theirs: Option<Endpoint>) {
+    /// Returns the share that the next round asks for.
+    fn wanted_share(&self, theirs: Option<&Endpoint>) -> Share {
         let limits = self.config.limits;
-        let is_birthday = self.is_birthday(theirs.as_ref());
+        let is_birthday = self.is_birthday(theirs);
         let wanted = match self.config.mode {
             Mode::Lan | Mode::Machine | Mode::Interface => NEAR,
             Mode::Remote if is_birthday => Share { sockets: limits.sockets, per_second: limits.per_second },
             Mode::Remote => Share { sockets: FEW_SOCKETS, per_second: FEW_PER_SECOND },
         };
-        let share = Share {
+        Share {
             sockets: wanted.sockets.min(limits.sockets),
             per_second: wanted.per_second.min(limits.per_second),
-        };
+        }
+    }
+
+    fn reserve(&mut self, theirs: Option<Endpoint>) {
+        let share = self.wanted_share(theirs.as_ref().or(self.heard.as_ref()));
         self.state = State::Reserving { theirs };
         self.act(SocketAct::Reserve(share));
     }
 
-    /// Whether it will take many dials.
+    /// Goes on to the ports of a round; with a greater share, if it takes one.
+    fn begin_again(&mut self, theirs: Option<Endpoint>, now: Instant) {
+        // Where news cut the round before short, nothing speaks against ports that serve all destinations.
+        let is_cut_short = matches!(self.state, State::Firing) && self.due.is_some_and(|due| now < due)
+            || matches!(self.state, State::Asking { .. });
+        let is_same = self.basis == Some(Basis::new(&self.gather_config(theirs.as_ref())));
+        self.settled = self
+            .settled
+            .take()
+            .filter(|(ours, _)| is_cut_short && is_same && matches!(ours.ports, PortForecast::Fixed(_)));
+        if self.wanted_share(theirs.as_ref().or(self.heard.as_ref())).sockets > self.share.sockets {
+            self.reserve(theirs);
+        } else {
+            self.gather(theirs, now);
+        }
+    }
+
+    /// Whether it will take many dials. A NAT of which nothing is known is taken for one of the kind that most are.
     fn is_birthday(&self, theirs: Option<&Endpoint>) -> bool {
         if self.config.mode.is_local() {
             return false;
         }
-        let theirs = theirs.map_or_else(|| Seat::new(&self.config.theirs), Endpoint::seat);
-        let chosen = meets::choose(&Seat::new(&self.config.facts), &theirs);
+        let usual = NatFacts { nat: Some(NatType::PortRestricted), ..NatFacts::default() };
+        let seat = |facts: &NatFacts| {
+            let is_known = facts.nat.is_some() || facts.mapping.is_some();
+            Seat::new(if is_known { facts } else { &usual })
+        };
+        let theirs = theirs.map_or_else(|| seat(&self.config.theirs), Endpoint::seat);
+        let chosen = meets::choose(&seat(&self.config.facts), &theirs);
         chosen.is_some_and(|chosen| chosen.plan == meets::Plan::Birthday)
     }
 
@@ -335,18 +426,27 @@ impl Punch {
                 None => counting(&config.theirs),
             },
             sockets: self.share.sockets,
+            begun_anew: self.begun_anew,
         }
     }
 
     fn gather(&mut self, theirs: Option<Endpoint>, now: Instant) {
-        let gather = Box::new(Gather::new(self.gather_config(theirs.as_ref())));
-        self.state = State::Gathering { gather, theirs, until: now + gather::WITHIN };
+        let config = self.gather_config(theirs.as_ref());
+        self.basis = Some(Basis::new(&config));
+        if let Some((ours, _)) = &self.settled {
+            let ours = Endpoint { low_ttl: false, sockets: self.share.sockets.max(1), ..ours.clone() };
+            return self.on_ports(ours, theirs, now);
+        }
+        let gather = Box::new(Gather::new(config));
+        let until = now + gather::WITHIN;
+        self.state = State::Gathering { gather, theirs, since: now, until };
         self.gathered(now);
     }
 
     /// Does what the gathering wants, and goes on when it is done.
     fn gathered(&mut self, now: Instant) {
         let State::Gathering { gather, until, .. } = &mut self.state else { return };
+        let until = *until;
         for want in std::mem::take(&mut gather.wants) {
             let local = |port| Local(with_port(self.config.local.0, port));
             let act = match want {
@@ -361,7 +461,8 @@ impl Punch {
             };
             self.output.push_back(Output::Act(Act::Socket(act)));
         }
-        if !gather.is_done() && now < *until {
+        let State::Gathering { gather, .. } = &self.state else { return };
+        if !gather.is_done() && now < until {
             return;
         }
         let State::Gathering { gather, theirs, .. } = std::mem::replace(&mut self.state, State::Firing)
@@ -374,7 +475,13 @@ impl Punch {
         };
         // A hop that was silent once may speak, or be behind the peer: what did not work is not tried again.
         ours.low_ttl = self.config.silent_hop.is_some() && !self.config.mode.is_local() && self.round == 0;
-        self.locals = locals;
+        self.locals.clone_from(&locals);
+        self.settled = Some((ours.clone(), locals));
+        self.on_ports(ours, theirs, now);
+    }
+
+    /// The ports of a round are there.
+    fn on_ports(&mut self, ours: Endpoint, theirs: Option<Endpoint>, now: Instant) {
         match theirs {
             None => self.propose(ours, now),
             Some(theirs) => self.answer_to(&theirs, ours, now),
@@ -412,6 +519,7 @@ impl Punch {
             facts: self.config.theirs,
             other_counts: false,
             sockets: FEW_SOCKETS,
+            begun_anew: 0,
             ..self.gather_config(None)
         };
         let Some(to) = foreseen(config).filter(|to| *to > 0) else { return };
@@ -428,7 +536,7 @@ impl Punch {
         // The same again, with the times that were agreed on: those of the first one were any.
         let plan = self.plan_for(theirs, &ours, Some(timing)).unwrap_or(plan);
         self.drain_agree(now);
-        self.begin(&plan, now, now);
+        self.begin(&plan, timing, now, now);
     }
 
     fn plan_for(&self, theirs: &Endpoint, ours: &Endpoint, timing: Option<Timing>) -> Option<Plan> {
@@ -442,13 +550,26 @@ impl Punch {
         Plan::new(config.mode, caller, answerer, timing.unwrap_or(any), &mut seed).ok()
     }
 
-    fn begin(&mut self, plan: &Plan, start: Instant, now: Instant) {
+    fn begin(&mut self, plan: &Plan, timing: Timing, start: Instant, now: Instant) {
         self.tactic = Some(plan.tactic);
-        let until = start.max(now) + plan.within;
+        let due = start.max(now) + self.span(plan, timing);
+        let is_waited_for = self.config.role == Role::Answerer || self.is_last_round();
+        let until = if is_waited_for { start.max(now) + plan.within } else { due };
+        self.due = Some(due);
+        self.hopeful = (plan.probability > 0.5).then_some(until);
         let schedule = plan.schedule(self.config.role).clone();
         self.begin_round(schedule, start, until, now);
         self.state = State::Firing;
         self.step(now);
+    }
+
+    /// Returns how long a round is waited for before the next one begins, while the kernel goes on repeating the SYNs of
+    /// this one: it has had its time after a few round trips, of which a signal takes about half of one.
+    fn span(&self, plan: &Plan, timing: Timing) -> Duration {
+        if matches!(plan.tactic, Tactic::Birthday | Tactic::Ladder) {
+            return plan.within;
+        }
+        plan.within.min(Duration::from_millis(u64::from(timing.lead)) * ROUND_LEADS + ROUND_LEAST)
     }
 
     fn begin_round(&mut self, schedule: Schedule, start: Instant, until: Instant, now: Instant) {
@@ -474,21 +595,24 @@ impl Punch {
         if let State::Proving { until } = self.state
             && (!is_proving || now >= until)
         {
-            self.next_wave(now);
+            match self.config.role {
+                _ if self.is_last_round() => self.lose(Failed::Spent, now),
+                Role::Caller => self.next_round(now),
+                Role::Answerer => self.state = State::Resting { until: now + REST },
+            }
         }
     }
 
-    fn next_wave(&mut self, now: Instant) {
+    fn is_last_round(&self) -> bool {
         let syns = self.sender.as_ref().map_or(0, |sender| sender.tally().dialled);
-        let is_last =
-            self.round + 1 >= self.config.limits.rounds || syns >= u32::from(self.config.limits.syns);
-        match self.config.role {
-            _ if is_last => self.lose(Failed::Spent, now),
-            Role::Caller => {
-                self.round += 1;
-                self.gather(None, now);
-            }
-            Role::Answerer => self.state = State::Resting { until: now + REST },
+        self.round + 1 >= self.config.limits.rounds || syns >= u32::from(self.config.limits.syns)
+    }
+
+    /// Begins the caller's next round, unless this is the last.
+    fn next_round(&mut self, now: Instant) {
+        if !self.is_last_round() {
+            self.round += 1;
+            self.begin_again(None, now);
         }
     }
 
@@ -512,21 +636,25 @@ impl Punch {
             }
             AgreeEvent::Asked { round, side } => {
                 self.round = round;
-                if self.sender.is_none() {
-                    self.reserve(Some(side));
-                } else {
-                    self.gather(Some(side), now);
-                }
+                self.heard = Some(side.clone());
+                self.begin_again(Some(side), now);
             }
             AgreeEvent::Agreed { side, timing, .. } => {
                 let State::Asking { ours } = &self.state else { return };
                 let ours = ours.clone();
+                self.heard = Some(side.clone());
                 match self.plan_for(&side, &ours, Some(timing)) {
                     Some(plan) => {
                         let start = self.config.clock.instant(timing.start).unwrap_or(now);
-                        self.begin(&plan, start, now);
+                        self.begin(&plan, timing, start, now);
                     }
                     None => self.lose(Failed::NoPlan, now),
+                }
+            }
+            AgreeEvent::Renewed => {
+                let is_proving = self.sender.as_ref().is_some_and(SynSender::is_proving);
+                if matches!(self.state, State::Asking { .. } | State::Firing) && !is_proving {
+                    self.next_round(now);
                 }
             }
             AgreeEvent::Declined(reason) => self.lose(Failed::Declined(reason), now),

@@ -177,9 +177,9 @@ fn the_caller_listens_and_asks_before_it_offers_and_dials_when_it_knows() {
     caller.until(at(81));
     assert_eq!(caller.dials().len(), 1, "one pair, at once");
     assert_eq!(caller.dials()[0].1, SocketAddr::from((THEIRS, 6_000)));
-    caller.until(at(1_900));
+    caller.until(at(600));
     let targets: BTreeSet<_> = caller.dials().into_iter().map(|(_, to)| to).collect();
-    assert!(caller.dials().len() >= 8 && targets.len() == 2, "others follow, for what was lost");
+    assert!(caller.dials().len() >= 4 && targets.len() == 2, "others follow, for what was lost");
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn other_waves_follow_with_other_ports_and_then_it_is_over() {
     let said: BTreeSet<_> = said.collect();
     assert_eq!(said, [(0, false), (1, true), (2, true), (3, true)].into());
     assert_eq!(report.to_string().lines().count(), 1);
-    assert!(report.to_string().contains("now, 34 dialled in 4 rounds: nothing that was dialled"), "{report}");
+    assert!(report.to_string().contains("now, 23 dialled in 4 rounds: nothing that was dialled"), "{report}");
 }
 
 #[test]

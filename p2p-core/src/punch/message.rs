@@ -4,6 +4,7 @@
 //! caller ── Offer: where I will come from ────────▶ answerer     dials as soon as it has its own ports
 //! caller ◀── Answer: where I will come from, when ─ answerer
 //! dials
+//! caller ◀── Renew: I have learned something ───── answerer     now and then
 //! caller ── Update: other ports, once more ───────▶ answerer     and so on, a few times
 //! ```
 //!
@@ -51,6 +52,8 @@ pub enum Step {
     Update(Update),
     /// There will be nothing between these two addresses, and why.
     Decline(RefusalReason),
+    /// The answerer has learned what its answer to this round did not say: the caller begins again.
+    Renew,
 }
 
 /// The caller begins.
@@ -134,7 +137,7 @@ impl Message {
         let is_misplaced = match &self.step {
             Step::Offer(_) => !is_first,
             Step::Update(_) => is_first,
-            Step::Answer(_) | Step::Decline(_) => false,
+            Step::Answer(_) | Step::Decline(_) | Step::Renew => false,
         };
         if is_misplaced || self.round >= MOST_ROUNDS {
             return Err(BadMessage::Round(self.round));
@@ -151,7 +154,7 @@ impl Message {
             Step::Offer(offer) => Some(&offer.side),
             Step::Answer(answer) => Some(&answer.side),
             Step::Update(update) => Some(&update.side),
-            Step::Decline(_) => None,
+            Step::Decline(_) | Step::Renew => None,
         }
     }
 }

@@ -88,7 +88,8 @@ impl PunchConfig {
 /// On one machine and on one network that is between the addresses there; across the Internet between the ones
 /// others see, unless the facts say that nothing can come of it. Two that have one machine id are on one machine; where
 /// others see them at different addresses they may be copies of one, and punch across the Internet too. Two peers behind
-/// one NAT that are not on one network punch across it only if it is known to turn packets round.
+/// one NAT that are not on one network punch across it: whether it turns packets round for two homes, no home can find out
+/// alone, as its own filter stands in between.
 pub fn worthwhile(view: &View<'_>, peer: &PeerAddr, filter: &Filter, attempt: AttemptId) -> Vec<PunchConfig> {
     // Our user named the peer.
     let trust = Trust::Known;
@@ -180,7 +181,10 @@ fn all(view: &View<'_>, peer: &PeerAddr, trust: Trust) -> Vec<Pair> {
             found.extend(near);
             if !is_same_machine || is_copy {
                 let network = view.network(ours.ip);
-                let far = remote_pair(ours, &network, theirs, trust);
+                let far = remote_pair(ours, &network, theirs, trust).filter(|far| {
+                    let is_one_nat = far.address == far.remote.ip();
+                    !(is_one_nat && near.is_some())
+                });
                 // Where nothing translates, both would be between the same addresses.
                 let ends = |pair: &Pair| (pair.address, pair.remote.ip());
                 found.extend(far.filter(|far| near.as_ref().map(ends) != Some(ends(far))));
@@ -246,10 +250,8 @@ fn remote_pair(
         (Reach::Site, Trust::Known) => true,
         _ => false,
     };
-    let is_one_nat = address == remote;
-    let turns_round = network.facts.hairpin == Some(true) || theirs.nat.tcp.hairpin == Some(true);
     let is_blocked = [network.facts.nat, theirs.nat.tcp.nat].contains(&Some(NatType::Blocked));
-    if !may_dial || is_blocked || (is_one_nat && !turns_round) {
+    if !may_dial || is_blocked {
         return None;
     }
     // With nothing known on a side it is still tried, as most NATs are kind.

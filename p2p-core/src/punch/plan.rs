@@ -33,6 +33,8 @@ impl Plan {
         let tactic = match chosen.plan {
             meets::Plan::Now => Tactic::Now,
             meets::Plan::First(side) => Tactic::First(role(side)),
+            // Behind a silent hop a port that is not the planned one meets nothing, however often it is dialled.
+            meets::Plan::Ladder if layout.sliding().is_some() => Tactic::Ladder,
             meets::Plan::Ladder if caller.low_ttl => Tactic::LowTtl(Role::Caller),
             meets::Plan::Ladder if answerer.low_ttl => Tactic::LowTtl(Role::Answerer),
             meets::Plan::Ladder => Tactic::Ladder,
@@ -56,6 +58,7 @@ impl Plan {
             Tactic::Birthday => layout.birthday(),
         };
         let tail = match tactic {
+            Tactic::Birthday if layout.lax_opener().is_some() => TAIL,
             Tactic::Birthday | Tactic::Ladder => SHORT_TAIL,
             _ => TAIL,
         };

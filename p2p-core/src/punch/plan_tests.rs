@@ -88,6 +88,30 @@ fn a_ladder_covers_every_error_of_the_clocks() {
     }
 }
 
+#[test]
+fn a_ladder_slides_past_what_others_took() {
+    let counting = Endpoint { syn: Some(SynAnswer::Icmp), ..counter(4) };
+    let run = Endpoint { ports: PortForecast::Run { first: 7_000, count: 64 }, ..home(SynAnswer::Reset) };
+    for (caller, answerer) in [(&counting, &run), (&run, &counting)] {
+        let plan = plan(caller, answerer).unwrap();
+        assert_eq!(plan.tactic, Tactic::Ladder);
+        let is_caller = matches!(caller.ports, PortForecast::Counter { .. });
+        let (counts, known) =
+            if is_caller { (&plan.caller, &plan.answerer) } else { (&plan.answerer, &plan.caller) };
+        for (error, others) in (-150..=150_i64).flat_map(|error| (0..=4).map(move |others| (error, others))) {
+            let meets = counts.dials.iter().any(|one| {
+                let from = counting.ports.port(i32::from(one.from) + others);
+                known.dials.iter().any(|two| {
+                    let same = Some(two.to) == from && one.to == 7_000 + two.from;
+                    let skew = two.after.as_millis() as i64 + error - one.after.as_millis() as i64;
+                    same && skew.abs() < 20
+                })
+            });
+            assert!(meets, "{error} ms, {others} others");
+        }
+    }
+}
+
 /// Lets both counters run, others dialling in between, and says whether any two dials meet.
 fn stairs_meet(caller: &Endpoint, answerer: &Endpoint, mut others: impl FnMut(Role, usize) -> i32) -> bool {
     let plan = plan(caller, answerer).unwrap();

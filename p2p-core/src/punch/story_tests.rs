@@ -225,7 +225,7 @@ fn facts_that_are_wrong_are_put_right_by_the_next_wave() {
         let mut wrong = Home::of_type(NatType::PortRestricted, of(DeltaKind::Random), SynAnswer::Silence);
         wrong.facts.delta = Some(of(DeltaKind::Equal));
         let outcome = met(Meeting::new([wrong.clone(), wrong], number));
-        assert_eq!(outcome.reports[0].as_ref().map(|report| report.rounds), Some(2));
+        assert_eq!(outcome.reports[0].as_ref().map(|report| report.rounds), Some(2), "{:?}", outcome.reports);
     }
 }
 

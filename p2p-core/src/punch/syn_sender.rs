@@ -191,23 +191,29 @@ impl SynSender {
         }
     }
 
-    /// Dials this. What is left of the round before is not dialled, and what is half open of it is closed, unless it is
-    /// part of this one too; what is up stays.
+    /// Takes another share of the budget than it began with.
+    pub fn handle_share(&mut self, share: Share) {
+        self.config.share = share;
+    }
+
+    /// Dials this. What is left of the round before is not dialled. What is half open of it goes on, as the kernel
+    /// repeats its SYNs, but where the share has no room for both: then the oldest is closed. What is up stays.
     pub fn handle_round(&mut self, round: Round, now: Instant) {
         if self.state == State::Closed {
             return;
         }
         let tuple = |dial: &Dial| Some((*round.locals.get(usize::from(dial.from))?, dial.to));
         let wanted: BTreeSet<_> = round.schedule.dials.iter().filter_map(tuple).collect();
+        let is_wanted = |line: Option<&Line>| matches!(line, Some(Line::Dialling { tuple, .. }) if wanted.contains(tuple));
+        let sockets = usize::from(self.config.share.sockets);
+        let mut too_many = (self.half_open.len() + wanted.len()).saturating_sub(sockets);
         for socket in std::mem::take(&mut self.half_open) {
-            match self.lines.get(&socket) {
-                Some(Line::Dialling { tuple, .. }) if wanted.contains(tuple) => {
-                    self.half_open.push_back(socket)
-                }
-                _ => {
-                    self.lines.remove(&socket);
-                    self.output.push_back(Output::Act(SynAct::Drop(socket)));
-                }
+            if too_many == 0 || is_wanted(self.lines.get(&socket)) {
+                self.half_open.push_back(socket);
+            } else {
+                too_many -= 1;
+                self.lines.remove(&socket);
+                self.output.push_back(Output::Act(SynAct::Drop(socket)));
             }
         }
         self.state = State::Firing { round, next: 0 };

@@ -108,7 +108,21 @@ fn a_dial_goes_on_in_the_next_round_that_wants_it() {
     sender.handle_round(round(vec![dial(0, 1, 81), dial(0, 2, 82)], None, at(10)), at(10));
     let acts = drain(&mut sender).acts;
     assert_eq!(dials(&acts), [(Socket(2), 5_002, 82)]);
-    assert!(acts.contains(&SynAct::Drop(Socket(0))) && !acts.contains(&SynAct::Drop(Socket(1))));
+    assert_eq!(acts.len(), 1, "what is half open goes on beside it");
+}
+
+#[test]
+fn what_is_half_open_makes_room_for_the_next_round() {
+    let mut sender = SynSender::new(config(3, 500), epoch());
+    sender.handle_round(round(vec![dial(0, 0, 80), dial(0, 1, 81)], None, epoch()), epoch());
+    assert_eq!(alone(&mut sender, at(10)).len(), 2);
+    sender.handle_round(round(vec![dial(0, 1, 81), dial(0, 2, 82)], None, at(10)), at(10));
+    let acts = drain(&mut sender).acts;
+    assert_eq!(acts[0], SynAct::Drop(Socket(0)), "the oldest that is not wanted any more");
+    assert_eq!(dials(&acts), [(Socket(2), 5_002, 82)]);
+    sender.handle_share(Share { sockets: 100, per_second: 500 });
+    sender.handle_round(round(vec![dial(0, 3, 83)], None, at(20)), at(20));
+    assert_eq!(drain(&mut sender).acts.len(), 1);
 }
 
 #[test]

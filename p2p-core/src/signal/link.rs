@@ -48,6 +48,9 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most time for PINGRESP and PUBACK. After it the connection is taken for dead.
 pub const MUTE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for a connection that may have gone with the network it was made from. Two round trips of the slowest path
+/// worth a signal, or one that was lost and sent again.
+pub const CHECK_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The silence that we promise unless the broker imposes another (MQTT 5, 3.2.2.3.14). A ping goes out every three
 /// quarters of it. Home routers forget idle TCP connections after minutes, so half a minute is safe.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -220,6 +223,28 @@ impl Link {
                 self.dial(now);
             }
             _ => self.rest(reason, now),
+        }
+    }
+
+    /// Takes up that the network may be another: a connection proves that it lives, and soon; a pause is over.
+    pub fn handle_network_changed(&mut self, now: Instant) {
+        match &mut self.state {
+            State::Resting { .. } => {
+                self.pauses.reset();
+                self.long_pauses.reset();
+                self.dial(now);
+            }
+            State::Dialling { until } | State::Greeting { until } => {
+                *until = (*until).min(now + CHECK_TIMEOUT);
+            }
+            State::Subscribing { session, .. } | State::Up { session, .. } => {
+                session.next_ping = now + session.ping_every;
+                let until = now + CHECK_TIMEOUT;
+                session.pong_until = Some(session.pong_until.map_or(until, |known| known.min(until)));
+                self.pauses.reset();
+                self.act(Act::Send(Packet::PingReq));
+            }
+            State::Closed => {}
         }
     }
 

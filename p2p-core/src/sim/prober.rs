@@ -70,7 +70,7 @@ impl Prober {
     pub fn report(&self) -> Option<(Instant, &NatReport)> {
         self.events.iter().find_map(|(at, event)| match event {
             Event::Done(report) => Some((*at, &**report)),
-            Event::External { .. } => None,
+            Event::External { .. } | Event::Early(_) => None,
         })
     }
 

@@ -53,6 +53,17 @@ fn an_interface_that_goes_in_mid_attempt_takes_nothing_else_with_it() {
 }
 
 #[test]
+fn a_peer_that_has_moved_is_found_by_what_it_says_now() {
+    let (mut scene, [a, b]) = two_homes(3, [home(), home()]);
+    assert!(scene.warm_up());
+    let stale = scene.address(b);
+    scene.renumber(b, 0, &[Family::V4], true);
+    scene.run_for(Duration::from_secs(5));
+    let call = scene.connect_with(a, stale, Default::default()).unwrap();
+    meet(&mut scene, call, b, Way::Punch);
+}
+
+#[test]
 fn a_clock_that_is_set_right_is_followed() {
     let (mut scene, [a, b]) = two_homes(4, [home(), home()]);
     scene.with(a, |runner, _| runner.set_clock(HOUR));

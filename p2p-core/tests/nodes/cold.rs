@@ -1,7 +1,10 @@
 //! Processes that have just started, and call at once.
 
+use std::collections::BTreeSet;
+
 use super::*;
-use p2p_core::sim::nat::{PortChoice, StepScope};
+use p2p_core::sim::nat::{PortChoice, StepScope, Unsolicited};
+use p2p_core::sim::packet::IcmpKind;
 
 #[test]
 fn whoever_stands_in_the_open_is_dialled() {
@@ -51,10 +54,35 @@ fn nodes_in_one_home_meet_inside_of_it() {
 }
 
 #[test]
+fn a_caller_behind_a_random_symmetric_nat_punches() {
+    let mut scene = Scene::with_servers(6);
+    let [one, two] = [random(), home()].map(|nat| scene.home(nat));
+    let a = scene.node("a", one, |_| {});
+    // For a stranger it would dial too little for a birthday.
+    let known = BTreeSet::from([scene.id(a)]);
+    let b = scene.node("b", two, |config| config.allowed = Some(known));
+    let call = scene.connect(a, b);
+    meet(&mut scene, call, b, Way::Punch);
+}
+
+#[test]
 fn a_caller_behind_a_counting_symmetric_nat_punches() {
     let counting =
         random().with_flow(|flow| flow.ports = PortChoice::Step { by: 1, scope: StepScope::Global });
     let (mut scene, [a, b]) = two_homes(7, [counting, home()]);
+    let call = scene.connect(a, b);
+    meet(&mut scene, call, b, Way::Punch);
+}
+
+#[test]
+fn a_counter_and_a_nat_that_both_answer_are_met() {
+    let counting =
+        random().with_flow(|flow| flow.ports = PortChoice::Step { by: 1, scope: StepScope::Global });
+    let homes = [
+        counting.with_unsolicited(Unsolicited::Icmp(IcmpKind::PortUnreachable)),
+        home().with_unsolicited(Unsolicited::Reset),
+    ];
+    let (mut scene, [a, b]) = two_homes(10, homes);
     let call = scene.connect(a, b);
     meet(&mut scene, call, b, Way::Punch);
 }

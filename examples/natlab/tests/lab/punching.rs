@@ -24,6 +24,7 @@ fn each_kind_of_nat_that_can_be_met_is_met_by_its_tactic() {
         ("homes:port-restricted/equal+port-restricted/equal?rtt=80ms&syn=rst", "(remote), "),
         ("homes:symmetric/random+full-cone/equal?rtt=40ms", "(remote), answerer opens"),
         ("homes:symmetric/independent+port-restricted/equal?rtt=40ms", "(remote), window"),
+        ("homes:symmetric/independent+symmetric/equal?rtt=60ms&syn=icmp,rst", "(remote), ladder"),
         ("homes:symmetric/random+port-restricted/equal?rtt=40ms", "(remote), birthday"),
         ("homes:kernel-masquerade+kernel-masquerade?rtt=40ms", "(remote), now"),
         ("lan:port-restricted/equal?rtt=40ms", "(lan)"),

@@ -136,7 +136,7 @@ impl Answerer {
     /// Punches, or goes on with it. What may not be answered is declined; it dials nothing.
     fn on_punch(&mut self, common: &mut Common, message: &Message, view: &View<'_>, now: Instant) {
         self.is_offered = true;
-        if self.linger.is_some() && matches!(message.step, Step::Offer(_)) {
+        if matches!(message.step, Step::Offer(_)) {
             common.punches.retire(message.pair);
         }
         if common.punches.has(message.pair) {

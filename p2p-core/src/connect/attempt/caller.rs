@@ -1,6 +1,7 @@
 //! The caller's side of an attempt: which ways run, and which connection is kept.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::super::ask_peer::AskPeerAct;
@@ -11,21 +12,24 @@ use crate::attempt::{AttemptId, Path, RefusalReason, Way};
 use crate::candidate::{Candidate, Filter, MOST_CANDIDATES, path_to};
 use crate::nat::NatFacts;
 use crate::nat::meets::{self, meets};
-use crate::peer::PeerAddr;
+use crate::peer::{InterfaceAddr, PeerAddr};
 use crate::proof::ProofError;
-use crate::punch::{self, Mode, Punch, PunchConfig, View};
+use crate::punch::{self, Failed, Mode, Punch, PunchConfig, View};
 use crate::signal::{Body, Delivery, DialMe, Signal};
-use crate::{Deadline, Machine, Output};
+use crate::{Deadline, Machine, Output, Reach};
 
 /// The time that the direct way runs alone before the peer is asked to dial us. On the path where it works it
 /// mostly wins within this, and no third party is troubled.
 pub const HEAD_START: Duration = Duration::from_millis(30);
-/// The time after which a relay is asked for, if nothing else has led to the peer: on most paths a dial or a punch has
-/// by then, and no server is troubled.
-pub const RELAY_AFTER: Duration = Duration::from_millis(300);
-/// The time until which a relayed connection that is ready waits for a better one: a punch through the worst of NATs
-/// takes a second and a half.
+/// The time after which a relay is asked for, if nothing else has led to the peer: between neighbours a dial or a punch
+/// has by then, and no server is troubled.
+pub const RELAY_AFTER: Duration = Duration::from_millis(150);
+/// The time from the start until which a relayed connection that is ready waits for a punch of which nothing is known
+/// yet.
 pub const RELAY_PATIENCE: Duration = Duration::from_secs(2);
+/// The time from the start until which it waits at most, for a punch that will probably lead to the peer: one through
+/// the worst of NATs takes a second and a half, after the probe.
+pub const MOST_RELAY_PATIENCE: Duration = Duration::from_secs(4);
 
 /// The configuration of a caller's [`Attempt`](super::Attempt).
 #[derive(Clone, Debug)]
@@ -71,6 +75,9 @@ pub(super) struct Caller {
     has_moved: bool,
     /// The peer was asked to dial us and may be at it.
     has_asked: bool,
+    /// The number of times that it was asked anew, and the addresses that it was told the last time.
+    asks: u8,
+    asked_from: BTreeSet<(IpAddr, Option<IpAddr>)>,
 }
 
 impl Caller {
@@ -84,6 +91,8 @@ impl Caller {
             is_offline: false,
             has_moved: false,
             has_asked: false,
+            asks: 0,
+            asked_from: BTreeSet::new(),
         }
     }
 
@@ -174,10 +183,18 @@ impl Caller {
         now: Instant,
     ) {
         self.is_offline = false;
+        self.has_moved |= has_moved;
         if has_moved {
-            self.has_moved = true;
             self.dial_more(common, view, now);
         }
+        self.on_body(common, signal, view, now);
+        if has_moved {
+            // What it declined where it was before makes room.
+            self.punch_more(common, view, now);
+        }
+    }
+
+    fn on_body(&mut self, common: &mut Common, signal: &Signal, view: &View<'_>, now: Instant) {
         match &signal.body {
             Body::Refuse(refusal) => {
                 self.question = AddrQuestion::Closed;
@@ -189,10 +206,11 @@ impl Caller {
                 }
             }
             Body::Punch(message) => {
-                self.follow(common, view, now);
                 common.punches.handle_message(message, now);
                 common.drain(now).into_iter().for_each(|lane| self.lost_while_keeping(common, lane));
-                self.follow(common, view, now);
+                if self.has_moved {
+                    self.punch_more(common, view, now);
+                }
             }
             Body::Relay(offer) => match offer.refusal {
                 Some(reason) => self.end_relay(common, WayFailure::Refused(reason), now),
@@ -202,10 +220,7 @@ impl Caller {
                 }
                 None => {}
             },
-            Body::TellAddr => {
-                self.question = AddrQuestion::Closed;
-                self.follow(common, view, now);
-            }
+            Body::TellAddr => self.question = AddrQuestion::Closed,
             _ => {}
         }
     }
@@ -213,6 +228,7 @@ impl Caller {
     /// Dials and punches from where we are by now.
     pub(super) fn on_moved(&mut self, common: &mut Common, view: &View<'_>, now: Instant) {
         self.dial_more(common, view, now);
+        self.ask_again(common, view, now);
         self.punch_more(common, view, now);
     }
 
@@ -260,14 +276,15 @@ impl Caller {
             AddrQuestion::Asked { until } => Some(until),
             AddrQuestion::NotAsked | AddrQuestion::Closed => None,
         };
-        let is_ready = is_racing && common.records.proven().is_some();
+        let ready = common.records.proven().filter(|_| is_racing);
+        let waits_for = ready.map(|lane| self.patience(common, lane));
         let began = common.began;
         Deadline::earliest([
             Some(Deadline::new(began + self.config.within, "the attempt is out of time")),
             waiting.then(|| Deadline::new(began + self.config.head_start, "start the other ways")),
             relay.then(|| Deadline::new(self.relay_due(common), "ask for a relay")),
-            is_ready.then(|| Deadline::new(began + RELAY_PATIENCE, "nothing better than a relay")),
-            asks.then(|| Deadline::new(began + ASK_ADDR_AFTER, "ask for the peer's current address")),
+            waits_for.map(|at| Deadline::new(at, "nothing better than a relay")),
+            asks.then(|| Deadline::new(self.ask_address_at(common), "ask for the peer's current address")),
             answered.map(|at| Deadline::new(at, "the peer should have told its address by now")),
             self.ask.as_ref().and_then(AskPeer::deadline),
         ])
@@ -312,7 +329,7 @@ impl Caller {
             }
             _ if !self.can_signal(common) => common.records.end(way, WayFailure::NoSignalling, now),
             Way::Reverse if !view.listens => common.records.end(way, WayFailure::NotListening, now),
-            Way::Reverse => self.ask = Some(AskPeer::new(now)),
+            Way::Reverse => self.ask(view, now),
             Way::Punch => self.start_punches(common, view, now),
             Way::Relay if self.is_offline => common.records.end(way, WayFailure::Offline, now),
             Way::Relay if !self.config.filter.paths.contains(&Path::External) => {
@@ -346,7 +363,7 @@ impl Caller {
     /// Asks for the peer's address, if dialling does not work at once: what it published may be old.
     fn ask_address(&mut self, common: &mut Common, now: Instant) {
         let Some(dials) = &common.dials else { return };
-        let is_wanted = dials.is_exhausted() || now >= common.began + ASK_ADDR_AFTER;
+        let is_wanted = dials.is_exhausted() || now >= self.ask_address_at(common);
         if matches!(self.question, AddrQuestion::Asked { until } if now >= until) {
             self.question = AddrQuestion::Closed;
         }
@@ -354,6 +371,15 @@ impl Caller {
             self.question = AddrQuestion::Asked { until: now + ADDR_WITHIN };
             common.signal(Body::AskAddr);
         }
+    }
+
+    /// Returns when the peer is asked where it is by now. If it has not published where it is seen from outside, that is
+    /// what it will know soon, and everything hangs on it.
+    fn ask_address_at(&self, common: &Common) -> Instant {
+        let is_placed =
+            |address: &InterfaceAddr| address.external.is_some() || Reach::of(address.local) == Reach::Global;
+        let is_known = common.peer.interfaces().iter().any(is_placed);
+        common.began + if is_known { ASK_ADDR_AFTER } else { self.config.head_start }
     }
 
     /// Ends the direct way when nothing is left to dial and no news of the peer's address is expected.
@@ -384,6 +410,28 @@ impl Caller {
         }
     }
 
+    fn ask(&mut self, view: &View<'_>, now: Instant) {
+        self.ask = Some(AskPeer::new(now));
+        self.asks += 1;
+        self.asked_from = reachable_at(view);
+    }
+
+    /// Asks the peer again to dial us, if it could not, and may find us elsewhere by now.
+    fn ask_again(&mut self, common: &mut Common, view: &View<'_>, now: Instant) {
+        let could_not = |failure: &WayFailure| {
+            matches!(failure, WayFailure::Refused(RefusalReason::NoRoute) | WayFailure::NotListening)
+        };
+        let is_elsewhere = view.listens && reachable_at(view) != self.asked_from;
+        if self.is_racing(common)
+            && self.asks < MOST_ASKS
+            && is_elsewhere
+            && common.records.has_failed(Way::Reverse, could_not)
+        {
+            common.records.begin(Way::Reverse, now);
+            self.ask(view, now);
+        }
+    }
+
     /// Returns whether all that is known of both networks says that neither side can simply dial the other: then a
     /// punch has nothing to wait for.
     fn must_punch(&self, common: &Common, view: &View<'_>) -> bool {
@@ -407,6 +455,12 @@ impl Caller {
             common.records.forget_punched(pair);
             common.punches.add(Punch::call(PunchConfig { pair, ..config.clone() }, now));
         }
+        if common.punches.are_over()
+            && let Some(failed) = common.punches.failed()
+        {
+            // Nothing has come to light that would change what was told before.
+            common.records.end(Way::Punch, failed.into(), now);
+        }
         if common.punches.is_empty() {
             let is_placed = punch::are_placed(view, &common.peer);
             let failure = if is_placed { WayFailure::NothingToPunch } else { WayFailure::NoExternalAddress };
@@ -414,18 +468,18 @@ impl Caller {
         }
     }
 
-    /// Punches where the peer is by now. What was declined makes room.
-    fn follow(&mut self, common: &mut Common, view: &View<'_>, now: Instant) {
-        if self.has_moved {
-            self.punch_more(common, view, now);
-        }
-    }
-
     /// Punches between addresses that were not known before, as long as the way is not over. It may begin again if
     /// there was nothing to punch between.
     fn punch_more(&mut self, common: &mut Common, view: &View<'_>, now: Instant) {
         let found_nothing = |failure: &WayFailure| {
-            matches!(failure, WayFailure::NoExternalAddress | WayFailure::NothingToPunch)
+            matches!(
+                failure,
+                WayFailure::NoExternalAddress
+                    | WayFailure::NothingToPunch
+                    | WayFailure::Punch(
+                        Failed::NoPlan | Failed::NoPorts | Failed::Declined(RefusalReason::NoRoute)
+                    )
+            )
         };
         if common.records.has_failed(Way::Punch, found_nothing) && self.is_racing(common) {
             common.records.begin(Way::Punch, now);
@@ -455,7 +509,21 @@ impl Caller {
 
     /// Returns whether this proven lane must wait, as a better way may yet lead somewhere.
     fn must_wait(&self, common: &Common, lane: Lane, now: Instant) -> bool {
-        lane.is_relayed() && now < common.began + RELAY_PATIENCE && common.records.hopes_beside(Way::Relay)
+        lane.is_relayed() && now < self.patience(common, lane) && common.records.hopes_beside(Way::Relay)
+    }
+
+    /// Returns until when a relayed lane waits. A dial, ours or the peer's, takes fewer round trips than the relay did: it
+    /// gets half as long again. A punch gets until the end of a round that promises something.
+    fn patience(&self, common: &Common, lane: Lane) -> Instant {
+        let began = common.began;
+        let proven = common.records.proven_at(lane).unwrap_or(began);
+        let dials = proven + (proven.saturating_duration_since(began) / 2).max(LEAST_PATIENCE);
+        let punches = if common.punches.are_over() && !common.records.has_waiting(|way| way == Way::Punch) {
+            None
+        } else {
+            Some(common.punches.hopeful_until().unwrap_or(began + RELAY_PATIENCE))
+        };
+        punches.map_or(dials, |punches| punches.max(dials)).min(began + MOST_RELAY_PATIENCE)
     }
 
     /// Keeps what waited, if it need not wait any more.
@@ -486,6 +554,15 @@ impl Caller {
     }
 }
 
+/// Returns where a peer can dial us, as far as we know.
+fn reachable_at(view: &View<'_>) -> BTreeSet<(IpAddr, Option<IpAddr>)> {
+    view.host.addresses.iter().map(|ours| (ours.ip, ours.external)).collect()
+}
+
+/// A peer is asked to dial us for this many different sets of addresses of ours at most.
+const MOST_ASKS: u8 = 3;
+/// The time that a relayed lane gives to dials at least.
+const LEAST_PATIENCE: Duration = Duration::from_millis(250);
 /// The time after the start at which the peer is asked for its current address, if dialling has not worked by then.
 const ASK_ADDR_AFTER: Duration = Duration::from_millis(300);
 /// The time that the answer may take when nothing else is left.

@@ -79,9 +79,9 @@ impl Common {
     }
 
     /// Takes the facts of this moment.
-    pub(super) fn refresh(&mut self, view: &View<'_>) {
+    pub(super) fn refresh(&mut self, view: &View<'_>, now: Instant) {
         if !self.is_over {
-            self.punches.refresh(view, &self.peer, self.trust);
+            self.punches.refresh(view, &self.peer, self.trust, now);
         }
     }
 

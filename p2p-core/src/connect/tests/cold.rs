@@ -77,8 +77,9 @@ fn an_answerer_that_begins_with_no_facts_answers_by_those_that_come_later() {
     let update = punch::Update { side: said_before.side.clone(), error: None };
     end.machine.handle_signal(&from_peer(caller, round(1, Step::Update(update))), at(3_000));
     end.turn(at(3_000));
-    let next = said(&mut end).remove(0);
-    assert!(matches!(ports(&next), PortForecast::Counter { step: 2, .. }), "{next:?}");
+    let [news, next] = &said(&mut end)[..] else { panic!("it tells that it knows more, and answers") };
+    assert_eq!(news.step, Step::Renew);
+    assert!(matches!(ports(next), PortForecast::Counter { step: 2, .. }), "{next:?}");
 }
 
 #[test]

@@ -81,6 +81,9 @@ pub enum Event {
         /// The address that the server saw.
         mapped: Mapped,
     },
+    /// A report of what is known once the questions about mapping and ports over TCP are answered, while others are
+    /// still out. It says nothing yet of answers to SYNs, nor of what lasts.
+    Early(Box<NatReport>),
     /// The report of the whole probe, which is its last event.
     Done(Box<NatReport>),
 }

@@ -240,6 +240,11 @@ impl Survey {
             }
             // Over TCP the port listened on is asked about at the same time, and that is the better answer.
             probe::Event::External { .. } => {}
+            // Until there is better. What an earlier probe found out in whole is better.
+            probe::Event::Early(report) if self.probed.is_none() => {
+                self.probed = Some(Probed { at: now, report: Arc::from(report) });
+            }
+            probe::Event::Early(_) => {}
             probe::Event::Done(report) => {
                 tracing::info!(%report, "network");
                 self.hop = self.wanted_hop(&report).map(|config| Hop::new(config, now));

@@ -15,14 +15,14 @@ pub struct Dice<'a> {
 
 #[derive(Clone, Debug)]
 enum DiceSource<'a> {
-    Chance(Seed),
+    Chance(Box<Seed>),
     Bytes(&'a [u8]),
 }
 
 impl Dice<'static> {
     /// Returns choices by chance.
     pub fn new(seed: Seed) -> Self {
-        Self { source: DiceSource::Chance(seed) }
+        Self { source: DiceSource::Chance(Box::new(seed)) }
     }
 }
 
@@ -70,8 +70,8 @@ impl<'a> Dice<'a> {
             DiceSource::Bytes(_) => {
                 let number = match end {
                     ..=0x100 => u64::from(self.array::<1>()[0]),
-                    ..=0x1_0000 => u64::from(u16::from_le_bytes(self.array())),
-                    ..=0x1_0000_0000 => u64::from(u32::from_le_bytes(self.array())),
+                    0x101..=0x1_0000 => u64::from(u16::from_le_bytes(self.array())),
+                    0x1_0001..=0x1_0000_0000 => u64::from(u32::from_le_bytes(self.array())),
                     _ => self.number(),
                 };
                 number % end

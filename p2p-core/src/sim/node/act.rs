@@ -249,6 +249,9 @@ impl NodeRunner {
                 });
                 self.inputs.extend(refused.map(|event| NodeInput::Channel(channel, event)));
             }
+            RouterAct::Check { channel } => {
+                self.with_channel(channel, context, |link, now| link.handle_network_changed(now));
+            }
             RouterAct::Close { channel } => {
                 self.with_channel(channel, context, |link, now| link.close(now));
                 self.channels.remove(&channel);

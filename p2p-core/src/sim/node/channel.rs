@@ -69,6 +69,10 @@ impl BrokerChannel {
         taken.err().map(|error| Event::Failed { ticket, reason: FailReason::NotTaken(error) })
     }
 
+    pub(super) fn handle_network_changed(&mut self, now: Instant) {
+        self.link.handle_network_changed(now);
+    }
+
     pub(super) fn close(&mut self, now: Instant) {
         self.link.close(now);
     }

@@ -199,7 +199,7 @@ impl Subject for RelayerSubject {
 
 impl ModelClient {
     fn new(user: Option<&'static str>, index: u8) -> Self {
-        let transport = if index % 2 == 0 { Transport::Udp } else { Transport::Tcp };
+        let transport = if index.is_multiple_of(2) { Transport::Udp } else { Transport::Tcp };
         let client = match index {
             2 => SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 7], 4_000)),
             _ => SocketAddr::from(([192, 0, 2, 1 + index / 3], 4_000 + u16::from(index))),
@@ -207,7 +207,7 @@ impl ModelClient {
         Self {
             tuple: FiveTuple { transport, server: SocketAddr::new(RELAY, 3_478), client },
             user,
-            is_sha256: index % 3 == 0,
+            is_sha256: index.is_multiple_of(3),
             nonce: String::new(),
             nonces: BTreeSet::new(),
             asked: BTreeMap::new(),
