@@ -568,9 +568,6 @@ fn too_many_servers_are_the_callers_fault() {
     assert!(Probe::new(config, Seed::from_u64(1), epoch()).is_err());
 }
 
-#[path = "probe_laws_tests.rs"]
-mod laws;
-
 #[test]
 fn what_decides_a_punch_is_told_before_the_whole_is_known() {
     let mut scene = scene(preset(NatType::Symmetric, DeltaKind::Random, 0), 1);

@@ -60,6 +60,8 @@ use pipes::Pipes;
 
 pub use config::{BrokerConfig, ConfigFault, ConnectOptions, Interfaces, Limits, NodeConfig};
 pub use error::ConnectError;
+#[cfg(feature = "sim")]
+pub use interface::subject::InterfaceSubject;
 pub use interface::{
     Interface, InterfaceAct, InterfaceConfig, InterfaceEvent, MOST_PACKETS, NetworkView, PortEvidence,
     PortOutcome, PortView, Probed, REFRESH,
@@ -68,6 +70,8 @@ pub use io::{ConnectionId, ListenError, Owner, SocketAct, SocketEvent, StunLink}
 pub use keep_alive::KeepAlive;
 pub use nic::{Nic, NicAddress, NicId};
 pub use output::{Act, CircuitAct, CircuitEvent, ConnectionInfo, Established, Event};
+#[cfg(feature = "sim")]
+pub use router::subject::RouterSubject;
 pub use router::{BrokerState, ChannelId, Letter, Router, RouterAct, RouterConfig, RouterEvent};
 pub use server::{NtpServer, ServerError, StunServer, TurnServer};
 pub use status::{Counters, NtpStatus, Status};

@@ -61,7 +61,7 @@ async fn it_tells_where_it_is_and_how_to_get_in() {
 #[tokio::test]
 async fn who_has_the_secret_makes_credentials_that_end() {
     let mut desk = Desk::new();
-    desk.set("RUST_LOG", "p2p_node=info");
+    desk.set("RUST_LOG", "p2p_core=info");
     let make =
         ["rendezvous", "credentials", "--secret-file", "secret", "--name", "anna", "--for", "12h", "--json"];
     let done = desk.run(&make, b"");

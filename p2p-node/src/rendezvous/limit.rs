@@ -1,9 +1,9 @@
 //! How often one source may ask, in constant memory.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 use std::time::Instant;
 
+pub(super) use p2p_core::rate::Source;
 use p2p_core::rate::{Bucket, Rate};
 
 /// Buckets there are. Sources share one by chance: with 4,096 an innocent shares with one given flooder in
@@ -30,21 +30,9 @@ impl Limit {
     }
 }
 
-/// Who counts as one: an IPv4 address, or the /64 of an IPv6 address, which one subscriber has to himself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Source(u64);
-
-impl Source {
-    pub(super) fn of(ip: IpAddr) -> Self {
-        Self(match ip.to_canonical() {
-            IpAddr::V4(ip) => u64::from(ip.to_bits()),
-            IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::time::Duration;
 
     use super::*;
@@ -64,14 +52,5 @@ mod tests {
         // Chance may put a few into the flooder's bucket, not many.
         assert!(others.count() >= 90);
         assert_eq!(limit.buckets.len(), BUCKETS);
-    }
-
-    #[test]
-    fn a_subscriber_is_one_source() {
-        let of = |text: &str| Source::of(text.parse().unwrap());
-        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 }

@@ -12,7 +12,7 @@ use crate::sim::link::LinkConfig;
 use crate::sim::nat::{Hairpin, NatConfig, PortChoice, StepScope, Unsolicited};
 use crate::sim::node::Surroundings;
 use crate::sim::tcp::TcpOptions;
-use crate::sim::turn::TurnServer;
+use crate::sim::turn::TurnHost;
 use crate::sim::world::{HostId, Wire};
 
 /// Three nodes in three homes, two of which are below one carrier, a stranger, and one server of each kind but two for STUN.
@@ -288,7 +288,7 @@ impl SmallWorld {
 
     fn restart_turn(&mut self) {
         let host = self.scene.servers(ServerKind::Turn)[0];
-        self.scene.world.with_program::<TurnServer, _>(host, |server, context| server.restart(context));
+        self.scene.world.with_program::<TurnHost, _>(host, |server, context| server.restart(context));
     }
 
     fn change_weather(&mut self, index: usize, with: u8) {

@@ -16,11 +16,12 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{trace, warn};
 
-use super::core::Client;
-use super::frame::{CHANNEL_HEADER, Frame};
+use super::frame::{CHANNEL_HEADER, TurnFrame};
 use super::relay::PAUSE;
 use super::serve::{Join, Outlet, Shared};
 use crate::rendezvous::tally::count;
+use p2p_core::turn::allocation::ConnectionId;
+use p2p_core::turn::server::FiveTuple;
 
 /// Bytes that wait for a client that reads slowly; more are lost.
 const QUEUED: usize = 256 * 1024;
@@ -96,7 +97,7 @@ async fn greet(
     tls: Option<TlsAcceptor>,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let client = Client { transport: Transport::Tcp, server: stream.local_addr()?, remote };
+    let client = FiveTuple { transport: Transport::Tcp, server: stream.local_addr()?, client: remote };
     match tls {
         None => serve(shared, stream, client).await,
         Some(tls) => {
@@ -107,7 +108,7 @@ async fn greet(
 }
 
 /// Serves a connection until it ends, idles, stalls or speaks something else.
-async fn serve<T>(shared: &Arc<Shared>, stream: T, client: Client) -> io::Result<()>
+async fn serve<T>(shared: &Arc<Shared>, stream: T, client: FiveTuple) -> io::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -118,8 +119,8 @@ where
         read = read(shared, &mut from, &mut buffer, client, queue.clone()) => read,
         written = write(shared, &mut to, &mut queued, &queue) => written.map(|()| None),
     };
-    shared.lock().handle_gone(client, Instant::now());
-    let Some(Join { reply, over, peer, id }) = joined? else {
+    shared.turn(None, |tables, now| tables.relayer.handle_gone(client, now));
+    let Some(Join { over, peer, connection }) = joined? else {
         return Ok(());
     };
     let is_ending = AtomicBool::new(false);
@@ -127,9 +128,8 @@ where
         while let Ok(bytes) = queued.try_recv() {
             to.write_all(&bytes).await?;
         }
-        to.write_all(&reply).await?;
         to.flush().await?;
-        pass(shared, (from, to), peer, buffer, id, &is_ending).await
+        pass(shared, (from, to), peer, buffer, connection, &is_ending).await
     });
     let end = tokio::select! {
         end = &mut passed => end,
@@ -138,7 +138,7 @@ where
             false => Ok(()),
         },
     };
-    shared.lock().handle_parted(id);
+    shared.parted(connection);
     end
 }
 
@@ -147,7 +147,7 @@ async fn read<T: AsyncRead>(
     shared: &Arc<Shared>,
     from: &mut ReadHalf<T>,
     buffer: &mut BytesMut,
-    client: Client,
+    client: FiveTuple,
     queue: Queue,
 ) -> io::Result<Option<Join>> {
     let outlet = Outlet::Stream(queue);
@@ -158,14 +158,14 @@ async fn read<T: AsyncRead>(
     let mut begun = Instant::now();
     loop {
         loop {
-            let frame = Frame::first(buffer).map_err(broken)?;
+            let frame = TurnFrame::first(buffer).map_err(broken)?;
             let whole = frame.on_stream();
             if buffer.len() < whole {
                 break;
             }
             let bytes = buffer.split_to(whole);
             begun = Instant::now();
-            if let Frame::Channel { number, length } = frame {
+            if let TurnFrame::Channel { number, length } = frame {
                 shared.channel(client, number, &bytes[CHANNEL_HEADER..CHANNEL_HEADER + length]);
             } else if let Some(join) = shared.message(client, &bytes, &outlet).map_err(broken)? {
                 return Ok(Some(join));
@@ -179,7 +179,7 @@ async fn read<T: AsyncRead>(
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(error),
             // Whoever has an allocation may listen.
-            Err(_) if !is_partial && shared.lock().has(client) => {}
+            Err(_) if !is_partial && shared.lock().relayer.has_allocation(&client) => {}
             Err(late) => return Err(late.into()),
         }
         if !is_partial {
@@ -218,7 +218,7 @@ async fn pass<T>(
     (client_from, mut client_to): (ReadHalf<T>, WriteHalf<T>),
     mut peer: TcpStream,
     early: BytesMut,
-    id: u32,
+    connection: ConnectionId,
     is_ending: &AtomicBool,
 ) -> io::Result<()>
 where
@@ -229,8 +229,8 @@ where
     peer_to.write_all(&early).await?;
     drop(early);
     tokio::try_join!(
-        pump(shared, client_from, &mut peer_to, id, is_ending),
-        pump(shared, peer_from, &mut client_to, id, is_ending),
+        pump(shared, client_from, &mut peer_to, connection, is_ending),
+        pump(shared, peer_from, &mut client_to, connection, is_ending),
     )?;
     Ok(())
 }
@@ -240,10 +240,10 @@ async fn pump(
     shared: &Shared,
     mut from: impl AsyncRead + Unpin,
     to: &mut (impl AsyncWrite + Unpin),
-    id: u32,
+    connection: ConnectionId,
     is_ending: &AtomicBool,
 ) -> io::Result<()> {
-    let Some(account) = shared.lock().account_of(id) else {
+    let Some(account) = shared.lock().relayer.account_of(connection) else {
         return Ok(());
     };
     let mut buffer = vec![0; PASSED];
@@ -254,7 +254,7 @@ async fn pump(
             return to.shutdown().await;
         }
         loop {
-            let paid = shared.lock().handle_stream(&account, length, Instant::now());
+            let paid = shared.lock().relayer.handle_stream(&account, length, Instant::now());
             match paid {
                 Ok(()) => break,
                 Err(wait) => sleep(wait).await,
