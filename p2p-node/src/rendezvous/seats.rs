@@ -105,9 +105,9 @@ impl Seats {
         self.until(|table| table.leaving < MOST_LEAVING).await;
     }
 
-    /// Waits until every connection is over; none is let in any more.
+    /// Waits until every connection is over; none is let in any more, and silent ones have to go.
     pub(super) async fn emptied(&self) {
-        self.lock().is_closed = true;
+        self.lock().close();
         self.until(|table| table.held.is_empty() && table.leaving == 0).await;
     }
 
@@ -127,6 +127,13 @@ impl Seats {
 }
 
 impl Table {
+    fn close(&mut self) {
+        self.is_closed = true;
+        let silent = self.held.iter().filter(|(_, held)| held.rank == Rank::Silent);
+        let silent: Vec<u64> = silent.map(|(number, _)| *number).collect();
+        silent.into_iter().for_each(|number| self.evict(number));
+    }
+
     /// The oldest silent connection of a source.
     fn silent_of(&self, source: Source) -> Option<u64> {
         let is_it = |held: &Held| held.source == source && held.rank == Rank::Silent;
