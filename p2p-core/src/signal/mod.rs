@@ -12,6 +12,7 @@
 mod inbox;
 pub mod link;
 mod message;
+pub mod mqtt_server;
 mod scribe;
 mod seal;
 mod seen;

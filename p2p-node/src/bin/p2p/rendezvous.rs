@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Subcommand};
 use p2p_node::config::password_file;
 use p2p_node::rendezvous::turn::Credential;
-use p2p_node::rendezvous::{Rendezvous, RendezvousConfig, ServerTls, broker};
+use p2p_node::rendezvous::{Rendezvous, RendezvousConfig, ServerTls, broker, raise_open_files};
 use serde_json::json;
 
 use crate::options::interrupted;
@@ -109,6 +109,7 @@ impl Run {
         if let Some(Instead::Credentials(credentials)) = self.instead {
             return credentials.run();
         }
+        raise_open_files();
         let (json, is_secret_ours) = (self.json, self.turn.is_secret_ours());
         let rendezvous = Rendezvous::start(self.config()?).await?;
         let credential = rendezvous.turn_credential("", DAY).filter(|_| is_secret_ours);

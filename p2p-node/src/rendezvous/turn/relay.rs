@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use p2p_core::Family;
 use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{trace, warn};
@@ -58,15 +59,23 @@ impl Relay {
     }
 
     /// Dials a peer from this address.
-    pub(super) async fn dial(address: SocketAddr, peer: SocketAddr) -> io::Result<TcpStream> {
+    pub(super) async fn dial(shared: &Shared, address: SocketAddr, peer: SocketAddr) -> io::Result<Peer> {
+        let room = shared.room_for_peer().ok_or(io::ErrorKind::QuotaExceeded)?;
         let stream = timeout(CONNECTION, socket(address)?.connect(peer)).await??;
         stream.set_nodelay(true)?;
-        Ok(stream)
+        Ok(Peer { stream, _room: room })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
+}
+
+/// A connection with a peer (RFC 6062), and the room it takes.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) stream: TcpStream,
+    _room: OwnedSemaphorePermit,
 }
 
 /// Makes relayed addresses for one client.
@@ -195,15 +204,20 @@ async fn connections(shared: Arc<Shared>, client: Client, listener: TcpListener,
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "a peer's connection was not accepted, pausing");
+                if let Some(times) = shared.failures.count(Instant::now()) {
+                    warn!(%error, times, "connections of peers were not accepted, pausing");
+                }
                 sleep(PAUSE).await;
                 continue;
             }
         };
         let peer = SocketAddr::new(peer.ip(), peer.port());
-        let indication = match stream.set_nodelay(true) {
-            Ok(()) => shared.lock().handle_accepted(client, peer, stream, Instant::now()),
-            Err(_) => None,
+        let indication = match (stream.set_nodelay(true), shared.room_for_peer()) {
+            (Ok(()), Some(room)) => {
+                let stream = Peer { stream, _room: room };
+                shared.lock().handle_accepted(client, peer, stream, Instant::now())
+            }
+            _ => None,
         };
         if let Some(bytes) = indication {
             shared.wake.notify_one();

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use p2p_core::Seed;
-use p2p_core::rate::Rate;
+use p2p_core::rate::{Rate, Source, SourceLimit};
 use p2p_core::stun::wire::{Header, Parsed, WireError};
 use p2p_core::stun::{Class, Method, Responder, Transport};
-use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Notify;
+use tokio::net::UdpSocket;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,10 +24,10 @@ use super::frame::{CHANNEL_HEADER, Frame};
 use super::ledger::{Ledger, Quota};
 use super::nonce::Nonces;
 use super::peers::Policy;
-use super::relay::{BATCH, Binder, PAUSE, Relay};
+use super::relay::{BATCH, Binder, PAUSE, Peer, Relay};
 use super::stream::Queue;
 use super::{Tally, TurnServerConfig, TurnServerError, unix_time};
-use crate::rendezvous::limit::{Limit, Source};
+use crate::rendezvous::log_limit::LogLimit;
 use crate::rendezvous::seats::Seats;
 use crate::rendezvous::tally::count;
 
@@ -36,16 +36,20 @@ const TRIES: usize = 1_024;
 /// Larger than any datagram.
 const LARGEST: usize = 65_536;
 
-type Tables = Core<Arc<Relay>, TcpStream>;
+type Tables = Core<Arc<Relay>, Peer>;
 
 /// What is shared by all tasks of one server.
 #[derive(Debug)]
 pub(super) struct Shared {
     tables: Mutex<Tables>,
-    unsigned: Mutex<Limit>,
-    signed: Mutex<Limit>,
+    unsigned: Mutex<SourceLimit>,
+    signed: Mutex<SourceLimit>,
     pub(super) tally: Arc<Tally>,
-    pub(super) seats: Seats,
+    pub(super) seats: Arc<Seats>,
+    /// Connections with peers there may still be.
+    peers: Arc<Semaphore>,
+    /// Connections of peers that could not be accepted.
+    pub(super) failures: LogLimit,
     pub(super) relays: Vec<IpAddr>,
     ports: RangeInclusive<u16>,
     pub(super) idle: Duration,
@@ -60,7 +64,7 @@ pub(super) struct Shared {
 pub(super) struct Join {
     pub(super) reply: Vec<u8>,
     pub(super) over: CancellationToken,
-    pub(super) peer: TcpStream,
+    pub(super) peer: Peer,
     pub(super) id: u32,
 }
 
@@ -99,6 +103,8 @@ impl Shared {
         let Rate { per_second, burst } = config.rate;
         let signed = Rate { per_second: per_second.saturating_mul(10), burst: burst.saturating_mul(10) };
         let tally = Arc::new(Tally::default());
+        let unsigned = Mutex::new(SourceLimit::new(config.rate, &mut dice, now));
+        let signed = Mutex::new(SourceLimit::new(signed, &mut dice, now));
         let nonces = Nonces::new(dice.array(), config.nonce_lifetime);
         let users = Users::new(config.secret, config.users);
         let policy = Policy { allow: config.allow_peers, deny: config.deny_peers, relays: relays.clone() };
@@ -116,10 +122,12 @@ impl Shared {
         };
         Ok(Arc::new(Self {
             tables: Mutex::new(tables),
-            unsigned: Mutex::new(Limit::new(config.rate, now)),
-            signed: Mutex::new(Limit::new(signed, now)),
+            unsigned,
+            signed,
             tally,
             seats: Seats::new(config.most_connections, config.most_connections_per_source),
+            peers: Arc::new(Semaphore::new(config.most_peer_connections.min(Semaphore::MAX_PERMITS))),
+            failures: LogLimit::default(),
             relays,
             ports: config.ports,
             idle: config.idle,
@@ -132,6 +140,11 @@ impl Shared {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room for one more connection with a peer, if there is any.
+    pub(super) fn room_for_peer(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.peers).try_acquire_owned().ok()
     }
 
     /// Runs a task until the server stops.
@@ -155,6 +168,7 @@ impl Shared {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.seats.emptied().await;
         let mut tables = self.lock();
         let clients: Vec<Client> = tables.sessions.keys().copied().collect();
         clients.into_iter().for_each(|client| tables.handle_gone(client, Instant::now()));
@@ -178,9 +192,9 @@ impl Shared {
         fitting.find_map(|port| bind(SocketAddr::new(ip, port)).ok())
     }
 
-    fn admit(&self, limit: &Mutex<Limit>, client: Client) -> bool {
+    fn admit(&self, limit: &Mutex<SourceLimit>, client: Client) -> bool {
         let source = Source::of(client.remote.ip());
-        let is_in = limit.lock().unwrap_or_else(PoisonError::into_inner).admit(source, Instant::now());
+        let is_in = limit.lock().unwrap_or_else(PoisonError::into_inner).take(source, Instant::now());
         if !is_in {
             count(&self.tally.limited);
         }
@@ -277,7 +291,7 @@ impl Shared {
             Reaction::Dial { relay, peer, id } => {
                 let (shared, outlet, from) = (Arc::clone(self), outlet.clone(), relay.address());
                 self.spawn_until(&relay.over, async move {
-                    let dialled = Relay::dial(from, peer).await;
+                    let dialled = Relay::dial(&shared, from, peer).await;
                     trace!(%peer, ?dialled, "TURN dialled a peer");
                     let reply = shared.lock().handle_dialled(id, dialled.ok(), Instant::now());
                     if let Some(bytes) = reply {

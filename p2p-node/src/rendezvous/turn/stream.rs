@@ -1,7 +1,6 @@
 //! Clients over TCP and TLS, and the connections they are joined to.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,16 +9,15 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use p2p_core::stun::Transport;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
-use tracing::{trace, warn};
 
 use super::core::Client;
 use super::frame::{CHANNEL_HEADER, Frame};
-use super::relay::PAUSE;
+use super::relay::Peer;
 use super::serve::{Join, Outlet, Shared};
+use crate::rendezvous::accept::{Between, Fate, Serve};
+use crate::rendezvous::seats::{Rank, Seat, Seats};
 use crate::rendezvous::tally::count;
 
 /// Bytes that wait for a client that reads slowly; more are lost.
@@ -61,85 +59,85 @@ impl Queue {
     }
 }
 
-/// Serves one listener, for ever.
-pub(super) async fn connections(shared: Arc<Shared>, listener: TcpListener, tls: Option<TlsAcceptor>) {
-    loop {
-        let (stream, remote) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!(%error, "TURN connection not accepted, pausing");
-                sleep(PAUSE).await;
-                continue;
-            }
-        };
-        let Some(seat) = shared.seats.take(remote) else {
-            count(&shared.tally.crowded);
-            continue;
-        };
-        count(&shared.tally.connections);
-        let (tls, inner) = (tls.clone(), Arc::clone(&shared));
-        shared.spawn(async move {
-            let end = greet(&inner, stream, remote, tls).await;
-            if end.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
-                count(&inner.tally.stalled);
-            }
-            trace!(%remote, ?end, "TURN connection over");
-            drop(seat);
+impl Serve for Arc<Shared> {
+    const NAME: &'static str = "the TURN server";
+
+    fn seats(&self) -> &Arc<Seats> {
+        &self.seats
+    }
+
+    fn count(&self, fate: Fate) {
+        count(match fate {
+            Fate::Accepted => &self.tally.connections,
+            Fate::Crowded => &self.tally.crowded,
+            Fate::Stalled => &self.tally.stalled,
         });
     }
-}
 
-async fn greet(
-    shared: &Arc<Shared>,
-    stream: TcpStream,
-    remote: SocketAddr,
-    tls: Option<TlsAcceptor>,
-) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let client = Client { transport: Transport::Tcp, server: stream.local_addr()?, remote };
-    match tls {
-        None => serve(shared, stream, client).await,
-        Some(tls) => {
-            let stream = timeout(shared.stall, tls.accept(stream)).await??;
-            serve(shared, stream, client).await
-        }
+    /// Serves a connection until it ends, idles, stalls or speaks something else.
+    async fn serve<T>(self, stream: T, between: Between, seat: &Seat) -> io::Result<()>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let client = Client { transport: Transport::Tcp, server: between.local, remote: between.remote };
+        let (mut from, mut to) = split(stream);
+        let (queue, mut queued) = Queue::new();
+        let mut buffer = BytesMut::new();
+        // What the client had goes with its connection, however that ends.
+        let gone = Gone { shared: &self, client };
+        let joined = tokio::select! {
+            read = read(&self, &mut from, &mut buffer, client, queue.clone(), seat) => read,
+            written = write(&self, &mut to, &mut queued, &queue) => written.map(|()| None),
+        };
+        drop(gone);
+        let Some(join) = joined? else {
+            return Ok(());
+        };
+        seat.rise(Rank::Proven);
+        self.joined(join, (from, to), queued, buffer).await
     }
 }
 
-/// Serves a connection until it ends, idles, stalls or speaks something else.
-async fn serve<T>(shared: &Arc<Shared>, stream: T, client: Client) -> io::Result<()>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    let (mut from, mut to) = split(stream);
-    let (queue, mut queued) = Queue::new();
-    let mut buffer = BytesMut::new();
-    let joined = tokio::select! {
-        read = read(shared, &mut from, &mut buffer, client, queue.clone()) => read,
-        written = write(shared, &mut to, &mut queued, &queue) => written.map(|()| None),
-    };
-    shared.lock().handle_gone(client, Instant::now());
-    let Some(Join { reply, over, peer, id }) = joined? else {
-        return Ok(());
-    };
-    let is_ending = AtomicBool::new(false);
-    let mut passed = pin!(async {
-        while let Ok(bytes) = queued.try_recv() {
-            to.write_all(&bytes).await?;
-        }
-        to.write_all(&reply).await?;
-        to.flush().await?;
-        pass(shared, (from, to), peer, buffer, id, &is_ending).await
-    });
-    let end = tokio::select! {
-        end = &mut passed => end,
-        () = over.cancelled() => match is_ending.load(Ordering::Relaxed) {
-            true => timeout(DRAIN, passed).await.unwrap_or(Ok(())),
-            false => Ok(()),
-        },
-    };
-    shared.lock().handle_parted(id);
-    end
+/// Ends what a client has when it is dropped.
+struct Gone<'a> {
+    shared: &'a Shared,
+    client: Client,
+}
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().handle_gone(self.client, Instant::now());
+    }
+}
+
+impl Shared {
+    /// Serves a connection that is one with a peer's.
+    async fn joined<T: AsyncRead + AsyncWrite>(
+        &self,
+        Join { reply, over, peer, id }: Join,
+        (from, mut to): (ReadHalf<T>, WriteHalf<T>),
+        mut queued: mpsc::UnboundedReceiver<Vec<u8>>,
+        early: BytesMut,
+    ) -> io::Result<()> {
+        let is_ending = AtomicBool::new(false);
+        let mut passed = pin!(async {
+            while let Ok(bytes) = queued.try_recv() {
+                to.write_all(&bytes).await?;
+            }
+            to.write_all(&reply).await?;
+            to.flush().await?;
+            pass(self, (from, to), peer, early, id, &is_ending).await
+        });
+        let end = tokio::select! {
+            end = &mut passed => end,
+            () = over.cancelled() => match is_ending.load(Ordering::Relaxed) {
+                true => timeout(DRAIN, passed).await.unwrap_or(Ok(())),
+                false => Ok(()),
+            },
+        };
+        self.lock().handle_parted(id);
+        end
+    }
 }
 
 /// Reads messages until the connection ends, or becomes one with a peer's.
@@ -149,8 +147,10 @@ async fn read<T: AsyncRead>(
     buffer: &mut BytesMut,
     client: Client,
     queue: Queue,
+    seat: &Seat,
 ) -> io::Result<Option<Join>> {
     let outlet = Outlet::Stream(queue);
+    let mut is_proven = false;
     let broken = |error| {
         count(&shared.tally.garbage);
         io::Error::new(io::ErrorKind::InvalidData, error)
@@ -169,6 +169,9 @@ async fn read<T: AsyncRead>(
                 shared.channel(client, number, &bytes[CHANNEL_HEADER..CHANNEL_HEADER + length]);
             } else if let Some(join) = shared.message(client, &bytes, &outlet).map_err(broken)? {
                 return Ok(Some(join));
+            } else if !is_proven {
+                is_proven = shared.lock().has(client);
+                seat.rise(if is_proven { Rank::Proven } else { Rank::Heard });
             }
         }
         let is_partial = !buffer.is_empty();
@@ -214,9 +217,9 @@ async fn write<T: AsyncWrite>(
 
 /// Passes bytes between a client and a peer until both are done, or one breaks.
 async fn pass<T>(
-    shared: &Arc<Shared>,
+    shared: &Shared,
     (client_from, mut client_to): (ReadHalf<T>, WriteHalf<T>),
-    mut peer: TcpStream,
+    mut peer: Peer,
     early: BytesMut,
     id: u32,
     is_ending: &AtomicBool,
@@ -224,7 +227,7 @@ async fn pass<T>(
 where
     T: AsyncRead + AsyncWrite,
 {
-    let (peer_from, mut peer_to) = peer.split();
+    let (peer_from, mut peer_to) = peer.stream.split();
     // What came behind the request belongs to the peer already.
     peer_to.write_all(&early).await?;
     drop(early);

@@ -1,0 +1,185 @@
+//! The loop in which every server accepts its connections.
+//!
+//! It never waits for a stranger: TLS and everything after it happens in a task for each connection, within the
+//! [seats](super::seats) there are. When the system has no descriptor left it pauses, and tells so once a second at most.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use p2p_core::rate::{Rate, Source, SourceLimit};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
+use tracing::{trace, warn};
+
+use super::chance;
+use super::log_limit::LogLimit;
+use super::seats::{Notice, Seat, Seats};
+
+/// The two ends of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Between {
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+}
+
+/// What became of a connection, for the counters of its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It has a seat.
+    Accepted,
+    /// It was closed because there are too many: at once, or later to make room.
+    Crowded,
+    /// It was closed because it was silent or stalled.
+    Stalled,
+}
+
+/// A server as its connections see it.
+pub(super) trait Serve: Clone + Send + Sync + 'static {
+    /// The name of the server, for the log.
+    const NAME: &'static str;
+
+    /// The seats of its connections.
+    fn seats(&self) -> &Arc<Seats>;
+
+    /// Counts one more.
+    fn count(&self, fate: Fate);
+
+    /// Serves one connection until it is over, and raises the rank of its seat when it has said something.
+    fn serve<T>(
+        self,
+        stream: T,
+        between: Between,
+        seat: &Seat,
+    ) -> impl Future<Output = io::Result<()>> + Send
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin;
+}
+
+/// TLS for a listener, with a bound for each source: a handshake costs a hundred times what a connection costs.
+pub(super) struct Tls {
+    acceptor: TlsAcceptor,
+    handshakes: Mutex<SourceLimit>,
+}
+
+impl Tls {
+    pub(super) fn new(acceptor: TlsAcceptor) -> Arc<Self> {
+        let handshakes = Mutex::new(SourceLimit::new(HANDSHAKES, &mut chance(), Instant::now()));
+        Arc::new(Self { acceptor, handshakes })
+    }
+
+    fn admits(&self, remote: SocketAddr) -> bool {
+        let mut handshakes = self.handshakes.lock().unwrap_or_else(PoisonError::into_inner);
+        handshakes.take(Source::of(remote.ip()), Instant::now())
+    }
+}
+
+/// Serves the connections of one listener, for ever. When it is dropped all of them end.
+pub(super) async fn connections<S: Serve>(server: S, listener: TcpListener, tls: Option<Arc<Tls>>) {
+    let mut serving = JoinSet::new();
+    let mut log = Log::default();
+    loop {
+        while serving.try_join_next().is_some() {}
+        server.seats().settled().await;
+        let (stream, remote) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // It was over before we had it.
+            Err(error) if is_of_one(&error) => continue,
+            Err(error) => {
+                log.failed(S::NAME, &error);
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let seat = match &tls {
+            Some(tls) if !tls.admits(remote) => None,
+            _ => server.seats().take(remote),
+        };
+        let Some(seat) = seat else {
+            log.crowded(S::NAME);
+            server.count(Fate::Crowded);
+            // The system need not remember it.
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            continue;
+        };
+        server.count(Fate::Accepted);
+        serving.spawn(serve(server.clone(), stream, remote, tls.clone(), seat));
+    }
+}
+
+async fn serve<S: Serve>(
+    server: S,
+    stream: TcpStream,
+    remote: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    seat: Seat,
+) {
+    let serving = async {
+        stream.set_nodelay(true)?;
+        let between = Between { local: stream.local_addr()?, remote };
+        match tls {
+            None => server.clone().serve(stream, between, &seat).await,
+            Some(tls) => {
+                let stream = tls.acceptor.accept(stream).await?;
+                server.clone().serve(stream, between, &seat).await
+            }
+        }
+    };
+    let end = tokio::select! {
+        end = serving => end,
+        notice = seat.notice() => {
+            server.count(if notice == Notice::Evicted { Fate::Crowded } else { Fate::Stalled });
+            trace!(%remote, ?notice, "connection of {} closed", S::NAME);
+            return;
+        }
+    };
+    if end.as_ref().is_err_and(|error| error.kind() == ErrorKind::TimedOut) {
+        server.count(Fate::Stalled);
+    }
+    trace!(%remote, ?end, "connection of {} over", S::NAME);
+}
+
+/// Whether an error of `accept` is about one connection, and the next one can be accepted at once.
+fn is_of_one(error: &io::Error) -> bool {
+    use ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted
+            | Kind::ConnectionReset
+            | Kind::Interrupted
+            | Kind::HostUnreachable
+            | Kind::NetworkUnreachable
+            | Kind::NetworkDown
+    )
+}
+
+/// What is told of a listener.
+#[derive(Default)]
+struct Log {
+    failures: LogLimit,
+    crowds: LogLimit,
+}
+
+impl Log {
+    fn failed(&mut self, name: &str, error: &io::Error) {
+        if let Some(times) = self.failures.count(Instant::now()) {
+            warn!(%error, times, "{name} cannot accept connections, pausing");
+        }
+    }
+
+    fn crowded(&mut self, name: &str) {
+        if let Some(times) = self.crowds.count(Instant::now()) {
+            warn!(times, "{name} has no room: connections were closed at once");
+        }
+    }
+}
+
+/// How long to leave a listener alone that only gives errors: no descriptors left, mostly.
+const PAUSE: Duration = Duration::from_millis(100);
+/// TLS handshakes with one source: those of all nodes behind one address that come back at the same time.
+const HANDSHAKES: Rate = Rate { per_second: 50, burst: 500 };
