@@ -1,4 +1,4 @@
-//! Rates, token buckets, and buckets by source in constant memory.
+//! Token buckets, which limit how often something may happen, and tables of them in constant memory.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// The time in which one token comes.
+    /// Returns the time in which one token comes.
     fn token(self) -> Duration {
         Duration::from_secs(1) / self.per_second.max(1)
     }
@@ -68,7 +68,7 @@ impl Bucket {
 pub struct Source(u64);
 
 impl Source {
-    /// The source that an address belongs to. An IPv4 address within IPv6 is an IPv4 address.
+    /// Returns the source that an address belongs to. An IPv4 address within IPv6 is an IPv4 address.
     pub fn of(ip: IpAddr) -> Self {
         Self(match ip.to_canonical() {
             IpAddr::V4(ip) => u64::from(ip.to_bits()),
@@ -76,7 +76,7 @@ impl Source {
         })
     }
 
-    /// The network that one party often has as a whole: an IPv4 /24, or an IPv6 /48.
+    /// Returns the network that one party often has as a whole: an IPv4 /24, or an IPv6 /48.
     pub fn net(self) -> SourceNet {
         // No IPv6 address in use is in ::/32.
         SourceNet(self.0 >> if self.0 <= u64::from(u32::MAX) { 8 } else { 16 })
@@ -87,39 +87,46 @@ impl Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceNet(u64);
 
-/// A token bucket for each of any number of sources, in constant memory: sources share buckets by chance.
+/// A token bucket for each of any number of sources, in constant memory: chosen by a hash nobody outside can predict.
 ///
-/// Nobody outside can predict which sources share one, and an innocent source shares with one given flooder in one
-/// case of 4,096.
-#[derive(Debug)]
-pub struct SourceLimit {
+/// Sources share buckets by chance: an innocent source shares with one given flooder in one case of 4,096. The table
+/// never grows, whatever source addresses are forged.
+#[derive(Clone, Debug)]
+pub struct RateTable {
     rate: Rate,
-    key: [u8; 16],
+    /// Has heard a secret already.
+    hasher: DefaultHasher,
     buckets: Vec<Bucket>,
 }
 
-impl SourceLimit {
-    /// Full buckets for everybody.
+impl RateTable {
+    /// Returns a table in which all buckets are full.
     pub fn new(rate: Rate, seed: &mut Seed, now: Instant) -> Self {
-        Self { rate, key: seed.array(), buckets: vec![Bucket::new(now); SOURCE_BUCKETS] }
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&seed.array::<16>());
+        Self { rate, hasher, buckets: vec![Bucket::new(now); BUCKETS] }
+    }
+
+    /// Takes a token of `source`, and tells whether there was one.
+    pub fn take(&mut self, source: impl Hash, now: Instant) -> bool {
+        self.take_many(source, 1, now)
     }
 
     /// Takes this many tokens of `source`, if all of them are there.
     pub fn take_many(&mut self, source: impl Hash, tokens: u32, now: Instant) -> bool {
-        let mut hasher = DefaultHasher::new();
-        (self.key, source).hash(&mut hasher);
-        let index = hasher.finish() as usize % SOURCE_BUCKETS;
+        let index = self.index(source);
         self.buckets[index].take_many(self.rate, tokens, now)
     }
 
-    /// Takes one token of `source`, if there is one.
-    pub fn take(&mut self, source: impl Hash, now: Instant) -> bool {
-        self.take_many(source, 1, now)
+    fn index(&self, source: impl Hash) -> usize {
+        let mut hasher = self.hasher.clone();
+        source.hash(&mut hasher);
+        hasher.finish() as usize % BUCKETS
     }
 }
 
-/// Buckets of a [`SourceLimit`]: 64 KiB.
-const SOURCE_BUCKETS: usize = 4_096;
+/// Buckets of a [`RateTable`]: 64 KiB.
+const BUCKETS: usize = 4_096;
 
 #[cfg(test)]
 mod tests {
@@ -157,17 +164,17 @@ mod tests {
     fn one_source_is_held_and_the_others_are_not() {
         let now = epoch();
         let rate = Rate { per_second: 10, burst: 5 };
-        let mut limit = SourceLimit::new(rate, &mut Seed::from_u64(1), now);
+        let mut table = RateTable::new(rate, &mut Seed::from_u64(1), now);
         let flooder = Source::of("192.0.2.1".parse().unwrap());
-        assert_eq!((0..100).filter(|_| limit.take(flooder, now)).count(), 5);
-        assert!(limit.take(flooder, now + Duration::from_secs(1)));
+        assert_eq!((0..100).filter(|_| table.take(flooder, now)).count(), 5);
+        assert!(table.take(flooder, now + Duration::from_secs(1)));
         let others = (0..100u8).filter(|last| {
             let other = Source::of(IpAddr::from([198, 51, 100, *last]));
-            limit.take(other, now)
+            table.take(other, now)
         });
         // Chance may put a few into the flooder's bucket, not many.
         assert!(others.count() >= 90);
-        assert_eq!(limit.buckets.len(), SOURCE_BUCKETS);
+        assert_eq!(table.buckets.len(), BUCKETS);
     }
 
     #[test]

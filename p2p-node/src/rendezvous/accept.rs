@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use p2p_core::rate::{Rate, Source, SourceLimit};
+use p2p_core::rate::{Rate, RateTable, Source};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -61,21 +61,29 @@ pub(super) trait Serve: Clone + Send + Sync + 'static {
         T: AsyncRead + AsyncWrite + Send + Unpin;
 }
 
-/// TLS for a listener, with a bound for each source: a handshake costs a hundred times what a connection costs.
+/// TLS for a listener, bounded by source and network: a handshake costs a hundred times what a connection costs.
 pub(super) struct Tls {
     acceptor: TlsAcceptor,
-    handshakes: Mutex<SourceLimit>,
+    handshakes: Mutex<Handshakes>,
+}
+
+struct Handshakes {
+    sources: RateTable,
+    nets: RateTable,
 }
 
 impl Tls {
     pub(super) fn new(acceptor: TlsAcceptor) -> Arc<Self> {
-        let handshakes = Mutex::new(SourceLimit::new(HANDSHAKES, &mut chance(), Instant::now()));
-        Arc::new(Self { acceptor, handshakes })
+        let (mut seed, now) = (chance(), Instant::now());
+        let mut table = |rate| RateTable::new(rate, &mut seed, now);
+        let handshakes = Handshakes { sources: table(SOURCE_HANDSHAKES), nets: table(NET_HANDSHAKES) };
+        Arc::new(Self { acceptor, handshakes: Mutex::new(handshakes) })
     }
 
     fn admits(&self, remote: SocketAddr) -> bool {
+        let (source, now) = (Source::of(remote.ip()), Instant::now());
         let mut handshakes = self.handshakes.lock().unwrap_or_else(PoisonError::into_inner);
-        handshakes.take(Source::of(remote.ip()), Instant::now())
+        handshakes.sources.take(source, now) && handshakes.nets.take(source.net(), now)
     }
 }
 
@@ -182,4 +190,6 @@ impl Log {
 /// How long to leave a listener alone that only gives errors: no descriptors left, mostly.
 const PAUSE: Duration = Duration::from_millis(100);
 /// TLS handshakes with one source: those of all nodes behind one address that come back at the same time.
-const HANDSHAKES: Rate = Rate { per_second: 50, burst: 500 };
+const SOURCE_HANDSHAKES: Rate = Rate { per_second: 50, burst: 500 };
+/// TLS handshakes with one network: those of twenty sources, so that none of them uses up what its neighbours have.
+const NET_HANDSHAKES: Rate = Rate { per_second: 1_000, burst: 4_000 };

@@ -34,8 +34,9 @@ pub struct StunServerConfig {
     /// and 60 at once: what an eager client with a full enumeration needs.
     pub rate: Rate,
     /// Bytes a second answered over UDP to one source: one IPv4 address, or the /64 of an IPv6 address. Four seconds'
-    /// worth may go at once. Default 125,000, some 800 answers: 1 Mbit/s is all that anybody can have sent to a victim,
-    /// and a home of twenty nodes that all probe their network at the same time needs a third of it. `None`: no limit.
+    /// worth may go at once. Default 125,000, some 900 answers: 1 Mbit/s is all that anybody can have sent to a victim,
+    /// and a home of twenty nodes that probe their networks at the same time, with 40 packets each, needs a quarter of
+    /// what may go at once. `None`: no limit.
     pub source_bytes: Option<u32>,
     /// TCP connections at once, over all addresses. When there are as many, a silent one makes room. Default 1,024.
     pub most_connections: usize,

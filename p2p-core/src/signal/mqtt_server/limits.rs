@@ -3,19 +3,19 @@
 use std::time::Instant;
 
 use crate::Seed;
-use crate::rate::{Rate, Source, SourceLimit};
+use crate::rate::{Rate, RateTable, Source};
 
 #[derive(Debug)]
 pub(super) struct Limits {
-    packets: SourceLimit,
-    publishes: SourceLimit,
-    published: SourceLimit,
-    delivered: SourceLimit,
+    packets: RateTable,
+    publishes: RateTable,
+    published: RateTable,
+    delivered: RateTable,
 }
 
 impl Limits {
     pub(super) fn new(publishes: Rate, seed: &mut Seed, now: Instant) -> Self {
-        let mut limit = |rate| SourceLimit::new(rate, seed, now);
+        let mut limit = |rate| RateTable::new(rate, seed, now);
         Self {
             packets: limit(PACKETS),
             publishes: limit(publishes),
@@ -36,7 +36,7 @@ impl Limits {
 
     /// Whether a message of so many bytes may be given to a subscriber.
     pub(super) fn take_delivery(&mut self, source: Source, bytes: usize, now: Instant) -> bool {
-        self.delivered.take_many(source, tokens(bytes), now)
+        self.delivered.take_many(source, tokens(bytes.max(LEAST_DELIVERED)), now)
     }
 }
 
@@ -52,3 +52,6 @@ const PUBLISHED: Rate = Rate { per_second: 512 * 1024, burst: 4 * 1024 * 1024 };
 /// Bytes given to the subscribers of one source. A topic can have many subscribers, and one message to it costs as many;
 /// but a victim's own topic must not be used up by a dozen floods.
 const DELIVERED: Rate = Rate { per_second: 8 * 1024 * 1024, burst: 16 * 1024 * 1024 };
+/// Bytes that a message to a subscriber counts as at least: an empty one takes time too. So one source is given 8,192 a
+/// second at most.
+const LEAST_DELIVERED: usize = 1_024;

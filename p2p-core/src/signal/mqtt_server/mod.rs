@@ -12,10 +12,13 @@
 //!
 //! The time until a client has said who it is, is its driver's to bound, as is the time that a write may take.
 
+mod config;
 mod limits;
+mod output;
 mod reason;
 mod session;
 mod wire;
+mod write;
 
 #[cfg(test)]
 mod tests;
@@ -29,99 +32,16 @@ use blake2::digest::{FixedOutput, Update};
 use bytes::{Bytes, BytesMut};
 use tracing::trace;
 
-use super::link::Login;
 use crate::peer::MqttVersion;
-use crate::rate::{Rate, Source};
+use crate::rate::Source;
 use crate::{Deadline, Machine, Output, Seed};
+pub use config::Config;
 use limits::Limits;
+pub use output::{Act, ClientNumber, Event, MqttServerCounters, Reading};
 pub use reason::ReasonCode;
 use session::{Full, Session, Stage, Waiting};
 pub use wire::{ClientHello, ClientPacket, Filter, decode};
-use wire::{Welcome, turn_away, welcome};
-
-/// What a server may be told.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Config {
-    /// The user name and password every client must give. Default: none is asked for.
-    pub login: Option<Login>,
-    /// Messages that one client may publish. More are refused with reason 0x97 in MQTT 5, and dropped in 3.1.1, where there
-    /// are no words for it. Default: 20 a second, 200 at once; a call takes about five.
-    pub publishes: Rate,
-    /// Messages that all clients of one source may publish. Default: 100 a second, 1,000 at once.
-    pub source_publishes: Rate,
-    /// The longest keep-alive, also for clients that name none: who is silent for half as long again is gone. Default:
-    /// 2 min.
-    pub keep_alive: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            login: None,
-            publishes: Rate { per_second: 20, burst: 200 },
-            source_publishes: Rate { per_second: 100, burst: 1_000 },
-            keep_alive: Duration::from_secs(120),
-        }
-    }
-}
-
-/// A client's connection, for as long as the server lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClientNumber(u64);
-
-/// An effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// Something is to be written to this client: call [`MqttServer::take_outgoing`] until it gives nothing.
-    Write(ClientNumber),
-    /// Close the connection of this client when all is written.
-    HangUp(ClientNumber),
-}
-
-/// A decision for the driver to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// This client has connected, with the password if there is one.
-    Connected(ClientNumber),
-}
-
-/// What is to be read of a client next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reading {
-    /// More bytes.
-    More,
-    /// Nothing for so long: it sends too much. Then come again with the same bytes.
-    Later(Duration),
-    /// Nothing until something was written: it does not read its answers. Then come again with the same bytes.
-    Full,
-    /// Nothing any more.
-    Over,
-}
-
-/// What a server has seen so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct MqttServerCounters {
-    /// Clients that have connected.
-    pub connected: u64,
-    /// Clients refused: wrong password, unsupported version, or a wish that is not served.
-    pub refused: u64,
-    /// Messages published within the rates.
-    pub published: u64,
-    /// Messages given to a subscriber.
-    pub delivered: u64,
-    /// Messages for a topic that nobody listens to.
-    pub unheard: u64,
-    /// Messages beyond a rate, refused or dropped.
-    pub limited: u64,
-    /// Messages lost to a subscriber that does not read.
-    pub lost: u64,
-    /// Clients ended for breaking the protocol.
-    pub broken: u64,
-    /// Clients ended because they were silent.
-    pub silent: u64,
-}
+use write::{Welcome, turn_away, welcome};
 
 /// The server: see the [module](self).
 #[derive(Debug)]
@@ -273,7 +193,7 @@ impl MqttServer {
             ClientPacket::Publish { topic, payload, id } => {
                 let code = self.publish(client, &topic, payload, id.is_some(), now);
                 if let Some(id) = id {
-                    self.reply(client, |out, protocol| wire::pub_ack(out, protocol, id, code));
+                    self.reply(client, |out, protocol| write::pub_ack(out, protocol, id, code));
                 }
             }
             ClientPacket::PubAck { id } => {
@@ -285,13 +205,13 @@ impl MqttServer {
             }
             ClientPacket::Subscribe { id, filters } => {
                 let codes: Vec<_> = filters.iter().map(|filter| self.subscribe(client, filter)).collect();
-                self.reply(client, |out, protocol| wire::sub_ack(out, protocol, id, &codes));
+                self.reply(client, |out, protocol| write::sub_ack(out, protocol, id, &codes));
             }
             ClientPacket::Unsubscribe { id, filters } => {
                 let codes: Vec<_> = filters.iter().map(|topic| self.unsubscribe(client, topic)).collect();
-                self.reply(client, |out, protocol| wire::unsub_ack(out, protocol, id, &codes));
+                self.reply(client, |out, protocol| write::unsub_ack(out, protocol, id, &codes));
             }
-            ClientPacket::PingReq => self.reply(client, |out, _| wire::ping_resp(out)),
+            ClientPacket::PingReq => self.reply(client, |out, _| write::ping_resp(out)),
             ClientPacket::Disconnect => self.leave(client),
         }
     }
@@ -459,7 +379,7 @@ impl MqttServer {
             Stage::Leaving => return,
             Stage::Greeting => {}
             Stage::Up { .. } => {
-                self.reply(client, |out, protocol| wire::disconnect(out, protocol, code));
+                self.reply(client, |out, protocol| write::disconnect(out, protocol, code));
             }
         }
         self.leave(client);
@@ -492,9 +412,9 @@ impl MqttServer {
     }
 
     /// Answers a client.
-    fn reply(&mut self, client: ClientNumber, write: impl FnOnce(&mut BytesMut, MqttVersion)) {
+    fn reply(&mut self, client: ClientNumber, say: impl FnOnce(&mut BytesMut, MqttVersion)) {
         if let Some(session) = self.sessions.get_mut(&client)
-            && session.reply(write)
+            && session.reply(say)
         {
             self.act(Act::Write(client));
         }

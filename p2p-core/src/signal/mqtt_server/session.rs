@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::wire::{ClientHello, publish, publish_size};
+use super::wire::ClientHello;
+use super::write::{publish, publish_size};
 use super::{MOST_SUBSCRIPTIONS, MOST_WAITING, MOST_WAITING_BYTES};
 use crate::peer::MqttVersion;
 use crate::rate::{Bucket, Rate, Source};

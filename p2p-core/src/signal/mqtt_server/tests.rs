@@ -4,6 +4,8 @@ use bytes::BufMut;
 
 use super::*;
 use crate::machine_laws;
+use crate::rate::Rate;
+use crate::signal::link::Login;
 use crate::sim::epoch;
 use crate::sim::laws::{Drained, Subject, drain};
 

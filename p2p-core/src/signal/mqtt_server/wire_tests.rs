@@ -1,5 +1,7 @@
+use bytes::BytesMut;
 use proptest::prelude::*;
 
+use super::super::write::*;
 use super::*;
 
 fn all(bytes: &[u8], protocol: Option<MqttVersion>) -> Result<Option<ClientPacket>, ReasonCode> {

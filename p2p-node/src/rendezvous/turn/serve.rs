@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use p2p_core::Seed;
-use p2p_core::rate::{Rate, Source, SourceLimit};
+use p2p_core::rate::{Rate, RateTable, Source};
 use p2p_core::stun::wire::{Header, Parsed, WireError};
 use p2p_core::stun::{Class, Method, Responder, Transport};
 use tokio::net::UdpSocket;
@@ -42,8 +42,8 @@ type Tables = Core<Arc<Relay>, Peer>;
 #[derive(Debug)]
 pub(super) struct Shared {
     tables: Mutex<Tables>,
-    unsigned: Mutex<SourceLimit>,
-    signed: Mutex<SourceLimit>,
+    unsigned: Mutex<RateTable>,
+    signed: Mutex<RateTable>,
     pub(super) tally: Arc<Tally>,
     pub(super) seats: Arc<Seats>,
     /// Connections with peers there may still be.
@@ -103,8 +103,8 @@ impl Shared {
         let Rate { per_second, burst } = config.rate;
         let signed = Rate { per_second: per_second.saturating_mul(10), burst: burst.saturating_mul(10) };
         let tally = Arc::new(Tally::default());
-        let unsigned = Mutex::new(SourceLimit::new(config.rate, &mut dice, now));
-        let signed = Mutex::new(SourceLimit::new(signed, &mut dice, now));
+        let unsigned = Mutex::new(RateTable::new(config.rate, &mut dice, now));
+        let signed = Mutex::new(RateTable::new(signed, &mut dice, now));
         let nonces = Nonces::new(dice.array(), config.nonce_lifetime);
         let users = Users::new(config.secret, config.users);
         let policy = Policy { allow: config.allow_peers, deny: config.deny_peers, relays: relays.clone() };
@@ -192,7 +192,7 @@ impl Shared {
         fitting.find_map(|port| bind(SocketAddr::new(ip, port)).ok())
     }
 
-    fn admit(&self, limit: &Mutex<SourceLimit>, client: Client) -> bool {
+    fn admit(&self, limit: &Mutex<RateTable>, client: Client) -> bool {
         let source = Source::of(client.remote.ip());
         let is_in = limit.lock().unwrap_or_else(PoisonError::into_inner).take(source, Instant::now());
         if !is_in {
