@@ -23,14 +23,14 @@ use super::seats::{Notice, Seat, Seats};
 
 /// The two ends of a connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Between {
+pub(super) struct ConnectionAddrs {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
 }
 
 /// What became of a connection, for the counters of its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum ConnectionFate {
     /// It has a seat.
     Accepted,
     /// It was closed because there are too many: at once, or later to make room.
@@ -48,13 +48,13 @@ pub(super) trait Serve: Clone + Send + Sync + 'static {
     fn seats(&self) -> &Arc<Seats>;
 
     /// Counts one more.
-    fn count(&self, fate: Fate);
+    fn count(&self, fate: ConnectionFate);
 
     /// Serves one connection until it is over, and raises the rank of its seat when it has said something.
     fn serve<T>(
         self,
         stream: T,
-        between: Between,
+        between: ConnectionAddrs,
         seat: &Seat,
     ) -> impl Future<Output = io::Result<()>> + Send
     where
@@ -62,7 +62,7 @@ pub(super) trait Serve: Clone + Send + Sync + 'static {
 }
 
 /// TLS for a listener, bounded by source and network: a handshake costs a hundred times what a connection costs.
-pub(super) struct Tls {
+pub(super) struct TlsGate {
     acceptor: TlsAcceptor,
     handshakes: Mutex<Handshakes>,
 }
@@ -72,7 +72,7 @@ struct Handshakes {
     nets: RateTable,
 }
 
-impl Tls {
+impl TlsGate {
     pub(super) fn new(acceptor: TlsAcceptor) -> Arc<Self> {
         let (mut seed, now) = (chance(), Instant::now());
         let mut table = |rate| RateTable::new(rate, &mut seed, now);
@@ -88,9 +88,9 @@ impl Tls {
 }
 
 /// Serves the connections of one listener, for ever. When it is dropped all of them end.
-pub(super) async fn connections<S: Serve>(server: S, listener: TcpListener, tls: Option<Arc<Tls>>) {
+pub(super) async fn connections<S: Serve>(server: S, listener: TcpListener, tls: Option<Arc<TlsGate>>) {
     let mut serving = JoinSet::new();
-    let mut log = Log::default();
+    let mut log = AcceptLog::default();
     loop {
         while serving.try_join_next().is_some() {}
         server.seats().settled().await;
@@ -110,12 +110,12 @@ pub(super) async fn connections<S: Serve>(server: S, listener: TcpListener, tls:
         };
         let Some(seat) = seat else {
             log.crowded(S::NAME);
-            server.count(Fate::Crowded);
+            server.count(ConnectionFate::Crowded);
             // The system need not remember it.
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             continue;
         };
-        server.count(Fate::Accepted);
+        server.count(ConnectionFate::Accepted);
         serving.spawn(serve(server.clone(), stream, remote, tls.clone(), seat));
     }
 }
@@ -124,12 +124,12 @@ async fn serve<S: Serve>(
     server: S,
     stream: TcpStream,
     remote: SocketAddr,
-    tls: Option<Arc<Tls>>,
+    tls: Option<Arc<TlsGate>>,
     seat: Seat,
 ) {
     let serving = async {
         stream.set_nodelay(true)?;
-        let between = Between { local: stream.local_addr()?, remote };
+        let between = ConnectionAddrs { local: stream.local_addr()?, remote };
         match tls {
             None => server.clone().serve(stream, between, &seat).await,
             Some(tls) => {
@@ -141,13 +141,13 @@ async fn serve<S: Serve>(
     let end = tokio::select! {
         end = serving => end,
         notice = seat.notice() => {
-            server.count(if notice == Notice::Evicted { Fate::Crowded } else { Fate::Stalled });
+            server.count(if notice == Notice::Evicted { ConnectionFate::Crowded } else { ConnectionFate::Stalled });
             trace!(%remote, ?notice, "connection of {} closed", S::NAME);
             return;
         }
     };
     if end.as_ref().is_err_and(|error| error.kind() == ErrorKind::TimedOut) {
-        server.count(Fate::Stalled);
+        server.count(ConnectionFate::Stalled);
     }
     trace!(%remote, ?end, "connection of {} over", S::NAME);
 }
@@ -168,12 +168,12 @@ fn is_of_one(error: &io::Error) -> bool {
 
 /// What is told of a listener.
 #[derive(Default)]
-struct Log {
+struct AcceptLog {
     failures: LogLimit,
     crowds: LogLimit,
 }
 
-impl Log {
+impl AcceptLog {
     fn failed(&mut self, name: &str, error: &io::Error) {
         if let Some(times) = self.failures.count(Instant::now()) {
             warn!(%error, times, "{name} cannot accept connections, pausing");

@@ -130,7 +130,7 @@ impl Broker {
         for listener in plain {
             tasks.spawn(accept::connections(Arc::clone(&hub), listener, None));
         }
-        let tls = acceptor.map(accept::Tls::new);
+        let tls = acceptor.map(accept::TlsGate::new);
         for listener in secure {
             tasks.spawn(accept::connections(Arc::clone(&hub), listener, tls.clone()));
         }

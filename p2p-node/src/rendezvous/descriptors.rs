@@ -16,7 +16,7 @@ pub fn raise_open_files() -> usize {
 
 /// What one server wants, and what it gets.
 #[derive(Debug)]
-pub(super) struct Want<'a> {
+pub(super) struct DescriptorWant<'a> {
     /// Its name, for the log.
     pub(super) name: &'static str,
     /// Its setting: lowered when there are too few.
@@ -26,19 +26,19 @@ pub(super) struct Want<'a> {
 }
 
 /// Lowers the settings so that together they take no more descriptors than there are. `others` are for listening.
-pub(super) fn share(wants: &mut [Want<'_>], others: usize) {
+pub(super) fn share(wants: &mut [DescriptorWant<'_>], others: usize) {
     let limit = system::limit();
     let own = OWN.min(limit / 4) + others;
     share_out(wants, limit.saturating_sub(system::open() + own), limit);
 }
 
-fn share_out(wants: &mut [Want<'_>], free: usize, limit: usize) {
+fn share_out(wants: &mut [DescriptorWant<'_>], free: usize, limit: usize) {
     let wanted = wants.iter().map(|want| want.setting.saturating_mul(want.each));
     let wanted = wanted.fold(0, usize::saturating_add);
     if wanted <= free {
         return;
     }
-    for Want { name, setting, .. } in wants {
+    for DescriptorWant { name, setting, .. } in wants {
         let part = **setting as u128 * free as u128 / wanted as u128;
         let has = (part as usize).clamp(LEAST.min(**setting), **setting);
         warn!(
@@ -103,7 +103,8 @@ mod tests {
     use super::*;
 
     fn shared(mut settings: [(usize, usize); 3], free: usize) -> [usize; 3] {
-        let wants = settings.iter_mut().map(|(setting, each)| Want { name: "it", setting, each: *each });
+        let wants =
+            settings.iter_mut().map(|(setting, each)| DescriptorWant { name: "it", setting, each: *each });
         share_out(&mut wants.collect::<Vec<_>>(), free, free);
         settings.map(|(setting, _)| setting)
     }

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use broker::{Broker, BrokerError};
-use descriptors::Want;
+use descriptors::DescriptorWant;
 pub use descriptors::raise_open_files;
 use p2p_core::Seed;
 use stun::{StunServer, StunServerConfig, StunServerError};
@@ -175,7 +175,7 @@ fn share_descriptors(
     stun: Option<&mut StunServerConfig>,
     turn: Option<&mut TurnServerConfig>,
 ) {
-    let want = |name, setting, each| Want { name, setting, each };
+    let want = |name, setting, each| DescriptorWant { name, setting, each };
     let mut wants = Vec::new();
     if let Some(broker) = broker {
         wants.push(want("clients of the broker", &mut broker.max_clients, 1));

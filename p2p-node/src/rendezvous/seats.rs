@@ -41,15 +41,15 @@ pub(super) enum Notice {
 pub(super) struct Seats {
     most: usize,
     most_per_source: usize,
-    table: Mutex<Table>,
+    table: Mutex<SeatTable>,
     /// Somebody has left.
     left: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct SeatTable {
     /// By arrival.
-    held: BTreeMap<u64, Held>,
+    held: BTreeMap<u64, HeldSeat>,
     sources: HashMap<Source, Counts>,
     nets: HashMap<SourceNet, Counts>,
     ranks: Counts,
@@ -63,7 +63,7 @@ struct Table {
 type Counts = [usize; 3];
 
 #[derive(Debug)]
-struct Held {
+struct HeldSeat {
     source: Source,
     rank: Rank,
     leave: CancellationToken,
@@ -94,7 +94,7 @@ impl Seats {
         }
         let (number, leave) = (table.arrivals, CancellationToken::new());
         table.arrivals += 1;
-        table.held.insert(number, Held { source, rank: Rank::Silent, leave: leave.clone() });
+        table.held.insert(number, HeldSeat { source, rank: Rank::Silent, leave: leave.clone() });
         table.count(source, Rank::Silent, 1);
         drop(table);
         Some(Seat { seats: Arc::clone(self), number, leave, until: Instant::now() + PATIENCE })
@@ -111,7 +111,7 @@ impl Seats {
         self.until(|table| table.held.is_empty() && table.leaving == 0).await;
     }
 
-    async fn until(&self, is_reached: impl Fn(&Table) -> bool) {
+    async fn until(&self, is_reached: impl Fn(&SeatTable) -> bool) {
         loop {
             let left = self.left.notified();
             if is_reached(&self.lock()) {
@@ -121,12 +121,12 @@ impl Seats {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, SeatTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Table {
+impl SeatTable {
     fn close(&mut self) {
         self.is_closed = true;
         let silent = self.held.iter().filter(|(_, held)| held.rank == Rank::Silent);
@@ -136,7 +136,7 @@ impl Table {
 
     /// The oldest silent connection of a source.
     fn silent_of(&self, source: Source) -> Option<u64> {
-        let is_it = |held: &Held| held.source == source && held.rank == Rank::Silent;
+        let is_it = |held: &HeldSeat| held.source == source && held.rank == Rank::Silent;
         self.held.iter().find_map(|(number, held)| is_it(held).then_some(*number))
     }
 
@@ -153,11 +153,11 @@ impl Table {
         let own = self.weight(newcomer, Rank::Heard);
         let is_fair = crowd.0 > own.0 + 1 || (source.net() == newcomer.net() && crowd.1 > own.1 + 1);
         let mut youngest_first = self.held.iter().rev();
-        let is_it = |held: &Held| self.is_of(held, Rank::Heard, crowd);
+        let is_it = |held: &HeldSeat| self.is_of(held, Rank::Heard, crowd);
         youngest_first.find_map(|(number, held)| (is_fair && is_it(held)).then_some(*number))
     }
 
-    fn is_of(&self, held: &Held, rank: Rank, crowd: (usize, usize)) -> bool {
+    fn is_of(&self, held: &HeldSeat, rank: Rank, crowd: (usize, usize)) -> bool {
         held.rank == rank && self.weight(held.source, rank) == crowd
     }
 
@@ -222,8 +222,9 @@ impl Seat {
     pub(super) async fn notice(&self) -> Notice {
         let overdue = async {
             sleep_until(self.until).await;
-            let is_silent =
-                |table: &Table| table.held.get(&self.number).is_some_and(|held| held.rank == Rank::Silent);
+            let is_silent = |table: &SeatTable| {
+                table.held.get(&self.number).is_some_and(|held| held.rank == Rank::Silent)
+            };
             if !is_silent(&self.seats.lock()) {
                 std::future::pending::<()>().await;
             }

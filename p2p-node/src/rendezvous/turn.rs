@@ -266,7 +266,7 @@ impl TurnServer {
             shared.spawn(serve::datagrams(Arc::clone(&shared), Arc::new(udp), address));
             shared.spawn(accept::connections(Arc::clone(&shared), tcp, None));
         }
-        let tls = bound.acceptor.map(accept::Tls::new);
+        let tls = bound.acceptor.map(accept::TlsGate::new);
         for (_, tcp) in bound.tls {
             shared.spawn(accept::connections(Arc::clone(&shared), tcp, tls.clone()));
         }

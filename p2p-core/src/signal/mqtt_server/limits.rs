@@ -6,14 +6,14 @@ use crate::Seed;
 use crate::rate::{Rate, RateTable, Source};
 
 #[derive(Debug)]
-pub(super) struct Limits {
+pub(super) struct SourceLimits {
     packets: RateTable,
     publishes: RateTable,
     published: RateTable,
     delivered: RateTable,
 }
 
-impl Limits {
+impl SourceLimits {
     pub(super) fn new(publishes: Rate, seed: &mut Seed, now: Instant) -> Self {
         let mut limit = |rate| RateTable::new(rate, seed, now);
         Self {

@@ -36,12 +36,12 @@ use crate::peer::MqttVersion;
 use crate::rate::Source;
 use crate::{Deadline, Machine, Output, Seed};
 pub use config::Config;
-use limits::Limits;
+use limits::SourceLimits;
 pub use output::{Act, ClientNumber, Event, MqttServerCounters, Reading};
 pub use reason::ReasonCode;
-use session::{Full, Session, Stage, Waiting};
-pub use wire::{ClientHello, ClientPacket, Filter, decode};
-use write::{Welcome, turn_away, welcome};
+use session::{MqttSession, QueueFull, SessionStage, WaitingMessage};
+pub use wire::{ClientHello, ClientPacket, TopicFilter, decode};
+use write::{ConnAckProperties, turn_away, welcome};
 
 /// The server: see the [module](self).
 #[derive(Debug)]
@@ -50,8 +50,8 @@ pub struct MqttServer {
     login: Option<Fingerprint>,
     key: [u8; 16],
     seed: Seed,
-    limits: Limits,
-    sessions: BTreeMap<ClientNumber, Session>,
+    limits: SourceLimits,
+    sessions: BTreeMap<ClientNumber, MqttSession>,
     /// Those who have connected, by client identifier.
     ids: BTreeMap<Arc<str>, ClientNumber>,
     topics: BTreeMap<Arc<str>, BTreeMap<ClientNumber, Subscription>>,
@@ -82,7 +82,7 @@ impl MqttServer {
         let login = config.login.as_ref();
         let login = login.map(|login| fingerprint(&key, &login.user, login.password.as_bytes()));
         Self {
-            limits: Limits::new(config.source_publishes, &mut seed, now),
+            limits: SourceLimits::new(config.source_publishes, &mut seed, now),
             config,
             login,
             key,
@@ -118,9 +118,9 @@ impl MqttServer {
     pub fn handle_accepted(&mut self, source: Source, now: Instant) -> ClientNumber {
         let number = ClientNumber(self.arrivals);
         self.arrivals += 1;
-        let mut session = Session::new(source, self.config.publishes, now);
+        let mut session = MqttSession::new(source, self.config.publishes, now);
         if self.is_closed {
-            session.stage = Stage::Leaving;
+            session.stage = SessionStage::Leaving;
         }
         self.sessions.insert(number, session);
         number
@@ -138,9 +138,9 @@ impl MqttServer {
         loop {
             let Some(session) = self.sessions.get_mut(&client) else { return Reading::Over };
             let protocol = match session.stage {
-                Stage::Leaving => return Reading::Over,
-                Stage::Greeting => None,
-                Stage::Up { .. } => Some(session.protocol),
+                SessionStage::Leaving => return Reading::Over,
+                SessionStage::Greeting => None,
+                SessionStage::Up { .. } => Some(session.protocol),
             };
             if session.is_full() {
                 return Reading::Full;
@@ -247,7 +247,7 @@ impl MqttServer {
         self.deadlines.insert((check, client));
         self.ids.insert(id.clone(), client);
         self.counters.connected += 1;
-        let words = Welcome {
+        let words = ConnAckProperties {
             assigned_id: is_nameless.then(|| id.to_string()),
             keep_alive: (keep_alive != hello.keep_alive).then_some(keep_alive),
             is_forgotten: hello.is_lasting,
@@ -295,7 +295,7 @@ impl MqttServer {
             }
             let Some(session) = self.sessions.get_mut(&to) else { continue };
             let is_acknowledged = is_acknowledged && subscription.is_acknowledged;
-            let message = Waiting { topic: topic.clone(), payload: payload.clone(), is_acknowledged };
+            let message = WaitingMessage { topic: topic.clone(), payload: payload.clone(), is_acknowledged };
             let before = session.waiting_bytes();
             let is_within = self.limits.take_delivery(session.source, message.cost(), now);
             match is_within.then(|| session.push(message)) {
@@ -304,7 +304,7 @@ impl MqttServer {
                     self.waiting += session.waiting_bytes() - before;
                     self.out.extend(is_news.then_some(Output::Act(Act::Write(to))));
                 }
-                Some(Err(Full)) | None => lost += 1,
+                Some(Err(QueueFull)) | None => lost += 1,
             }
         }
         self.counters.delivered += taken;
@@ -330,8 +330,8 @@ impl MqttServer {
         }
     }
 
-    fn subscribe(&mut self, client: ClientNumber, filter: &Filter) -> ReasonCode {
-        let Filter { topic, qos, no_local } = filter;
+    fn subscribe(&mut self, client: ClientNumber, filter: &TopicFilter) -> ReasonCode {
+        let TopicFilter { topic, qos, no_local } = filter;
         if topic.starts_with("$share/") {
             return reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED;
         } else if topic.contains(['+', '#']) {
@@ -376,9 +376,9 @@ impl MqttServer {
     fn end(&mut self, client: ClientNumber, code: ReasonCode) {
         let Some(session) = self.sessions.get(&client) else { return };
         match session.stage {
-            Stage::Leaving => return,
-            Stage::Greeting => {}
-            Stage::Up { .. } => {
+            SessionStage::Leaving => return,
+            SessionStage::Greeting => {}
+            SessionStage::Up { .. } => {
                 self.reply(client, |out, protocol| write::disconnect(out, protocol, code));
             }
         }
@@ -389,8 +389,8 @@ impl MqttServer {
     fn leave(&mut self, client: ClientNumber) {
         self.forget(client);
         let Some(session) = self.sessions.get_mut(&client) else { return };
-        if !matches!(session.stage, Stage::Leaving) {
-            session.stage = Stage::Leaving;
+        if !matches!(session.stage, SessionStage::Leaving) {
+            session.stage = SessionStage::Leaving;
             self.act(Act::HangUp(client));
         }
     }
@@ -398,7 +398,7 @@ impl MqttServer {
     /// Removes all that others can know of a client, and what waits for it.
     fn forget(&mut self, client: ClientNumber) {
         let Some(session) = self.sessions.get_mut(&client) else { return };
-        if let Stage::Up { id, check, .. } = &session.stage {
+        if let SessionStage::Up { id, check, .. } = &session.stage {
             self.deadlines.remove(&(*check, client));
             // Another connection may have taken the identifier over.
             if self.ids.get(id) == Some(&client) {

@@ -14,7 +14,7 @@ use crate::rate::{Bucket, Rate, Source};
 
 /// How far a connection has come.
 #[derive(Debug)]
-pub(super) enum Stage {
+pub(super) enum SessionStage {
     /// It has not said who it is.
     Greeting,
     /// It has connected.
@@ -32,14 +32,14 @@ pub(super) enum Stage {
 
 /// A message that waits for a client.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct WaitingMessage {
     pub(super) topic: Arc<str>,
     pub(super) payload: Bytes,
     /// It has an identifier, and is acknowledged.
     pub(super) is_acknowledged: bool,
 }
 
-impl Waiting {
+impl WaitingMessage {
     /// Bytes it takes in memory.
     pub(super) fn cost(&self) -> usize {
         self.topic.len() + self.payload.len() + KEEPING
@@ -48,17 +48,17 @@ impl Waiting {
 
 /// As much waits for a client as may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Full;
+pub(super) struct QueueFull;
 
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct MqttSession {
     pub(super) source: Source,
-    pub(super) stage: Stage,
+    pub(super) stage: SessionStage,
     pub(super) protocol: MqttVersion,
     topics: Vec<Arc<str>>,
     /// Bytes of answers.
     replies: BytesMut,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<WaitingMessage>,
     waiting_bytes: usize,
     /// Messages that were written and not acknowledged.
     in_flight: BTreeSet<u16>,
@@ -75,11 +75,11 @@ pub(super) struct Session {
     is_told: bool,
 }
 
-impl Session {
+impl MqttSession {
     pub(super) fn new(source: Source, publish_rate: Rate, now: Instant) -> Self {
         Self {
             source,
-            stage: Stage::Greeting,
+            stage: SessionStage::Greeting,
             protocol: MqttVersion::V3,
             topics: Vec::new(),
             replies: BytesMut::new(),
@@ -111,13 +111,13 @@ impl Session {
         // MQTT 5, 3.1.2.10: one and a half times the keep-alive.
         let silence = Duration::from_secs(keep_alive.into()) * 3 / 2;
         let check = now + silence;
-        self.stage = Stage::Up { id, silence, check };
+        self.stage = SessionStage::Up { id, silence, check };
         check
     }
 
     /// Returns when to look again whether it is silent, or `None` when it is.
     pub(super) fn check(&mut self, now: Instant) -> Option<Instant> {
-        let Stage::Up { silence, check, .. } = &mut self.stage else { return None };
+        let SessionStage::Up { silence, check, .. } = &mut self.stage else { return None };
         let next = self.heard + *silence;
         *check = next;
         (next > now).then_some(next)
@@ -170,15 +170,15 @@ impl Session {
     }
 
     /// Adds a message. Returns whether the driver is to be told that there is something to write.
-    pub(super) fn push(&mut self, message: Waiting) -> Result<bool, Full> {
-        let Waiting { topic, payload, is_acknowledged } = &message;
+    pub(super) fn push(&mut self, message: WaitingMessage) -> Result<bool, QueueFull> {
+        let WaitingMessage { topic, payload, is_acknowledged } = &message;
         if publish_size(self.protocol, topic, payload, *is_acknowledged) > self.max_packet {
             // It is passed over as if it had been sent (MQTT 5, 3.1.2.11.4).
             return Ok(false);
         }
         let cost = message.cost();
         if self.waiting.len() >= MOST_WAITING || self.waiting_bytes + cost > MOST_WAITING_BYTES {
-            return Err(Full);
+            return Err(QueueFull);
         }
         self.waiting_bytes += cost;
         self.waiting.push_back(message);

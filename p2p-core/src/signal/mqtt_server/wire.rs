@@ -33,7 +33,7 @@ pub enum ClientPacket {
         /// The packet identifier.
         id: u16,
         /// One filter at least.
-        filters: Vec<Filter>,
+        filters: Vec<TopicFilter>,
     },
     /// A wish withdrawn.
     Unsubscribe {
@@ -83,7 +83,7 @@ impl std::fmt::Debug for ClientHello {
 
 /// A topic filter of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filter {
+pub struct TopicFilter {
     /// The topic, perhaps with wildcards.
     pub topic: String,
     /// The highest QoS wanted: 0, 1 or 2.
@@ -124,7 +124,7 @@ pub fn decode(src: &mut BytesMut, protocol: Option<MqttVersion>) -> Result<Optio
     }
     src.advance(header);
     let body = src.split_to(remaining);
-    let mut body = Reader(&body);
+    let mut body = ClientPacketReader(&body);
     let packet = match (kind, protocol) {
         (CONNECT, _) => ClientPacket::Connect(body.connect()?),
         (PUBLISH, Some(protocol)) => body.publish(flags, protocol)?,
@@ -158,9 +158,9 @@ fn remaining_length(src: &[u8]) -> Result<Option<(usize, usize)>, ReasonCode> {
 }
 
 /// The body of a packet, read from the front.
-struct Reader<'a>(&'a [u8]);
+struct ClientPacketReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> ClientPacketReader<'a> {
     fn bytes(&mut self, length: usize) -> Result<&'a [u8], ReasonCode> {
         let (bytes, rest) = self.0.split_at_checked(length).ok_or(reason::MALFORMED_PACKET)?;
         self.0 = rest;
@@ -274,7 +274,7 @@ impl<'a> Reader<'a> {
             if options & reserved != 0 || options & 3 == 3 {
                 return Err(reason::MALFORMED_PACKET);
             }
-            Ok(Filter { topic, qos: options & 3, no_local: options & 4 != 0 })
+            Ok(TopicFilter { topic, qos: options & 3, no_local: options & 4 != 0 })
         })?;
         Ok(ClientPacket::Subscribe { id, filters })
     }
@@ -307,7 +307,7 @@ impl<'a> Reader<'a> {
     fn properties(&mut self) -> Result<Properties, ReasonCode> {
         let (length, taken) = remaining_length(self.0)?.ok_or(reason::MALFORMED_PACKET)?;
         self.bytes(taken)?;
-        let mut body = Reader(self.bytes(length)?);
+        let mut body = ClientPacketReader(self.bytes(length)?);
         let mut found = Properties::default();
         while !body.0.is_empty() {
             match body.byte()? {

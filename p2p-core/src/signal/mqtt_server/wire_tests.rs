@@ -84,7 +84,7 @@ fn messages_and_wishes() {
     assert_eq!(all(with_properties, V5), Err(reason::MALFORMED_PACKET), "cut within a property");
     assert_eq!(all(b"\x40\x02\x00\x07", V3), Ok(Some(ClientPacket::PubAck { id: 7 })));
     assert_eq!(all(b"\x40\x04\x00\x07\x10\x00", V5), Ok(Some(ClientPacket::PubAck { id: 7 })));
-    let filter = |topic: &str, qos, no_local| Filter { topic: topic.into(), qos, no_local };
+    let filter = |topic: &str, qos, no_local| TopicFilter { topic: topic.into(), qos, no_local };
     let two = vec![filter("a", 1, false), filter("b/+", 2, false)];
     let wish = b"\x82\x0c\x00\x09\x00\x01a\x01\x00\x03b/+\x02";
     assert_eq!(all(wish, V3), Ok(Some(ClientPacket::Subscribe { id: 9, filters: two })));
@@ -154,9 +154,10 @@ fn answers_in_either_version() {
         out.to_vec()
     };
     let (v3, v5) = (MqttVersion::V3, MqttVersion::V5);
-    let plain = Welcome::default();
+    let plain = ConnAckProperties::default();
     assert_eq!(written(&|out| welcome(out, v3, &plain)), b"\x20\x02\x00\x00");
-    let told = Welcome { assigned_id: Some("me".into()), keep_alive: Some(120), is_forgotten: true };
+    let told =
+        ConnAckProperties { assigned_id: Some("me".into()), keep_alive: Some(120), is_forgotten: true };
     assert_eq!(
         written(&|out| welcome(out, v5, &told)),
         b"\x20\x1f\x00\x00\x1c\x24\x01\x25\x00\x28\x00\x29\x00\x2a\x00\x27\x00\x00\x40\x00\x12\x00\x02me\

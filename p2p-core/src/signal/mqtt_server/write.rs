@@ -9,7 +9,7 @@ use crate::signal::link::MAX_PACKET;
 
 /// What a CONNACK that says yes tells an MQTT 5 client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Welcome {
+pub(super) struct ConnAckProperties {
     /// The identifier chosen for it.
     pub(super) assigned_id: Option<String>,
     /// The keep-alive it has instead of its own, in seconds.
@@ -19,7 +19,7 @@ pub(super) struct Welcome {
 }
 
 /// Accepts a client.
-pub(super) fn welcome(out: &mut BytesMut, protocol: MqttVersion, welcome: &Welcome) {
+pub(super) fn welcome(out: &mut BytesMut, protocol: MqttVersion, welcome: &ConnAckProperties) {
     let mut properties = BytesMut::new();
     if protocol == MqttVersion::V5 {
         // Maximum QoS 1; no retained messages, wildcards, subscription identifiers and shared subscriptions.

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::{Options, Tally};
-use crate::rendezvous::accept::{Between, Fate, Serve};
+use crate::rendezvous::accept::{ConnectionAddrs, ConnectionFate, Serve};
 use crate::rendezvous::seats::{Rank, Seat, Seats};
 use crate::rendezvous::tally::count;
 
@@ -37,13 +37,13 @@ pub(super) struct Hub {
 #[derive(Debug)]
 struct State {
     server: MqttServer,
-    lines: HashMap<ClientNumber, Arc<Line>>,
+    lines: HashMap<ClientNumber, Arc<ClientLine>>,
     due: Option<Instant>,
 }
 
 /// What the task of a connection is told.
 #[derive(Debug, Default)]
-struct Line {
+struct ClientLine {
     /// There is something to write.
     write: Notify,
     /// Something was written.
@@ -52,7 +52,7 @@ struct Line {
     is_over: AtomicBool,
 }
 
-impl Line {
+impl ClientLine {
     fn hang_up(&self) {
         self.is_over.store(true, Ordering::Release);
         self.write.notify_one();
@@ -135,13 +135,13 @@ impl Hub {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).due
     }
 
-    fn accept(self: &Arc<Self>, source: Source) -> Connection {
-        let line = Arc::<Line>::default();
+    fn accept(self: &Arc<Self>, source: Source) -> ClientConnection {
+        let line = Arc::<ClientLine>::default();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let client = state.server.handle_accepted(source, Instant::now());
         state.lines.insert(client, Arc::clone(&line));
         drop(state);
-        Connection { hub: Arc::clone(self), client, line }
+        ClientConnection { hub: Arc::clone(self), client, line }
     }
 }
 
@@ -152,15 +152,15 @@ impl Serve for Arc<Hub> {
         &self.seats
     }
 
-    fn count(&self, fate: Fate) {
+    fn count(&self, fate: ConnectionFate) {
         count(match fate {
-            Fate::Accepted => &self.tally.accepted,
-            Fate::Crowded => &self.tally.crowded,
-            Fate::Stalled => &self.tally.stalled,
+            ConnectionFate::Accepted => &self.tally.accepted,
+            ConnectionFate::Crowded => &self.tally.crowded,
+            ConnectionFate::Stalled => &self.tally.stalled,
         });
     }
 
-    async fn serve<T>(self, stream: T, between: Between, seat: &Seat) -> io::Result<()>
+    async fn serve<T>(self, stream: T, between: ConnectionAddrs, seat: &Seat) -> io::Result<()>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin,
     {
@@ -174,13 +174,13 @@ impl Serve for Arc<Hub> {
 }
 
 /// One connection. Dropping it tells the server that it is gone.
-struct Connection {
+struct ClientConnection {
     hub: Arc<Hub>,
     client: ClientNumber,
-    line: Arc<Line>,
+    line: Arc<ClientLine>,
 }
 
-impl Connection {
+impl ClientConnection {
     /// Reads what the client says, as fast as the server wants it, until the connection ends.
     async fn read<T: AsyncRead>(&self, mut from: ReadHalf<T>, seat: &Seat) -> io::Result<()> {
         let mut buffer = BytesMut::new();
@@ -235,7 +235,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for ClientConnection {
     fn drop(&mut self) {
         let mut state = self.hub.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.lines.remove(&self.client);

@@ -16,7 +16,7 @@ use tracing::trace;
 use super::bind::Site;
 use super::dial::Dialler;
 use super::{StunServerConfig, Tally};
-use crate::rendezvous::accept::{Between, Fate, Serve};
+use crate::rendezvous::accept::{ConnectionAddrs, ConnectionFate, Serve};
 use crate::rendezvous::chance;
 use crate::rendezvous::seats::{Rank, Seat, Seats};
 use crate::rendezvous::tally::count;
@@ -134,16 +134,16 @@ impl Serve for Streams {
         &self.bounds.seats
     }
 
-    fn count(&self, fate: Fate) {
+    fn count(&self, fate: ConnectionFate) {
         count(match fate {
-            Fate::Accepted => &self.tally.connections,
-            Fate::Crowded => &self.tally.crowded,
-            Fate::Stalled => &self.tally.stalled,
+            ConnectionFate::Accepted => &self.tally.connections,
+            ConnectionFate::Crowded => &self.tally.crowded,
+            ConnectionFate::Stalled => &self.tally.stalled,
         });
     }
 
     /// Serves one connection until it ends, idles, stalls or speaks something else.
-    async fn serve<T>(self, mut stream: T, between: Between, seat: &Seat) -> io::Result<()>
+    async fn serve<T>(self, mut stream: T, between: ConnectionAddrs, seat: &Seat) -> io::Result<()>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin,
     {
@@ -187,8 +187,8 @@ impl Serve for Streams {
 }
 
 impl Streams {
-    async fn answer(&self, message: &[u8], between: Between) -> Result<Reply, Silence> {
-        let (Self { responder, bounds, tally }, Between { local, remote }) = (self, between);
+    async fn answer(&self, message: &[u8], between: ConnectionAddrs) -> Result<Reply, Silence> {
+        let (Self { responder, bounds, tally }, ConnectionAddrs { local, remote }) = (self, between);
         let reply = match responder.dial_wish(message) {
             None => responder.respond(message, remote, local, Transport::Tcp),
             Some(patience) => {

@@ -16,7 +16,7 @@ use super::core::Client;
 use super::frame::{CHANNEL_HEADER, Frame};
 use super::relay::Peer;
 use super::serve::{Join, Outlet, Shared};
-use crate::rendezvous::accept::{Between, Fate, Serve};
+use crate::rendezvous::accept::{ConnectionAddrs, ConnectionFate, Serve};
 use crate::rendezvous::seats::{Rank, Seat, Seats};
 use crate::rendezvous::tally::count;
 
@@ -66,16 +66,16 @@ impl Serve for Arc<Shared> {
         &self.seats
     }
 
-    fn count(&self, fate: Fate) {
+    fn count(&self, fate: ConnectionFate) {
         count(match fate {
-            Fate::Accepted => &self.tally.connections,
-            Fate::Crowded => &self.tally.crowded,
-            Fate::Stalled => &self.tally.stalled,
+            ConnectionFate::Accepted => &self.tally.connections,
+            ConnectionFate::Crowded => &self.tally.crowded,
+            ConnectionFate::Stalled => &self.tally.stalled,
         });
     }
 
     /// Serves a connection until it ends, idles, stalls or speaks something else.
-    async fn serve<T>(self, stream: T, between: Between, seat: &Seat) -> io::Result<()>
+    async fn serve<T>(self, stream: T, between: ConnectionAddrs, seat: &Seat) -> io::Result<()>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin,
     {
