@@ -9,6 +9,7 @@
 //! A new target is a function here, a line in [`TARGETS`], a file in `fuzz_targets/`, a `[[bin]]` and a few
 //! seeds in `corpus/<target>/`.
 
+mod broker;
 mod mqtt_link;
 mod node_world;
 mod ntp_wire;
@@ -20,6 +21,7 @@ mod signal;
 mod stun_wire;
 mod turn_wire;
 
+pub use broker::broker;
 pub use mqtt_link::mqtt_link;
 pub use node_world::node_world;
 pub use ntp_wire::ntp_wire;
@@ -35,7 +37,8 @@ pub use turn_wire::turn_wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All fuzz targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
+    ("broker", broker),
     ("mqtt_link", mqtt_link),
     ("node_world", node_world),
     ("ntp_wire", ntp_wire),

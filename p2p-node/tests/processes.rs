@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use lab::mosquitto::Mosquitto;
 use netns::Net;
-use process::{Desk, Done};
+use process::{Desk, Done, Process};
 
 const WORDS: &[u8] = b"hello\nand good-bye";
 /// A listener that lost its broker is back within seconds; so many calls find it.
@@ -153,4 +153,33 @@ fn a_rendezvous_with_few_descriptors_serves_beside_strangers_who_want_all_of_the
         done.says(0, &["may open"]);
         assert!(done.stderr.len() < 8 * 1024, "{}", done.stderr);
     }
+}
+
+/// Everybody comes from one address, with nodes of their own, and probes the network before it calls.
+#[test]
+fn through_a_rendezvous_alone_a_hundred_calls_in_turn_and_twenty_at_once_connect() {
+    let desk = Desk::new();
+    let any = "127.0.0.1:0";
+    let mut rendezvous = desk.start(&["rendezvous", "--mqtt", any, "--stun", any]);
+    let (broker, stun) = (rendezvous.line(), rendezvous.line());
+    let common = ["--interface", "lo", "--broker", &broker, "--stun", &stun];
+    let listen = || {
+        let mut echo = desk.start(&[&["listen", "--echo"], &common[..]].concat());
+        let address = echo.line();
+        (echo, address)
+    };
+    for ways in ["direct", "reverse", "punch", "direct,reverse,punch"].iter().cycle().take(100) {
+        let (_echo, address) = listen();
+        is_echoed(&call(&desk, &address, ways, &common));
+    }
+    let listeners: Vec<_> = (0..20).map(|_| listen()).collect();
+    let start = |(_, address): &(Process, String)| {
+        desk.start(&[&["connect", address, "--strategy", "punch"], &common[..]].concat())
+    };
+    let callers: Vec<_> = listeners.iter().map(start).collect();
+    callers.into_iter().for_each(|caller| is_echoed(&caller.finish(WORDS)));
+    rendezvous.signal("-INT");
+    let done = rendezvous.finish(b"");
+    done.says(0, &[]);
+    assert_eq!(done.stderr, "", "nothing to warn of");
 }

@@ -3,15 +3,19 @@
 //! A connection is [silent](Rank::Silent) until it has said something that makes sense, and has a few seconds for that.
 //! When a source or the server has as many connections as it may have, a silent one makes room: the oldest one of the
 //! network with the most of them. So neither many connections of few networks nor a fast stream of new ones keeps
-//! anybody out. When few are silent, one of the network that holds the most makes room for one that holds less.
+//! anybody out. When few are silent, one of the network that holds the most makes room for one that holds less, and for
+//! nobody else.
 //! Whoever has proven who he is keeps his seat.
 
-use std::collections::{BTreeMap, HashMap};
+mod crowds;
+
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use p2p_core::rate::{Source, SourceNet};
+use crowds::{Crowds, InTheWay, Order};
+use p2p_core::rate::Source;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -46,21 +50,18 @@ pub(super) struct Seats {
     left: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct SeatTable {
-    /// By arrival.
-    held: BTreeMap<u64, HeldSeat>,
-    sources: HashMap<Source, Counts>,
-    nets: HashMap<SourceNet, Counts>,
-    ranks: Counts,
+    held: HashMap<u64, HeldSeat>,
+    /// Connections of each source, of any rank.
+    sources: HashMap<Source, usize>,
+    silent: Crowds,
+    heard: Crowds,
     arrivals: u64,
     /// Connections that were told to go and still have their descriptor.
     leaving: usize,
     is_closed: bool,
 }
-
-/// Connections of each [`Rank`].
-type Counts = [usize; 3];
 
 #[derive(Debug)]
 struct HeldSeat {
@@ -71,7 +72,7 @@ struct HeldSeat {
 
 impl Seats {
     pub(super) fn new(most: usize, most_per_source: usize) -> Arc<Self> {
-        Arc::new(Self { most, most_per_source, table: Mutex::default(), left: Notify::new() })
+        Arc::new(Self { most, most_per_source, table: Mutex::new(SeatTable::new()), left: Notify::new() })
     }
 
     /// Returns a seat for one more connection, or `None` when nobody makes room for it.
@@ -81,21 +82,16 @@ impl Seats {
         if table.is_closed || self.most_per_source == 0 {
             return None;
         }
-        let of_source: usize = table.sources.get(&source).map_or(0, |counts| counts.iter().sum());
-        if of_source >= self.most_per_source {
-            let oldest = table.silent_of(source)?;
+        if table.sources.get(&source).is_some_and(|of_source| *of_source >= self.most_per_source) {
+            let oldest = table.silent.first_of(source)?;
             table.evict(oldest);
         } else if table.held.len() >= self.most {
-            let is_short = table.ranks[Rank::Silent as usize] < self.most / SILENT_PART;
-            let heard = is_short.then(|| table.heard_in_the_way(source)).flatten();
-            let silent = heard.or_else(|| table.silent_in_the_way());
-            let number = silent.or_else(|| table.heard_in_the_way(source))?;
+            let number = table.in_the_way(source, self.most / SILENT_PART)?;
             table.evict(number);
         }
         let (number, leave) = (table.arrivals, CancellationToken::new());
         table.arrivals += 1;
-        table.held.insert(number, HeldSeat { source, rank: Rank::Silent, leave: leave.clone() });
-        table.count(source, Rank::Silent, 1);
+        table.insert(number, HeldSeat { source, rank: Rank::Silent, leave: leave.clone() });
         drop(table);
         Some(Seat { seats: Arc::clone(self), number, leave, until: Instant::now() + PATIENCE })
     }
@@ -127,71 +123,82 @@ impl Seats {
 }
 
 impl SeatTable {
+    fn new() -> Self {
+        Self {
+            held: HashMap::new(),
+            sources: HashMap::new(),
+            silent: Crowds::new(Order::OldestFirst),
+            heard: Crowds::new(Order::YoungestFirst),
+            arrivals: 0,
+            leaving: 0,
+            is_closed: false,
+        }
+    }
+
     fn close(&mut self) {
         self.is_closed = true;
-        let silent = self.held.iter().filter(|(_, held)| held.rank == Rank::Silent);
-        let silent: Vec<u64> = silent.map(|(number, _)| *number).collect();
+        let silent: Vec<u64> = self.silent.all().collect();
         silent.into_iter().for_each(|number| self.evict(number));
     }
 
-    /// The oldest silent connection of a source.
-    fn silent_of(&self, source: Source) -> Option<u64> {
-        let is_it = |held: &HeldSeat| held.source == source && held.rank == Rank::Silent;
-        self.held.iter().find_map(|(number, held)| is_it(held).then_some(*number))
+    /// Returns who makes room for `newcomer`. While fewer than `part` are silent, those who speak and hold more than
+    /// the newcomer will go first, and a silent one only for a network that holds no more than its own: else a crowd
+    /// that has all other seats would throw out everybody who comes, before a word can be said.
+    fn in_the_way(&self, newcomer: Source, part: usize) -> Option<u64> {
+        let silent = self.silent.first();
+        if self.silent.members() >= part {
+            return silent.map(|silent| silent.number).or_else(|| self.heard_in_the_way(newcomer));
+        }
+        let is_fair = |silent: &InTheWay| self.unproven(silent.source) >= self.unproven(newcomer);
+        self.heard_in_the_way(newcomer).or_else(|| silent.filter(is_fair).map(|silent| silent.number))
     }
 
-    /// The oldest silent connection of the largest crowd.
-    fn silent_in_the_way(&self) -> Option<u64> {
-        let (_, crowd) = self.crowd(Rank::Silent)?;
-        self.held.iter().find_map(|(number, held)| self.is_of(held, Rank::Silent, crowd).then_some(*number))
-    }
-
-    /// The youngest connection that speaks the protocol, of the largest crowd: if that crowd holds more than `newcomer`
-    /// will. Whoever was there before a crowd came can stay.
+    /// Returns the youngest connection that speaks the protocol, of the largest crowd: if that crowd holds more than
+    /// `newcomer` will. Whoever was there before a crowd came can stay.
     fn heard_in_the_way(&self, newcomer: Source) -> Option<u64> {
-        let (source, crowd) = self.crowd(Rank::Heard)?;
-        let own = self.weight(newcomer, Rank::Heard);
+        let InTheWay { number, source } = self.heard.first()?;
+        let (crowd, own) = (self.heard.weight(source), self.heard.weight(newcomer));
         let is_fair = crowd.0 > own.0 + 1 || (source.net() == newcomer.net() && crowd.1 > own.1 + 1);
-        let mut youngest_first = self.held.iter().rev();
-        let is_it = |held: &HeldSeat| self.is_of(held, Rank::Heard, crowd);
-        youngest_first.find_map(|(number, held)| (is_fair && is_it(held)).then_some(*number))
+        is_fair.then_some(number)
     }
 
-    fn is_of(&self, held: &HeldSeat, rank: Rank, crowd: (usize, usize)) -> bool {
-        held.rank == rank && self.weight(held.source, rank) == crowd
+    /// Returns the connections of the network of a source without a password.
+    fn unproven(&self, source: Source) -> usize {
+        self.silent.weight(source).0 + self.heard.weight(source).0
     }
 
-    /// The source with the most connections of a rank, of the network with the most; and its weight.
-    fn crowd(&self, rank: Rank) -> Option<(Source, (usize, usize))> {
-        let sources = self.sources.iter().filter(|(_, counts)| counts[rank as usize] > 0);
-        sources.map(|(source, _)| (*source, self.weight(*source, rank))).max_by_key(|(_, weight)| *weight)
+    fn crowds(&mut self, rank: Rank) -> Option<&mut Crowds> {
+        match rank {
+            Rank::Silent => Some(&mut self.silent),
+            Rank::Heard => Some(&mut self.heard),
+            Rank::Proven => None,
+        }
     }
 
-    /// Connections of a rank of the network of a source, and of the source.
-    fn weight(&self, source: Source, rank: Rank) -> (usize, usize) {
-        let of = |counts: Option<&Counts>| counts.map_or(0, |counts| counts[rank as usize]);
-        (of(self.nets.get(&source.net())), of(self.sources.get(&source)))
+    fn insert(&mut self, number: u64, seat: HeldSeat) {
+        *self.sources.entry(seat.source).or_default() += 1;
+        let crowds = self.crowds(seat.rank);
+        crowds.into_iter().for_each(|crowds| crowds.insert(seat.source, number));
+        self.held.insert(number, seat);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<HeldSeat> {
+        let seat = self.held.remove(&number)?;
+        if let Some(of_source) = self.sources.get_mut(&seat.source) {
+            *of_source -= 1;
+            if *of_source == 0 {
+                self.sources.remove(&seat.source);
+            }
+        }
+        let crowds = self.crowds(seat.rank);
+        crowds.into_iter().for_each(|crowds| crowds.remove(seat.source, number));
+        Some(seat)
     }
 
     fn evict(&mut self, number: u64) {
-        if let Some(held) = self.held.remove(&number) {
-            self.count(held.source, held.rank, -1);
+        if let Some(seat) = self.remove(number) {
             self.leaving += 1;
-            held.leave.cancel();
-        }
-    }
-
-    fn count(&mut self, source: Source, rank: Rank, change: isize) {
-        let add = |counts: &mut Counts| {
-            counts[rank as usize] = counts[rank as usize].saturating_add_signed(change);
-            *counts == Counts::default()
-        };
-        add(&mut self.ranks);
-        if add(self.sources.entry(source).or_default()) {
-            self.sources.remove(&source);
-        }
-        if add(self.nets.entry(source.net()).or_default()) {
-            self.nets.remove(&source.net());
+            seat.leave.cancel();
         }
     }
 }
@@ -209,12 +216,10 @@ impl Seat {
     /// Raises the rank of the connection.
     pub(super) fn rise(&self, to: Rank) {
         let mut table = self.seats.lock();
-        let Some(held) = table.held.get_mut(&self.number) else { return };
-        let (source, from) = (held.source, held.rank);
-        if to > from {
-            held.rank = to;
-            table.count(source, from, -1);
-            table.count(source, to, 1);
+        if table.held.get(&self.number).is_some_and(|held| to > held.rank)
+            && let Some(seat) = table.remove(self.number)
+        {
+            table.insert(self.number, HeldSeat { rank: to, ..seat });
         }
     }
 
@@ -239,9 +244,8 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut table = self.seats.lock();
-        match table.held.remove(&self.number) {
-            Some(held) => table.count(held.source, held.rank, -1),
-            None => table.leaving -= 1,
+        if table.remove(self.number).is_none() {
+            table.leaving -= 1;
         }
         drop(table);
         self.seats.left.notify_waiters();

@@ -42,8 +42,8 @@ fn a_crowd_of_silent_ones_makes_room_and_nobody_else() {
     assert_eq!(kept(&crowd[crowd.len() - 63..]), 63, "the oldest had to go");
     drop(crowd);
     let table = seats.lock();
-    assert!(table.held.is_empty() && table.sources.is_empty() && table.nets.is_empty());
-    assert_eq!((table.leaving, table.ranks), (0, [0; 3]));
+    assert!(table.held.is_empty() && table.sources.is_empty());
+    assert_eq!((table.leaving, table.silent.members(), table.silent.first()), (0, 0, None));
 }
 
 #[test]
@@ -78,6 +78,33 @@ fn those_who_speak_share_and_those_with_a_password_stay() {
     let all: Vec<Seat> = fill([192, 0, 2, 9], 32, Rank::Proven);
     assert!(seats.take(at([10, 0, 0, 1])).is_none(), "nobody makes room who has a password");
     assert_eq!(kept(&all), 32);
+}
+
+/// A network that holds all seats and comes again and again does not throw out who has just come.
+#[test]
+fn a_crowd_that_speaks_throws_out_its_own_and_not_who_comes() {
+    let seats = Seats::new(64, 16);
+    let mut crowd = Vec::new();
+    for number in 0..200u32 {
+        let Some(seat) = seats.take(at([198, 51, 100, number as u8 % 16])) else { continue };
+        seat.rise(Rank::Heard);
+        crowd.push(seat);
+    }
+    assert_eq!(kept(&crowd), 64);
+    for net in 0..20 {
+        let stranger = seats.take(at([10, 0, net, 1])).expect("a seat");
+        for number in 0..100u32 {
+            // Some of them say a word, some do not.
+            let Some(seat) = seats.take(at([198, 51, 100, number as u8])) else { continue };
+            if number % 2 == 0 {
+                seat.rise(Rank::Heard);
+            }
+            crowd.push(seat);
+        }
+        assert!(!stranger.leave.is_cancelled(), "{net}");
+        stranger.rise(Rank::Heard);
+        assert!(!stranger.leave.is_cancelled());
+    }
 }
 
 #[tokio::test(start_paused = true)]

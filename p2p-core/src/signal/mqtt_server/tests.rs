@@ -420,10 +420,79 @@ fn a_topic_with_many_subscribers_costs_their_source() {
     assert!(bytes <= 17 << 20, "{bytes}");
 }
 
+/// A message of no bytes costs time all the same.
 #[test]
-fn ten_thousand_sessions_leave_nothing() {
+fn a_source_is_given_so_many_messages_however_small() {
+    let any = Rate { per_second: 1_000_000, burst: 1_000_000 };
+    let mut story = Story::new(Config { publishes: any, source_publishes: any, ..Config::default() });
+    let crowd: Vec<_> = (0..250)
+        .map(|number| {
+            let client = story.accept(77);
+            story.asks(client, &say::connect(V5, &format!("c{number}"), 30));
+            story.asks(client, &say::subscribe(V5, "t"));
+            client
+        })
+        .collect();
+    let alice = story.client(V5, "alice");
+    for _ in 0..200 {
+        story.says(alice, &say::publish(V5, "t", None, b""));
+        crowd.iter().for_each(|client| drop(story.reads(*client)));
+    }
+    // 50,000 were asked for, in no time at all.
+    let MqttServerCounters { delivered, lost, .. } = story.server.counters();
+    assert_eq!((delivered, delivered + lost), (16 * 1_024, 50_000));
+}
+
+#[test]
+fn a_source_publishes_so_many_bytes() {
+    let any = Rate { per_second: 1_000_000, burst: 1_000_000 };
+    let mut story = Story::new(Config { publishes: any, source_publishes: any, ..Config::default() });
+    let client = story.client(V5, "x");
+    let codes: Vec<u8> = (0..400).map(|_| story.publishes(client, "t", &[7; 16_000])).collect();
+    let taken = codes.iter().filter(|code| **code == 0x10).count();
+    assert_eq!(taken, 4 * 1_024 * 1_024 / 16_001, "a burst");
+    assert!(codes[taken..].iter().all(|code| *code == 0x97));
+    let other = story.client(V5, "other");
+    assert_eq!(story.publishes(other, "t", &[7; 16_000]), 0x10, "others are not kept from it");
+}
+
+#[test]
+fn all_clients_of_a_source_are_read_slowly_when_they_flood_together() {
     let mut story = Story::new(Config::default());
-    for number in 0..10_000u32 {
+    let crowd: Vec<_> = (0..100)
+        .map(|number| {
+            let client = story.accept(77);
+            story.asks(client, &say::connect(V5, &format!("c{number}"), 30));
+            client
+        })
+        .collect();
+    let mut served = 0;
+    for round in 0..50u32 {
+        for client in &crowd {
+            let reading = story.says(*client, &say::PING.repeat(10));
+            served += story.reads(*client).len() / 2;
+            assert!(matches!(reading, Reading::More | Reading::Later(_)), "{round}: {reading:?}");
+        }
+    }
+    // 50,000 were sent. Beyond the burst each call serves one, and then there is a pause.
+    assert!((20_000..24_000).contains(&served), "{served}");
+}
+
+#[test]
+fn a_client_identifier_has_so_many_bytes() {
+    let mut story = Story::new(Config::default());
+    let [long, longer] = [MOST_CLIENT_ID, MOST_CLIENT_ID + 1].map(|length| "x".repeat(length));
+    let client = story.accept(1);
+    assert_eq!(story.asks(client, &say::connect(V3, &long, 30)), b"\x20\x02\x00\x00");
+    let client = story.accept(1);
+    assert_eq!(story.asks(client, &say::connect(V5, &longer, 30)), b"\x20\x03\x00\x85\x00");
+    assert!(story.hung_up.contains(&client));
+}
+
+#[test]
+fn a_hundred_thousand_sessions_leave_nothing() {
+    let mut story = Story::new(Config::default());
+    for number in 0..100_000u32 {
         story.now += Duration::from_millis(1);
         let client = story.accept(number);
         let id = format!("somebody-{number}");
@@ -436,7 +505,7 @@ fn ten_thousand_sessions_leave_nothing() {
         story.server.handle_gone(client, story.now);
     }
     let MqttServer { sessions, ids, topics, deadlines, waiting, out, counters, .. } = &story.server;
-    assert_eq!(counters.connected, 10_000);
+    assert_eq!(counters.connected, 100_000);
     assert!(sessions.is_empty() && ids.is_empty() && topics.is_empty() && deadlines.is_empty());
     assert_eq!((*waiting, out.len()), (0, 0));
 }
