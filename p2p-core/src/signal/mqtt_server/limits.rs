@@ -1,4 +1,4 @@
-//! What one source may cost, whatever number of clients it has.
+//! What one source and one network may cost, whatever number of clients they have.
 
 use std::time::Instant;
 
@@ -8,8 +8,11 @@ use crate::rate::{Rate, RateTable, Source};
 #[derive(Debug)]
 pub(super) struct SourceLimits {
     packets: RateTable,
+    net_packets: RateTable,
     publishes: RateTable,
     published: RateTable,
+    copies: RateTable,
+    net_copies: RateTable,
     delivered: RateTable,
 }
 
@@ -18,20 +21,29 @@ impl SourceLimits {
         let mut limit = |rate| RateTable::new(rate, seed, now);
         Self {
             packets: limit(PACKETS),
+            net_packets: limit(NET_PACKETS),
             publishes: limit(publishes),
             published: limit(PUBLISHED),
+            copies: limit(COPIES),
+            net_copies: limit(NET_COPIES),
             delivered: limit(DELIVERED),
         }
     }
 
     /// Whether one more packet is within the rate.
     pub(super) fn take_packet(&mut self, source: Source, now: Instant) -> bool {
-        self.packets.take(source, now)
+        self.packets.take(source, now) && self.net_packets.take(source.net(), now)
     }
 
     /// Whether a message of so many bytes may be published.
     pub(super) fn take_publish(&mut self, source: Source, bytes: usize, now: Instant) -> bool {
         self.publishes.take(source, now) && self.published.take_many(source, tokens(bytes), now)
+    }
+
+    /// Whether a message may be given to so many subscribers. A topic with more than a burst costs a burst.
+    pub(super) fn take_copies(&mut self, source: Source, copies: usize, now: Instant) -> bool {
+        let copies = tokens(copies).min(COPIES.burst);
+        self.copies.take_many(source, copies, now) && self.net_copies.take_many(source.net(), copies, now)
     }
 
     /// Whether a message of so many bytes may be given to a subscriber.
@@ -47,6 +59,13 @@ fn tokens(bytes: usize) -> u32 {
 
 /// Packets of any kind; all clients of a source are read less often when there are more.
 const PACKETS: Rate = Rate { per_second: 10_000, burst: 20_000 };
+/// Packets of any kind from one network: as many as two of its sources may send.
+const NET_PACKETS: Rate = Rate { per_second: 20_000, burst: 40_000 };
+/// Copies of what a source publishes, one for each subscriber of the topic. A topic of ours has one or two; with hundreds
+/// of them, hundreds of clients that publish to it once made a server busy for minutes.
+const COPIES: Rate = Rate { per_second: 1_000, burst: 4_000 };
+/// Copies of what a network publishes.
+const NET_COPIES: Rate = Rate { per_second: 2_000, burst: 8_000 };
 /// Bytes published: a hundred signals a second of the largest size.
 const PUBLISHED: Rate = Rate { per_second: 512 * 1024, burst: 4 * 1024 * 1024 };
 /// Bytes given to the subscribers of one source. A topic can have many subscribers, and one message to it costs as many;

@@ -288,6 +288,10 @@ impl MqttServer {
             self.counters.unheard += 1;
             return reason::NO_MATCHING_SUBSCRIBERS;
         };
+        if !self.limits.take_copies(publisher.source, subscribers.len(), now) {
+            self.counters.limited += 1;
+            return reason::QUOTA_EXCEEDED;
+        }
         let (mut taken, mut lost) = (0, 0);
         for (&to, subscription) in subscribers {
             if to == client && subscription.no_local {
