@@ -13,6 +13,7 @@ use p2p_core::punch::{self, Endpoint, Mode, Offer, Stamps, Step};
 use p2p_core::relay::RelayOffer;
 use p2p_core::signal::{Body, DialMe, Refusal, Signal, seal};
 use p2p_core::sim::ntp::NtpServer;
+use p2p_core::sim::subjects::ALL;
 use p2p_core::stun::wire::{Algorithm, Ending, Key};
 use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
 use p2p_core::transport::Token;
@@ -65,6 +66,7 @@ fn main() -> io::Result<()> {
     stun()?;
     ntp()?;
     turn()?;
+    machines()?;
     relay_circuit()?;
     relay_stream()?;
     node_world()?;
@@ -306,6 +308,23 @@ fn turn() -> io::Result<()> {
     }
     write("turn_wire", "success", &[0x42, 0xc0, 0x82, 1, 0, 0x4a, 0x4a, 0x7f, 0x7f])?;
     write("turn_wire", "hours", &[0x7f; 16])
+}
+
+/// Chance in place of a fuzzer: for each machine, one life that is closed and one that is left alone.
+fn machines() -> io::Result<()> {
+    for (which, machine) in (0u8..).zip(ALL) {
+        for life in 0..2u64 {
+            let mut steps = Seed::from_u64(life).array::<300>().to_vec();
+            steps[..8].copy_from_slice(&(u64::from(which) * 2 + life).to_le_bytes());
+            write("machines", &format!("{}_{life}", machine.name), &[&[which][..], &steps].concat())?;
+        }
+    }
+    for life in 0..6u64 {
+        let mut steps = Seed::from_u64(life).array::<900>().to_vec();
+        steps[..8].copy_from_slice(&life.to_le_bytes());
+        write("turn_server", &format!("life_{life}"), &steps)?;
+    }
+    Ok(())
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {

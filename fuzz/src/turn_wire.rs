@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use p2p_core::sim::epoch;
-use p2p_core::sim::turn::{Deed, Desk, Tuple, TurnServerConfig};
+use p2p_core::sim::turn::{FaultyServer, FaultyServerConfig};
 use p2p_core::stun::wire::Header;
 use p2p_core::stun::{Attribute, Class, Message, Transport};
 use p2p_core::turn::allocation::{Event, Misuse};
 use p2p_core::turn::channel::split;
 use p2p_core::turn::frame::{Frame, Framer};
+use p2p_core::turn::server::Act;
 use p2p_core::turn::{Allocation, AllocationConfig, Carrier, Credentials};
 use p2p_core::{Machine, Output, Seed};
 
@@ -65,19 +66,22 @@ impl Deserted {
         let now = epoch();
         let mut allocation = Allocation::new(config, Seed::from_u64(1), now).expect("UDP relays UDP");
         allocation.bind(SocketAddr::from(PEER), now).expect("the first peer");
-        let mut desk = Desk::new(TurnServerConfig::new(server, "user", "secret"), Seed::from_u64(2));
-        let tuple = Tuple { client: SocketAddr::from(CLIENT), transport: Transport::Udp };
+        let server = FaultyServerConfig::new(server, "user", "secret");
+        let mut server = FaultyServer::new(server, Seed::from_u64(2), now);
+        let tuple = server.tuple(Transport::Udp, SocketAddr::from(CLIENT));
         for _ in 0..8 {
             loop {
                 match allocation.poll_output() {
-                    Output::Act(packet) => desk.handle_client(tuple, &packet.into_bytes(), now),
+                    Output::Act(packet) => server.handle_client(tuple, &packet.into_bytes(), now),
                     Output::Event(_) => {}
                     Output::Wait(_) => break,
                 }
             }
-            while let Some(deed) = desk.poll() {
-                if let Deed::Tell(_, bytes) = deed {
-                    allocation.handle_data(bytes, now);
+            loop {
+                match server.poll_output() {
+                    Output::Act(Act::Send { bytes, .. }) => allocation.handle_data(bytes, now),
+                    Output::Act(_) | Output::Event(_) => {}
+                    Output::Wait(_) => break,
                 }
             }
         }

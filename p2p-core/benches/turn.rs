@@ -6,8 +6,9 @@ use bytes::Bytes;
 use divan::Bencher;
 use divan::counter::BytesCount;
 use p2p_core::sim::epoch;
-use p2p_core::sim::turn::{Deed, Desk, Tuple, TurnServerConfig};
+use p2p_core::sim::turn::{FaultyServer, FaultyServerConfig};
 use p2p_core::stun::Transport;
+use p2p_core::turn::server::Act;
 use p2p_core::turn::{Allocation, AllocationConfig, Carrier, Credentials};
 use p2p_core::{Machine, Output, Seed};
 
@@ -28,20 +29,23 @@ fn standing() -> Allocation {
     let config = AllocationConfig::new(server, Carrier::Udp, credentials);
     let mut allocation = Allocation::new(config, Seed::from_u64(1), epoch()).expect("UDP relays UDP");
     allocation.bind(peer(), epoch()).expect("the first peer");
-    let mut desk = Desk::new(TurnServerConfig::new(server, "user", "secret"), Seed::from_u64(2));
+    let server = FaultyServerConfig::new(server, "user", "secret");
+    let mut server = FaultyServer::new(server, Seed::from_u64(2), epoch());
     let client = SocketAddr::from(([198, 51, 100, 7], 40_000));
-    let tuple = Tuple { client, transport: Transport::Udp };
+    let tuple = server.tuple(Transport::Udp, client);
     while allocation.header(peer(), 0, epoch()).is_none() {
         loop {
             match allocation.poll_output() {
-                Output::Act(packet) => desk.handle_client(tuple, &packet.into_bytes(), epoch()),
+                Output::Act(packet) => server.handle_client(tuple, &packet.into_bytes(), epoch()),
                 Output::Event(_) => {}
                 Output::Wait(_) => break,
             }
         }
-        while let Some(deed) = desk.poll() {
-            if let Deed::Tell(_, bytes) = deed {
-                allocation.handle_data(bytes, epoch());
+        loop {
+            match server.poll_output() {
+                Output::Act(Act::Send { bytes, .. }) => allocation.handle_data(bytes, epoch()),
+                Output::Act(_) | Output::Event(_) => {}
+                Output::Wait(_) => break,
             }
         }
     }

@@ -3,10 +3,16 @@
 //! Behind NATs one socket has three addresses. A bare [`SocketAddr`] in a signature invites mixing them up, so each
 //! has a type of its own.
 
+mod prefix;
+mod special;
+
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+pub use prefix::{IpPrefix, NoPrefix};
+pub use special::{SpecialBlock, is_globally_reachable};
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -75,66 +81,24 @@ pub(crate) fn is_same_address(a: SocketAddr, b: SocketAddr) -> bool {
 /// there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reach {
-    /// No host: unspecified, "this network", multicast, reserved and broadcast addresses.
+    /// No host: unspecified, "this network", multicast, reserved and broadcast addresses, and those out of use.
     Nowhere,
     /// The machine itself (127.0.0.0/8, ::1).
     Loopback,
     /// The link (169.254.0.0/16, fe80::/10).
     Link,
-    /// The site: RFC 1918, RFC 6598 (carrier NAT), RFC 2544 (benchmarks), unique and site-local IPv6 (RFC 4193, RFC
-    /// 3879).
+    /// The site: RFC 1918, RFC 6598 (carrier NAT), RFC 2544 (benchmarks), unique and site-local IPv6 (RFC 4193,
+    /// RFC 3879), local translation (RFC 8215).
     Site,
-    /// The whole Internet.
+    /// The whole Internet, and documentation addresses, which stand for it in laboratories and examples.
     Global,
 }
 
 impl Reach {
-    /// Returns the reach of `ip`, after unwrapping an IPv4-mapped IPv6 address.
+    /// Returns the reach of `ip` by the table of [`SpecialBlock`], after unwrapping an IPv4-mapped IPv6 address. An
+    /// IPv6 address that holds an IPv4 address (NAT64, 6to4, IPv4-compatible) reaches no further than that.
     pub fn of(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(ip) => Self::of_v4(ip),
-            IpAddr::V6(ip) => Self::of_v6(ip),
-        }
-    }
-
-    fn of_v4(ip: Ipv4Addr) -> Self {
-        let [a, b, c, _] = ip.octets();
-        if ip.is_loopback() {
-            Self::Loopback
-        } else if ip.is_link_local() {
-            Self::Link
-        } else if ip.is_private() || (a == 100 && b & 0xc0 == 64) || (a == 198 && b & 0xfe == 18) {
-            Self::Site
-        } else if a == 0 || a >= 224 || (a, b, c) == (192, 0, 0) {
-            Self::Nowhere
-        } else {
-            Self::Global
-        }
-    }
-
-    fn of_v6(ip: Ipv6Addr) -> Self {
-        if ip.is_loopback() {
-            Self::Loopback
-        } else if ip.is_unicast_link_local() {
-            Self::Link
-        } else if ip.is_unique_local() || ip.segments()[0] & 0xffc0 == 0xfec0 {
-            Self::Site
-        } else if ip.is_unspecified() || ip.is_multicast() {
-            Self::Nowhere
-        } else {
-            embedded(ip).map_or(Self::Global, Self::of_v4)
-        }
-    }
-}
-
-/// Returns the IPv4 address that a translator or tunnel embeds in `ip`: NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056),
-/// IPv4-compatible (RFC 4291). An IPv6 address reaches as far as the IPv4 address embedded in it.
-fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
-    let low = Ipv4Addr::from_bits(ip.to_bits() as u32);
-    match ip.segments() {
-        [0x64, 0xff9b, 0 | 1, ..] | [0, 0, 0, 0, 0, 0, ..] => Some(low),
-        [0x2002, high, low, ..] => Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))),
-        _ => None,
+        special::reach(ip)
     }
 }
 

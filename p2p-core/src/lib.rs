@@ -22,6 +22,7 @@
 //! | [`stun::Transaction`], [`stun::Query`] | when to ask a STUN server again, and whom to believe |
 //! | [`turn::Client`], [`turn::Allocation`] | which TURN server relays for us, and how its address is kept |
 //! | [`turn::data::DataConnection`] | how a peer's TCP connection comes to us through a TURN server |
+//! | [`turn::server::Relayer`] | what a TURN server answers, to whom it relays, and how much |
 //!
 //! | pure | says |
 //! |---|---|

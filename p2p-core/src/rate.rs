@@ -1,4 +1,4 @@
-//! Token buckets, which limit how often something may happen, and tables of them in constant memory.
+//! Rates, token buckets, and buckets by source in constant memory.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Returns the time in which one token comes.
+    /// The time in which one token comes.
     fn token(self) -> Duration {
         Duration::from_secs(1) / self.per_second.max(1)
     }
@@ -87,29 +87,21 @@ impl Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceNet(u64);
 
-/// A token bucket for each of any number of sources, in constant memory: chosen by a hash nobody outside can predict.
+/// A token bucket for each of any number of sources, in constant memory: sources share buckets by chance.
 ///
-/// Sources share buckets by chance: an innocent source shares with one given flooder in one case of 4,096. The table
-/// never grows, whatever source addresses are forged.
-#[derive(Clone, Debug)]
-pub struct RateTable {
+/// Nobody outside can predict which sources share one, and an innocent source shares with one given flooder in one
+/// case of 4,096.
+#[derive(Debug)]
+pub struct SourceLimit {
     rate: Rate,
-    /// Has heard a secret already.
-    hasher: DefaultHasher,
+    key: [u8; 16],
     buckets: Vec<Bucket>,
 }
 
-impl RateTable {
-    /// Returns a table in which all buckets are full.
+impl SourceLimit {
+    /// Returns full buckets for everybody.
     pub fn new(rate: Rate, seed: &mut Seed, now: Instant) -> Self {
-        let mut hasher = DefaultHasher::new();
-        hasher.write(&seed.array::<16>());
-        Self { rate, hasher, buckets: vec![Bucket::new(now); BUCKETS] }
-    }
-
-    /// Takes a token of `source`, and tells whether there was one.
-    pub fn take(&mut self, source: impl Hash, now: Instant) -> bool {
-        self.take_many(source, 1, now)
+        Self { rate, key: seed.array(), buckets: vec![Bucket::new(now); SOURCE_BUCKETS] }
     }
 
     /// Takes this many tokens of `source`, if all of them are there.
@@ -118,15 +110,25 @@ impl RateTable {
         self.buckets[index].take_many(self.rate, tokens, now)
     }
 
+    /// Tells whether `source` has a token.
+    pub fn has_token(&self, source: impl Hash, now: Instant) -> bool {
+        self.buckets[self.index(source)].wait(self.rate, now).is_zero()
+    }
+
     fn index(&self, source: impl Hash) -> usize {
-        let mut hasher = self.hasher.clone();
-        source.hash(&mut hasher);
-        hasher.finish() as usize % BUCKETS
+        let mut hasher = DefaultHasher::new();
+        (self.key, source).hash(&mut hasher);
+        hasher.finish() as usize % SOURCE_BUCKETS
+    }
+
+    /// Takes one token of `source`, if there is one.
+    pub fn take(&mut self, source: impl Hash, now: Instant) -> bool {
+        self.take_many(source, 1, now)
     }
 }
 
-/// Buckets of a [`RateTable`]: 64 KiB.
-const BUCKETS: usize = 4_096;
+/// Buckets of a [`SourceLimit`]: 64 KiB.
+const SOURCE_BUCKETS: usize = 4_096;
 
 #[cfg(test)]
 mod tests {
@@ -164,17 +166,19 @@ mod tests {
     fn one_source_is_held_and_the_others_are_not() {
         let now = epoch();
         let rate = Rate { per_second: 10, burst: 5 };
-        let mut table = RateTable::new(rate, &mut Seed::from_u64(1), now);
+        let mut limit = SourceLimit::new(rate, &mut Seed::from_u64(1), now);
         let flooder = Source::of("192.0.2.1".parse().unwrap());
-        assert_eq!((0..100).filter(|_| table.take(flooder, now)).count(), 5);
-        assert!(table.take(flooder, now + Duration::from_secs(1)));
+        assert!(limit.has_token(flooder, now));
+        assert_eq!((0..100).filter(|_| limit.take(flooder, now)).count(), 5);
+        assert!(!limit.has_token(flooder, now));
+        assert!(limit.take(flooder, now + Duration::from_secs(1)));
         let others = (0..100u8).filter(|last| {
             let other = Source::of(IpAddr::from([198, 51, 100, *last]));
-            table.take(other, now)
+            limit.take(other, now)
         });
         // Chance may put a few into the flooder's bucket, not many.
         assert!(others.count() >= 90);
-        assert_eq!(table.buckets.len(), BUCKETS);
+        assert_eq!(limit.buckets.len(), SOURCE_BUCKETS);
     }
 
     #[test]

@@ -118,7 +118,7 @@ async fn datagrams_over_udp_in_both_directions() {
     let (stranger, _) = peer().await;
     let elsewhere = UdpSocket::bind("127.0.0.9:0").await.unwrap();
     elsewhere.send_to(b"psst", relayed).await.unwrap();
-    until(&server, |counters| counters.unpermitted == 1).await;
+    until(&server, |counters| counters.decided.unpermitted == 1).await;
     stranger.send_to(b"the same address", relayed).await.unwrap();
     assert_eq!(anna.hear().await.method, Method::DATA);
     server.shutdown().await;
@@ -360,7 +360,7 @@ async fn users_are_told_apart_and_held_to_their_share() {
     let mut wrong = credential(&server, "eve");
     wrong.password.replace_range(0..1, "_");
     assert_eq!(Client::new(socket(&server).await, wrong).code(Method::ALLOCATE, &[UDP]).await, 401);
-    assert_eq!((server.held(), server.counters().expired), (2, 1));
+    assert_eq!((server.held(), server.counters().decided.expired), (2, 1));
     server.shutdown().await;
 }
 
@@ -374,10 +374,10 @@ async fn a_user_gets_no_more_bytes_than_there_are_for_him() {
     let data = channel_data(0x4000, &[0; 1_000]);
     let heap: Vec<u8> = std::iter::repeat_n(data, 300).flatten().collect();
     anna.line.0.write_all(&heap).await.unwrap();
-    until(&server, |counters| counters.relayed + counters.throttled == 300).await;
+    until(&server, |counters| counters.decided.relayed + counters.decided.throttled == 300).await;
     // A hundred at once, and a few more for each hundredth of a second it took.
-    assert!(server.counters().throttled >= 1, "{:?}", server.counters());
-    assert!(server.counters().relayed >= 100, "{:?}", server.counters());
+    assert!(server.counters().decided.throttled >= 1, "{:?}", server.counters());
+    assert!(server.counters().decided.relayed >= 100, "{:?}", server.counters());
     server.shutdown().await;
 }
 
@@ -395,14 +395,14 @@ async fn hostile_bytes_end_connections_and_are_counted() {
     let mut three = TcpStream::connect(address).await.unwrap();
     assert!(is_closed(&mut one).await, "two from one source are enough");
     assert!(is_closed(&mut two).await && is_closed(&mut three).await, "who says nothing is in the way");
-    until(&server, |counters| (counters.crowded, counters.stalled) == (1, 2)).await;
+    until(&server, |counters| (counters.sockets.crowded, counters.sockets.stalled) == (1, 2)).await;
     let huge = [b"\0\x03\xff\xf0\x21\x12\xa4\x42".as_slice(), &[0; 100]].concat();
     let nonsense: [&[u8]; 3] = [b"GET / HTTP/1.1\r\n\r\n", &[0xff; 100], &huge];
     for (count, bytes) in (1..).zip(nonsense) {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         assert!(is_closed(&mut stream).await, "{bytes:?}");
-        until(&server, |counters| counters.garbage == count || counters.stalled > 2).await;
+        until(&server, |counters| counters.sockets.garbage == count || counters.sockets.stalled > 2).await;
     }
     // ChannelData that never comes to an end.
     let mut slow = TcpStream::connect(address).await.unwrap();
@@ -439,9 +439,9 @@ async fn who_asks_too_often_unsigned_is_not_answered() {
         let message = Message::new(Class::Request, Method::ALLOCATE, transaction).with(UDP);
         socket.send(&message.encode(Transport::Udp).unwrap()).await.unwrap();
     }
-    until(&server, |counters| counters.challenged + counters.limited == 20).await;
+    until(&server, |counters| counters.decided.challenged + counters.decided.limited == 20).await;
     // One or two more tokens may have come while they were sent, on a slow machine.
-    assert!((5..10).contains(&server.counters().challenged), "{:?}", server.counters());
+    assert!((5..10).contains(&server.counters().decided.challenged), "{:?}", server.counters());
     server.shutdown().await;
 }
 
@@ -555,7 +555,7 @@ async fn coturn_relays(arguments: &[&str]) {
     if let Some(said) = uclient(&server, arguments).await {
         assert!(said.contains("tot_send_msgs=60, tot_recv_msgs=60"), "{said}");
         assert!(said.contains("Total lost packets 0"), "{said}");
-        assert!(server.counters().allocations >= 2, "{:?}", server.counters());
+        assert!(server.counters().decided.allocations >= 2, "{:?}", server.counters());
     }
     server.shutdown().await;
 }

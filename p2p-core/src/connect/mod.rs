@@ -25,6 +25,8 @@ mod punches;
 mod records;
 mod relaying;
 mod report;
+#[cfg(feature = "sim")]
+pub mod subject;
 #[cfg(test)]
 mod tests;
 

@@ -254,6 +254,10 @@ impl Machine for Hop {
     }
 }
 
+#[cfg(feature = "sim")]
+#[path = "hop_subject.rs"]
+pub mod subject;
+
 #[cfg(test)]
 #[path = "hop_tests.rs"]
 mod tests;

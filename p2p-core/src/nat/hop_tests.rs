@@ -5,7 +5,7 @@ use crate::Seed;
 use crate::nat::{Delta, DeltaKind, NatType, PortRange};
 use crate::sim::epoch;
 use crate::sim::host::HostEvent;
-use crate::sim::laws::{Subject, drain};
+use crate::sim::laws::drain;
 use crate::sim::nat::NatConfig;
 use crate::sim::packet::IcmpKind;
 use crate::sim::router::RouterConfig;
@@ -211,31 +211,3 @@ fn no_socket_no_hop() {
     let drained = drain(&mut hop);
     assert_eq!((drained.events, drained.wait), (vec![Event::Done(None)], None));
 }
-
-struct Seeking;
-
-impl Subject for Seeking {
-    type Machine = Hop;
-
-    fn new(mut seed: Seed, now: Instant) -> Hop {
-        let rtt = seed.up_to(Duration::from_secs(2));
-        Hop::new(HopConfig { server: SERVER.parse().unwrap(), external: ip(OUTSIDE), rtt }, now)
-    }
-
-    fn disturb(hop: &mut Hop, dice: &mut Seed, now: Instant) {
-        let syn = dice.below(u64::from(MOST_SYNS) + 2) as u8;
-        let by = *dice.pick(&["203.0.113.1", OUTSIDE, "10.0.0.1", "::1"]).unwrap();
-        match dice.below(12) {
-            0 => hop.handle_answered(syn, now),
-            1 => hop.handle_unsent(syn, now),
-            2 | 3 => hop.handle_expired(syn, ip(by), now),
-            _ => hop.handle_timeout(now),
-        }
-    }
-
-    fn close(hop: &mut Hop, now: Instant) {
-        hop.close(now);
-    }
-}
-
-crate::machine_laws!(laws: Seeking);

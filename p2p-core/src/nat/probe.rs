@@ -520,6 +520,10 @@ impl Machine for Probe {
     }
 }
 
+#[cfg(feature = "sim")]
+#[path = "probe_subject.rs"]
+pub mod subject;
+
 #[cfg(test)]
 #[path = "probe_tests.rs"]
 mod tests;

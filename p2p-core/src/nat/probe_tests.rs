@@ -567,6 +567,3 @@ fn too_many_servers_are_the_callers_fault() {
     config.servers = vec![server; MOST_SERVERS + 1];
     assert!(Probe::new(config, Seed::from_u64(1), epoch()).is_err());
 }
-
-#[path = "probe_laws_tests.rs"]
-mod laws;

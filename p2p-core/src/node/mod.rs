@@ -59,6 +59,8 @@ pub use config::{
     BrokerConfig, ConfigFault, ConnectOptions, Interfaces, Limits, NodeConfig, NtpServer, TurnServer,
 };
 pub use error::ConnectError;
+#[cfg(feature = "sim")]
+pub use interface::subject::InterfaceSubject;
 pub use interface::{
     Interface, InterfaceAct, InterfaceConfig, InterfaceEvent, MOST_PACKETS, NetworkView, PortEvidence,
     PortOutcome, PortView, Probed, REFRESH, StunServer,
@@ -67,6 +69,8 @@ pub use io::{ConnectionId, ListenError, Owner, SocketAct, SocketEvent, StunLink}
 pub use keep_alive::KeepAlive;
 pub use nic::{Nic, NicAddress, NicId};
 pub use output::{Act, CircuitAct, CircuitEvent, ConnectionInfo, Established, Event};
+#[cfg(feature = "sim")]
+pub use router::subject::RouterSubject;
 pub use router::{BrokerState, ChannelId, Letter, Router, RouterAct, RouterConfig, RouterEvent};
 pub use status::{Counters, NtpStatus, Status};
 

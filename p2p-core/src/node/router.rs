@@ -498,3 +498,7 @@ const GUEST_LEASE: Duration = Duration::from_secs(60);
 const HEARD_FOR: Duration = Duration::from_secs(120);
 /// Signals on their way out whose sender waits, at most.
 const MOST_PENDING: usize = 512;
+
+#[cfg(feature = "sim")]
+#[path = "router_subject.rs"]
+pub(super) mod subject;

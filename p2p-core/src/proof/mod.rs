@@ -25,6 +25,8 @@
 mod error;
 mod handshake;
 mod session;
+#[cfg(feature = "sim")]
+pub mod subject;
 #[cfg(test)]
 mod tests;
 mod wire;

@@ -9,7 +9,7 @@ use super::*;
 use crate::attempt::{AttemptId, RefusalReason, Role};
 use crate::peer::Identity;
 use crate::sim::epoch;
-use crate::sim::laws::{Subject, drain};
+use crate::sim::laws::drain;
 use crate::{Machine, Seed};
 
 const WITHIN: Duration = Duration::from_secs(3);
@@ -297,77 +297,3 @@ proptest! {
         prop_assert!(end.proof.stage() != Stage::Kept);
     }
 }
-
-/// Either end, mostly in order, with a well-behaved proof at the other end.
-struct AnyEnd;
-
-/// A proof and the peer it talks to, as one machine for the laws, which is disturbed through both.
-struct Shadowed {
-    proof: Proof,
-    shadow: Proof,
-}
-
-impl Machine for Shadowed {
-    type Act = Act;
-    type Event = Event;
-
-    fn handle_timeout(&mut self, now: Instant) {
-        self.proof.handle_timeout(now);
-    }
-
-    fn poll_output(&mut self) -> crate::Output<Act, Event> {
-        self.proof.poll_output()
-    }
-}
-
-impl Subject for AnyEnd {
-    type Machine = Shadowed;
-
-    fn new(mut seed: Seed, now: Instant) -> Shadowed {
-        let (anna, bert) = (identity(1), identity(2));
-        let role = if seed.chance(0.5) { Role::Caller } else { Role::Answerer };
-        let dialler =
-            config(&anna, Counterpart::Dialled { peer: bert.id(), attempt: ATTEMPT, role, plain: false });
-        let dialler = Proof::new(dialler, seed.fork("a"), now);
-        let listener = Proof::new(config(&bert, Counterpart::Unknown), seed.fork("b"), now);
-        if seed.chance(0.5) {
-            Shadowed { proof: dialler, shadow: listener }
-        } else {
-            Shadowed { proof: listener, shadow: dialler }
-        }
-    }
-
-    fn disturb(machine: &mut Shadowed, dice: &mut Seed, now: Instant) {
-        match dice.below(40) {
-            0 => machine.proof.handle_lost(now),
-            1 => {
-                let noise = dice.array::<40>();
-                machine.proof.handle_bytes(&noise, now);
-            }
-            2 => {
-                let _ = machine.proof.refuse(RefusalReason::Closing, now);
-            }
-            3..10 => {
-                let _ = machine.proof.welcome(false, now);
-            }
-            10..14 => {
-                let _ = machine.proof.go(now);
-            }
-            _ => {
-                let _ = machine.shadow.welcome(false, now);
-                let _ = machine.shadow.go(now);
-                for act in drain(&mut machine.shadow).acts {
-                    if let Act::Send(bytes) = act {
-                        machine.proof.handle_bytes(&bytes, now);
-                    }
-                }
-            }
-        }
-    }
-
-    fn close(machine: &mut Shadowed, now: Instant) {
-        machine.proof.close(now);
-    }
-}
-
-crate::machine_laws!(proof: AnyEnd);

@@ -126,7 +126,7 @@ mod tests {
     fn the_first_frame_begins_with_a_code_for_its_receiver() {
         let body = knock(&key(), &[1, 2, 3]);
         let hex = data_encoding::HEXLOWER.encode(&frame(&body));
-        assert_eq!(hex, format!("001770327001{CODE}010203"));
+        assert_eq!(hex, format!("001770327002{CODE}010203"));
         assert_eq!(open_door(&key(), &body), Ok(&[1, 2, 3][..]));
     }
 

@@ -303,6 +303,10 @@ impl Machine for Agree {
     }
 }
 
+#[cfg(feature = "sim")]
+#[path = "agree_subject.rs"]
+pub(super) mod subject;
+
 #[cfg(test)]
 #[path = "agree_tests.rs"]
 mod tests;

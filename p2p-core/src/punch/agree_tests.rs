@@ -1,14 +1,13 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::Seed;
-use crate::attempt::{RefusalReason, Role};
+use crate::attempt::Role;
 use crate::nat::Filtering;
 use crate::nat::forecast::PortForecast;
 use crate::punch::message::{Offer, Update};
 use crate::punch::schedule::Mode;
 use crate::sim::epoch;
-use crate::sim::laws::{Subject, drain};
+use crate::sim::laws::drain;
 
 fn at(millis: u64) -> Instant {
     epoch() + Duration::from_millis(millis)
@@ -170,44 +169,3 @@ fn the_absurd_the_stale_and_the_misdirected_are_dropped() {
     caller.handle_message(&answered, at(95));
     assert!(drain(&mut caller).is_quiet());
 }
-
-struct AnyAgree;
-
-impl Subject for AnyAgree {
-    type Machine = Agree;
-
-    fn new(mut seed: Seed, now: Instant) -> Agree {
-        let role = if seed.chance(0.5) { Role::Caller } else { Role::Answerer };
-        let mut agree = Agree::new(role, 0, Clock::new(now, UnixTime::from_secs(9)), PathTiming::default());
-        agree.propose(0, offer(), now);
-        agree
-    }
-
-    fn disturb(agree: &mut Agree, dice: &mut Seed, now: Instant) {
-        let round = dice.below(4) as u8;
-        let step = match dice.below(12) {
-            0..4 => offer(),
-            4..7 => update(),
-            7 => return agree.propose(round, update(), now),
-            8 if dice.chance(0.1) => Step::Decline(RefusalReason::Busy),
-            8..10 => {
-                agree.answer(side(), now);
-                return;
-            }
-            _ => {
-                let start = UnixTime::from_secs(dice.below(20));
-                let timing = Timing { start, lead: 1, spread: 1, step: 1 };
-                Step::Answer(Answer { side: side(), timing })
-            }
-        };
-        let transmit = UnixTime(dice.below(20_000_000));
-        let stamps = Stamps { origin: UnixTime::from_secs(9), receive: transmit, transmit, served: None };
-        agree.handle_message(&Message { pair: 0, round, stamps, step }, now);
-    }
-
-    fn close(agree: &mut Agree, _: Instant) {
-        agree.close();
-    }
-}
-
-crate::machine_laws!(agree_laws: AnyAgree);

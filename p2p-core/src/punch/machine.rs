@@ -632,6 +632,10 @@ impl Machine for Punch {
     }
 }
 
+#[cfg(feature = "sim")]
+#[path = "machine_subject.rs"]
+pub(super) mod subject;
+
 #[cfg(test)]
 #[path = "machine_tests.rs"]
 mod tests;

@@ -7,8 +7,8 @@ use crate::nat::Filtering;
 use crate::punch::message::Answer;
 use crate::punch::{Limits, Mode, PathTiming};
 use crate::sim::epoch;
-use crate::sim::laws::{Subject, drain};
-use crate::{Clock, Seed, UnixTime};
+use crate::sim::laws::drain;
+use crate::{Clock, UnixTime};
 
 const OURS: [u8; 4] = [198, 51, 100, 1];
 const THEIRS: [u8; 4] = [203, 0, 113, 1];
@@ -362,58 +362,3 @@ fn what_this_machine_lacks_is_an_error_and_no_crash() {
     assert_eq!(drained.events, [Event::Lost(Failed::NoPorts)]);
     assert!(drained.acts.iter().any(|act| matches!(act, Act::Socket(SocketAct::GiveBack(_)))));
 }
-
-struct AnyPunch;
-
-impl Subject for AnyPunch {
-    type Machine = Punch;
-
-    fn new(mut seed: Seed, now: Instant) -> Punch {
-        let mut facts = if seed.chance(0.5) { home() } else { asked() };
-        if seed.chance(0.4) {
-            facts.nat = Some(NatType::Symmetric);
-            facts.rate = Some(seed.below(50) as u16);
-        }
-        let clock = Clock::new(now, UnixTime::from_secs(1_800_000_000));
-        let config = PunchConfig { clock, ..config(Role::Caller, facts) };
-        if seed.chance(0.5) { Punch::call(config, now) } else { Punch::answer(config, &offer(THEIRS), now) }
-    }
-
-    fn disturb(punch: &mut Punch, dice: &mut Seed, now: Instant) {
-        let socket = Socket::numbered(dice.below(20) as u32);
-        let bound: Vec<u16> = punch.listening.iter().copied().collect();
-        let port = dice.pick(&bound).copied().unwrap_or(1);
-        let local = Local(with_port(punch.config.local.0, port));
-        match dice.below(16) {
-            0 => {
-                punch.handle(Input::Share(Share { sockets: dice.below(600) as u16, per_second: 500 }), now);
-            }
-            1..5 => {
-                let outcome = if dice.chance(0.9) { Ok(()) } else { Err(DialError::TimedOut) };
-                punch.handle(Input::Listening(local, outcome), now);
-            }
-            5..9 => {
-                let mapped = Mapped(SocketAddr::from((OURS, dice.below(60_000) as u16)));
-                punch.handle(Input::Observed(local, dice.chance(0.9).then_some(mapped)), now);
-            }
-            9 => punch.handle_message(&answer(THEIRS, dice.below(3) as u8), now),
-            10 => punch.handle_message(&offer(THEIRS), now),
-            11 => {
-                let remote = SocketAddr::from((THEIRS, 6_000));
-                punch.handle(Input::Connected { socket, remote }, now);
-            }
-            12 => {
-                let remote = SocketAddr::from((THEIRS, dice.below(9) as u16));
-                punch.handle(Input::Accepted { at: local, remote }, now);
-            }
-            13 if dice.chance(0.02) => punch.handle_kept(socket, now),
-            _ => drop(punch.handle(Input::Failed(socket, DialError::Refused), now)),
-        }
-    }
-
-    fn close(punch: &mut Punch, now: Instant) {
-        punch.close(now);
-    }
-}
-
-crate::machine_laws!(punch_laws: AnyPunch);

@@ -73,16 +73,22 @@ mod story_tests;
 mod timing;
 mod view;
 
+#[cfg(feature = "sim")]
+pub use agree::subject::AgreeSubject;
 pub use agree::{Agree, AgreeAct, AgreeEvent};
 pub use api::{Act, Event, Failed, Input, PunchConfig, PunchReport, SocketAct};
 pub use budget::{Budget, Limits, Share};
 pub use endpoint::{BadEndpoint, Endpoint, MOST_SOCKETS};
 pub use machine::Punch;
+#[cfg(feature = "sim")]
+pub use machine::subject::PunchSubject;
 pub use message::{Answer, BadMessage, MOST_PAIRS, MOST_ROUNDS, Message, Offer, Step, Timing, Update};
 pub use pairs::{answerable, are_placed, worthwhile};
 pub use schedule::{Dial, Mode, NoPlan, Plan, Schedule, Tactic};
+#[cfg(feature = "sim")]
+pub use syn_sender::subject::SynSenderSubject;
 pub use syn_sender::{Round, Socket, SynAct, SynEvent, SynSender, SynSenderConfig, Tally};
 pub use timing::{PathTiming, Stamps};
-#[cfg(test)]
+#[cfg(feature = "sim")]
 pub(crate) use view::OwnedView;
 pub use view::{NetworkView, View};

@@ -28,7 +28,7 @@ impl Socket {
         self.0
     }
 
-    #[cfg(test)]
+    #[cfg(feature = "sim")]
     pub(crate) fn numbered(number: u32) -> Self {
         Self(number)
     }
@@ -406,6 +406,10 @@ impl Machine for SynSender {
         self.output.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
     }
 }
+
+#[cfg(feature = "sim")]
+#[path = "syn_sender_subject.rs"]
+pub(super) mod subject;
 
 #[cfg(test)]
 #[path = "syn_sender_tests.rs"]

@@ -1,9 +1,8 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::Seed;
 use crate::sim::epoch;
-use crate::sim::laws::{Subject, drain};
+use crate::sim::laws::drain;
 
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 1, 2));
 const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1));
@@ -146,47 +145,3 @@ fn the_winner_stays_and_what_is_half_open_goes_first() {
     assert_eq!(acts, [all[1].0, all[3].0, all[0].0].map(SynAct::Drop));
     assert!(sender.handle_accepted(5_000, SocketAddr::new(THERE, 7), at(13)).is_none());
 }
-
-struct AnyFire;
-
-impl Subject for AnyFire {
-    type Machine = SynSender;
-
-    fn new(mut seed: Seed, now: Instant) -> SynSender {
-        let mut sender = SynSender::new(config(1 + seed.below(40) as u16, 1 + seed.below(900) as u16), now);
-        let dials =
-            (0..seed.below(60)).map(|index| dial(seed.below(500), index as u16 % 7, seed.below(90) as u16));
-        let mut dials: Vec<_> = dials.collect();
-        dials.sort_by_key(|dial| dial.after);
-        let lives = seed.chance(0.5).then(|| ms(100));
-        sender.handle_round(round(dials, lives, now), now);
-        sender
-    }
-
-    fn disturb(sender: &mut SynSender, dice: &mut Seed, now: Instant) {
-        let socket = Socket(dice.below(40) as u32);
-        match dice.below(8) {
-            0 => {
-                sender.handle_connected(socket, now);
-            }
-            1 => {
-                let ip = if dice.chance(0.5) { THERE } else { HERE };
-                sender.handle_accepted(5_000, SocketAddr::new(ip, dice.below(9) as u16), now);
-            }
-            2 => {
-                let dials =
-                    (0..dice.below(9)).map(|index| dial(index * 10, 1, dice.below(99) as u16)).collect();
-                sender.handle_round(round(dials, None, now), now);
-            }
-            _ => {
-                sender.handle_failed(socket, &DialError::Refused, now);
-            }
-        }
-    }
-
-    fn close(sender: &mut SynSender, _: Instant) {
-        sender.close(None);
-    }
-}
-
-crate::machine_laws!(fire_laws: AnyFire);

@@ -56,7 +56,7 @@ impl View<'_> {
 }
 
 /// A view that owns what it shows.
-#[cfg(test)]
+#[cfg(feature = "sim")]
 #[derive(Clone, Debug)]
 pub(crate) struct OwnedView {
     pub(crate) host: HostView,
@@ -67,7 +67,7 @@ pub(crate) struct OwnedView {
     pub(crate) limits: Limits,
 }
 
-#[cfg(test)]
+#[cfg(feature = "sim")]
 impl OwnedView {
     /// Returns the view of a host that listens, and of whose networks nothing is known.
     pub(crate) fn new(host: HostView, clock: Clock) -> Self {

@@ -402,3 +402,7 @@ impl Doors<'_> {
         Ok(memory.senders.admit(signal, self.moment)?)
     }
 }
+
+#[cfg(feature = "sim")]
+#[path = "inbox_subject.rs"]
+pub(super) mod subject;

@@ -14,7 +14,7 @@ use crate::attempt::AttemptId;
 use crate::peer::{Contents, Identity, PeerAddr, PeerId};
 use crate::rate::Rate;
 use crate::sim::epoch;
-use crate::sim::laws::{Subject, drain};
+use crate::sim::laws::drain;
 use crate::{Clock, Seed, UnixTime};
 
 const RECEIVER: u64 = 1_000;
@@ -416,50 +416,3 @@ proptest! {
         }
     }
 }
-
-/// Returns limits with which few signals are opened, so that the laws are checked quickly.
-fn stingy(limits: InboxLimits) -> InboxLimits {
-    InboxLimits { channel: Rate { per_second: 2, burst: 5 }, ..limits }
-}
-
-struct Disturbed;
-
-impl Subject for Disturbed {
-    type Machine = Inbox;
-
-    fn new(mut seed: Seed, now: Instant) -> Inbox {
-        let config = InboxConfig {
-            identity: identity(RECEIVER),
-            clock: clock(),
-            limits: stingy(if seed.chance(0.5) { cramped() } else { InboxLimits::default() }),
-        };
-        Inbox::new(config, seed, now)
-    }
-
-    fn disturb(inbox: &mut Inbox, dice: &mut Seed, now: Instant) {
-        let channel = dice.below(4) as u32;
-        let good = &CORPUS[dice.below(CORPUS.len() as u64) as usize];
-        match dice.below(10) {
-            0..5 => inbox.handle_sealed(channel, good, now),
-            5 => inbox.handle_sealed(channel, &good[..dice.below(512) as usize], now),
-            6 => {
-                let mut changed = good.to_vec();
-                changed[dice.below(512) as usize] ^= 1 << dice.below(8);
-                inbox.handle_sealed(channel, &changed, now);
-            }
-            7 => {
-                let mut random = vec![0; *dice.pick(&SIZES).unwrap_or(&0)];
-                dice.fill(&mut random);
-                inbox.handle_sealed(channel, &random, now);
-            }
-            8 => inbox.handle_clock(Clock::new(now, UnixTime(dice.number())), now),
-            _ => inbox.handle_clock(clock_off(dice.below(200) as i64 - 100), now),
-        }
-    }
-
-    fn close(inbox: &mut Inbox, now: Instant) {
-        inbox.close(now);
-    }
-}
-
-crate::machine_laws!(laws: Disturbed);

@@ -20,6 +20,8 @@ mod output;
 mod packet;
 mod queue;
 
+#[cfg(feature = "sim")]
+pub mod subject;
 #[cfg(test)]
 mod tests;
 

@@ -29,10 +29,14 @@ mod seal_tests;
 
 use std::time::Duration;
 
+#[cfg(feature = "sim")]
+pub use inbox::subject::InboxSubject;
 pub use inbox::{Inbox, InboxConfig, InboxCounters, InboxEvent, InboxLimits};
 pub use message::{Body, DialMe, Refusal, Signal};
 pub use scribe::{Scribe, WriteError};
 pub use seal::{MOST_SEALED, OpenError, SIZES, SealError, open, seal};
+#[cfg(feature = "sim")]
+pub use tally::subject::TallySubject;
 pub use tally::{BrokerTrouble, Delivery, Tally};
 pub use wire::WireError;
 

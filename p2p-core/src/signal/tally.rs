@@ -150,12 +150,15 @@ impl Machine for Tally {
     }
 }
 
+#[cfg(feature = "sim")]
+#[path = "tally_subject.rs"]
+pub(super) mod subject;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Seed;
     use crate::sim::epoch;
-    use crate::sim::laws::{Subject, drain};
+    use crate::sim::laws::drain;
 
     fn tally(brokers: u32) -> Tally {
         let brokers = (0..brokers).map(|channel| (channel, format!("mqtt://broker{channel}"))).collect();
@@ -233,27 +236,4 @@ mod tests {
     fn no_broker_at_all_is_told_at_once() {
         assert_eq!(drain(&mut tally(0)).events, [Delivery::NoBroker(vec![])]);
     }
-
-    struct AnyTally;
-    impl Subject for AnyTally {
-        type Machine = Tally;
-        fn new(mut seed: Seed, now: Instant) -> Tally {
-            let brokers = (0..seed.below(5) as u32).map(|channel| (channel, channel.to_string())).collect();
-            Tally::new(brokers, seed.up_to(Duration::from_secs(20)), now)
-        }
-        fn disturb(tally: &mut Tally, dice: &mut Seed, now: Instant) {
-            let channel = dice.below(6) as u32;
-            match dice.below(20) {
-                0 => tally.handle_delivered(channel, Subscribers::Someone, now),
-                1 => tally.handle_delivered(channel, Subscribers::Unknown, now),
-                2..5 => tally.handle_delivered(channel, Subscribers::Nobody, now),
-                5..8 => tally.handle_failed(channel, "no".into(), now),
-                _ => tally.handle_trouble(channel, "down".into(), now),
-            }
-        }
-        fn close(tally: &mut Tally, now: Instant) {
-            tally.close(now);
-        }
-    }
-    crate::machine_laws!(laws: AnyTally);
 }

@@ -89,6 +89,7 @@ pub mod router;
 pub mod scene;
 pub mod span;
 pub mod stun;
+pub mod subjects;
 pub mod tcp;
 pub mod turn;
 pub mod udp;

@@ -26,14 +26,14 @@ pub struct StunServer {
     sockets: Vec<(SocketAddr, UdpSocket)>,
     connections: BTreeMap<TcpSocket, Framer>,
     /// The clients that are being dialled back.
-    dials: Vec<Dial>,
+    dials: Vec<PendingDial>,
     answered: u64,
     ignored: u64,
 }
 
 /// A client that is being dialled back, from near and from far.
 #[derive(Debug)]
-struct Dial {
+struct PendingDial {
     /// The connection that the client asked over, and its request.
     connection: TcpSocket,
     request: Vec<u8>,
@@ -168,7 +168,7 @@ impl StunServer {
                 _ => Try::Ended(SynOutcome::Unavailable),
             }
         });
-        self.dials.push(Dial { connection, request, tries, until: context.now + patience });
+        self.dials.push(PendingDial { connection, request, tries, until: context.now + patience });
         self.settle(context);
     }
 
@@ -184,13 +184,13 @@ impl StunServer {
 
     /// Answers clients whose dials have ended or taken too long.
     fn settle(&mut self, context: &mut Context<'_>) {
-        let is_over = |dial: &Dial| {
+        let is_over = |dial: &PendingDial| {
             dial.until <= context.now || dial.tries.iter().all(|tried| matches!(tried, Try::Ended(_)))
         };
         let (over, left) = std::mem::take(&mut self.dials).into_iter().partition(is_over);
         self.dials = left;
-        let over: Vec<Dial> = over;
-        for Dial { connection, request, tries, .. } in over {
+        let over: Vec<PendingDial> = over;
+        for PendingDial { connection, request, tries, .. } in over {
             let tcp = context.host.tcp_mut();
             for tried in tries {
                 if let Try::Dialling(socket) = tried {

@@ -1,17 +1,15 @@
-//! A TURN server for simulated worlds: RFC 8656 and RFC 6062 as far as a client can tell.
+//! A TURN server for simulated worlds: the real one ([`Relayer`](crate::turn::server::Relayer)), with faults around it.
 //!
-//! [`Desk`] decides and knows no sockets, so that one exchange can be tried without a world; [`TurnServer`]
-//! runs it on a simulated host, and [`TurnRunner`] a client on another. It shares its words (STUN messages) with the client it is to try, but none of
-//! its rules.
+//! [`FaultyServer`] knows no sockets, so that one exchange can be tried without a world; [`TurnHost`] runs it on a simulated
+//! host, and [`TurnRunner`] a client on another. A second opinion on the client is that of `turn-server-proto`, in the tests
+//! of [`turn`](crate::turn).
 
 mod config;
-mod desk;
-mod program;
+mod faulty;
+mod host;
 mod runner;
-mod serve;
-mod table;
 
-pub use config::TurnServerConfig;
-pub use desk::{Deed, Desk, DeskCounters, Tuple};
-pub use program::TurnServer;
+pub use config::{FaultyServerConfig, TurnFaults};
+pub use faulty::{FaultyServer, FaultyServerCounters};
+pub use host::TurnHost;
 pub use runner::TurnRunner;

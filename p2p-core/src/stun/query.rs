@@ -578,6 +578,10 @@ impl Machine for Query {
     }
 }
 
+#[cfg(feature = "sim")]
+#[path = "query_subject.rs"]
+pub mod subject;
+
 #[cfg(test)]
 #[path = "query_tests.rs"]
 mod tests;

@@ -2,8 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::sim::epoch;
-use crate::sim::laws::{Drained, Subject, drain};
-use crate::stun::Responder;
+use crate::sim::laws::{Drained, drain};
 
 const RTT: Duration = Duration::from_millis(40);
 
@@ -278,61 +277,3 @@ fn asked_again_a_held_connection_is_used_and_a_dead_one_replaced() {
     assert!(matches!(&events[..], [Event::Failure(..), Event::Done(_)]), "{events:?}");
     assert_eq!(wait, None);
 }
-
-struct Asking;
-
-impl Subject for Asking {
-    type Machine = Query;
-
-    fn new(mut seed: Seed, now: Instant) -> Query {
-        let servers = (1..=seed.below(9) as u8)
-            .map(|last| if seed.chance(0.5) { udp(last) } else { tcp(last) })
-            .collect();
-        let config = QueryConfig {
-            servers,
-            at_once: seed.below(4) as usize,
-            hedge: seed.up_to(Duration::from_millis(200)),
-            enough: seed.below(4) as usize,
-            patience: seed.up_to(Duration::from_secs(1)),
-            hold: seed.chance(0.5),
-            transaction: TransactionConfig::default(),
-        };
-        Query::new(config, seed, now).unwrap()
-    }
-
-    fn disturb(query: &mut Query, dice: &mut Seed, now: Instant) {
-        let server = at(dice.below(10) as u8);
-        let id = query.asking.iter().find_map(|asking| match &asking.state {
-            State::Asked(asked) if asking.server.address == server => Some(asked.0.id()),
-            _ => None,
-        });
-        let id = id.unwrap_or_else(|| crate::stun::TransactionId::new(dice));
-        let request = Message { transaction: id, ..Message::binding(dice) };
-        let request = request.encode(Transport::Udp).unwrap();
-        let mut reply =
-            Responder::new(server).respond(&request, client(), server, Transport::Udp).unwrap().bytes;
-        if dice.chance(0.5) {
-            let at = dice.below(reply.len() as u64) as usize;
-            reply[at] ^= 1 << dice.below(8);
-        }
-        match dice.below(40) {
-            7 => query.handle_again(now),
-            6 => {
-                let _ = query.handle_server(if dice.chance(0.5) { udp(9) } else { tcp(9) }, now);
-            }
-            0 | 1 | 10..20 => query.handle_datagram(server, &reply, now),
-            2 | 20..25 => query.handle_tcp_open(server, now),
-            3 | 25..35 => query.handle_tcp_data(server, &reply[..dice.below(33) as usize], now),
-            4 | 35..37 => {
-                query.handle_tcp_closed(server, dice.chance(0.5).then_some(io::ErrorKind::TimedOut), now)
-            }
-            _ => query.handle_unreachable(server, io::ErrorKind::HostUnreachable, now),
-        }
-    }
-
-    fn close(query: &mut Query, now: Instant) {
-        query.close(now);
-    }
-}
-
-crate::machine_laws!(laws: Asking);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Transport;
 use super::message::{Attribute, Class, Message, Method};
-use super::wire::{Ending, Header, Parsed, WireError};
+use super::wire::{Ending, HEADER, Header, Parsed, WireError};
 use crate::Reach;
 use crate::stun::dial_back::SynOutcome;
 
@@ -19,6 +19,10 @@ const LONGEST_DIAL: Duration = Duration::from_secs(3);
 /// The most numbers that are listed in a 420.
 const MOST_UNKNOWN: usize = 16;
 
+/// IP and UDP headers, in bytes, without options.
+const HEADERS_V4: usize = 20 + 8;
+const HEADERS_V6: usize = 40 + 8;
+
 /// A STUN server without sockets. It follows RFC 8489, with a second address also RFC 5780, and RFC 3489 for clients
 /// that send no magic cookie. It knows Binding only, keeps no state and is cheap to copy.
 ///
@@ -26,14 +30,14 @@ const MOST_UNKNOWN: usize = 16;
 ///
 /// Anybody can put anybody's address on a datagram, so an answer must not be much larger than its request:
 ///
-/// | | IPv4 | IPv6 |
+/// | with IP and UDP headers | IPv4 | IPv6 |
 /// |---|---|---|
-/// | one address (RFC 8489) | 32 of 20 bytes: 1.6 | 44 of 20: 2.2 |
-/// | with an alternate (RFC 5780, section 6.1 demands four addresses) | 68 of 20: 3.4 | 116 of 20: 5.8 |
+/// | one address (RFC 8489) | 60 of 48 bytes: 1.3 | 92 of 68: 1.4 |
+/// | with an alternate (RFC 5780, section 6.1 demands four addresses) | 96 of 48: 2.0 | 164 of 68: 2.4 |
 ///
-/// With IP and UDP headers counted that is 1.3 and 1.4 in the first row, and 2.0 and 2.4 in the second. Errors stay
-/// below 2.9. PADDING is answered with as much padding as came, and not, as RFC 5780 has it, with the size of the
-/// link. SOFTWARE is never sent.
+/// Without an alternate every answer stays within [`most_unproven_answer`]: error responses lose their phrase for it, and
+/// answers over IPv6 to clients that know RFC 3489 only, which has no IPv6, the SOURCE-ADDRESS. PADDING is answered with as
+/// much padding as came and not, as RFC 5780 has it, with the size of the link. SOFTWARE is never sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Responder {
     primary: SocketAddr,
@@ -67,6 +71,13 @@ pub enum Silence {
     /// The message came from an address that cannot be answered.
     #[error("the sender's address cannot be answered")]
     Source,
+}
+
+/// The largest answer, in bytes of UDP payload, to a request of `length` bytes that somebody may have sent in
+/// `client`'s name: with all headers, one and a half times as much. Then nobody gains by having us answer a victim.
+pub fn most_unproven_answer(client: SocketAddr, length: usize) -> usize {
+    let headers = if client.ip().to_canonical().is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
+    (length + headers) * 3 / 2 - headers
 }
 
 impl Responder {
@@ -221,7 +232,10 @@ impl Responder {
         let mut message = Message::new(Class::Success, header.method, header.transaction);
         let other = self.change(destination, Wish { ip: true, other_port: true, ..Wish::default() });
         if header.transaction.is_classic() {
-            message = message.with(Attribute::MappedAddress(seen)).with(Attribute::SourceAddress(from));
+            message = message.with(Attribute::MappedAddress(seen));
+            if seen.is_ipv4() || other.is_some() {
+                message = message.with(Attribute::SourceAddress(from));
+            }
             if let Some(other) = other {
                 message = message.with(Attribute::ChangedAddress(other));
             }
@@ -249,20 +263,21 @@ impl Responder {
         (source, destination): (SocketAddr, SocketAddr),
         transport: Transport,
     ) -> Result<Reply, Silence> {
-        let reason = if code == 420 { "Unknown Attribute" } else { "Bad Request" };
-        let mut message = Message::new(Class::Error, header.method, header.transaction)
-            .with(Attribute::ErrorCode { code, reason: reason.into() });
-        if !unknown.is_empty() {
-            unknown.truncate(MOST_UNKNOWN);
-            message = message.with(Attribute::UnknownAttributes(unknown));
+        unknown.truncate(MOST_UNKNOWN);
+        let encode = |reason: &str| {
+            let mut message = Message::new(Class::Error, header.method, header.transaction)
+                .with(Attribute::ErrorCode { code, reason: reason.into() });
+            if !unknown.is_empty() {
+                message = message.with(Attribute::UnknownAttributes(unknown.clone()));
+            }
+            message.encode_with(transport, Ending { signature: None, fingerprint })
+        };
+        let mut bytes = encode(if code == 420 { "Unknown Attribute" } else { "Bad Request" })?;
+        let request = HEADER + usize::from(header.length);
+        if transport == Transport::Udp && bytes.len() > most_unproven_answer(source, request) {
+            bytes = encode("")?;
         }
-        let ending = Ending { signature: None, fingerprint };
-        Ok(Reply {
-            bytes: message.encode_with(transport, ending)?,
-            from: destination,
-            to: source,
-            is_error: true,
-        })
+        Ok(Reply { bytes, from: destination, to: source, is_error: true })
     }
 
     /// Returns the address that differs from `destination` as wished, or `None` when that is impossible.

@@ -213,3 +213,11 @@ fn a_dial_back_is_offered_and_done_over_tcp_only() {
     assert_eq!(dialling.other_ip(other()), Some(primary().ip()));
     assert_eq!(Responder::new(primary()).with_dialling().other_ip(primary()), None);
 }
+
+#[test]
+fn half_as_much_again_with_headers() {
+    let most = |client: &str, length| most_unproven_answer(client.parse().unwrap(), length);
+    assert_eq!(most("192.0.2.1:1", 28), 56);
+    assert_eq!(most("[::ffff:192.0.2.1]:1", 28), 56);
+    assert_eq!(most("[2001:db8::1]:1", 28), 66);
+}

@@ -360,6 +360,10 @@ impl Machine for Transaction {
     }
 }
 
+#[cfg(feature = "sim")]
+#[path = "transaction_subject.rs"]
+pub mod subject;
+
 #[cfg(test)]
 #[path = "transaction_tests.rs"]
 mod tests;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::Seed;
 use crate::sim::epoch;
-use crate::sim::laws::{Subject, drain};
+use crate::sim::laws::drain;
 use crate::stun::message::{Attribute, Method};
 use crate::stun::wire::{Algorithm, Ending};
 
@@ -187,46 +187,6 @@ fn a_signed_answer_beats_an_unsigned_refusal() {
     transaction.handle_message(server(), &signed, epoch() + Duration::from_millis(400));
     assert!(matches!(drain(&mut transaction).events[..], [Event::Answered { .. }]));
 }
-
-struct Binding;
-
-impl Subject for Binding {
-    type Machine = Transaction;
-
-    fn new(mut seed: Seed, now: Instant) -> Transaction {
-        let transport = if seed.chance(0.5) { Transport::Udp } else { Transport::Tcp };
-        let config = TransactionConfig {
-            rto: seed.up_to(Duration::from_secs(1)),
-            sends: seed.below(20) as u32,
-            last_wait: seed.below(20) as u32,
-            tcp_wait: seed.up_to(Duration::from_secs(50)),
-        };
-        let mut request = Request::new(server(), transport, Message::binding(&mut seed));
-        request.signature = seed.chance(0.3).then(|| (Algorithm::Sha1, Key::short_term("secret")));
-        Transaction::new(config, request, now).unwrap()
-    }
-
-    fn disturb(transaction: &mut Transaction, dice: &mut Seed, now: Instant) {
-        let mut answer = bytes(&success(transaction.id()));
-        match dice.below(40) {
-            0 => transaction.handle_message(server(), &answer, now),
-            2 => transaction.handle_message(server(), &bytes(&refusal(transaction.id(), 437)), now),
-            1 => transaction.handle_unreachable(io::ErrorKind::ConnectionRefused, now),
-            _ => {
-                let at = dice.below(answer.len() as u64) as usize;
-                answer[at] ^= 1 << dice.below(8);
-                let from = SocketAddr::new(server().ip(), 3_470 + dice.below(10) as u16);
-                transaction.handle_message(from, &answer, now);
-            }
-        }
-    }
-
-    fn close(transaction: &mut Transaction, now: Instant) {
-        transaction.close(now);
-    }
-}
-
-crate::machine_laws!(laws: Binding);
 
 #[test]
 fn a_reason_that_acts_on_a_terminal_is_told_harmless() {

@@ -578,6 +578,10 @@ impl Body for Post {
     }
 }
 
+#[cfg(feature = "sim")]
+#[path = "messages_subject.rs"]
+pub(super) mod subject;
+
 #[cfg(test)]
 #[path = "messages_tests.rs"]
 mod tests;

@@ -5,9 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::machine_laws;
 use crate::sim::epoch;
-use crate::sim::laws::Subject;
 use crate::sim::link::LinkConfig;
 use crate::sim::pair::Pair;
 use crate::transport::{Token, Tokens};
@@ -30,58 +28,6 @@ fn forged(number: u64, fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
     out.truncate(written);
     out
 }
-
-struct Anything;
-
-impl Subject for Anything {
-    type Machine = Messages;
-
-    fn new(mut seed: Seed, now: Instant) -> Messages {
-        let mut messages = Messages::new(config(), seed.fork("messages"), now);
-        for _ in 0..seed.below(5) {
-            messages.send(vec![1; seed.below(5_000) as usize].into(), now).unwrap();
-        }
-        messages
-    }
-
-    fn disturb(messages: &mut Messages, dice: &mut Seed, now: Instant) {
-        let number = dice.below(400);
-        match dice.below(9) {
-            0 => drop(messages.send(vec![2; dice.below(70_000) as usize].into(), now)),
-            1 => drop(messages.receive(now)),
-            2 if dice.chance(0.1) => drop(messages.finish(now)),
-            3 if dice.chance(0.3) => messages.handle_path_changed(now),
-            4 => {
-                let lowest = dice.below(60);
-                let range = lowest..lowest + 1 + dice.below(9);
-                let acked = forged(number, |writer| writer.ack(std::iter::once(range), 0, 0));
-                messages.handle_datagram(&acked, now);
-            }
-            5 | 6 => {
-                let id = dice.below(30);
-                let total = id * 67;
-                let at = dice.below(total.max(1));
-                let length = (1 + dice.below((total - at).max(1))).min(total - at).min(1_000) as u16;
-                let part = forged(number, |writer| writer.message(id, total, at, length).fill(3));
-                messages.handle_datagram(&part, now);
-            }
-            7 if dice.chance(0.02) => {
-                let count = dice.below(40);
-                messages.handle_datagram(&forged(number, |writer| writer.end(count)), now);
-            }
-            _ => {
-                let limit = dice.number() >> 2 >> dice.below(60);
-                messages.handle_datagram(&forged(number, |writer| writer.window(limit)), now);
-            }
-        }
-    }
-
-    fn close(messages: &mut Messages, now: Instant) {
-        messages.close(now);
-    }
-}
-
-machine_laws!(laws: Anything);
 
 /// A message that says who it is, by its length and its bytes.
 fn message(number: u64, length: usize) -> Bytes {

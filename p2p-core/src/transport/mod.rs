@@ -52,5 +52,9 @@ pub use config::{Tokens, TransportConfig};
 pub use connection::{Act, Event, ResetReason, TransportError};
 pub use counters::Counters;
 pub use frame::{FrameError, Token};
+#[cfg(feature = "sim")]
+pub use messages::subject::MessagesSubject;
 pub use messages::{MOST_MESSAGE, Messages, SendError};
+#[cfg(feature = "sim")]
+pub use stream::subject::StreamSubject;
 pub use stream::{Read, Stream};

@@ -326,6 +326,10 @@ impl Body for Bytes {
     }
 }
 
+#[cfg(feature = "sim")]
+#[path = "stream_subject.rs"]
+pub(super) mod subject;
+
 #[cfg(test)]
 #[path = "stream_tests.rs"]
 mod tests;

@@ -1,13 +1,12 @@
 //! Stories of two ends, in virtual time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::machine_laws;
 use crate::sim::epoch;
-use crate::sim::laws::{Subject, drain};
+use crate::sim::laws::drain;
 use crate::sim::link::LinkConfig;
 use crate::sim::pair::Pair;
 use crate::transport::{Token, Tokens};
@@ -36,64 +35,6 @@ fn forged(number: u64, floor: u64, fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8
     out.truncate(written);
     out
 }
-
-struct Anything;
-
-impl Subject for Anything {
-    type Machine = Stream;
-
-    fn new(mut seed: Seed, now: Instant) -> Stream {
-        let mut stream = Stream::new(config(), seed.fork("stream"), now);
-        if seed.chance(0.7) {
-            stream.write(&vec![1; seed.below(100_000) as usize], now).unwrap();
-        }
-        stream
-    }
-
-    fn disturb(stream: &mut Stream, dice: &mut Seed, now: Instant) {
-        let number = dice.below(400);
-        let floor = number - dice.below(number + 1);
-        let length = dice.below(1_000) as u16;
-        match dice.below(12) {
-            0 => drop(stream.write(&vec![2; dice.below(40_000) as usize], now)),
-            1 => drop(stream.read(&mut vec![0; dice.below(40_000) as usize], now)),
-            2 if dice.chance(0.1) => drop(stream.finish(now)),
-            3 if dice.chance(0.3) => stream.handle_path_changed(now),
-            4 if dice.chance(0.05) => {
-                stream.handle_datagram(&forged(number, floor, |writer| writer.reset(1)), now);
-            }
-            5 | 6 => {
-                let lowest = dice.below(60);
-                let ranges = [lowest + 2..lowest + 3 + dice.below(9), dice.below(lowest + 1)..lowest + 1];
-                let ack = forged(number, floor, |writer| writer.ack(ranges.into_iter(), 500, 0));
-                stream.handle_datagram(&ack, now);
-            }
-            7 => {
-                let offset = dice.below(2_000) * 137;
-                let is_last = dice.chance(0.002);
-                let data = forged(number, floor, |writer| writer.data(offset, length, is_last).fill(3));
-                stream.handle_datagram(&data, now);
-            }
-            8 => {
-                let limit = dice.number() >> 2 >> dice.below(60);
-                stream.handle_datagram(&forged(number, floor, |writer| writer.window(limit)), now);
-            }
-            9 => stream.handle_datagram(&forged(number, floor, |writer| writer.blocked(5)), now),
-            10 => stream.handle_datagram(&forged(number, floor, |writer| writer.ping()), now),
-            _ => {
-                let mut noise = forged(number, floor, |writer| writer.window(7));
-                noise.extend(dice.array::<12>());
-                stream.handle_datagram(&noise, now);
-            }
-        }
-    }
-
-    fn close(stream: &mut Stream, now: Instant) {
-        stream.close(now);
-    }
-}
-
-machine_laws!(laws: Anything);
 
 /// Two ends, and what each has written and read so far; every byte is known by its offset.
 struct Story {

@@ -17,7 +17,7 @@ pub use config::AllocationConfig;
 pub use output::{AllocationOutput, Counters, Event, Lease, Misuse};
 
 use super::channel::{self, CHANNEL_HEADER};
-use super::credentials::{Credentials, Login};
+use super::credentials::{Credentials, LongTermAuth};
 pub use super::data::ConnectionId;
 use super::data::{DataConfig, DataConnection};
 use super::errand::{Draft, Errand};
@@ -77,7 +77,7 @@ struct Standing {
 enum State {
     Asking {
         /// The allocation that an unsigned refusal spoke against, with the login it was made by.
-        old: Option<Box<(Standing, Login)>>,
+        old: Option<Box<(Standing, LongTermAuth)>>,
         is_first: bool,
     },
     Standing(Box<Standing>),
@@ -116,7 +116,7 @@ struct Pulse {
 #[derive(Debug)]
 pub struct Allocation {
     config: AllocationConfig,
-    login: Login,
+    login: LongTermAuth,
     seed: Seed,
     framer: Framer,
     state: State,
@@ -137,7 +137,7 @@ impl Allocation {
             return Err(Misuse::Transport);
         }
         let mut allocation = Self {
-            login: Login::new(config.credentials.clone()),
+            login: LongTermAuth::new(config.credentials.clone()),
             config,
             seed,
             framer: Framer::default(),
@@ -484,6 +484,9 @@ impl Machine for Allocation {
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+#[cfg(feature = "sim")]
+pub mod subject;
 
 #[cfg(test)]
 #[path = "allocation_tests/mod.rs"]

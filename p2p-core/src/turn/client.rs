@@ -498,6 +498,9 @@ impl Machine for Client {
     }
 }
 
+#[cfg(feature = "sim")]
+pub mod subject;
+
 #[cfg(test)]
 #[path = "client_tests.rs"]
 mod tests;

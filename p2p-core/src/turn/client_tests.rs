@@ -3,9 +3,8 @@
 use super::*;
 use crate::sim::epoch;
 use crate::sim::host::HostEvent;
-use crate::sim::laws::Subject;
 use crate::sim::tcp::{TcpEvent, TcpOptions, TcpState};
-use crate::sim::turn::{Deed, Desk, Tuple, TurnRunner, TurnServer, TurnServerConfig};
+use crate::sim::turn::{FaultyServerConfig, TurnHost, TurnRunner};
 use crate::sim::world::{HostId, World};
 use crate::stun::Method;
 use crate::stun::transaction::Fault;
@@ -37,7 +36,7 @@ struct Scene {
 
 const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 9)), 5_000);
 
-fn scene(servers: u8, adjust: impl Fn(u8, &mut TurnServerConfig)) -> Scene {
+fn scene(servers: u8, adjust: impl Fn(u8, &mut FaultyServerConfig)) -> Scene {
     let leg = Duration::from_millis(10);
     let mut world = World::new(Seed::from_u64(1));
     let internet = world.internet();
@@ -49,10 +48,11 @@ fn scene(servers: u8, adjust: impl Fn(u8, &mut TurnServerConfig)) -> Scene {
     let (me, peer) = (add("me", "198.51.100.7".parse().unwrap()), add("peer", PEER.ip()));
     let hosts: Vec<_> = (1..=servers).map(|last| add("server", ip(last))).collect();
     for (host, last) in hosts.iter().zip(1..) {
-        let mut config = TurnServerConfig::new(at(last), "user", "secret");
+        let mut config = FaultyServerConfig::new(at(last), "user", "secret");
         adjust(last, &mut config);
-        let program =
-            world.with(*host, |context| TurnServer::bind(context.host, config, Seed::from_u64(9))).unwrap();
+        let program = world
+            .with(*host, |context| TurnHost::bind(context.host, config, Seed::from_u64(9), context.now))
+            .unwrap();
         world.run(*host, program);
     }
     Scene { world, me, peer, servers: hosts }
@@ -77,7 +77,7 @@ impl Scene {
     fn server<T>(
         &mut self,
         index: usize,
-        act: impl FnOnce(&mut TurnServer, &mut crate::sim::world::Context<'_>) -> T,
+        act: impl FnOnce(&mut TurnHost, &mut crate::sim::world::Context<'_>) -> T,
     ) -> T {
         self.world.with_program(self.servers[index], act).expect("a server runs there")
     }
@@ -88,7 +88,7 @@ impl Scene {
 
     fn allocations(&mut self) -> Vec<usize> {
         (0..self.servers.len())
-            .map(|index| self.server(index, |server, _| server.desk().allocations()))
+            .map(|index| self.server(index, |server, _| server.server().allocations()))
             .collect()
     }
 
@@ -169,7 +169,7 @@ fn a_silent_server_costs_a_head_start_and_the_slow_one_is_given_back() {
     // The first server answers nothing for a while, and then both want to be kept.
     let mut scene = scene(2, |last, config| {
         if last == 1 {
-            config.lost.insert(Method::ALLOCATE, 1);
+            config.faults.lost.insert(Method::ALLOCATE, 1);
         }
     });
     scene.start(vec![server(1, Carrier::Udp), server(2, Carrier::Udp)], |_| ());
@@ -194,9 +194,9 @@ fn udp_is_blocked_and_tcp_gets_through() {
 #[test]
 fn everybody_is_asked_and_the_report_says_who_said_what() {
     let mut scene = scene(3, |last, config| match last {
-        1 => config.quota = 0,
-        2 => drop(config.users.insert("user".into(), "another".into())),
-        _ => config.lie = Some("127.0.0.1:7".parse().unwrap()),
+        1 => config.relayer.quota.per_user = 0,
+        2 => config.set_password("another"),
+        _ => config.faults.lie = Some("127.0.0.1:7".parse().unwrap()),
     });
     let servers = (1..=3).map(|last| server(last, Carrier::Udp)).chain([server(77, Carrier::Tcp)]).collect();
     scene.start(servers, |_| ());
@@ -221,23 +221,23 @@ fn nobody_to_ask_is_said_at_once() {
 
 #[test]
 fn redirections_are_followed_but_not_in_circles_or_inwards() {
-    let mut straight = scene(2, |last, config| config.alternate = (last == 1).then(|| at(2)));
+    let mut straight = scene(2, |last, config| config.faults.alternate = (last == 1).then(|| at(2)));
     straight.start(vec![server(1, Carrier::Udp)], |_| ());
     straight.world.run_for(secs(5));
     assert_eq!(straight.place().address, at(2));
 
-    let mut circle = scene(3, |last, config| config.alternate = Some(at(last % 3 + 1)));
+    let mut circle = scene(3, |last, config| config.faults.alternate = Some(at(last % 3 + 1)));
     circle.start(vec![server(1, Carrier::Udp)], |_| ());
     circle.world.run_for(secs(5));
     assert_eq!(circle.report().refusals, [(server(3, Carrier::Udp).place, Failure::Circle(at(1)))]);
 
-    let mut far = scene(7, |last, config| config.alternate = Some(at(last + 1)));
+    let mut far = scene(7, |last, config| config.faults.alternate = Some(at(last + 1)));
     far.start(vec![server(1, Carrier::Udp)], |_| ());
     far.world.run_for(secs(5));
     assert_eq!(far.report().refusals[0].1, Failure::Circle(at(MOST_HOPS + 2)));
 
     for inward in ["192.168.1.1:3478", "127.0.0.1:3478", "224.0.0.1:3478", "203.0.113.9:0"] {
-        let mut scene = scene(1, |_, config| config.alternate = Some(inward.parse().unwrap()));
+        let mut scene = scene(1, |_, config| config.faults.alternate = Some(inward.parse().unwrap()));
         scene.start(vec![server(1, Carrier::Udp)], |_| ());
         scene.world.run_for(secs(5));
         assert!(matches!(scene.report().refusals[0].1, Failure::Absurd { .. }), "{inward}");
@@ -247,12 +247,12 @@ fn redirections_are_followed_but_not_in_circles_or_inwards() {
 #[test]
 fn a_port_that_was_somebody_elses_is_left_for_another() {
     let mut scene = scene(1, |_, config| {
-        config.refusals.insert(Method::ALLOCATE, (437, true));
+        config.faults.refusals.insert(Method::ALLOCATE, (437, true));
     });
     scene.start(vec![server(1, Carrier::Udp)], |_| ());
     scene.world.run_for(secs(5));
     assert_eq!(scene.report().refusals.len(), 1);
-    let requests = scene.server(0, |server, _| server.desk().counters().requests);
+    let requests = scene.server(0, |server, _| server.server().counters().requests);
     assert_eq!(requests, 2 * u64::from(MOST_PORTS), "three ports, each challenged once");
 }
 
@@ -374,7 +374,7 @@ fn we_dial_a_peer_through_the_server() {
 fn a_day_idle_behind_a_forgetful_nat_and_never_deaf() {
     use crate::sim::nat::NatConfig;
     use crate::sim::router::RouterConfig;
-    let mut scene = scene(1, |_, config| config.nonce_life = secs(60));
+    let mut scene = scene(1, |_, config| config.relayer.nonce_lifetime = secs(60));
     let nat = NatConfig::home("192.0.2.1".parse().unwrap());
     let internet = scene.world.internet();
     let leg = Duration::from_millis(10);
@@ -396,143 +396,5 @@ fn a_day_idle_behind_a_forgetful_nat_and_never_deaf() {
     scene.world.run_for(secs(1));
     assert_eq!(scene.words().last().unwrap().1, "data");
     scene.assert_flows();
-    assert_eq!(scene.server(0, |server, _| server.desk().counters().allocated), 1);
+    assert_eq!(scene.server(0, |server, _| server.server().counters().allocated), 1);
 }
-
-/// A client and two servers that receive and answer when dice say so.
-#[derive(Debug)]
-struct Served {
-    client: Client,
-    desks: Vec<Desk>,
-    /// The connections to servers that are open.
-    ways: BTreeMap<Conn, Place>,
-    opening: Vec<Conn>,
-    unheard: VecDeque<(Conn, Bytes)>,
-}
-
-impl Machine for Served {
-    type Act = Act;
-    type Event = Event;
-
-    fn handle_timeout(&mut self, now: Instant) {
-        self.client.handle_timeout(now);
-    }
-
-    fn poll_output(&mut self) -> Output<Act, Event> {
-        let output = self.client.poll_output();
-        if let Output::Act(act) = &output {
-            match act.clone() {
-                Act::Open { conn, place } => {
-                    self.ways.insert(conn, place);
-                    self.opening.push(conn);
-                }
-                Act::Transmit { conn, packet } => self.unheard.push_back((conn, packet.into_bytes())),
-                Act::Close { conn } => drop(self.ways.remove(&conn)),
-            }
-            self.unheard.truncate(200);
-        }
-        output
-    }
-}
-
-impl Served {
-    fn tuple(conn: Conn, carrier: Carrier) -> Tuple {
-        let client = SocketAddr::from(([198, 51, 100, 7], 10_000 + conn.0 as u16 % 50_000));
-        Tuple { client, transport: carrier.transport() }
-    }
-
-    fn hear(&mut self, now: Instant) {
-        while let Some((conn, bytes)) = self.unheard.pop_front() {
-            let Some(place) = self.ways.get(&conn) else { continue };
-            let index = usize::from(place.address == at(2));
-            self.desks[index].handle_client(Self::tuple(conn, place.carrier), &bytes, now);
-        }
-        let mut said = Vec::new();
-        for desk in &mut self.desks {
-            while let Some(deed) = desk.poll() {
-                if let Deed::Tell(tuple, bytes) = deed {
-                    said.push((tuple, bytes));
-                }
-            }
-        }
-        for (tuple, bytes) in said {
-            let is_it = |(conn, place): &(&Conn, &Place)| Self::tuple(**conn, place.carrier) == tuple;
-            if let Some(conn) = self.ways.iter().find(is_it).map(|(conn, _)| *conn) {
-                self.client.handle_data(conn, bytes, now);
-            }
-        }
-    }
-}
-
-struct Raced;
-
-impl Subject for Raced {
-    type Machine = Served;
-
-    const KEEPS_ALIVE: Option<Duration> = Some(Duration::from_nanos(1));
-
-    fn new(mut seed: Seed, now: Instant) -> Served {
-        let carriers = [Carrier::Udp, Carrier::Tcp, Carrier::Tls];
-        let servers =
-            (0..seed.below(5)).map(|number| server(1 + (number % 2) as u8, carriers[(number % 3) as usize]));
-        let mut config = ClientConfig::new(servers.collect());
-        config.head_start = seed.up_to(secs(1));
-        config.patience = seed.up_to(secs(3));
-        if seed.chance(0.3) {
-            config.relaying = Relaying::Tcp;
-        }
-        let desks = (1..=2).map(|last| {
-            let mut config = TurnServerConfig::new(at(last), "user", "secret");
-            config.nonce_life = secs(20);
-            Desk::new(config, Seed::from_u64(last.into()))
-        });
-        let desks = desks.collect();
-        let client = Client::new(config, seed.fork("client"), now);
-        Served { client, desks, ways: BTreeMap::new(), opening: Vec::new(), unheard: VecDeque::new() }
-    }
-
-    fn disturb(served: &mut Served, dice: &mut Seed, now: Instant) {
-        let conn = Conn(dice.below(u64::from(served.client.next_conn) + 2) as u32);
-        let someone = SocketAddr::from(([192, 0, 2, dice.below(9) as u8], 5_000));
-        let client = &mut served.client;
-        match dice.below(60) {
-            0 => client.handle_closed(conn, None, now),
-            1 => served.desks[dice.below(2) as usize].restart(),
-            2 => client.handle_doubt(now),
-            3 => drop(client.permit(someone.ip(), now)),
-            4 | 5 => drop(client.bind(someone, now)),
-            6 => client.forget(someone.ip(), now),
-            7 => drop(client.connect(someone, now)),
-            8 | 9 => drop(client.send(someone, Bytes::from_static(b"data"), now)),
-            10 => client.handle_data(conn, Bytes::copy_from_slice(&dice.array::<30>()), now),
-            11 => client.handle_opened(conn, now),
-            12 => {
-                let code = *dice.pick(&[300, 400, 437, 441, 486]).unwrap();
-                let desk = &mut served.desks[dice.below(2) as usize];
-                desk.config.refusals.insert(Method::ALLOCATE, (code, dice.chance(0.5)));
-            }
-            13 => served.desks.iter_mut().for_each(|desk| desk.config.refusals.clear()),
-            14 => served.desks[0].config.alternate = dice.chance(0.5).then(|| at(2)),
-            15 => served.unheard.clear(),
-            16 => {
-                let relayed = client.lease().map(|(place, _, lease)| (place.address, lease.relayed[0].0));
-                if let Some((address, relayed)) = relayed {
-                    let desk = &mut served.desks[usize::from(address == at(2))];
-                    desk.handle_dialled_by(relayed, someone, now);
-                }
-            }
-            17..30 => {
-                if let Some(conn) = served.opening.pop() {
-                    client.handle_opened(conn, now);
-                }
-            }
-            _ => served.hear(now),
-        }
-    }
-
-    fn close(served: &mut Served, now: Instant) {
-        served.client.close(now);
-    }
-}
-
-crate::machine_laws!(relaying: Raced);

@@ -70,10 +70,7 @@ impl Credentials {
     /// [`CredentialsError`] when `name` is too long.
     pub fn time_limited(secret: &[u8], name: &str, expiry: UnixTime) -> Result<Self, CredentialsError> {
         let username = format!("{}:{name}", expiry.0 / 1_000_000);
-        let mut mac = Hmac::<Sha1>::new_from_slice(secret).expect("HMAC takes keys of any length");
-        mac.update(username.as_bytes());
-        let password = Zeroizing::new(BASE64.encode(&mac.finalize().into_bytes()));
-        Self::new(&username, &password)
+        Self::new(&username, &time_limited_password(secret, &username))
     }
 
     /// Returns the user name.
@@ -92,6 +89,14 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Credentials({:?}, ..)", self.username)
     }
+}
+
+/// Returns the password that belongs to a time-limited user name: base64(HMAC-SHA1(secret, username))
+/// (draft-uberti-behave-turn-rest-00, section 2.2).
+pub(super) fn time_limited_password(secret: &[u8], username: &str) -> Zeroizing<String> {
+    let mut mac = Hmac::<Sha1>::new_from_slice(secret).expect("HMAC takes keys of any length");
+    mac.update(username.as_bytes());
+    Zeroizing::new(BASE64.encode(&mac.finalize().into_bytes()))
 }
 
 /// The scheme by which a server wants its requests signed.
@@ -116,12 +121,12 @@ struct Challenge {
 
 /// Credentials and the server's last challenge.
 #[derive(Clone, Debug)]
-pub(super) struct Login {
+pub(super) struct LongTermAuth {
     credentials: Credentials,
     challenge: Option<Challenge>,
 }
 
-impl Login {
+impl LongTermAuth {
     pub(super) fn new(credentials: Credentials) -> Self {
         Self { credentials, challenge: None }
     }

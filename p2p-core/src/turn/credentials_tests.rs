@@ -16,8 +16,8 @@ fn challenge(realm: Option<&str>, nonce: Option<&str>, algorithms: Option<&[u16]
     refusal
 }
 
-fn login(password: &str) -> Login {
-    Login::new(Credentials::new(USER, password).unwrap())
+fn login(password: &str) -> LongTermAuth {
+    LongTermAuth::new(Credentials::new(USER, password).unwrap())
 }
 
 /// The vector of RFC 8489, appendix B.1, as erratum 6268 corrects it: USERHASH, and SHA-256 for the key and for the

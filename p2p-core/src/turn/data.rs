@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Packet;
-use super::credentials::Login;
+use super::credentials::LongTermAuth;
 use super::errand::{Draft, Errand, Line};
 use super::failure::Failure;
 use super::frame::{Frame, Framer};
@@ -24,7 +24,7 @@ pub struct ConnectionId(pub u32);
 pub(super) struct DataConfig {
     pub(super) line: Line,
     pub(super) connection: ConnectionId,
-    pub(super) login: Login,
+    pub(super) login: LongTermAuth,
 }
 
 /// The outcome of binding a connection. There is one, and it is the last event.
@@ -58,7 +58,7 @@ enum State {
 /// Acts are pieces of the stream to send.
 #[derive(Debug)]
 pub struct DataConnection {
-    login: Login,
+    login: LongTermAuth,
     seed: Seed,
     framer: Framer,
     state: State,
@@ -156,6 +156,10 @@ impl Machine for DataConnection {
         self.out.pop_front().unwrap_or_else(|| Output::Wait(self.deadline()))
     }
 }
+
+#[cfg(feature = "sim")]
+#[path = "data_subject.rs"]
+pub mod subject;
 
 #[cfg(test)]
 #[path = "data_tests.rs"]

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::Carrier;
-use super::credentials::Login;
+use super::credentials::LongTermAuth;
 use super::failure::Failure;
 use crate::stun::transaction::{Counters, Event, Fault, Request, Transaction, TransactionConfig};
 use crate::stun::wire::{Algorithm, Key};
@@ -38,7 +38,7 @@ impl Draft {
     }
 
     /// Under the newest nonce and a transaction id that was never used.
-    fn sign(self, login: &Login, seed: &mut Seed) -> Signed {
+    fn sign(self, login: &LongTermAuth, seed: &mut Seed) -> Signed {
         let mut message = Message::new(Class::Request, self.method, TransactionId::new(seed));
         let (words, signature) = login.answer();
         message.attributes.extend(self.attributes.iter().cloned().chain(words));
@@ -93,7 +93,7 @@ impl Errand {
     pub(super) fn begin(
         line: Line,
         draft: Draft,
-        login: &Login,
+        login: &LongTermAuth,
         seed: &mut Seed,
         now: Instant,
     ) -> Result<Self, Failure> {
@@ -141,7 +141,7 @@ impl Errand {
     /// Sends what is to be sent and meets challenges; what came of it, once.
     pub(super) fn drain(
         &mut self,
-        login: &mut Login,
+        login: &mut LongTermAuth,
         seed: &mut Seed,
         mut send: impl FnMut(Vec<u8>),
         now: Instant,
@@ -164,7 +164,7 @@ impl Errand {
     fn meet(
         &mut self,
         fault: Fault,
-        login: &mut Login,
+        login: &mut LongTermAuth,
         seed: &mut Seed,
         now: Instant,
     ) -> Result<(), Failure> {

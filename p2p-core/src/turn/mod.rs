@@ -1,4 +1,4 @@
-//! TURN (RFC 8656): an address on a server that stands for us, and the means to keep it.
+//! TURN (RFC 8656): an address on a server that stands for us, the means to keep it, and the server.
 //!
 //! | part | meaning |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | [`allocation`] | a machine: one relayed address on one server, over one transport |
 //! | [`data`] | a machine: one TCP connection of a peer, through the server (RFC 6062) |
 //! | [`client`] | a machine: several servers and transports raced, the first that works kept |
+//! | [`server`] | a machine: the other side, which answers and relays |
 //!
 //! # Trust
 //!
@@ -34,6 +35,7 @@ pub mod data;
 mod errand;
 mod failure;
 pub mod frame;
+pub mod server;
 
 #[cfg(test)]
 mod oracle_tests;

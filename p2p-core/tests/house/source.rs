@@ -61,7 +61,7 @@ impl Crate {
 
     fn add(&mut self, file: PathBuf, children: &Path, base: &Path, path: Vec<String>) {
         let text = fs::read_to_string(&file).unwrap_or_else(|why| panic!("{}: {why}", file.display()));
-        let code = without_tests(&tokens(&text));
+        let code = without_tests(&tokens(&text.replace("feature = \"sim\"", "sim_only")));
         let mods = declared(&code);
         let number = self.modules.len();
         let mut module = Module {
@@ -241,7 +241,8 @@ fn declared(code: &[Token]) -> Vec<String> {
         .collect()
 }
 
-/// Takes out each item that stands behind `#[cfg(test)]`, `#[cfg(all(test, …))]` or `#[cfg(doc)]`.
+/// Takes out each item that stands behind `#[cfg(test)]`, `#[cfg(all(test, …))]`, `#[cfg(doc)]` or behind the feature
+/// `sim`, which is for tests as well; save the room `sim` itself.
 fn without_tests(code: &[Token]) -> Vec<Token> {
     let mut kept = Vec::new();
     let mut index = 0;
@@ -250,10 +251,10 @@ fn without_tests(code: &[Token]) -> Vec<Token> {
             let all = code[index..].iter().map(|token| token.text.as_str());
             all.take(with.len()).eq(with.iter().copied())
         };
+        let for_tests: [&[&str]; 4] = [&["test"], &["doc"], &["all", "(", "test"], &["sim_only", ")"]];
         let is_test = code[index].text == "#"
-            && [&["cfg", "(", "test"][..], &["cfg", "(", "doc"], &["cfg", "(", "all", "(", "test"]]
-                .iter()
-                .any(|cfg| begins(&[&["#", "["], *cfg].concat()));
+            && for_tests.iter().any(|cfg| begins(&[&["#", "[", "cfg", "("], *cfg].concat()))
+            && !begins(&["#", "[", "cfg", "(", "sim_only", ")", "]", "pub", "mod", "sim"]);
         if !is_test {
             kept.push(code[index].clone());
             index += 1;

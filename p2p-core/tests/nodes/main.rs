@@ -5,7 +5,6 @@ mod chance;
 mod changes;
 mod close;
 mod cold;
-mod laws;
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use p2p_core::rate::{Rate, RateTable, Source};
+use p2p_core::rate::{Rate, Source, SourceLimit};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -68,14 +68,14 @@ pub(super) struct TlsGate {
 }
 
 struct Handshakes {
-    sources: RateTable,
-    nets: RateTable,
+    sources: SourceLimit,
+    nets: SourceLimit,
 }
 
 impl TlsGate {
     pub(super) fn new(acceptor: TlsAcceptor) -> Arc<Self> {
         let (mut seed, now) = (chance(), Instant::now());
-        let mut table = |rate| RateTable::new(rate, &mut seed, now);
+        let mut table = |rate| SourceLimit::new(rate, &mut seed, now);
         let handshakes = Handshakes { sources: table(SOURCE_HANDSHAKES), nets: table(NET_HANDSHAKES) };
         Arc::new(Self { acceptor, handshakes: Mutex::new(handshakes) })
     }

@@ -7,27 +7,12 @@
 //! DTLS; pairs of ports (EVEN-PORT that reserves is answered with 508), DONT-FRAGMENT (420); mobility (RFC 8016);
 //! ICMP in Data indications; USERHASH, because a time-limited name cannot be found from its hash.
 
-mod allocation;
-mod auth;
 mod bind;
-mod connect;
-mod core;
 mod credential;
 mod frame;
-mod ledger;
-mod nonce;
-mod peers;
 mod relay;
-mod request;
 mod serve;
 mod stream;
-
-#[cfg(test)]
-mod connect_tests;
-#[cfg(test)]
-mod core_tests;
-#[cfg(test)]
-mod story;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -37,9 +22,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use credential::{Credential, Secret, WeakSecret};
+pub use p2p_core::addr::{IpPrefix, NoPrefix};
 use p2p_core::rate::Rate;
 pub use p2p_core::signal::link::Login;
-pub use peers::{Net, NoNet};
+use p2p_core::turn::credentials::CredentialsError;
+pub use p2p_core::turn::server::RelayerCounters;
 use tokio_util::sync::DropGuard;
 
 use super::accept;
@@ -60,18 +47,18 @@ pub struct TurnServerConfig {
     pub relay: Vec<IpAddr>,
     /// Ports to relay from. Default 49152 … 65535 (RFC 8656, section 7.2).
     pub ports: RangeInclusive<u16>,
-    /// What the server calls itself when it asks for a user name: 1 … 127 characters. Default `p2p`.
+    /// The name of the server when it asks for a user name: 1 … 12 bytes. Default `p2p`.
     pub realm: String,
     /// Makes and recognizes time-limited credentials. What was allocated in time can be refreshed when the credential
     /// has ended. Default: none, only `users` may come.
     pub secret: Option<Secret>,
     /// Users whose credentials do not end. Default: none.
     pub users: Vec<Login>,
-    /// Networks that may be relayed into although they are not the Internet: loopback, private, this machine's own.
-    /// Default: none. Multicast and the like are never relayed to.
-    pub allow_peers: Vec<Net>,
+    /// Networks that may be relayed into although they are not the Internet by IANA's registries: loopback, private,
+    /// documentation, this machine's own and so on. Default: none. Multicast is never relayed to.
+    pub allow_peers: Vec<IpPrefix>,
     /// Networks that are never relayed into. Default: none.
-    pub deny_peers: Vec<Net>,
+    pub deny_peers: Vec<IpPrefix>,
     /// Relayed addresses one user may have at once; a user of a time-limited credential is the name in it.
     /// Default 16.
     pub most_per_user: usize,
@@ -88,8 +75,8 @@ pub struct TurnServerConfig {
     pub most_lifetime: Duration,
     /// How long a nonce is good: how long somebody who recorded a request may send it again. Default 1 h.
     pub nonce_lifetime: Duration,
-    /// Unsigned requests answered to one source: one IPv4 address, or the /64 of an IPv6 address. Of signed ones ten
-    /// times as many are. Default 20 a second and 60 at once.
+    /// Requests heard from one address and port that has not shown a nonce of this server. From one that has, and on a
+    /// TCP connection, ten times as many. Default 20 a second and 60 at once.
     pub rate: Rate,
     /// TCP connections of clients at once, over all addresses. When there are as many, one of somebody who has not shown
     /// a credential makes room. Default 1,024.
@@ -137,7 +124,7 @@ impl TurnServerConfig {
     /// For tests and demonstrations: listens on a free port of 127.0.0.1, relays from there to there, as fast as it
     /// goes, for whoever has a credential made with `secret`.
     pub fn loopback(secret: Secret) -> Self {
-        let loopback = Net::new(Ipv4Addr::new(127, 0, 0, 0).into(), 8).expect("a network");
+        let loopback = IpPrefix::new(Ipv4Addr::new(127, 0, 0, 0).into(), 8).expect("a network");
         Self {
             secret: Some(secret),
             allow_peers: vec![loopback],
@@ -188,8 +175,13 @@ pub enum TurnServerError {
         /// Why not.
         reason: String,
     },
+    /// A user whose name is empty or too long, or whose password is too long.
+    #[error("a user of the TURN server: {0}")]
+    User(CredentialsError),
     /// The realm is empty or too long.
-    #[error("the realm of a TURN server is 1 to 127 characters")]
+    #[error(
+        "the realm of a TURN server is 1 to {MOST_REALM} bytes: a longer one does not fit into the answer to a small request"
+    )]
     Realm,
     /// The certificate or its key cannot be used.
     #[error("TLS of the TURN server: {0}")]
@@ -200,42 +192,28 @@ pub enum TurnServerError {
 }
 
 counters! {
-    /// What the server has done so far.
-    TurnServerCounters, Tally;
-    /// Allocations made.
-    allocations,
-    /// Requests granted, allocations among them.
-    granted,
-    /// Requests refused that were signed as they should be, or were broken.
-    refused,
-    /// Requests answered with a realm and a nonce: unsigned, badly signed, with an old nonce.
-    challenged,
-    /// Allocations refused because the credential had expired.
-    expired,
-    /// Requests refused because of the peer they named.
-    forbidden,
-    /// Datagrams and connections relayed to or from peers without permission, dropped.
-    unpermitted,
-    /// Datagrams relayed, in both directions.
-    relayed,
-    /// Datagrams dropped because the user or the server had used up its rate.
-    throttled,
-    /// Connections with peers handed to clients (RFC 6062).
-    joined,
+    /// What the sockets of the server have done so far.
+    TurnSocketCounters, Tally;
     /// Datagrams the system would not send, or a client's connection had no room for.
     unsent,
-    /// Binding requests answered.
-    bindings,
-    /// What was neither STUN nor ChannelData of an allocation, dropped.
+    /// TCP connections that were neither STUN nor ChannelData, closed.
     garbage,
-    /// Requests dropped because their source asked too often.
-    limited,
     /// TCP connections accepted.
     connections,
     /// TCP connections closed because there are too many, from one source or from all: at once, or to make room.
     crowded,
     /// TCP connections closed for idling, stalling, or saying nothing at all for 5 s.
     stalled,
+}
+
+/// What the server has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TurnServerCounters {
+    /// What was decided.
+    pub decided: RelayerCounters,
+    /// What the sockets did.
+    pub sockets: TurnSocketCounters,
 }
 
 /// A running TURN server. Dropping it stops it in the background.
@@ -293,12 +271,15 @@ impl TurnServer {
 
     /// Relayed addresses there are now.
     pub fn held(&self) -> usize {
-        self.shared.lock().held()
+        self.shared.lock().relayer.held()
     }
 
     /// What it has done so far.
     pub fn counters(&self) -> TurnServerCounters {
-        self.shared.tally.read()
+        TurnServerCounters {
+            decided: self.shared.lock().relayer.counters(),
+            sockets: self.shared.tally.read(),
+        }
     }
 
     /// Stops, and waits until every socket is closed.

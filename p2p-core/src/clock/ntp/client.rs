@@ -287,13 +287,13 @@ impl Client {
     }
 
     /// Returns the nonce of the question that a server has not answered yet.
-    #[cfg(test)]
+    #[cfg(feature = "sim")]
     pub(super) fn question(&self, server: usize) -> Option<u64> {
         self.servers.get(server)?.question()
     }
 
     /// Returns the address at which a server is asked.
-    #[cfg(test)]
+    #[cfg(feature = "sim")]
     pub(super) fn address(&self, server: usize) -> Option<SocketAddr> {
         self.servers.get(server)?.address()
     }
@@ -456,3 +456,7 @@ impl Machine for Client {
         })
     }
 }
+
+#[cfg(feature = "sim")]
+#[path = "client_subject.rs"]
+pub mod subject;

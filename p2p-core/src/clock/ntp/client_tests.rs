@@ -6,11 +6,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::client::{LEAST_POLL, MOST_POLL};
-use super::packet::{CLIENT, HEADER, Leap, Packet, Short, Timestamp};
+use super::packet::{Leap, Packet, Short, Timestamp};
 use super::*;
 use crate::clock::{Clock, Offset, UnixTime};
 use crate::sim::epoch;
-use crate::sim::laws::{Subject, drain};
+use crate::sim::laws::drain;
 use crate::sim::ntp::NtpServer;
 use crate::{Deadline, Machine, Output, Seed};
 
@@ -485,66 +485,3 @@ proptest! {
         }
     }
 }
-
-struct Asking;
-
-impl Subject for Asking {
-    type Machine = Client;
-
-    /// Within a round there is a question every two seconds.
-    const KEEPS_ALIVE: Option<Duration> = Some(Duration::from_secs(2));
-
-    fn new(mut seed: Seed, now: Instant) -> Client {
-        let config = ClientConfig {
-            servers: seed.below(MOST_SERVERS as u64 + 1) as usize,
-            burst: seed.below(12) as u8,
-            again: seed.below(12) as u8,
-            poll: seed.up_to(SECOND * 600),
-            ..ClientConfig::default()
-        };
-        Client::new(config, Clock::new(now, NOON), seed, now).unwrap()
-    }
-
-    fn disturb(client: &mut Client, dice: &mut Seed, now: Instant) {
-        let server = dice.below(MOST_SERVERS as u64 + 1) as usize;
-        let asked = client.question(server);
-        let question = match asked.filter(|_| dice.chance(0.8)) {
-            Some(nonce) => Packet::request(nonce),
-            None => Packet { mode: CLIENT, ..Packet::request(dice.number()) },
-        };
-        let answers = match dice.below(12) {
-            0 => NtpServer::kissing(*b"RATE"),
-            1 if dice.chance(0.1) => NtpServer::kissing(*b"DENY"),
-            1 => NtpServer::kissing(dice.array()),
-            _ => NtpServer::ahead(dice.below(2_000_000) as i64 - 1_000_000),
-        };
-        let mut answer = answers.answer(&question.encode(), NOON, NOON).unwrap();
-        if dice.chance(0.2) {
-            answer[dice.below(HEADER as u64) as usize] ^= 1 << dice.below(8);
-        }
-        match dice.below(20) {
-            0 => client.handle_again(now),
-            1 => client.handle_clock(Clock::new(now, UnixTime(dice.number())), now),
-            2..6 => {
-                let found = (0..dice.below(6)).map(|_| at(dice.below(12) as usize)).collect();
-                client.handle_resolved(
-                    server,
-                    if dice.chance(0.8) { Ok(found) } else { Err("no".into()) },
-                    now,
-                );
-            }
-            6 | 7 => client.handle_unreachable(server, io::ErrorKind::ConnectionRefused, now),
-            8 => client.handle_datagram(server, at(server), &answer[..dice.below(48) as usize], now),
-            _ => {
-                let from = client.address(server).unwrap_or(at(server));
-                client.handle_datagram(server, from, &answer, now);
-            }
-        }
-    }
-
-    fn close(client: &mut Client, now: Instant) {
-        client.close(now);
-    }
-}
-
-crate::machine_laws!(laws: Asking);

@@ -135,7 +135,7 @@ impl Server {
         Packet::request(nonce).encode()
     }
 
-    #[cfg(test)]
+    #[cfg(feature = "sim")]
     pub(super) fn question(&self) -> Option<u64> {
         self.request.as_ref().map(|request| request.nonce)
     }

@@ -2,13 +2,13 @@
 
 mod calling;
 mod cold;
-mod laws;
 mod punching;
 mod relaying;
 mod sockets;
 
 use std::time::{Duration, Instant};
 
+use super::subject::Sited;
 use super::*;
 use crate::attempt::{AttemptId, RefusalReason, Trust, Way};
 use crate::candidate::tests::{interface, ours, peer_at};
@@ -95,82 +95,10 @@ fn answer(facts: &OwnedView, peer: PeerAddr, now: Instant) -> Sited {
     Sited { attempt: Attempt::answer(config, now), facts: facts.clone() }
 }
 
-/// An attempt on a host with its facts: a machine.
-#[derive(Debug)]
-struct Sited {
-    attempt: Attempt,
-    facts: OwnedView,
-}
-
 impl Sited {
-    fn handle_lane(&mut self, lane: Lane, input: LaneInput, now: Instant) {
-        self.attempt.handle_lane(lane, input, &self.facts.view(), now);
-    }
-
-    fn handle_connected(&mut self, lane: Lane, now: Instant) {
-        self.handle_lane(lane, LaneInput::Connected, now);
-    }
-
-    fn handle_proven(&mut self, lane: Lane, now: Instant) {
-        self.handle_lane(lane, LaneInput::Proven, now);
-    }
-
-    fn handle_kept(&mut self, lane: Lane, now: Instant) {
-        self.handle_lane(lane, LaneInput::Kept, now);
-    }
-
-    fn handle_failed(&mut self, lane: Lane, failure: impl Into<LaneFailure>, now: Instant) {
-        self.handle_lane(lane, LaneInput::Failed(failure.into()), now);
-    }
-
-    fn handle_arrival(&mut self, remote: SocketAddr, now: Instant) -> Option<Lane> {
-        self.attempt.handle_arrival(remote, &self.facts.view(), now)
-    }
-
-    fn handle_delivery(&mut self, body: &Body, delivery: Delivery, now: Instant) {
-        self.attempt.handle_delivery(body, delivery, &self.facts.view(), now);
-    }
-
-    fn handle_signal(&mut self, signal: &Signal, now: Instant) {
-        self.attempt.handle_signal(signal, &self.facts.view(), now);
-    }
-
-    fn handle_punch(&mut self, pair: u8, input: punch::Input, now: Instant) -> Option<Lane> {
-        self.attempt.handle_punch(pair, input, &self.facts.view(), now)
-    }
-
-    fn handle_relayed(&mut self, kind: RelayKind, remote: SocketAddr, now: Instant) -> Option<Lane> {
-        self.attempt.handle_relay(RelayInput::Up(kind, remote), &self.facts.view(), now)
-    }
-
-    fn handle_relay_failed(&mut self, failure: CircuitFailure, now: Instant) {
-        self.attempt.handle_relay(RelayInput::Failed(failure), &self.facts.view(), now);
-    }
-
-    fn handle_network_changed(&mut self, now: Instant) {
-        self.attempt.handle_network_changed(&self.facts.view(), now);
-    }
-
-    fn close(&mut self, now: Instant) {
-        self.attempt.close(now);
-    }
-
     fn outcome(&self, way: Way) -> WayOutcome {
         let report = self.attempt.report(at(60_000));
         report.ways.into_iter().find(|report| report.way == way).unwrap().outcome
-    }
-}
-
-impl Machine for Sited {
-    type Act = Act;
-    type Event = Event;
-
-    fn handle_timeout(&mut self, now: Instant) {
-        self.attempt.handle_timeout(&self.facts.view(), now);
-    }
-
-    fn poll_output(&mut self) -> Output<Act, Event> {
-        self.attempt.poll_output()
     }
 }
 

@@ -7,6 +7,8 @@
 //! interface starts, when it changes and when it is told to.
 
 mod listener;
+#[cfg(feature = "sim")]
+pub(super) mod subject;
 mod survey;
 #[cfg(test)]
 mod tests;

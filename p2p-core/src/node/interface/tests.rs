@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::node::io::StunLink;
 use crate::sim::epoch;
-use crate::sim::laws::{Subject, drain};
+use crate::sim::laws::drain;
 
 const SERVER: &str = "192.0.2.1:3478";
 
@@ -168,60 +167,6 @@ fn an_address_without_a_descriptor_is_listened_on_again_at_the_same_port() {
     stand(&mut interface, second[0], 4_711, now);
     assert_eq!(interface.views().iter().map(|view| view.listen).collect::<Vec<_>>(), [4_711]);
 }
-
-struct AnyInterface;
-
-impl Subject for AnyInterface {
-    type Machine = Interface;
-
-    const KEEPS_ALIVE: Option<Duration> = Some(Duration::from_secs(5));
-
-    fn new(mut seed: Seed, now: Instant) -> Interface {
-        let addresses = ["10.0.0.2", "10.0.0.3", "2001:db8::2", "fe80::2"];
-        let some = &addresses[..seed.below(5) as usize];
-        let stun: &[&str] = if seed.chance(0.8) { &["a.example", "b.example"] } else { &[] };
-        Interface::new(config(stun), nic(some), seed, now)
-    }
-
-    fn disturb(interface: &mut Interface, dice: &mut Seed, now: Instant) {
-        let addresses: Vec<SocketAddr> = ["10.0.0.2", "10.0.0.3", "[2001:db8::2]", "[fe80::2]"]
-            .iter()
-            .flat_map(|ip| [0, 4_711, 40_001].map(|port| format!("{ip}:{port}").parse().unwrap()))
-            .collect();
-        let at = *dice.pick(&addresses).unwrap();
-        let to = SERVER.parse().unwrap();
-        let link = StunLink { from: at, to };
-        let names = ["a.example", "b.example", "c.example"];
-        let name = StunServer { host: (*dice.pick(&names).unwrap()).into(), port: 3478 };
-        match dice.below(12) {
-            0..3 => stand(interface, at, 4_711, now),
-            3 => refuse(interface, at, ErrorKind::AddrInUse, now),
-            4 => interface.handle_resolved(name, Err("no".into()), now),
-            5 => interface.handle_resolved(name, Ok(vec![to]), now),
-            6 => interface.handle_socket(SocketEvent::LinkUp { link, since: now }, now),
-            7 => {
-                let bytes = dice.array::<32>().to_vec().into();
-                interface.handle_socket(SocketEvent::LinkBytes { link, bytes }, now);
-            }
-            8 => {
-                let why = dice.chance(0.5).then_some(ErrorKind::ConnectionRefused);
-                interface.handle_socket(SocketEvent::LinkDown { link, why }, now);
-            }
-            9 => interface.handle_nic(nic(&["10.0.0.2", "10.0.0.9"][..dice.below(3) as usize]), now),
-            10 => interface.handle_refresh(now),
-            _ => {
-                let why = ErrorKind::AddrInUse;
-                interface.handle_socket(SocketEvent::Unreachable { at, to, why }, now);
-            }
-        }
-    }
-
-    fn close(interface: &mut Interface, now: Instant) {
-        interface.close(now);
-    }
-}
-
-crate::machine_laws!(laws: AnyInterface);
 
 #[test]
 fn families_that_are_not_wanted_are_left_alone() {

@@ -19,6 +19,8 @@ mod dialling;
 mod drain;
 mod named;
 mod output;
+#[cfg(feature = "sim")]
+pub mod subject;
 #[cfg(test)]
 mod tests;
 

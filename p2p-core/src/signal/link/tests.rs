@@ -7,9 +7,8 @@ use bytes::Bytes;
 use super::*;
 mod line;
 
-use crate::machine_laws;
 use crate::sim::epoch;
-use crate::sim::laws::{Drained, Subject, drain};
+use crate::sim::laws::{Drained, drain};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -26,82 +25,6 @@ fn conn_ack(code: ConnectCode) -> Packet {
         keep_alive: None,
     })
 }
-
-struct Anything;
-
-impl Subject for Anything {
-    type Machine = Link;
-    const KEEPS_ALIVE: Option<Duration> = Some(Duration::from_secs(5));
-
-    fn new(mut seed: Seed, now: Instant) -> Link {
-        let config = Config {
-            protocol: seed.pick(&[None, Some(MqttVersion::V5), Some(MqttVersion::V3)]).copied().flatten(),
-            ..config()
-        };
-        let mut link = Link::new(config, seed.fork("link"), now);
-        if seed.chance(0.7) {
-            link.handle_connected(now);
-            link.handle_packet(conn_ack(ConnectCode::Accepted), now);
-        }
-        if seed.chance(0.5) {
-            link.handle_packet(Packet::SubAck { id: 1, code: 1 }, now);
-        }
-        link
-    }
-
-    fn disturb(link: &mut Link, dice: &mut Seed, now: Instant) {
-        let small = |dice: &mut Seed| dice.below(4) as u16;
-        let code = |dice: &mut Seed| dice.pick(&[0, 1, 0x10, 0x80, 0x87, 0x8e, 255]).copied().unwrap_or(0);
-        match dice.below(12) {
-            0 => link.handle_connected(now),
-            1 if dice.chance(0.3) => link.handle_lost(LinkError::Lost("reset".into()), now),
-            2 => {
-                let codes = [
-                    ConnectCode::Accepted,
-                    ConnectCode::Accepted,
-                    ConnectCode::BadProtocol,
-                    ConnectCode::BadClientId,
-                    ConnectCode::BadLogin,
-                    ConnectCode::Other(0x97),
-                ];
-                let ack = ConnAck {
-                    code: dice.pick(&codes).copied().unwrap_or(ConnectCode::NotAuthorised),
-                    session_present: dice.chance(0.5),
-                    receive_max: dice.pick(&[None, Some(0), Some(1), Some(u16::MAX)]).copied().flatten(),
-                    max_packet: dice.pick(&[None, Some(0), Some(40), Some(u32::MAX)]).copied().flatten(),
-                    keep_alive: dice.pick(&[None, Some(0), Some(5), Some(u16::MAX)]).copied().flatten(),
-                };
-                link.handle_packet(Packet::ConnAck(ack), now);
-            }
-            3 => link.handle_packet(Packet::SubAck { id: small(dice), code: code(dice) }, now),
-            4 => link.handle_packet(Packet::PubAck { id: small(dice), reason: code(dice) }, now),
-            5 if dice.chance(0.1) => link.handle_packet(Packet::Disconnect { reason: code(dice) }, now),
-            6 => link.handle_packet(Packet::PingResp, now),
-            7 => link.handle_packet(Packet::PingReq, now),
-            8 | 9 => {
-                let packet = Packet::Publish {
-                    topic: "p2p/me".into(),
-                    payload: Bytes::from(vec![0; dice.below(100) as usize]),
-                    id: Some(small(dice)).filter(|id| *id != 0),
-                    dup: dice.chance(0.5),
-                };
-                link.handle_packet(packet, now);
-            }
-            _ => {
-                let topic = *dice.pick(&["p2p/you", "", "#", "a\0b"]).unwrap_or(&"x");
-                let payload = vec![0; dice.below(20_000) as usize];
-                let until = now + dice.up_to(Duration::from_secs(30));
-                let _ = link.publish(dice.below(200), topic.into(), payload.into(), until, now);
-            }
-        }
-    }
-
-    fn close(link: &mut Link, now: Instant) {
-        link.close(now);
-    }
-}
-
-machine_laws!(laws: Anything);
 
 /// A link with a clock.
 struct Story {

@@ -3,22 +3,22 @@
 use std::time::Instant;
 
 use crate::Seed;
-use crate::rate::{Rate, RateTable, Source};
+use crate::rate::{Rate, Source, SourceLimit};
 
 #[derive(Debug)]
 pub(super) struct SourceLimits {
-    packets: RateTable,
-    net_packets: RateTable,
-    publishes: RateTable,
-    published: RateTable,
-    copies: RateTable,
-    net_copies: RateTable,
-    delivered: RateTable,
+    packets: SourceLimit,
+    net_packets: SourceLimit,
+    publishes: SourceLimit,
+    published: SourceLimit,
+    copies: SourceLimit,
+    net_copies: SourceLimit,
+    delivered: SourceLimit,
 }
 
 impl SourceLimits {
     pub(super) fn new(publishes: Rate, seed: &mut Seed, now: Instant) -> Self {
-        let mut limit = |rate| RateTable::new(rate, seed, now);
+        let mut limit = |rate| SourceLimit::new(rate, seed, now);
         Self {
             packets: limit(PACKETS),
             net_packets: limit(NET_PACKETS),

@@ -22,17 +22,16 @@ use crate::relay::RelayOffer;
 use crate::relay::circuit::CircuitFailure;
 use crate::signal::link::{Event as ChannelEvent, FailReason, LinkError, Subscribers};
 use crate::signal::{Body, DialMe, Refusal, Signal, seal};
-use crate::sim::laws::Subject;
+use crate::sim::laws::{Dice, Subject};
 use crate::sim::ntp::true_time;
 use crate::transport::Token;
 use crate::turn::client::Place;
 use crate::turn::{Carrier, Credentials, Server as TurnRelay};
 use crate::{Clock, Offset, Seed, UnixTime};
 
-/// Makes nodes with any interfaces and servers, and tells them true, wrong and absurd things, signals of a few peers among
-/// them.
-#[derive(Clone, Copy, Debug)]
-pub struct NodeSubject;
+/// A node with any interfaces and servers, which is told true, wrong and absurd things, signals of a few peers among them.
+#[derive(Debug)]
+pub struct NodeSubject(Node);
 
 impl Subject for NodeSubject {
     type Machine = Node;
@@ -40,7 +39,7 @@ impl Subject for NodeSubject {
     /// A node compares its clock every 10 s, reads its interfaces every 15 s, and asks its servers.
     const KEEPS_ALIVE: Option<Duration> = Some(Duration::from_secs(4));
 
-    fn new(mut seed: Seed, now: Instant) -> Node {
+    fn new(mut seed: Seed, now: Instant) -> Self {
         let mut config = NodeConfig::new(Identity::from_bytes([7; 32]));
         config.listen_port = if seed.chance(0.7) { PORT } else { 0 };
         config.machine_id = vec![1; 16];
@@ -65,11 +64,16 @@ impl Subject for NodeSubject {
         if seed.chance(0.3) {
             config.allowed = Some((0..2).map(|number| identity(number).id()).collect());
         }
-        let nics = nics(&mut seed);
-        Node::new(config, &nics, clock(0, now), seed, now).expect("a configuration that can be")
+        let nics = nics(&mut Dice::new(seed.fork("nics")));
+        Self(Node::new(config, &nics, clock(0, now), seed, now).expect("a configuration that can be"))
     }
 
-    fn disturb(node: &mut Node, dice: &mut Seed, now: Instant) {
+    fn machine(&mut self) -> &mut Node {
+        &mut self.0
+    }
+
+    fn feed(&mut self, dice: &mut Dice<'_>, now: Instant) {
+        let node = &mut self.0;
         match dice.below(32) {
             0 => node.handle_nics(&nics(dice), now),
             1 => node.handle_network_changed(now),
@@ -121,8 +125,8 @@ impl Subject for NodeSubject {
         }
     }
 
-    fn close(node: &mut Node, now: Instant) {
-        node.close(now);
+    fn close(&mut self, now: Instant) {
+        self.0.close(now);
     }
 }
 
@@ -138,25 +142,25 @@ fn stun_server(number: u64) -> StunServer {
     StunServer { host: format!("stun{number}.test"), port: 3_478 }
 }
 
-fn server(dice: &mut Seed) -> SocketAddr {
+fn server(dice: &mut Dice<'_>) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 1 + dice.below(3) as u8], 3_478))
 }
 
-fn local(dice: &mut Seed) -> SocketAddr {
+fn local(dice: &mut Dice<'_>) -> SocketAddr {
     let port = *dice.pick(&[PORT, 0, 40_000 + dice.clone().below(20) as u16]).unwrap_or(&PORT);
     SocketAddr::from(([192, 168, 1, 2 + dice.below(2) as u8], port))
 }
 
-fn remote(dice: &mut Seed) -> SocketAddr {
+fn remote(dice: &mut Dice<'_>) -> SocketAddr {
     SocketAddr::from(([203, 0, 113, 1 + dice.below(3) as u8], 5_000 + dice.below(3) as u16))
 }
 
-fn attempt(dice: &mut Seed) -> AttemptId {
+fn attempt(dice: &mut Dice<'_>) -> AttemptId {
     AttemptId([dice.below(4) as u8; 16])
 }
 
-fn nics(dice: &mut Seed) -> Vec<Nic> {
-    let nic = |index: u32, dice: &mut Seed| {
+fn nics(dice: &mut Dice<'_>) -> Vec<Nic> {
+    let nic = |index: u32, dice: &mut Dice<'_>| {
         let v4 = IpAddr::from([192, 168, 1, 2 + dice.below(2) as u8]);
         let v6: IpAddr = format!("2001:db8::{}", 1 + dice.below(2)).parse().expect("an address");
         let addresses = [(v4, 24), (v6, 64)].map(|(ip, prefix)| NicAddress { ip, prefix, scope: 0 });
@@ -167,9 +171,9 @@ fn nics(dice: &mut Seed) -> Vec<Nic> {
     (0..dice.below(3) as u32).map(|index| nic(index, dice)).collect()
 }
 
-fn turn_servers(dice: &mut Seed) -> Vec<TurnRelay> {
+fn turn_servers(dice: &mut Dice<'_>) -> Vec<TurnRelay> {
     let credentials = Credentials::new("anna", "sesame").expect("a name and a password");
-    let server = |dice: &mut Seed| TurnRelay {
+    let server = |dice: &mut Dice<'_>| TurnRelay {
         place: Place { address: server(dice), carrier: Carrier::Udp, host: None },
         credentials: credentials.clone(),
     };
@@ -177,8 +181,8 @@ fn turn_servers(dice: &mut Seed) -> Vec<TurnRelay> {
 }
 
 /// Returns the address of one of three peers.
-fn address(dice: &mut Seed, now: Instant) -> PeerAddr {
-    let interface = |nic: u8, dice: &mut Seed| InterfaceAddr {
+fn address(dice: &mut Dice<'_>, now: Instant) -> PeerAddr {
+    let interface = |nic: u8, dice: &mut Dice<'_>| InterfaceAddr {
         nic,
         local: [192, 168, dice.below(2) as u8, 9].into(),
         prefix: 24,
@@ -196,7 +200,7 @@ fn address(dice: &mut Seed, now: Instant) -> PeerAddr {
     PeerAddr::sign(&identity(dice.below(3) as u8), contents).expect("an address within bounds")
 }
 
-fn socket_event(dice: &mut Seed, now: Instant) -> SocketEvent {
+fn socket_event(dice: &mut Dice<'_>, now: Instant) -> SocketEvent {
     let connection = ConnectionId(dice.below(24));
     let link = StunLink { from: local(dice), to: server(dice) };
     let (syn, from) = (dice.below(8) as u8, local(dice));
@@ -229,14 +233,14 @@ fn socket_event(dice: &mut Seed, now: Instant) -> SocketEvent {
     }
 }
 
-fn noise(dice: &mut Seed) -> Bytes {
+fn noise(dice: &mut Dice<'_>) -> Bytes {
     let length = dice.below(80) as usize;
     let mut bytes = vec![0; length];
     dice.fill(&mut bytes);
     bytes.into()
 }
 
-fn circuit_event(dice: &mut Seed) -> CircuitEvent {
+fn circuit_event(dice: &mut Dice<'_>) -> CircuitEvent {
     let connection = ConnectionId(dice.below(60) * 2 + 1);
     let (ours, theirs) = (local(dice), remote(dice));
     match dice.below(6) {
@@ -249,7 +253,7 @@ fn circuit_event(dice: &mut Seed) -> CircuitEvent {
     }
 }
 
-fn channel_event(node: &Node, dice: &mut Seed, now: Instant) -> ChannelEvent {
+fn channel_event(node: &Node, dice: &mut Dice<'_>, now: Instant) -> ChannelEvent {
     let ticket = dice.below(20);
     match dice.below(8) {
         0 => ChannelEvent::Up,
@@ -268,7 +272,7 @@ fn channel_event(node: &Node, dice: &mut Seed, now: Instant) -> ChannelEvent {
 }
 
 /// Returns what one of the peers says, sealed.
-fn signal(node: &Node, dice: &mut Seed, now: Instant) -> Bytes {
+fn signal(node: &Node, dice: &mut Dice<'_>, now: Instant) -> Bytes {
     let sender = address(dice, now);
     let numbers = 0..3;
     let peer = numbers.map(identity).find(|peer| peer.id() == sender.id()).expect("one of the peers");
@@ -292,10 +296,10 @@ fn signal(node: &Node, dice: &mut Seed, now: Instant) -> Bytes {
         sender,
         body,
     };
-    seal(&peer, &to, &signal, dice).expect("a signal of the peer's own")
+    seal(&peer, &to, &signal, &mut dice.seed()).expect("a signal of the peer's own")
 }
 
-fn punch_offer(dice: &mut Seed) -> punch::Message {
+fn punch_offer(dice: &mut Dice<'_>) -> punch::Message {
     let address = remote(dice).ip();
     let side = Endpoint {
         address,
@@ -313,8 +317,8 @@ fn punch_offer(dice: &mut Seed) -> punch::Message {
     punch::Message { pair, round, stamps: Stamps::default(), step: Step::Offer(offer) }
 }
 
-fn offer(dice: &mut Seed) -> RelayOffer {
-    let lent = |dice: &mut Seed| (0..dice.below(3)).map(|_| remote(dice)).collect();
+fn offer(dice: &mut Dice<'_>) -> RelayOffer {
+    let lent = |dice: &mut Dice<'_>| (0..dice.below(3)).map(|_| remote(dice)).collect();
     RelayOffer {
         serial: dice.below(5) as u32,
         token: Token(dice.array()),

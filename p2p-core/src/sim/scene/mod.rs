@@ -27,7 +27,7 @@ use std::time::Duration;
 
 pub use servers::ServerKind;
 use servers::Servers;
-pub use site::{Site, SiteGate};
+pub use site::{SceneSite, SiteGate};
 pub use small::SmallWorld;
 pub use story::{BothEnds, SceneCall};
 pub use trial::{Met, Trial};
@@ -112,7 +112,7 @@ impl Scene {
     ///
     /// # Panics
     /// When the configuration cannot be.
-    pub fn node(&mut self, name: &str, site: Site, adjust: impl FnOnce(&mut NodeConfig)) -> SceneNode {
+    pub fn node(&mut self, name: &str, site: SceneSite, adjust: impl FnOnce(&mut NodeConfig)) -> SceneNode {
         let host = self.host(name);
         self.plug(host, site, &[Family::V4]);
         self.start(host, Surroundings::default(), adjust).expect("a configuration that can be")

@@ -12,7 +12,7 @@ use crate::sim::link::LinkConfig;
 use crate::sim::node::Names;
 use crate::sim::ntp::{NtpProgram, NtpServer};
 use crate::sim::stun::StunServer;
-use crate::sim::turn::{TurnServer, TurnServerConfig};
+use crate::sim::turn::{FaultyServerConfig, TurnHost};
 use crate::sim::world::{Context, HostId, Program};
 use crate::stun::Responder;
 use crate::turn::Carrier;
@@ -109,9 +109,10 @@ impl Scene {
         let (ips, seed) = (self.free_ips(), self.seed.fork("turn"));
         let ip = if family == Family::V4 { ips[0] } else { ips[1] };
         let at = SocketAddr::new(ip, 3_478);
-        let config = TurnServerConfig { relays: ips.to_vec(), ..TurnServerConfig::new(at, LOGIN.0, LOGIN.1) };
+        let mut config = FaultyServerConfig::new(at, LOGIN.0, LOGIN.1);
+        config.relayer.relays = ips.to_vec();
         let host = self.serve(ServerKind::Turn, &ips, |context| {
-            TurnServer::bind(context.host, config, seed).expect("a new host has all its ports")
+            TurnHost::bind(context.host, config, seed, context.now).expect("a new host has all its ports")
         });
         self.servers.turn.push(at);
         host

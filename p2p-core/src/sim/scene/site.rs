@@ -11,7 +11,7 @@ use crate::sim::world::{HostId, RouterId, Wire};
 
 /// Names a network of a scene.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Site(usize);
+pub struct SceneSite(usize);
 
 /// What stands between a network and the one above it.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ impl SiteGate {
 #[derive(Debug)]
 pub(super) struct SiteState {
     router: RouterId,
-    above: Option<Site>,
+    above: Option<SceneSite>,
     /// The network that gives out its IPv4 addresses: itself, where they are translated.
     v4_of: usize,
     /// The first three bytes of the IPv4 network inside.
@@ -70,17 +70,17 @@ impl SiteState {
 
 impl Scene {
     /// Returns the Internet: who is plugged in there has a public address and nothing before it.
-    pub fn internet(&self) -> Site {
-        Site(0)
+    pub fn internet(&self) -> SceneSite {
+        SceneSite(0)
     }
 
     /// Returns the router of a site.
-    pub fn router(&self, site: Site) -> RouterId {
+    pub fn router(&self, site: SceneSite) -> RouterId {
         self.sites[site.0].router
     }
 
     /// Adds a home on the Internet, a leg away from its middle.
-    pub fn home(&mut self, nat: NatConfig) -> Site {
+    pub fn home(&mut self, nat: NatConfig) -> SceneSite {
         let (internet, leg) = (self.internet(), self.leg);
         self.site(internet, SiteGate::home(nat), leg)
     }
@@ -89,7 +89,7 @@ impl Scene {
     ///
     /// # Panics
     /// When the gate or the wire cannot be, or there are more than 250 networks.
-    pub fn site(&mut self, above: Site, gate: SiteGate, wire: impl Into<Wire>) -> Site {
+    pub fn site(&mut self, above: SceneSite, gate: SiteGate, wire: impl Into<Wire>) -> SceneSite {
         let number = self.sites.len();
         assert!(number < MOST_SITES, "a scene has {MOST_SITES} networks at most");
         let SiteGate { name, mut v4, v6, inside, has_silent_hop } = gate;
@@ -115,14 +115,14 @@ impl Scene {
             last: [1, 1],
             plugged: Vec::new(),
         });
-        Site(number)
+        SceneSite(number)
     }
 
     /// Gives a host an interface in a site, with an address of each of these families. Returns its number.
     ///
     /// # Panics
     /// When the site is full.
-    pub fn plug(&mut self, host: HostId, site: Site, families: &[Family]) -> usize {
+    pub fn plug(&mut self, host: HostId, site: SceneSite, families: &[Family]) -> usize {
         self.plug_over(host, site, families, Duration::ZERO)
     }
 
@@ -133,7 +133,7 @@ impl Scene {
     pub fn plug_over(
         &mut self,
         host: HostId,
-        site: Site,
+        site: SceneSite,
         families: &[Family],
         wire: impl Into<Wire>,
     ) -> usize {
@@ -149,7 +149,7 @@ impl Scene {
     ///
     /// # Panics
     /// When it translates nothing.
-    pub fn renumber_gate(&mut self, site: Site) {
+    pub fn renumber_gate(&mut self, site: SceneSite) {
         let external = match self.sites[site.0].above {
             Some(above) => self.free_v4(above),
             None => return,
@@ -175,7 +175,7 @@ impl Scene {
         let host = self.members[node.0].host;
         let is_it = |room: &SiteState| room.plugged.contains(&(host, interface));
         let site = self.sites.iter().position(is_it).expect("an interface of the scene");
-        let addresses = self.free(Site(site), families);
+        let addresses = self.free(SceneSite(site), families);
         self.set_addresses(node, interface, &addresses, is_told);
     }
 
@@ -189,7 +189,7 @@ impl Scene {
     }
 
     /// Returns an address of each of these families that nobody has there.
-    fn free(&mut self, site: Site, families: &[Family]) -> Vec<IpAddr> {
+    fn free(&mut self, site: SceneSite, families: &[Family]) -> Vec<IpAddr> {
         let addresses = families.iter().map(|family| match family {
             Family::V4 => self.free_v4(site),
             Family::V6 => {
@@ -201,7 +201,7 @@ impl Scene {
         addresses.collect()
     }
 
-    fn free_v4(&mut self, site: Site) -> IpAddr {
+    fn free_v4(&mut self, site: SceneSite) -> IpAddr {
         let owner = self.sites[site.0].v4_of;
         let room = &mut self.sites[owner];
         room.last[0] += 1;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Scene, SceneCall, SceneNode, ServerKind, Site};
+use super::{Scene, SceneCall, SceneNode, SceneSite, ServerKind};
 use crate::Family;
 use crate::attempt::{AttemptId, Role};
 use crate::node::ConnectOptions;
@@ -12,7 +12,7 @@ use crate::sim::link::LinkConfig;
 use crate::sim::nat::{Hairpin, NatConfig, PortChoice, StepScope, Unsolicited};
 use crate::sim::node::Surroundings;
 use crate::sim::tcp::TcpOptions;
-use crate::sim::turn::TurnServer;
+use crate::sim::turn::TurnHost;
 use crate::sim::world::{HostId, Wire};
 
 /// Three nodes in three homes, two of which are below one carrier, a stranger, and one server of each kind but two for STUN.
@@ -22,7 +22,7 @@ use crate::sim::world::{HostId, Wire};
 #[derive(Debug)]
 pub struct SmallWorld {
     scene: Scene,
-    homes: [Site; NODES],
+    homes: [SceneSite; NODES],
     nodes: Vec<SceneNode>,
     /// How often each node was started: what an earlier process knew is gone.
     starts: [u32; NODES],
@@ -288,7 +288,7 @@ impl SmallWorld {
 
     fn restart_turn(&mut self) {
         let host = self.scene.servers(ServerKind::Turn)[0];
-        self.scene.world.with_program::<TurnServer, _>(host, |server, context| server.restart(context));
+        self.scene.world.with_program::<TurnHost, _>(host, |server, context| server.restart(context));
     }
 
     fn change_weather(&mut self, index: usize, with: u8) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::topology::{Death, GatePlan, NicPlan, SharedPlan, Topology};
 use super::truth::Truth;
-use super::{Scene, SceneCall, SceneNode, Site, SiteGate};
+use super::{Scene, SceneCall, SceneNode, SceneSite, SiteGate};
 use crate::Family;
 use crate::attempt::{Path, Way};
 use crate::node::ConnectOptions;
@@ -132,7 +132,7 @@ impl Topology {
         add(scene, plan.ntp, &|scene, _| scene.add_ntp());
     }
 
-    fn add_host(&self, scene: &mut Scene, index: usize, shared: Option<Site>) -> HostId {
+    fn add_host(&self, scene: &mut Scene, index: usize, shared: Option<SceneSite>) -> HostId {
         let host = scene.host(["caller", "called"][index]);
         for (number, nic) in self.sides[index].nics.iter().enumerate() {
             let above = shared.filter(|_| number == 0).unwrap_or(scene.internet());
@@ -141,7 +141,7 @@ impl Topology {
         host
     }
 
-    fn plug(&self, scene: &mut Scene, host: HostId, nic: &NicPlan, above: Site) {
+    fn plug(&self, scene: &mut Scene, host: HostId, nic: &NicPlan, above: SceneSite) {
         let (mut site, mut wire) = (above, Wire::from(self.wire(nic.leg)));
         let last = nic.gates.len();
         for (number, plan) in nic.gates.iter().enumerate() {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::stun::transaction::Fault;
 use crate::stun::{Attribute, Message, Method};
-use crate::turn::credentials::Login;
+use crate::turn::credentials::LongTermAuth;
 use crate::turn::errand::Draft;
 use crate::turn::{Carrier, Failure, Packet};
 use crate::{Backoff, Output};
@@ -159,7 +159,7 @@ impl Allocation {
         self.peers.ask_again(now);
         let old = if may_stand {
             // The sender of the refusal may have lied about the realm as well, so the login begins anew.
-            let fresh = Login::new(self.config.credentials.clone());
+            let fresh = LongTermAuth::new(self.config.credentials.clone());
             Some(Box::new((*standing, std::mem::replace(&mut self.login, fresh))))
         } else {
             self.peers.reset(now);

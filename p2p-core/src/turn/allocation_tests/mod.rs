@@ -1,6 +1,5 @@
 //! One allocation and one server, 20 ms apart, in virtual time.
 
-mod laws;
 mod relaying;
 mod trouble;
 
@@ -9,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::sim::epoch;
-use crate::sim::turn::{Deed, Desk, Tuple, TurnServerConfig};
+use crate::sim::turn::{FaultyServer, FaultyServerConfig};
 use crate::stun::Transport;
 use crate::turn::Carrier;
+use crate::turn::server::{Act, FiveTuple};
 
 /// The one-way delay.
 const DELAY: Duration = Duration::from_millis(20);
@@ -32,8 +32,8 @@ pub(crate) fn credentials() -> Credentials {
     Credentials::new("user", "secret").unwrap()
 }
 
-pub(crate) fn desk_config() -> TurnServerConfig {
-    TurnServerConfig::new(server(), "user", "secret")
+pub(crate) fn server_config() -> FaultyServerConfig {
+    FaultyServerConfig::new(server(), "user", "secret")
 }
 
 fn secs(seconds: u64) -> Duration {
@@ -42,9 +42,9 @@ fn secs(seconds: u64) -> Duration {
 
 struct Pair {
     allocation: Allocation,
-    desk: Desk,
+    server: FaultyServer,
     now: Instant,
-    tuple: Tuple,
+    tuple: FiveTuple,
     up: VecDeque<(Instant, Bytes)>,
     down: VecDeque<(Instant, Bytes)>,
     events: Vec<(Instant, Event)>,
@@ -57,20 +57,25 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        Self::with(desk_config(), Carrier::Udp, |_| {})
+        Self::with(server_config(), Carrier::Udp, |_| {})
     }
 
-    fn with(desk: TurnServerConfig, carrier: Carrier, adjust: impl FnOnce(&mut AllocationConfig)) -> Self {
+    fn with(
+        server_config: FaultyServerConfig,
+        carrier: Carrier,
+        adjust: impl FnOnce(&mut AllocationConfig),
+    ) -> Self {
         let mut config = AllocationConfig::new(server(), carrier, credentials());
         adjust(&mut config);
         let allocation = Allocation::new(config, Seed::from_u64(1), epoch()).unwrap();
         let mut framer = Framer::default();
         framer.allow_channels();
+        let server = FaultyServer::new(server_config, Seed::from_u64(2), epoch());
         Self {
             allocation,
-            desk: Desk::new(desk, Seed::from_u64(2)),
+            tuple: server.tuple(carrier.transport(), client()),
+            server,
             now: epoch(),
-            tuple: Tuple { client: client(), transport: carrier.transport() },
             up: VecDeque::new(),
             down: VecDeque::new(),
             events: Vec::new(),
@@ -99,13 +104,14 @@ impl Pair {
                 Output::Wait(_) => break,
             }
         }
-        while let Some(deed) = self.desk.poll() {
-            match deed {
-                Deed::Tell(tuple, bytes) if tuple == self.tuple && !self.is_cut => {
+        loop {
+            match self.server.poll_output() {
+                Output::Act(Act::Send { client, bytes }) if client == self.tuple && !self.is_cut => {
                     self.down.push_back((self.now + DELAY, bytes));
                 }
-                Deed::Relay { peer, data, .. } => self.relayed.push((peer, data)),
-                _ => {}
+                Output::Act(Act::Relay { peer, data, .. }) => self.relayed.push((peer, data)),
+                Output::Act(_) | Output::Event(_) => {}
+                Output::Wait(_) => break,
             }
         }
     }
@@ -141,7 +147,7 @@ impl Pair {
 
     fn arrive(&mut self, mut bytes: Bytes) {
         if self.tuple.transport == Transport::Udp {
-            return self.desk.handle_client(self.tuple, &bytes, self.now);
+            return self.server.handle_client(self.tuple, &bytes, self.now);
         }
         while let Some(frame) = self.framer.feed(&mut bytes).unwrap() {
             let whole = match frame {
@@ -151,7 +157,7 @@ impl Pair {
                 }
                 other => panic!("{other:?} from a client"),
             };
-            self.desk.handle_client(self.tuple, &whole, self.now);
+            self.server.handle_client(self.tuple, &whole, self.now);
         }
     }
 
@@ -162,7 +168,7 @@ impl Pair {
 
     /// Sends data from a peer.
     fn peer_sends(&mut self, from: SocketAddr, data: &'static [u8]) {
-        self.desk.handle_peer(self.relayed(), from, Bytes::from_static(data), self.now);
+        self.server.handle_peer(self.relayed(), from, Bytes::from_static(data), self.now);
     }
 
     fn told(&mut self) -> Vec<Event> {

@@ -22,8 +22,8 @@ fn an_address_a_permission_a_channel_and_data_both_ways() {
 
 #[test]
 fn until_the_channel_stands_data_goes_by_indications() {
-    let mut config = desk_config();
-    config.lost.insert(Method::CHANNEL_BIND, 1);
+    let mut config = server_config();
+    config.faults.lost.insert(Method::CHANNEL_BIND, 1);
     let mut pair = Pair::with(config, Carrier::Udp, |_| {});
     pair.allocation.bind(peer(1), pair.now).unwrap();
     pair.run(Duration::from_millis(200));
@@ -40,7 +40,7 @@ fn until_the_channel_stands_data_goes_by_indications() {
 
 #[test]
 fn over_a_stream_channel_data_is_filled_up_to_four() {
-    let mut pair = Pair::with(desk_config(), Carrier::Tcp, |_| {});
+    let mut pair = Pair::with(server_config(), Carrier::Tcp, |_| {});
     pair.allocation.bind(peer(1), pair.now).unwrap();
     pair.run(secs(1));
     pair.told();
@@ -72,8 +72,8 @@ fn payload_is_not_copied() {
 
 #[test]
 fn a_day_idle_with_nonces_of_a_minute_and_never_deaf() {
-    let mut config = desk_config();
-    config.nonce_life = secs(60);
+    let mut config = server_config();
+    config.relayer.nonce_lifetime = secs(60);
     let mut pair = Pair::with(config, Carrier::Udp, |_| {});
     pair.allocation.bind(peer(1), pair.now).unwrap();
     pair.allocation.permit(peer(2).ip(), pair.now).unwrap();
@@ -91,7 +91,7 @@ fn a_day_idle_with_nonces_of_a_minute_and_never_deaf() {
     pair.assert_flows(peer(1));
     pair.assert_flows(peer(2));
     assert_eq!(pair.relayed(), relayed, "the same allocation all day");
-    let counters = pair.desk.counters();
+    let counters = pair.server.counters();
     assert_eq!((counters.allocated, counters.unpermitted), (1, 0));
     assert!(counters.stale > 500, "{counters:?}");
     assert!(counters.requests < 3_000, "a request every half minute at most: {counters:?}");
@@ -105,9 +105,9 @@ fn permissions_are_renewed_together() {
         pair.allocation.permit(peer.ip(), pair.now).unwrap();
         pair.run(secs(2));
     }
-    let before = pair.desk.counters().requests;
+    let before = pair.server.counters().requests;
     pair.run(secs(240));
-    let requests = pair.desk.counters().requests - before;
+    let requests = pair.server.counters().requests - before;
     assert_eq!(requests, 1, "one CreatePermission for ten, and no refresh due");
     pair.run(secs(3_600));
     for peer in peers {
@@ -118,8 +118,8 @@ fn permissions_are_renewed_together() {
 #[test]
 fn both_families_or_only_one_of_them() {
     let both = |relays: &[&str]| {
-        let mut config = desk_config();
-        config.relays = relays.iter().map(|ip| ip.parse().unwrap()).collect();
+        let mut config = server_config();
+        config.relayer.relays = relays.iter().map(|ip| ip.parse().unwrap()).collect();
         let mut pair = Pair::with(config, Carrier::Udp, |config| config.families = Families::Both);
         pair.run(secs(1));
         pair.allocation.lease().cloned().unwrap()
@@ -151,45 +151,46 @@ fn newer_credentials_and_both_algorithms() {
     for (algorithms, is_anonymous) in
         [(vec![], true), (vec![1], false), (vec![2, 1], true), (vec![77, 2], false)]
     {
-        let mut config = desk_config();
-        (config.algorithms, config.is_anonymous) = (algorithms.clone(), is_anonymous);
-        config.nonce_life = secs(60);
+        let mut config = server_config();
+        config.relayer.algorithms.clone_from(&algorithms);
+        config.relayer.takes_user_hash = is_anonymous;
+        config.relayer.nonce_lifetime = secs(60);
         let mut pair = Pair::with(config, Carrier::Udp, |_| {});
         pair.allocation.bind(peer(1), pair.now).unwrap();
         pair.run(secs(900));
         pair.assert_flows(peer(1));
-        assert_eq!(pair.desk.counters().allocated, 1, "{algorithms:?}");
+        assert_eq!(pair.server.counters().allocated, 1, "{algorithms:?}");
     }
 }
 
 #[test]
 fn closed_it_is_given_back_whatever_the_nonce() {
-    let mut config = desk_config();
-    config.nonce_life = secs(1);
+    let mut config = server_config();
+    config.relayer.nonce_lifetime = secs(1);
     let mut pair = Pair::with(config, Carrier::Udp, |_| {});
     pair.run(secs(5));
-    assert_eq!(pair.desk.allocations(), 1);
+    assert_eq!(pair.server.allocations(), 1);
     pair.told();
     pair.allocation.close(pair.now);
     pair.run(secs(1));
     assert_eq!(pair.told(), [Event::Closed]);
-    assert_eq!((pair.desk.allocations(), pair.wait()), (0, None));
+    assert_eq!((pair.server.allocations(), pair.wait()), (0, None));
 }
 
 #[test]
 fn closed_while_the_answer_is_under_way_it_is_given_back_too() {
     let mut pair = Pair::new();
     pair.run(Duration::from_millis(65));
-    assert_eq!(pair.desk.allocations(), 1, "the server has acted, we have not heard of it");
+    assert_eq!(pair.server.allocations(), 1, "the server has acted, we have not heard of it");
     pair.allocation.close(pair.now);
     pair.run(secs(1));
     assert_eq!(pair.told(), [Event::Closed]);
-    assert_eq!(pair.desk.allocations(), 0);
+    assert_eq!(pair.server.allocations(), 0);
     let mut early = Pair::new();
     early.run(Duration::from_millis(10));
     early.allocation.close(early.now);
     early.run(secs(5));
-    assert_eq!((early.told(), early.desk.allocations()), (vec![Event::Closed], 0));
+    assert_eq!((early.told(), early.server.allocations()), (vec![Event::Closed], 0));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use p2p_node::config::password_file;
 use p2p_node::rendezvous::ServerTls;
-use p2p_node::rendezvous::turn::{Credential, Login, Net, Secret, TurnServerConfig};
+use p2p_node::rendezvous::turn::{Credential, IpPrefix, Login, Secret, TurnServerConfig};
 use serde_json::{Value, json};
 
 use crate::exit::Usage;
@@ -51,10 +51,10 @@ pub(crate) struct TurnOptions {
     /// Network or address that may be relayed into although it is not the Internet: loopback, private, this
     /// machine's own; repeatable [default: none]
     #[arg(long = "turn-allow-peer", value_name = "NET")]
-    allow_peers: Vec<Net>,
+    allow_peers: Vec<IpPrefix>,
     /// Network or address that is never relayed into; repeatable [default: none]
     #[arg(long = "turn-deny-peer", value_name = "NET")]
-    deny_peers: Vec<Net>,
+    deny_peers: Vec<IpPrefix>,
     /// Relayed addresses one user may have at once [default: 16]
     #[arg(long = "turn-user-allocations", value_name = "NUMBER")]
     most_per_user: Option<usize>,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use p2p_core::nat::SynAnswer;
-use p2p_core::rate::{Rate, RateTable, Source};
+use p2p_core::rate::{Rate, Source, SourceLimit};
 use p2p_core::stun::dial_back::SynOutcome;
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
@@ -24,14 +24,14 @@ const RATE: Rate = Rate { per_second: 1, burst: 6 };
 /// Dials, within bounds.
 #[derive(Debug)]
 pub(super) struct Dialler {
-    limit: Mutex<RateTable>,
+    limit: Mutex<SourceLimit>,
     seats: Arc<Semaphore>,
 }
 
 impl Dialler {
     /// For so many clients at once.
     pub(super) fn new(most: usize, now: Instant) -> Self {
-        let limit = Mutex::new(RateTable::new(RATE, &mut chance(), now));
+        let limit = Mutex::new(SourceLimit::new(RATE, &mut chance(), now));
         Self { limit, seats: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))) }
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use p2p_core::rate::{Bucket, Rate, RateTable, Source};
+use p2p_core::rate::{Bucket, Rate, Source, SourceLimit};
 use p2p_core::stun::frame::Framer;
 use p2p_core::stun::responder::{Reply, Silence};
 use p2p_core::stun::{Responder, Transport};
@@ -33,9 +33,9 @@ const BURST: u32 = 4;
 pub(super) struct Bounds {
     rate: Rate,
     /// Requests by address and port.
-    ports: Mutex<RateTable>,
+    ports: Mutex<SourceLimit>,
     /// Bytes of answers by source.
-    bytes: Option<Mutex<RateTable>>,
+    bytes: Option<Mutex<SourceLimit>>,
     seats: Arc<Seats>,
     dialler: Dialler,
     idle: Duration,
@@ -47,11 +47,11 @@ impl Bounds {
         let (mut seed, now) = (chance(), Instant::now());
         let bytes = config.source_bytes.map(|per_second| {
             let rate = Rate { per_second, burst: per_second.saturating_mul(BURST) };
-            Mutex::new(RateTable::new(rate, &mut seed, now))
+            Mutex::new(SourceLimit::new(rate, &mut seed, now))
         });
         Self {
             rate: config.rate,
-            ports: Mutex::new(RateTable::new(config.rate, &mut seed, now)),
+            ports: Mutex::new(SourceLimit::new(config.rate, &mut seed, now)),
             bytes,
             seats: Seats::new(config.most_connections, config.most_per_source),
             dialler: Dialler::new(config.most_dials, now),

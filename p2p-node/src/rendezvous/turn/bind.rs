@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use p2p_core::Family;
+use p2p_core::turn::server::MOST_REALM;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_rustls::TlsAcceptor;
 
@@ -30,7 +31,7 @@ pub(super) fn bind(config: &TurnServerConfig) -> Result<Bound, TurnServerError> 
     if config.secret.is_none() && config.users.is_empty() {
         return Err(TurnServerError::Nobody);
     }
-    if !(1..=127).contains(&config.realm.chars().count()) {
+    if !(1..=MOST_REALM).contains(&config.realm.len()) {
         return Err(TurnServerError::Realm);
     }
     if config.ports.is_empty() || *config.ports.start() == 0 {

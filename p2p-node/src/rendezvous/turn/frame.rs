@@ -8,7 +8,7 @@ pub(super) const CHANNEL_HEADER: usize = 4;
 
 /// What stands at the front of a stream or in a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(super) enum TurnFrame {
     /// Not enough is there to tell, or not all of it: this many bytes are needed.
     Partial(usize),
     /// A STUN message of so many bytes.
@@ -17,7 +17,7 @@ pub(super) enum Frame {
     Channel { number: u16, length: usize },
 }
 
-impl Frame {
+impl TurnFrame {
     /// Looks at the front of `bytes`. Work is constant; a stream needs to keep no more than 64 KiB and a few bytes.
     ///
     /// # Errors
@@ -71,29 +71,29 @@ mod tests {
     #[test]
     fn messages_and_channel_data() {
         let message = Message::binding(&mut Seed::from_u64(1)).encode(Transport::Tcp).unwrap();
-        assert_eq!(Frame::first(&message), Ok(Frame::Message(20)));
-        assert_eq!(Frame::first(&message[..19]), Ok(Frame::Partial(20)));
+        assert_eq!(TurnFrame::first(&message), Ok(TurnFrame::Message(20)));
+        assert_eq!(TurnFrame::first(&message[..19]), Ok(TurnFrame::Partial(20)));
         let data = [0x40, 1, 0, 3, b'a', b'b', b'c', 0, 0x40];
-        let channel = Frame::Channel { number: 0x4001, length: 3 };
-        assert_eq!(Frame::first(&data), Ok(channel));
-        assert_eq!((channel.on_stream(), Frame::first(&data[..6])), (8, Ok(Frame::Partial(7))));
-        assert_eq!(Frame::first(&data[..2]), Ok(Frame::Partial(4)));
-        assert_eq!(Frame::first(&[]), Ok(Frame::Partial(4)));
-        assert!(Frame::first(&[0x80]).is_err());
-        assert!(Frame::first(b"\xff\xff\xff\xff").is_err());
-        assert!(Frame::first(b"\0\x03\x10\0").is_err(), "a message of more than 4 KiB");
-        assert!(Frame::first(&[0, 3, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).is_err());
+        let channel = TurnFrame::Channel { number: 0x4001, length: 3 };
+        assert_eq!(TurnFrame::first(&data), Ok(channel));
+        assert_eq!((channel.on_stream(), TurnFrame::first(&data[..6])), (8, Ok(TurnFrame::Partial(7))));
+        assert_eq!(TurnFrame::first(&data[..2]), Ok(TurnFrame::Partial(4)));
+        assert_eq!(TurnFrame::first(&[]), Ok(TurnFrame::Partial(4)));
+        assert!(TurnFrame::first(&[0x80]).is_err());
+        assert!(TurnFrame::first(b"\xff\xff\xff\xff").is_err());
+        assert!(TurnFrame::first(b"\0\x03\x10\0").is_err(), "a message of more than 4 KiB");
+        assert!(TurnFrame::first(&[0, 3, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).is_err());
     }
 
     proptest! {
         #[test]
         fn no_bytes_panic_and_no_frame_is_huge(bytes: Vec<u8>) {
-            if let Ok(frame) = Frame::first(&bytes) {
+            if let Ok(frame) = TurnFrame::first(&bytes) {
                 prop_assert!(frame.on_stream() <= 65_540);
                 match frame {
-                    Frame::Partial(wanted) => prop_assert!(wanted > bytes.len()),
-                    Frame::Message(length) => prop_assert!(length <= bytes.len()),
-                    Frame::Channel { length, .. } => prop_assert!(CHANNEL_HEADER + length <= bytes.len()),
+                    TurnFrame::Partial(wanted) => prop_assert!(wanted > bytes.len()),
+                    TurnFrame::Message(length) => prop_assert!(length <= bytes.len()),
+                    TurnFrame::Channel { length, .. } => prop_assert!(CHANNEL_HEADER + length <= bytes.len()),
                 }
             }
         }

@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use p2p_core::Family;
-use p2p_core::stun::{Attribute, Class, Message, Method, TransactionId};
+use p2p_core::turn::Relaying;
+use p2p_core::turn::server::{CONNECTION_LIFETIME, FiveTuple, NoRelayedAddress};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{trace, warn};
 
-use super::allocation::{CONNECTION, Kind};
-use super::core::{Client, NoPort, Ports};
 use super::frame::CHANNEL_HEADER;
-use super::serve::{Outlet, Shared};
+use super::serve::{Outlet, Shared, Tables};
 use crate::rendezvous::pair;
 use crate::rendezvous::tally::count;
 
@@ -33,41 +32,29 @@ thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; LARGEST].into());
 }
 
-/// A relayed address. Dropping the last of it closes it, and every connection made from it.
+/// A relayed address. Dropping it closes it.
 #[derive(Debug)]
-pub(super) struct Relay {
-    address: SocketAddr,
-    udp: Option<Arc<UdpSocket>>,
+pub(super) struct RelaySocket {
+    pub(super) client: FiveTuple,
+    /// For datagrams; connections come to a task of their own.
+    pub(super) udp: Option<Arc<UdpSocket>>,
     /// Cancelled when it is dropped, or the server stops.
-    pub(super) over: CancellationToken,
+    over: CancellationToken,
 }
 
-impl Drop for Relay {
+impl Drop for RelaySocket {
     fn drop(&mut self) {
         self.over.cancel();
     }
 }
 
-impl Relay {
-    /// Sends a datagram to a peer, if the system takes it at once: one that finds the queue full is lost, as on any
-    /// link.
-    pub(super) fn send(&self, shared: &Shared, data: &[u8], peer: SocketAddr) {
-        let sent = self.udp.as_ref().map(|udp| udp.try_send_to(data, peer));
-        if !matches!(sent, Some(Ok(_))) {
-            count(&shared.tally.unsent);
-        }
-    }
-
-    /// Dials a peer from this address.
-    pub(super) async fn dial(shared: &Shared, address: SocketAddr, peer: SocketAddr) -> io::Result<Peer> {
+impl RelaySocket {
+    /// Dials a peer from a relayed address.
+    pub(super) async fn dial(shared: &Shared, relayed: SocketAddr, peer: SocketAddr) -> io::Result<Peer> {
         let room = shared.room_for_peer().ok_or(io::ErrorKind::QuotaExceeded)?;
-        let stream = timeout(CONNECTION, socket(address)?.connect(peer)).await??;
+        let stream = timeout(CONNECTION_LIFETIME, socket(relayed)?.connect(peer)).await??;
         stream.set_nodelay(true)?;
         Ok(Peer { stream, _room: room })
-    }
-
-    pub(super) fn address(&self) -> SocketAddr {
-        self.address
     }
 }
 
@@ -78,42 +65,46 @@ pub(super) struct Peer {
     _room: OwnedSemaphorePermit,
 }
 
-/// Makes relayed addresses for one client.
-pub(super) struct Binder<'a> {
-    pub(super) shared: &'a Arc<Shared>,
-    pub(super) client: Client,
-    pub(super) outlet: &'a Outlet,
-}
-
-impl Ports<Arc<Relay>> for Binder<'_> {
-    fn bind(&mut self, family: Family, kind: Kind, even: bool) -> Result<(SocketAddr, Arc<Relay>), NoPort> {
-        let mut relays = self.shared.relays.iter();
-        let &ip = relays.find(|ip| Family::of(**ip) == family).ok_or(NoPort::Family)?;
-        let over = self.shared.stop.child_token();
-        let (shared, client, outlet) = (Arc::clone(self.shared), self.client, self.outlet.clone());
-        let (address, udp) = match kind {
-            Kind::Udp => {
-                let (address, udp) =
-                    self.shared.free_port(ip, even, pair::datagrams).ok_or(NoPort::Exhausted)?;
+impl Shared {
+    /// Opens a relayed address.
+    pub(super) fn bind_relayed(
+        self: &Arc<Self>,
+        tables: &mut Tables,
+        client: FiveTuple,
+        outlet: Option<Outlet>,
+        family: Family,
+        relaying: Relaying,
+        is_even: bool,
+    ) -> Result<SocketAddr, NoRelayedAddress> {
+        let mut relays = self.relays.iter();
+        let &ip = relays.find(|ip| Family::of(**ip) == family).ok_or(NoRelayedAddress::Family)?;
+        let outlet = outlet.ok_or(NoRelayedAddress::Exhausted)?;
+        let over = self.stop.child_token();
+        let (address, udp) = match relaying {
+            Relaying::Udp => {
+                let bound = self.free_port(ip, is_even, pair::datagrams);
+                let (address, udp) = bound.ok_or(NoRelayedAddress::Exhausted)?;
                 let udp = Arc::new(udp);
-                self.shared.spawn_until(&over, datagrams(shared, client, Arc::clone(&udp), outlet));
+                let (shared, socket, outlet) = (Arc::clone(self), Arc::clone(&udp), outlet.clone());
+                self.spawn_until(&over, datagrams(shared, address, socket, outlet));
                 (address, Some(udp))
             }
-            Kind::Tcp => {
-                let (address, listener) =
-                    self.shared.free_port(ip, even, listener).ok_or(NoPort::Exhausted)?;
-                self.shared.spawn_until(&over, connections(shared, client, listener, outlet));
+            Relaying::Tcp => {
+                let bound = self.free_port(ip, is_even, listener);
+                let (address, listener) = bound.ok_or(NoRelayedAddress::Exhausted)?;
+                self.spawn_until(&over, connections(Arc::clone(self), address, listener));
                 (address, None)
             }
         };
-        self.shared.wake.notify_one();
-        Ok((address, Arc::new(Relay { address, udp, over })))
+        tables.outlets.insert(client, outlet);
+        tables.relays.insert((relaying, address), RelaySocket { client, udp, over });
+        Ok(address)
     }
+}
 
-    /// Only one's own addresses can be bound to.
-    fn is_ours(&self, ip: IpAddr) -> bool {
-        std::net::UdpSocket::bind((ip, 0)).is_ok()
-    }
+/// Whether an address is this machine's: only one's own can be bound to.
+pub(super) fn is_own(ip: IpAddr) -> bool {
+    std::net::UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// A socket on a port that others may be on as well: we listen and dial on it.
@@ -134,7 +125,7 @@ fn listener(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
 }
 
 /// Takes what peers send to a relayed address.
-async fn datagrams(shared: Arc<Shared>, client: Client, socket: Arc<UdpSocket>, outlet: Outlet) {
+async fn datagrams(shared: Arc<Shared>, relayed: SocketAddr, socket: Arc<UdpSocket>, outlet: Outlet) {
     loop {
         if let Err(error) = socket.readable().await {
             trace!(%error, "nothing from peers");
@@ -144,7 +135,7 @@ async fn datagrams(shared: Arc<Shared>, client: Client, socket: Arc<UdpSocket>, 
         let end = BUFFER.with_borrow_mut(|buffer| {
             (0..BATCH).try_for_each(|_| {
                 let (length, peer) = socket.try_recv_from(&mut buffer[CHANNEL_HEADER..])?;
-                pass(&shared, client, &outlet, buffer, length, peer);
+                pass(&shared, relayed, &outlet, buffer, length, peer);
                 Ok::<_, io::Error>(())
             })
         });
@@ -162,26 +153,30 @@ async fn datagrams(shared: Arc<Shared>, client: Client, socket: Arc<UdpSocket>, 
 /// Passes a datagram on to the client. It stands in `buffer` behind room for the header of a channel.
 fn pass(
     shared: &Shared,
-    client: Client,
+    relayed: SocketAddr,
     outlet: &Outlet,
     buffer: &mut [u8],
     length: usize,
     peer: SocketAddr,
 ) {
     let peer = SocketAddr::new(peer.ip(), peer.port());
-    let Some(channel) = shared.lock().handle_peer(client, peer, length, Instant::now()) else {
+    let end = CHANNEL_HEADER + length;
+    let mut tables = shared.lock();
+    let Some((client, channel)) = tables.relayer.route_back(relayed, peer, length, Instant::now()) else {
         return;
     };
-    let end = CHANNEL_HEADER + length;
     let Some(channel) = channel else {
         let data = bytes::Bytes::copy_from_slice(&buffer[CHANNEL_HEADER..end]);
-        match indication(shared, peer, data).encode(client.transport) {
-            Ok(bytes) => outlet.say(shared, client, &bytes),
+        let indication = tables.relayer.data_indication(peer, data, client.transport);
+        drop(tables);
+        match indication {
+            Some(bytes) => outlet.say(shared, client, &bytes),
             // Larger than messages are.
-            Err(_) => count(&shared.tally.unsent),
+            None => count(&shared.tally.unsent),
         }
         return;
     };
+    drop(tables);
     buffer[..2].copy_from_slice(&channel.to_be_bytes());
     buffer[2..CHANNEL_HEADER].copy_from_slice(&(length as u16).to_be_bytes());
     let filled = end.next_multiple_of(4).min(buffer.len());
@@ -191,15 +186,8 @@ fn pass(
     outlet.say(shared, client, &buffer[..end]);
 }
 
-fn indication(shared: &Shared, peer: SocketAddr, data: bytes::Bytes) -> Message {
-    let transaction = TransactionId::new(&mut shared.lock().dice);
-    Message::new(Class::Indication, Method::DATA, transaction)
-        .with(Attribute::XorPeerAddress(peer))
-        .with(Attribute::Data(data))
-}
-
 /// Takes connections of peers to a relayed address (RFC 6062, section 5.3).
-async fn connections(shared: Arc<Shared>, client: Client, listener: TcpListener, outlet: Outlet) {
+async fn connections(shared: Arc<Shared>, relayed: SocketAddr, listener: TcpListener) {
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -211,17 +199,8 @@ async fn connections(shared: Arc<Shared>, client: Client, listener: TcpListener,
                 continue;
             }
         };
-        let peer = SocketAddr::new(peer.ip(), peer.port());
-        let indication = match (stream.set_nodelay(true), shared.room_for_peer()) {
-            (Ok(()), Some(room)) => {
-                let stream = Peer { stream, _room: room };
-                shared.lock().handle_accepted(client, peer, stream, Instant::now())
-            }
-            _ => None,
-        };
-        if let Some(bytes) = indication {
-            shared.wake.notify_one();
-            outlet.say(&shared, client, &bytes);
+        if let Some(room) = shared.room_for_peer().filter(|_| stream.set_nodelay(true).is_ok()) {
+            shared.accepted(relayed, SocketAddr::new(peer.ip(), peer.port()), Peer { stream, _room: room });
         }
     }
 }

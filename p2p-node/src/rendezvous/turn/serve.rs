@@ -1,30 +1,28 @@
 //! What all tasks share, and the loop of datagrams from clients.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use p2p_core::Seed;
-use p2p_core::rate::{Rate, RateTable, Source};
-use p2p_core::stun::wire::{Header, Parsed, WireError};
-use p2p_core::stun::{Class, Method, Responder, Transport};
+use p2p_core::stun::Transport;
+use p2p_core::stun::wire::WireError;
+use p2p_core::turn::allocation::ConnectionId;
+use p2p_core::turn::server::{Act, FiveTuple, Quota, Relayer, RelayerConfig};
+use p2p_core::turn::{Credentials, Relaying};
+use p2p_core::{Clock, Machine, Output, Seed, UnixTime};
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::trace;
+use tracing::{debug, trace};
 
-use super::auth::{Gate, Question, Refusal};
-use super::core::{At, Client, Core, Reaction, Terms};
-use super::credential::Users;
-use super::frame::{CHANNEL_HEADER, Frame};
-use super::ledger::{Ledger, Quota};
-use super::nonce::Nonces;
-use super::peers::Policy;
-use super::relay::{BATCH, Binder, PAUSE, Peer, Relay};
+use super::credential::Secret;
+use super::frame::{CHANNEL_HEADER, TurnFrame};
+use super::relay::{BATCH, PAUSE, Peer, RelaySocket, is_own};
 use super::stream::Queue;
 use super::{Tally, TurnServerConfig, TurnServerError, unix_time};
 use crate::rendezvous::log_limit::LogLimit;
@@ -36,14 +34,10 @@ const TRIES: usize = 1_024;
 /// Larger than any datagram.
 const LARGEST: usize = 65_536;
 
-type Tables = Core<Arc<Relay>, Peer>;
-
 /// What is shared by all tasks of one server.
 #[derive(Debug)]
 pub(super) struct Shared {
     tables: Mutex<Tables>,
-    unsigned: Mutex<RateTable>,
-    signed: Mutex<RateTable>,
     pub(super) tally: Arc<Tally>,
     pub(super) seats: Arc<Seats>,
     /// Connections with peers there may still be.
@@ -54,18 +48,45 @@ pub(super) struct Shared {
     ports: RangeInclusive<u16>,
     pub(super) idle: Duration,
     pub(super) stall: Duration,
-    /// Something new may be due.
-    pub(super) wake: Notify,
+    /// Something may be due earlier than was thought.
+    wake: Notify,
     tasks: TaskTracker,
     pub(super) stop: CancellationToken,
 }
 
+/// The machine, and the sockets it speaks of.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub(super) relayer: Relayer,
+    /// The ways back to clients that have an allocation.
+    pub(super) outlets: HashMap<FiveTuple, Outlet>,
+    pub(super) relays: HashMap<(Relaying, SocketAddr), RelaySocket>,
+    peers: HashMap<ConnectionId, PeerStream>,
+    /// When the task that waits for the next deadline will wake.
+    wakes_at: Option<Instant>,
+}
+
+/// A connection with a peer.
+#[derive(Debug)]
+enum PeerStream {
+    /// It is dialled, or a client has it, until this is cancelled.
+    Elsewhere(CancellationToken),
+    /// It waits, unread.
+    Waiting(Peer),
+}
+
+/// What is done without the tables.
+enum Effect {
+    Send(Outlet, FiveTuple, bytes::Bytes),
+    Relay(Arc<UdpSocket>, SocketAddr, bytes::Bytes),
+    Dial { relayed: SocketAddr, peer: SocketAddr, connection: ConnectionId, over: CancellationToken },
+}
+
 /// What a connection that asked for it becomes (RFC 6062, section 5.4).
 pub(super) struct Join {
-    pub(super) reply: Vec<u8>,
     pub(super) over: CancellationToken,
     pub(super) peer: Peer,
-    pub(super) id: u32,
+    pub(super) connection: ConnectionId,
 }
 
 /// The way back to a client.
@@ -77,9 +98,9 @@ pub(super) enum Outlet {
 
 impl Outlet {
     /// Tells the client, if there is room: what there is none for is lost, as on any link.
-    pub(super) fn say(&self, shared: &Shared, client: Client, bytes: &[u8]) {
+    pub(super) fn say(&self, shared: &Shared, client: FiveTuple, bytes: &[u8]) {
         let is_taken = match self {
-            Self::Datagrams(socket) => socket.try_send_to(bytes, client.remote).is_ok(),
+            Self::Datagrams(socket) => socket.try_send_to(bytes, client.client).is_ok(),
             Self::Stream(queue) => queue.push(bytes),
         };
         if !is_taken {
@@ -88,43 +109,42 @@ impl Outlet {
     }
 }
 
+/// Whose input is handled, and how to answer him.
+pub(super) type RequestOrigin<'a> = Option<(FiveTuple, &'a Outlet)>;
+
 impl Shared {
     pub(super) fn new(config: TurnServerConfig, relays: Vec<IpAddr>) -> Result<Arc<Self>, TurnServerError> {
         let mut entropy = [0; 32];
         getrandom::fill(&mut entropy).map_err(|error| TurnServerError::Entropy(error.into()))?;
-        let mut dice = Seed::new(entropy);
-        let now = Instant::now();
-        let quota = Quota {
-            per_user: config.most_per_user,
-            most: config.most_allocations,
-            user_rate: config.user_rate,
-            total_rate: config.total_rate,
+        let users = config.users.iter().map(|login| Credentials::new(&login.user, &login.password));
+        let relayer = RelayerConfig {
+            secret: config.secret.map(|Secret(secret)| secret),
+            users: users.collect::<Result<_, _>>().map_err(TurnServerError::User)?,
+            relays: relays.clone(),
+            allow_peers: config.allow_peers,
+            deny_peers: config.deny_peers,
+            quota: Quota {
+                per_user: config.most_per_user,
+                most: config.most_allocations,
+                user_rate: config.user_rate,
+                total_rate: config.total_rate,
+            },
+            lifetime: config.lifetime,
+            most_lifetime: config.most_lifetime,
+            nonce_lifetime: config.nonce_lifetime,
+            rate: config.rate,
+            ..RelayerConfig::new(config.realm)
         };
-        let Rate { per_second, burst } = config.rate;
-        let signed = Rate { per_second: per_second.saturating_mul(10), burst: burst.saturating_mul(10) };
-        let tally = Arc::new(Tally::default());
-        let unsigned = Mutex::new(RateTable::new(config.rate, &mut dice, now));
-        let signed = Mutex::new(RateTable::new(signed, &mut dice, now));
-        let nonces = Nonces::new(dice.array(), config.nonce_lifetime);
-        let users = Users::new(config.secret, config.users);
-        let policy = Policy { allow: config.allow_peers, deny: config.deny_peers, relays: relays.clone() };
-        let terms = Terms { lifetime: config.lifetime, most_lifetime: config.most_lifetime };
-        let tables = Core {
-            gate: Gate::new(config.realm, users, nonces),
-            policy,
-            ledger: Ledger::new(quota, now),
-            terms,
-            dice,
-            tally: Arc::clone(&tally),
-            sessions: Default::default(),
-            relayed: Default::default(),
-            owners: Default::default(),
+        let tables = Tables {
+            relayer: Relayer::new(relayer, clock(), Seed::new(entropy), Instant::now()),
+            outlets: HashMap::new(),
+            relays: HashMap::new(),
+            peers: HashMap::new(),
+            wakes_at: None,
         };
         Ok(Arc::new(Self {
             tables: Mutex::new(tables),
-            unsigned,
-            signed,
-            tally,
+            tally: Arc::new(Tally::default()),
             seats: Seats::new(config.most_connections, config.most_connections_per_source),
             peers: Arc::new(Semaphore::new(config.most_peer_connections.min(Semaphore::MAX_PERMITS))),
             failures: LogLimit::default(),
@@ -164,14 +184,12 @@ impl Shared {
         });
     }
 
-    pub(super) async fn shutdown(&self) {
+    pub(super) async fn shutdown(self: &Arc<Self>) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
         self.seats.emptied().await;
-        let mut tables = self.lock();
-        let clients: Vec<Client> = tables.sessions.keys().copied().collect();
-        clients.into_iter().for_each(|client| tables.handle_gone(client, Instant::now()));
+        self.turn(None, |tables, now| tables.relayer.close(now));
     }
 
     /// Binds something to a port of `ip` within the range, beginning anywhere in it: the next relayed address
@@ -192,21 +210,146 @@ impl Shared {
         fitting.find_map(|port| bind(SocketAddr::new(ip, port)).ok())
     }
 
-    fn admit(&self, limit: &Mutex<RateTable>, client: Client) -> bool {
-        let source = Source::of(client.remote.ip());
-        let is_in = limit.lock().unwrap_or_else(PoisonError::into_inner).take(source, Instant::now());
-        if !is_in {
-            count(&self.tally.limited);
+    /// Has the machine handle something, and does what it wants done. Returns what becomes of the connection of who
+    /// asked, if that changes.
+    pub(super) fn turn<T>(
+        self: &Arc<Self>,
+        asking: RequestOrigin<'_>,
+        handle: impl FnOnce(&mut Tables, Instant) -> T,
+    ) -> (T, Option<Join>) {
+        let now = Instant::now();
+        let (mut effects, mut join) = (Vec::new(), None);
+        let mut tables = self.lock();
+        let handled = handle(&mut tables, now);
+        let due = loop {
+            match tables.relayer.poll_output() {
+                Output::Act(act) => self.act(&mut tables, act, asking, (&mut effects, &mut join), now),
+                Output::Event(event) => debug!(?event, "TURN"),
+                Output::Wait(deadline) => break deadline.map(|deadline| deadline.at),
+            }
+        };
+        if due.is_some_and(|due| tables.wakes_at.is_none_or(|wakes_at| due < wakes_at)) {
+            self.wake.notify_one();
         }
-        is_in
+        drop(tables);
+        effects.into_iter().for_each(|effect| self.perform(effect));
+        (handled, join)
+    }
+
+    fn act(
+        self: &Arc<Self>,
+        tables: &mut Tables,
+        act: Act,
+        asking: RequestOrigin<'_>,
+        (effects, join): (&mut Vec<Effect>, &mut Option<Join>),
+        now: Instant,
+    ) {
+        match act {
+            Act::Send { client, bytes } => {
+                let asking = asking.filter(|(who, _)| *who == client).map(|(_, outlet)| outlet);
+                if let Some(outlet) = asking.or(tables.outlets.get(&client)) {
+                    effects.push(Effect::Send(outlet.clone(), client, bytes));
+                }
+            }
+            Act::Check { client, mut ips } => {
+                ips.retain(|ip| is_own(*ip));
+                tables.relayer.handle_checked(client, &ips, now);
+            }
+            Act::Bind { client, family, relaying, is_even } => {
+                let outlet = asking.filter(|(who, _)| *who == client).map(|(_, outlet)| outlet.clone());
+                let bound = self.bind_relayed(tables, client, outlet, family, relaying, is_even);
+                tables.relayer.handle_bound(client, family, relaying, bound, now);
+            }
+            Act::Release { relaying, relayed } => {
+                if let Some(relay) = tables.relays.remove(&(relaying, relayed))
+                    && !tables.relays.values().any(|other| other.client == relay.client)
+                {
+                    tables.outlets.remove(&relay.client);
+                }
+            }
+            Act::Relay { relayed, peer, data } => {
+                match tables.relays.get(&(Relaying::Udp, relayed)).and_then(|relay| relay.udp.clone()) {
+                    Some(udp) => effects.push(Effect::Relay(udp, peer, data)),
+                    None => count(&self.tally.unsent),
+                }
+            }
+            Act::Dial { relayed, peer, connection } => {
+                let over = self.stop.child_token();
+                tables.peers.insert(connection, PeerStream::Elsewhere(over.clone()));
+                effects.push(Effect::Dial { relayed, peer, connection, over });
+            }
+            Act::Join { connection, .. } => {
+                let over = self.stop.child_token();
+                let joined = tables.peers.insert(connection, PeerStream::Elsewhere(over.clone()));
+                if let Some(PeerStream::Waiting(peer)) = joined {
+                    *join = Some(Join { over, peer, connection });
+                }
+            }
+            Act::Hang { connection } => {
+                if let Some(PeerStream::Elsewhere(over)) = tables.peers.remove(&connection) {
+                    over.cancel();
+                }
+            }
+        }
+    }
+
+    fn perform(self: &Arc<Self>, effect: Effect) {
+        match effect {
+            Effect::Send(outlet, client, bytes) => outlet.say(self, client, &bytes),
+            // What finds the queue full is lost, as on any link.
+            Effect::Relay(udp, peer, data) => self.relay(&udp, &data, peer),
+            Effect::Dial { relayed, peer, connection, over } => {
+                let shared = Arc::clone(self);
+                self.spawn_until(&over, async move {
+                    let dialled = RelaySocket::dial(&shared, relayed, peer).await;
+                    trace!(%peer, ?dialled, "TURN dialled a peer");
+                    shared.turn(None, |tables, now| {
+                        let is_connected = dialled.is_ok();
+                        match dialled {
+                            Ok(stream) => drop(tables.peers.insert(connection, PeerStream::Waiting(stream))),
+                            Err(_) => drop(tables.peers.remove(&connection)),
+                        }
+                        tables.relayer.handle_dialled(connection, is_connected, now);
+                    });
+                });
+            }
+        }
+    }
+
+    /// Sends a datagram to a peer, if the system takes it at once.
+    fn relay(&self, udp: &UdpSocket, data: &[u8], peer: SocketAddr) {
+        if udp.try_send_to(data, peer).is_err() {
+            count(&self.tally.unsent);
+        }
+    }
+
+    /// A peer has dialled a relayed address. Its connection is closed if nobody wants it.
+    pub(super) fn accepted(self: &Arc<Self>, relayed: SocketAddr, peer: SocketAddr, stream: Peer) {
+        self.turn(None, |tables, now| {
+            if let Some(connection) = tables.relayer.handle_accepted(relayed, peer, now) {
+                tables.peers.insert(connection, PeerStream::Waiting(stream));
+            }
+        });
+    }
+
+    /// A joined connection is over.
+    pub(super) fn parted(&self, connection: ConnectionId) {
+        let mut tables = self.lock();
+        tables.peers.remove(&connection);
+        tables.relayer.handle_parted(connection);
     }
 
     /// Data on a channel.
-    pub(super) fn channel(&self, client: Client, number: u16, data: &[u8]) {
-        let way = self.lock().handle_channel(client, number, data.len(), Instant::now());
-        match way {
-            Some((relay, peer)) => relay.send(self, data, peer),
-            None => trace!(client = %client.remote, number, "nothing goes out on this channel"),
+    pub(super) fn channel(&self, client: FiveTuple, number: u16, data: &[u8]) {
+        let mut tables = self.lock();
+        let route = tables.relayer.route(&client, number, data.len(), Instant::now());
+        let udp = route.and_then(|(relayed, peer)| {
+            Some((Arc::clone(tables.relays.get(&(Relaying::Udp, relayed))?.udp.as_ref()?), peer))
+        });
+        drop(tables);
+        match udp {
+            Some((udp, peer)) => self.relay(&udp, data, peer),
+            None => trace!(client = %client.client, number, "nothing goes out on this channel"),
         }
     }
 
@@ -216,93 +359,21 @@ impl Shared {
     /// When it is not one: on a stream nothing sensible can follow.
     pub(super) fn message(
         self: &Arc<Self>,
-        client: Client,
+        client: FiveTuple,
         bytes: &[u8],
         outlet: &Outlet,
     ) -> Result<Option<Join>, WireError> {
-        let header = Header::decode(bytes)?;
-        match (header.class, header.method) {
-            (Class::Request, Method::BINDING) => self.binding(client, bytes, outlet),
-            (Class::Request, _) => return self.request(client, &header, bytes, outlet),
-            (Class::Indication, Method::SEND) => {
-                let parsed = Parsed::decode(bytes, client.transport)?;
-                let way = self.lock().handle_send(client, &parsed, Instant::now());
-                if let Some((relay, peer, data)) = way {
-                    relay.send(self, &data, peer);
-                }
-            }
-            _ => count(&self.tally.garbage),
-        }
-        Ok(None)
+        let (handled, join) = self.turn(Some((client, outlet)), |tables, now| {
+            tables.relayer.handle_clock(clock());
+            tables.relayer.handle_data(client, bytes, now)
+        });
+        handled.map(|()| join)
     }
+}
 
-    fn binding(&self, client: Client, bytes: &[u8], outlet: &Outlet) {
-        if !self.admit(&self.unsigned, client) {
-            return;
-        }
-        let responder = Responder::new(client.server);
-        match responder.respond(bytes, client.remote, client.server, client.transport) {
-            Ok(reply) => {
-                count(&self.tally.bindings);
-                outlet.say(self, client, &reply.bytes);
-            }
-            Err(silence) => {
-                trace!(%silence, "no STUN answer");
-                count(&self.tally.garbage);
-            }
-        }
-    }
-
-    fn request(
-        self: &Arc<Self>,
-        client: Client,
-        header: &Header,
-        bytes: &[u8],
-        outlet: &Outlet,
-    ) -> Result<Option<Join>, WireError> {
-        let parsed = match Parsed::decode(bytes, client.transport) {
-            Ok(parsed) => Some(parsed),
-            Err(WireError::Malformed { .. }) => None,
-            Err(error) => return Err(error),
-        };
-        let is_signed = parsed.as_ref().is_some_and(|parsed| parsed.algorithm().is_some());
-        if !self.admit(if is_signed { &self.signed } else { &self.unsigned }, client) {
-            return Ok(None);
-        }
-        let unix = unix_time().as_secs();
-        let reaction = match parsed {
-            Some(parsed) => {
-                let at = At { now: Instant::now(), unix };
-                let mut binder = Binder { shared: self, client, outlet };
-                self.lock().handle_request(client, &parsed, at, &mut binder)
-            }
-            None => {
-                let (method, transaction) = (header.method, header.transaction);
-                let question = Question { method, transaction, fingerprint: false };
-                self.lock().refuse_unsigned(Refusal::BAD_REQUEST, question, client, unix)
-            }
-        };
-        match reaction {
-            Reaction::Silence => {}
-            Reaction::Reply(bytes) => outlet.say(self, client, &bytes),
-            Reaction::Join { reply, relay, stream, id } => {
-                return Ok(Some(Join { reply, over: relay.over.clone(), peer: stream, id }));
-            }
-            Reaction::Dial { relay, peer, id } => {
-                let (shared, outlet, from) = (Arc::clone(self), outlet.clone(), relay.address());
-                self.spawn_until(&relay.over, async move {
-                    let dialled = Relay::dial(&shared, from, peer).await;
-                    trace!(%peer, ?dialled, "TURN dialled a peer");
-                    let reply = shared.lock().handle_dialled(id, dialled.ok(), Instant::now());
-                    if let Some(bytes) = reply {
-                        shared.wake.notify_one();
-                        outlet.say(&shared, client, &bytes);
-                    }
-                });
-            }
-        }
-        Ok(None)
-    }
+/// What the system's clock shows now.
+fn clock() -> Clock {
+    Clock::new(Instant::now(), UnixTime(0).after(unix_time()))
 }
 
 /// Serves one UDP socket, for ever.
@@ -317,7 +388,7 @@ pub(super) async fn datagrams(shared: Arc<Shared>, socket: Arc<UdpSocket>, serve
         }
         let is_more = (0..BATCH).all(|_| match socket.try_recv_from(&mut buffer) {
             Ok((length, remote)) => {
-                let client = Client { transport: Transport::Udp, server, remote };
+                let client = FiveTuple { transport: Transport::Udp, server, client: remote };
                 datagram(&shared, client, &buffer[..length], &outlet);
                 true
             }
@@ -333,24 +404,24 @@ pub(super) async fn datagrams(shared: Arc<Shared>, socket: Arc<UdpSocket>, serve
     }
 }
 
-fn datagram(shared: &Arc<Shared>, client: Client, bytes: &[u8], outlet: &Outlet) {
-    let is_sense = match Frame::first(bytes) {
-        Ok(Frame::Channel { number, length }) => {
-            shared.channel(client, number, &bytes[CHANNEL_HEADER..CHANNEL_HEADER + length]);
-            true
-        }
-        Ok(Frame::Message(whole)) => whole == bytes.len() && shared.message(client, bytes, outlet).is_ok(),
-        _ => false,
-    };
-    if !is_sense {
-        count(&shared.tally.garbage);
+fn datagram(shared: &Arc<Shared>, client: FiveTuple, bytes: &[u8], outlet: &Outlet) {
+    if let Ok(TurnFrame::Channel { number, length }) = TurnFrame::first(bytes) {
+        shared.channel(client, number, &bytes[CHANNEL_HEADER..CHANNEL_HEADER + length]);
+    } else if let Err(error) = shared.message(client, bytes, outlet) {
+        trace!(client = %client.client, %error, "neither STUN nor ChannelData");
     }
 }
 
 /// Ends what has had its time, for ever.
 pub(super) async fn sweep(shared: Arc<Shared>) {
     loop {
-        let next = shared.lock().sweep(Instant::now());
+        shared.turn(None, |tables, now| tables.relayer.handle_timeout(now));
+        let next = {
+            let mut tables = shared.lock();
+            let Output::Wait(deadline) = tables.relayer.poll_output() else { continue };
+            tables.wakes_at = deadline.map(|deadline| deadline.at);
+            tables.wakes_at
+        };
         let due = async {
             match next {
                 Some(at) => tokio::time::sleep_until(at.into()).await,

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use p2p_core::stun::Transport;
+use p2p_core::turn::allocation::ConnectionId;
+use p2p_core::turn::server::FiveTuple;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::core::Client;
-use super::frame::{CHANNEL_HEADER, Frame};
+use super::frame::{CHANNEL_HEADER, TurnFrame};
 use super::relay::Peer;
 use super::serve::{Join, Outlet, Shared};
 use crate::rendezvous::accept::{ConnectionAddrs, ConnectionFate, Serve};
@@ -79,7 +80,7 @@ impl Serve for Arc<Shared> {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin,
     {
-        let client = Client { transport: Transport::Tcp, server: between.local, remote: between.remote };
+        let client = FiveTuple { transport: Transport::Tcp, server: between.local, client: between.remote };
         let (mut from, mut to) = split(stream);
         let (queue, mut queued) = Queue::new();
         let mut buffer = BytesMut::new();
@@ -100,13 +101,13 @@ impl Serve for Arc<Shared> {
 
 /// Ends what a client has when it is dropped.
 struct Gone<'a> {
-    shared: &'a Shared,
-    client: Client,
+    shared: &'a Arc<Shared>,
+    client: FiveTuple,
 }
 
 impl Drop for Gone<'_> {
     fn drop(&mut self) {
-        self.shared.lock().handle_gone(self.client, Instant::now());
+        self.shared.turn(None, |tables, now| tables.relayer.handle_gone(self.client, now));
     }
 }
 
@@ -114,29 +115,40 @@ impl Shared {
     /// Serves a connection that is one with a peer's.
     async fn joined<T: AsyncRead + AsyncWrite>(
         &self,
-        Join { reply, over, peer, id }: Join,
+        Join { over, peer, connection }: Join,
         (from, mut to): (ReadHalf<T>, WriteHalf<T>),
         mut queued: mpsc::UnboundedReceiver<Vec<u8>>,
         early: BytesMut,
     ) -> io::Result<()> {
         let is_ending = AtomicBool::new(false);
+        // However it ends, also when its seat is taken.
+        let _parted = Parted { shared: self, connection };
         let mut passed = pin!(async {
             while let Ok(bytes) = queued.try_recv() {
                 to.write_all(&bytes).await?;
             }
-            to.write_all(&reply).await?;
             to.flush().await?;
-            pass(self, (from, to), peer, early, id, &is_ending).await
+            pass(self, (from, to), peer, early, connection, &is_ending).await
         });
-        let end = tokio::select! {
+        tokio::select! {
             end = &mut passed => end,
             () = over.cancelled() => match is_ending.load(Ordering::Relaxed) {
                 true => timeout(DRAIN, passed).await.unwrap_or(Ok(())),
                 false => Ok(()),
             },
-        };
-        self.lock().handle_parted(id);
-        end
+        }
+    }
+}
+
+/// Ends a joined connection when it is dropped.
+struct Parted<'a> {
+    shared: &'a Shared,
+    connection: ConnectionId,
+}
+
+impl Drop for Parted<'_> {
+    fn drop(&mut self) {
+        self.shared.parted(self.connection);
     }
 }
 
@@ -145,7 +157,7 @@ async fn read<T: AsyncRead>(
     shared: &Arc<Shared>,
     from: &mut ReadHalf<T>,
     buffer: &mut BytesMut,
-    client: Client,
+    client: FiveTuple,
     queue: Queue,
     seat: &Seat,
 ) -> io::Result<Option<Join>> {
@@ -158,19 +170,19 @@ async fn read<T: AsyncRead>(
     let mut begun = Instant::now();
     loop {
         loop {
-            let frame = Frame::first(buffer).map_err(broken)?;
+            let frame = TurnFrame::first(buffer).map_err(broken)?;
             let whole = frame.on_stream();
             if buffer.len() < whole {
                 break;
             }
             let bytes = buffer.split_to(whole);
             begun = Instant::now();
-            if let Frame::Channel { number, length } = frame {
+            if let TurnFrame::Channel { number, length } = frame {
                 shared.channel(client, number, &bytes[CHANNEL_HEADER..CHANNEL_HEADER + length]);
             } else if let Some(join) = shared.message(client, &bytes, &outlet).map_err(broken)? {
                 return Ok(Some(join));
             } else if !is_proven {
-                is_proven = shared.lock().has(client);
+                is_proven = shared.lock().relayer.has_allocation(&client);
                 seat.rise(if is_proven { Rank::Proven } else { Rank::Heard });
             }
         }
@@ -182,7 +194,7 @@ async fn read<T: AsyncRead>(
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(error),
             // Whoever has an allocation may listen.
-            Err(_) if !is_partial && shared.lock().has(client) => {}
+            Err(_) if !is_partial && shared.lock().relayer.has_allocation(&client) => {}
             Err(late) => return Err(late.into()),
         }
         if !is_partial {
@@ -221,7 +233,7 @@ async fn pass<T>(
     (client_from, mut client_to): (ReadHalf<T>, WriteHalf<T>),
     mut peer: Peer,
     early: BytesMut,
-    id: u32,
+    connection: ConnectionId,
     is_ending: &AtomicBool,
 ) -> io::Result<()>
 where
@@ -232,8 +244,8 @@ where
     peer_to.write_all(&early).await?;
     drop(early);
     tokio::try_join!(
-        pump(shared, client_from, &mut peer_to, id, is_ending),
-        pump(shared, peer_from, &mut client_to, id, is_ending),
+        pump(shared, client_from, &mut peer_to, connection, is_ending),
+        pump(shared, peer_from, &mut client_to, connection, is_ending),
     )?;
     Ok(())
 }
@@ -243,10 +255,10 @@ async fn pump(
     shared: &Shared,
     mut from: impl AsyncRead + Unpin,
     to: &mut (impl AsyncWrite + Unpin),
-    id: u32,
+    connection: ConnectionId,
     is_ending: &AtomicBool,
 ) -> io::Result<()> {
-    let Some(account) = shared.lock().account_of(id) else {
+    let Some(account) = shared.lock().relayer.account_of(connection) else {
         return Ok(());
     };
     let mut buffer = vec![0; PASSED];
@@ -257,7 +269,7 @@ async fn pump(
             return to.shutdown().await;
         }
         loop {
-            let paid = shared.lock().handle_stream(&account, length, Instant::now());
+            let paid = shared.lock().relayer.handle_stream(&account, length, Instant::now());
             match paid {
                 Ok(()) => break,
                 Err(wait) => sleep(wait).await,

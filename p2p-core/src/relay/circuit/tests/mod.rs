@@ -1,6 +1,5 @@
 //! Stories of two circuits, their servers and a broker.
 
-mod laws;
 mod runner;
 mod strangers;
 
@@ -10,15 +9,13 @@ use runner::CircuitRunner;
 
 use super::*;
 use crate::attempt::Trust;
-use crate::machine_laws;
 use crate::relay::End;
 use crate::relay::route::PathChallenge;
 use crate::sim::epoch;
-use crate::sim::laws::Subject;
 use crate::sim::link::LinkConfig;
 use crate::sim::nat::NatConfig;
 use crate::sim::router::RouterConfig;
-use crate::sim::turn::{TurnServer, TurnServerConfig};
+use crate::sim::turn::{FaultyServerConfig, TurnHost};
 use crate::sim::world::{Context, HostId, World};
 use crate::stun::Method;
 use crate::turn::{Carrier, Credentials, Server};
@@ -61,7 +58,7 @@ const SIGNAL_RTT: Duration = Duration::from_millis(60);
 fn scene(
     servers: [Vec<Server>; 2],
     adjust: impl Fn(u8, &mut CircuitConfig),
-    adjust_turn: impl Fn(u8, &mut TurnServerConfig),
+    adjust_turn: impl Fn(u8, &mut FaultyServerConfig),
 ) -> Scene {
     let mut seed = Seed::from_u64(3);
     let mut world = World::new(seed.fork("world"));
@@ -78,10 +75,11 @@ fn scene(
     let turns = [1, 2].map(|last| {
         let host = world.add_host("turn");
         world.attach(host, internet, &[turn_ip(last)], ms(5)).unwrap();
-        let mut config = TurnServerConfig::new(SocketAddr::new(turn_ip(last), 3_478), "user", "secret");
+        let mut config = FaultyServerConfig::new(SocketAddr::new(turn_ip(last), 3_478), "user", "secret");
         adjust_turn(last, &mut config);
-        let program =
-            world.with(host, |context| TurnServer::bind(context.host, config, Seed::from_u64(9))).unwrap();
+        let program = world
+            .with(host, |context| TurnHost::bind(context.host, config, Seed::from_u64(9), context.now))
+            .unwrap();
         world.run(host, program);
         host
     });
@@ -103,7 +101,7 @@ fn without_connections(_: u8, config: &mut CircuitConfig) {
     config.connections = Connections::Never;
 }
 
-fn as_it_is(_: u8, _: &mut TurnServerConfig) {}
+fn as_it_is(_: u8, _: &mut FaultyServerConfig) {}
 
 impl Scene {
     fn start(&mut self) {
@@ -220,7 +218,7 @@ fn where_connections_are_relayed_datagrams_wait_for_one() {
     scene.world.run_for(secs(4_000));
     let host = scene.turns[0];
     let count = |scene: &mut Scene| {
-        scene.world.with_program(host, |turn: &mut TurnServer, _| turn.desk().allocations()).unwrap()
+        scene.world.with_program(host, |turn: &mut TurnHost, _| turn.server().allocations()).unwrap()
     };
     assert_eq!(count(&mut scene), 1);
     assert!(scene.end(CALLED).circuit().unwrap().is_over(), "the called one has lent nothing");
@@ -265,7 +263,7 @@ fn a_server_that_is_known_to_hang_is_not_trusted_with_connections() {
         let mut scene = scene(
             [servers, Vec::new()],
             |_, config| config.connections = connections,
-            |_, config| config.software = Some("Coturn-4.6.1 'Gorst'".into()),
+            |_, config| config.faults.software = Some("Coturn-4.6.1 'Gorst'".into()),
         );
         scene.start();
         let is_there = |scene: &Scene| scene.end(CALLER).is_up() || !scene.end(CALLER).connections.is_empty();
@@ -351,7 +349,9 @@ fn each_failure_has_its_reason() {
     assert_eq!(silent.failure(CALLER), Some(CircuitFailure::Silent));
     assert_eq!(silent.end(CALLER).said, 4, "two offers, and the last of them twice more");
 
-    let forbid = |_: u8, config: &mut TurnServerConfig| config.forbidden = vec![home(CALLED)];
+    let forbid = |_: u8, config: &mut FaultyServerConfig| {
+        config.relayer.deny_peers = vec![home(CALLED).to_string().parse().unwrap()];
+    };
     let mut forbidden = scene([vec![server(1, Carrier::Udp)], Vec::new()], |_, _| (), forbid);
     forbidden.start();
     forbidden.world.run_for(secs(20));
@@ -378,7 +378,7 @@ fn a_server_that_forgets_everything_interrupts_and_loses_nothing() {
         let half = |scene: &Scene| scene.end(CALLED).heard.len() > 500_000;
         assert!(scene.run_until(secs(60), half), "{} bytes", scene.end(CALLED).heard.len());
         let host = scene.turns[restarted];
-        scene.world.with_program(host, |turn: &mut TurnServer, context| turn.restart(context)).unwrap();
+        scene.world.with_program(host, |turn: &mut TurnHost, context| turn.restart(context)).unwrap();
         let heard = scene.end(CALLED).heard.len();
         let goes_on = |scene: &Scene| scene.end(CALLED).heard.len() > heard + 100_000;
         assert!(scene.run_until(secs(15), goes_on), "{}", scene.story());
@@ -408,11 +408,11 @@ fn a_server_that_is_gone_for_good_ends_it_in_time() {
 
 /// How many offers a day without a word costs, where addresses are lent for so long and all else is short.
 fn idle_day(lifetime: u64) -> u32 {
-    let hurry = move |_: u8, config: &mut TurnServerConfig| {
-        config.nonce_life = secs(60);
-        config.lifetime = secs(lifetime);
-        config.permission_life = secs(90);
-        config.channel_life = secs(100);
+    let hurry = move |_: u8, config: &mut FaultyServerConfig| {
+        config.relayer.nonce_lifetime = secs(60);
+        config.relayer.lifetime = secs(lifetime);
+        config.relayer.permission_lifetime = secs(90);
+        config.relayer.channel_lifetime = secs(100);
     };
     let both = [vec![server(1, Carrier::Udp)], vec![server(2, Carrier::Udp)]];
     let mut scene = scene(both, without_connections, hurry);
@@ -458,8 +458,8 @@ fn what_was_written_before_letting_go_arrives() {
 #[test]
 fn a_request_that_is_refused_does_not_end_the_other() {
     // The server relays no connections (442 is for a transport it does not know).
-    let refuse = |_: u8, config: &mut TurnServerConfig| {
-        config.refusals.insert(Method::CONNECT, (446, true));
+    let refuse = |_: u8, config: &mut FaultyServerConfig| {
+        config.faults.refusals.insert(Method::CONNECT, (446, true));
     };
     let servers = vec![server(1, Carrier::Udp), server(1, Carrier::Tcp)];
     let mut scene = scene([servers, Vec::new()], |_, _| (), refuse);

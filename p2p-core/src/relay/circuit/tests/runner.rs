@@ -139,7 +139,7 @@ impl CircuitRunner {
                 ReadResult::End => {
                     let is_broken =
                         self.events.iter().any(|(_, event)| matches!(event, Event::Ended(Some(_))));
-                    self.is_ended = !is_broken;
+                    self.is_ended |= !is_broken;
                     return;
                 }
             }
