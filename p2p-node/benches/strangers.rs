@@ -22,6 +22,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Builder;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
+use tracing_subscriber::EnvFilter;
 
 const CROWDS: [usize; 3] = [0, 1_000, 10_000];
 const TRIES: usize = 100;
@@ -31,6 +32,12 @@ const AT_ONCE: usize = 64;
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 static VISITS: AtomicU64 = AtomicU64::new(0);
+/// Bytes of the log, as the command writes it by default.
+static LOGGED: AtomicU64 = AtomicU64::new(0);
+/// The name of the threads of the servers.
+const SERVING: &str = "serving";
+/// Clock ticks of `/proc` a second.
+const TICKS: f64 = 100.0;
 
 /// Comes again and again, and drips.
 async fn stranger(number: usize, to: SocketAddr) {
@@ -52,7 +59,7 @@ async fn visit(number: usize, to: SocketAddr) -> io::Result<()> {
         match timeout(Duration::from_secs(1), stream.read(&mut rest)).await {
             Ok(Ok(0)) | Ok(Err(_)) => return Ok(()),
             Ok(Ok(_)) => {}
-            Err(_) if number % 2 == 0 => {}
+            Err(_) if number.is_multiple_of(2) => {}
             Err(_) => match drops.next() {
                 Some(drop) => stream.write_all(&[*drop]).await?,
                 None => return Ok(()),
@@ -107,6 +114,32 @@ async fn measure<T: Future<Output = io::Result<()>>>(name: &str, mut attempt: im
     );
 }
 
+/// Processor time of the servers so far, in seconds: a thread that has ended is not counted, and none ends.
+fn serving_time() -> f64 {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let times = tasks.filter_map(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+        let (name, fields) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let time = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
+        (name == SERVING).then(|| time.sum::<f64>() / TICKS)
+    });
+    times.sum()
+}
+
+/// A log that is counted and forgotten.
+struct CountedLog;
+
+impl io::Write for CountedLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOGGED.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Memory of this process, in KiB.
 fn resident() -> usize {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
@@ -114,6 +147,8 @@ fn resident() -> usize {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let filter = EnvFilter::new("off,p2p_node=warn,p2p_core=warn");
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| CountedLog).init();
     println!("descriptors: {}", raise_open_files());
     let folder = tempfile::tempdir()?;
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
@@ -128,7 +163,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_no_client_auth();
     let tls = TlsConnector::from(Arc::new(tls));
 
-    let serving = Builder::new_multi_thread().enable_all().build()?;
+    let serving = Builder::new_multi_thread().thread_name(SERVING).enable_all().build()?;
     let mut config = RendezvousConfig::default();
     config.mqtt = vec![ANY];
     config.broker.tls = Some(ServerTls { listen: vec![ANY], certificate, key });
@@ -143,8 +178,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for number in 0..crowd {
             strangers.spawn(stranger(number, [mqtt, mqtts, stun, turn][number % 4]));
         }
-        std::thread::sleep(Duration::from_secs(2));
-        let (before, begun) = (VISITS.load(Ordering::Relaxed), Instant::now());
+        client.block_on(sleep(Duration::from_secs(2)));
+        let (visits, log, busy) =
+            (VISITS.load(Ordering::Relaxed), LOGGED.load(Ordering::Relaxed), serving_time());
+        let begun = Instant::now();
         println!("beside {crowd} strangers, time to be in:");
         client.block_on(async {
             let (mut number, tls) = (0, &tls);
@@ -168,8 +205,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             measure("STUN/TCP", || ask(stun)).await;
             measure("TURN/TCP", || ask(turn)).await;
         });
-        let visits = VISITS.load(Ordering::Relaxed) - before;
-        println!("  {:.0} visits of strangers a second", visits as f64 / begun.elapsed().as_secs_f64());
+        let seconds = begun.elapsed().as_secs_f64();
+        println!(
+            "  {:.0} visits of strangers a second; the servers use {:.0} % of a processor and log {:.0} bytes a second",
+            (VISITS.load(Ordering::Relaxed) - visits) as f64 / seconds,
+            (serving_time() - busy) * 100.0 / seconds,
+            (LOGGED.load(Ordering::Relaxed) - log) as f64 / seconds,
+        );
         strangers.shutdown_timeout(Duration::from_secs(5));
     }
     client.block_on(async {

@@ -97,7 +97,7 @@ impl Hub {
                 }
             };
             tokio::select! {
-                () = due => drop(self.turn(MqttServer::handle_timeout)),
+                () = due => self.turn(MqttServer::handle_timeout),
                 () = self.wake.notified() => {}
             }
         }
