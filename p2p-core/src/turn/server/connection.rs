@@ -9,14 +9,14 @@ use super::allocation::{CONNECTION_LIFETIME, NoRoom, PeerConnection, PeerConnect
 use super::attributes::RequestAttributes;
 use super::error::ErrorResponse;
 use super::output::{Act, FiveTuple};
-use super::request::{Decision, SignedRequest};
+use super::request::{RequestOutcome, SignedRequest};
 use crate::stun::{Attribute, Class, Message, Method, TransactionId, Transport};
 use crate::turn::Relaying;
 use crate::turn::allocation::ConnectionId;
 
 impl Relayer {
     /// "Dial this peer" (RFC 6062, section 5.2).
-    pub(super) fn connect(&mut self, request: &SignedRequest<'_>) -> Result<Decision, ErrorResponse> {
+    pub(super) fn connect(&mut self, request: &SignedRequest<'_>) -> Result<RequestOutcome, ErrorResponse> {
         let SignedRequest { client, head, signer, attributes, now, .. } = request;
         let &peer = attributes.peers.first().ok_or(ErrorResponse::BAD_REQUEST)?;
         let record = self.allocations.get(client).ok_or(ErrorResponse::MISMATCH)?;
@@ -30,7 +30,7 @@ impl Relayer {
             return Err(ErrorResponse::EXISTS);
         }
         if self.check_peers(request)? {
-            return Ok(Decision::Later);
+            return Ok(RequestOutcome::Later);
         }
         if !self.may_reach(Relaying::Tcp, peer) {
             return Err(ErrorResponse::FORBIDDEN);
@@ -46,7 +46,7 @@ impl Relayer {
         self.note_end(until);
         self.counters.granted += 1;
         self.act(Act::Dial { relayed, peer, connection });
-        Ok(Decision::Later)
+        Ok(RequestOutcome::Later)
     }
 
     /// Takes up what became of an [`Act::Dial`].
@@ -114,7 +114,10 @@ impl Relayer {
     }
 
     /// "This is the connection for that peer" (RFC 6062, section 5.4).
-    pub(super) fn connection_bind(&mut self, request: &SignedRequest<'_>) -> Result<Decision, ErrorResponse> {
+    pub(super) fn connection_bind(
+        &mut self,
+        request: &SignedRequest<'_>,
+    ) -> Result<RequestOutcome, ErrorResponse> {
         let SignedRequest { client, head, signer, attributes, now, .. } = request;
         if client.transport != Transport::Tcp || self.allocations.contains_key(client) {
             return Err(ErrorResponse::BAD_REQUEST);
@@ -135,7 +138,7 @@ impl Relayer {
         self.counters.granted += 1;
         self.send(*client, signer.sign(&head.success(), client.transport));
         self.act(Act::Join { client: *client, connection });
-        Ok(Decision::Later)
+        Ok(RequestOutcome::Later)
     }
 
     /// Forgets a connection with a peer that is over, joined or waiting.
