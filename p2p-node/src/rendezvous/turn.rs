@@ -26,6 +26,7 @@ pub use p2p_core::addr::{IpPrefix, NoPrefix};
 use p2p_core::rate::Rate;
 pub use p2p_core::signal::link::Login;
 use p2p_core::turn::credentials::CredentialsError;
+use p2p_core::turn::server::MOST_REALM;
 pub use p2p_core::turn::server::RelayerCounters;
 use tokio_util::sync::DropGuard;
 
