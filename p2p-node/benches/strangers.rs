@@ -178,7 +178,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for number in 0..crowd {
             strangers.spawn(stranger(number, [mqtt, mqtts, stun, turn][number % 4]));
         }
-        client.block_on(sleep(Duration::from_secs(2)));
+        client.block_on(async { sleep(Duration::from_secs(2)).await });
         let (visits, log, busy) =
             (VISITS.load(Ordering::Relaxed), LOGGED.load(Ordering::Relaxed), serving_time());
         let begun = Instant::now();

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::accept;
 use super::tally::counters;
-use bind::Site;
+use bind::StunSite;
 
 /// Where to listen, and how much to bear.
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ counters! {
 #[derive(Debug)]
 pub struct StunServer {
     tasks: JoinSet<()>,
-    sites: Vec<Arc<Site>>,
+    sites: Vec<Arc<StunSite>>,
     bounds: Arc<serve::Bounds>,
     tally: Arc<Tally>,
 }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use tracing::trace;
 
-use super::bind::Site;
+use super::bind::StunSite;
 use super::dial::Dialler;
 use super::{StunServerConfig, Tally};
 use crate::rendezvous::accept::{ConnectionAddrs, ConnectionFate, Serve};
@@ -91,7 +91,7 @@ fn told(reply: Result<Reply, Silence>, source: SocketAddr, tally: &Tally) -> Res
 }
 
 /// Serves one UDP socket of a site, for ever.
-pub(super) async fn datagrams(site: Arc<Site>, index: usize, bounds: Arc<Bounds>, tally: Arc<Tally>) {
+pub(super) async fn datagrams(site: Arc<StunSite>, index: usize, bounds: Arc<Bounds>, tally: Arc<Tally>) {
     let (destination, socket) = &site.udp[index];
     // One byte more than a message may have, so that a longer one is seen to be longer.
     let mut buffer = vec![0; Transport::Udp.most_bytes() + 1];
