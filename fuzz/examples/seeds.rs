@@ -70,6 +70,7 @@ fn main() -> io::Result<()> {
     relay_circuit()?;
     relay_stream()?;
     node_world()?;
+    broker()?;
     mqtt_link()
 }
 
@@ -121,6 +122,35 @@ fn proof() -> io::Result<()> {
     write("proof", "flip_welcome", &[2, 7, 0, 0, 0, 40, 1])?;
     write("proof", "twice_ready", &[3, 7, 0, 0, 7, 0, 0, 3, 0, 0])?;
     write("proof", "hello_for_go", &[2, 7, 0, 0, 7, 0, 0, 5, 0, 0])
+}
+
+/// Writes stories of clients: a step is a byte that says what, a length, and so many bytes.
+fn broker() -> io::Result<()> {
+    let says = |client: u8, bytes: &[u8]| [&[client << 4 | 5, bytes.len() as u8], bytes].concat();
+    let (accept, read) = ([0, 1].to_vec(), |client: u8| [client << 4 | 2, 0].to_vec());
+    let (gone, due) = (|client: u8| [client << 4 | 1, 0].to_vec(), [4, 0].to_vec());
+    let old = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x1e\x00\x01a";
+    let new = b"\x10\x14\x00\x04MQTT\x05\x02\x00\x00\x06\x21\x00\x02\x22\x00\x01\x00\x01b";
+    let login = b"\x10\x15\x00\x04MQTT\x05\xc2\x00\x1e\x00\x00\x02me\x00\x01u\x00\x01p";
+    let (pub_ack, bye) = (b"\x40\x02\x00\x01", b"\xe0\x00");
+    let story = |first: u8, steps: &[Vec<u8>]| [&[first], &steps.concat()[..]].concat();
+    let two = [accept.clone(), accept.clone(), says(0, old), says(1, new)];
+    let listens = says(1, b"\x82\x07\x00\x01\x00\x00\x01t\x01");
+    let talk = [says(0, b"\x32\x07\x00\x01t\x00\x07hi\xc0\x00"), read(1), says(1, pub_ack), read(0)];
+    write("broker", "two_talk", &story(0, &[&two[..], &[listens.clone()], &talk].concat()))?;
+    let unheard = says(1, b"\x32\x06\x00\x01x\x00\x09\x00");
+    write("broker", "nobody", &story(0, &[&two[..], &[unheard]].concat()))?;
+    write("broker", "silent", &story(0, &[&two[..], &[due.clone(), due.clone(), due]].concat()))?;
+    write("broker", "login", &story(1, &[accept.clone(), says(0, login), accept.clone(), says(1, old)]))?;
+    let taken = [accept.clone(), says(0, old), accept.clone(), says(1, old), gone(0)];
+    write("broker", "taken_over", &story(0, &taken))?;
+    let flood: Vec<_> = (0..90).map(|_| says(0, b"\x32\x07\x00\x01t\x00\x07hi")).collect();
+    write("broker", "flood", &story(0, &[&two[..], &[listens.clone()], &flood].concat()))?;
+    let many = says(1, b"\x82\x11\x00\x01\x00\x00\x01#\x01\x00\x03a/+\x02\x00\x01u\x04");
+    let off = says(1, b"\xa2\x09\x00\x02\x00\x00\x01t\x00\x01x");
+    write("broker", "wishes", &story(0, &[&two[..], &[listens, many, off, says(1, bye)]].concat()))?;
+    let will = b"\x10\x13\x00\x04MQTT\x05\x06\x00\x1e\x00\x00\x00\x00\x00\x01t\x00\x00";
+    write("broker", "will", &story(0, &[accept, says(0, will)]))
 }
 
 fn mqtt_link() -> io::Result<()> {

@@ -9,6 +9,7 @@
 //! A new target is a function here, a line in [`TARGETS`], a file in `fuzz_targets/`, a `[[bin]]` and a few
 //! seeds in `corpus/<target>/`.
 
+mod broker;
 mod machines;
 mod mqtt_link;
 mod node_world;
@@ -22,6 +23,7 @@ mod stun_wire;
 mod turn_server;
 mod turn_wire;
 
+pub use broker::broker;
 pub use machines::machines;
 pub use mqtt_link::mqtt_link;
 pub use node_world::node_world;
@@ -39,7 +41,8 @@ pub use turn_wire::turn_wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All fuzz targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
+    ("broker", broker),
     ("machines", machines),
     ("mqtt_link", mqtt_link),
     ("node_world", node_world),

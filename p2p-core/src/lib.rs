@@ -13,6 +13,7 @@
 //! | [`proof::Proof`] | who is at the other end, and that both ends keep this connection |
 //! | [`signal::Inbox`] | which signals are fresh, new and from somebody who may speak |
 //! | [`signal::link::Link`] | how to keep a session with one MQTT broker |
+//! | [`signal::mqtt_server::MqttServer`] | who gets a message, what waits for whom, and who has to go |
 //! | [`signal::Tally`] | what became of a signal that was given to several brokers |
 //! | [`punch::Punch`] | how to meet a peer behind a NAT: agree, dial, agree again |
 //! | [`transport::Stream`], [`transport::Messages`] | what to send again, when and how fast, so that everything arrives |

@@ -34,10 +34,14 @@ fn two_talk_in_either_version_on_one_port() {
 }
 
 #[test]
-fn it_does_not_say_that_nobody_is_there() {
+fn it_says_that_nobody_is_there_in_the_version_that_has_a_word_for_it() {
     tell(async {
         let (_broker, endpoint) = start(Options::default()).await;
-        stories::nobody_is_there(Signalling::Mqtt(endpoint), Subscribers::Unknown).await;
+        for (version, told) in
+            [(MqttVersion::V3, Subscribers::Unknown), (MqttVersion::V5, Subscribers::Nobody)]
+        {
+            stories::nobody_is_there(Signalling::Mqtt(pinned(&endpoint, version)), told).await;
+        }
     });
 }
 

@@ -249,8 +249,12 @@ async fn signals_that_mean_harm(url: &str, port: u16, large: bool) {
 
 #[tokio::test]
 async fn signals_that_mean_harm_through_the_embedded_broker() {
+    use p2p_core::rate::Rate;
     use p2p_node::rendezvous::broker::{Broker, Options};
-    let broker = Broker::start(&["127.0.0.1:0".parse().unwrap()], Options::default()).await.unwrap();
+    // What the rates of the broker would keep away is to reach the node.
+    let any = Rate { per_second: 1_000_000, burst: 1_000_000 };
+    let options = Options { publishes: any, source_publishes: any, ..Options::default() };
+    let broker = Broker::start(&["127.0.0.1:0".parse().unwrap()], options).await.unwrap();
     let at = broker.local_addrs()[0];
     signals_that_mean_harm(&format!("mqtt://{at}"), at.port(), false).await;
     broker.shutdown().await;

@@ -160,6 +160,50 @@ async fn who_asks_too_often_is_not_answered() {
     server.shutdown().await;
 }
 
+/// All nodes of a home come from one address, and each probes its network with 40 packets.
+#[tokio::test]
+async fn a_home_of_twenty_nodes_is_answered_beside_one_that_floods() {
+    let server = start(on_loopback()).await;
+    let at = server.local_addrs()[0];
+    let flooder = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let question = request(0).encode(Transport::Udp).unwrap();
+    for round in 1..=20 {
+        for _ in 0..50 {
+            flooder.send_to(&question, at).await.unwrap();
+        }
+        // The socket of the server has room for so many.
+        until(&server, |counters| counters.answered + counters.limited == 50 * round).await;
+    }
+    assert!(server.counters().limited >= 500, "{:?}", server.counters());
+    for node in 0..20 {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        for number in 0..40 {
+            let question = request(node * 40 + number).encode(Transport::Udp).unwrap();
+            socket.send_to(&question, at).await.unwrap();
+        }
+        for _ in 0..40 {
+            timeout(PATIENCE, socket.recv(&mut [0; 256])).await.expect("an answer").unwrap();
+        }
+    }
+    server.shutdown().await;
+}
+
+/// Over a connection a question is never dropped: it waits.
+#[tokio::test]
+async fn who_asks_too_often_over_a_connection_waits() {
+    let config = StunServerConfig { rate: Rate { per_second: 50, burst: 5 }, ..on_loopback() };
+    let server = start(config).await;
+    let mut stream = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
+    let questions: Vec<_> = (0..20).map(request).collect();
+    let all: Vec<u8> = questions.iter().flat_map(|asked| asked.encode(Transport::Tcp).unwrap()).collect();
+    stream.write_all(&all).await.unwrap();
+    for question in questions {
+        assert_eq!(read_message(&mut stream).await.transaction, question.transaction);
+    }
+    assert_eq!((server.counters().answered, server.counters().limited), (20, 0));
+    server.shutdown().await;
+}
+
 #[tokio::test]
 async fn garbage_and_crowds_and_silence_end_tcp_connections() {
     let config = StunServerConfig {
@@ -174,11 +218,11 @@ async fn garbage_and_crowds_and_silence_end_tcp_connections() {
     let mut second = TcpStream::connect(address).await.unwrap();
     until(&server, |counters| counters.connections == 2).await;
     let mut third = TcpStream::connect(address).await.unwrap();
-    assert!(is_closed(&mut third).await, "two from one source are enough");
-    assert_eq!(server.counters().crowded, 1);
+    assert!(is_closed(&mut first).await, "two from one source are enough");
+    until(&server, |counters| (counters.connections, counters.crowded) == (3, 1)).await;
 
-    first.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    assert!(is_closed(&mut first).await, "it does not speak HTTP");
+    third.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    assert!(is_closed(&mut third).await, "it does not speak HTTP");
     until(&server, |counters| counters.garbage == 1).await;
 
     // Half a message and then nothing.

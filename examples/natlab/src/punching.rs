@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use p2p_core::Seed;
 use p2p_core::nat::meets::{self, Way as Meets, meets};
 use p2p_core::nat::{Delta, DeltaKind, NatFacts, NatType, SynAnswer};
+use p2p_core::rate::Rate;
 use p2p_core::stun::DEFAULT_PORT;
 use p2p_node::rendezvous::{Rendezvous, RendezvousConfig, RendezvousError};
 use p2p_node::{
@@ -186,6 +187,9 @@ fn serve(
     runtime()?.block_on(async {
         let mut config = RendezvousConfig::default();
         config.mqtt = vec![SocketAddr::new(first, 0)];
+        // One call follows the other, for as long as it takes.
+        config.broker.publishes = Rate { per_second: 1_000, burst: 1_000 };
+        config.broker.source_publishes = config.broker.publishes;
         config.stun = vec![SocketAddr::new(first, DEFAULT_PORT)];
         config.stun_alternate =
             addresses.next().map(|ip| SocketAddr::new(ip, OTHER_PORT)).into_iter().collect();

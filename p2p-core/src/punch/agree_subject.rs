@@ -56,6 +56,8 @@ impl Subject for AgreeSubject {
             4..7 => update(),
             7 => return agree.propose(round, update(), now),
             8 if dice.chance(0.1) => Step::Decline(RefusalReason::Busy),
+            8 if dice.chance(0.3) => Step::Renew,
+            9 if dice.chance(0.3) => return agree.renew(now),
             8..10 => {
                 agree.answer(side(), now);
                 return;

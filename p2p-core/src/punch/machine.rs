@@ -158,17 +158,20 @@ impl Punch {
         }
         self.config.read(view, peer, trust);
         self.agree.update(self.config.clock, self.config.path_timing);
+        self.reconsider(now);
+    }
+
+    /// Begins another round, or has the caller begin one, where the facts speak against this one.
+    pub(super) fn reconsider(&mut self, now: Instant) {
         let has_basis = |basis: Basis| basis == Basis::new(&self.gather_config(None));
         if self.basis.is_none_or(has_basis) || self.sender.as_ref().is_some_and(SynSender::is_proving) {
             return;
         }
         match (&mut self.state, self.config.role) {
-            (State::Gathering { theirs, .. }, _) => {
-                if self.begun_anew < MOST_ANEW {
-                    let theirs = theirs.take();
-                    self.begun_anew += 1;
-                    self.begin_again(theirs, now);
-                }
+            (State::Gathering { theirs, .. }, _) if self.begun_anew < MOST_ANEW => {
+                let theirs = theirs.take();
+                self.begun_anew += 1;
+                self.begin_again(theirs, now);
             }
             (State::Asking { .. } | State::Firing | State::Proving { .. }, Role::Caller) => {
                 self.next_round(now);

@@ -91,7 +91,7 @@ impl Subject for PunchSubject {
         let bound: Vec<u16> = punch.listening.iter().copied().collect();
         let port = dice.pick(&bound).copied().unwrap_or(1);
         let local = Local(with_port(punch.config.local.0, port));
-        match dice.below(16) {
+        match dice.below(18) {
             0 => {
                 punch.handle(Input::Share(Share { sockets: dice.below(600) as u16, per_second: 500 }), now);
             }
@@ -120,6 +120,14 @@ impl Subject for PunchSubject {
                 punch.handle(Input::Accepted { at: local, remote }, now);
             }
             13 if dice.chance(0.02) => punch.handle_kept(socket, now),
+            14 => punch.handle_message(&message(dice.below(3) as u8, Step::Renew), now),
+            15 => {
+                let kind = *dice.pick(&DeltaKind::ALL).unwrap_or(&DeltaKind::Random);
+                let nat = *dice.pick(&NatType::ALL).unwrap_or(&NatType::Symmetric);
+                punch.config.facts.nat = Some(nat);
+                punch.config.facts.delta = Some(Delta { kind, value: 1 });
+                punch.reconsider(now);
+            }
             _ => drop(punch.handle(Input::Failed(socket, DialError::Refused), now)),
         }
     }

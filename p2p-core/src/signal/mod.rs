@@ -8,10 +8,13 @@
 //! ```
 //!
 //! A broker sees a topic (a hash of the receiver's key), one of four sizes, and bytes that look random.
+//!
+//! [`link`] is a session with a broker, and [`mqtt_server`] a broker.
 
 mod inbox;
 pub mod link;
 mod message;
+pub mod mqtt_server;
 mod scribe;
 mod seal;
 mod seen;

@@ -15,6 +15,7 @@ pub use crate::proof::subject::ProofSubject;
 pub use crate::punch::{AgreeSubject, PunchSubject, SynSenderSubject};
 pub use crate::relay::circuit::subject::CircuitSubject;
 pub use crate::signal::link::subject::LinkSubject;
+pub use crate::signal::mqtt_server::subject::MqttServerSubject;
 pub use crate::signal::{InboxSubject, TallySubject};
 pub use crate::sim::node::NodeSubject;
 pub use crate::stun::query::subject::QuerySubject;
@@ -79,4 +80,5 @@ subjects! {
     interface: InterfaceSubject,
     router: RouterSubject,
     node: NodeSubject,
+    mqtt_server: MqttServerSubject,
 }

@@ -29,10 +29,12 @@ impl Rendezvous {
     pub(crate) fn start() -> Self {
         let runtime = apart();
         let any: SocketAddr = ANY.parse().expect("an address");
-        let broker = runtime.block_on(Broker::start(&[any], Options::default())).expect("the broker starts");
+        // What is measured comes from one address and asks more often than anybody should.
+        let often = Rate { per_second: 100_000, burst: 100_000 };
+        let options = Options { publishes: often, source_publishes: often, ..Options::default() };
+        let broker = runtime.block_on(Broker::start(&[any], options)).expect("the broker starts");
         let mut config = StunServerConfig::new([any]);
-        // The measured node has one address, and asks more often than anybody should.
-        config.rate = Rate { per_second: 100_000, burst: 100_000 };
+        (config.rate, config.source_bytes) = (often, None);
         let stun = runtime.block_on(Responder::start(config)).expect("the STUN server starts");
         Self { runtime, broker, stun }
     }

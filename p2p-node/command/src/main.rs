@@ -50,14 +50,18 @@ Exit codes:
   0    it worked, or ended as asked
   1    anything else, such as a connection that was cut
   2    command line, configuration, key file, interface or port
-  3    the peer is offline: a broker says so (MQTT 5 brokers such as mosquitto do, `p2p rendezvous` cannot)
+  3    the peer is offline: a broker says so (every MQTT 5 broker can)
   4    no connection: every way failed
   5    the peer refused
   6    out of time
   7    `nat`: no STUN server answered
   130  interrupted before it was done, such as in the middle of the one connection to be served
 
-Logs go to standard error as RUST_LOG says, such as RUST_LOG=p2p_actors=debug; the default is warn.";
+Logs go to standard error as RUST_LOG says, such as RUST_LOG=p2p_actors=debug; the default is what p2p itself
+warns of.";
+
+/// Libraries say what they like, and some as often as a stranger likes: nothing of theirs is told unasked.
+const OUR_WARNINGS: &str = "off,p2p=warn,p2p_node=warn,p2p_actors=warn,p2p_core=warn";
 
 /// One TCP connection between two computers behind routers.
 #[derive(Parser)]
@@ -94,8 +98,14 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env();
-    let filter = filter.context("RUST_LOG").map_err(exit::Usage::from)?;
+    let filter = match std::env::var_os("RUST_LOG").is_none_or(|told| told.is_empty()) {
+        true => EnvFilter::new(OUR_WARNINGS),
+        false => EnvFilter::builder()
+            .with_default_directive(LevelFilter::WARN.into())
+            .from_env()
+            .context("RUST_LOG")
+            .map_err(exit::Usage::from)?,
+    };
     let log = tracing_subscriber::fmt().with_env_filter(filter).fmt_fields(screen::log_fields());
     log.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -3,10 +3,11 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, value_parser};
+use p2p_core::rate::Rate;
 use p2p_node::config::password_file;
 use p2p_node::rendezvous::turn::Credential;
-use p2p_node::rendezvous::{Rendezvous, RendezvousConfig, ServerTls, broker};
+use p2p_node::rendezvous::{Rendezvous, RendezvousConfig, ServerTls, broker, raise_open_files};
 use serde_json::json;
 
 use crate::options::interrupted;
@@ -58,6 +59,23 @@ pub(crate) struct Run {
     /// 0.0.0.0:3478, if nothing else is asked for]
     #[arg(long, value_name = "ADDR:PORT")]
     stun: Vec<SocketAddr>,
+    /// Clients of the broker there may be at once [default: 1000]
+    #[arg(long = "mqtt-clients", value_name = "NUMBER")]
+    most_clients: Option<usize>,
+    /// Clients of the broker there may be from one address, or from one IPv6 /64 [default: 256]
+    #[arg(long = "mqtt-address-clients", value_name = "NUMBER")]
+    most_per_source: Option<usize>,
+    /// Messages a second that one client of the broker may publish; ten times as many at once [default: 20]
+    #[arg(long = "mqtt-rate", value_name = "NUMBER", value_parser = value_parser!(u32).range(1..))]
+    publishes: Option<u32>,
+    /// Messages a second that all clients from one address, or one IPv6 /64, may publish; ten times as many at
+    /// once [default: 100]
+    #[arg(long = "mqtt-address-rate", value_name = "NUMBER", value_parser = value_parser!(u32).range(1..))]
+    source_publishes: Option<u32>,
+    /// Bytes a second the STUN server answers over UDP to one address, or to one IPv6 /64; four times as many at
+    /// once; 0 for no limit [default: 125000]
+    #[arg(long = "stun-rate", value_name = "BYTES", requires = "stun")]
+    stun_rate: Option<u32>,
     /// Second address of the STUN server on this machine, with another port than the first: its clients learn
     /// more of their NATs then; repeatable, one for each address family [default: none]
     #[arg(long, value_name = "ADDR:PORT", requires = "stun")]
@@ -99,6 +117,17 @@ impl Run {
         if let Some((certificate, key)) = files.filter(|_| !self.mqtts.is_empty()) {
             config.broker.tls = Some(ServerTls { listen: self.mqtts, certificate, key });
         }
+        let options = &mut config.broker;
+        options.max_clients = self.most_clients.unwrap_or(options.max_clients);
+        options.most_per_source = self.most_per_source.unwrap_or(options.most_per_source);
+        let rate = |asked: Option<u32>, usual| {
+            asked.map_or(usual, |per_second| Rate { per_second, burst: per_second.saturating_mul(10) })
+        };
+        options.publishes = rate(self.publishes, options.publishes);
+        options.source_publishes = rate(self.source_publishes, options.source_publishes);
+        if let Some(rate) = self.stun_rate {
+            config.stun_source_bytes = (rate > 0).then_some(rate);
+        }
         if let (Some(user), Some(path)) = (self.user, self.password_file) {
             config.broker.login = Some(broker::Login { user, password: password_file(&path)? });
         }
@@ -109,6 +138,7 @@ impl Run {
         if let Some(Instead::Credentials(credentials)) = self.instead {
             return credentials.run();
         }
+        raise_open_files();
         let (json, is_secret_ours) = (self.json, self.turn.is_secret_ours());
         let rendezvous = Rendezvous::start(self.config()?).await?;
         let credential = rendezvous.turn_credential("", DAY).filter(|_| is_secret_ours);

@@ -18,8 +18,9 @@ use std::time::Duration;
 use p2p_core::rate::Rate;
 use tokio::task::JoinSet;
 
+use super::accept;
 use super::tally::counters;
-use bind::Site;
+use bind::StunSite;
 
 /// Where to listen, and how much to bear.
 #[derive(Clone, Debug)]
@@ -29,13 +30,20 @@ pub struct StunServerConfig {
     /// A second address for those of the same family in `listen` (RFC 5780): its IP address and port must
     /// differ from theirs. Port 0 takes a free one. Default none.
     pub alternate: Vec<SocketAddr>,
-    /// Requests answered to one source: one IPv4 address, or the /64 of an IPv6 address. Default 20 a second
+    /// Requests answered to one port of one address. More are dropped over UDP, and wait over TCP. Default 20 a second
     /// and 60 at once: what an eager client with a full enumeration needs.
     pub rate: Rate,
-    /// TCP connections at once, over all addresses. Default 1,024.
+    /// Bytes a second answered over UDP to one source: one IPv4 address, or the /64 of an IPv6 address. Four seconds'
+    /// worth may go at once. Default 125,000, some 900 answers: 1 Mbit/s is all that anybody can have sent to a victim,
+    /// and a home of twenty nodes that probe their networks at the same time, with 40 packets each, needs a quarter of
+    /// what may go at once. `None`: no limit.
+    pub source_bytes: Option<u32>,
+    /// TCP connections at once, over all addresses. When there are as many, a silent one makes room. Default 1,024.
     pub most_connections: usize,
-    /// TCP connections at once from one source. Default 32.
+    /// TCP connections at once from one source. Default 256.
     pub most_per_source: usize,
+    /// Clients that are dialled back at once, from two addresses each. Default 64.
+    pub most_dials: usize,
     /// How long a TCP connection may say nothing; clients keep one open to keep their mapping. Default 10 min.
     pub idle: Duration,
     /// How long a message may take to arrive once begun, and an answer to be taken. Default 5 s.
@@ -49,8 +57,10 @@ impl StunServerConfig {
             listen: listen.into_iter().collect(),
             alternate: Vec::new(),
             rate: Rate { per_second: 20, burst: 60 },
+            source_bytes: Some(125_000),
             most_connections: 1_024,
-            most_per_source: 32,
+            most_per_source: 256,
+            most_dials: 64,
             idle: Duration::from_secs(600),
             stall: Duration::from_secs(5),
         }
@@ -95,9 +105,9 @@ counters! {
     unsent,
     /// TCP connections accepted.
     connections,
-    /// TCP connections closed at once: too many, from one source or from all.
+    /// TCP connections closed because there are too many, from one source or from all: at once, or to make room.
     crowded,
-    /// TCP connections closed for idling or stalling.
+    /// TCP connections closed for idling, stalling, or saying nothing at all for 5 s.
     stalled,
     /// Wishes to be dialled back; those beyond the bounds are answered without a dial.
     dialled,
@@ -107,7 +117,7 @@ counters! {
 #[derive(Debug)]
 pub struct StunServer {
     tasks: JoinSet<()>,
-    sites: Vec<Arc<Site>>,
+    sites: Vec<Arc<StunSite>>,
     bounds: Arc<serve::Bounds>,
     tally: Arc<Tally>,
 }
@@ -136,7 +146,9 @@ impl StunServer {
             }
         }
         for (responder, listener) in listeners {
-            tasks.spawn(serve::connections(responder, listener, Arc::clone(&bounds), Arc::clone(&tally)));
+            let streams =
+                serve::Streams { responder, bounds: Arc::clone(&bounds), tally: Arc::clone(&tally) };
+            tasks.spawn(accept::connections(streams, listener, None));
         }
         Ok(Self { tasks, sites, bounds, tally })
     }

@@ -30,6 +30,7 @@ use p2p_core::turn::server::MOST_REALM;
 pub use p2p_core::turn::server::RelayerCounters;
 use tokio_util::sync::DropGuard;
 
+use super::accept;
 use super::tally::counters;
 use super::tls::ServerTls;
 use serve::Shared;
@@ -78,13 +79,17 @@ pub struct TurnServerConfig {
     /// Requests heard from one address and port that has not shown a nonce of this server. From one that has, and on a
     /// TCP connection, ten times as many. Default 20 a second and 60 at once.
     pub rate: Rate,
-    /// TCP connections of clients at once, over all addresses. Default 1,024.
+    /// TCP connections of clients at once, over all addresses. When there are as many, one of somebody who has not shown
+    /// a credential makes room. Default 1,024.
     pub most_connections: usize,
-    /// TCP connections of clients at once from one source. Default 64.
+    /// TCP connections of clients at once from one source. Default 256.
     pub most_connections_per_source: usize,
+    /// Connections with peers at once, over all users (RFC 6062). Default 1,024.
+    pub most_peer_connections: usize,
     /// How long a TCP connection without allocation may say nothing. Default 1 min.
     pub idle: Duration,
-    /// How long a message may take to arrive once begun, one to be taken, and TLS to be agreed on. Default 10 s.
+    /// How long a message may take to arrive once begun, and one to be taken. Default 10 s; the first message of a
+    /// connection, TLS included, has 5 s in any case.
     pub stall: Duration,
 }
 
@@ -110,7 +115,8 @@ impl TurnServerConfig {
             nonce_lifetime: Duration::from_secs(3_600),
             rate: Rate { per_second: 20, burst: 60 },
             most_connections: 1_024,
-            most_connections_per_source: 64,
+            most_connections_per_source: 256,
+            most_peer_connections: 1_024,
             idle: Duration::from_secs(60),
             stall: Duration::from_secs(10),
         }
@@ -195,9 +201,9 @@ counters! {
     garbage,
     /// TCP connections accepted.
     connections,
-    /// TCP connections closed at once: too many, from one source or from all.
+    /// TCP connections closed because there are too many, from one source or from all: at once, or to make room.
     crowded,
-    /// TCP connections closed for idling or stalling.
+    /// TCP connections closed for idling, stalling, or saying nothing at all for 5 s.
     stalled,
 }
 
@@ -237,10 +243,11 @@ impl TurnServer {
         let tls_addrs = bound.tls.iter().map(|(address, _)| *address).collect();
         for (address, udp, tcp) in bound.pairs {
             shared.spawn(serve::datagrams(Arc::clone(&shared), Arc::new(udp), address));
-            shared.spawn(stream::connections(Arc::clone(&shared), tcp, None));
+            shared.spawn(accept::connections(Arc::clone(&shared), tcp, None));
         }
+        let tls = bound.acceptor.map(accept::TlsGate::new);
         for (_, tcp) in bound.tls {
-            shared.spawn(stream::connections(Arc::clone(&shared), tcp, bound.acceptor.clone()));
+            shared.spawn(accept::connections(Arc::clone(&shared), tcp, tls.clone()));
         }
         shared.spawn(serve::sweep(Arc::clone(&shared)));
         let stop = shared.stop.clone().drop_guard();

@@ -44,6 +44,7 @@ impl Subject for LinkSubject {
             |dice: &mut Dice<'_>| dice.pick(&[0, 1, 0x10, 0x80, 0x87, 0x8e, 255]).copied().unwrap_or(0);
         match dice.below(12) {
             0 => link.handle_connected(now),
+            1 if dice.chance(0.1) => link.handle_network_changed(now),
             1 if dice.chance(0.3) => link.handle_lost(LinkError::Lost("reset".into()), now),
             2 => {
                 let codes = [

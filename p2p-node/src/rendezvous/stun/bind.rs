@@ -15,13 +15,13 @@ const TRIES: usize = 32;
 
 /// One listening address with its alternate, if it has one: the unit that answers as one server.
 #[derive(Debug)]
-pub(super) struct Site {
+pub(super) struct StunSite {
     pub(super) responder: Responder,
     /// In the order of [`Responder::sockets`]: the first is the primary.
     pub(super) udp: Vec<(SocketAddr, UdpSocket)>,
 }
 
-impl Site {
+impl StunSite {
     pub(super) fn primary(&self) -> SocketAddr {
         self.udp[0].0
     }
@@ -33,7 +33,7 @@ impl Site {
 
 type Listeners = Vec<(Responder, TcpListener)>;
 
-pub(super) fn bind(config: &StunServerConfig) -> Result<(Vec<Arc<Site>>, Listeners), StunServerError> {
+pub(super) fn bind(config: &StunServerConfig) -> Result<(Vec<Arc<StunSite>>, Listeners), StunServerError> {
     if config.listen.is_empty() {
         return Err(StunServerError::Nowhere);
     }
@@ -65,7 +65,7 @@ pub(super) fn bind(config: &StunServerConfig) -> Result<(Vec<Arc<Site>>, Listene
 fn bind_site(
     listen: SocketAddr,
     alternate: Option<SocketAddr>,
-) -> Result<(Site, Vec<TcpListener>), StunServerError> {
+) -> Result<(StunSite, Vec<TcpListener>), StunServerError> {
     let is_fixed = listen.port() != 0 && alternate.is_none_or(|alternate| alternate.port() != 0);
     for _ in 1..TRIES {
         match try_site(listen, alternate) {
@@ -80,7 +80,7 @@ fn bind_site(
 fn try_site(
     listen: SocketAddr,
     alternate: Option<SocketAddr>,
-) -> Result<(Site, Vec<TcpListener>), StunServerError> {
+) -> Result<(StunSite, Vec<TcpListener>), StunServerError> {
     let pair = |address| pair(address).map_err(|reason| StunServerError::Listen { address, reason });
     let first = pair(listen)?;
     let primary = first.0;
@@ -96,5 +96,5 @@ fn try_site(
     }
     let (udp, tcp): (Vec<_>, Vec<_>) =
         pairs.into_iter().map(|(address, udp, tcp)| ((address, udp), tcp)).unzip();
-    Ok((Site { responder, udp }, tcp))
+    Ok((StunSite { responder, udp }, tcp))
 }

@@ -10,29 +10,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use p2p_core::nat::SynAnswer;
-use p2p_core::rate::Rate;
+use p2p_core::rate::{Rate, Source, SourceLimit};
 use p2p_core::stun::dial_back::SynOutcome;
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::rendezvous::limit::{Limit, Source};
+use crate::rendezvous::chance;
 
-/// Dials at once, for all clients.
-const MOST_AT_ONCE: usize = 64;
 /// Dials for one source: a probe needs one or two, and is repeated when the network changes.
 const RATE: Rate = Rate { per_second: 1, burst: 6 };
 
 /// Dials, within bounds.
 #[derive(Debug)]
 pub(super) struct Dialler {
-    limit: Mutex<Limit>,
+    limit: Mutex<SourceLimit>,
     seats: Arc<Semaphore>,
 }
 
 impl Dialler {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { limit: Mutex::new(Limit::new(RATE, now)), seats: Arc::new(Semaphore::new(MOST_AT_ONCE)) }
+    /// For so many clients at once.
+    pub(super) fn new(most: usize, now: Instant) -> Self {
+        let limit = Mutex::new(SourceLimit::new(RATE, &mut chance(), now));
+        Self { limit, seats: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))) }
     }
 
     /// Dials `client` from the address it came to, and from another one if there is one.
@@ -45,7 +45,7 @@ impl Dialler {
     ) -> (SynOutcome, SynOutcome) {
         let is_admitted = {
             let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
-            limit.admit(Source::of(client.ip()), Instant::now())
+            limit.take(Source::of(client.ip()), Instant::now())
         };
         let Some(_seat) = Arc::clone(&self.seats).try_acquire_owned().ok().filter(|_| is_admitted) else {
             return (SynOutcome::Unavailable, SynOutcome::Unavailable);

@@ -1,7 +1,7 @@
 //! The sockets to listen on, and what must hold before: all of it, or an error.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener};
+use std::net::{IpAddr, SocketAddr};
 
 use p2p_core::Family;
 use p2p_core::turn::server::MOST_REALM;
@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio_rustls::TlsAcceptor;
 
 use super::{TurnServerConfig, TurnServerError};
-use crate::rendezvous::pair::pair;
+use crate::rendezvous::pair::{listener, pair};
 
 /// How often to look for a port that is free over UDP and TCP.
 const TRIES: usize = 32;
@@ -88,10 +88,4 @@ fn try_pair(address: SocketAddr) -> io::Result<(SocketAddr, UdpSocket, TcpListen
         }
     }
     pair(address)
-}
-
-fn listener(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
-    let listener = StdTcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok((listener.local_addr()?, TcpListener::from_std(listener)?))
 }

@@ -10,6 +10,7 @@ use p2p_core::Family;
 use p2p_core::turn::Relaying;
 use p2p_core::turn::server::{CONNECTION_LIFETIME, FiveTuple, NoRelayedAddress};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{trace, warn};
@@ -49,11 +50,19 @@ impl Drop for RelaySocket {
 
 impl RelaySocket {
     /// Dials a peer from a relayed address.
-    pub(super) async fn dial(relayed: SocketAddr, peer: SocketAddr) -> io::Result<TcpStream> {
+    pub(super) async fn dial(shared: &Shared, relayed: SocketAddr, peer: SocketAddr) -> io::Result<Peer> {
+        let room = shared.room_for_peer().ok_or(io::ErrorKind::QuotaExceeded)?;
         let stream = timeout(CONNECTION_LIFETIME, socket(relayed)?.connect(peer)).await??;
         stream.set_nodelay(true)?;
-        Ok(stream)
+        Ok(Peer { stream, _room: room })
     }
+}
+
+/// A connection with a peer (RFC 6062), and the room it takes.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) stream: TcpStream,
+    _room: OwnedSemaphorePermit,
 }
 
 impl Shared {
@@ -183,13 +192,15 @@ async fn connections(shared: Arc<Shared>, relayed: SocketAddr, listener: TcpList
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "a peer's connection was not accepted, pausing");
+                if let Some(times) = shared.failures.count(Instant::now()) {
+                    warn!(%error, times, "connections of peers were not accepted, pausing");
+                }
                 sleep(PAUSE).await;
                 continue;
             }
         };
-        if stream.set_nodelay(true).is_ok() {
-            shared.accepted(relayed, SocketAddr::new(peer.ip(), peer.port()), stream);
+        if let Some(room) = shared.room_for_peer().filter(|_| stream.set_nodelay(true).is_ok()) {
+            shared.accepted(relayed, SocketAddr::new(peer.ip(), peer.port()), Peer { stream, _room: room });
         }
     }
 }

@@ -13,8 +13,8 @@ use p2p_core::turn::allocation::ConnectionId;
 use p2p_core::turn::server::{Act, FiveTuple, Quota, Relayer, RelayerConfig};
 use p2p_core::turn::{Credentials, Relaying};
 use p2p_core::{Clock, Machine, Output, Seed, UnixTime};
-use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Notify;
+use tokio::net::UdpSocket;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,9 +22,10 @@ use tracing::{debug, trace};
 
 use super::credential::Secret;
 use super::frame::{CHANNEL_HEADER, TurnFrame};
-use super::relay::{BATCH, PAUSE, RelaySocket, is_own};
+use super::relay::{BATCH, PAUSE, Peer, RelaySocket, is_own};
 use super::stream::Queue;
 use super::{Tally, TurnServerConfig, TurnServerError, unix_time};
+use crate::rendezvous::log_limit::LogLimit;
 use crate::rendezvous::seats::Seats;
 use crate::rendezvous::tally::count;
 
@@ -38,7 +39,11 @@ const LARGEST: usize = 65_536;
 pub(super) struct Shared {
     tables: Mutex<Tables>,
     pub(super) tally: Arc<Tally>,
-    pub(super) seats: Seats,
+    pub(super) seats: Arc<Seats>,
+    /// Connections with peers there may still be.
+    peers: Arc<Semaphore>,
+    /// Connections of peers that could not be accepted.
+    pub(super) failures: LogLimit,
     pub(super) relays: Vec<IpAddr>,
     ports: RangeInclusive<u16>,
     pub(super) idle: Duration,
@@ -67,7 +72,7 @@ enum PeerStream {
     /// It is dialled, or a client has it, until this is cancelled.
     Elsewhere(CancellationToken),
     /// It waits, unread.
-    Waiting(TcpStream),
+    Waiting(Peer),
 }
 
 /// What is done without the tables.
@@ -80,7 +85,7 @@ enum Effect {
 /// What a connection that asked for it becomes (RFC 6062, section 5.4).
 pub(super) struct Join {
     pub(super) over: CancellationToken,
-    pub(super) peer: TcpStream,
+    pub(super) peer: Peer,
     pub(super) connection: ConnectionId,
 }
 
@@ -141,6 +146,8 @@ impl Shared {
             tables: Mutex::new(tables),
             tally: Arc::new(Tally::default()),
             seats: Seats::new(config.most_connections, config.most_connections_per_source),
+            peers: Arc::new(Semaphore::new(config.most_peer_connections.min(Semaphore::MAX_PERMITS))),
+            failures: LogLimit::default(),
             relays,
             ports: config.ports,
             idle: config.idle,
@@ -153,6 +160,11 @@ impl Shared {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room for one more connection with a peer, if there is any.
+    pub(super) fn room_for_peer(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.peers).try_acquire_owned().ok()
     }
 
     /// Runs a task until the server stops.
@@ -176,6 +188,7 @@ impl Shared {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.seats.emptied().await;
         self.turn(None, |tables, now| tables.relayer.close(now));
     }
 
@@ -288,7 +301,7 @@ impl Shared {
             Effect::Dial { relayed, peer, connection, over } => {
                 let shared = Arc::clone(self);
                 self.spawn_until(&over, async move {
-                    let dialled = RelaySocket::dial(relayed, peer).await;
+                    let dialled = RelaySocket::dial(&shared, relayed, peer).await;
                     trace!(%peer, ?dialled, "TURN dialled a peer");
                     shared.turn(None, |tables, now| {
                         let is_connected = dialled.is_ok();
@@ -311,7 +324,7 @@ impl Shared {
     }
 
     /// A peer has dialled a relayed address. Its connection is closed if nobody wants it.
-    pub(super) fn accepted(self: &Arc<Self>, relayed: SocketAddr, peer: SocketAddr, stream: TcpStream) {
+    pub(super) fn accepted(self: &Arc<Self>, relayed: SocketAddr, peer: SocketAddr, stream: Peer) {
         self.turn(None, |tables, now| {
             if let Some(connection) = tables.relayer.handle_accepted(relayed, peer, now) {
                 tables.peers.insert(connection, PeerStream::Waiting(stream));

@@ -1,7 +1,6 @@
 //! Clients over TCP and TLS, and the connections they are joined to.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,19 +8,18 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use p2p_core::stun::Transport;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
-use tracing::{trace, warn};
-
-use super::frame::{CHANNEL_HEADER, TurnFrame};
-use super::relay::PAUSE;
-use super::serve::{Join, Outlet, Shared};
-use crate::rendezvous::tally::count;
 use p2p_core::turn::allocation::ConnectionId;
 use p2p_core::turn::server::FiveTuple;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::frame::{CHANNEL_HEADER, TurnFrame};
+use super::relay::Peer;
+use super::serve::{Join, Outlet, Shared};
+use crate::rendezvous::accept::{ConnectionAddrs, ConnectionFate, Serve};
+use crate::rendezvous::seats::{Rank, Seat, Seats};
+use crate::rendezvous::tally::count;
 
 /// Bytes that wait for a client that reads slowly; more are lost.
 const QUEUED: usize = 256 * 1024;
@@ -62,84 +60,96 @@ impl Queue {
     }
 }
 
-/// Serves one listener, for ever.
-pub(super) async fn connections(shared: Arc<Shared>, listener: TcpListener, tls: Option<TlsAcceptor>) {
-    loop {
-        let (stream, remote) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!(%error, "TURN connection not accepted, pausing");
-                sleep(PAUSE).await;
-                continue;
-            }
-        };
-        let Some(seat) = shared.seats.take(remote) else {
-            count(&shared.tally.crowded);
-            continue;
-        };
-        count(&shared.tally.connections);
-        let (tls, inner) = (tls.clone(), Arc::clone(&shared));
-        shared.spawn(async move {
-            let end = greet(&inner, stream, remote, tls).await;
-            if end.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
-                count(&inner.tally.stalled);
-            }
-            trace!(%remote, ?end, "TURN connection over");
-            drop(seat);
+impl Serve for Arc<Shared> {
+    const NAME: &'static str = "the TURN server";
+
+    fn seats(&self) -> &Arc<Seats> {
+        &self.seats
+    }
+
+    fn count(&self, fate: ConnectionFate) {
+        count(match fate {
+            ConnectionFate::Accepted => &self.tally.connections,
+            ConnectionFate::Crowded => &self.tally.crowded,
+            ConnectionFate::Stalled => &self.tally.stalled,
         });
     }
+
+    /// Serves a connection until it ends, idles, stalls or speaks something else.
+    async fn serve<T>(self, stream: T, between: ConnectionAddrs, seat: &Seat) -> io::Result<()>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let client = FiveTuple { transport: Transport::Tcp, server: between.local, client: between.remote };
+        let (mut from, mut to) = split(stream);
+        let (queue, mut queued) = Queue::new();
+        let mut buffer = BytesMut::new();
+        // What the client had goes with its connection, however that ends.
+        let gone = Gone { shared: &self, client };
+        let joined = tokio::select! {
+            read = read(&self, &mut from, &mut buffer, client, queue.clone(), seat) => read,
+            written = write(&self, &mut to, &mut queued, &queue) => written.map(|()| None),
+        };
+        drop(gone);
+        let Some(join) = joined? else {
+            return Ok(());
+        };
+        seat.rise(Rank::Proven);
+        self.joined(join, (from, to), queued, buffer).await
+    }
 }
 
-async fn greet(
-    shared: &Arc<Shared>,
-    stream: TcpStream,
-    remote: SocketAddr,
-    tls: Option<TlsAcceptor>,
-) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let client = FiveTuple { transport: Transport::Tcp, server: stream.local_addr()?, client: remote };
-    match tls {
-        None => serve(shared, stream, client).await,
-        Some(tls) => {
-            let stream = timeout(shared.stall, tls.accept(stream)).await??;
-            serve(shared, stream, client).await
+/// Ends what a client has when it is dropped.
+struct Gone<'a> {
+    shared: &'a Arc<Shared>,
+    client: FiveTuple,
+}
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        self.shared.turn(None, |tables, now| tables.relayer.handle_gone(self.client, now));
+    }
+}
+
+impl Shared {
+    /// Serves a connection that is one with a peer's.
+    async fn joined<T: AsyncRead + AsyncWrite>(
+        &self,
+        Join { over, peer, connection }: Join,
+        (from, mut to): (ReadHalf<T>, WriteHalf<T>),
+        mut queued: mpsc::UnboundedReceiver<Vec<u8>>,
+        early: BytesMut,
+    ) -> io::Result<()> {
+        let is_ending = AtomicBool::new(false);
+        // However it ends, also when its seat is taken.
+        let _parted = Parted { shared: self, connection };
+        let mut passed = pin!(async {
+            while let Ok(bytes) = queued.try_recv() {
+                to.write_all(&bytes).await?;
+            }
+            to.flush().await?;
+            pass(self, (from, to), peer, early, connection, &is_ending).await
+        });
+        tokio::select! {
+            end = &mut passed => end,
+            () = over.cancelled() => match is_ending.load(Ordering::Relaxed) {
+                true => timeout(DRAIN, passed).await.unwrap_or(Ok(())),
+                false => Ok(()),
+            },
         }
     }
 }
 
-/// Serves a connection until it ends, idles, stalls or speaks something else.
-async fn serve<T>(shared: &Arc<Shared>, stream: T, client: FiveTuple) -> io::Result<()>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    let (mut from, mut to) = split(stream);
-    let (queue, mut queued) = Queue::new();
-    let mut buffer = BytesMut::new();
-    let joined = tokio::select! {
-        read = read(shared, &mut from, &mut buffer, client, queue.clone()) => read,
-        written = write(shared, &mut to, &mut queued, &queue) => written.map(|()| None),
-    };
-    shared.turn(None, |tables, now| tables.relayer.handle_gone(client, now));
-    let Some(Join { over, peer, connection }) = joined? else {
-        return Ok(());
-    };
-    let is_ending = AtomicBool::new(false);
-    let mut passed = pin!(async {
-        while let Ok(bytes) = queued.try_recv() {
-            to.write_all(&bytes).await?;
-        }
-        to.flush().await?;
-        pass(shared, (from, to), peer, buffer, connection, &is_ending).await
-    });
-    let end = tokio::select! {
-        end = &mut passed => end,
-        () = over.cancelled() => match is_ending.load(Ordering::Relaxed) {
-            true => timeout(DRAIN, passed).await.unwrap_or(Ok(())),
-            false => Ok(()),
-        },
-    };
-    shared.parted(connection);
-    end
+/// Ends a joined connection when it is dropped.
+struct Parted<'a> {
+    shared: &'a Shared,
+    connection: ConnectionId,
+}
+
+impl Drop for Parted<'_> {
+    fn drop(&mut self) {
+        self.shared.parted(self.connection);
+    }
 }
 
 /// Reads messages until the connection ends, or becomes one with a peer's.
@@ -149,8 +159,10 @@ async fn read<T: AsyncRead>(
     buffer: &mut BytesMut,
     client: FiveTuple,
     queue: Queue,
+    seat: &Seat,
 ) -> io::Result<Option<Join>> {
     let outlet = Outlet::Stream(queue);
+    let mut is_proven = false;
     let broken = |error| {
         count(&shared.tally.garbage);
         io::Error::new(io::ErrorKind::InvalidData, error)
@@ -169,6 +181,9 @@ async fn read<T: AsyncRead>(
                 shared.channel(client, number, &bytes[CHANNEL_HEADER..CHANNEL_HEADER + length]);
             } else if let Some(join) = shared.message(client, &bytes, &outlet).map_err(broken)? {
                 return Ok(Some(join));
+            } else if !is_proven {
+                is_proven = shared.lock().relayer.has_allocation(&client);
+                seat.rise(if is_proven { Rank::Proven } else { Rank::Heard });
             }
         }
         let is_partial = !buffer.is_empty();
@@ -214,9 +229,9 @@ async fn write<T: AsyncWrite>(
 
 /// Passes bytes between a client and a peer until both are done, or one breaks.
 async fn pass<T>(
-    shared: &Arc<Shared>,
+    shared: &Shared,
     (client_from, mut client_to): (ReadHalf<T>, WriteHalf<T>),
-    mut peer: TcpStream,
+    mut peer: Peer,
     early: BytesMut,
     connection: ConnectionId,
     is_ending: &AtomicBool,
@@ -224,7 +239,7 @@ async fn pass<T>(
 where
     T: AsyncRead + AsyncWrite,
 {
-    let (peer_from, mut peer_to) = peer.split();
+    let (peer_from, mut peer_to) = peer.stream.split();
     // What came behind the request belongs to the peer already.
     peer_to.write_all(&early).await?;
     drop(early);
