@@ -137,7 +137,7 @@ fn broker() -> io::Result<()> {
     let two = [accept.clone(), accept.clone(), says(0, old), says(1, new)];
     let listens = says(1, b"\x82\x07\x00\x01\x00\x00\x01t\x01");
     let talk = [says(0, b"\x32\x07\x00\x01t\x00\x07hi\xc0\x00"), read(1), says(1, pub_ack), read(0)];
-    write("broker", "two_talk", &story(0, &[&two[..], &[listens.clone()], &talk].concat()))?;
+    write("broker", "two_talk", &story(0, &[&two[..], std::slice::from_ref(&listens), &talk].concat()))?;
     let unheard = says(1, b"\x32\x06\x00\x01x\x00\x09\x00");
     write("broker", "nobody", &story(0, &[&two[..], &[unheard]].concat()))?;
     write("broker", "silent", &story(0, &[&two[..], &[due.clone(), due.clone(), due]].concat()))?;
@@ -145,7 +145,7 @@ fn broker() -> io::Result<()> {
     let taken = [accept.clone(), says(0, old), accept.clone(), says(1, old), gone(0)];
     write("broker", "taken_over", &story(0, &taken))?;
     let flood: Vec<_> = (0..90).map(|_| says(0, b"\x32\x07\x00\x01t\x00\x07hi")).collect();
-    write("broker", "flood", &story(0, &[&two[..], &[listens.clone()], &flood].concat()))?;
+    write("broker", "flood", &story(0, &[&two[..], std::slice::from_ref(&listens), &flood].concat()))?;
     let many = says(1, b"\x82\x11\x00\x01\x00\x00\x01#\x01\x00\x03a/+\x02\x00\x01u\x04");
     let off = says(1, b"\xa2\x09\x00\x02\x00\x00\x01t\x00\x01x");
     write("broker", "wishes", &story(0, &[&two[..], &[listens, many, off, says(1, bye)]].concat()))?;
