@@ -9,7 +9,7 @@ pub struct ClientNumber(pub(super) u64);
 /// An effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Something is to be written to this client: call [`MqttServer::take_outgoing`] until it gives nothing.
+    /// Something is to be written to this client: call [`take_outgoing`](super::MqttServer::take_outgoing) until it gives nothing.
     Write(ClientNumber),
     /// Close the connection of this client when all is written.
     HangUp(ClientNumber),
