@@ -216,7 +216,7 @@ pub struct PunchStory {
     pub local: IpAddr,
     /// The address of the peer.
     pub remote: IpAddr,
-    /// The tactic of the last wave, if there was one.
+    /// The tactic of the last round, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tactic: Option<String>,
     /// The number of rounds.

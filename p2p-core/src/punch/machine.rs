@@ -1,31 +1,24 @@
 //! The machine that punches between one address of ours and one of the peer's.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::agree::{Agree, AgreeAct, AgreeEvent};
 use super::api::{Act, Event, Failed, Input, PunchConfig, PunchReport, SocketAct};
 use super::budget::Share;
+use super::demand::RoundAsks;
 use super::endpoint::Endpoint;
-use super::gather::{self, Basis, Gather, GatherConfig, Want, foreseen, lot};
+use super::gather::{self, Gather};
 use super::message::{MOST_ROUNDS, Message, Offer, Step, Timing, Update};
-use super::schedule::{Dial, Mode, Plan, Schedule, Tactic};
-use super::syn_sender::{Round, Socket, SynAct, SynEvent, SynSender, SynSenderConfig, with_port};
+use super::ports::RoundPorts;
+use super::schedule::{Dial, Plan, Schedule, Tactic};
+use super::syn_sender::{Round, Socket, SynAct, SynEvent, SynSender, SynSenderConfig};
 use super::view::View;
 use crate::attempt::{DialError, RefusalReason, Role, Trust};
-use crate::nat::forecast::PortForecast;
-use crate::nat::meets::{self, Seat};
-use crate::nat::{Delta, DeltaKind, Mapping, NatFacts, NatType, SynAnswer};
 use crate::peer::PeerAddr;
 use crate::{Deadline, Local, Machine, Mapped, Output};
 
-/// Dials a second that a punch asks for where it does not make many.
-const FEW_PER_SECOND: u16 = 250;
-/// Sockets that a punch asks for where it does not need many.
-const FEW_SOCKETS: u16 = 96;
-/// What it asks for where nothing is between: 16 dials within 1.5 s, the first few 16 ms apart.
-const NEAR: Share = Share { sockets: 24, per_second: 64 };
 /// An answerer whose round came to nothing waits so long for the next.
 const REST: Duration = Duration::from_secs(6);
 /// A connection that came up has so long to be proven once there is nothing left to dial.
@@ -34,8 +27,6 @@ const PROVING: Duration = Duration::from_secs(3);
 /// long besides: a SYN, its answer and a proof take four of them.
 const ROUND_LEADS: u32 = 8;
 const ROUND_LEAST: Duration = Duration::from_millis(150);
-/// Ports are chosen anew so often in one punch, because news came before the peer was told of them.
-const MOST_ANEW: u8 = 4;
 /// All rounds together.
 const MOST_TIME: Duration = Duration::from_secs(30);
 
@@ -81,24 +72,16 @@ pub struct Punch {
     sender: Option<SynSender>,
     share: Share,
     round: u8,
-    begun_anew: u8,
-    /// What the ports of this round were chosen by.
-    basis: Option<Basis>,
-    /// This end as it was told for the round, and its local ports.
-    settled: Option<(Endpoint, Vec<u16>)>,
+    ports: RoundPorts,
     /// What the peer last said of itself.
     heard: Option<Endpoint>,
-    /// Ports that are listened on, and those a server was asked about.
-    listening: BTreeSet<u16>,
-    observed: BTreeSet<u16>,
-    /// The local ports by number, in this round.
-    locals: Vec<u16>,
     low_ttl: bool,
     tactic: Option<Tactic>,
     /// When the round has had its time.
     due: Option<Instant>,
-    /// The end of the round, where it is promising.
+    /// The same, where the round is promising: of those after one that came to nothing none is.
     hopeful: Option<Instant>,
+    is_disappointed: bool,
     began: Instant,
     failed: Option<Failed>,
     obstacle: Option<String>,
@@ -132,17 +115,13 @@ impl Punch {
             sender: None,
             share: Share::default(),
             round: 0,
-            begun_anew: 0,
-            basis: None,
-            settled: None,
+            ports: RoundPorts::default(),
             heard: None,
-            listening: BTreeSet::new(),
-            observed: BTreeSet::new(),
-            locals: Vec::new(),
             low_ttl: false,
             tactic: None,
             due: None,
             hopeful: None,
+            is_disappointed: false,
             began: now,
             failed: None,
             obstacle: None,
@@ -163,22 +142,21 @@ impl Punch {
 
     /// Begins another round, or has the caller begin one, where the facts speak against this one.
     pub(super) fn reconsider(&mut self, now: Instant) {
-        let has_basis = |basis: Basis| basis == Basis::new(&self.gather_config(None));
-        if self.basis.is_none_or(has_basis) || self.sender.as_ref().is_some_and(SynSender::is_proving) {
+        let asks = self.config.ports_for(None, self.asks());
+        if !self.ports.are_outdated(&asks) || self.sender.as_ref().is_some_and(SynSender::is_proving) {
             return;
         }
+        self.is_disappointed = false;
         match (&mut self.state, self.config.role) {
-            (State::Gathering { theirs, .. }, _) if self.begun_anew < MOST_ANEW => {
+            (State::Gathering { theirs, .. }, _) if self.ports.may_begin_anew() => {
                 let theirs = theirs.take();
-                self.begun_anew += 1;
                 self.begin_again(theirs, now);
             }
             (State::Asking { .. } | State::Firing | State::Proving { .. }, Role::Caller) => {
                 self.next_round(now);
             }
             (State::Firing | State::Proving { .. } | State::Resting { .. }, Role::Answerer) => {
-                self.basis = Some(Basis::new(&self.gather_config(None)));
-                self.settled = None;
+                self.ports.begin(&asks);
                 self.agree.renew(now);
                 self.step(now);
             }
@@ -222,7 +200,7 @@ impl Punch {
     fn on_listening(&mut self, at: Local, outcome: Result<(), DialError>, now: Instant) {
         let port = at.0.port();
         if let Err(error) = &outcome {
-            self.listening.remove(&port);
+            self.ports.listening.remove(&port);
             self.hinder(error);
         }
         if let State::Gathering { gather, .. } = &mut self.state {
@@ -301,7 +279,7 @@ impl Punch {
         matches!(self.state, State::Over)
     }
 
-    /// Returns the end of a round that is under way, if its plan is more likely to lead to the peer than not.
+    /// Returns until when a round is under way whose plan is more likely to lead to the peer than not.
     pub fn hopeful_until(&self) -> Option<Instant> {
         let is_under_way = matches!(self.state, State::Firing | State::Proving { .. });
         self.hopeful.filter(|_| is_under_way)
@@ -356,23 +334,8 @@ impl Punch {
         Deadline::earliest([own, Some(end), self.agree.deadline(), sender])
     }
 
-    /// Returns the share that the next round asks for.
-    fn wanted_share(&self, theirs: Option<&Endpoint>) -> Share {
-        let limits = self.config.limits;
-        let is_birthday = self.is_birthday(theirs);
-        let wanted = match self.config.mode {
-            Mode::Lan | Mode::Machine | Mode::Interface => NEAR,
-            Mode::Remote if is_birthday => Share { sockets: limits.sockets, per_second: limits.per_second },
-            Mode::Remote => Share { sockets: FEW_SOCKETS, per_second: FEW_PER_SECOND },
-        };
-        Share {
-            sockets: wanted.sockets.min(limits.sockets),
-            per_second: wanted.per_second.min(limits.per_second),
-        }
-    }
-
     fn reserve(&mut self, theirs: Option<Endpoint>) {
-        let share = self.wanted_share(theirs.as_ref().or(self.heard.as_ref()));
+        let share = self.config.share_for(theirs.as_ref().or(self.heard.as_ref()));
         self.state = State::Reserving { theirs };
         self.act(SocketAct::Reserve(share));
     }
@@ -382,62 +345,24 @@ impl Punch {
         // Where news cut the round before short, nothing speaks against ports that serve all destinations.
         let is_cut_short = matches!(self.state, State::Firing) && self.due.is_some_and(|due| now < due)
             || matches!(self.state, State::Asking { .. });
-        let is_same = self.basis == Some(Basis::new(&self.gather_config(theirs.as_ref())));
-        self.settled = self
-            .settled
-            .take()
-            .filter(|(ours, _)| is_cut_short && is_same && matches!(ours.ports, PortForecast::Fixed(_)));
-        if self.wanted_share(theirs.as_ref().or(self.heard.as_ref())).sockets > self.share.sockets {
+        if !is_cut_short {
+            self.ports.forget();
+        }
+        let wanted = self.config.share_for(theirs.as_ref().or(self.heard.as_ref()));
+        if self.sender.is_none() || wanted.sockets > self.share.sockets {
             self.reserve(theirs);
         } else {
             self.gather(theirs, now);
         }
     }
 
-    /// Whether it will take many dials. A NAT of which nothing is known is taken for one of the kind that most are.
-    fn is_birthday(&self, theirs: Option<&Endpoint>) -> bool {
-        if self.config.mode.is_local() {
-            return false;
-        }
-        let usual = NatFacts { nat: Some(NatType::PortRestricted), ..NatFacts::default() };
-        let seat = |facts: &NatFacts| {
-            let is_known = facts.nat.is_some() || facts.mapping.is_some();
-            Seat::new(if is_known { facts } else { &usual })
-        };
-        let theirs = theirs.map_or_else(|| seat(&self.config.theirs), Endpoint::seat);
-        let chosen = meets::choose(&seat(&self.config.facts), &theirs);
-        chosen.is_some_and(|chosen| chosen.plan == meets::Plan::Birthday)
-    }
-
-    fn gather_config(&self, theirs: Option<&Endpoint>) -> GatherConfig {
-        let config = &self.config;
-        let counting = |facts: &NatFacts| {
-            let steps = |delta: Delta| matches!(delta.kind, DeltaKind::Independent | DeltaKind::Dependent);
-            facts.delta.is_some_and(steps) && facts.mapping_or_guess() != Some(Mapping::EndpointIndependent)
-        };
-        GatherConfig {
-            attempt: config.attempt,
-            pair: config.pair,
-            round: self.round,
-            role: config.role,
-            mode: config.mode,
-            address: config.address,
-            facts: config.facts,
-            can_observe: config.can_observe,
-            other_counts: match theirs {
-                Some(side) => matches!(side.ports, PortForecast::Counter { .. }),
-                None => counting(&config.theirs),
-            },
-            sockets: self.share.sockets,
-            begun_anew: self.begun_anew,
-        }
+    fn asks(&self) -> RoundAsks {
+        RoundAsks { round: self.round, begun_anew: self.ports.begun_anew, sockets: self.share.sockets }
     }
 
     fn gather(&mut self, theirs: Option<Endpoint>, now: Instant) {
-        let config = self.gather_config(theirs.as_ref());
-        self.basis = Some(Basis::new(&config));
-        if let Some((ours, _)) = &self.settled {
-            let ours = Endpoint { low_ttl: false, sockets: self.share.sockets.max(1), ..ours.clone() };
+        let config = self.config.ports_for(theirs.as_ref(), self.asks());
+        if let Some(ours) = self.ports.begin(&config) {
             return self.on_ports(ours, theirs, now);
         }
         let gather = Box::new(Gather::new(config));
@@ -450,20 +375,8 @@ impl Punch {
     fn gathered(&mut self, now: Instant) {
         let State::Gathering { gather, until, .. } = &mut self.state else { return };
         let until = *until;
-        for want in std::mem::take(&mut gather.wants) {
-            let local = |port| Local(with_port(self.config.local.0, port));
-            let act = match want {
-                Want::Listen(port) => {
-                    self.listening.insert(port);
-                    SocketAct::Listen(local(port))
-                }
-                Want::Observe(port) => {
-                    self.observed.insert(port);
-                    SocketAct::Observe(local(port))
-                }
-            };
-            self.output.push_back(Output::Act(Act::Socket(act)));
-        }
+        let acts = self.ports.take_wants(gather, self.config.local);
+        acts.into_iter().for_each(|act| self.act(act));
         let State::Gathering { gather, .. } = &self.state else { return };
         if !gather.is_done() && now < until {
             return;
@@ -478,8 +391,7 @@ impl Punch {
         };
         // A hop that was silent once may speak, or be behind the peer: what did not work is not tried again.
         ours.low_ttl = self.config.silent_hop.is_some() && !self.config.mode.is_local() && self.round == 0;
-        self.locals.clone_from(&locals);
-        self.settled = Some((ours.clone(), locals));
+        self.ports.settle(&ours, locals);
         self.on_ports(ours, theirs, now);
     }
 
@@ -508,49 +420,22 @@ impl Punch {
     /// Where the peer's port can be told beforehand, and a SYN that comes too early is not answered, the caller
     /// need not wait: its SYN opens its own NAT, and the peer's finds the way open.
     fn dial_early(&mut self, now: Instant) {
-        let theirs = &self.config.theirs;
-        let is_silent = theirs.syn == Some(SynAnswer::Silence) || theirs.nat == Some(NatType::Open);
-        let keeps = theirs.nat.is_some_and(|nat| matches!(nat, NatType::Open | NatType::SymmetricFirewall))
-            || theirs.delta.is_some_and(|delta| delta.kind == DeltaKind::Equal);
         let State::Asking { ours } = &self.state else { return };
-        let is_plain = matches!(ours.ports, PortForecast::Fixed(_) | PortForecast::Run { .. });
-        if self.config.mode.is_local() || self.round > 0 || !(is_silent && keeps && is_plain) {
-            return;
-        }
-        let config = GatherConfig {
-            role: Role::Answerer,
-            facts: self.config.theirs,
-            other_counts: false,
-            sockets: FEW_SOCKETS,
-            begun_anew: 0,
-            ..self.gather_config(None)
-        };
-        let Some(to) = foreseen(config).filter(|to| *to > 0) else { return };
+        let Some(to) = self.config.foreseen(ours, self.asks()) else { return };
         let dials = vec![Dial { after: Duration::ZERO, from: 0, to }];
         self.begin_round(Schedule { dials, lives: None, low_ttl: false }, now, now + MOST_TIME, now);
     }
 
     fn answer_to(&mut self, theirs: &Endpoint, ours: Endpoint, now: Instant) {
-        let Some(plan) = self.plan_for(theirs, &ours, None) else {
+        let Some(plan) = self.config.plan(self.round, &ours, theirs, None) else {
             self.agree.decline(RefusalReason::NoRoute, now);
             return self.lose(Failed::NoPlan, now);
         };
         let Some(timing) = self.agree.answer(ours.clone(), now) else { return };
         // The same again, with the times that were agreed on: those of the first one were any.
-        let plan = self.plan_for(theirs, &ours, Some(timing)).unwrap_or(plan);
+        let plan = self.config.plan(self.round, &ours, theirs, Some(timing)).unwrap_or(plan);
         self.drain_agree(now);
         self.begin(&plan, timing, now, now);
-    }
-
-    fn plan_for(&self, theirs: &Endpoint, ours: &Endpoint, timing: Option<Timing>) -> Option<Plan> {
-        let config = &self.config;
-        let any = Timing { start: config.clock.unix(self.began), lead: 1, spread: 1, step: 1 };
-        let (caller, answerer) = match config.role {
-            Role::Caller => (ours, theirs),
-            Role::Answerer => (theirs, ours),
-        };
-        let mut seed = lot(config.attempt, config.pair, self.round, "plan");
-        Plan::new(config.mode, caller, answerer, timing.unwrap_or(any), &mut seed).ok()
     }
 
     fn begin(&mut self, plan: &Plan, timing: Timing, start: Instant, now: Instant) {
@@ -559,7 +444,7 @@ impl Punch {
         let is_waited_for = self.config.role == Role::Answerer || self.is_last_round();
         let until = if is_waited_for { start.max(now) + plan.within } else { due };
         self.due = Some(due);
-        self.hopeful = (plan.probability > 0.5).then_some(until);
+        self.hopeful = (plan.probability > 0.5 && !self.is_disappointed).then_some(due);
         let schedule = plan.schedule(self.config.role).clone();
         self.begin_round(schedule, start, until, now);
         self.state = State::Firing;
@@ -577,7 +462,7 @@ impl Punch {
 
     fn begin_round(&mut self, schedule: Schedule, start: Instant, until: Instant, now: Instant) {
         self.low_ttl = schedule.low_ttl;
-        let locals = self.locals.clone();
+        let locals = self.ports.locals.clone();
         if let Some(sender) = &mut self.sender {
             sender.handle_round(Round { schedule, locals, start, until }, now);
         }
@@ -592,6 +477,7 @@ impl Punch {
         self.drain_agree(now);
         let is_spent = self.drain_sender();
         if is_spent && matches!(self.state, State::Firing) {
+            self.is_disappointed |= self.hopeful.is_some();
             self.state = State::Proving { until: now + PROVING };
         }
         let is_proving = self.sender.as_ref().is_some_and(SynSender::is_proving);
@@ -646,7 +532,7 @@ impl Punch {
                 let State::Asking { ours } = &self.state else { return };
                 let ours = ours.clone();
                 self.heard = Some(side.clone());
-                match self.plan_for(&side, &ours, Some(timing)) {
+                match self.config.plan(self.round, &ours, &side, Some(timing)) {
                     Some(plan) => {
                         let start = self.config.clock.instant(timing.start).unwrap_or(now);
                         self.begin(&plan, timing, start, now);
@@ -719,15 +605,8 @@ impl Punch {
             sender.close(kept);
         }
         self.drain_sender();
-        let local = self.config.local.0;
-        let local = |port| Local(with_port(local, port));
-        for port in std::mem::take(&mut self.listening) {
-            self.act(SocketAct::Unlisten(local(port)));
-        }
-        // Last of all: the mapping of the connection that is kept may hang on them.
-        for port in std::mem::take(&mut self.observed) {
-            self.act(SocketAct::Forget(local(port)));
-        }
+        let acts = self.ports.close(self.config.local);
+        acts.into_iter().for_each(|act| self.act(act));
         if self.share != Share::default() || is_reserving {
             let share = std::mem::take(&mut self.share);
             self.act(SocketAct::GiveBack(share));

@@ -4,8 +4,11 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::attempt::AttemptId;
-use crate::nat::Filtering;
+use crate::nat::forecast::PortForecast;
+use crate::nat::{Delta, DeltaKind, Filtering, NatFacts, NatType, SynAnswer};
 use crate::punch::message::Answer;
+use crate::punch::schedule::Mode;
+use crate::punch::syn_sender::with_port;
 use crate::punch::timing::Stamps;
 use crate::punch::{Limits, PathTiming};
 use crate::sim::laws::{Dice, Subject};
@@ -88,7 +91,7 @@ impl Subject for PunchSubject {
     fn feed(&mut self, dice: &mut Dice<'_>, now: Instant) {
         let punch = &mut self.0;
         let socket = Socket::numbered(dice.below(20) as u32);
-        let bound: Vec<u16> = punch.listening.iter().copied().collect();
+        let bound: Vec<u16> = punch.ports.listening.iter().copied().collect();
         let port = dice.pick(&bound).copied().unwrap_or(1);
         let local = Local(with_port(punch.config.local.0, port));
         match dice.below(18) {

@@ -1,9 +1,10 @@
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::*;
-
 use crate::attempt::AttemptId;
-use crate::nat::Filtering;
+use crate::nat::forecast::PortForecast;
+use crate::nat::{Delta, DeltaKind, Filtering, NatFacts, NatType, SynAnswer};
 use crate::punch::message::Answer;
 use crate::punch::{Limits, Mode, PathTiming};
 use crate::sim::epoch;
@@ -361,4 +362,19 @@ fn what_this_machine_lacks_is_an_error_and_no_crash() {
     let drained = drain(&mut punch);
     assert_eq!(drained.events, [Event::Lost(Failed::NoPorts)]);
     assert!(drained.acts.iter().any(|act| matches!(act, Act::Socket(SocketAct::GiveBack(_)))));
+}
+
+#[test]
+fn an_answerer_with_no_budget_asks_for_a_share_and_declines() {
+    let limits = Limits { sockets: 0, ..Limits::default() };
+    let config = PunchConfig { limits, ..config(Role::Answerer, home()) };
+    let mut punch = Punch::answer(config, &offer(THEIRS), epoch());
+    let acts = drain(&mut punch).acts;
+    assert!(matches!(acts[..], [Act::Socket(SocketAct::Reserve(Share { sockets: 0, .. }))]), "{acts:?}");
+    punch.handle(Input::Share(Share::default()), at(5_000));
+    let said = drain(&mut punch);
+    let busy =
+        |act: &Act| matches!(act, Act::Signal(Message { step: Step::Decline(RefusalReason::Busy), .. }));
+    assert!(said.acts.iter().any(busy), "{said:?}");
+    assert_eq!(said.events, [Event::Lost(Failed::NoBudget)]);
 }

@@ -57,6 +57,7 @@
 
 mod agree;
 mod budget;
+mod demand;
 mod endpoint;
 mod gather;
 mod layout;
@@ -64,6 +65,7 @@ mod machine;
 mod message;
 mod pairs;
 mod plan;
+mod ports;
 mod schedule;
 mod syn_sender;
 
