@@ -23,6 +23,8 @@ const RUNG: u64 = 4;
 const UNSURE_RUNG: u64 = 15;
 /// Between the end of a ladder and its next time, in milliseconds.
 const AGAIN: u64 = 180;
+/// The longest step of a sliding ladder, in milliseconds: that of the slowest path there is a ladder for.
+const MOST_SLIDING_STEP: u64 = 200;
 /// After its last dial a plan waits so long. A SYN that was lost is repeated by the kernel after a second.
 pub(super) const TAIL: Duration = Duration::from_millis(1_250);
 /// The same where so many were dialled that a lost one does not matter, or where nothing is left waiting that could
@@ -226,7 +228,9 @@ impl Layout<'_> {
     fn sliding_ladder(&mut self, counter: Role) {
         let known = counter.other();
         let others = u64::from(self.side(counter).ports.others());
-        let (step, spread) = (u64::from(self.timing.step.max(1)), u64::from(self.timing.spread));
+        // What a peer says of its clock and its path must not make a round of half a minute.
+        let step = u64::from(self.timing.step).clamp(1, MOST_SLIDING_STEP);
+        let spread = u64::from(self.timing.spread);
         let slow = step + RUNG;
         let lead = u64::from(self.timing.lead);
         let early = spread + others * slow;

@@ -112,6 +112,16 @@ fn a_ladder_slides_past_what_others_took() {
     }
 }
 
+#[test]
+fn a_sliding_ladder_is_short_whatever_the_peer_says_of_time() {
+    let counting = Endpoint { syn: Some(SynAnswer::Icmp), ..counter(12) };
+    let run = Endpoint { ports: PortForecast::Run { first: 7_000, count: 64 }, ..home(SynAnswer::Reset) };
+    let timing = Timing { start: UnixTime(0), lead: 2_000, spread: 2_000, step: 2_000 };
+    let plan = Plan::new(Mode::Remote, &counting, &run, timing, &mut Seed::from_u64(1)).unwrap();
+    assert_eq!(plan.tactic, Tactic::Ladder);
+    assert!(plan.within < Duration::from_secs(20), "{:?}", plan.within);
+}
+
 /// Lets both counters run, others dialling in between, and says whether any two dials meet.
 fn stairs_meet(caller: &Endpoint, answerer: &Endpoint, mut others: impl FnMut(Role, usize) -> i32) -> bool {
     let plan = plan(caller, answerer).unwrap();
