@@ -378,3 +378,14 @@ fn an_answerer_with_no_budget_asks_for_a_share_and_declines() {
     assert!(said.acts.iter().any(busy), "{said:?}");
     assert_eq!(said.events, [Event::Lost(Failed::NoBudget)]);
 }
+
+#[test]
+fn after_a_promising_round_that_came_to_nothing_none_is_promising() {
+    let mut caller = Driver::new(Punch::call(config(Role::Caller, home()), epoch()));
+    caller.hears(&answer(THEIRS, 0), at(80));
+    assert!(caller.punch.hopeful_until().is_some_and(|until| until > at(80)));
+    caller.until(at(4_080));
+    caller.hears(&answer(THEIRS, 1), at(4_080));
+    assert!(caller.punch.report().rounds == 2 && !caller.punch.is_over());
+    assert_eq!(caller.punch.hopeful_until(), None, "a relay need not wait for it");
+}
